@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context, bail};
 use kermode_netfilter::{
     DnsRedirect, DnsServers, InboundRedirect, OutboundRedirect, SettingError, TrafficConfig, Transport,
-    UidExclusion, inbound_port_v6, ports, uid_exclusions, virtual_network,
+    UidExclusion, parse_inbound_port_v6, parse_ports, parse_uid_exclusions, parse_virtual_network,
 };
 use nix::unistd::User;
 
@@ -19,7 +19,7 @@ pub(crate) fn read(cli: &Cli) -> anyhow::Result<TrafficConfig> {
     let networks: Result<_, _> = cli
         .vnet
         .iter()
-        .map(|text| virtual_network("--vnet", text))
+        .map(|text| parse_virtual_network("--vnet", text))
         .collect();
     Ok(TrafficConfig {
         proxy_uid: proxy_uid(cli)?,
@@ -45,19 +45,19 @@ fn proxy_uid(cli: &Cli) -> anyhow::Result<u32> {
 }
 
 fn inbound(cli: &Cli) -> Result<InboundRedirect, SettingError> {
-    let port_v6 = inbound_port_v6("--redirect-inbound-port-v6", &cli.redirect_inbound_port_v6)?;
+    let port_v6 = parse_inbound_port_v6("--redirect-inbound-port-v6", &cli.redirect_inbound_port_v6)?;
     Ok(InboundRedirect {
         enabled: cli.redirect_inbound,
         port: cli.redirect_inbound_port,
         port_v6: port_v6.filter(|_| cli.ip_family_mode != "ipv4"),
-        excluded_ports: ports("--exclude-inbound-ports", &cli.exclude_inbound_ports)?,
+        excluded_ports: parse_ports("--exclude-inbound-ports", &cli.exclude_inbound_ports)?,
     })
 }
 
 fn outbound(cli: &Cli) -> Result<OutboundRedirect, SettingError> {
     Ok(OutboundRedirect {
         port: cli.redirect_outbound_port,
-        excluded_ports: ports("--exclude-outbound-ports", &cli.exclude_outbound_ports)?,
+        excluded_ports: parse_ports("--exclude-outbound-ports", &cli.exclude_outbound_ports)?,
         excluded_uids: excluded_uids(cli)?,
     })
 }
@@ -82,7 +82,7 @@ fn excluded_uids(cli: &Cli) -> Result<Vec<UidExclusion>, SettingError> {
         ),
     ] {
         for value in values {
-            exclusions.extend(uid_exclusions(flag, transport, value)?);
+            exclusions.extend(parse_uid_exclusions(flag, transport, value)?);
         }
     }
     Ok(exclusions)

@@ -7,7 +7,9 @@ use std::num::NonZeroU16;
 use kermode_model::{annotation as key, notation};
 
 use crate::exclusion::Transport;
-use crate::parse::{self, ParseProblem, SettingError, number};
+use crate::parse::{
+    ParseProblem, SettingError, parse_inbound_port_v6, parse_number, parse_ports, parse_uid_exclusions,
+};
 use crate::{DnsRedirect, InboundRedirect, OutboundRedirect, TrafficConfig};
 
 type Annotations = BTreeMap<String, String>;
@@ -24,66 +26,66 @@ impl TrafficConfig {
         let reader = Reader(annotations);
         Ok(Self {
             proxy_uid: reader
-                .read(key::SIDECAR_UID, uid)?
+                .read(key::SIDECAR_UID, parse_uid)?
                 .unwrap_or(Self::DEFAULT_PROXY_UID),
-            inbound: inbound(&reader)?,
-            outbound: outbound(&reader)?,
-            dns: dns(&reader)?,
+            inbound: read_inbound(&reader)?,
+            outbound: read_outbound(&reader)?,
+            dns: read_dns(&reader)?,
             virtual_networks: Vec::new(),
         })
     }
 }
 
-fn inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
+fn read_inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
     let port_v6 = match reader.read(key::IP_FAMILY_MODE, intercepts_ipv6)? {
         Some(false) => None,
         Some(true) | None => reader
-            .read(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, parse::inbound_port_v6)?
+            .read(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, parse_inbound_port_v6)?
             .unwrap_or(Some(InboundRedirect::DEFAULT_PORT_V6)),
     };
     Ok(InboundRedirect {
         enabled: !reader.read(key::GATEWAY, is_gateway)?.unwrap_or(false),
         port: reader
-            .read(key::TRANSPARENT_PROXYING_INBOUND_PORT, port)?
+            .read(key::TRANSPARENT_PROXYING_INBOUND_PORT, parse_port)?
             .unwrap_or(InboundRedirect::DEFAULT_PORT),
         port_v6,
         excluded_ports: reader
-            .read(key::EXCLUDE_INBOUND_PORTS, parse::ports)?
+            .read(key::EXCLUDE_INBOUND_PORTS, parse_ports)?
             .unwrap_or_default(),
     })
 }
 
-fn outbound(reader: &Reader<'_>) -> Result<OutboundRedirect, SettingError> {
+fn read_outbound(reader: &Reader<'_>) -> Result<OutboundRedirect, SettingError> {
     let mut excluded_uids = Vec::new();
     for (key, transport) in [
         (key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, None),
         (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, Some(Transport::Tcp)),
         (key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, Some(Transport::Udp)),
     ] {
-        let exclusions = reader.read(key, |key, value| parse::uid_exclusions(key, transport, value))?;
+        let exclusions = reader.read(key, |key, value| parse_uid_exclusions(key, transport, value))?;
         excluded_uids.extend(exclusions.unwrap_or_default());
     }
     Ok(OutboundRedirect {
         port: reader
-            .read(key::TRANSPARENT_PROXYING_OUTBOUND_PORT, port)?
+            .read(key::TRANSPARENT_PROXYING_OUTBOUND_PORT, parse_port)?
             .unwrap_or(OutboundRedirect::DEFAULT_PORT),
         excluded_ports: reader
-            .read(key::EXCLUDE_OUTBOUND_PORTS, parse::ports)?
+            .read(key::EXCLUDE_OUTBOUND_PORTS, parse_ports)?
             .unwrap_or_default(),
         excluded_uids,
     })
 }
 
-fn dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
-    let enabled = match reader.read(key::BUILTIN_DNS, boolean)? {
-        None => reader.read(key::BUILTIN_DNS_DEPRECATED, boolean)?,
+fn read_dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
+    let enabled = match reader.read(key::BUILTIN_DNS, parse_boolean)? {
+        None => reader.read(key::BUILTIN_DNS_DEPRECATED, parse_boolean)?,
         present => present,
     };
     if enabled != Some(true) {
         return Ok(None);
     }
-    let redirect_port = match reader.read(key::BUILTIN_DNS_PORT, port)? {
-        None => reader.read(key::BUILTIN_DNS_PORT_DEPRECATED, port)?,
+    let redirect_port = match reader.read(key::BUILTIN_DNS_PORT, parse_port)? {
+        None => reader.read(key::BUILTIN_DNS_PORT_DEPRECATED, parse_port)?,
         present => present,
     };
     Ok(Some(DnsRedirect::all(
@@ -105,7 +107,7 @@ impl Reader<'_> {
     }
 }
 
-fn boolean(key: &str, value: &str) -> Result<bool, SettingError> {
+fn parse_boolean(key: &str, value: &str) -> Result<bool, SettingError> {
     notation::boolean(value).ok_or_else(|| wrong_value(key, value, "use enabled or disabled"))
 }
 
@@ -114,7 +116,7 @@ fn is_gateway(key: &str, value: &str) -> Result<bool, SettingError> {
     if value == "provided" {
         Ok(true)
     } else {
-        boolean(key, value)
+        parse_boolean(key, value)
     }
 }
 
@@ -127,12 +129,12 @@ fn intercepts_ipv6(key: &str, value: &str) -> Result<bool, SettingError> {
     }
 }
 
-fn port(key: &str, value: &str) -> Result<NonZeroU16, SettingError> {
-    number(value).ok_or_else(|| unparsable(key, value, "use a port from 1 to 65535"))
+fn parse_port(key: &str, value: &str) -> Result<NonZeroU16, SettingError> {
+    parse_number(value).ok_or_else(|| unparsable(key, value, "use a port from 1 to 65535"))
 }
 
-fn uid(key: &str, value: &str) -> Result<u32, SettingError> {
-    number(value).ok_or_else(|| unparsable(key, value, "use a UID, a number from 0 to 4294967294"))
+fn parse_uid(key: &str, value: &str) -> Result<u32, SettingError> {
+    parse_number(value).ok_or_else(|| unparsable(key, value, "use a UID, a number from 0 to 4294967294"))
 }
 
 fn wrong_value(key: &str, value: &str, remedy: &'static str) -> SettingError {

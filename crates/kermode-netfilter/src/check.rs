@@ -205,7 +205,7 @@ fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{PortSet, uid_exclusions};
+    use crate::{PortSet, parse_uid_exclusions};
 
     #[test]
     fn check_uses_a_port_that_is_intercepted_for_the_user() {
@@ -213,11 +213,11 @@ mod tests {
         assert_eq!(intercepted_port(&config, 0), Some(20001));
         config.outbound.excluded_ports = PortSet::from_iter([(20001, 65535)]);
         assert_eq!(intercepted_port(&config, 0), Some(1));
-        config.outbound.excluded_uids = uid_exclusions("key", None, "tcp:1-52:0").expect("valid");
+        config.outbound.excluded_uids = parse_uid_exclusions("key", None, "tcp:1-52:0").expect("valid");
         config.dns = Some(crate::DnsRedirect::all(crate::DnsRedirect::DEFAULT_PORT));
         assert_eq!(intercepted_port(&config, 0), Some(54));
         assert_eq!(intercepted_port(&config, 7), Some(1));
-        config.outbound.excluded_uids = uid_exclusions("key", None, "0").expect("valid");
+        config.outbound.excluded_uids = parse_uid_exclusions("key", None, "0").expect("valid");
         assert_eq!(intercepted_port(&config, 0), None);
     }
 }

@@ -2,7 +2,7 @@
 //! `[protocols:][ports:]uids` (docs/reference/transparent-proxying.md#exclusions).
 
 use crate::interval::Number;
-use crate::parse::{ParseProblem, numbers};
+use crate::parse::{ParseProblem, parse_numbers};
 use crate::{PortSet, UidSet};
 
 /// Traffic of certain users that is not intercepted.
@@ -39,8 +39,8 @@ impl UidExclusion {
         };
         Ok(Self {
             transport,
-            ports: parse_ports(ports, Quote::No)?,
-            uids: parse_uids(uids, Quote::No)?,
+            ports: parse_excluded_ports(ports, Quote::No)?,
+            uids: parse_excluded_uids(uids, Quote::No)?,
         })
     }
 
@@ -65,9 +65,9 @@ impl UidExclusion {
                 "repeat the setting for each UID",
             ));
         }
-        let uids = parse_uids(uids, Quote::Yes)?;
-        let ports = parse_ports(if ports.is_empty() { "*" } else { ports }, Quote::Yes)?;
-        let transports = parse_transports(protocols)?;
+        let uids = parse_excluded_uids(uids, Quote::Yes)?;
+        let ports = parse_excluded_ports(if ports.is_empty() { "*" } else { ports }, Quote::Yes)?;
+        let transports = parse_excluded_transports(protocols)?;
         Ok(transports
             .into_iter()
             .map(|transport| Self {
@@ -96,11 +96,11 @@ impl Quote {
 }
 
 /// Parses the ports of an exclusion; `*` means all ports.
-fn parse_ports(text: &str, quote: Quote) -> Result<PortSet, ParseProblem> {
+fn parse_excluded_ports(text: &str, quote: Quote) -> Result<PortSet, ParseProblem> {
     if text.trim() == "*" {
         return Ok(PortSet::from_iter([(1, u16::MAX)]));
     }
-    let ports = numbers(text, |range, value| {
+    let ports = parse_numbers(text, |range, value| {
         not_a_number::<u16>(range, value, quote, "ports are 443, 8000-8010 or *")
     })?;
     if ports.is_empty() {
@@ -112,14 +112,14 @@ fn parse_ports(text: &str, quote: Quote) -> Result<PortSet, ParseProblem> {
     Ok(ports)
 }
 
-fn parse_uids(text: &str, quote: Quote) -> Result<UidSet, ParseProblem> {
+fn parse_excluded_uids(text: &str, quote: Quote) -> Result<UidSet, ParseProblem> {
     if text.trim() == "*" {
         return Err(ParseProblem::new(
             "can't use wildcard '*' for uids",
             "name the UIDs, for instance 1234 or 1000-2000",
         ));
     }
-    let uids = numbers(text, |range, value| {
+    let uids = parse_numbers(text, |range, value| {
         not_a_number::<u32>(
             range,
             value,
@@ -149,7 +149,7 @@ fn not_a_number<T: Number>(range: &str, value: &str, quote: Quote, remedy: &'sta
 }
 
 /// Parses the protocols of an exclusion; an empty text and `*` mean both.
-fn parse_transports(text: &str) -> Result<Vec<Transport>, ParseProblem> {
+fn parse_excluded_transports(text: &str) -> Result<Vec<Transport>, ParseProblem> {
     let mut transports = Vec::new();
     for name in text.split(',').map(str::trim) {
         let transports_of_name: &[Transport] = match name.to_ascii_lowercase().as_str() {

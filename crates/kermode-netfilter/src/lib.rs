@@ -24,5 +24,7 @@ pub use config::{DnsRedirect, DnsServers, InboundRedirect, OutboundRedirect, Tra
 pub use exclusion::{Transport, UidExclusion};
 pub use interval::{Intervals, PortSet, UidSet};
 pub use ipv6::is_available as ipv6_is_available;
-pub use parse::{SettingError, inbound_port_v6, ports, uid_exclusions, virtual_network};
+pub use parse::{
+    SettingError, parse_inbound_port_v6, parse_ports, parse_uid_exclusions, parse_virtual_network,
+};
 pub use ruleset::{Chain, ChainName, Hook, IpFamilies, Match, Rule, RuleSet, Verdict};

@@ -62,8 +62,8 @@ impl ParseProblem {
 ///
 /// # Errors
 /// When an item is not a port or a range of ports.
-pub fn ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
-    numbers(value, |range, number| {
+pub fn parse_ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
+    parse_numbers(value, |range, number| {
         let text = format!("values or range {range} failed validation: value {number}, is not valid uint16");
         ParseProblem::new(
             text,
@@ -84,7 +84,7 @@ pub fn ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
 ///
 /// # Errors
 /// When an item is malformed.
-pub fn uid_exclusions(
+pub fn parse_uid_exclusions(
     key: &str,
     transport: Option<Transport>,
     value: &str,
@@ -115,8 +115,8 @@ pub fn uid_exclusions(
 ///
 /// # Errors
 /// When the value is not a number from 0 to 65535.
-pub fn inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16>, SettingError> {
-    let port: u16 = number(value).ok_or_else(|| {
+pub fn parse_inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16>, SettingError> {
+    let port: u16 = parse_number(value).ok_or_else(|| {
         ParseProblem::new(
             "not a port",
             "write a number from 1 to 65535, or 0 to disable the interception of IPv6",
@@ -130,8 +130,8 @@ pub fn inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16>, Set
 ///
 /// # Errors
 /// When the name of the interface or the network is malformed.
-pub fn virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, SettingError> {
-    parse_virtual_network(value).ok_or_else(|| {
+pub fn parse_virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, SettingError> {
+    try_parse_virtual_network(value).ok_or_else(|| {
         ParseProblem::new(
             "not a virtual network",
             "write interface:CIDR, for instance docker0:172.17.0.0/16",
@@ -140,7 +140,7 @@ pub fn virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, Setting
     })
 }
 
-fn parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
+fn try_parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
     /// Maximum length of an interface name: IFNAMSIZ is 16, including the terminating zero byte.
     const MAX_NAME_LENGTH: usize = 15;
     let (interface, network) = value.trim().split_once(':')?;
@@ -152,7 +152,7 @@ fn parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
     }
     let (address, prefix) = network.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
-    let prefix: u8 = number(prefix)?;
+    let prefix: u8 = parse_number(prefix)?;
     let max_prefix = if address.is_ipv4() { 32 } else { 128 };
     (prefix <= max_prefix).then(|| VirtualNetwork {
         interface: interface.to_owned(),
@@ -162,13 +162,13 @@ fn parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
 }
 
 /// Parses a decimal number with optional surrounding whitespace.
-pub(crate) fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Option<T> {
+pub(crate) fn parse_number<T: FromStr<Err = ParseIntError>>(text: &str) -> Option<T> {
     notation::number(text.trim()).ok()
 }
 
 /// Parses a comma-separated list of numbers and ranges `first-last`. `mk_problem` receives an invalid item and the part
 /// of it that is not a number.
-pub(crate) fn numbers<T: Number>(
+pub(crate) fn parse_numbers<T: Number>(
     text: &str,
     mk_problem: impl Fn(&str, &str) -> ParseProblem,
 ) -> Result<Intervals<T>, ParseProblem> {
@@ -176,8 +176,8 @@ pub(crate) fn numbers<T: Number>(
         .map(|item| {
             let (first, last) = item.split_once('-').unwrap_or((item, item));
             let (first, last) = (first.trim(), last.trim());
-            let start = number(first).ok_or_else(|| mk_problem(item, first))?;
-            let end = number(last).ok_or_else(|| mk_problem(item, last))?;
+            let start = parse_number(first).ok_or_else(|| mk_problem(item, first))?;
+            let end = parse_number(last).ok_or_else(|| mk_problem(item, last))?;
             if start > end {
                 return Err(ParseProblem::new(
                     format!("range {item} ends before it starts"),
@@ -196,14 +196,18 @@ mod tests {
 
     #[test]
     fn list_of_ports_may_contain_whitespace_ranges_and_empty_items() {
-        let set = ports("--exclude-inbound-ports", " 22, 8000-8010 ,,443").expect("valid");
+        let set = parse_ports("--exclude-inbound-ports", " 22, 8000-8010 ,,443").expect("valid");
         assert_eq!(set.to_string(), "{ 22, 443, 8000-8010 }");
-        assert!(ports("--exclude-inbound-ports", "").expect("valid").is_empty());
+        assert!(
+            parse_ports("--exclude-inbound-ports", "")
+                .expect("valid")
+                .is_empty()
+        );
     }
 
     #[test]
     fn error_of_a_bad_port_names_setting_value_and_remedy() {
-        let error = ports("traffic.kuma.io/exclude-inbound-ports", "22,http")
+        let error = parse_ports("traffic.kuma.io/exclude-inbound-ports", "22,http")
             .expect_err("rejected")
             .to_string();
         assert_eq!(
@@ -212,23 +216,23 @@ mod tests {
              (traffic.kuma.io/exclude-inbound-ports \"22,http\": write a list of ports and ranges, for instance 443,8000-8010)"
         );
         for bad in ["65536", "-1", "+1", "1-", "20-10", "1 2", "0x10"] {
-            assert!(ports("key", bad).is_err(), "{bad}");
+            assert!(parse_ports("key", bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn port_0_disables_ipv6() {
-        assert_eq!(inbound_port_v6("key", "0"), Ok(None));
-        assert_eq!(inbound_port_v6("key", "15010"), Ok(NonZeroU16::new(15010)));
-        assert!(inbound_port_v6("key", "").is_err());
+        assert_eq!(parse_inbound_port_v6("key", "0"), Ok(None));
+        assert_eq!(parse_inbound_port_v6("key", "15010"), Ok(NonZeroU16::new(15010)));
+        assert!(parse_inbound_port_v6("key", "").is_err());
     }
 
     #[test]
     fn virtual_networks_of_both_families_are_parsed() {
-        let network = virtual_network("--vnet", "br+:172.18.0.0/16").expect("valid");
+        let network = parse_virtual_network("--vnet", "br+:172.18.0.0/16").expect("valid");
         assert_eq!((network.interface.as_str(), network.prefix), ("br+", 16));
         assert!(
-            virtual_network("--vnet", "iface:::1/64")
+            parse_virtual_network("--vnet", "iface:::1/64")
                 .expect("valid")
                 .address
                 .is_ipv6()
@@ -242,7 +246,7 @@ mod tests {
             "a\"b:10.0.0.0/8",
             "b+r:10.0.0.0/8",
         ] {
-            assert!(virtual_network("--vnet", bad).is_err(), "{bad}");
+            assert!(parse_virtual_network("--vnet", bad).is_err(), "{bad}");
         }
     }
 }

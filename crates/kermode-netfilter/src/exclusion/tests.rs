@@ -1,12 +1,12 @@
 //! Tests of the grammar of UID exclusions and its error texts.
 
 use crate::exclusion::Transport::{Tcp, Udp};
-use crate::parse::uid_exclusions;
+use crate::parse::parse_uid_exclusions;
 
 const TCP_KEY: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
 
 fn tcp(value: &str) -> Vec<(String, String)> {
-    let exclusions = uid_exclusions(TCP_KEY, Some(Tcp), value).expect("valid");
+    let exclusions = parse_uid_exclusions(TCP_KEY, Some(Tcp), value).expect("valid");
     exclusions
         .iter()
         .map(|exclusion| (exclusion.ports.to_string(), exclusion.uids.to_string()))
@@ -14,13 +14,13 @@ fn tcp(value: &str) -> Vec<(String, String)> {
 }
 
 fn tcp_error(value: &str) -> String {
-    uid_exclusions(TCP_KEY, Some(Tcp), value)
+    parse_uid_exclusions(TCP_KEY, Some(Tcp), value)
         .expect_err("rejected")
         .to_string()
 }
 
 fn general_error(value: &str) -> String {
-    uid_exclusions("--exclude-outbound-ports-for-uids", None, value)
+    parse_uid_exclusions("--exclude-outbound-ports-for-uids", None, value)
         .expect_err("rejected")
         .to_string()
 }
@@ -55,7 +55,7 @@ fn star_means_all_ports() {
 #[test]
 fn general_form_may_name_protocols() {
     let read = |value| {
-        let exclusions = uid_exclusions("key", None, value).expect("valid");
+        let exclusions = parse_uid_exclusions("key", None, value).expect("valid");
         exclusions
             .iter()
             .map(|exclusion| (exclusion.transport, exclusion.ports.to_string()))

@@ -1,6 +1,6 @@
 //! Tests of the redirection of DNS queries.
 
-use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig, uid_exclusions};
+use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig, parse_uid_exclusions};
 
 use crate::lab::{APP_UID, NetnsLab, PROXY_UID, Transport, request_from};
 
@@ -127,7 +127,7 @@ fn query_of_the_proxy_collides_with_a_redirected_query_without_zones() {
 #[test]
 fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
     let mut config = with_dns(all_queries());
-    config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("valid");
+    config.outbound.excluded_uids = parse_uid_exclusions("key", None, "udp:53:1234").expect("valid");
     let lab = NetnsLab::with_rules(&config);
     assert_eq!(query_from_fixed_port(&lab, 1234), "server");
     assert_eq!(query_from_fixed_port(&lab, APP_UID), "dns");
@@ -136,7 +136,7 @@ fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
 #[test]
 fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
     let mut config = with_dns(all_queries());
-    config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("valid");
+    config.outbound.excluded_uids = parse_uid_exclusions("key", None, "udp:53:1234").expect("valid");
     let lab = NetnsLab::with_rules(&config);
     let firewall = "table inet firewall {
         chain input {

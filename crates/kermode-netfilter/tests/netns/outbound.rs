@@ -1,6 +1,6 @@
 //! Tests of outgoing connections. Rules are numbered as in docs/reference/transparent-proxying.md#rules.
 
-use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, virtual_network};
+use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, parse_virtual_network};
 
 use crate::lab::{APP_ADDRESS, APP_ADDRESS_V6, APP_UID, NetnsLab, PROXY_UID, Transport, request_from};
 
@@ -107,7 +107,7 @@ fn proxy_uid_above_65535_is_not_truncated() {
 #[test]
 fn traffic_of_a_virtual_network_counts_as_outbound() {
     let config = TrafficConfig {
-        virtual_networks: vec![virtual_network("--vnet", "eth+:10.1.1.0/24").expect("valid")],
+        virtual_networks: vec![parse_virtual_network("--vnet", "eth+:10.1.1.0/24").expect("valid")],
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()
     };

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use kermode_netfilter::{DnsServers, IpFamilies, RuleSet, TrafficConfig, virtual_network};
+use kermode_netfilter::{DnsServers, IpFamilies, RuleSet, TrafficConfig, parse_virtual_network};
 use serde::Deserialize;
 
 /// One input and its golden file.
@@ -73,7 +73,7 @@ impl GoldenCase {
         let networks = settings
             .virtual_networks
             .iter()
-            .map(|text| virtual_network("--vnet", text).expect("valid"));
+            .map(|text| parse_virtual_network("--vnet", text).expect("valid"));
         config.virtual_networks = networks.collect();
         let families = if settings.ipv6 {
             IpFamilies::DualStack
