@@ -27,12 +27,12 @@ def update_stopped(cluster: paths.ClusterPaths, component: str, update) -> None:
     """Applies `update` to the set of stopped components, and signals process 1 to read the result."""
     known = [spec["name"] for spec in files.read_json(cluster.spec) or ()]
     if component not in known:
-        raise ClusterError(f"cluster {cluster.name} has no component {component!r}: {', '.join(known)}")
+        raise ClusterError(f"cluster {cluster.name} has no component {component!r}: name one of {', '.join(known)}")
     with files.locked(cluster.lock):
         files.write_json(cluster.stopped, sorted(update(set(files.read_json(cluster.stopped) or ()))))
     init = node.init_process(cluster)
     if init is None:
-        raise ClusterError(f"cluster {cluster.name} is not running")
+        raise ClusterError(f"cluster {cluster.name} is not running: make cluster-up CLUSTER={cluster.name}")
     os.kill(init.pid, signal.SIGHUP)
 
 

@@ -53,7 +53,7 @@ def enter_command(cluster: paths.ClusterPaths) -> list:
 
 
 def descendants(init: int, parents: dict) -> set:
-    """Returns all descendants of `init` in a map from pid to parent. Pure.
+    """Returns `init` and all its descendants, from a map of pids to their parents. Pure.
 
     Containers have their own PID namespaces, so processes of a node are recognised by their ancestry. Orphans stay
     descendants, because process 1 of their namespace adopts them.

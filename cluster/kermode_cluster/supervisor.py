@@ -35,13 +35,17 @@ class ManagedComponent:
     """A component, its process and its state."""
 
     def __init__(self, spec: dict, logs: Path):
+        # The component as rendered by components.py.
         self.spec = spec
         self.log = logs / f"{spec['name']}.log"
         self.pid = None
         self.ready = False
+        # Number of times that the process has ended without a request to stop, and its last exit code.
         self.restarts = 0
         self.exit_code = None
+        # Monotonic time before which the component is not started.
         self.start_at = 0.0
+        # Whether `stop` keeps the component down.
         self.stopped = False
 
     def start(self) -> None:

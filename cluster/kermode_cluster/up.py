@@ -81,9 +81,9 @@ def start(cluster, programs: Path, images: dict, api_only: bool, controllers: bo
 def reserve(cluster, api_only: bool) -> addresses.Addresses:
     """Selects the number of the cluster, and records it so that no other cluster selects it. Returns the addresses."""
     with files.locked(paths.cache() / "locks" / "addresses.lock"):
-        reserved = {(files.read_json(paths.ClusterPaths(other).settings) or {}).get("number")
-                    for other in paths.all_clusters()}
-        cluster_addresses = addresses.first_free(*addresses.networks_and_interfaces_in_use(), reserved)
+        used_numbers = {(files.read_json(paths.ClusterPaths(other).settings) or {}).get("number")
+                        for other in paths.all_clusters()}
+        cluster_addresses = addresses.first_free(*addresses.networks_and_interfaces_in_use(), used_numbers)
         cluster.root.mkdir(parents=True)
         files.write_json(cluster.settings, {
             "name": cluster.name, "number": cluster_addresses.number, "api_only": api_only,
@@ -191,7 +191,7 @@ def wait_for(cluster, condition_name: str, condition) -> None:
 
 
 def failed_logs(cluster) -> str:
-    """Returns the last log lines of components that failed or are not ready."""
+    """Keeps a copy of all logs. Returns the last log lines of components that failed or are not ready."""
     state = files.read_json(cluster.state) or {}
     failed = [name for name, report in state.items() if report["restarts"] or not report["ready"]] or ["supervisor"]
     kept = paths.cache() / "failed" / cluster.name

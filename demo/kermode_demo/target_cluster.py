@@ -31,7 +31,7 @@ class LocalCluster:
         """Returns the kubectl of the cluster's version."""
         cluster = paths.ClusterPaths(self.name)
         if not cluster.kubeconfig.exists():
-            raise DemoError(f"cluster {self.name} does not exist: run make demo")
+            raise DemoError(f"cluster {self.name} does not exist: run make demo CLUSTER={self.name}")
         return Kubectl(str(cluster.bin / "kubectl"), str(cluster.kubeconfig))
 
     def environment(self) -> list:
