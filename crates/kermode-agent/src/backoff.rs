@@ -1,5 +1,5 @@
-//! Backoff of calls to the control plane: exponential, bounded, with jitter. Pure: the caller sleeps and
-//! passes in the jitter.
+//! Backoff of calls to the control plane: exponential, bounded, with jitter. Pure: the caller sleeps and passes in the
+//! jitter.
 
 use std::time::Duration;
 

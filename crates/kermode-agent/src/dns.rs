@@ -22,11 +22,12 @@ pub use forward::NameServers;
 use forward::{Transport, read_message, write_message};
 pub use message::Query;
 
-/// Limit on the sum of concurrent UDP queries and TCP connections. Excess ones are dropped; clients retry.
+/// Limit on the sum of concurrent UDP queries and TCP connections. Excess queries and connections are dropped; clients
+/// retry.
 const MAX_CONCURRENT: usize = 512;
-/// Timeout of one read or write of a TCP client.
+/// Timeout of one read from, or one write to, a client over TCP.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of one name server. Clients commonly wait 5 s, which leaves time for a second server.
+/// Timeout of a response of one name server. Clients commonly wait 5 s, which leaves time for a second server.
 pub const NAME_SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit on a query over UDP, in bytes.
 const MAX_UDP_QUERY: usize = 4096;
@@ -106,7 +107,7 @@ impl Server {
             tasks.spawn(serve_tcp(listener, self.resolver.clone()));
         }
         while let Some(ended) = tasks.join_next().await {
-            ended?.context("DNS server ended")?;
+            ended?.context("a socket of the DNS server failed")?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Restarts of an Envoy that crashed. No IO; the clock is passed in.
 //!
-//! A restart of the container would lose certificate and configuration, which are only in memory.
+//! The agent restarts Envoy itself: a restart of the container would lose the certificate and the configuration, which
+//! the agent holds in memory only.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! State machine of the shutdown, from the first signal to the process's end (`docs/reference/sidecar.md#shutdown`). No
-//! IO.
+//! State machine of the shutdown, from the first signal to the end of the process. No IO.
+//! See `docs/reference/sidecar.md#shutdown`.
 //!
 //! The supervisor passes in [`Event`]s with the time and executes the returned [`Action`]s.
 

@@ -47,7 +47,7 @@ fn all_configuration_comes_from_the_socket_of_the_agent() {
         .as_array()
         .expect("clusters");
     let [agent] = clusters.as_slice() else {
-        panic!("one static cluster, not {clusters:?}")
+        panic!("expected one static cluster, found {clusters:?}")
     };
     let endpoint = &agent["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
     assert_eq!(endpoint["address"]["pipe"]["path"], "/run/kuma-dp.sock");

@@ -39,7 +39,7 @@ fn connection_to_the_redirect_port_itself_is_closed() {
     let input = Input::parse("proxy: a.demo\ndataplanes: { a.demo: { address: 10.244.0.2 } }");
     let mut resources = input.resources();
     resources.retain(|resource| resource.name.starts_with("outbound:passthrough"));
-    assert_eq!(resources.len(), 2, "a listener and a cluster");
+    assert_eq!(resources.len(), 2, "expected a listener and a cluster");
     let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/unused.sock"));
     let mut config = envoy::with_static_resources(bootstrap, &resources);
     config

@@ -261,7 +261,7 @@ fn application_receives_the_verified_identity_of_its_caller() {
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!(
         response.contains(&format!("uri={CLIENT_ID}")),
-        "no caller in {response}"
+        "the response does not name the caller: {response}"
     );
     assert!(!response.contains("forged"), "{response}");
 }

@@ -148,8 +148,8 @@ fn has_route(target: SocketAddr) -> bool {
         .is_ok()
 }
 
-/// Connects to `target` and expects `listener` to accept the connection. A token that only this process knows shows
-/// that.
+/// Connects to `target` and expects `listener` to accept the connection. The listener sends a token, by which the
+/// client recognizes it.
 fn expect_token(listener: &TcpListener, target: SocketAddr, step_timeout: Duration) -> io::Result<()> {
     let token = token();
     let mut client = TcpStream::connect_timeout(&target, step_timeout)?;

@@ -1,6 +1,6 @@
 //! nftables rules as data, derived from the settings.
 //!
-//! The rules are equivalent to the iptables rules of Kuma's second engine
+//! The rules are equivalent to the iptables rules that Kuma creates with `--experimental-transparent-proxy-engine`
 //! (docs/reference/transparent-proxying.md#rules). One table serves both IP families. `build` creates the rules, `nft`
 //! writes them as text.
 
@@ -41,11 +41,11 @@ pub enum ChainName {
     Prerouting,
     /// Connections that processes of the pod open.
     Output,
-    /// Selection of received connections to intercept.
+    /// Selection of received connections that are intercepted.
     Inbound,
     /// Redirection to the proxy's inbound port.
     InboundRedirect,
-    /// Selection of opened connections to intercept.
+    /// Selection of connections that processes of the pod open, and that are intercepted.
     Outbound,
     /// Redirection to the proxy's outbound port.
     OutboundRedirect,

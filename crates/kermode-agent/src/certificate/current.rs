@@ -38,7 +38,7 @@ pub(super) struct Roots {
 pub(super) struct Reaction {
     /// Whether the trust bundle changed and has to be published to Envoy.
     pub(super) publish: bool,
-    /// Time within which the certificate has to be renewed, before it would be due otherwise.
+    /// Time within which the certificate has to be renewed early; `None` if the regular renewal suffices.
     pub(super) renew_within: Option<Duration>,
 }
 

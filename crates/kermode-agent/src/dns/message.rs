@@ -102,8 +102,8 @@ pub(crate) fn response_code(response: &[u8]) -> ResponseCode {
 }
 
 /// Decodes the header and the first question. The question is `None` if the header counts none. Returns `None` for
-/// bytes that are too short and for a malformed question. A compressed name is malformed here: it would have to refer
-/// to an earlier name.
+/// bytes that are too short and for a malformed question. A compressed name is malformed too: it would have to refer
+/// to an earlier name, and there is none.
 fn header_and_question(bytes: &[u8]) -> Option<(Header, Option<Question>)> {
     let mut decoder = BinDecoder::new(bytes);
     let header = Header::read(&mut decoder).ok()?;

@@ -1,4 +1,4 @@
-//! `kuma-dp exec-envoy`: replaces itself by Envoy, which the kernel then kills when the parent ends.
+//! `kuma-dp exec-envoy`: replaces itself by Envoy. The kernel kills Envoy when the parent process, `kuma-dp run`, ends.
 //!
 //! A process sets the kernel's parent-death signal on itself, and the signal survives `exec`. Setting it between the
 //! parent's `fork` and `exec` would need unsafe code; an intermediate program does not.

@@ -1,6 +1,6 @@
 //! Mutual TLS between sidecars (docs/reference/envoy.md#tls).
 //!
-//! Resources contain no certificates: Envoy requests the secrets named here from `kuma-dp` over a unix socket.
+//! Resources contain no certificates: they name secrets, which Envoy requests from `kuma-dp` over a unix socket.
 //! Private keys stay in the Pod, and a rotation changes no resource.
 
 use std::time::Duration;

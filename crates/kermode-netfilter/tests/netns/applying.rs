@@ -52,7 +52,7 @@ fn applying_replaces_only_its_own_table() {
     assert_eq!(
         lab.pod_udp(APP_UID, "10.1.2.1:53"),
         "server",
-        "the DNS rules of the first call are gone"
+        "the second call removes the DNS rules of the first"
     );
     assert_eq!(lab.pod_tcp(APP_UID, "10.1.2.1:80"), "server from 10.1.2.2");
     assert!(list_rules(&lab).contains(other), "{}", list_rules(&lab));

@@ -33,7 +33,7 @@ fn example_of_the_manual_page_excludes_an_init_container() {
     assert_eq!(
         reaches_server(&lab, 1234, 80),
         [false; 2],
-        "another port of the user"
+        "another port of the excluded user"
     );
     assert_eq!(
         reaches_server(&lab, APP_UID, 443),

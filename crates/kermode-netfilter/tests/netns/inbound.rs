@@ -18,7 +18,7 @@ fn received_connections_are_redirected_with_their_original_destination() {
     assert_eq!(
         lab.client_tcp("10.1.1.2:1"),
         "inbound to 10.1.1.2:1 from 10.1.1.1",
-        "a port without listener"
+        "a port on which no application listens is redirected too"
     );
 }
 
