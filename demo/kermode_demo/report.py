@@ -121,8 +121,9 @@ def show(kubectl: Kubectl, environment: list) -> None:
     clients_outside = [(name, namespace, wait_for_failures(kubectl, name, namespace))
                        for name, namespace in (("demo-opted-out", NAMESPACE), ("demo-outsider", OUTSIDE_NAMESPACE))]
     print("\nPods: in the labelled namespace, every Pod has a sidecar unless it opted out.\n")
-    pods = [kubectl.get("pods", namespace=namespace)["items"] for namespace in (NAMESPACE, OUTSIDE_NAMESPACE)]
-    print(pod_table(pods[0] + pods[1]))
+    demo_pods = kubectl.get("pods", namespace=NAMESPACE)["items"]
+    outside_pods = kubectl.get("pods", namespace=OUTSIDE_NAMESPACE)["items"]
+    print(pod_table(demo_pods + outside_pods))
     print("\nDataplanes: the control plane derives them from Pods and Services.\n")
     print(dataplane_table(kubectl.get("dataplanes", namespace=NAMESPACE)["items"]))
     print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/ without knowledge of replicas or TLS.\n"

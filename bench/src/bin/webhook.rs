@@ -13,6 +13,8 @@ use kermode_bench::process::Process;
 use kermode_bench::webhook::load::{LoadGenerator, Round, RoundEnd};
 use kermode_bench::webhook::reviews::{self, Expected, NAMESPACE};
 
+/// Namespace of the Pods that are not injected.
+const NAMESPACE_WITHOUT_INJECTION: &str = "plain";
 /// Number of different reviews, sent in turn.
 const REVIEWS: usize = 64;
 /// Number of reviews before the measurements.
@@ -63,7 +65,7 @@ fn main() -> Result<ExitCode> {
 fn namespaces() -> String {
     format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}, labels: {{kuma.io/sidecar-injection: enabled}}}}\n\
-         ---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: plain}}\n"
+         ---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE_WITHOUT_INJECTION}}}\n"
     )
 }
 
@@ -87,8 +89,8 @@ async fn measure(control_plane: &ControlPlane, scope: &MeasurementScope) -> Resu
     let rounds_of_many = run_rounds(&mut many_connections, &server, scope).await?;
     add_load_figures(&mut figures, "16 connections", &rounds_of_many, Target::None);
 
-    let plain = reviews::make("plain", REVIEWS)?;
-    let mut without_injection = LoadGenerator::open(&connector, 1, plain, Expected::Skipped).await?;
+    let not_injected = reviews::make(NAMESPACE_WITHOUT_INJECTION, REVIEWS)?;
+    let mut without_injection = LoadGenerator::open(&connector, 1, not_injected, Expected::Skipped).await?;
     let rounds = run_rounds(&mut without_injection, &server, scope).await?;
     let cpu = rounds.iter().map(Round::cpu_micros_per_review).collect();
     figures.add("not injected: CPU time per review", &cpu, "us", Target::None);

@@ -103,10 +103,10 @@ class Recipes(unittest.TestCase):
         self.assertNotEqual(self.recipes["kermode-demo"].user, "5678:5678")
 
     def test_no_image_has_a_shell(self):
-        paths = {entry.path for image in self.recipes.values() for layer in image.layers for entry in layer}
-        self.assertFalse([path for path in paths if path.endswith(("/sh", "/bash", "/busybox"))])
+        files = {entry.path for image in self.recipes.values() for layer in image.layers for entry in layer}
+        self.assertFalse([path for path in files if path.endswith(("/sh", "/bash", "/busybox"))])
 
     def test_entrypoints_are_in_their_images(self):
         for name, image in self.recipes.items():
-            paths = {"/" + entry.path.strip("/") for layer in image.layers for entry in layer}
-            self.assertIn(image.entrypoint[0], paths, name)
+            files = {"/" + entry.path.strip("/") for layer in image.layers for entry in layer}
+            self.assertIn(image.entrypoint[0], files, name)

@@ -160,6 +160,7 @@ struct ReviewSender {
     thread: JoinHandle<Result<Vec<SentReview>>>,
 }
 
+/// A review whose response has arrived.
 struct SentReview {
     due_at: Instant,
     /// Milliseconds from the due time to the response.
