@@ -123,7 +123,7 @@ impl SdsStream {
         !self.subscribed.is_empty() && self.sent_version.is_none()
     }
 
-    /// Returns a response with the subscribed secrets, or `None` if there are none or they were already sent.
+    /// Returns a response with the subscribed secrets, or `None` if none exists yet or all were already sent.
     fn response(&mut self, material: Option<&SecretMaterial>) -> Option<DiscoveryResponse> {
         let material = material.filter(|material| self.sent_version != Some(material.version))?;
         let resources: Vec<_> = self
