@@ -35,11 +35,16 @@ pub enum Denial {
     },
     /// A map annotation cannot be parsed.
     #[error(
-        "invalid format. Map in \"{key}\" has to be provided in the following format: key1=value1;key2=value2"
+        "invalid format. Map in \"{key}\" has to be provided in the following format: key1=value1;key2=value2 \
+         (item {item:?} on {object} has no key or no equals sign)"
     )]
     InvalidMap {
         /// Key of the annotation.
         key: &'static str,
+        /// The first invalid item.
+        item: String,
+        /// Object that has the annotation.
+        object: String,
     },
     /// Annotations that `kuma-init` and the CNI plugin would reject.
     #[error("{problem} (on {object})")]

@@ -82,7 +82,7 @@ impl<'a> Plan<'a> {
             });
         }
         let sidecar = &settings.sidecar_container;
-        let gateway = pod.boolean(key::GATEWAY)?.unwrap_or(false);
+        let gateway = pod.is_gateway()?;
         Ok(Self {
             settings,
             control_plane_url: context.control_plane_url,

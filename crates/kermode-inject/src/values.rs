@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kermode_crds::annotation::parse_bool;
+use kermode_crds::annotation::{GATEWAY, parse_bool, parse_gateway};
 use kermode_model::{duration, notation};
 
 use crate::denial::Denial;
+
+/// Maximum number of characters of an invalid item in a message.
+const MAX_ITEM_CHARS: usize = 64;
 
 /// Labels or annotations of an object, and the name of the object for messages. The methods that parse a value return
 /// `None`, or an empty map, if the key is absent.
@@ -57,6 +60,20 @@ impl<'a> Values<'a> {
         self.get(key).map(parse).transpose()
     }
 
+    /// Whether the annotation `kuma.io/gateway` makes the Pod a gateway.
+    pub(crate) fn is_gateway(&self) -> Result<bool, Denial> {
+        let Some(value) = self.get(GATEWAY) else {
+            return Ok(false);
+        };
+        match parse_gateway(value) {
+            Ok(identity) => Ok(identity.is_some()),
+            Err(_) => Err(self.unparsable(
+                GATEWAY,
+                format!("wrong value {value:?}, use enabled, provided or disabled"),
+            )),
+        }
+    }
+
     /// Parses the value of the first key that is present.
     pub(crate) fn first_boolean(&self, keys: &[&'static str]) -> Result<Option<bool>, Denial> {
         match keys.iter().find(|key| self.get(key).is_some()) {
@@ -96,12 +113,16 @@ impl<'a> Values<'a> {
         self.get(key).map(items)
     }
 
-    /// Parses `k1=v1;k2=v2`. Every pair has exactly one `=`.
+    /// Parses `k1=v1;k2=v2`.
     pub(crate) fn map(&self, key: &'static str) -> Result<BTreeMap<String, String>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(BTreeMap::new());
         };
-        notation::map(text).ok_or(Denial::InvalidMap { key })
+        notation::map(text).map_err(|item| Denial::InvalidMap {
+            key,
+            item: item.chars().take(MAX_ITEM_CHARS).collect(),
+            object: self.object.to_owned(),
+        })
     }
 
     /// Parses a duration above zero.
@@ -177,22 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn every_pair_of_a_map_has_one_equals_sign() {
-        for bad in ["a", "a=b=c", "a=b;", ";a=b", "=b", ""] {
-            let error = Values::annotations(&entries(bad), "Pod a/b")
-                .map("k")
-                .unwrap_err();
-            assert!(
-                error.to_string().starts_with("invalid format. Map in \"k\""),
-                "{error}"
-            );
-        }
-        let pairs = entries("a=1;b=");
-        let map = Values::annotations(&pairs, "Pod a/b").map("k").unwrap();
+    fn error_of_a_map_names_key_item_and_object() {
+        let error = Values::annotations(&entries("a=1;b"), "Pod a/b")
+            .map("k")
+            .unwrap_err();
         assert_eq!(
-            map,
-            BTreeMap::from([("a".into(), "1".into()), ("b".into(), String::new())])
+            error.to_string(),
+            "invalid format. Map in \"k\" has to be provided in the following format: key1=value1;key2=value2 \
+             (item \"b\" on Pod a/b has no key or no equals sign)"
         );
+        let long = entries(&"x".repeat(100_000));
+        let error = Values::annotations(&long, "Pod a/b").map("k").unwrap_err();
+        assert!(error.to_string().len() < 300, "the item is truncated");
     }
 
     #[test]

@@ -69,19 +69,23 @@ pub fn convert(
     let (Some(address), PodPhase::Active | PodPhase::Failed) = (pod.ip, pod.phase) else {
         return Ok(None);
     };
-    let gateway_name = gateway::name_origin(pod)?;
+    let gateway_identity = gateway::identity(pod)?;
     let mut warnings = Vec::new();
-    let mut inbounds = if services.is_empty() {
+    let named_gateway = gateway::of_workload(gateway_identity, pod, workload);
+    let mut inbounds = if named_gateway.is_some() {
+        Vec::new()
+    } else if services.is_empty() {
         vec![inbounds::without_service(pod, workload, settings)]
     } else {
         let source = inbounds::InboundSource {
             pod,
             settings,
-            is_gateway: gateway_name.is_some(),
+            is_gateway: gateway_identity.is_some(),
         };
         source.of_services(services, &mut warnings)?
     };
-    let gateway = gateway_name.map(|origin| gateway::build(origin, &mut inbounds, pod, workload));
+    let gateway =
+        named_gateway.or_else(|| gateway_identity.map(|_| gateway::of_first_inbound(&mut inbounds)));
     let dataplane = Dataplane {
         key: pod.key.clone(),
         mesh: mesh_of(pod, namespace),

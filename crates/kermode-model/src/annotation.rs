@@ -61,8 +61,8 @@ keys! {
     /// injector writes the resolved value as an annotation of the Pod; Dataplanes and MeshTrafficPermissions carry it
     /// as a label.
     MESH = "kuma.io/mesh", "label or annotation of a Pod or Namespace", Notation::Text, "`default`";
-    /// Marks a delegated gateway: `enabled` identifies it by its Service, `provided` by its Deployment. Inbound traffic
-    /// of a gateway is not redirected.
+    /// Marks a delegated gateway: `enabled` identifies it by its Service, `provided` by its workload: its Deployment,
+    /// DaemonSet, StatefulSet or other controller. Inbound traffic of a gateway is not redirected.
     GATEWAY = "kuma.io/gateway", "annotation of a Pod", Notation::Words(&["enabled", "disabled", "provided"]), "`disabled`";
     /// Services whose endpoints the Pod reaches by their IP addresses; `*` selects all services.
     DIRECT_ACCESS_SERVICES = "kuma.io/direct-access-services", "annotation of a Pod", Notation::List, "";
@@ -170,6 +170,26 @@ pub fn parse_bool(key: &str, value: &str) -> Result<bool, WrongValue> {
         key: key.to_owned(),
         value: value.to_owned(),
     })
+}
+
+/// What names a delegated gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayIdentity {
+    /// The Service that selects the Pod.
+    Service,
+    /// The workload of the Pod, of whatever kind; for a Pod without workload, the Service that selects it.
+    Workload,
+}
+
+/// Parses the value of [`GATEWAY`]: a boolean, or `provided`. Returns `None` for a Pod that is not a gateway.
+///
+/// # Errors
+/// For any other text.
+pub fn parse_gateway(value: &str) -> Result<Option<GatewayIdentity>, WrongValue> {
+    if value == "provided" {
+        return Ok(Some(GatewayIdentity::Workload));
+    }
+    Ok(parse_bool(GATEWAY, value)?.then_some(GatewayIdentity::Service))
 }
 
 /// A label or annotation whose value is not a boolean. The text is that of Kuma.

@@ -29,7 +29,7 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// All service names of the proxy, sorted, without duplicates: the values of `kuma.io/service`, or, for a gateway
-    /// that is identified by its Deployment, the value of [`tag::GATEWAY_SERVICE`].
+    /// that is identified by its workload, the value of [`tag::GATEWAY_SERVICE`].
     pub fn services(&self) -> Vec<ServiceName> {
         let inbounds = self.inbounds.iter().map(|inbound| inbound.tags.get(tag::SERVICE));
         let gateway = self.gateway.iter().map(|gateway| {

@@ -66,15 +66,20 @@ pub fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// Parses a map `k1=v1;k2=v2`. Each pair has exactly one `=`, and no key is empty; otherwise returns `None`.
-pub fn map(text: &str) -> Option<BTreeMap<String, String>> {
-    let pair = |item: &str| match item.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !value.contains('=') => {
-            Some((key.to_owned(), value.to_owned()))
-        }
-        _ => None,
+/// Parses a map `k1=v1;k2=v2`. The first `=` of an item ends its key, so values may contain `=`. Keys are trimmed,
+/// values are not, and empty items are dropped.
+///
+/// # Errors
+/// The first item that has no `=`, or an empty key.
+pub fn map(text: &str) -> Result<BTreeMap<String, String>, &str> {
+    let pair = |item| match str::split_once(item, '=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err(item.trim()),
     };
-    text.split(';').map(pair).collect()
+    text.split(';')
+        .filter(|item| !item.trim().is_empty())
+        .map(pair)
+        .collect()
 }
 
 /// Parses an unsigned decimal number. Unlike `FromStr`, it does not accept a leading plus sign.
@@ -111,6 +116,28 @@ mod tests {
         let items: Vec<&str> = list(" a, b,,c ,").collect();
         assert_eq!(items, ["a", "b", "c"]);
         assert_eq!(list(" , ").count(), 0);
+    }
+
+    #[test]
+    fn first_equals_sign_of_an_item_ends_its_key() {
+        for (text, pairs) in [
+            ("a=1;b=", &[("a", "1"), ("b", "")][..]),
+            ("a=b=c,d=e;f==", &[("a", "b=c,d=e"), ("f", "=")]),
+            ("a={\"k\": 1}", &[("a", "{\"k\": 1}")]),
+            ("a=1; b = 2 ;", &[("a", "1"), ("b", " 2 ")]),
+            (";;a=1; ;", &[("a", "1")]),
+            ("", &[]),
+            (" ; ", &[]),
+        ] {
+            let pairs: Vec<_> = pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
+            assert_eq!(map(text), Ok(pairs.into_iter().collect()), "{text:?}");
+        }
+        for (text, item) in [("a", "a"), ("a=1; b;c=2", "b"), ("=b", "=b"), (" = b", "= b")] {
+            assert_eq!(map(text), Err(item), "{text:?}");
+        }
     }
 
     #[test]

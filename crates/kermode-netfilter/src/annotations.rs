@@ -111,12 +111,11 @@ fn parse_boolean(key: &str, value: &str) -> Result<bool, SettingError> {
     notation::boolean(value).ok_or_else(|| wrong_value(key, value, "use enabled or disabled"))
 }
 
-/// Parses `kuma.io/gateway`: a boolean, or `provided` for a gateway that is identified by its Deployment.
+/// Whether the value of `kuma.io/gateway` makes the Pod a gateway.
 fn is_gateway(key: &str, value: &str) -> Result<bool, SettingError> {
-    if value == "provided" {
-        Ok(true)
-    } else {
-        parse_boolean(key, value)
+    match key::parse_gateway(value) {
+        Ok(identity) => Ok(identity.is_some()),
+        Err(_) => Err(wrong_value(key, value, "use enabled, provided or disabled")),
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use kermode_k8s::convert::facts::TargetPort;
 use kermode_k8s::convert::{InboundExplanation, LabelDropReason, ServiceSelection, TagSource};
 use kermode_k8s::offline::{PLACEHOLDER_ADDRESS, PodOutcome};
+use kermode_model::tag;
+use serde_json::Value;
 
 /// Formats the explanations in the order of the Pods.
 pub(super) fn text(outcomes: &[PodOutcome]) -> String {
@@ -37,14 +39,12 @@ fn explain_pod(outcome: &PodOutcome) -> String {
     for (service, selection) in &outcome.explanation.services {
         line(1, &format!("Service {service} {}", selection_text(selection)));
     }
-    let is_gateway = outcome
-        .dataplane
-        .as_ref()
-        .is_ok_and(|dataplane| dataplane["spec"]["networking"]["gateway"].is_object());
-    if is_gateway {
+    if let Some(origin) = outcome.dataplane.as_ref().ok().and_then(gateway_tags_origin) {
         line(
             1,
-            "the Pod is a gateway: inbound traffic is not redirected, so the Dataplane has no inbounds; its tags are those of the first inbound below",
+            &format!(
+                "the Pod is a gateway: inbound traffic is not redirected, so the Dataplane has no inbounds; {origin}"
+            ),
         );
     }
     for inbound in &outcome.explanation.inbounds {
@@ -68,6 +68,16 @@ fn explain_pod(outcome: &PodOutcome) -> String {
         line(1, &format!("warning: {warning}"));
     }
     text
+}
+
+/// Describes the origin of a gateway's tags; `None` for a Dataplane that is not a gateway.
+fn gateway_tags_origin(dataplane: &Value) -> Option<&'static str> {
+    let gateway = dataplane["spec"]["networking"]["gateway"].as_object()?;
+    Some(if gateway["tags"].get(tag::GATEWAY_SERVICE).is_some() {
+        "it is named after its workload, whatever Services select the Pod"
+    } else {
+        "its tags are those of the first inbound below"
+    })
 }
 
 fn selection_text(selection: &ServiceSelection) -> String {

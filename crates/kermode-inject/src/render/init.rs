@@ -82,7 +82,7 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
 /// When an annotation cannot be parsed.
 pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Denial> {
     let pod = Values::annotations(annotations, "the Pod");
-    let gateway = pod.boolean(key::GATEWAY)?.unwrap_or(false);
+    let gateway = pod.is_gateway()?;
     let text = |key: &str| pod.get(key).unwrap_or_default().to_owned();
     let flag_if_annotated = |name: &str, key: &str| {
         pod.get(key)

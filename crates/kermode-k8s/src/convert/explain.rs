@@ -65,7 +65,7 @@ pub fn explain(
 ) -> DataplaneExplanation {
     let mut services = services.to_vec();
     services.sort_unstable_by(|a, b| a.key.name.cmp(&b.key.name));
-    let is_gateway = matches!(gateway::name_origin(pod), Ok(Some(_)));
+    let is_gateway = matches!(gateway::identity(pod), Ok(Some(_)));
     let selecting: Vec<_> = services.iter().filter(|service| selects(service, pod)).collect();
     let inbounds = if selecting.is_empty() {
         vec![without_service(pod, workload, settings)]

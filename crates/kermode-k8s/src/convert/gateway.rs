@@ -3,53 +3,45 @@
 
 use std::sync::Arc;
 
-use kermode_crds::annotation;
-use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, notation, tag};
+use kermode_crds::annotation::{self, GatewayIdentity};
+use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, tag};
 
 use super::error::ConvertError;
 use super::facts::{PodFacts, Workload};
 
-/// Origin of a gateway's service name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NameOrigin {
-    /// The Service that selects the Pod.
-    Service,
-    /// The Deployment of the Pod, else the Service.
-    Deployment,
+/// Returns what names the gateway; `None` if the Pod is not a gateway.
+pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, ConvertError> {
+    let Some(value) = pod.annotations.get(annotation::GATEWAY) else {
+        return Ok(None);
+    };
+    annotation::parse_gateway(value).map_err(|_| ConvertError::GatewayType {
+        value: value.to_string(),
+    })
 }
 
-/// Returns the origin of a gateway's service name; `None` if the Pod is not a gateway.
-pub(super) fn name_origin(pod: &PodFacts) -> Result<Option<NameOrigin>, ConvertError> {
-    match pod.annotations.get(annotation::GATEWAY).map(AsRef::as_ref) {
-        None => Ok(None),
-        Some("provided") => Ok(Some(NameOrigin::Deployment)),
-        Some(value) => match notation::boolean(value) {
-            Some(enabled) => Ok(enabled.then_some(NameOrigin::Service)),
-            None => Err(ConvertError::GatewayType {
-                value: value.to_owned(),
-            }),
-        },
-    }
-}
-
-/// Builds the gateway. Incoming traffic is not intercepted, so all inbounds are removed. The gateway has the tags of
-/// the first inbound, unless it is named after its Deployment.
-pub(super) fn build(
-    name_origin: NameOrigin,
-    inbounds: &mut Vec<Inbound>,
+/// Returns the gateway of a Pod that is named after its workload; `None` if the Pod has no workload, or is named after
+/// its Service. Services of such a Pod have no influence: a Service for metrics does not name the gateway.
+pub(super) fn of_workload(
+    identity: Option<GatewayIdentity>,
     pod: &PodFacts,
     workload: Option<&Workload>,
-) -> Gateway {
+) -> Option<Gateway> {
+    let workload = workload.filter(|_| identity == Some(GatewayIdentity::Workload))?;
+    let name = ServiceName::of_workload(&workload.name, &pod.key.namespace);
+    let value: Arc<str> = name.as_str().into();
+    Some(delegated(Tags::from([(tag::GATEWAY_SERVICE.into(), value)])))
+}
+
+/// Builds a gateway with the tags of the first inbound. Incoming traffic is not intercepted, so all inbounds are
+/// removed.
+pub(super) fn of_first_inbound(inbounds: &mut Vec<Inbound>) -> Gateway {
     let first = inbounds.drain(..).next();
-    let deployment = workload.filter(|workload| &*workload.kind == "Deployment");
-    let tags = match (name_origin, deployment) {
-        (NameOrigin::Deployment, Some(deployment)) => {
-            let name = ServiceName::of_workload(&deployment.name, &pod.key.namespace);
-            let value: Arc<str> = name.as_str().into();
-            Tags::from([(tag::GATEWAY_SERVICE.into(), value)])
-        }
-        _ => first.map(|inbound| inbound.tags).unwrap_or_default(),
-    };
-    let kind = GatewayKind::Delegated;
-    Gateway { kind, tags }
+    delegated(first.map(|inbound| inbound.tags).unwrap_or_default())
+}
+
+fn delegated(tags: Tags) -> Gateway {
+    Gateway {
+        kind: GatewayKind::Delegated,
+        tags,
+    }
 }

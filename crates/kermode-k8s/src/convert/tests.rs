@@ -385,6 +385,55 @@ fn service_less_pod_is_named_after_its_workload_or_else_itself() {
     assert_eq!(service_name(None), "web-1_demo_svc");
 }
 
+#[test]
+fn provided_gateway_is_named_after_its_workload_whatever_services_select_it() {
+    let pod = annotated_pod(json!({"kuma.io/gateway": "provided"}));
+    let metrics = mk_service("edge-metrics", &json!([{"port": 10254}]));
+    let unmatched = mk_service("edge", &json!([{"port": 80, "targetPort": "nosuchport"}]));
+    for services in [vec![], vec![metrics], vec![unmatched]] {
+        let services = selecting_services(&services, &pod);
+        for kind in [
+            "Deployment",
+            "DaemonSet",
+            "StatefulSet",
+            "ReplicaSet",
+            "CronJob",
+            "Rollout",
+        ] {
+            let workload = Workload::new(kind, "edge");
+            let converted = convert(
+                &pod,
+                &services,
+                None,
+                Some(&workload),
+                &ConvertSettings::default(),
+            );
+            let dataplane = converted
+                .expect("the Pod is valid")
+                .expect("a Dataplane")
+                .dataplane;
+            assert_eq!(dataplane.inbounds, []);
+            assert_eq!(
+                dataplane.gateway.expect("a gateway").tags,
+                [(tag::GATEWAY_SERVICE.into(), "edge_demo_svc".into())].into(),
+                "{kind}"
+            );
+        }
+    }
+}
+
+#[test]
+fn provided_gateway_without_workload_has_the_tags_of_its_service_or_else_of_itself() {
+    let pod = annotated_pod(json!({"kuma.io/gateway": "provided"}));
+    let service_name =
+        |services: &[ServiceFacts]| converted(&pod, services).dataplane.services()[0].to_string();
+    assert_eq!(
+        service_name(&[mk_service("web", &json!([{"port": 80}]))]),
+        "web_demo_svc_80"
+    );
+    assert_eq!(service_name(&[]), "web-1_demo_svc");
+}
+
 // Annotations
 
 #[test]
