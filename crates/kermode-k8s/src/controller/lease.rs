@@ -43,11 +43,14 @@ struct ObservedLease {
     since: Instant,
 }
 
-/// Runs `work` while this replica leads, and cancels it otherwise. Returns when the sender of `leading` is dropped.
-pub async fn while_leading<F: Future<Output = ()>>(mut leading: watch::Receiver<bool>, work: impl Fn() -> F) {
-    while leading.wait_for(|leads| *leads).await.is_ok() {
+/// Runs `work` while this replica leads, and cancels it otherwise. Returns when the sender of `is_leader` is dropped.
+pub async fn while_leading<F: Future<Output = ()>>(
+    mut is_leader: watch::Receiver<bool>,
+    work: impl Fn() -> F,
+) {
+    while is_leader.wait_for(|is_leader| *is_leader).await.is_ok() {
         tokio::select! {
-            _ = leading.wait_for(|leads| !*leads) => {}
+            _ = is_leader.wait_for(|is_leader| !*is_leader) => {}
             () = work() => {}
         }
     }
@@ -64,9 +67,9 @@ impl Candidate {
         }
     }
 
-    /// Acquires and renews the Lease until `finished` completes, and publishes on `leading` whether this replica leads.
-    /// Then releases the Lease, so that another replica can lead at once.
-    pub async fn run(mut self, leading: watch::Sender<bool>, finished: impl Future<Output = ()>) {
+    /// Acquires and renews the Lease until `finished` completes, and publishes whether this replica leads. Then releases
+    /// the Lease, so that another replica can lead at once.
+    pub async fn run(mut self, is_leader: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
         // Time at which the last successful renewal was sent. `RENEW_DEADLINE` counts from the request, because other
         // candidates measure from the write, which may precede the response by a long time.
@@ -74,7 +77,7 @@ impl Candidate {
         loop {
             let start = Instant::now();
             let mut deadline = start + ATTEMPT_TIMEOUT;
-            if *leading.borrow() {
+            if *is_leader.borrow() {
                 deadline = deadline.min(last_renewal + RENEW_DEADLINE);
             }
             let holds_lease = match tokio::time::timeout_at(deadline, self.acquire_or_renew()).await {
@@ -87,21 +90,27 @@ impl Candidate {
                         "{}",
                         describe(&format!("Lease {} cannot be renewed", self.name), &error)
                     );
-                    *leading.borrow()
+                    *is_leader.borrow()
                 }
                 Err(_) => {
                     tracing::warn!(
                         "Lease {} cannot be renewed: the API server did not respond in time",
                         self.name
                     );
-                    *leading.borrow()
+                    *is_leader.borrow()
                 }
             };
-            let leads = holds_lease && last_renewal.elapsed() < RENEW_DEADLINE;
-            if leading.send_if_modified(|led| std::mem::replace(led, leads) != leads) {
-                tracing::info!(leading = leads, identity = self.identity, "leadership changed");
+            let leads_now = holds_lease && last_renewal.elapsed() < RENEW_DEADLINE;
+            if is_leader
+                .send_if_modified(|leads_before| std::mem::replace(leads_before, leads_now) != leads_now)
+            {
+                tracing::info!(
+                    leading = leads_now,
+                    identity = self.identity,
+                    "leadership changed"
+                );
             }
-            let pause = if leads {
+            let pause = if leads_now {
                 RETRY_PERIOD.min(RENEW_DEADLINE.saturating_sub(last_renewal.elapsed()))
             } else {
                 RETRY_PERIOD
@@ -111,7 +120,7 @@ impl Candidate {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        if leading.send_replace(false) {
+        if is_leader.send_replace(false) {
             self.release().await;
         }
     }

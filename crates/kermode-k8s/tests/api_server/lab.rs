@@ -41,7 +41,7 @@ pub(crate) struct ApiServerLab {
 pub(crate) struct LabReplica {
     index: LabIndex,
     pub(crate) writer: Writer,
-    _leads: watch::Sender<bool>,
+    _leader_sender: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
@@ -151,14 +151,14 @@ impl ApiServerLab {
             .apply_service(web_service(&self.namespace));
         let events = Events::start(self.client.clone(), None);
         let writer = Writer::new(self.client.clone(), index.clone(), events, Metrics::default());
-        let (leads, leading) = watch::channel(true);
+        let (leader_sender, is_leader) = watch::channel(true);
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.clone().watch(|_| ()));
-        tasks.spawn(writer.clone().run(leading));
+        tasks.spawn(writer.clone().run(is_leader));
         LabReplica {
             index,
             writer,
-            _leads: leads,
+            _leader_sender: leader_sender,
             _tasks: tasks,
         }
     }

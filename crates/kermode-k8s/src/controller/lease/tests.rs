@@ -111,9 +111,9 @@ impl LeaseServer {
     fn start_candidate(&self, name: &str) -> (Link, watch::Receiver<bool>, tokio::task::JoinHandle<()>) {
         let link = Link::default();
         let candidate = Candidate::new(self.client(&link), "system", "leader", name.to_owned());
-        let (leads, leading) = watch::channel(false);
-        let task = tokio::spawn(candidate.run(leads, std::future::pending()));
-        (link, leading, task)
+        let (leader_sender, is_leader) = watch::channel(false);
+        let task = tokio::spawn(candidate.run(leader_sender, std::future::pending()));
+        (link, is_leader, task)
     }
 }
 
@@ -128,9 +128,12 @@ impl Link {
     }
 }
 
-/// Waits until a replica leads or stops leading, as `leads` says; returns the time.
-async fn wait_for_leading(leading: &mut watch::Receiver<bool>, leads: bool) -> Instant {
-    leading.wait_for(|leading| *leading == leads).await.unwrap();
+/// Waits until a replica leads or stops leading, as `expected` says; returns the time.
+async fn wait_for_leading(is_leader: &mut watch::Receiver<bool>, expected: bool) -> Instant {
+    is_leader
+        .wait_for(|is_leader| *is_leader == expected)
+        .await
+        .unwrap();
     Instant::now()
 }
 
@@ -146,8 +149,8 @@ async fn assert_gap(first: &mut watch::Receiver<bool>, second: &mut watch::Recei
 #[tokio::test(start_paused = true)]
 async fn first_candidate_leads_without_a_transition() {
     let server = LeaseServer::default();
-    let (_link, mut leading, task) = server.start_candidate("a");
-    wait_for_leading(&mut leading, true).await;
+    let (_link, mut is_leader, task) = server.start_candidate("a");
+    wait_for_leading(&mut is_leader, true).await;
     assert_eq!(server.spec()["leaseTransitions"], 0);
     sleep(Duration::from_mins(1)).await;
     assert_eq!(
@@ -155,7 +158,7 @@ async fn first_candidate_leads_without_a_transition() {
         0,
         "a renewal is not a transition"
     );
-    assert!(*leading.borrow());
+    assert!(*is_leader.borrow());
     task.abort();
 }
 
@@ -165,8 +168,8 @@ async fn vanished_holder_is_replaced_regardless_of_its_clock() {
         let server = LeaseServer::default();
         server.renew_as_other(renewed, i32::MAX);
         let start = Instant::now();
-        let (_link, mut leading, task) = server.start_candidate("a");
-        let waited = wait_for_leading(&mut leading, true).await - start;
+        let (_link, mut is_leader, task) = server.start_candidate("a");
+        let waited = wait_for_leading(&mut is_leader, true).await - start;
         assert!(
             waited >= LEASE_DURATION && waited <= LEASE_DURATION + 2 * RETRY_PERIOD,
             "{renewed}: {waited:?}"
@@ -187,10 +190,10 @@ async fn renewing_holder_keeps_the_lease_regardless_of_its_clock() {
         }
         server.renew_as_other(&format!("1999-01-01T00:{:02}:00.000000Z", 59 - minute), 1);
         if minute == 0 {
-            let (_link, leading, _task) = server.start_candidate("a");
+            let (_link, is_leader, _task) = server.start_candidate("a");
             tokio::spawn(async move {
-                let mut leading = leading;
-                wait_for_leading(&mut leading, true).await;
+                let mut is_leader = is_leader;
+                wait_for_leading(&mut is_leader, true).await;
                 panic!("the candidate acquired a Lease that its holder renews");
             });
         }
@@ -237,17 +240,17 @@ async fn released_lease_is_acquired_at_once() {
     let server = LeaseServer::default();
     let link = Link::default();
     let candidate = Candidate::new(server.client(&link), "system", "leader", "a".to_owned());
-    let (leads, mut leading) = watch::channel(false);
+    let (leader_sender, mut is_leader) = watch::channel(false);
     let (finish, finished) = tokio::sync::oneshot::channel::<()>();
-    let task = tokio::spawn(candidate.run(leads, async move {
+    let task = tokio::spawn(candidate.run(leader_sender, async move {
         let _ = finished.await;
     }));
-    wait_for_leading(&mut leading, true).await;
+    wait_for_leading(&mut is_leader, true).await;
     finish.send(()).unwrap();
     task.await.unwrap();
-    let (_link, mut leading, task) = server.start_candidate("b");
+    let (_link, mut is_leader, task) = server.start_candidate("b");
     let start = Instant::now();
-    assert!(wait_for_leading(&mut leading, true).await - start < RETRY_PERIOD);
+    assert!(wait_for_leading(&mut is_leader, true).await - start < RETRY_PERIOD);
     assert_eq!(server.spec()["leaseTransitions"], 1);
     task.abort();
 }
