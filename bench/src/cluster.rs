@@ -34,7 +34,7 @@ impl ApiServer {
     /// When the cluster tool fails.
     pub fn up(name: &str, config: &Config) -> Result<Self> {
         run_cluster_tool(config, &["api-only", "--name", name, "up"])?;
-        let folder = config.cache.join("clusters").join(name);
+        let folder = config.checkout.cluster_folder(name);
         let path = folder.join("cluster.json");
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -132,10 +132,9 @@ pub fn run(mut command: Command) -> Result<String> {
 
 /// Runs the cluster tool without showing its standard output.
 fn run_cluster_tool(config: &Config, arguments: &[&str]) -> Result<()> {
-    let status = Command::new("python3")
-        .args(["-m", "kermode_cluster"])
-        .args(arguments)
-        .env("PYTHONPATH", config.repository.join("cluster"))
+    let status = config
+        .checkout
+        .cluster_tool(arguments)
         .stdout(Stdio::null())
         .status()
         .context("python3 cannot be started")?;

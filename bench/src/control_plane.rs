@@ -46,8 +46,8 @@ impl ControlPlane {
         let proxies = unused_address(host)?;
         let diagnostics = unused_address(host)?;
         install(api_server, config, webhooks)?;
-        let log = File::create(config.target.join("bench/kuma-cp.log"))?;
-        let mut command = Command::new(config.release_binary("kuma-cp"));
+        let log = File::create(config.checkout.target.join("bench/kuma-cp.log"))?;
+        let mut command = Command::new(config.checkout.release_binary("kuma-cp"));
         command
             .arg("run")
             .env("KUBECONFIG", api_server.kubeconfig())
@@ -154,7 +154,7 @@ impl Drop for ControlPlane {
 
 /// Applies the manifests of an installation whose webhooks are at `webhooks`.
 fn install(api_server: &ApiServer, config: &Config, webhooks: SocketAddr) -> Result<()> {
-    let mut command = Command::new(config.release_binary("kumactl"));
+    let mut command = Command::new(config.checkout.release_binary("kumactl"));
     command.args(["install", "control-plane", "--without-deployment"]);
     command.arg(format!("--webhook-url=https://{webhooks}"));
     api_server.apply(&run(command)?)

@@ -39,7 +39,7 @@ const MEMORY_PER_POD: f64 = 4_000.0;
 
 fn main() -> Result<ExitCode> {
     let config = Config::read()?;
-    std::fs::create_dir_all(config.target.join("bench"))?;
+    std::fs::create_dir_all(config.checkout.target.join("bench"))?;
     let (sizes, flips): (&[usize], usize) = if config.quick {
         (&[1_000], 500)
     } else {
@@ -53,7 +53,7 @@ fn main() -> Result<ExitCode> {
         print_line(&format!("{pods} Pods of {} Services ...", objects::SERVICES));
         runtime.block_on(measure(&config, pods, flips, &mut figures))?;
     }
-    let met = figures.write(&config.target.join("bench/dataplane.json"))?;
+    let met = figures.write(&config.checkout.target.join("bench/dataplane.json"))?;
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

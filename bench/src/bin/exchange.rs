@@ -13,7 +13,7 @@ const EXCHANGES: u32 = 20;
 
 fn main() -> Result<()> {
     let config = Config::read()?;
-    std::fs::create_dir_all(config.target.join("bench"))?;
+    std::fs::create_dir_all(config.checkout.target.join("bench"))?;
     let sizes: &[usize] = match &config.sizes {
         sizes if !sizes.is_empty() => sizes,
         _ => &[100, 1_000],
@@ -42,6 +42,6 @@ fn main() -> Result<()> {
         }
     }
     // The figures have no targets. They are lower bounds for those of the other benchmarks.
-    figures.write(&config.target.join("bench/exchange.json"))?;
+    figures.write(&config.checkout.target.join("bench/exchange.json"))?;
     Ok(())
 }

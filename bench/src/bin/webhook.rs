@@ -35,7 +35,7 @@ struct MeasurementScope {
 
 fn main() -> Result<ExitCode> {
     let config = Config::read()?;
-    std::fs::create_dir_all(config.target.join("bench"))?;
+    std::fs::create_dir_all(config.checkout.target.join("bench"))?;
     let api_server = ApiServer::up("bench-webhook", &config)?;
     api_server.apply(&namespaces())?;
     let control_plane = ControlPlane::start(&api_server, &config, &[])?;
@@ -57,7 +57,7 @@ fn main() -> Result<ExitCode> {
         .enable_all()
         .build()?;
     let figures = runtime.block_on(measure(&control_plane, &scope))?;
-    let met = figures.write(&config.target.join("bench/webhook.json"))?;
+    let met = figures.write(&config.checkout.target.join("bench/webhook.json"))?;
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new(cluster: Cluster, config: &Config) -> Result<Self> {
         for program in ["kumactl", "kuma-cp"] {
-            let path = config.program(program);
+            let path = config.checkout.release_binary(program);
             anyhow::ensure!(
                 path.exists(),
                 "{} does not exist: run make images",
@@ -131,7 +131,7 @@ impl Fixture {
         }
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        host::run(&self.config.program("kumactl"), &arguments).await
+        host::run(&self.config.checkout.release_binary("kumactl"), &arguments).await
     }
 
     /// Installs the control plane unless an earlier test did, and waits until it admits Pods.

@@ -15,7 +15,7 @@ use bench::{Bench, MeasurementScope};
 
 fn main() -> Result<ExitCode> {
     let config = Config::read()?;
-    std::fs::create_dir_all(config.target.join("bench"))?;
+    std::fs::create_dir_all(config.checkout.target.join("bench"))?;
     let sizes: &[usize] = match &config.sizes {
         sizes if !sizes.is_empty() => sizes,
         _ if config.quick => &[100, 1_000],
@@ -30,7 +30,7 @@ fn main() -> Result<ExitCode> {
     for sidecar_count in sizes.iter().copied() {
         runtime.block_on(measure(&config, sidecar_count, scope, &mut figures))?;
     }
-    let met = figures.write(&config.target.join("bench/control-plane.json"))?;
+    let met = figures.write(&config.checkout.target.join("bench/control-plane.json"))?;
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -110,7 +110,7 @@ fn control_plane_on_loopback(
     ];
     environment.extend(overrides);
     Ok(control_plane_command(
-        &fixture.config.program("kuma-cp"),
+        &fixture.config.checkout.release_binary("kuma-cp"),
         &environment,
     ))
 }

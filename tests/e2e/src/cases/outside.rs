@@ -62,10 +62,10 @@ fn start_control_plane(fixture: &Fixture, host: &str, webhook_port: u16) -> Resu
         ),
         ("KUMA_INJECTOR_INIT_CONTAINER_IMAGE", init_image),
     ];
-    let folder = fixture.config.target.join("e2e");
+    let folder = fixture.config.checkout.target.join("e2e");
     std::fs::create_dir_all(&folder)?;
     let log = std::fs::File::create(folder.join("kuma-cp-outside.log"))?;
-    let mut command = control_plane_command(&fixture.config.program("kuma-cp"), &environment);
+    let mut command = control_plane_command(&fixture.config.checkout.release_binary("kuma-cp"), &environment);
     command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null());
     command.spawn().context("kuma-cp cannot be started")
 }

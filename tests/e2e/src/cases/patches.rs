@@ -142,7 +142,7 @@ async fn inject_by_kumactl(fixture: &Fixture, level: &str) -> Result<String> {
     let config = json!({"runtime": {"kubernetes": {"injector": {"cniEnabled": true}}}});
     let config = write_file("config.yaml", &config.to_string())?;
     let arguments = ["inject", "-f", &pod, "--objects", &objects, "--config", &config];
-    host::run(&fixture.config.program("kumactl"), &arguments).await
+    host::run(&fixture.config.checkout.release_binary("kumactl"), &arguments).await
 }
 
 /// Creates a Pod in a dry run, in a namespace that enforces Pod Security `restricted`. Returns the message of a denial;

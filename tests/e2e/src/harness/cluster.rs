@@ -53,14 +53,14 @@ impl Cluster {
     pub(crate) async fn up(name: &str, config: &Config) -> Result<Self> {
         run_cluster_tool(config, &["up", name]).await?;
         run_cluster_tool(config, &["load-images", name]).await?;
-        let folder = config.cache.join("clusters").join(name);
+        let folder = config.checkout.cluster_folder(name);
         let kubeconfig = folder.join("kubeconfig");
         let init: NodeInit = read_json(folder.join("init.json"))?;
         Ok(Self {
             client: client(&kubeconfig).await?,
             kubectl: Kubectl::new(folder.join("bin/kubectl"), kubeconfig),
             addresses: read_json(folder.join("cluster.json"))?,
-            images: read_json(config.target.join("images/images.json"))?,
+            images: read_json(config.checkout.target.join("images/images.json"))?,
             node_pid: init.pid,
             name: name.to_owned(),
             config: config.clone(),
@@ -104,10 +104,7 @@ impl Cluster {
 }
 
 async fn run_cluster_tool(config: &Config, arguments: &[&str]) -> Result<()> {
-    let status = Command::new("python3")
-        .args(["-m", "kermode_cluster"])
-        .args(arguments)
-        .env("PYTHONPATH", config.repository.join("cluster"))
+    let status = Command::from(config.checkout.cluster_tool(arguments))
         .status()
         .await
         .context("python3 cannot be started")?;

@@ -53,7 +53,7 @@ pub(crate) async fn write(fixture: &Fixture, test: &str) -> String {
 }
 
 fn output_folder(config: &Config) -> PathBuf {
-    config.target.join("e2e")
+    config.checkout.target.join("e2e")
 }
 
 async fn parts(cluster: &Cluster) -> Vec<Part> {

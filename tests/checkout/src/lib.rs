@@ -1,0 +1,76 @@
+//! The checkout that a test or benchmark runs from: its paths, its environment variables, and the tool for local clusters
+//! (`cluster/`).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// Paths of the checkout.
+#[derive(Clone, Debug)]
+pub struct Checkout {
+    /// Root of the repository.
+    pub repository: PathBuf,
+    /// Cargo's output folder: `CARGO_TARGET_DIR`, or `target` in the repository.
+    pub target: PathBuf,
+    /// Folder of the cluster tool's downloads and clusters: `KERMODE_CACHE`, or `~/.cache/kermode`.
+    pub cache: PathBuf,
+}
+
+/// Returns an environment variable; `None` if it is not set or empty.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests and benchmarks read the environment only by this function"
+)]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Whether an environment variable switches something on: any value but `0`.
+pub fn is_on(name: &str) -> bool {
+    variable(name).is_some_and(|value| value != "0")
+}
+
+impl Checkout {
+    /// Finds the checkout that this crate was built from.
+    ///
+    /// # Errors
+    /// When neither `KERMODE_CACHE` nor `HOME` is set.
+    pub fn find() -> Result<Self> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+        let repository = repository
+            .context("the crate kermode-checkout is not in tests/checkout")?
+            .to_owned();
+        let cache = match variable("KERMODE_CACHE") {
+            Some(folder) => PathBuf::from(folder),
+            None => PathBuf::from(variable("HOME").context("neither KERMODE_CACHE nor HOME is set")?)
+                .join(".cache/kermode"),
+        };
+        Ok(Self {
+            target: variable("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from),
+            repository,
+            cache,
+        })
+    }
+
+    /// Returns the path of a program's release build, from which the images are made.
+    pub fn release_binary(&self, name: &str) -> PathBuf {
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        self.target.join(triple).join("release").join(name)
+    }
+
+    /// Returns the folder in which the cluster tool keeps a cluster.
+    pub fn cluster_folder(&self, name: &str) -> PathBuf {
+        self.cache.join("clusters").join(name)
+    }
+
+    /// Returns a command that runs the cluster tool. The tool prints its errors.
+    pub fn cluster_tool(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("python3");
+        command
+            .args(["-m", "kermode_cluster"])
+            .args(arguments)
+            .env("PYTHONPATH", self.repository.join("cluster"));
+        command
+    }
+}
