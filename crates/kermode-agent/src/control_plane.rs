@@ -196,7 +196,7 @@ async fn connect_tcp(target: &Target, resolver: &TokioResolver) -> io::Result<Tc
         match TcpStream::connect(SocketAddr::new(address, target.port)).await {
             Ok(stream) => return Ok(stream),
             Err(error) => {
-                last_error = io::Error::new(error.kind(), format!("{address}:{}: {error}", target.port))
+                last_error = io::Error::new(error.kind(), format!("{address}:{}: {error}", target.port));
             }
         }
     }

@@ -234,8 +234,8 @@ impl Publisher {
         });
         self.count_encoded(&listeners);
         let removals: Vec<_> = removals.collect();
-        let changed = self.store.update_proxy(&changes.proxy, listeners, &removals);
-        self.metrics.changed.inc_by(changed.unwrap_or_default() as u64);
+        let stored = self.store.update_proxy(&changes.proxy, listeners, &removals);
+        self.metrics.changed.inc_by(stored.unwrap_or_default() as u64);
     }
 
     fn count_encoded(&self, resources: &[Resource]) {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::Value;
 

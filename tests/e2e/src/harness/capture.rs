@@ -24,8 +24,8 @@ pub(crate) struct Capture {
     /// Standard error of tcpdump: its messages.
     messages: Lines<BufReader<ChildStderr>>,
     /// Standard output of tcpdump so far: the capture file.
-    capture_file: Arc<Mutex<Vec<u8>>>,
-    /// Task that appends to `capture_file`.
+    pcap: Arc<Mutex<Vec<u8>>>,
+    /// Task that appends to `pcap`.
     reader: JoinHandle<()>,
 }
 
@@ -58,8 +58,8 @@ impl Capture {
             .stdout
             .take()
             .context("the standard output of tcpdump is not captured")?;
-        let capture_file = Arc::new(Mutex::new(Vec::new()));
-        let reader = tokio::spawn(append_output(output, Arc::clone(&capture_file)));
+        let pcap = Arc::new(Mutex::new(Vec::new()));
+        let reader = tokio::spawn(append_output(output, Arc::clone(&pcap)));
         let mut messages = BufReader::new(
             tcpdump
                 .stderr
@@ -84,14 +84,14 @@ impl Capture {
         Ok(Self {
             tcpdump,
             messages,
-            capture_file,
+            pcap,
             reader,
         })
     }
 
     /// Returns the segments captured so far.
     pub(crate) fn segments_so_far(&self) -> Result<Vec<Segment>> {
-        segments(&self.capture_file.lock().unwrap_or_else(PoisonError::into_inner))
+        segments(&self.pcap.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends the capture and returns all segments.
@@ -118,15 +118,14 @@ impl Capture {
             "the capture is incomplete, because the kernel dropped packets: {}",
             printed.join("; ")
         );
-        segments(&self.capture_file.lock().unwrap_or_else(PoisonError::into_inner))
+        segments(&self.pcap.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-async fn append_output(mut output: impl AsyncRead + Unpin, capture_file: Arc<Mutex<Vec<u8>>>) {
+async fn append_output(mut output: impl AsyncRead + Unpin, pcap: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = output.read(&mut buffer).await {
-        capture_file
-            .lock()
+        pcap.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .extend(&buffer[..count]);
     }
