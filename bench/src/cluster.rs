@@ -90,6 +90,7 @@ impl ApiServer {
     pub fn apply(&self, manifests: &str) -> Result<()> {
         let path = self
             .config
+            .checkout
             .target
             .join("bench")
             .join(format!("{}.yaml", self.name));
