@@ -69,7 +69,7 @@ impl MeasurementScope {
         } else {
             Self {
                 repetitions: 20,
-                idle_time: Duration::from_secs(60),
+                idle_time: Duration::from_mins(1),
                 heartbeats: 10_000,
                 churn_time: Duration::from_secs(30),
             }
