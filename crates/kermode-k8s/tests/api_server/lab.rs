@@ -95,7 +95,7 @@ impl ApiServerLab {
         let running_test = RUNNING_TEST.lock().await;
         let client = Client::try_default()
             .await
-            .expect("KUBECONFIG names an API server: run make test-api-server");
+            .expect("KUBECONFIG must name an API server; make test-api-server sets it");
         DEFINITIONS
             .get_or_init(|| apply_definitions(client.clone()))
             .await;

@@ -127,8 +127,8 @@ async fn status_edits_of_users_are_reverted() {
     let lab = ApiServerLab::start("status").await;
     let replica = lab.start_replica();
     lab.apply_pod(&replica, "web", true).await;
-    let is_counted = |dataplane: &Value| dataplane["status"]["inbounds"]["summary"] == "1/1";
-    lab.wait_for_dataplane("web", is_counted).await;
+    let has_one_ready_inbound = |dataplane: &Value| dataplane["status"]["inbounds"]["summary"] == "1/1";
+    lab.wait_for_dataplane("web", has_one_ready_inbound).await;
     let edit = json!({"status": {"inbounds": {"summary": "9/9"}}});
     let edited = lab
         .dataplanes
@@ -136,7 +136,7 @@ async fn status_edits_of_users_are_reverted() {
         .await
         .expect("patched");
     assert_eq!(edited.data["status"]["inbounds"]["summary"], "9/9");
-    lab.wait_for_dataplane("web", is_counted).await;
+    lab.wait_for_dataplane("web", has_one_ready_inbound).await;
 }
 
 #[tokio::test]
