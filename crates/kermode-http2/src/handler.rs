@@ -6,8 +6,8 @@ use h2::server::SendResponse;
 
 /// Serves the calls of a connection. Each call gets a clone.
 pub trait CallHandler: Clone + Send + 'static {
-    /// Serves one call until it ends. The future runs in the task of the connection and is dropped with it, so it must
-    /// not block.
+    /// Serves one call until it ends. The future is dropped with the connection. It runs in the task of the connection,
+    /// so it must not block.
     fn serve(
         self,
         request: http::Request<RecvStream>,

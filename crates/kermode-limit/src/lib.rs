@@ -43,7 +43,7 @@ struct KeyPermits {
 pub enum LimitReached {
     /// The limit per key, with its value.
     PerKey(usize),
-    /// The limit of all keys, with its value.
+    /// The limit of all keys together, with its value.
     Total(usize),
 }
 
@@ -116,11 +116,11 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         })
     }
 
-    /// Acquires a revocable permit. At the limit, the key's oldest revocable permit is superseded, because its holder
-    /// may be a broken connection that has not timed out yet.
+    /// Acquires a revocable permit. At the limit per key or the total limit, the key's oldest revocable permit is
+    /// superseded, because its holder may be a broken connection that has not timed out yet.
     ///
     /// # Errors
-    /// When the limit is reached and the key has no revocable permit to supersede.
+    /// When a limit is reached and the key has no revocable permit to supersede.
     pub fn acquire_superseding(&self, key: &K) -> Result<RevocablePermit<K>, LimitReached> {
         let mut granted = self.granted.lock();
         let held = granted.keys.get(key);

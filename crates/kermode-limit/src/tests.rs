@@ -7,7 +7,7 @@ fn acquire(limit: &KeyedLimit<&'static str>, key: &'static str) -> RevocablePerm
 }
 
 #[tokio::test]
-async fn oldest_permit_of_a_key_is_superseded_and_dropped_keys_take_no_memory() {
+async fn oldest_permit_of_a_key_is_superseded_and_keys_without_permits_take_no_memory() {
     let limit = KeyedLimit::new(2, 100);
     let mut first = acquire(&limit, "web-0");
     let second = acquire(&limit, "web-0");
@@ -56,7 +56,7 @@ fn total_limit_applies_to_all_keys_and_a_dropped_permit_is_not_counted() {
 }
 
 #[test]
-fn permit_that_cannot_supersede_is_rejected_at_the_limit_of_its_key() {
+fn request_that_cannot_supersede_a_permit_is_rejected_at_the_limit_of_its_key() {
     let limit = KeyedLimit::new(2, 100);
     let first = limit.try_acquire(&"web").expect("below the limit");
     let second = limit.try_acquire(&"web").expect("below the limit");
@@ -71,7 +71,7 @@ fn permit_that_cannot_supersede_is_rejected_at_the_limit_of_its_key() {
 }
 
 #[test]
-fn permit_that_cannot_supersede_is_rejected_at_the_total_limit() {
+fn request_that_cannot_supersede_a_permit_is_rejected_at_the_total_limit() {
     let limit = KeyedLimit::new(1, 2);
     let permits = [1, 2].map(|key| limit.try_acquire(&key).expect("below the limit"));
     assert_eq!(limit.try_acquire(&3).err(), Some(LimitReached::Total(2)));

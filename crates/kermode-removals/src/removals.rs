@@ -176,8 +176,8 @@ impl EndpointRemovals {
         published: &PublishedSequence,
         replicas: &Replicas,
     ) -> RemovalReport {
-        let is_known = self.inner.state.lock().is_known(endpoint);
-        if !is_known && let Some((mesh, sequence)) = published(endpoint) {
+        let has_endpoint_or_removal = self.inner.state.lock().has_endpoint_or_removal(endpoint);
+        if !has_endpoint_or_removal && let Some((mesh, sequence)) = published(endpoint) {
             // No configuration published here up to this sequence number contains the endpoint.
             self.inner
                 .update(|state, now| state.start_query(endpoint, mesh, sequence, now));

@@ -1,11 +1,11 @@
 //! Acknowledged sequence numbers of all proxies, and the removals that they complete. No IO; the clock is passed in.
 //!
-//! A proxy acknowledges a sequence number of the store once it has applied every endpoint change up to it. A removal is
-//! pending for the proxies whose number is lower than that of the removal: a range of an ordered set. Memory therefore
-//! grows with the number of proxies, not with proxies times removals.
+//! A proxy acknowledges a sequence number of the store once it has applied every endpoint change up to this number. A
+//! removal is pending for the proxies whose acknowledged number is lower than the sequence number of the removal; they
+//! are a range of an ordered set. Memory therefore grows with the number of proxies, not with proxies times removals.
 //!
-//! A sidecar can ask for the removal of an endpoint that this replica has not published since it started. Such a query
-//! is handled like a removal, but not counted as one.
+//! A sidecar can ask whether its own endpoint is removed everywhere, even if that endpoint was never part of this
+//! replica's configuration. Such a query is handled like a removal, but not counted as one.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::status::RemovalStatus;
 /// A proxy with a stream, or with one that ended within the [`RECONNECT_TIMEOUT`].
 #[derive(Debug)]
 struct KnownProxy {
-    /// Number of the proxy in [`Acknowledgements::proxies`].
+    /// ID by which [`Acknowledgements::proxies`] refers to the proxy.
     id: u64,
     mesh: MeshName,
     /// Newest stream; `None` after it ended.
@@ -88,7 +88,7 @@ impl RemovalState {
         self.endpoints.get(endpoint)
     }
 
-    /// Starts the removal of an endpoint, which was published with the given sequence number.
+    /// Starts the removal of an endpoint. `sequence` is the number with which the removal was published.
     pub(crate) fn remove_endpoint(
         &mut self,
         endpoint: &ObjectKey,
@@ -102,13 +102,13 @@ impl RemovalState {
         self.start_removal(endpoint, mesh, sequence, is_published, now)
     }
 
-    /// Returns whether the proxy is an endpoint or has a removal at this replica.
-    pub(crate) fn is_known(&self, proxy: &ObjectKey) -> bool {
+    /// Returns whether the proxy is an endpoint at this replica, or was one whose removal (or query) is still stored.
+    pub(crate) fn has_endpoint_or_removal(&self, proxy: &ObjectKey) -> bool {
         self.endpoints.contains_key(proxy) || self.removals.contains_key(proxy)
     }
 
-    /// Starts a query for a proxy that was not an endpoint since this replica started. Proxies that connect from
-    /// another replica may still have it as an endpoint until they have applied every change up to `sequence`.
+    /// Starts a query for a proxy that has neither an endpoint nor a removal at this replica. Other proxies, which come
+    /// from another replica, may still have the endpoint until they have applied every change up to `sequence`.
     pub(crate) fn start_query(
         &mut self,
         proxy: &ObjectKey,
@@ -116,7 +116,7 @@ impl RemovalState {
         sequence: u64,
         now: Instant,
     ) -> Vec<Duration> {
-        if self.is_known(proxy) {
+        if self.has_endpoint_or_removal(proxy) {
             return Vec::new();
         }
         let is_published = false;
@@ -143,7 +143,8 @@ impl RemovalState {
         }
     }
 
-    /// Adds a stream of a proxy. Its configuration is unknown until it acknowledges a response.
+    /// Adds a stream of a proxy. A proxy that is new here, or has changed its mesh, counts as having acknowledged
+    /// nothing; one that reconnects keeps its acknowledged number.
     pub(crate) fn open_stream(
         &mut self,
         proxy: &ObjectKey,
@@ -177,8 +178,8 @@ impl RemovalState {
         completed
     }
 
-    /// Records that a proxy has applied every endpoint change up to `sequence`. Streams other than its newest are
-    /// ignored.
+    /// Records that a proxy has applied every endpoint change up to `sequence`. Acknowledgements of a stream other than
+    /// the proxy's newest are ignored.
     pub(crate) fn acknowledge(
         &mut self,
         proxy: &ObjectKey,
@@ -200,7 +201,8 @@ impl RemovalState {
         self.complete_removals(&mesh, now)
     }
 
-    /// Removes a stream of a proxy. The proxy keeps its configuration.
+    /// Removes a stream of a proxy. The proxy stays, because its Envoy keeps the configuration and may reconnect; it is
+    /// removed at once only if its Dataplane was deleted.
     pub(crate) fn close_stream(&mut self, proxy: &ObjectKey, stream: u64, now: Instant) -> Vec<Duration> {
         let Some(known) = self.proxies.get_mut(proxy) else {
             return Vec::new();

@@ -13,12 +13,13 @@ pub enum RemovalStatus {
     NotRemoved,
     /// Some proxies have not acknowledged the removal.
     Pending {
-        /// Number of the proxies that have not acknowledged it.
+        /// Number of these proxies.
         proxies: usize,
     },
     /// Every proxy has acknowledged the removal.
     Acknowledged {
-        /// Time from the publication of the removal to the last acknowledgement.
+        /// Time from the publication of the removal to the last acknowledgement. For an endpoint that this replica never
+        /// published, the time starts with the first query of its status.
         after: Duration,
     },
 }
@@ -35,14 +36,14 @@ pub struct RemovalReport {
     pub is_complete: bool,
 }
 
-/// Removal that at least one proxy has not acknowledged, for operators.
+/// Removal that at least one proxy has not acknowledged. Shown to operators by `/debug/removals`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRemoval {
     /// Dataplane of the removed endpoint.
     pub endpoint: ObjectKey,
     /// Time since the removal was published.
     pub age: Duration,
-    /// Number of proxies that have not acknowledged it.
+    /// Number of proxies that have not acknowledged the removal.
     pub unacknowledged_proxies: usize,
     /// Names of some of these proxies.
     pub examples: Vec<ObjectKey>,

@@ -116,7 +116,7 @@ impl ReplicaTracker {
         };
         let is_unchanged = match (&before, &after) {
             (Some(before), Some(after)) => before.is_same_process(after),
-            // The replicas of the first list were running before.
+            // The replicas of the first list did not start just now.
             (None, Some(_)) => !self.is_synced,
             (_, None) => false,
         };

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_mesh_has_the_error_and_keeps_the_mode_in_force() {
+    fn status_of_an_invalid_mesh_has_the_error_and_keeps_the_mode_in_force() {
         let mut mesh = mk_mesh(json!({"enabledBackend": "nowhere"}));
         mesh.status = Some(MeshStatus {
             mtls: Some("STRICT".to_owned()),

@@ -9,9 +9,9 @@ use kermode_crds::{ConfigurationStatus, DataplaneStatus, RejectionStatus, Sideca
 use kermode_protocol::ads::Versions;
 use kermode_xds::server::{ConfigurationVersions, Progress, Report};
 
-/// Number of characters of Envoy's error message that are kept.
+/// Maximum number of characters of Envoy's error message that the status contains.
 const MAX_MESSAGE_LENGTH: usize = 1024;
-/// Number of rejected resources that are named.
+/// Maximum number of rejected resources that the status names.
 const MAX_REJECTED_NAMES: usize = 10;
 
 /// State of a proxy that is connected, or that has disconnected and whose status is still to be written.
@@ -23,7 +23,7 @@ pub(super) struct ProxyState {
     versions: Versions,
     /// Last reported progress of the newest stream.
     progress: Progress,
-    /// Current versions of the newest stream's configuration; newer than those in `progress`.
+    /// Current versions of the newest stream's configuration. May be newer than those in `progress`.
     configuration_versions: Arc<ConfigurationVersions>,
     last_rejection: Option<RejectionStatus>,
     /// Time of the last change of the condition `Connected`.

@@ -51,7 +51,7 @@ async fn watch_reports_a_removal_from_start_to_completion() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn report_is_incomplete_until_proxies_of_an_ended_replica_have_reconnected() {
+async fn report_is_incomplete_until_the_replicas_have_not_changed_for_a_minute() {
     let removals = EndpointRemovals::default();
     removals.on_endpoint_added(web(), "default".into());
     removals.on_endpoint_removed(&web(), |_| 1);
@@ -88,7 +88,7 @@ async fn report_is_incomplete_until_proxies_of_an_ended_replica_have_reconnected
 }
 
 #[tokio::test]
-async fn query_of_an_unknown_endpoint_waits_for_proxies_from_other_replicas() {
+async fn query_of_an_unknown_endpoint_is_pending_until_proxies_acknowledge_the_published_sequence() {
     let removals = EndpointRemovals::default();
     let mesh = MeshName::from("default");
     let mut acknowledgements = removals.on_stream_opened(&client(), &mesh);

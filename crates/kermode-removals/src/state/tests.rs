@@ -98,7 +98,7 @@ fn proxies_of_another_mesh_need_not_acknowledge_a_removal() {
 }
 
 #[test]
-fn unknown_endpoint_is_not_removed() {
+fn removal_of_an_unknown_endpoint_is_ignored() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.remove_endpoint("unknown", 5), NOTHING_COMPLETED);
     assert_eq!(fixture.state.open_count(), 0);
@@ -260,10 +260,10 @@ fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
     for proxy in [&early, &late] {
         fixture.state.delete_dataplane(proxy, now);
     }
-    assert!(!fixture.state.is_known(&early) && fixture.state.is_known(&late));
+    assert!(!fixture.state.has_endpoint_or_removal(&early) && fixture.state.has_endpoint_or_removal(&late));
     fixture.acknowledge("a", 1, 4);
     fixture.acknowledge("b", 2, 4);
-    assert!(!fixture.state.is_known(&late) && fixture.state.open_queries == 0);
+    assert!(!fixture.state.has_endpoint_or_removal(&late) && fixture.state.open_queries == 0);
 }
 
 #[test]

@@ -130,9 +130,9 @@ impl Metrics {
             self.rejections.clone(),
         );
         let help = "Streams that the server denied or ended with an error";
-        registry.register("xds_streams_refused", help, self.failed.clone());
+        registry.register("xds_streams_failed", help, self.failed.clone());
         let help = "Streams that were ended to rebalance proxies among replicas";
-        registry.register("xds_streams_handed_over", help, self.evicted.clone());
+        registry.register("xds_streams_evicted", help, self.evicted.clone());
         let help = "Time from sending a response to Envoy's ACK or NACK, by kind";
         registry.register_with_unit(
             "xds_acknowledgement",

@@ -28,7 +28,7 @@ const METRICS: [(&str, bool); 14] = [
         true,
     ),
     ("kuma_cp_xds_connected_proxies", true),
-    ("kuma_cp_xds_streams_refused_total", false),
+    ("kuma_cp_xds_streams_failed_total", false),
     ("kuma_cp_xds_endpoint_removal_acknowledgement_seconds_count", true),
     ("kuma_cp_xds_endpoint_removals_open", false),
     ("kuma_cp_certificate_requests_total{result=\"Issued\"}", true),
