@@ -280,7 +280,7 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     ("builtinDNS.enabled", "Default of `kuma.io/builtin-dns`."),
     (
         "builtinDNS.port",
-        "Default of `kuma.io/builtin-dns-port`. The sidecar uses the two ports after it, too.",
+        "Default of `kuma.io/builtin-dns-port`. At most 65533, because Kuma's variables name the two ports after it.",
     ),
     (
         "transparentProxyV2",

@@ -125,7 +125,7 @@ pub(crate) const MUST_BE_DNS_LABEL: &str = "must be a DNS label: at most 63 lowe
 /// Type of the supported backends.
 pub(crate) const BUILTIN: &str = "builtin";
 
-/// A Mesh resource that cannot be used. A number is the index of the backend in the list.
+/// A Mesh resource that cannot be used. The `usize` of a variant is the index of the backend in `spec.mtls.backends`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMesh {
     /// The mesh's name cannot be a trust domain.

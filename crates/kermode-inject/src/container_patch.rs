@@ -128,7 +128,7 @@ impl SelectedPatches {
 fn describe_selection(own: Option<&[String]>, default: &[String]) -> String {
     match own {
         Some(own) => format!(
-            "annotation {CONTAINER_PATCHES} of the Pod names [{}], which replaces the setting containerPatches [{}]",
+            "annotation {CONTAINER_PATCHES} of the Pod names [{}] and replaces the setting containerPatches [{}]",
             quoted(own),
             quoted(default)
         ),

@@ -7,7 +7,7 @@ use crate::container_patch::PatchFailure;
 /// Reason for denying admission of a Pod. The message names the object, the field and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
-    /// The object is not a Pod.
+    /// A field of the Pod is missing or has the wrong type.
     #[error("cannot read the Pod: {path}: expected {expected}")]
     InvalidPod {
         /// JSON pointer to the offending field.
@@ -54,8 +54,8 @@ pub enum Denial {
         /// The Pod.
         object: String,
     },
-    /// The Mesh does not exist.
-    #[error("Mesh \"{mesh}\" not found: create it, or correct kuma.io/mesh of {object}")]
+    /// The Mesh that the Pod would join does not exist.
+    #[error("Mesh \"{mesh}\" not found: create it, or correct kuma.io/mesh of {object} or its Namespace")]
     MeshNotFound {
         /// Name of the Mesh.
         mesh: String,

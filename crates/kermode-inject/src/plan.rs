@@ -49,7 +49,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) virtual_probes_port: u16,
     /// Whether the application starts after a classic sidecar is ready. A native sidecar always delays it.
     pub(crate) wait_for_ready: bool,
-    /// Whether the Pod requests that `kuma-init` precede its own init containers in classic mode.
+    /// Whether the Pod requests that `kuma-init` precede the Pod's own init containers in classic mode.
     pub(crate) init_first: bool,
     /// Whether `--experimental-transparent-proxy-engine` is passed to `kuma-init`, which ignores it.
     pub(crate) experimental_engine: bool,
@@ -128,8 +128,8 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Returns the mesh of the Pod. Labels precede annotations and the Pod precedes the Namespace; empty values are
-/// ignored.
+/// Returns the mesh of the Pod: the first value of [`key::MESH`] that is not empty, in the order of
+/// [`InjectionSource::IN_ORDER`].
 fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
     for source in InjectionSource::IN_ORDER {
         let values = metadata.of(source);

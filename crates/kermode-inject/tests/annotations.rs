@@ -88,7 +88,7 @@ fn configured_variables(annotation: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn values_of_environment_variables_contain_any_separator_but_the_semicolon() {
+fn values_of_environment_variables_may_contain_any_separator_but_the_semicolon() {
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(
         configured_variables("OTEL_RESOURCE_ATTRIBUTES=team=payments,env=prod; B=2;"),

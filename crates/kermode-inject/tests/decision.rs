@@ -145,7 +145,7 @@ fn mesh_of_pod_or_namespace_must_exist() {
     let denial = decide(&pod, &namespace("other")).unwrap_err();
     assert_eq!(
         denial.to_string(),
-        "Mesh \"other\" not found: create it, or correct kuma.io/mesh of Pod shop/p"
+        "Mesh \"other\" not found: create it, or correct kuma.io/mesh of Pod shop/p or its Namespace"
     );
     assert_eq!(expect_injected(decide(&pod, &namespace(""))).mesh, "default");
     pod["metadata"]["annotations"] = json!({"kuma.io/mesh": "default"});
@@ -153,7 +153,7 @@ fn mesh_of_pod_or_namespace_must_exist() {
 }
 
 #[test]
-fn label_other_than_enabled_and_host_network_give_warnings() {
+fn host_network_and_a_label_other_than_enabled_give_warnings() {
     let mut pod = mk_pod();
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     for (value, warnings) in [("enabled", 0), ("true", 1)] {
@@ -170,7 +170,7 @@ fn label_other_than_enabled_and_host_network_give_warnings() {
 }
 
 #[test]
-fn object_that_is_not_a_pod_is_denied_with_the_path() {
+fn malformed_pod_is_denied_with_the_path_of_the_field() {
     for (pod, path) in [
         (json!([]), "/: expected an object"),
         (json!({}), "/spec: expected an object"),

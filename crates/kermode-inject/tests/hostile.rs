@@ -31,7 +31,7 @@ const ITERATIONS: u64 = 4_000;
 /// Maximum resident memory of the test process, in KiB: a few hundred times the largest input.
 const MAX_MEMORY_KIB: u64 = 1024 * 1024;
 
-/// Returns the documents of the golden inputs, as JSON. They are mutated.
+/// Returns the documents to mutate, as JSON: those of the golden inputs, with a request for injection.
 fn corpus() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut corpus = Vec::new();
@@ -152,7 +152,7 @@ fn oversized_pods_do_not_panic() {
     assert_memory_is_bounded();
 }
 
-/// Returns Pods with one field of about a megabyte or more.
+/// Returns Pods of more than 250 kB, with one oversized field each, and the name of the field.
 fn oversized_pods() -> Vec<(&'static str, Value)> {
     let pod = json!({
         "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},

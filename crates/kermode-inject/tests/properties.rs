@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fixture::Fixture;
 
-/// Strings that injection interprets, so that random objects contain its fields.
+/// Strings that injection interprets, so that random objects contain the fields that injection reads.
 const WORDS: &[&str] = &[
     "metadata",
     "spec",

@@ -39,7 +39,7 @@ fn check_name(container: &Container, report: &mut Report<'_>) {
     {
         report(
             "name".to_owned(),
-            "must be lower-case letters, digits and -, at most 63",
+            "must be 1 to 63 lower-case letters, digits and -, without - at either end",
         );
     }
 }
@@ -81,7 +81,7 @@ fn check_ports(container: &Container, report: &mut Report<'_>) {
         if !is_port_name(name) {
             report(
                 format!("ports[{index}].name"),
-                "must be lower-case letters, digits and -, at most 15, with a letter",
+                "must be at most 15 lower-case letters, digits and -, with a letter, and - neither doubled nor at either end",
             );
         }
         if !names.insert(name) {
@@ -228,9 +228,9 @@ fn check_security_context(context: &SecurityContext, report: &mut Report<'_>) {
         let Some((kind, file)) = profile else { continue };
         let problem = match (kind.as_str(), file.is_some()) {
             ("Localhost", true) | ("RuntimeDefault" | "Unconfined", false) => continue,
-            ("Localhost", false) => "needs localhostProfile with type Localhost",
+            ("Localhost", false) => "needs localhostProfile, because type is Localhost",
             ("RuntimeDefault" | "Unconfined", true) => {
-                "must not have localhostProfile unless type is Localhost"
+                "must not have localhostProfile, because type is not Localhost"
             }
             _ => "type must be RuntimeDefault, Unconfined or Localhost",
         };

@@ -167,7 +167,7 @@ fn insertion_index(token: &str, len: usize) -> Result<usize, String> {
     // Index -1 is the position after the last element.
     resolve_index(index, len + 1)
         .filter(|index| *index <= len)
-        .ok_or_else(|| format!("index {index} is past the end of a list of {len}"))
+        .ok_or_else(|| format!("index {index} is outside of a list of {len} elements"))
 }
 
 /// Resolves an index; a negative one counts from `len`.

@@ -108,7 +108,7 @@ fn failure_names_the_patch_the_operation_and_the_path() {
 }
 
 #[test]
-fn invalid_fields_env_ports_and_resources_are_failures() {
+fn unknown_fields_and_invalid_env_ports_and_resources_are_failures() {
     assert_failures([
         ("/notAField", json!("x"), "notAField: unknown field"),
         ("/env/0/valueFrm", json!({}), "env[0].valueFrm: unknown field"),

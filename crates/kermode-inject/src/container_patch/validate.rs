@@ -1,5 +1,5 @@
 //! Validation of a patched container: finds what Kubernetes would reject or silently drop. The container is decoded for
-//! inspection only; the raw JSON is used.
+//! inspection only; the Pod gets the raw JSON.
 
 use k8s_openapi::api::core::v1::Container;
 use serde::de::IntoDeserializer;
