@@ -51,8 +51,8 @@ pub(crate) struct RunArgs {
     /// Time to keep serving after the first signal, in Go's notation (30s, 1m30s).
     #[arg(long, env = "KUMA_DATAPLANE_DRAIN_TIME", default_value = "30s")]
     pub(crate) drain_time: String,
-    /// Whether this container is a native sidecar. It is signalled after the workload has ended, so the drain ends when
-    /// the last connection closes.
+    /// Whether this container is a native sidecar. A native sidecar is signalled after the workload has ended, so its
+    /// drain ends when the last connection closes.
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
     /// File with the token that authenticates this proxy; read for every call.

@@ -100,8 +100,8 @@ async fn start_components(
     let client = Client::new(control_plane.channel());
     let token = TokenFile::new(config.control_plane.token_path.clone());
     let (secrets_sender, secrets_receiver) = watch::channel(None);
-    let envoy_waits = Arc::new(Notify::new());
-    let secret_service = SecretService::new(&config.mesh, secrets_receiver, envoy_waits.clone());
+    let secrets_wanted = Arc::new(Notify::new());
+    let secret_service = SecretService::new(&config.mesh, secrets_receiver, secrets_wanted.clone());
     let relay = Relay::new(client.clone(), token.clone());
     let removal_watch = RemovalWatch {
         control_plane,
@@ -116,7 +116,7 @@ async fn start_components(
             client,
             token,
             secrets: secrets_sender,
-            envoy_waits,
+            secrets_wanted,
         }
         .run(),
     );

@@ -15,7 +15,8 @@ const EARLY_ATTEMPTS: u32 = 10;
 /// Time span over which the proxies of a failed replica spread their first reconnection. They have configuration and
 /// certificates, so reconnecting is not urgent.
 const RECONNECTION_SPREAD: Duration = Duration::from_secs(2);
-/// Number of failures that a lost connection counts as. If the reconnection fails too, its backoff is 800 ms.
+/// Number of failures that a lost connection counts as. If the reconnection fails too, the next backoff is up to
+/// 800 ms.
 const FAILURES_OF_A_LOSS: u32 = 3;
 
 /// Number of consecutive failures, from which the backoff follows.

@@ -41,8 +41,8 @@ pub struct Renewal {
     pub token: TokenFile,
     /// Publishes each new certificate and trust bundle to SDS.
     pub secrets: watch::Sender<Option<Arc<SecretMaterial>>>,
-    /// Notified when Envoy waits for a certificate.
-    pub envoy_waits: Arc<Notify>,
+    /// Notified when Envoy has subscribed to secrets and no certificate has been issued yet.
+    pub secrets_wanted: Arc<Notify>,
 }
 
 /// Result of one attempt to get a certificate.
@@ -101,7 +101,7 @@ impl Renewal {
             match state.timer.next_step(SystemTime::now()) {
                 RenewalStep::Wait(wait) => tokio::select! {
                     () = sleep(wait.min(MAX_SLEEP)) => {}
-                    () = self.envoy_waits.notified() => state.timer.on_envoy_waiting(SystemTime::now()),
+                    () = self.secrets_wanted.notified() => state.timer.on_certificate_wanted(SystemTime::now()),
                     Some(update) = updates.recv() => self.on_update(&mut state, &update),
                 },
                 RenewalStep::Renew => {

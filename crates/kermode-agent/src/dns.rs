@@ -32,7 +32,7 @@ pub const NAME_SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit on a query over UDP, in bytes.
 const MAX_UDP_QUERY: usize = 4096;
 
-/// Names that the agent answers itself.
+/// Names for which the agent answers queries itself.
 pub trait Zone: Send + Sync + 'static {
     /// Returns the encoded response, or `None` if the name does not belong to the zone.
     fn answer(&self, query: &Query<'_>) -> Option<Vec<u8>>;
@@ -88,7 +88,8 @@ impl Server {
                 }
                 Err(error) => {
                     let message = format!(
-                        "DNS cannot listen on {address} port {port}; check that KUMA_DNS_CORE_DNS_PORT is not in use"
+                        "DNS cannot listen on {address} port {port}; \
+                         check that no other process uses the port in KUMA_DNS_CORE_DNS_PORT"
                     );
                     return Err(error).context(message);
                 }

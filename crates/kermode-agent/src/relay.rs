@@ -31,8 +31,8 @@ use self::session::Session;
 use self::upstream::{Event, UpstreamStream};
 use crate::token::TokenFile;
 
-/// Time that the control plane has to respond to a new Envoy before the cache does. The control plane is preferred
-/// because the cached configuration may have crashed the previous Envoy.
+/// Timeout of the first response of the control plane to a new Envoy; then the cache responds. The control plane is
+/// preferred because the cached configuration may have crashed the previous Envoy.
 const CACHE_DELAY: Duration = Duration::from_secs(1);
 /// Limit on responses that wait for Envoy to read them. Above it the relay stops reading from the control plane.
 const MAX_QUEUED_RESPONSES: usize = 4;

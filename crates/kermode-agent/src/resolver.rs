@@ -49,7 +49,7 @@ impl SystemDns {
     pub fn resolver(&self) -> anyhow::Result<Arc<TokioResolver>> {
         let mut options = self.options.clone();
         options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-        // The agent resolves a single name, and only to reconnect. A cached address may be outdated then.
+        // The agent resolves a single name, and only when it connects. A cached address may be outdated by then.
         options.cache_size = 0;
         let builder =
             TokioResolver::builder_with_config(self.config.clone(), TokioRuntimeProvider::default());

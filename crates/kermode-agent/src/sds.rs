@@ -26,20 +26,20 @@ use stream::{SdsStream, SecretNames};
 pub struct SecretService {
     names: SecretNames,
     secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
-    envoy_waits: Arc<Notify>,
+    secrets_wanted: Arc<Notify>,
 }
 
 impl SecretService {
-    /// Serves the latest value of `secrets`. Notifies `envoy_waits` when Envoy subscribes before there is a value.
+    /// Serves the latest value of `secrets`. Notifies `secrets_wanted` when Envoy subscribes before there is a value.
     pub fn new(
         mesh: &MeshName,
         secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
-        envoy_waits: Arc<Notify>,
+        secrets_wanted: Arc<Notify>,
     ) -> Self {
         Self {
             names: SecretNames::of(mesh),
             secrets,
-            envoy_waits,
+            secrets_wanted,
         }
     }
 
@@ -68,8 +68,8 @@ impl SecretService {
                     stream.on_material(material.as_deref())
                 }
             };
-            if stream.is_waiting() {
-                self.envoy_waits.notify_one();
+            if stream.waits_for_secrets() {
+                self.secrets_wanted.notify_one();
             }
             if let Some(response) = response
                 && responses.send(Ok(response)).await.is_err()

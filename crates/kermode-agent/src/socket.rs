@@ -25,7 +25,7 @@ impl AgentSocket {
     /// Binds `<parent>/kuma-dp-<process id>/agent.sock`. Replaces the directory of an earlier process with the same ID.
     ///
     /// # Errors
-    /// Fails when `parent` is not writable or the path is too long.
+    /// Fails when `parent` does not exist or is not writable, or the path is too long.
     pub fn bind(parent: &Path) -> anyhow::Result<(Self, UnixListener)> {
         let directory = parent.join(format!("kuma-dp-{}", std::process::id()));
         let path = directory.join("agent.sock");
@@ -46,7 +46,7 @@ impl AgentSocket {
         DirBuilder::new()
             .mode(0o700)
             .create(&directory)
-            .with_context(|| format!("{} is not writable; {remedy}", parent.display()))?;
+            .with_context(|| format!("creating {}; {remedy}", directory.display()))?;
         let socket = Self { directory, path };
         let listener =
             UnixListener::bind(&socket.path).with_context(|| format!("binding {path_text}; {remedy}"))?;

@@ -267,7 +267,7 @@ fn application_receives_the_verified_identity_of_its_caller() {
 }
 
 #[test]
-fn caller_without_a_permission_is_denied() {
+fn caller_that_a_permission_denies_does_not_reach_the_application() {
     let mesh = TestMesh::start("STRICT");
     let response = get(mesh.outbound(LOCKED), "/");
     assert!(response.starts_with("HTTP/1.1 503"), "{response}");

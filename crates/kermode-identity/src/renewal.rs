@@ -48,7 +48,7 @@ pub struct RenewalTimer {
     /// Whether the last request found mTLS disabled.
     is_mtls_disabled: bool,
     /// Whether Envoy waits for a certificate.
-    envoy_waits: bool,
+    is_certificate_wanted: bool,
 }
 
 impl RenewalTimer {
@@ -58,7 +58,7 @@ impl RenewalTimer {
             due: now,
             failures: 0,
             is_mtls_disabled: false,
-            envoy_waits: false,
+            is_certificate_wanted: false,
         }
     }
 
@@ -96,7 +96,7 @@ impl RenewalTimer {
     /// Handles a request that found mTLS disabled: the next request follows after a long pause. If Envoy waits for a
     /// certificate, the request counts as a failure, since Envoy's configuration already has mTLS.
     pub fn on_mtls_disabled(&mut self, now: SystemTime, jitter: f64) {
-        if self.envoy_waits {
+        if self.is_certificate_wanted {
             self.on_failure(now, jitter);
         } else {
             *self = Self {
@@ -108,11 +108,11 @@ impl RenewalTimer {
 
     /// Records that Envoy waits for a certificate. Ends the long pause of [`RenewalTimer::on_mtls_disabled`] and
     /// prevents further ones until a certificate is issued.
-    pub fn on_envoy_waiting(&mut self, now: SystemTime) {
+    pub fn on_certificate_wanted(&mut self, now: SystemTime) {
         if self.is_mtls_disabled {
             *self = Self::new(now);
         }
-        self.envoy_waits = true;
+        self.is_certificate_wanted = true;
     }
 }
 
@@ -180,17 +180,17 @@ mod tests {
         let mut timer = RenewalTimer::new(at(0));
         timer.on_mtls_disabled(at(0), 1.0);
         assert_eq!(timer.next_step(at(1)), RenewalStep::Wait(Duration::from_secs(59)));
-        timer.on_envoy_waiting(at(1));
+        timer.on_certificate_wanted(at(1));
         assert_eq!(timer.next_step(at(1)), RenewalStep::Renew);
         timer.on_mtls_disabled(at(1), 1.0);
         assert_eq!(timer.next_step(at(1)), RenewalStep::Wait(FIRST_RETRY));
     }
 
     #[test]
-    fn waiting_envoy_does_not_shorten_a_backoff() {
+    fn envoy_that_waits_for_a_certificate_does_not_shorten_a_backoff() {
         let mut timer = RenewalTimer::new(at(0));
         timer.on_failure(at(0), 1.0);
-        timer.on_envoy_waiting(at(0));
+        timer.on_certificate_wanted(at(0));
         assert_eq!(timer.next_step(at(0)), RenewalStep::Wait(FIRST_RETRY));
     }
 

@@ -49,14 +49,14 @@ pub struct OutboundRedirect {
 pub struct DnsRedirect {
     /// DNS port of the proxy.
     pub port: NonZeroU16,
-    /// Servers whose queries are redirected.
+    /// Queries to these servers are redirected.
     pub servers: DnsServers,
     /// Whether the proxy's own queries and the redirected ones use separate connection tracking zones. In a common
     /// zone, two queries with the same source port would collide.
     pub split_conntrack_zones: bool,
 }
 
-/// Servers whose DNS queries are redirected.
+/// DNS servers to which redirected queries are addressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsServers {
     /// All servers.

@@ -15,8 +15,8 @@ use crate::ads::Versions;
 pub const AGENT_CLUSTER: &str = "kuma_dp";
 
 /// Maximum number of downstream connections of one Envoy. Envoy rejects further connections instead of running out of
-/// memory or file descriptors. A sidecar with the default memory limit has memory for a few ten thousand
-/// connections.
+/// memory or file descriptors. A sidecar with the default memory limit has memory for some tens of thousands
+/// of connections.
 const MAX_DOWNSTREAM_CONNECTIONS: u64 = 100_000;
 
 /// Parameters of one Envoy's bootstrap.
@@ -26,7 +26,7 @@ pub struct BootstrapConfig {
     pub mesh: MeshName,
     /// Namespace and name of the Dataplane, which are those of the Pod.
     pub dataplane: ObjectKey,
-    /// Envoy's own cluster: the workload's first service if known, otherwise the Pod's name.
+    /// Envoy's own cluster: the Pod's name in a sidecar.
     pub cluster: String,
     /// Port of the admin interface on 127.0.0.1.
     pub admin_port: u16,
@@ -40,7 +40,7 @@ pub struct BootstrapConfig {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Renders the bootstrap in the JSON form that Envoy's `--config-path` reads.
+/// Renders the bootstrap as JSON, which Envoy reads as an argument (`--config-yaml`) or from a file (`--config-path`).
 pub fn bootstrap(config: &BootstrapConfig) -> Value {
     json!({
         "node": node(config),

@@ -73,7 +73,7 @@ pub struct RootsUpdate {
     #[prost(bytes = "vec", repeated, tag = "11")]
     pub roots_der: Vec<Vec<u8>>,
     /// Version of the trust bundle; increases with every change. A replica of the control plane may lag behind another,
-    /// so a proxy ignores a version lower than its own.
+    /// so a proxy ignores a version lower than its own, unless the two bundles have no common root.
     #[prost(uint64, tag = "12")]
     pub roots_version: u64,
     /// Number of the CA generation that signs now. A proxy renews its certificate if another generation signed it.

@@ -338,7 +338,8 @@ impl UnaryService<IssueCertificateRequest> for Issuance {
     }
 }
 
-/// Implements the HTTP service that the server expects, with one method of gRPC.
+/// Implements the HTTP service that the server expects. `$method` is the method of [`Grpc`] for the kind of RPC:
+/// `unary` or `streaming`.
 macro_rules! http_service {
     ($service:ty, $method:ident, $response:ty, $request:ty) => {
         impl Service<http::Request<Body>> for $service {

@@ -156,8 +156,8 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
 
 #[tokio::test]
 async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
-    // The certificate is valid from 10 s before its issuance to 5 s after it. Renewal is due after 4/5 of these 15 s,
-    // that is 2 s after issuance.
+    // The certificate is valid from 10 s before its issuance to 5 s after it. Renewal is due between 7/10 and 4/5 of
+    // these 15 s, that is at most 2 s after issuance.
     let behaviour = Behaviour {
         token: "first",
         mtls: true,
@@ -205,7 +205,7 @@ async fn envoy_becomes_ready_without_a_certificate_if_mtls_is_off() {
 }
 
 #[tokio::test]
-async fn certificate_is_requested_until_issued_while_envoy_waits() {
+async fn certificate_that_envoy_waits_for_is_requested_until_it_is_issued() {
     // Envoy may receive listeners with mTLS before the issuance service knows that the mesh has mTLS enabled.
     let behaviour = Behaviour {
         token: "first",
@@ -248,7 +248,8 @@ async fn rejected_token_is_reread_and_never_logged() {
 
 #[tokio::test]
 async fn kuma_dp_ends_when_envoy_is_stopped_through_its_admin_interface() {
-    // The control plane sends this request when a job has finished (`docs/reference/dataplane.md#finished-jobs`).
+    // Kuma's control plane ends the sidecar of a finished Job by this request. Kermode's control plane does not send it
+    // yet (`docs/reference/dataplane.md#finished-jobs`).
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
     agent.wait_for_ready_status(200).await;

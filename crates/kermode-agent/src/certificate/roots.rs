@@ -20,11 +20,12 @@ use crate::token::TokenFile;
 /// certificate.
 const UNIMPLEMENTED_PAUSE: Duration = Duration::from_mins(5);
 /// Pause while mTLS is disabled in the mesh. If mTLS is enabled and the CA rotated during the pause, this proxy gets
-/// the new root after it. A rotation waits longer than this between distributing a new root and signing with its key.
+/// the new root after the pause. A rotation waits longer than this between distributing a new root and signing with its
+/// key.
 const MTLS_DISABLED_PAUSE: Duration = Duration::from_secs(30);
 /// Time span over which proxies spread their reconnections after a stream ends. Configuration and certificates are more
 /// urgent, and each stream costs the API server a token review.
-const RECONNECT_SPREAD: Duration = Duration::from_secs(30);
+const WATCH_RECONNECTION_SPREAD: Duration = Duration::from_secs(30);
 
 /// Watch of the mesh's trust bundle.
 pub(super) struct RootsWatch {
@@ -34,7 +35,7 @@ pub(super) struct RootsWatch {
     pub(super) token: TokenFile,
     /// Published secrets. The watch starts when the first certificate is published.
     pub(super) secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
-    /// Receives the updates.
+    /// Passes the updates to the renewal.
     pub(super) updates: mpsc::Sender<RootsUpdate>,
 }
 
@@ -46,7 +47,7 @@ impl RootsWatch {
             let pause = match self.forward_updates().await {
                 Ok(()) => {
                     backoff.reset();
-                    RECONNECT_SPREAD.mul_f64(fastrand::f64())
+                    WATCH_RECONNECTION_SPREAD.mul_f64(fastrand::f64())
                 }
                 Err(error) => {
                     tracing::debug!(

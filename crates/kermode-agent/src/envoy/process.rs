@@ -21,7 +21,7 @@ impl Envoy {
     /// Starts Envoy in its own process group, so that signals to the agent's group do not reach it.
     pub fn start(binary: &Path, arguments: Vec<OsString>) -> anyhow::Result<Self> {
         // The kernel sends the parent-death signal when the *thread* that started the child ends. The main thread
-        // starts the child; it lives as long as the process, and the runtime has no other thread.
+        // starts the child and lives as long as the process; the runtime has no other thread.
         let child = Command::new("/proc/self/exe")
             .args(["exec-envoy", "--parent", &std::process::id().to_string(), "--"])
             .arg(binary)

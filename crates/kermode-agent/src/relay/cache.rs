@@ -46,7 +46,7 @@ pub(crate) struct Cache {
 #[derive(Debug, Default)]
 struct Kind {
     entries: HashMap<Arc<str>, Entry>,
-    /// Whether the entries are all resources of a wildcard subscription.
+    /// Whether the entries include every resource of a wildcard subscription.
     is_complete: bool,
 }
 

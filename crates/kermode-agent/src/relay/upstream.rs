@@ -170,8 +170,8 @@ async fn open(
         .unwrap_or(Err(timed_out))
 }
 
-/// Replaces the message of a status by that of its innermost source, if it has one. The result has no source, because a
-/// source is what [`UpstreamStream::next`] takes for a lost connection.
+/// Replaces the message of a status by that of its innermost source, if it has one. The result has no source,
+/// because [`UpstreamStream::next`] treats a status with a source as a lost connection.
 fn root_cause(status: Status) -> Status {
     let mut message = status.message().to_owned();
     let mut source = status.source();

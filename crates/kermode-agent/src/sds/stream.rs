@@ -118,8 +118,8 @@ impl SdsStream {
         self.response(material)
     }
 
-    /// Returns whether Envoy subscribed to secrets that do not exist yet.
-    pub(crate) fn is_waiting(&self) -> bool {
+    /// Returns whether Envoy subscribed to secrets and none has been sent to it.
+    pub(crate) fn waits_for_secrets(&self) -> bool {
         !self.subscribed.is_empty() && self.sent_version.is_none()
     }
 

@@ -39,8 +39,8 @@ use crate::proto::{any, boolean, duration, http_filter, network_filter, number};
 
 /// Idle timeout of an HTTP stream (docs/reference/envoy.md#timeouts).
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
-/// Header of a response to a request that no application has received. Sidecars remove it from responses of
-/// applications.
+/// Header of a response to a request that no application has received. Sidecars remove the header from
+/// responses of applications.
 const UNDELIVERED_HEADER: &str = "x-kermode-undelivered";
 /// Header in which Kuma's sidecars send the caller's tags. Inbounds remove it, because a client could forge it.
 const KUMA_TAGS_HEADER: &str = "x-kuma-tags";
@@ -83,7 +83,8 @@ pub(crate) fn outbound(service: &str, cluster: &str, protocol: Protocol) -> Filt
     })
 }
 
-/// The connection manager for requests to Envoy's admin interface and of virtual probes, with Envoy's default timeouts.
+/// The connection manager for requests to Envoy's admin interface and for virtual probes, with Envoy's default
+/// timeouts.
 pub(crate) fn without_retries(stat_prefix: &str, routes: RouteConfiguration) -> Filter {
     manager_filter(HttpConnectionManager {
         stat_prefix: names::stat_name(stat_prefix),

@@ -70,8 +70,9 @@ fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&M
     resources
 }
 
-/// Resources of [`super::service`] that a proxy must not get: the resources of headless services for its own Pod, whose
-/// outbound listeners would have the same addresses as its inbound listeners (docs/reference/dataplane.md#outbounds).
+/// Resources of [`super::service`] that a proxy must not get: the resources of headless services for its own Pod. Their
+/// outbound listeners would have the same addresses as the proxy's inbound listeners
+/// (docs/reference/dataplane.md#outbounds).
 pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
     let mut own = Vec::new();
     for inbound in &dataplane.inbounds {

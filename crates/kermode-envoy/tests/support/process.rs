@@ -16,7 +16,7 @@ use super::envoy;
 /// Timeout of all waits; long enough for a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A live Envoy process, which dropping ends.
+/// A live Envoy process. Dropping it kills the process.
 pub(crate) struct RunningEnvoy {
     child: Child,
     admin: SocketAddr,

@@ -80,7 +80,7 @@ impl RuleSetBuilder<'_> {
                 rules.push(rule(matches, REDIRECTED_ZONE, "DNS queries of a virtual network"));
             }
         }
-        for server in self.redirected_servers(dns) {
+        for server in self.matched_servers(dns) {
             let matches = server
                 .map(Match::From)
                 .into_iter()
@@ -345,8 +345,8 @@ impl RuleSetBuilder<'_> {
         names.into_iter().cloned().map(Match::InInterface)
     }
 
-    /// Returns the DNS servers whose queries are redirected; a single `None` stands for all servers.
-    fn redirected_servers(&self, dns: &DnsRedirect) -> impl Iterator<Item = Option<IpAddr>> {
+    /// Returns the DNS servers to which redirected queries are addressed; a single `None` stands for all servers.
+    fn matched_servers(&self, dns: &DnsRedirect) -> impl Iterator<Item = Option<IpAddr>> {
         let servers = match &dns.servers {
             DnsServers::All => vec![None],
             DnsServers::Only(servers) => servers
@@ -365,7 +365,7 @@ impl RuleSetBuilder<'_> {
         dns: &DnsRedirect,
         transport: Transport,
     ) -> impl Iterator<Item = Vec<Match>> {
-        self.redirected_servers(dns).map(move |server| {
+        self.matched_servers(dns).map(move |server| {
             server
                 .map(Match::To)
                 .into_iter()

@@ -179,7 +179,7 @@ fn rejected_version_does_not_replace_the_acknowledged_one() {
 }
 
 #[test]
-fn response_in_flight_is_not_cached_and_its_late_ack_is_not_forwarded() {
+fn response_in_flight_is_requested_again_and_its_late_ack_is_not_forwarded() {
     let mut cache = mk_cache();
     let mut session = mk_configured(&mut cache);
     let late = session.on_response(response(CDS, "3", &[("a", "2")], &[]));

@@ -93,11 +93,11 @@ fn rejected_secret_is_not_sent_again_before_it_changes() {
 #[test]
 fn subscription_before_the_first_certificate_gets_a_response_once_it_is_issued() {
     let mut stream = mk_stream();
-    assert!(!stream.is_waiting());
+    assert!(!stream.waits_for_secrets());
     assert!(stream.on_request(mk_request(&[IDENTITY], ""), None).is_none());
-    assert!(stream.is_waiting());
+    assert!(stream.waits_for_secrets());
     assert!(stream.on_material(Some(&mk_material(1))).is_some());
-    assert!(!stream.is_waiting());
+    assert!(!stream.waits_for_secrets());
 }
 
 #[test]
