@@ -68,8 +68,8 @@ impl InjectionEvents {
         self.write(request, namespace, EventType::Warning, denial.reason(), &text)
     }
 
-    /// Writes an Event about a skipped Pod, if the cause is a label or annotation of the Pod, or an exception label on
-    /// a Pod for which injection is enabled.
+    /// Writes an Event about a skipped Pod, if the cause is a label or annotation of the Pod, an exception label on a
+    /// Pod for which injection is enabled, or a property of the Pod that rules out a sidecar.
     pub(super) fn report_skipped(
         &self,
         request: &Request,
@@ -77,6 +77,14 @@ impl InjectionEvents {
         record: &NamespaceRecord,
         reason: SkipReason,
     ) {
+        if let SkipReason::CannotCarrySidecar(obstacle) = reason {
+            let text = format!(
+                "Pod {namespace}/{} gets no sidecar: {obstacle}",
+                request.pod_name()
+            );
+            self.write(request, namespace, EventType::Warning, reason.as_str(), &text);
+            return;
+        }
         let cause = match reason {
             SkipReason::Disabled(InjectionSource::PodLabel) => {
                 format!("its label {SIDECAR_INJECTION} disables injection")
@@ -90,6 +98,7 @@ impl InjectionEvents {
             // No Event: a setting of the Namespace applies to all of its Pods, and the other reasons are expected.
             SkipReason::ExceptionLabel
             | SkipReason::Disabled(InjectionSource::NamespaceLabel | InjectionSource::NamespaceAnnotation)
+            | SkipReason::CannotCarrySidecar(_)
             | SkipReason::AlreadyInjected
             | SkipReason::NotRequested => return,
         };

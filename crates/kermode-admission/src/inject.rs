@@ -41,7 +41,7 @@ impl Webhooks {
                 let pod = request.pod_name();
                 tracing::debug!(namespace, pod, reason = reason.as_str(), "sidecar not injected");
                 self.events.report_skipped(&request, namespace, &record, reason);
-                Response::allow(request.uid)
+                Response::allow(request.uid).with_warnings(reason.warning().into_iter().collect())
             }
             Ok(Outcome::Injected(injection)) => self.respond_injected(&request, namespace, injection),
             Err((denial, lookup_error)) => self.respond_denied(&request, namespace, &denial, lookup_error),

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 
 use kermode_crds::annotation as key;
+use kermode_model::notation;
 
+use crate::names::TMP_VOLUME;
 use crate::plan::Plan;
 use crate::reason::InjectionSource;
 use crate::values::Values;
 
 const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
+
+/// Annotation by which Cluster Autoscaler evicts a Pod in spite of the listed local volumes, separated by commas.
+/// <https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md>
+const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
 /// Returns the annotations to write, by key. `pod` holds the annotations of the incoming Pod; `reason` is the label or
 /// annotation that requested injection.
@@ -75,10 +81,25 @@ pub(crate) fn annotations_to_write(
     if plan.experimental_engine {
         write(key::EXPERIMENTAL_ENGINE, ENABLED.to_owned());
     }
+    if plan.has_tmp() {
+        write(
+            EVICTABLE_VOLUMES,
+            with_item(pod.get(EVICTABLE_VOLUMES), TMP_VOLUME),
+        );
+    }
     if settings.cni_enabled {
         write(key::CNI_NETWORKS, "kuma-cni".to_owned());
     }
     annotations
+}
+
+/// Appends an item to a comma-separated list that does not contain it.
+fn with_item(list: Option<&str>, item: &str) -> String {
+    match list.filter(|list| !list.trim().is_empty()) {
+        Some(list) if notation::list(list).any(|present| present == item) => list.to_owned(),
+        Some(list) => format!("{},{item}", list.trim_end().trim_end_matches(',')),
+        None => item.to_owned(),
+    }
 }
 
 fn comma_separated(ports: &[u16]) -> String {

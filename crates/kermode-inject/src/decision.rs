@@ -8,9 +8,13 @@ use serde_json::Value;
 use crate::denial::Denial;
 use crate::names::SIDECAR;
 use crate::pod::{Container, Pod};
-use crate::reason::{InjectionSource, SkipReason};
+use crate::reason::{InjectionSource, Obstacle, SkipReason};
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
+
+/// Annotation by which a kubelet marks the mirror of a static Pod.
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-mirror>
+const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 
 /// Decision on a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +62,7 @@ pub(crate) fn decide(
             describe_request(&values, requested.as_ref())
         });
         match requested? {
-            Some(true) => return Ok(InjectionDecision::Inject(source)),
+            Some(true) => return inject_unless_impossible(pod, source, &values, trace),
             Some(false) => return Ok(InjectionDecision::Skip(SkipReason::Disabled(source))),
             None => {}
         }
@@ -67,6 +71,39 @@ pub(crate) fn decide(
         "injection is not requested: skipped".to_owned()
     });
     Ok(InjectionDecision::Skip(SkipReason::NotRequested))
+}
+
+/// Decides on a Pod for which `source` requests injection. A Pod that cannot carry a sidecar is skipped if its Namespace
+/// requests injection for all of its Pods, and denied if it requests injection itself.
+fn inject_unless_impossible(
+    pod: &Pod<'_>,
+    source: InjectionSource,
+    values: &Values<'_>,
+    trace: &mut Trace,
+) -> Result<InjectionDecision, Denial> {
+    let Some(obstacle) = obstacle(pod) else {
+        return Ok(InjectionDecision::Inject(source));
+    };
+    match source {
+        InjectionSource::PodLabel | InjectionSource::PodAnnotation => Err(Denial::CannotCarrySidecar {
+            obstacle,
+            location: values.location(SIDECAR_INJECTION),
+        }),
+        InjectionSource::NamespaceLabel | InjectionSource::NamespaceAnnotation => {
+            trace.note(TraceTopic::Decision, || format!("{obstacle}: skipped"));
+            Ok(InjectionDecision::Skip(SkipReason::CannotCarrySidecar(obstacle)))
+        }
+    }
+}
+
+fn obstacle(pod: &Pod<'_>) -> Option<Obstacle> {
+    if pod.annotations.contains_key(MIRROR_POD) {
+        Some(Obstacle::MirrorPod)
+    } else if pod.is_windows {
+        Some(Obstacle::Windows)
+    } else {
+        pod.host_network.then_some(Obstacle::HostNetwork)
+    }
 }
 
 fn describe_request(values: &Values<'_>, requested: Result<&Option<bool>, &Denial>) -> String {

@@ -3,6 +3,7 @@
 use kermode_crds::annotation::WrongValue;
 
 use crate::container_patch::PatchFailure;
+use crate::reason::Obstacle;
 
 /// Reason for denying admission of a Pod. The message names the object, the field and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +81,14 @@ pub enum Denial {
         /// Names of the containers.
         names: Vec<String>,
     },
+    /// The Pod requests a sidecar, but cannot carry one.
+    #[error("{location} requests a sidecar, which the Pod cannot have: {obstacle}; remove this request")]
+    CannotCarrySidecar {
+        /// Property of the Pod that makes a sidecar impossible.
+        obstacle: Obstacle,
+        /// Label or annotation that requests injection, and its object.
+        location: String,
+    },
     /// The volume for the sidecar's token does not exist.
     #[error(
         "volume ({volume}) specified for kuma.io/service-account-token-volume but volume does not exist in pod spec"
@@ -133,6 +142,7 @@ impl Denial {
             Self::ContainerPatchesMissing { .. } => "ContainerPatchesMissing",
             Self::ContainerPatch(_) => "ContainerPatchFailed",
             Self::SameUid { .. } => "SameUid",
+            Self::CannotCarrySidecar { obstacle, .. } => obstacle.as_str(),
             Self::TokenVolumeMissing { .. } => "TokenVolumeMissing",
             Self::VirtualProbesOnGateway => "VirtualProbesOnGateway",
             Self::ProbePortReserved { .. } => "ProbePortReserved",

@@ -105,8 +105,8 @@ fn inject_traced(
         InjectionDecision::Skip(reason) => return Ok(Outcome::Skipped(reason)),
         InjectionDecision::Inject(reason) => reason,
     };
-    let plan = Plan::resolve(settings, context, &metadata, trace)?;
-    let mut warnings = warnings::of(&pod, &plan, reason, &metadata);
+    let plan = Plan::resolve(settings, context, &metadata, pod.resources, trace)?;
+    let mut warnings = warnings::of(&plan, reason, &metadata);
     uid::check(&pod, settings.sidecar_container.uid, &mut warnings)?;
     let patch = Rendering {
         pod: &pod,

@@ -37,7 +37,7 @@ pub use self::denial::Denial;
 pub use self::inject::{Context, Injection, Namespace, Outcome, explain, inject};
 pub use self::probes::{VirtualTarget, virtual_target};
 pub use self::quantity::{Amount, InvalidQuantity, Quantity, parse as parse_quantity};
-pub use self::reason::{InjectionSource, SkipReason};
+pub use self::reason::{InjectionSource, Obstacle, SkipReason};
 pub use self::render::init::arguments as init_arguments;
 pub use self::settings::Settings;
 pub use self::settings::environment::ENVIRONMENT;

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use kermode_crds::annotation as key;
 use kermode_model::DEFAULT_MESH;
+use serde_json::Value;
 
 use crate::Context;
 use crate::decision::ObjectMetadata;
 use crate::denial::Denial;
+use crate::pod::PodResources;
+use crate::quantity::Quantity;
 use crate::reason::InjectionSource;
 use crate::settings::{DrainMode, SecurityProfile, Settings, SidecarMode};
 use crate::trace::{Trace, TraceTopic};
@@ -53,6 +56,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) init_first: bool,
     /// Whether `--experimental-transparent-proxy-engine` is passed to `kuma-init`, which ignores it.
     pub(crate) experimental_engine: bool,
+    /// Resources of the Pod as a whole.
+    pub(crate) pod_resources: PodResources<'a>,
 }
 
 /// Position of the sidecar in the Pod.
@@ -71,6 +76,7 @@ impl<'a> Plan<'a> {
         settings: &'a Settings,
         context: &Context<'a>,
         metadata: &ObjectMetadata<'_>,
+        pod_resources: PodResources<'a>,
         trace: &mut Trace,
     ) -> Result<Self, Denial> {
         let pod = metadata.pod_annotations;
@@ -93,7 +99,7 @@ impl<'a> Plan<'a> {
             admin_port: pod.port(key::ENVOY_ADMIN_PORT)?.unwrap_or(sidecar.admin_port),
             concurrency: pod
                 .number(key::SIDECAR_PROXY_CONCURRENCY)?
-                .unwrap_or_else(|| sidecar.resources.limits.cpu.whole_units().max(2)),
+                .unwrap_or_else(|| default_concurrency(settings, pod_resources)),
             drain_time: pod
                 .duration(key::SIDECAR_DRAIN_TIME)?
                 .unwrap_or(sidecar.drain_time),
@@ -113,6 +119,7 @@ impl<'a> Plan<'a> {
             experimental_engine: pod
                 .boolean(key::EXPERIMENTAL_ENGINE)?
                 .unwrap_or(settings.transparent_proxy_v2),
+            pod_resources,
         })
     }
 
@@ -144,6 +151,17 @@ fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
         format!("neither Pod nor Namespace has {}: {DEFAULT_MESH}", key::MESH)
     });
     DEFAULT_MESH.to_owned()
+}
+
+/// Returns the number of Envoy's worker threads: the whole CPUs of the sidecar's limit, or of the Pod's if that is lower,
+/// but at least 2.
+fn default_concurrency(settings: &Settings, pod_resources: PodResources<'_>) -> u32 {
+    let own = settings.sidecar_container.resources.limits.cpu.whole_units();
+    let of_pod = pod_resources.limit("cpu").map(|limit| match limit {
+        Value::String(text) => Quantity::new_unchecked(text).whole_units(),
+        number => Quantity::new_unchecked(&number.to_string()).whole_units(),
+    });
+    own.min(of_pod.unwrap_or(own)).max(2)
 }
 
 fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result<Placement, Denial> {

@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::denial::Denial;
 
 /// Maximum number of containers, init containers or volumes. The API server's size limit allows far fewer.
 const MAX_ITEMS: usize = 100_000;
+/// Labels of nodes with their operating system; the second is the name before Kubernetes 1.14.
+const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
+/// Value of these labels and of `spec.os.name` for Windows.
+const WINDOWS: &str = "windows";
 
 /// The fields of a Pod that injection reads.
 #[derive(Debug)]
@@ -29,9 +33,17 @@ pub(crate) struct Pod<'a> {
     pub(crate) run_as_non_root: bool,
     /// `spec.hostNetwork`.
     pub(crate) host_network: bool,
+    /// Whether the Pod can run on Windows nodes only.
+    pub(crate) is_windows: bool,
+    /// `spec.resources`: the budget of all containers together.
+    pub(crate) resources: PodResources<'a>,
     /// Objects and lists that the patch must create.
     pub(crate) missing: Missing,
 }
+
+/// Resources of the Pod as a whole, which containers share.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PodResources<'a>(Option<&'a Map<String, Value>>);
 
 /// Whether objects and lists are absent from the Pod or null. A patch must create such a parent before it can add a
 /// member.
@@ -87,6 +99,8 @@ impl<'a> Pod<'a> {
             run_as_non_root: member("/spec/securityContext", security, "runAsNonRoot", boolean)?
                 .unwrap_or(false),
             host_network: member("/spec", spec, "hostNetwork", boolean)?.unwrap_or(false),
+            is_windows: is_windows(spec),
+            resources: PodResources(member("/spec", spec, "resources", object)?),
             missing: Missing {
                 metadata: !is_present(root, "metadata"),
                 annotations: !is_present(metadata, "annotations"),
@@ -94,6 +108,29 @@ impl<'a> Pod<'a> {
                 volumes: volumes.is_none(),
             },
         })
+    }
+}
+
+// === impl PodResources ===
+
+impl<'a> PodResources<'a> {
+    /// Whether the Pod requests or limits a resource (`cpu`, `memory`) as a whole.
+    pub(crate) fn cover(self, resource: &str) -> bool {
+        ["requests", "limits"]
+            .iter()
+            .any(|list| self.amount(list, resource).is_some())
+    }
+
+    /// Returns the limit of a resource.
+    pub(crate) fn limit(self, resource: &str) -> Option<&'a Value> {
+        self.amount("limits", resource)
+    }
+
+    fn amount(self, list: &str, resource: &str) -> Option<&'a Value> {
+        self.0?
+            .get(list)?
+            .get(resource)
+            .filter(|amount| !amount.is_null())
     }
 }
 
@@ -118,6 +155,34 @@ impl<'a> Container<'a> {
     pub(crate) fn run_as_user(&self) -> Option<i64> {
         self.object("securityContext")?.get("runAsUser")?.as_i64()
     }
+}
+
+/// Whether a Pod names Windows as its operating system, by `spec.os`, by a node selector, or by a required node affinity
+/// all of whose terms select Windows.
+fn is_windows(spec: &Map<String, Value>) -> bool {
+    let os = spec.get("os").and_then(|os| os.get("name"));
+    let selected = OS_LABELS
+        .iter()
+        .find_map(|label| spec.get("nodeSelector")?.get(label));
+    if [os, selected].into_iter().flatten().any(|os| os == WINDOWS) {
+        return true;
+    }
+    let terms = spec.get("affinity").and_then(|affinity| {
+        affinity.pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms")
+    });
+    let terms = terms
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    !terms.is_empty() && terms.iter().all(selects_windows)
+}
+
+fn selects_windows(term: &Value) -> bool {
+    let expressions = term.get("matchExpressions").and_then(Value::as_array);
+    expressions.into_iter().flatten().any(|expression| {
+        let is_os = OS_LABELS.iter().any(|label| expression["key"] == *label);
+        is_os && expression["operator"] == "In" && expression["values"] == json!([WINDOWS])
+    })
 }
 
 fn is_present(parent: &Map<String, Value>, key: &str) -> bool {

@@ -15,17 +15,30 @@ pub enum InjectionSource {
     NamespaceAnnotation,
 }
 
+/// Property of a Pod that makes a sidecar impossible or harmful (docs/design.md#pods-that-cannot-carry-a-sidecar).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Obstacle {
+    /// `spec.hostNetwork`.
+    HostNetwork,
+    /// The Pod mirrors a static Pod of a kubelet.
+    MirrorPod,
+    /// The Pod runs on Windows.
+    Windows,
+}
+
 /// Reason for which a Pod was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SkipReason {
     /// A label of the Pod is in the setting `exceptions.labels`.
     ExceptionLabel,
-    /// The Pod has a sidecar.
+    /// The Pod is already injected, and up to date.
     AlreadyInjected,
     /// A label or annotation disables injection.
     Disabled(InjectionSource),
     /// No label or annotation requests injection.
     NotRequested,
+    /// The Namespace requests injection, but the Pod cannot carry a sidecar.
+    CannotCarrySidecar(Obstacle),
 }
 
 // === impl InjectionSource ===
@@ -57,6 +70,33 @@ impl fmt::Display for InjectionSource {
     }
 }
 
+// === impl Obstacle ===
+
+impl Obstacle {
+    /// Returns a stable identifier for Events and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "HostNetwork",
+            Self::MirrorPod => "MirrorPod",
+            Self::Windows => "Windows",
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::HostNetwork => {
+                "spec.hostNetwork is true, so the traffic of the whole node would be redirected"
+            }
+            Self::MirrorPod => {
+                "it mirrors a static Pod of a kubelet, which runs without the injected containers"
+            }
+            Self::Windows => "it runs on Windows, where traffic cannot be redirected",
+        })
+    }
+}
+
 // === impl SkipReason ===
 
 impl SkipReason {
@@ -70,6 +110,15 @@ impl SkipReason {
             Self::Disabled(InjectionSource::NamespaceLabel) => "DisabledByNamespaceLabel",
             Self::Disabled(InjectionSource::NamespaceAnnotation) => "DisabledByNamespaceAnnotation",
             Self::NotRequested => "NotRequested",
+            Self::CannotCarrySidecar(obstacle) => obstacle.as_str(),
+        }
+    }
+
+    /// Returns the warning for the creator of the Pod, if injection was requested and cannot be done.
+    pub fn warning(self) -> Option<String> {
+        match self {
+            Self::CannotCarrySidecar(obstacle) => Some(format!("the Pod gets no sidecar: {obstacle}")),
+            _ => None,
         }
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 pub(crate) use self::sidecar::sidecar;
 pub(crate) use self::token::{Token, is_token_mount, token};
+use crate::pod::PodResources;
 use crate::settings::{ResourceAmounts, Resources};
 
 /// Renders an emptyDir for small files: sockets and state.
@@ -16,14 +17,16 @@ pub(crate) fn small_empty_dir(name: &str) -> Value {
     json!({"name": name, "emptyDir": {"sizeLimit": "10M"}})
 }
 
-fn resources(resources: &Resources) -> Value {
-    json!({"requests": amounts(&resources.requests), "limits": amounts(&resources.limits)})
+/// Renders the requests and limits of a container. A resource that the Pod requests or limits as a whole gets none: the
+/// container shares the budget of the Pod, and the API server rejects containers that exceed it.
+fn resources(resources: &Resources, of_pod: PodResources<'_>) -> Value {
+    json!({"requests": amounts(&resources.requests, of_pod), "limits": amounts(&resources.limits, of_pod)})
 }
 
-fn amounts(amounts: &ResourceAmounts) -> Value {
+fn amounts(amounts: &ResourceAmounts, of_pod: PodResources<'_>) -> Value {
     let non_empty = [("cpu", &amounts.cpu), ("memory", &amounts.memory)]
         .into_iter()
-        .filter(|(_, quantity)| !quantity.is_empty())
+        .filter(|(name, quantity)| !quantity.is_empty() && !of_pod.cover(name))
         .map(|(name, quantity)| (name.to_owned(), Value::from(quantity.as_str())));
     Value::Object(non_empty.collect::<Map<_, _>>())
 }

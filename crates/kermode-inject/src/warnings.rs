@@ -5,18 +5,11 @@ use kermode_crds::annotation as key;
 
 use crate::decision::ObjectMetadata;
 use crate::plan::Plan;
-use crate::pod::Pod;
 use crate::reason::InjectionSource;
 
 /// Returns the warnings that are known before rendering. `reason` is the label or annotation that requested injection.
-pub(crate) fn of(
-    pod: &Pod<'_>,
-    plan: &Plan<'_>,
-    reason: InjectionSource,
-    metadata: &ObjectMetadata<'_>,
-) -> Vec<String> {
+pub(crate) fn of(plan: &Plan<'_>, reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Vec<String> {
     let warnings = [
-        host_network(pod),
         fail_open_request(reason, metadata),
         unserved_dns_port(plan),
         init_under_restricted_profile(plan),
@@ -24,14 +17,6 @@ pub(crate) fn of(
         deprecated_annotation(metadata, key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
     ];
     warnings.into_iter().flatten().collect()
-}
-
-fn host_network(pod: &Pod<'_>) -> Option<String> {
-    pod.host_network.then(|| {
-        "the Pod uses the network of its node, so the node's traffic would be redirected too: \
-         label the Pod kuma.io/sidecar-injection: disabled"
-            .to_owned()
-    })
 }
 
 /// Warns about a request for injection that only a fail-open webhook matches: the fail-closed webhooks select the label

@@ -6,7 +6,7 @@ mod fixture;
 
 use std::collections::BTreeMap;
 
-use kermode_inject::{Denial, Injection, InjectionSource, Outcome, Settings, SkipReason, inject};
+use kermode_inject::{Denial, Injection, InjectionSource, Obstacle, Outcome, Settings, SkipReason, inject};
 use serde_json::{Value, json};
 
 use crate::fixture::Fixture;
@@ -153,7 +153,7 @@ fn mesh_of_pod_or_namespace_must_exist() {
 }
 
 #[test]
-fn host_network_and_a_label_other_than_enabled_give_warnings() {
+fn label_other_than_enabled_gives_a_warning() {
     let mut pod = mk_pod();
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     for (value, warnings) in [("enabled", 0), ("true", 1)] {
@@ -164,9 +164,97 @@ fn host_network_and_a_label_other_than_enabled_give_warnings() {
             "{value}"
         );
     }
-    pod["spec"]["hostNetwork"] = true.into();
-    let warnings = expect_injected(decide(&pod, &Fixture::default())).warnings;
-    assert!(warnings[0].contains("network of its node"), "{warnings:?}");
+}
+
+/// Pods that cannot carry a sidecar, each with its obstacle.
+fn pods_with_obstacles() -> Vec<(Value, Obstacle)> {
+    let with = |spec: Value| {
+        let mut pod = mk_pod();
+        pod["spec"]
+            .as_object_mut()
+            .unwrap()
+            .extend(spec.as_object().unwrap().clone());
+        pod
+    };
+    let affinity = |values: Value| {
+        let os = json!({"key": "kubernetes.io/os", "operator": "In", "values": values});
+        let terms = json!([{"matchExpressions": [os]}]);
+        json!({"affinity": {"nodeAffinity":
+            {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
+    };
+    let mut mirror = mk_pod();
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "5f1c"});
+    let unobstructed = decide(
+        &with(affinity(json!(["windows", "linux"]))),
+        &labelled_namespace(),
+    );
+    expect_injected(unobstructed);
+    vec![
+        (with(json!({"hostNetwork": true})), Obstacle::HostNetwork),
+        (mirror, Obstacle::MirrorPod),
+        (with(json!({"os": {"name": "windows"}})), Obstacle::Windows),
+        (
+            with(json!({"nodeSelector": {"kubernetes.io/os": "windows"}})),
+            Obstacle::Windows,
+        ),
+        (
+            with(json!({"nodeSelector": {"beta.kubernetes.io/os": "windows"}})),
+            Obstacle::Windows,
+        ),
+        (with(affinity(json!(["windows"]))), Obstacle::Windows),
+    ]
+}
+
+fn labelled_namespace() -> Fixture {
+    Fixture {
+        labels: BTreeMap::from([(KEY.to_owned(), "enabled".to_owned())]),
+        ..Fixture::default()
+    }
+}
+
+#[test]
+fn pod_that_cannot_carry_a_sidecar_is_skipped_with_a_warning_if_its_namespace_requests_injection() {
+    let annotated = Fixture {
+        annotations: labelled_namespace().labels,
+        ..Fixture::default()
+    };
+    for (pod, obstacle) in pods_with_obstacles() {
+        for fixture in [&labelled_namespace(), &annotated] {
+            let outcome = decide(&pod, fixture);
+            let reason = SkipReason::CannotCarrySidecar(obstacle);
+            assert_eq!(outcome, Ok(Outcome::Skipped(reason)), "{pod}");
+            assert_eq!(
+                reason.warning(),
+                Some(format!("the Pod gets no sidecar: {obstacle}"))
+            );
+        }
+        assert_eq!(
+            decide(&pod, &Fixture::default()),
+            Ok(Outcome::Skipped(SkipReason::NotRequested))
+        );
+    }
+}
+
+#[test]
+fn pod_that_cannot_carry_a_sidecar_is_denied_if_it_requests_injection_itself() {
+    for (mut pod, obstacle) in pods_with_obstacles() {
+        for map in ["labels", "annotations"] {
+            pod["metadata"][map][KEY] = "enabled".into();
+            let denial = decide(&pod, &Fixture::default()).expect_err("denied");
+            assert_eq!(denial.reason(), obstacle.as_str());
+            let text = denial.to_string();
+            let noun = map.trim_end_matches('s');
+            assert!(
+                text.starts_with(&format!("{noun} {KEY} of Pod shop/p"))
+                    && text.contains(&obstacle.to_string()),
+                "{text}"
+            );
+            pod["metadata"][map].as_object_mut().unwrap().remove(KEY);
+        }
+        pod["metadata"]["labels"][KEY] = "disabled".into();
+        let skipped = SkipReason::Disabled(InjectionSource::PodLabel);
+        assert_eq!(decide(&pod, &labelled_namespace()), Ok(Outcome::Skipped(skipped)));
+    }
 }
 
 #[test]

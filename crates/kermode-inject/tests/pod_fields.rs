@@ -44,6 +44,8 @@ impl PodGenerator {
         pod["apiVersion"] = "v1".into();
         pod["kind"] = "Pod".into();
         pod["metadata"]["labels"]["kuma.io/sidecar-injection"] = "enabled".into();
+        // A Pod with the network of its node gets no sidecar.
+        pod["spec"]["hostNetwork"] = false.into();
         for list in ["containers", "initContainers", "volumes"] {
             for (index, item) in pod["spec"][list].as_array_mut().unwrap().iter_mut().enumerate() {
                 item["name"] = format!("own-{index}").into();

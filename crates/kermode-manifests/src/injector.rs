@@ -62,12 +62,13 @@ impl WorkloadOutcome {
     }
 
     /// Returns the warnings about the workload and its Pod.
-    pub fn warnings(&self) -> impl Iterator<Item = &String> {
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
         let of_pod = match &self.explanation.result {
-            Ok(Outcome::Injected(injection)) => injection.warnings.as_slice(),
-            _ => &[],
+            Ok(Outcome::Injected(injection)) => injection.warnings.clone(),
+            Ok(Outcome::Skipped(reason)) => reason.warning().into_iter().collect(),
+            Err(_) => Vec::new(),
         };
-        self.warning.iter().chain(of_pod)
+        self.warning.clone().into_iter().chain(of_pod)
     }
 }
 

@@ -23,7 +23,7 @@ fn explain_workload(workload: &WorkloadOutcome) -> String {
         line(step.topic.as_str(), &step.text);
     }
     for warning in workload.warnings() {
-        line("warning", warning);
+        line("warning", &warning);
     }
     if let Err(denial) = &workload.explanation.result {
         line("denied", &denial.to_string());

@@ -189,6 +189,37 @@ async fn reviews_are_counted_by_outcome_and_reason() {
 }
 
 #[tokio::test]
+async fn pod_with_the_network_of_its_node_is_skipped_with_warning_event_and_metric() {
+    let mut fixture = Fixture::new(Mode::Responds).await;
+    let mut exporter = pod();
+    exporter["spec"]["hostNetwork"] = true.into();
+    let skipped = fixture.inject("shop", exporter.clone()).await;
+    assert!(skipped.allowed);
+    assert!(
+        skipped.warnings.len() == 1 && skipped.warnings[0].contains("spec.hostNetwork"),
+        "{skipped:?}"
+    );
+    assert_eq!(skipped.applied_to(exporter.clone()), exporter);
+    assert_eq!(
+        fixture.next_event().await,
+        "Warning HostNetwork about ReplicaSet web-5d9c7b8f6d"
+    );
+    let line =
+        "kuma_cp_admission_reviews_total{webhook=\"inject\",outcome=\"skipped\",reason=\"HostNetwork\"} 1\n";
+    let metrics = fixture.metrics();
+    assert!(metrics.contains(line), "{line} is missing in {metrics}");
+
+    exporter["metadata"]["labels"] = json!({SIDECAR_INJECTION: "enabled"});
+    let denied = fixture.inject("shop", exporter).await;
+    assert!(
+        denied
+            .denial()
+            .contains("requests a sidecar, which the Pod cannot have"),
+        "{denied:?}"
+    );
+}
+
+#[tokio::test]
 async fn sidecar_is_injected_into_new_pods_only() {
     let fixture = Fixture::new(Mode::Responds).await;
     for (field, value) in [("operation", "UPDATE"), ("subResource", "eviction")] {

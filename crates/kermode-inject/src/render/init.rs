@@ -36,7 +36,7 @@ pub(crate) fn init(
         "command": [INIT_PROGRAM],
         "args": arguments(annotations)?,
         "securityContext": security_context,
-        "resources": resources(&plan.settings.init_container.resources),
+        "resources": resources(&plan.settings.init_container.resources, plan.pod_resources),
     }))
 }
 
@@ -71,7 +71,7 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
         "command": [INIT_PROGRAM],
         "args": args,
         "securityContext": context,
-        "resources": resources(&plan.settings.init_container.resources),
+        "resources": resources(&plan.settings.init_container.resources, plan.pod_resources),
     }))
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
         "securityContext": security_context(plan),
         "livenessProbe": probe(plan, &settings.liveness_probe, 1),
         "readinessProbe": probe(plan, &settings.readiness_probe, settings.readiness_probe.success_threshold),
-        "resources": resources(&settings.resources),
+        "resources": resources(&settings.resources, plan.pod_resources),
         "volumeMounts": mounts,
     });
     match plan.placement {

@@ -1,0 +1,205 @@
+//! Tests of fields of a Pod's spec, other than its containers, that injection respects.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic fails the test"
+)]
+
+mod fixture;
+
+use kermode_inject::settings::SidecarMode;
+use kermode_inject::{Outcome, Settings, inject, parse_quantity};
+use serde_json::{Value, json};
+
+use crate::fixture::Fixture;
+
+const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+
+fn mk_pod(spec: Value) -> Value {
+    let mut pod = json!({
+        "metadata": {"name": "p", "labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},
+        "spec": spec,
+    });
+    if pod["spec"]["containers"].is_null() {
+        pod["spec"]["containers"] = json!([{"name": "app", "image": "x"}]);
+    }
+    pod
+}
+
+fn settings(mode: SidecarMode) -> Settings {
+    Settings {
+        sidecar_mode: mode,
+        native_sidecars_supported: true,
+        ..Settings::default()
+    }
+}
+
+fn injected(pod: &Value, settings: &Settings) -> Value {
+    let outcome = Fixture::default().with(|context| inject(pod, settings, context));
+    let Ok(Outcome::Injected(injection)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    let mut after = pod.clone();
+    json_patch::patch(&mut after, &injection.patch).unwrap();
+    after
+}
+
+/// All containers and init containers.
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    ["containers", "initContainers"]
+        .into_iter()
+        .flat_map(|list| pod["spec"][list].as_array().into_iter().flatten())
+}
+
+fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    containers(pod)
+        .find(|container| container["name"] == name)
+        .expect(name)
+}
+
+// Resources of the Pod as a whole
+
+/// Asserts what the API server validates for a resource that the Pod requests or limits as a whole: no container has a
+/// higher limit, and the containers request no more together. A container without request has that of its limit.
+fn assert_within_budget(pod: &Value, resource: &str) {
+    let of_pod = &pod["spec"]["resources"];
+    let amount = |value: &Value| parse_quantity(value.as_str().expect("a string")).expect("a quantity");
+    for container in containers(pod) {
+        let (own, name) = (&container["resources"], &container["name"]);
+        if let (Some(own), Some(limit)) = (own["limits"].get(resource), of_pod["limits"].get(resource)) {
+            assert!(
+                amount(own) <= amount(limit),
+                "{name} has a higher limit of {resource}: {own}"
+            );
+        }
+        let request = own["requests"]
+            .get(resource)
+            .or_else(|| own["limits"].get(resource));
+        // The application has no request, so that one request within the budget is within it together.
+        if let (Some(request), Some(budget)) = (request, of_pod["requests"].get(resource)) {
+            assert!(
+                amount(request) <= amount(budget),
+                "{name} requests more {resource}: {request}"
+            );
+        }
+    }
+}
+
+#[test]
+fn injected_containers_stay_within_the_resources_of_the_pod() {
+    for resources in [
+        json!({"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "128Mi"}}),
+        json!({"requests": {"cpu": "1m"}}),
+        json!({"limits": {"memory": "1Mi"}}),
+        json!({"requests": {"memory": "1Mi"}, "limits": {"cpu": "10m"}}),
+    ] {
+        for mode in [SidecarMode::Native, SidecarMode::Classic] {
+            for cni_enabled in [false, true] {
+                let settings = Settings {
+                    cni_enabled,
+                    ..settings(mode)
+                };
+                let pod = injected(&mk_pod(json!({"resources": resources})), &settings);
+                for resource in ["cpu", "memory"] {
+                    assert_within_budget(&pod, resource);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn resource_that_the_pod_does_not_budget_keeps_the_settings() {
+    for resources in [
+        json!({"limits": {"memory": "128Mi"}}),
+        json!({"requests": {"memory": "32Mi", "cpu": null}}),
+    ] {
+        let pod = injected(
+            &mk_pod(json!({"resources": resources})),
+            &settings(SidecarMode::Native),
+        );
+        let sidecar = &container(&pod, "kuma-sidecar")["resources"];
+        assert_eq!(
+            *sidecar,
+            json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "1000m"}})
+        );
+    }
+    for resources in [Value::Null, json!({})] {
+        let pod = injected(
+            &mk_pod(json!({"resources": resources})),
+            &settings(SidecarMode::Native),
+        );
+        assert_eq!(
+            container(&pod, "kuma-sidecar")["resources"]["limits"]["memory"],
+            "512Mi"
+        );
+    }
+}
+
+#[test]
+fn worker_threads_follow_the_lower_of_both_cpu_limits() {
+    let mut settings = settings(SidecarMode::Native);
+    settings.sidecar_container.resources = serde_json::from_value(json!({"limits": {"cpu": "8"}})).unwrap();
+    for (limit, threads) in [
+        (json!("4500m"), 4),
+        (json!(3), 3),
+        (json!("200m"), 2),
+        (json!("16"), 8),
+    ] {
+        let pod = injected(
+            &mk_pod(json!({"resources": {"limits": {"cpu": limit}}})),
+            &settings,
+        );
+        let args = container(&pod, "kuma-sidecar")["args"].to_string();
+        assert!(
+            args.contains(&format!("--concurrency={threads}\"")),
+            "{limit}: {args}"
+        );
+    }
+}
+
+// Local volumes
+
+#[test]
+fn emptydir_of_the_sidecar_does_not_keep_the_autoscaler_from_evicting_the_pod() {
+    for (own, expected) in [
+        (Value::Null, "kuma-sidecar-tmp"),
+        (json!(""), "kuma-sidecar-tmp"),
+        (json!("scratch"), "scratch,kuma-sidecar-tmp"),
+        (json!("scratch, cache,"), "scratch, cache,kuma-sidecar-tmp"),
+        (json!("kuma-sidecar-tmp ,scratch"), "kuma-sidecar-tmp ,scratch"),
+    ] {
+        let mut pod = mk_pod(json!({}));
+        if own.is_string() {
+            pod["metadata"]["annotations"][EVICTABLE_VOLUMES] = own.clone();
+        }
+        let after = injected(&pod, &settings(SidecarMode::Native));
+        assert_eq!(
+            after["metadata"]["annotations"][EVICTABLE_VOLUMES], expected,
+            "{own}"
+        );
+    }
+}
+
+#[test]
+fn every_local_volume_that_injection_adds_is_listed_for_the_autoscaler() {
+    for mode in [SidecarMode::Native, SidecarMode::Classic] {
+        let pod = injected(&mk_pod(json!({})), &settings(mode));
+        let listed = pod["metadata"]["annotations"][EVICTABLE_VOLUMES]
+            .as_str()
+            .unwrap_or_default();
+        let is_local = |volume: &&Value| {
+            ["emptyDir", "hostPath"]
+                .iter()
+                .any(|kind| volume.get(kind).is_some())
+        };
+        let volumes = pod["spec"]["volumes"].as_array().expect("volumes").iter();
+        let local: Vec<_> = volumes
+            .filter(is_local)
+            .map(|volume| volume["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(local.join(","), listed, "{mode:?}");
+    }
+}
