@@ -10,7 +10,7 @@ use kermode_model::{Mesh, MeshName, TrafficPermission};
 
 macro_rules! watch_kinds {
     ($($kind:ident = $name:literal,)*) => {
-        /// Kinds of watch. The engine starts one watch for each kind and waits for its initial list.
+        /// Kinds of watch. There is one watch of each kind, and the engine waits for the initial lists of all.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum WatchKind {
             $(#[doc = concat!("Watch of ", $name, ".")] $kind,)*

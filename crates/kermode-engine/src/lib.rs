@@ -255,7 +255,10 @@ impl Engine {
     /// Registers the ready endpoints of the first publication for the tracking of endpoint removals.
     fn add_ready_endpoints(&self) {
         let index = self.index.read();
-        let ready = index.view().dataplanes().filter(|dataplane| is_ready(dataplane));
+        let ready = index
+            .view()
+            .dataplanes()
+            .filter(|dataplane| has_ready_inbound(dataplane));
         for dataplane in ready {
             self.removals
                 .on_endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
@@ -266,7 +269,7 @@ impl Engine {
     fn update_removals(&self, change: &DataplaneChange) {
         let published = |mesh: &MeshName| self.publisher.published_sequence(mesh);
         match change {
-            DataplaneChange::Upsert { dataplane, .. } if is_ready(dataplane) => {
+            DataplaneChange::Upsert { dataplane, .. } if has_ready_inbound(dataplane) => {
                 self.removals
                     .on_endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
             }
@@ -281,8 +284,8 @@ impl Engine {
         }
     }
 
-    /// Logs a failed conversion and records the warnings of a change. Returns the key of the Dataplane to
-    /// write, if any.
+    /// Counts and logs a failed conversion, and records the warnings or the error of a change. Returns the key of the
+    /// Dataplane to write or delete, if any.
     fn report(&self, change: DataplaneChange) -> Option<ObjectKey> {
         let to_write = match &change {
             DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),
@@ -304,7 +307,7 @@ impl Engine {
         }
     }
 
-    /// Records the warnings of a change as Events of its Pod.
+    /// Records the warnings or the error of a change as Events on the Pod.
     fn record_warnings(&self, change: DataplaneChange) {
         match change {
             DataplaneChange::Upsert {
@@ -337,7 +340,7 @@ impl Engine {
     }
 }
 
-fn is_ready(dataplane: &Dataplane) -> bool {
+fn has_ready_inbound(dataplane: &Dataplane) -> bool {
     dataplane.inbounds.iter().any(Inbound::is_ready)
 }
 

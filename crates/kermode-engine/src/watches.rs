@@ -99,7 +99,8 @@ struct WatchBuilder<'a> {
 }
 
 impl WatchBuilder<'_> {
-    /// Builds a watch that converts objects by `convert` and passes their updates to the engine by `wrap`.
+    /// Builds a watch that converts each object by `convert`, wraps each update by `wrap`, and sends the result to the
+    /// engine.
     fn build<K, T>(
         &self,
         api: Api<K>,

@@ -42,7 +42,7 @@ pub struct ConvertSettings {
     pub zone: Option<Arc<str>>,
 }
 
-/// A Dataplane and the warnings for its owner.
+/// A Dataplane, and the warnings about its Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Converted {
     /// The Dataplane.
@@ -71,8 +71,8 @@ pub fn convert(
     };
     let gateway_identity = gateway::identity(pod)?;
     let mut warnings = Vec::new();
-    let named_gateway = gateway::of_workload(gateway_identity, pod, workload);
-    let mut inbounds = if named_gateway.is_some() {
+    let workload_gateway = gateway::of_workload(gateway_identity, pod, workload);
+    let mut inbounds = if workload_gateway.is_some() {
         Vec::new()
     } else if services.is_empty() {
         vec![inbounds::without_service(pod, workload, settings)]
@@ -85,7 +85,7 @@ pub fn convert(
         source.of_services(services, &mut warnings)?
     };
     let gateway =
-        named_gateway.or_else(|| gateway_identity.map(|_| gateway::of_first_inbound(&mut inbounds)));
+        workload_gateway.or_else(|| gateway_identity.map(|_| gateway::of_first_inbound(&mut inbounds)));
     let dataplane = Dataplane {
         key: pod.key.clone(),
         mesh: mesh_of(pod, namespace),

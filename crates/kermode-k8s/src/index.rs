@@ -42,7 +42,7 @@ pub struct Index {
     namespaces: HashMap<Arc<str>, NamespaceFacts>,
     owners: HashMap<OwnerId, OwnerFacts>,
     pods_by_owner: HashMap<OwnerId, HashSet<ObjectKey>>,
-    /// Lookup of Pods and Services by labels, by namespace.
+    /// For each namespace, the lookup of its Pods and Services by labels.
     selections: HashMap<Arc<str>, Selection>,
     pool: Pool,
     /// Number of conversions of Pods so far.
@@ -114,7 +114,7 @@ impl Index {
         self.reconvert_namespace(&name)
     }
 
-    /// Removes a Namespace. Its objects are removed by their own writes.
+    /// Removes a Namespace. Objects in the Namespace remain until each of them is removed by a write of its own.
     pub fn remove_namespace(&mut self, name: &str) -> Changes {
         match self.namespaces.remove_entry(name) {
             Some((name, _)) => self.reconvert_namespace(&name),

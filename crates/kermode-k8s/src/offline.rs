@@ -151,7 +151,7 @@ impl ManifestObjects {
 }
 
 fn dataplane_json(dataplane: &kermode_model::Dataplane, pod_uid: &Arc<str>) -> Value {
-    // A Dataplane contains only strings and numbers, so encoding cannot fail.
+    // A Dataplane contains only strings, numbers and booleans, so encoding cannot fail.
     serde_json::to_value(dataplane_object(dataplane, pod_uid)).unwrap_or_default()
 }
 

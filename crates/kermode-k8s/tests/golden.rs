@@ -39,7 +39,8 @@ fn apply(index: &mut Index, object: &Value) -> Changes {
     }
 }
 
-/// Applies the objects of an input to an index. Returns the last change of the Dataplane of its only Pod.
+/// Applies the objects of an input, which has only one Pod, to an index. Returns the last change of the Pod's
+/// Dataplane.
 fn outcome(input: &[Value]) -> Vec<Value> {
     let settings = input
         .iter()

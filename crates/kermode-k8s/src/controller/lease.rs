@@ -71,8 +71,9 @@ impl Candidate {
     /// the Lease, so that another replica can lead at once.
     pub async fn run(mut self, is_leader: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        // Time at which the last successful renewal was sent. `RENEW_DEADLINE` counts from the request, because other
-        // candidates measure from the write, which may precede the response by a long time.
+        // Time at which the last successful renewal was sent; unused while another replica holds the Lease.
+        // `RENEW_DEADLINE` counts from the request, because other candidates measure from the write, which may precede
+        // the response by a long time.
         let mut last_renewal = Instant::now();
         loop {
             let start = Instant::now();
@@ -88,13 +89,16 @@ impl Candidate {
                 Ok(Err(error)) => {
                     tracing::warn!(
                         "{}",
-                        describe(&format!("Lease {} cannot be renewed", self.name), &error)
+                        describe(
+                            &format!("Lease {} cannot be acquired or renewed", self.name),
+                            &error
+                        )
                     );
                     *is_leader.borrow()
                 }
                 Err(_) => {
                     tracing::warn!(
-                        "Lease {} cannot be renewed: the API server did not respond in time",
+                        "Lease {} cannot be acquired or renewed: the API server did not respond in time",
                         self.name
                     );
                     *is_leader.borrow()
@@ -213,7 +217,11 @@ impl Candidate {
             Ok::<_, kube::Error>(())
         };
         if let Ok(Err(error)) = tokio::time::timeout(RETRY_PERIOD, release).await {
-            tracing::debug!(%error, "Lease cannot be released; another replica can acquire it once it has expired");
+            tracing::debug!(
+                lease = self.name,
+                %error,
+                "Lease cannot be released; another replica can acquire it once it has expired"
+            );
         }
     }
 }

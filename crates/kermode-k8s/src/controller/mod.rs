@@ -1,4 +1,5 @@
-//! Kubernetes IO around the pure stages: reads watches; writes Dataplanes, Events and webhook registrations.
+//! Kubernetes IO around the pure stages: reads watches; writes Dataplanes, default objects, Secrets, Events and webhook
+//! registrations.
 //!
 //! All replicas watch; the holder of the [`lease`] writes Dataplanes and their Events.
 

@@ -22,7 +22,7 @@ pub struct Events {
 /// Object that an Event is about.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    /// Kind of a core/v1 object: `Pod` or `Namespace`.
+    /// Kind of a core/v1 object, such as `Pod`.
     pub kind: &'static str,
     /// Namespace and name of the object.
     pub key: ObjectKey,

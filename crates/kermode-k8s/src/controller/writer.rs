@@ -78,7 +78,8 @@ struct WriterInner {
     /// Dataplanes to reconcile.
     queue: Queue,
     observed: Mutex<HashMap<ObjectKey, ObservedDataplane>>,
-    /// Number of consecutive rejections by the API server, by Dataplane.
+    /// Number of consecutive attempts, by Dataplane, that failed because the API server rejected the Dataplane or its
+    /// Mesh was missing.
     rejections: Mutex<HashMap<ObjectKey, u32>>,
     waiting: WaitingForMesh,
     /// Writes the leader's part of the status.
@@ -145,7 +146,7 @@ impl Writer {
         self.inner.queue.push(key);
     }
 
-    /// Queues Dataplanes that may differ from their desired state after a delay.
+    /// After a delay, queues Dataplanes that may differ from their desired state.
     pub fn enqueue_later(&self, keys: Vec<ObjectKey>, delay: Duration) {
         if delay.is_zero() {
             self.enqueue_all(keys);
@@ -164,7 +165,7 @@ impl Writer {
         }
     }
 
-    /// Called when a Mesh was created or has changed. Queues the Dataplanes that wait for the Mesh.
+    /// Called when a Mesh was created, changed or deleted. Queues the Dataplanes that wait for the Mesh.
     pub fn mesh_changed(&self, mesh: &MeshName) {
         for key in self.inner.waiting.take(mesh) {
             self.inner.queue.push(key);
@@ -331,14 +332,14 @@ mod tests {
         let events = Events::start(client.clone(), None);
         let writer = Writer::new(client, NoDataplanes, events, Metrics::default());
         let key = |name| ObjectKey::new("shop", name);
-        let (start, after) = (Instant::now(), Duration::from_millis(30));
-        writer.enqueue_later(vec![key("late-1"), key("late-2")], after);
+        let (start, delay) = (Instant::now(), Duration::from_millis(30));
+        writer.enqueue_later(vec![key("late-1"), key("late-2")], delay);
         writer.enqueue_later(vec![key("now")], Duration::ZERO);
-        writer.enqueue_later(Vec::new(), after);
+        writer.enqueue_later(Vec::new(), delay);
         assert_eq!(writer.inner.queue.pop().await, key("now"));
         assert_eq!(start.elapsed(), Duration::ZERO);
         assert_eq!(writer.inner.queue.pop().await, key("late-1"));
         assert_eq!(writer.inner.queue.pop().await, key("late-2"));
-        assert!(start.elapsed() >= after);
+        assert!(start.elapsed() >= delay);
     }
 }

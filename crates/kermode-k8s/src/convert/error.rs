@@ -17,7 +17,7 @@ pub enum ConvertError {
         /// The Pod's name.
         pod: String,
     },
-    /// The Services of the Pod have more ports than a Dataplane has inbounds.
+    /// The Services of the Pod have more ports than a Dataplane can have inbounds.
     #[error(
         "the {services} Services that select the Pod have {found} ports, but a Dataplane has at most {} inbounds: \
          narrow the selectors of Services, or exclude Services from the mesh by annotation \"{}: enabled\"",

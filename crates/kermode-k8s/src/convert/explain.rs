@@ -13,7 +13,8 @@ use super::{ConvertSettings, gateway, health, inbounds, selects};
 pub struct DataplaneExplanation {
     /// Whether each Service of the namespace selects the Pod, sorted by name of the Service.
     pub services: Vec<(Arc<str>, ServiceSelection)>,
-    /// The inbounds in the order of the Dataplane. For a gateway, the inbounds without the gateway annotation.
+    /// The inbounds in the order of the Dataplane. For a gateway, whose Dataplane has no inbounds, those that its
+    /// Services would yield.
     pub inbounds: Vec<InboundExplanation>,
     /// Labels that did not become tags.
     pub dropped_labels: Vec<(Arc<str>, LabelDropReason)>,
@@ -41,7 +42,7 @@ pub enum ServiceSelection {
     Ignored,
 }
 
-/// One inbound, or a port of a Service that does not match a container port.
+/// One inbound, or a Service's port that matches no container port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundExplanation {
     /// The Service, its port and target port; `None` for a service-less Pod.
@@ -140,7 +141,7 @@ fn selection(service: &ServiceFacts, pod: &PodFacts) -> ServiceSelection {
         .selector
         .iter()
         .find(|(key, wanted)| pod.labels.get(key) != Some(wanted));
-    // A Service that has none of these reasons is ignored.
+    // If none of these reasons applies, the Service has the annotation `kuma.io/ignore`.
     differing.map_or(ServiceSelection::Ignored, |(key, wanted)| {
         ServiceSelection::Differs {
             key: key.clone(),

@@ -9,7 +9,7 @@ use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, tag};
 use super::error::ConvertError;
 use super::facts::{PodFacts, Workload};
 
-/// Returns what names the gateway; `None` if the Pod is not a gateway.
+/// Returns whether the gateway is named after its workload or its Service; `None` if the Pod is not a gateway.
 pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, ConvertError> {
     let Some(value) = pod.annotations.get(annotation::GATEWAY) else {
         return Ok(None);
@@ -19,8 +19,9 @@ pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, Conver
     })
 }
 
-/// Returns the gateway of a Pod that is named after its workload; `None` if the Pod has no workload, or is named after
-/// its Service. Services of such a Pod have no influence: a Service for metrics does not name the gateway.
+/// Returns the gateway if it is named after the Pod's workload; `None` if it is named after the Service, or the Pod has
+/// no workload. The Services of a gateway named after its workload have no influence: a Service for metrics does not
+/// name the gateway.
 pub(super) fn of_workload(
     identity: Option<GatewayIdentity>,
     pod: &PodFacts,

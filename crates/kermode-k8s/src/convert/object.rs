@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn dataplane_of_several_services_or_a_long_name_has_no_service_label() {
+    fn dataplane_of_several_services_or_of_one_with_a_long_name_has_no_service_label() {
         let rest = [pair("kuma.io/mesh", "default"), pair("kuma.io/zone", "east")];
         assert_eq!(labels_of(&["a_ns_svc_80", "b_ns_svc_80"]), rest);
         let long = format!("{}_ns_svc_80", "a".repeat(63));

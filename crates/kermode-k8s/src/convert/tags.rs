@@ -24,7 +24,7 @@ pub enum TagSource {
     ServicePort,
     /// Name, namespace and port of the Service.
     Service,
-    /// Name and namespace of the workload of a service-less Pod.
+    /// Name and namespace of a service-less Pod's workload, or of the Pod itself if it has no workload.
     Workload,
     /// Protocol that the Service declares for its port.
     DeclaredProtocol,

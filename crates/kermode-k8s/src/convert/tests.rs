@@ -318,7 +318,7 @@ fn equal_protocols_give_no_warning() {
 }
 
 #[test]
-fn services_that_are_ignored_external_without_selector_or_in_another_namespace_select_no_pod() {
+fn service_selects_no_pod_if_it_is_ignored_or_external_or_without_selector_or_in_another_namespace() {
     let pod = annotated_pod(json!({}));
     let mut external = mk_service("external", &json!([{"port": 80}]));
     external.external_name = true;
@@ -423,7 +423,7 @@ fn provided_gateway_is_named_after_its_workload_whatever_services_select_it() {
 }
 
 #[test]
-fn provided_gateway_without_workload_has_the_tags_of_its_service_or_else_of_itself() {
+fn provided_gateway_without_workload_is_named_after_its_service_or_else_itself() {
     let pod = annotated_pod(json!({"kuma.io/gateway": "provided"}));
     let service_name =
         |services: &[ServiceFacts]| converted(&pod, services).dataplane.services()[0].to_string();

@@ -1,4 +1,5 @@
-//! Changes caused by a write to the index: touched parts of the mesh view, Dataplanes to write, and finished Jobs.
+//! Changes caused by a write to the index: touched parts of the mesh view, Dataplanes to write, and sidecars that must
+//! quit.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ pub struct Changes {
     /// Dataplanes to write, and warnings about Pods to report.
     pub dataplanes: Vec<DataplaneChange>,
     /// Dataplanes of Pods whose application has finished and whose sidecar must quit.
-    pub completed: Vec<Arc<Dataplane>>,
+    pub sidecars_to_quit: Vec<Arc<Dataplane>>,
 }
 
 /// A change of one Dataplane.
@@ -46,14 +47,14 @@ pub enum DataplaneChange {
 impl Changes {
     /// Whether there are no changes.
     pub fn is_empty(&self) -> bool {
-        self.touched.is_empty() && self.dataplanes.is_empty() && self.completed.is_empty()
+        self.touched.is_empty() && self.dataplanes.is_empty() && self.sidecars_to_quit.is_empty()
     }
 
     /// Appends later changes.
     pub fn extend(&mut self, later: Self) {
         self.touched.extend(later.touched);
         self.dataplanes.extend(later.dataplanes);
-        self.completed.extend(later.completed);
+        self.sidecars_to_quit.extend(later.sidecars_to_quit);
         self.sort();
     }
 

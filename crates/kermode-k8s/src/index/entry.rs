@@ -47,9 +47,9 @@ impl PodEntry {
 
     /// Applies the result of a conversion.
     ///
-    /// A Pod that cannot be converted keeps its last valid Dataplane with its current health: a terminating Pod stops
-    /// being an endpoint even if an annotation is invalid. A Pod with another UID does not inherit the Dataplane of
-    /// its predecessor.
+    /// A Pod that cannot be converted keeps its last valid Dataplane, but address and health are updated: a terminating
+    /// Pod stops being an endpoint even if an annotation is invalid. A Pod with another UID does not inherit the Dataplane
+    /// of its predecessor.
     pub(super) fn apply_result(
         &mut self,
         result: Result<Option<Converted>, ConvertError>,
@@ -91,7 +91,8 @@ impl PodEntry {
         failed.into_iter().chain(warned)
     }
 
-    /// Returns the last valid Dataplane with its current address and health; `None` if it belongs to an earlier Pod.
+    /// Returns the last valid Dataplane with the Pod's current address and health; `None` if the Dataplane belongs to
+    /// an earlier Pod of the same name.
     fn last_valid(&self) -> Option<Converted> {
         let current = self.current.as_ref();
         let current = current.filter(|current| current.pod_uid == self.facts.uid)?;
@@ -129,8 +130,8 @@ impl PodEntry {
         }
     }
 
-    /// Adds a Dataplane to the view, unless the view has it already. The Dataplane of a failed Pod is removed instead,
-    /// because the Pod no longer runs and its address may already belong to another Pod.
+    /// Adds a Dataplane to the view, unless the view has it already. If the Pod is in phase Failed, its Dataplane is
+    /// removed from the view instead, because the Pod no longer runs and its address may already belong to another Pod.
     fn update_view(
         &self,
         dataplane: Dataplane,
@@ -163,14 +164,14 @@ impl PodEntry {
         }
     }
 
-    /// Adds the Dataplane to the completed ones, once, when the application has finished and the sidecar must quit.
+    /// Reports once that the sidecar must quit, when the application has finished.
     fn request_quit(&mut self, changes: &mut Changes) {
         let must_quit = completion::sidecar_should_quit(&self.facts);
         if let Some(current) = &self.current
             && must_quit
             && !self.quit_requested
         {
-            changes.completed.push(current.dataplane.clone());
+            changes.sidecars_to_quit.push(current.dataplane.clone());
         }
         self.quit_requested = must_quit && self.current.is_some();
     }

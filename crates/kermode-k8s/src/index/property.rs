@@ -1,5 +1,5 @@
-//! Property test of the index: after any writes its state equals a conversion of all objects from scratch, and every
-//! write returns exactly its changes.
+//! Property test of the index: after any writes its state equals that of a conversion of all objects from scratch, and
+//! every write returns exactly the changes that it has caused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ enum Write {
     RemovePod(u8),
     Service(u8, ServiceShape),
     RemoveService(u8),
-    /// Whether the Namespace sets the mesh `other` or `default`; `None` if it sets no mesh.
+    /// `Some(true)` if the Namespace sets the mesh `other`, `Some(false)` if `default`; `None` if it sets no mesh.
     Namespace(Option<bool>),
     RemoveNamespace,
     /// Whether a Deployment owns the ReplicaSet.
@@ -397,12 +397,12 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
 }
 
 /// Removes from a state the Pods that cannot be converted, because their state depends on earlier writes.
-fn without_failed_pods(mut state: IndexState, failed: &BTreeSet<ObjectKey>) -> IndexState {
-    state.desired.retain(|key, _| !failed.contains(key));
-    state.dataplanes.retain(|key, _| !failed.contains(key));
-    state.rules.retain(|key, _| !failed.contains(key));
+fn without_invalid_pods(mut state: IndexState, invalid: &BTreeSet<ObjectKey>) -> IndexState {
+    state.desired.retain(|key, _| !invalid.contains(key));
+    state.dataplanes.retain(|key, _| !invalid.contains(key));
+    state.rules.retain(|key, _| !invalid.contains(key));
     for (_, endpoints) in state.services.values_mut() {
-        endpoints.retain(|_, endpoint| !failed.contains(&endpoint.dataplane));
+        endpoints.retain(|_, endpoint| !invalid.contains(&endpoint.dataplane));
     }
     state.services.retain(|_, (_, endpoints)| !endpoints.is_empty());
     state
@@ -453,7 +453,10 @@ fn check_dataplane_changes(
                 desired.insert(dataplane.key.clone(), value);
             }
             DataplaneChange::Delete(key) => {
-                prop_assert!(desired.remove(key).is_some(), "{key} did not exist");
+                prop_assert!(
+                    desired.remove(key).is_some(),
+                    "Dataplane {key} is reported as deleted but did not exist"
+                );
             }
             DataplaneChange::Failed { .. } => {}
         }
@@ -484,8 +487,8 @@ proptest! {
             let repeated = apply_write(&mut index, write);
             prop_assert!(repeated.is_empty(), "a repeated write must change nothing: {:?}", write);
         }
-        let failed: BTreeSet<_> = index.failed().map(|(key, _)| key.clone()).collect();
-        let expected = without_failed_pods(state_from_scratch(&index, &permissions), &failed);
-        prop_assert_eq!(without_failed_pods(state_of(&index), &failed), expected);
+        let invalid: BTreeSet<_> = index.conversion_errors().map(|(key, _)| key.clone()).collect();
+        let expected = without_invalid_pods(state_from_scratch(&index, &permissions), &invalid);
+        prop_assert_eq!(without_invalid_pods(state_of(&index), &invalid), expected);
     }
 }

@@ -62,7 +62,7 @@ impl Index {
     }
 
     /// Pods that cannot be converted, with their errors, in no particular order.
-    pub fn failed(&self) -> impl Iterator<Item = (&ObjectKey, &ConvertError)> {
+    pub fn conversion_errors(&self) -> impl Iterator<Item = (&ObjectKey, &ConvertError)> {
         let pods = self.pods.iter();
         pods.filter_map(|(key, entry)| Some((key, entry.error.as_ref()?)))
     }

@@ -82,15 +82,18 @@ impl Selection {
     }
 }
 
-fn add(names: &mut HashMap<Label, Names>, label: &Label, name: &Arc<str>) {
-    names.entry(label.clone()).or_default().insert(name.clone());
+fn add(names_by_label: &mut HashMap<Label, Names>, label: &Label, name: &Arc<str>) {
+    names_by_label
+        .entry(label.clone())
+        .or_default()
+        .insert(name.clone());
 }
 
-fn remove(names: &mut HashMap<Label, Names>, label: &Label, name: &Arc<str>) {
-    if let Some(indexed) = names.get_mut(label) {
+fn remove(names_by_label: &mut HashMap<Label, Names>, label: &Label, name: &Arc<str>) {
+    if let Some(indexed) = names_by_label.get_mut(label) {
         indexed.remove(name);
         if indexed.is_empty() {
-            names.remove(label);
+            names_by_label.remove(label);
         }
     }
 }

@@ -210,7 +210,7 @@ fn invalid_pod_keeps_its_last_valid_dataplane_with_current_health() {
         service_name_of(&index, "web-1").as_deref(),
         Some("web_demo_svc_80")
     );
-    assert_eq!(index.failed().count(), 1);
+    assert_eq!(index.conversion_errors().count(), 1);
 
     pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let changes = index.apply_pod(read_pod(&pod));
@@ -246,7 +246,7 @@ fn pod_whose_services_have_too_many_ports_keeps_its_last_valid_dataplane() {
         Some("web_demo_svc_80")
     );
     let changes = index.remove_service(&key("many"));
-    assert_eq!(index.failed().count(), 0);
+    assert_eq!(index.conversion_errors().count(), 0);
     assert_eq!(
         changes.dataplanes,
         [],
@@ -322,11 +322,11 @@ fn finished_job_is_reported_once() {
     let sidecar = json!({"name": "kuma-sidecar", "ready": true, "state": {"running": {}}});
     let job = |state: Value| json!({"name": "app", "ready": false, "state": state});
     pod["status"]["containerStatuses"] = json!([sidecar, job(json!({"running": {}}))]);
-    assert_eq!(index.apply_pod(read_pod(&pod)).completed, []);
+    assert_eq!(index.apply_pod(read_pod(&pod)).sidecars_to_quit, []);
     pod["status"]["containerStatuses"] = json!([sidecar, job(json!({"terminated": {"exitCode": 0}}))]);
-    assert_eq!(index.apply_pod(read_pod(&pod)).completed.len(), 1);
+    assert_eq!(index.apply_pod(read_pod(&pod)).sidecars_to_quit.len(), 1);
     pod["metadata"]["labels"] = json!({"some": "label"});
-    assert_eq!(index.apply_pod(read_pod(&pod)).completed, []);
+    assert_eq!(index.apply_pod(read_pod(&pod)).sidecars_to_quit, []);
 }
 
 #[test]

@@ -222,7 +222,7 @@ async fn change_is_written_once_and_its_watch_event_causes_no_write() {
     for round in 0..20 {
         lab.apply_pod(&replica, "web", round % 2 == 1).await;
     }
-    // Keys are processed in order: once the last Pod is written, all changes of the first one are written.
+    // Keys are processed in order: once the Dataplane of `sentinel` is written, all changes of `web` are written.
     lab.apply_pod(&replica, "sentinel", true).await;
     lab.wait_for_dataplane("sentinel", |dataplane| {
         dataplane["status"]["inbounds"]["summary"] == "1/1"

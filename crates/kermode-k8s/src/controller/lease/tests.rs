@@ -226,7 +226,8 @@ async fn delayed_response_does_not_extend_leadership() {
     sleep(Duration::from_millis(500)).await;
     let (_link, mut second, two) = server.start_candidate("b");
     sleep(Duration::from_millis(8500)).await;
-    // Requests arrive at once and each of the two responses takes 2.4 s; then the link is cut.
+    // Requests arrive at once, but the responses to the read and to the write of the Lease take 2.4 s each; then the
+    // link is cut.
     link.set_delay(Duration::ZERO, Duration::from_millis(2400));
     sleep(Duration::from_millis(7200)).await;
     link.disconnect();

@@ -39,12 +39,12 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "dataplane_writes",
-            "Dataplanes written to the API server",
+            "Writes of Dataplanes to the API server",
             self.writes.clone(),
         );
         registry.register(
             "dataplane_generation_failures",
-            "Pods that could not be converted to a Dataplane, or whose Dataplane the API server rejected",
+            "Pods that could not be converted to a Dataplane, or whose Dataplane was rejected or has no Mesh",
             self.generation_failures.clone(),
         );
     }
@@ -54,7 +54,7 @@ impl Metrics {
         self.writes.get_or_create(&WriteLabels { result }).get()
     }
 
-    /// Counts a Pod that could not be converted, or whose Dataplane the API server rejected.
+    /// Counts a Pod that could not be converted, or whose Dataplane the API server rejected or has no Mesh.
     pub fn count_generation_failure(&self) {
         self.generation_failures.inc();
     }

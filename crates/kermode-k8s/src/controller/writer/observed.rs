@@ -17,7 +17,7 @@ pub struct ObservedDataplane {
     pub(super) content: ContentHash,
     /// The leader's part of the status; `None` if it has not been written.
     pub(super) status: Option<StatusHash>,
-    /// Whether a Pod owns the Dataplane. Dataplanes that users create themselves are not modified.
+    /// Whether a Pod owns the Dataplane. The writer does not delete Dataplanes that users create themselves.
     pub(super) owned_by_pod: bool,
     /// Resource version, which orders the states from the watch and from responses to writes.
     pub(super) resource_version: u64,

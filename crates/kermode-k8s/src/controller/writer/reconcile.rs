@@ -16,7 +16,7 @@ use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, MANAGED_LABELS};
 
-/// Error of a write that must be retried after this pause. The failure has already been reported.
+/// Error of a write that must be retried after this pause. A failure that users must know of has already been reported.
 #[derive(Debug)]
 pub(super) struct RetryAfter(pub(super) Duration);
 
