@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn command_line_matches_the_documentation() {
+    fn command_line_contains_bootstrap_drain_time_log_level_and_concurrency() {
         let bootstrap = serde_json::json!({"node": {"id": "a"}});
         assert_eq!(
             arguments(&mk_config(2, Duration::from_millis(1500)), &bootstrap).join(" ".as_ref()),

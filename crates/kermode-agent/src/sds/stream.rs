@@ -104,7 +104,7 @@ impl SdsStream {
         if request.resource_names != self.subscribed {
             for name in &request.resource_names {
                 if *name != self.names.identity && *name != self.names.authority {
-                    tracing::warn!(name, "Envoy subscribed to a secret of another mesh");
+                    tracing::warn!(name, "Envoy subscribed to a secret that the agent does not serve");
                 }
             }
             self.subscribed = request.resource_names;

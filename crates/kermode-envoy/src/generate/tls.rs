@@ -33,7 +33,7 @@ pub(crate) const ALPN: &str = "kuma";
 
 const TLS_TRANSPORT_SOCKET: &str = "envoy.transport_sockets.tls";
 
-/// Names of a mesh that the TLS contexts of its proxies contain.
+/// Names that the TLS contexts of a mesh's proxies contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MeshTls {
     /// Name of the mesh, which is the SPIFFE trust domain.
@@ -45,7 +45,7 @@ pub(crate) struct MeshTls {
 }
 
 impl MeshTls {
-    /// The names of a mesh; `None` without mTLS.
+    /// The names for a mesh; `None` without mTLS.
     pub(crate) fn of(mesh: &Mesh) -> Option<Self> {
         mesh.mtls.as_ref()?;
         Some(Self {

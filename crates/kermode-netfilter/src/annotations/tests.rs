@@ -17,7 +17,7 @@ fn missing_annotations_mean_the_injectors_defaults() {
 }
 
 #[test]
-fn every_annotation_is_honoured() {
+fn annotations_replace_the_defaults() {
     let config = read(&[
         (key::GATEWAY, "enabled"),
         (key::SIDECAR_UID, "70000"),
