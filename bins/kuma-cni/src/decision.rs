@@ -14,7 +14,7 @@ pub(crate) struct PodSummary {
     /// Names of init containers.
     pub(crate) init_containers: Vec<String>,
     /// Number of long-running containers, including native sidecars (restartable init containers).
-    pub(crate) running_containers: usize,
+    pub(crate) long_running_containers: usize,
 }
 
 /// Reason for which a pod is skipped.
@@ -36,7 +36,7 @@ pub(crate) fn skip_reason(pod: &PodSummary) -> Option<Skip> {
     if pod.init_containers.iter().any(|name| name == INIT_CONTAINER) {
         return Some(Skip::HasInitContainer);
     }
-    if pod.running_containers < 2 {
+    if pod.long_running_containers < 2 {
         return Some(Skip::SingleContainer);
     }
     let injected = pod
@@ -50,14 +50,18 @@ pub(crate) fn skip_reason(pod: &PodSummary) -> Option<Skip> {
 mod tests {
     use super::*;
 
-    fn mk_pod(init_containers: &[&str], running_containers: usize, injected: Option<&str>) -> PodSummary {
+    fn mk_pod(
+        init_containers: &[&str],
+        long_running_containers: usize,
+        injected: Option<&str>,
+    ) -> PodSummary {
         PodSummary {
             annotations: injected
                 .map(|value| (SIDECAR_INJECTED.to_owned(), value.to_owned()))
                 .into_iter()
                 .collect(),
             init_containers: init_containers.iter().map(|&name| name.to_owned()).collect(),
-            running_containers,
+            long_running_containers,
         }
     }
 

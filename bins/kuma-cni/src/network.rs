@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn version_is_read_from_any_input() {
+    fn version_is_read_from_valid_input_and_is_the_oldest_for_invalid_input() {
         assert_eq!(version_of(CHAINED), "1.0.0");
         assert_eq!(version_of("not json"), "0.1.0");
     }

@@ -65,7 +65,7 @@ fn summarize(pod: Pod) -> PodSummary {
         .iter()
         .filter(|container| container.restart_policy.as_deref() == Some("Always"));
     PodSummary {
-        running_containers: spec.containers.len() + native_sidecars.count(),
+        long_running_containers: spec.containers.len() + native_sidecars.count(),
         annotations: pod.metadata.annotations.unwrap_or_default(),
         init_containers: init_containers
             .into_iter()
@@ -88,7 +88,7 @@ mod tests {
             },
         });
         let summary = summarize(serde_json::from_value(pod).expect("a pod"));
-        assert_eq!(summary.running_containers, 2);
+        assert_eq!(summary.long_running_containers, 2);
         assert_eq!(summary.init_containers, ["kuma-sidecar", "migrate"]);
         assert_eq!(summary.annotations.len(), 1);
     }

@@ -1,7 +1,8 @@
 //! Debug endpoint: state of this replica as JSON over plain HTTP, for troubleshooting.
 //!
-//! Its server listens on loopback, so only `kubectl port-forward` reaches it. Responses contain no keys and no tokens,
-//! and of a proxy's resources only the names and versions. [`kermode_protocol::debug`] has the types of the responses.
+//! Its server listens on loopback, so only `kubectl port-forward` reaches it. Responses contain no keys and no tokens.
+//! Of a proxy's resources, they show the names, versions and sizes, but not the contents. [`kermode_protocol::debug`]
+//! has the types of the responses.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -99,7 +100,7 @@ async fn resources(
         let _ = tokio::time::timeout(GENERATION_TIMEOUT, subscription.changed()).await;
         resources = subscription.read(|view, _| view.as_ref().map(resources_by_kind));
     }
-    let text = format!("{key} has no resources; check that its Dataplane and its Mesh exist\n");
+    let text = format!("proxy {proxy} has no resources; check that its Dataplane and its Mesh exist\n");
     resources.map(Json).ok_or((StatusCode::NOT_FOUND, text))
 }
 

@@ -68,7 +68,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     let finish = async {
         if config.runs_in_pod() && outcome.is_ok() {
-            // `/ready` fails from now on, because nothing calls `ready` on this guard.
+            // `/ready` fails from now on, because nothing calls `mark_ready` on this guard.
             let _guard = readiness.register("shutdown");
             tokio::time::sleep(SHUTDOWN_DELAY).await;
         }
@@ -108,7 +108,11 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let state = SharedState::new(config, client.clone(), &registry);
     let (event_sender, event_receiver) = mpsc::channel(WATCH_QUEUE_CAPACITY);
     for watch in watches::all(&client, &namespace, &event_sender) {
-        spawn(&mut components, "watch", run_until_shutdown(shutdown, watch));
+        spawn(
+            &mut components,
+            "watch of the engine",
+            run_until_shutdown(shutdown, watch),
+        );
     }
     spawn_controllers(
         &mut components,
@@ -144,7 +148,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     );
     spawn(
         &mut components,
-        "serving certificate",
+        "renewal of the serving certificate",
         serving_identity.run(shutdown.clone()),
     );
     let engine = state.into_engine().run(event_receiver, watches_synced);
@@ -182,21 +186,21 @@ fn spawn_controllers(
     let status_writer = state.statuses.clone().run(state.writer.metrics().clone());
     spawn(
         components,
-        "status of proxies",
+        "writer of proxy statuses",
         run_until_shutdown(shutdown, status_writer),
     );
     // Several replicas cannot start the same rotation: it starts with a Secret, which only one of them can create.
     let ca_rotation = state.rotate_authorities(registry);
     spawn(
         components,
-        "CAs of meshes",
+        "rotation of CAs",
         run_until_shutdown(shutdown, ca_rotation),
     );
     // All replicas share the CA of the webhooks, so they write the same registrations.
     let registrations = registration::maintain_ca_bundles(client.clone(), ca_pem.as_bytes().to_vec());
     spawn(
         components,
-        "webhook registrations",
+        "update of webhook registrations",
         run_until_shutdown(shutdown, registrations),
     );
 }
@@ -297,7 +301,7 @@ fn spawn_leader_components(
     };
     spawn(
         components,
-        "default objects",
+        "creation of default objects",
         run_until_shutdown(shutdown, defaults.run()),
     );
     let mesh_statuses = MeshStatuses {
@@ -308,7 +312,7 @@ fn spawn_leader_components(
     };
     spawn(
         components,
-        "status of Meshes",
+        "writer of Mesh statuses",
         run_until_shutdown(shutdown, mesh_statuses.run()),
     );
 }

@@ -97,8 +97,9 @@ impl Authorities {
     /// Returns the CAs of a mesh's backend.
     ///
     /// # Errors
-    /// When the Secrets cannot be read or created, or are inconsistent. Cached CAs are returned instead until they are
-    /// [`MAX_STALENESS`] old. A rotation that is unknown to this replica may have started since.
+    /// When the Secrets cannot be read or created, or are inconsistent, and the cached CAs are older than
+    /// [`MAX_STALENESS`]. Younger cached CAs are returned. Older ones are not, because a rotation that is unknown to
+    /// this replica may have started since.
     pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<RotationPlan>> {
         let id = (mesh.clone(), backend.to_owned());
         let backend = self.backend(&id);
@@ -195,7 +196,11 @@ impl Authorities {
         };
         for lost in &reconciled.lost {
             let name = names.of_generation(lost.number);
-            tracing::warn!(namespace, name, "Secret was deleted: restored from memory");
+            tracing::warn!(
+                namespace,
+                name,
+                "Secret was deleted: it is created again from memory"
+            );
             self.create_secret(&names, lost).await?;
         }
         if let Some(first) = found_first {
@@ -228,8 +233,8 @@ impl Authorities {
         Ok(first)
     }
 
-    /// Creates the Secret of a CA and returns the CA in it: that of another replica if the other one created the Secret
-    /// first.
+    /// Creates the Secret of a CA. Returns the CA in the Secret, which is another replica's CA if that replica created
+    /// the Secret first.
     async fn create_secret(
         &self,
         names: &SecretNames,
@@ -244,7 +249,7 @@ impl Authorities {
         self.decode(names, generation.number, &data)
     }
 
-    /// Creates the Secret with the certificate of the first CA, which users and tools read under Kuma's name.
+    /// Creates the Secret with the certificate of the first CA. Users and tools read this Secret under Kuma's name.
     async fn create_certificate_secret(
         &self,
         names: &SecretNames,

@@ -10,13 +10,15 @@ use kermode_model::MeshName;
 
 /// Type of the Secrets, as in Kuma.
 pub(super) const SECRET_TYPE: &str = "system.kuma.io/secret";
-/// Entry with the private key; in the Secret that has only a certificate, the entry with the certificate. As in Kuma.
+/// Entry with the private key, or with the certificate in a Secret that has only a certificate, as in Kuma.
 pub(super) const VALUE_ENTRY: &str = "value";
 /// Entry with the certificate.
 const CERTIFICATE_ENTRY: &str = "certificate";
-/// Entry with the time from which a later generation signs, in seconds since the Unix epoch.
+/// Entry with the time from which the CA signs, in seconds since the Unix epoch. The first generation has no such
+/// entry.
 const SIGNS_FROM_ENTRY: &str = "signs-from";
-/// Entry with the time until which the previous generation is trusted, in seconds since the Unix epoch.
+/// Entry with the time until which the previous generation is trusted, in seconds since the Unix epoch. The first
+/// generation has no such entry.
 const PREDECESSOR_TRUSTED_UNTIL_ENTRY: &str = "predecessor-trusted-until";
 /// Entry with the value of the rotation annotation that was in effect when the CA was created.
 const REQUEST_ENTRY: &str = "request";

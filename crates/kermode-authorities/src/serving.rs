@@ -37,7 +37,7 @@ struct OwnCertificate {
     names: Vec<String>,
     /// Last issued certificate.
     issued: kermode_identity::IssuedServingCertificate,
-    /// The same certificate as the servers use it.
+    /// The same certificate, in the form that the servers use.
     current: Arc<ServingCertificate>,
 }
 
@@ -96,7 +96,7 @@ impl ServingIdentity {
             tracing::warn!(
                 namespace,
                 name = CA_SECRET,
-                "Secret was deleted: restored from memory"
+                "Secret was deleted: it is created again from memory"
             );
             let data = || encode_ca(&self.own.authority);
             secret::get_or_create(client, namespace, CA_SECRET, "Opaque", data).await?
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificate_is_renewed_before_it_expires_and_not_earlier() {
+    fn certificate_is_renewed_shortly_before_it_expires_but_not_at_half_its_lifetime() {
         let start = SystemTime::now();
         let authority = ServingAuthority::generate(start).expect("a CA");
         let names = vec!["localhost".to_owned()];

@@ -102,7 +102,7 @@ impl ApiServer {
         self.secrets().remove(name).expect("the Secret exists")
     }
 
-    /// Moves the times in the schedule of a CA into the past.
+    /// Makes the times of the schedule in the Secret `name` earlier.
     pub fn backdate_schedule(&self, name: &str, by: Duration) {
         let mut secrets = self.secrets();
         let data = &mut secrets.get_mut(name).expect("the Secret exists")["data"];

@@ -1,7 +1,7 @@
 //! Certificate signing requests: verification of the signature, the key and the requested names.
 //!
-//! A certificate's names come from the Dataplane. A request with other names is rejected rather than ignored, so that
-//! attempts become visible.
+//! A certificate's names come from the Dataplane. A request for other names is rejected instead of signed without them,
+//! so that attempts to obtain another identity become visible.
 
 use std::borrow::Cow;
 

@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum Error {
     /// A name has characters that are not allowed in a certificate.
-    #[error("{what} `{text}` is not allowed in a certificate: only printable ASCII is; rename it")]
+    #[error(
+        "{what} `{text}` is not allowed in a certificate: rename it, with printable ASCII characters only"
+    )]
     NameNotAllowed {
         /// Kind of the name.
         what: &'static str,
@@ -79,7 +81,7 @@ pub enum Error {
         "certificate signing request does not name the proxy that made it; run a kuma-dp of the control plane's version"
     )]
     RequestUnbound,
-    /// The signing request was made by another proxy.
+    /// The signing request names another proxy, or several proxies, as its maker.
     #[error("certificate signing request was made by another proxy; make one with this proxy's own key")]
     RequestOfAnother,
     /// The Dataplane has no service.

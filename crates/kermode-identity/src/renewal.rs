@@ -8,7 +8,7 @@ use crate::Validity;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// Upper bound of the backoff: short compared with the fifth of a lifetime that remains when renewal starts.
 const MAX_RETRY: Duration = Duration::from_secs(10);
-/// Pause while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
+/// Pause between requests while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
 const DISABLED_RETRY: Duration = Duration::from_mins(1);
 /// Part of the span over which renewals are spread, as a divisor: a tenth, which ends at 4/5 of the span. Proxies that
 /// started together thus renew at different times.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use kermode_model::{Dataplane, MeshName, ServiceName};
 
-/// SPIFFE ID of a service in a mesh: `spiffe://<mesh>/<service>`.
+/// SPIFFE ID of a service in a mesh (`spiffe://<mesh>/<service>`), or of the mesh itself (`spiffe://<mesh>`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffeId(String);
 

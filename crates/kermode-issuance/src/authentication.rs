@@ -1,7 +1,7 @@
 //! Authentication of proxies by service-account tokens that are bound to their Pods.
 //!
 //! The API server reviews the token. Namespace, service account, name and UID of the token's Pod must be those of the
-//! requested Dataplane, so that no proxy gets the configuration or certificate of another one
+//! requested Dataplane's Pod, so that no proxy gets the configuration or certificate of another one
 //! (docs/design.md#authentication-of-proxies).
 //!
 //! The port is open to every caller. Until the API server has accepted the token, responses depend on the token alone
@@ -26,8 +26,9 @@ use tonic::{Code, Status};
 
 use self::token::TokenClaims;
 
-/// Keys of a TokenReview's `extra` for a token that is bound to a Pod.
+/// Key of the Pod's name in the `extra` of a TokenReview. Present if the token is bound to a Pod.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+/// Key of the Pod's UID in the `extra` of a TokenReview. Present if the token is bound to a Pod.
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// Limit of concurrent reviews of tokens whose claims name a Pod of the index and its UID.
 const MAX_KNOWN_POD_REVIEWS: usize = 24;

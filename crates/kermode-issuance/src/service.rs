@@ -1,8 +1,8 @@
 //! The gRPC service that issues workload certificates and streams the roots of a mesh to its proxies.
 //!
-//! A certificate has exactly the names of the caller's own Dataplane and requires a token that is bound to its Pod. All
-//! other requests, and requests above the rate limits, are denied, logged and counted. `kermode-identity` signs the
-//! certificates.
+//! A caller must send a token that is bound to its Pod, and gets a certificate with exactly the names of its own
+//! Dataplane. Requests with another token, requests for other names, and requests above the rate limits are denied,
+//! logged and counted. `kermode-identity` signs the certificates.
 
 mod denial;
 mod limits;

@@ -61,8 +61,8 @@ keys! {
     /// injector writes the resolved value as an annotation of the Pod; Dataplanes and MeshTrafficPermissions carry it
     /// as a label.
     MESH = "kuma.io/mesh", "label or annotation of a Pod or Namespace", Notation::Text, "`default`";
-    /// Marks a delegated gateway: `enabled` identifies it by its Service, `provided` by its workload: its Deployment,
-    /// DaemonSet, StatefulSet or other controller. Inbound traffic of a gateway is not redirected.
+    /// Marks a delegated gateway. `enabled` identifies it by its Service, `provided` by its workload (Deployment,
+    /// DaemonSet, StatefulSet or other controller). Inbound traffic of a gateway is not redirected.
     GATEWAY = "kuma.io/gateway", "annotation of a Pod", Notation::Words(&["enabled", "disabled", "provided"]), "`disabled`";
     /// Services whose endpoints the Pod reaches by their IP addresses; `*` selects all services.
     DIRECT_ACCESS_SERVICES = "kuma.io/direct-access-services", "annotation of a Pod", Notation::List, "";
@@ -90,9 +90,9 @@ keys! {
     BUILTIN_DNS = "kuma.io/builtin-dns", "annotation of a Pod", Notation::Boolean, "setting `builtinDNS.enabled`";
     /// Port that DNS queries are redirected to. The injector writes the resolved value back.
     BUILTIN_DNS_PORT = "kuma.io/builtin-dns-port", "annotation of a Pod", Notation::Port, "setting `builtinDNS.port`";
-    /// Deprecated spelling of `kuma.io/builtin-dns`; read if that key is absent, and written with it.
+    /// Deprecated spelling of `kuma.io/builtin-dns`. Read if that key is absent; the injector writes both.
     BUILTIN_DNS_DEPRECATED = "kuma.io/builtindns", "annotation of a Pod", Notation::Boolean, "";
-    /// Deprecated spelling of `kuma.io/builtin-dns-port`; read if that key is absent, and written with it.
+    /// Deprecated spelling of `kuma.io/builtin-dns-port`. Read if that key is absent; the injector writes both.
     BUILTIN_DNS_PORT_DEPRECATED = "kuma.io/builtindnsport", "annotation of a Pod", Notation::Port, "";
     /// Selected one of two redirection engines in Kuma. Accepted without effect, because Kermode has one engine.
     EXPERIMENTAL_ENGINE = "kuma.io/transparent-proxying-experimental-engine", "annotation of a Pod", Notation::Boolean, "setting `transparentProxyV2`";
@@ -172,7 +172,7 @@ pub fn parse_bool(key: &str, value: &str) -> Result<bool, WrongValue> {
     })
 }
 
-/// What names a delegated gateway.
+/// Object that a delegated gateway is named after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewayIdentity {
     /// The Service that selects the Pod.
@@ -192,7 +192,7 @@ pub fn parse_gateway(value: &str) -> Result<Option<GatewayIdentity>, WrongValue>
     Ok(parse_bool(GATEWAY, value)?.then_some(GatewayIdentity::Service))
 }
 
-/// A label or annotation whose value is not a boolean. The text is that of Kuma.
+/// A label or annotation whose value cannot be parsed. The message is the same as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation \"{key}\" has wrong value \"{value}\"")]
 pub struct WrongValue {

@@ -119,7 +119,7 @@ pub struct TransparentProxying {
     pub redirect_port_outbound: u16,
     /// Services that the workload calls by Pod IP; `*` for all.
     pub direct_access_services: Vec<String>,
-    /// Services that the workload may call; empty for all.
+    /// Services that the proxy has outbound listeners for; empty for all.
     pub reachable_services: Vec<String>,
 }
 
@@ -178,12 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn gateway_is_named_by_its_service_or_else_by_its_deployment() {
-        let by_deployment = (tag::GATEWAY_SERVICE, "kong_demo_svc");
+    fn gateway_is_named_after_its_service_or_else_after_its_workload() {
+        let by_workload = (tag::GATEWAY_SERVICE, "kong_demo_svc");
         let by_service = (tag::SERVICE, "kong_demo_svc_80");
-        assert_eq!(mk_gateway(&[by_deployment]).services(), ["kong_demo_svc".into()]);
+        assert_eq!(mk_gateway(&[by_workload]).services(), ["kong_demo_svc".into()]);
         assert_eq!(
-            mk_gateway(&[by_deployment, by_service]).services(),
+            mk_gateway(&[by_workload, by_service]).services(),
             ["kong_demo_svc_80".into()]
         );
     }

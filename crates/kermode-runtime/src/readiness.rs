@@ -11,7 +11,8 @@ pub struct Readiness {
     pending: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
-/// One part that has not started yet. Dropping it without [`ReadinessGuard::mark_ready`] leaves the process unready.
+/// Guard of a part that has not started yet. Dropping the guard without [`ReadinessGuard::mark_ready`] leaves the
+/// process unready.
 #[derive(Debug)]
 #[must_use = "a part is pending until `mark_ready` is called on its guard"]
 pub struct ReadinessGuard {
@@ -20,7 +21,8 @@ pub struct ReadinessGuard {
 }
 
 impl Readiness {
-    /// Registers a part that must start before the process is ready. It is pending until its guard is marked as ready.
+    /// Registers a part that must start before the process is ready. The part is pending until
+    /// [`ReadinessGuard::mark_ready`] is called.
     pub fn register(&self, part: &'static str) -> ReadinessGuard {
         self.pending.lock().insert(part);
         ReadinessGuard {

@@ -3,7 +3,7 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// Starts the shutdown. Dropping it starts the shutdown, too.
+/// Starts the shutdown, at the latest when the trigger is dropped.
 #[derive(Debug)]
 pub struct Trigger(watch::Sender<bool>);
 
@@ -11,7 +11,7 @@ pub struct Trigger(watch::Sender<bool>);
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 
-/// Creates a connected pair.
+/// Creates a trigger, and the shutdown that it starts.
 pub fn channel() -> (Trigger, Shutdown) {
     let (sender, receiver) = watch::channel(false);
     (Trigger(sender), Shutdown(receiver))

@@ -217,7 +217,7 @@ async fn serve_with_limits(
                 protocol.serve(tls, signals),
             );
             if let Err(error) = serving.await {
-                tracing::debug!(%error, "connection ended");
+                tracing::debug!(%error, "connection ended with an error");
             }
         });
     }

@@ -40,7 +40,7 @@ fn mk_lookup_of_injected_pod(annotation: (&str, &str)) -> FlakyLookup {
     let pod = PodSummary {
         annotations,
         init_containers: Vec::new(),
-        running_containers: 2,
+        long_running_containers: 2,
     };
     FlakyLookup {
         remaining_failures: Cell::new(0),

@@ -32,7 +32,7 @@ use kermode_config::Config;
 /// State that the components share, and the constructors of the components that need most of it.
 pub(super) struct SharedState {
     pub(super) index: SharedIndex,
-    /// Objects that the webhooks read. The engine updates it.
+    /// Objects that the webhooks read. The engine updates them.
     pub(super) directory: Directory,
     pub(super) store: Arc<Store>,
     pub(super) writer: Writer,

@@ -76,7 +76,7 @@ fn gateway_tags_origin(dataplane: &Value) -> Option<&'static str> {
     Some(if gateway["tags"].get(tag::GATEWAY_SERVICE).is_some() {
         "it is named after its workload, whatever Services select the Pod"
     } else {
-        "its tags are those of the first inbound below"
+        "its tags are those that the first inbound below would have"
     })
 }
 

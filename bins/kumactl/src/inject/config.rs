@@ -13,8 +13,8 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Version of the API server, which decides whether native sidecars are supported. Without this flag, they
-    /// are assumed to be supported.
+    /// Version of the API server. Native sidecars are supported from 1.29; without this flag, they are assumed to be
+    /// supported.
     #[arg(long, value_name = "MAJOR.MINOR")]
     kubernetes_version: Option<String>,
 }
@@ -29,8 +29,8 @@ pub(crate) fn load(args: &ConfigArgs) -> Result<Config> {
     Ok(config)
 }
 
-/// Reads the CA certificate that sidecars verify the control plane against: from `file`, else from the configured file,
-/// if it exists on this machine.
+/// Reads the CA certificate that sidecars verify the control plane against from `file`, or without `file` from the
+/// configured file. Returns an empty text if the configured file cannot be read on this machine.
 pub(crate) fn ca_pem(config: &Config, file: Option<&Path>) -> Result<String> {
     if let Some(file) = file {
         let text = std::fs::read_to_string(file);

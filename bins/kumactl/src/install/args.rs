@@ -55,7 +55,7 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long)]
     pub(super) cni_enabled: bool,
 
-    /// URL of the webhooks, which the API server calls instead of the Service; for a control plane outside of the
+    /// URL at which the API server calls the webhooks, instead of the Service; for a control plane outside of the
     /// cluster.
     #[arg(long, value_name = "https://HOST:PORT")]
     pub(super) webhook_url: Option<String>,

@@ -72,7 +72,7 @@ fn installation_without_flags_equals_the_golden() {
 }
 
 #[test]
-fn installation_with_every_flag_equals_the_golden() {
+fn installation_with_many_flags_equals_the_golden() {
     assert_equals_golden(
         "flags",
         &[

@@ -192,7 +192,7 @@ fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
 }
 
 #[test]
-fn certificates_of_both_cas_start_before_their_issuance() {
+fn validity_of_certificates_of_both_cas_starts_before_their_issuance() {
     let (plan, schedule) = mk_plan();
     let entitlement = Entitlement::of(&mk_dataplane(&[&[("kuma.io/service", "web_demo_svc_80")]]));
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
@@ -204,7 +204,7 @@ fn certificates_of_both_cas_start_before_their_issuance() {
 }
 
 #[test]
-fn expired_ca_is_replaced_immediately() {
+fn successor_of_an_expired_ca_signs_before_its_scheduled_time() {
     let authority = mk_authority(start());
     let late = authority.validity().not_after + Duration::from_secs(1);
     let schedule = Schedule::starting(late, LIFETIME);

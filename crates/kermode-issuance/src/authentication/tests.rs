@@ -31,7 +31,7 @@ impl Fixture {
         Self::with_api_server(false)
     }
 
-    /// Creates the same with an API server that never responds.
+    /// Creates the authenticator of [`Fixture::new`], but with an API server that never responds.
     fn with_hanging_api_server() -> Self {
         Self::with_api_server(true)
     }
@@ -81,7 +81,8 @@ impl Fixture {
     }
 }
 
-/// Reviews a token: accepts the signature `good`, and rejects `expired` and all others with different errors.
+/// Reviews a token: accepts the signature `good`. Rejects the signature `expired` with an error of its own, and all
+/// others with one common error.
 pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>> {
     assert!(request.uri().path().ends_with("/tokenreviews"));
     let body = request.into_body().collect().await.expect("a body").to_bytes();

@@ -30,7 +30,7 @@ pub(crate) enum Denial {
     /// The Dataplane does not exist, or belongs to another mesh.
     #[error("no Dataplane {0} in the requested mesh yet")]
     DataplaneNotFound(ObjectKey),
-    /// The mesh issues no certificates.
+    /// The mesh has no mTLS.
     #[error("mesh {0} has no mTLS backend enabled; set spec.mtls.enabledBackend of the Mesh")]
     NoMtls(String),
     /// The CA cannot be read or created.
@@ -81,7 +81,7 @@ pub(crate) enum DenialReason {
     /// The signing request contains something that is not allowed.
     RequestAsks,
     RequestOfAnother,
-    /// The certificate cannot be signed for another reason.
+    /// The certificate cannot be signed, for a reason that has no variant of its own.
     RequestOther,
     /// The proxy exceeds its rate.
     TooOften,

@@ -19,7 +19,7 @@ fn web_token() -> String {
 }
 
 #[tokio::test]
-async fn proxy_gets_a_certificate_for_its_own_names_that_its_mesh_trusts() {
+async fn proxy_gets_a_certificate_with_the_names_of_its_dataplane() {
     let server = Server::start().await;
     let key = WorkloadKey::generate().expect("a key");
     let issued = server.issue(&web_token(), mk_request(&key, "web.shop")).await;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Number of open connections by address. Cheap to clone. Addresses without connections are removed.
+/// Limit on the open connections of each address, and their current numbers. Cheap to clone. Addresses without
+/// connections are removed.
 #[derive(Clone, Debug)]
 pub(super) struct AddressLimit {
     limit: usize,

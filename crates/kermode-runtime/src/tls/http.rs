@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use super::{BrokenConnection, ConnectionSignals, Protocol};
 
 /// Time after which an idle HTTP/1.1 connection is closed. The API server reuses idle connections for 90 s, as Go's
-/// clients do. If the server closed them earlier, a request could be in flight when the close arrives, and a webhook
+/// clients do. If this server closed them earlier, a request could be in flight when the close arrives, and a webhook
 /// with failure policy Fail would deny a Pod.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Limit on the buffered response of one stream whose client reads slowly, in bytes: two frames.

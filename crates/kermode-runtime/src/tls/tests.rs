@@ -94,7 +94,7 @@ async fn client_without_a_request_is_disconnected() {
     for protocols in [&[][..], &[http1], &[b"h2"]] {
         let mut silent = server.connect(ADDRESS, protocols).await.expect("a handshake");
         assert!(is_closed(&mut silent).await, "{protocols:?}, nothing sent");
-        // The beginning of HTTP/2's preface, which is no beginning of a valid HTTP/1.1 request.
+        // The beginning of HTTP/2's preface: an incomplete request in both protocols.
         let mut slow = server.connect(ADDRESS, protocols).await.expect("a handshake");
         slow.write_all(b"PRI * HTTP").await.expect("an open connection");
         assert!(is_closed(&mut slow).await, "{protocols:?}, part of a request");
@@ -171,7 +171,7 @@ async fn connections_of_one_address_are_limited() {
 }
 
 #[tokio::test]
-async fn shutdown_closes_connections_without_a_request_at_once() {
+async fn shutdown_closes_idle_http1_connections_and_ends_once_all_are_closed() {
     let server = Server::start(ServerLimits {
         connections: 8,
         per_address: 8,
