@@ -9,7 +9,7 @@ use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::convert::facts::{NamespaceFacts, Pairs};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Objects that admission reads; cheap to clone. The engine writes it from its watches.
+/// Objects that admission reads; cheap to clone. The engine updates the directory from its watches.
 #[derive(Clone, Debug, Default)]
 pub struct Directory(Arc<RwLock<Contents>>);
 
@@ -29,7 +29,7 @@ pub struct Contents {
 pub struct NamespaceRecord {
     /// All labels.
     pub labels: BTreeMap<String, String>,
-    /// Annotations with keys of Kermode.
+    /// Annotations with `kuma.io/` in the key.
     pub annotations: BTreeMap<String, String>,
 }
 

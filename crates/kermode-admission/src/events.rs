@@ -152,7 +152,8 @@ fn is_injection_enabled(request: &Request, record: &NamespaceRecord) -> bool {
     pod.chain(namespace).any(is_enabled)
 }
 
-/// Returns a reference to the controller of the Pod. The API server has not validated its fields yet.
+/// Returns a reference to the controller of the Pod; `None` without a controller. The API server has not validated the
+/// owner references yet.
 fn controller_reference(request: &Request, namespace: &str) -> Option<ObjectReference> {
     let owners = request.object.pointer("/metadata/ownerReferences")?.as_array()?;
     let owner = owners
@@ -194,7 +195,7 @@ impl EventThrottle {
         }
     }
 
-    /// Returns whether an Event may be written now, and counts it.
+    /// Returns whether an Event may be written now. An admitted Event counts against the limits.
     fn try_admit(&mut self, topic: Topic, now: Instant) -> bool {
         let is_recent = |at: &Instant| now.duration_since(*at) < REPEAT_INTERVAL;
         if self.written.get(&topic).is_some_and(is_recent) || self.rate.try_admit(now).is_none() {
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn exception_label_causes_an_event_only_if_injection_is_enabled() {
+    fn injection_is_enabled_by_a_label_of_the_pod_or_of_its_namespace() {
         let record = |value: &str| NamespaceRecord {
             labels: [(SIDECAR_INJECTION.to_owned(), value.to_owned())].into(),
             ..NamespaceRecord::default()

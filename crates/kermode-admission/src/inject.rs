@@ -10,7 +10,8 @@ use crate::directory::NamespaceRecord;
 
 /// Label of this webhook in metrics.
 const WEBHOOK: &str = "inject";
-/// Maximum number of lookups per review: one for the Mesh, one for all ContainerPatches.
+/// Maximum number of lookups for the decision on a Pod: one for the Mesh, one for all ContainerPatches. The lookup of
+/// the Namespace precedes them.
 const MAX_LOOKUPS: usize = 2;
 
 impl Webhooks {
@@ -148,7 +149,9 @@ impl Webhooks {
             tracing::debug!(namespace, pod, reason, "Pod denied: {denial}");
         }
         let message = match lookup_error {
-            Some(lookup_error) => format!("{denial} (if it was created just now, retry: {lookup_error})"),
+            Some(lookup_error) => {
+                format!("{denial} (if the missing object was created just now, retry: {lookup_error})")
+            }
             None => denial.to_string(),
         };
         Response::deny(request.uid.clone(), 500, message)

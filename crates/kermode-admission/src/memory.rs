@@ -1,8 +1,8 @@
 //! Memory budget of reviews: for bodies while they arrive, and for the JSON documents parsed from them.
 //!
 //! A document takes far more memory than its text: the three bytes `{},` become hundreds. Its memory is estimated
-//! before the text is parsed. A review above the limit of one review is rejected; a review above the rest of the budget
-//! waits.
+//! before the text is parsed. A review above the limit of one review is rejected; a review that needs more than the
+//! rest of the budget waits.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -20,11 +20,12 @@ const MAX_DOCUMENT: usize = 64 * 1024 * 1024;
 const OBJECT_BYTES: usize = 640;
 /// Memory of a list, in bytes: capacity for its first four elements.
 const LIST_BYTES: usize = 128;
-/// Memory of a further member or element, in bytes: its slot, up to half of which is spare capacity, and its own small
-/// allocations.
+/// Memory of each member or element after the first, in bytes: its slot, up to half of which is spare capacity, and its
+/// own small allocations.
 const ELEMENT_BYTES: usize = 192;
 
-/// Bytes per permit of the semaphores: 1 KiB is precise enough, and keeps the numbers of permits far below the limits.
+/// Bytes per permit of the semaphores: 1 KiB is precise enough, and keeps the numbers of permits far below the maximum
+/// of a semaphore.
 const PERMIT_BYTES: usize = 1024;
 
 /// Memory budget of all reviews.

@@ -60,7 +60,7 @@ pub(super) enum InvalidReview {
     /// The body is not JSON, or not in the form of an AdmissionReview.
     #[error("the body is not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
-    /// The body is an object of another kind.
+    /// The body is an object of another kind or API version.
     #[error("the body is a {kind} of {api_version}, not an AdmissionReview of admission.k8s.io/v1")]
     Kind {
         /// Kind of the body.

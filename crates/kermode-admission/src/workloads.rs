@@ -23,7 +23,8 @@ impl Webhooks {
     }
 }
 
-/// Returns the warning about a workload that has the label while its Pod template has neither label nor annotation.
+/// Returns the warning about a workload that has the injection label while its Pod template has neither the injection
+/// label nor the injection annotation.
 fn misplaced_label(request: &Request) -> Option<String> {
     let path = match request.kind.kind.as_str() {
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => "/spec/template/metadata",

@@ -109,7 +109,7 @@ pub struct AdmissionServer {
     pub address: IpAddr,
     /// Port to listen on.
     pub port: u16,
-    /// Additional host names and IP addresses of the server's certificate, for a control plane outside of the cluster.
+    /// Additional host names and IP addresses of the servers' certificate, for a control plane outside of the cluster.
     pub hostnames: Vec<String>,
 }
 
@@ -276,7 +276,7 @@ impl Config {
         format!("https://{service}.{namespace}:{port}")
     }
 
-    /// Host names that the certificate of the servers must cover.
+    /// Host names and IP addresses that the certificate of the servers must cover.
     pub fn serving_names(&self) -> Vec<String> {
         let service = &self.runtime.kubernetes.control_plane_service_name;
         let namespace = self.system_namespace();

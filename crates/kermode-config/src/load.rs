@@ -15,7 +15,7 @@ use serde_json::Value;
 /// An environment variable and the dotted path of the setting that it overrides.
 pub(crate) type Variable = (&'static str, &'static str);
 
-/// Rules for overrides that the defaults do not express.
+/// Rules for overrides. They complement the serialised defaults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OverrideRules<'a> {
     /// Accepted environment variables.

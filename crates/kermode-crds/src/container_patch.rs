@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::object::custom_resource;
 
-/// A named list of patches. It is in the control plane's namespace and applies to Pods of all namespaces.
+/// A named list of patches. The object is in the control plane's namespace; Pods of all namespaces can refer to it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerPatch {
     /// API version and kind.
@@ -33,7 +33,7 @@ pub struct ContainerPatchSpec {
     /// Operations on `kuma-sidecar`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sidecar_patch: Vec<JsonPatchBlock>,
-    /// Operations on `kuma-init`.
+    /// Operations on the init container: `kuma-init`, or `kuma-validation` with the CNI plugin.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub init_patch: Vec<JsonPatchBlock>,
 }

@@ -121,7 +121,7 @@ pub struct MeshStatus {
 
 /// End of error messages about names; the name precedes it.
 pub(crate) const MUST_BE_DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, \
-                                            which neither starts nor ends with a dash";
+                                            neither starting nor ending with a dash";
 /// Type of the supported backends.
 pub(crate) const BUILTIN: &str = "builtin";
 

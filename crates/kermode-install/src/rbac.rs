@@ -44,7 +44,8 @@ pub(crate) fn all(installation: &Installation) -> Vec<Value> {
 fn cluster_rules() -> Vec<Value> {
     vec![
         rule("", &["namespaces", "pods", "services"], &READ_VERBS),
-        // The owner of a Pod's owner names a service-less Pod (docs/design.md#service-less-names).
+        // The service of a service-less Pod is named after its workload: the owner of its ReplicaSet or Job
+        // (docs/design.md#service-less-names).
         rule("apps", &["replicasets"], &READ_VERBS),
         rule("batch", &["jobs"], &READ_VERBS),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
@@ -54,8 +55,8 @@ fn cluster_rules() -> Vec<Value> {
             &["get", "list", "watch", "create", "update", "patch", "delete"],
         ),
         rule(GROUP, &["dataplanes/status", "meshes/status"], &["patch"]),
-        // Required for owner references with blockOwnerDeletion: a Dataplane references its Pod.
         rule(GROUP, &["dataplanes/finalizers"], &["update"]),
+        // Required for owner references with blockOwnerDeletion: a Dataplane references its Pod.
         rule("", &["pods/finalizers"], &["update"]),
         // The control plane annotates a Mesh whose initial MeshTrafficPermission exists.
         rule(GROUP, &["meshes"], &["get", "list", "watch", "create", "patch"]),

@@ -110,7 +110,7 @@ pub(crate) fn deployment(installation: &Installation, config: &str) -> Value {
 }
 
 /// PodDisruptionBudget that allows the eviction of one replica at a time. An installation with a single replica has
-/// none, because it would block the drain of the replica's node.
+/// none: the budget would not protect the only replica.
 pub(crate) fn disruption_budget(installation: &Installation) -> Option<Value> {
     (installation.replicas > 1).then(|| {
         json!({

@@ -70,7 +70,7 @@ impl Fixture {
         .await
     }
 
-    /// Sends a review and asserts that the response has the UID of the review.
+    /// Sends a review and asserts that the response has the UID of its request.
     pub(super) async fn send(&self, path: &str, review: Value) -> AdmissionResponse {
         let uid = review["request"]["uid"].clone();
         let response = AdmissionResponse::read(&self.caller.post(path, review.to_string()).await);

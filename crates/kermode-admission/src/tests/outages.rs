@@ -11,7 +11,7 @@ use super::api_server::Mode;
 use super::fixture::Fixture;
 use super::review::{AdmissionResponse, pod, pod_with, review};
 
-/// Time after which a test that waits has failed.
+/// Time after which a test that still waits for a response fails.
 const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 async fn inject(fixture: &Fixture, namespace: &str, pod: Value) -> AdmissionResponse {
@@ -34,11 +34,11 @@ async fn objects_in_the_directory_are_not_looked_up() {
 }
 
 #[tokio::test]
-async fn denial_names_an_api_server_that_hangs() {
+async fn denial_says_that_the_api_server_does_not_answer() {
     let fixture = Fixture::new(Mode::Hangs).await;
     let mesh = pod_with("annotations", MESH, "new");
     let patch = pod_with("annotations", "kuma.io/container-patches", "a,b");
-    for (namespace, pod, what) in [
+    for (namespace, pod, missing) in [
         ("young", pod(), "Namespace young cannot be read"),
         ("shop", mesh, "Mesh \"new\" not found"),
         ("shop", patch, "container patches are missing: [\"a\" \"b\"]"),
@@ -46,14 +46,14 @@ async fn denial_names_an_api_server_that_hangs() {
         let denied = inject(&fixture, namespace, pod).await;
         let text = denied.denial();
         assert!(
-            text.contains(what) && text.contains("API server does not answer in time"),
+            text.contains(missing) && text.contains("API server does not answer in time"),
             "{text}"
         );
     }
 }
 
 #[tokio::test]
-async fn denial_names_an_unreachable_api_server() {
+async fn denial_says_that_the_api_server_cannot_be_reached() {
     let fixture = Fixture::new(Mode::Unreachable).await;
     let denied = inject(&fixture, "young", pod()).await;
     assert!(

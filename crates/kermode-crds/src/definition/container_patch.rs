@@ -23,7 +23,7 @@ pub(super) fn container_patch() -> Value {
     let list = |description: &str| json!({"type": "array", "description": description, "items": block});
     let spec = object(json!({
         "sidecarPatch": list("Operations on kuma-sidecar, in order."),
-        "initPatch": list("Operations on kuma-init, in order."),
+        "initPatch": list("Operations on the init container, kuma-init or kuma-validation, in order."),
     }));
     let schema = root_schema(json!({
         "mesh": text("Accepted for compatibility with Kuma, without effect."),

@@ -44,7 +44,7 @@ fn assert_described(schema: &Value, path: &mut Vec<&'static str>, value: &Value)
 }
 
 #[test]
-fn every_field_of_the_status_is_in_the_schema() {
+fn every_field_of_a_dataplanes_status_is_in_the_schema() {
     let time =
         || k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
     let status = crate::DataplaneStatus {
@@ -78,7 +78,7 @@ fn every_field_of_the_status_is_in_the_schema() {
 }
 
 #[test]
-fn unknown_fields_of_kuma_are_kept() {
+fn dataplane_fields_that_only_kuma_knows_are_kept() {
     let schema = schema("dataplanes");
     let spec = &schema["properties"]["spec"];
     let networking = &spec["properties"]["networking"];

@@ -107,8 +107,8 @@ mod tests {
 
     #[test]
     fn names_must_be_dns_labels() {
-        let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, which neither starts nor \
-                    ends with a dash";
+        let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, neither starting nor \
+                    ending with a dash";
         let problems_of_name = |name: &str| {
             let problems = mesh(&json!({"metadata": {"name": name}, "spec": {}}));
             problems.iter().map(ToString::to_string).collect::<Vec<_>>()
