@@ -1,9 +1,9 @@
 //! A future that is polled again immediately if it was woken during its own poll.
 //!
 //! The calls of a connection and the connection itself are polled in one task, and each wakes the task for the other: a
-//! call by sending a response, the connection by receiving a request. The runtime would queue the woken task behind all other
-//! tasks, which are thousands when a change is pushed to a whole mesh. By then the connection's memory would have left
-//! the CPU caches.
+//! call by sending a response, the connection by receiving a request. The runtime would queue the woken task behind all
+//! other tasks, which are thousands when a change is pushed to a whole mesh. By then the connection's memory would have
+//! left the CPU caches.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -62,8 +62,8 @@ impl<T> Future for Repoll<T> {
         } = &mut *self;
         wake_state.task.register(context.waker());
         for _ in 0..MAX_POLLS {
-            // A swap rather than a store: if it replaces `WOKEN`, the poll has to see everything that was written before
-            // that wake-up.
+            // A swap rather than a store: if it replaces `WOKEN`, the poll has to see everything that was written
+            // before that wake-up.
             wake_state.state.swap(POLLING, Ordering::AcqRel);
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);

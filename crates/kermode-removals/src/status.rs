@@ -18,8 +18,8 @@ pub enum RemovalStatus {
     },
     /// Every proxy has acknowledged the removal.
     Acknowledged {
-        /// Time from the publication of the removal to the last acknowledgement. For an endpoint that this replica never
-        /// published, the time starts with the first query of its status.
+        /// Time from the publication of the removal to the last acknowledgement. For an endpoint that this replica
+        /// never published, the time starts with the first query of its status.
         after: Duration,
     },
 }

@@ -132,7 +132,7 @@ impl StatusesState {
     async fn disconnected_status(&self, key: &ObjectKey) -> Option<WantedStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();
-        let current_if_own = current.filter(|current| {
+        let current_if_written_here = current.filter(|current| {
             let sidecar = current.status.as_ref().and_then(|status| status.sidecar.as_ref());
             sidecar.is_some_and(|sidecar| sidecar.control_plane == *self.replica)
         });
@@ -143,7 +143,7 @@ impl StatusesState {
         proxies.remove(key);
         Some(WantedStatus {
             status,
-            resource_version: current_if_own?.metadata.resource_version,
+            resource_version: current_if_written_here?.metadata.resource_version,
         })
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct ProxyState {
     connection_changed_at: Timestamp,
     /// Time of the last change of the condition `ConfigurationAccepted`.
     acceptance_changed_at: Timestamp,
-    /// Time of the last write of the status.
+    /// Time of the last write of the status, or of the last attempt that found no Dataplane.
     pub(super) written_at: Option<Instant>,
 }
 

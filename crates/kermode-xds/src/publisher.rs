@@ -101,7 +101,8 @@ impl Publisher {
             .partition(|proxy| has_mesh(view, proxy));
         work.proxies = publishable;
         // A proxy whose Mesh was deleted keeps its configuration: the proxy is removed from the store before the shared
-        // resources of the Mesh are. In the other order, its streams would remove them from an Envoy that still serves.
+        // resources of the Mesh are. In the other order, the proxy's streams would remove the shared resources from an
+        // Envoy that still serves.
         for proxy in &without_mesh {
             self.remove_proxy(proxy);
         }

@@ -41,8 +41,8 @@ use scopes::{LockedScope, Scopes};
 pub use view::View;
 pub use watcher::{Changes, Watcher};
 
-/// Number of changes that the log of a scope holds. A stream that is further behind compares all names instead, which
-/// costs about as much as reading a log of this length in a mesh of a thousand services.
+/// Maximum number of changes that the log of a scope holds. A stream that is further behind compares all names instead,
+/// which costs about as much as reading a log of this length in a mesh of a thousand services.
 const LOG_CAPACITY: usize = 4096;
 
 /// Kind and name of a resource.
@@ -174,8 +174,8 @@ impl Store {
         changed
     }
 
-    /// Removes a proxy. The streams that it still has lose their view and send nothing, so the proxy keeps its
-    /// configuration while it finishes its connections.
+    /// Removes a proxy. Its open streams lose their view and send nothing, so the proxy keeps its configuration while
+    /// it finishes its connections.
     pub fn remove_proxy(&self, proxy: &ObjectKey) {
         let Some(locked) = self.proxies.get(proxy) else {
             return;

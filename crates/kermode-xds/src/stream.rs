@@ -348,9 +348,9 @@ impl Stream {
     /// Records a request for a type that Kermode does not serve, because Envoy waits for a response to such a request,
     /// too.
     fn on_unserved(&mut self, request: DeltaDiscoveryRequest) {
-        let is_known = self.unserved.iter().any(|(url, _)| *url == request.type_url);
+        let is_recorded = self.unserved.iter().any(|(url, _)| *url == request.type_url);
         let subscribes = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
-        if subscribes && !is_known && self.unserved.len() < MAX_UNSERVED_TYPES {
+        if subscribes && !is_recorded && self.unserved.len() < MAX_UNSERVED_TYPES {
             self.unserved
                 .push((request.type_url, request.resource_names_subscribe));
         }

@@ -224,7 +224,7 @@ fn cost_of_a_change_is_independent_of_the_size_of_the_mesh() {
 }
 
 #[test]
-fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
+fn added_permission_encodes_only_the_listeners_of_the_inbounds_that_it_selects() {
     let mut fixture = Fixture::new();
     fixture.change(|view| {
         let mut mesh = Mesh::new("default");
@@ -396,8 +396,8 @@ fn service_name(number: u8) -> String {
 
 fn apply_write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
     match write {
-        // Each Pod has addresses of its own. Whether another Pod had an address before does not matter for direct
-        // access.
+        // No two Pods ever have the same address. For direct access, an address that moves to another Pod is no special
+        // case.
         Write::UpsertPod(pod, services, ip) => {
             let mut dataplane = mk_dataplane(&format!("p-{pod}"), 10 * (pod + 1) + ip, "");
             let inbound = dataplane.inbounds.remove(0);

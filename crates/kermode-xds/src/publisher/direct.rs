@@ -14,7 +14,7 @@ pub(super) struct DirectProxies(HashMap<MeshName, MeshProxies>);
 
 #[derive(Debug)]
 struct MeshProxies {
-    /// Endpoints of the mesh from which the listeners of the proxies were published.
+    /// Endpoints of the mesh, as of the last publication of the proxies' listeners.
     addresses: EndpointAddresses,
     proxies: HashMap<ObjectKey, DirectAccess>,
 }

@@ -44,7 +44,7 @@ pub(super) struct Responses {
     is_partial: bool,
 }
 
-/// The rest of an encoded response with its gRPC prefix, of which the earlier pieces were taken.
+/// An encoded response with its gRPC prefix, without the pieces that were already taken from its start.
 #[derive(Debug, Default)]
 struct FramedResponse {
     /// Resources, which other streams share, and the encoded fields and tags between them.
@@ -242,7 +242,7 @@ impl Iterator for FramedResponse {
             if first.is_empty() {
                 self.parts.pop_front();
             }
-            // A piece that lies in one part shares its memory. Other pieces are copied together.
+            // A piece that lies within one part shares the memory of the part. Any other piece is a copy.
             if part.len() == size {
                 return Some(part);
             }

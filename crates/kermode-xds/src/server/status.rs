@@ -23,8 +23,8 @@ pub enum Report<'r> {
     /// An authorized proxy opened the stream. Contains the versions of its agent and Envoy, and the versions of its
     /// configuration, which the stream keeps current.
     Connected(Versions, Arc<ConfigurationVersions>),
-    /// Configuration was sent, acknowledged or rejected. If only `sent` and `acknowledged` change, no further change is
-    /// reported until [`ConfigurationVersions::read`] is called.
+    /// Configuration was sent, acknowledged or rejected. If only `sent` and `acknowledged` change, no further change
+    /// except the first acknowledgement is reported until [`ConfigurationVersions::read`] is called.
     Progress(Progress),
     /// The proxy rejected a response.
     Rejected {
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_changes_are_reported_once_until_they_are_read() {
+    fn only_the_first_version_change_after_a_read_is_reported() {
         let versions = ConfigurationVersions::default();
         let progress = |sent| Progress {
             sent,

@@ -30,11 +30,11 @@ use kermode_protocol::ads::{
 /// Time after which a test fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Authenticates the Pod `web` by the token `web`, and authorizes it while its Dataplane is known. Authentication of
+/// Authenticates the Pod `web` by the token `web`, and authorizes the Pod while it has a Dataplane. Authentication of
 /// the token `slow` never completes.
 #[derive(Clone, Default)]
 struct WebOnly {
-    is_known: Arc<AtomicBool>,
+    has_dataplane: Arc<AtomicBool>,
 }
 
 impl Authenticator for WebOnly {
@@ -56,8 +56,10 @@ impl Authenticator for WebOnly {
     }
 
     fn authorize(&self, _: &ProxyIdentity) -> Result<(), Status> {
-        let known = self.is_known.load(Ordering::Relaxed);
-        known.then_some(()).ok_or_else(|| Status::not_found("not yet"))
+        let has_dataplane = self.has_dataplane.load(Ordering::Relaxed);
+        has_dataplane
+            .then_some(())
+            .ok_or_else(|| Status::not_found("not yet"))
     }
 }
 
@@ -91,7 +93,7 @@ impl Fixture {
     fn with_settings(settings: Settings) -> Self {
         let store = Arc::new(Store::default());
         let authenticator = WebOnly::default();
-        authenticator.is_known.store(true, Ordering::Relaxed);
+        authenticator.has_dataplane.store(true, Ordering::Relaxed);
         let (shutdown, shutdown_receiver) = watch::channel(false);
         let server = AdsServer::new(
             store.clone(),
@@ -344,10 +346,13 @@ async fn request_above_the_size_limit_is_rejected() {
 #[tokio::test]
 async fn early_proxy_is_served_once_its_dataplane_is_known() {
     let fixture = Fixture::new();
-    fixture.authenticator.is_known.store(false, Ordering::Relaxed);
+    fixture
+        .authenticator
+        .has_dataplane
+        .store(false, Ordering::Relaxed);
     let mut responses = fixture.subscribe().await;
     tokio::task::yield_now().await;
-    fixture.authenticator.is_known.store(true, Ordering::Relaxed);
+    fixture.authenticator.has_dataplane.store(true, Ordering::Relaxed);
     fixture.publish("2");
     assert_eq!(
         next_response(&mut responses)
@@ -360,7 +365,7 @@ async fn early_proxy_is_served_once_its_dataplane_is_known() {
 }
 
 #[tokio::test]
-async fn on_demand_cluster_is_sent_at_its_deadline_if_the_client_never_requests_the_listener_before_it() {
+async fn on_demand_cluster_that_waits_for_a_never_requested_listener_is_sent_at_its_deadline() {
     let fixture = Fixture::with_settings(Settings {
         limits: Limits {
             hold: Duration::from_millis(10),
@@ -417,7 +422,10 @@ async fn proxy_without_a_dataplane_gets_not_found() {
         authentication_timeout: Duration::from_millis(10),
         ..Settings::default()
     });
-    fixture.authenticator.is_known.store(false, Ordering::Relaxed);
+    fixture
+        .authenticator
+        .has_dataplane
+        .store(false, Ordering::Relaxed);
     let mut responses = fixture.subscribe().await;
     assert_eq!(next_response(&mut responses).await, Err(Code::NotFound));
 }
@@ -427,7 +435,10 @@ async fn stream_ends_when_its_pod_is_no_longer_authorized() {
     let fixture = Fixture::new();
     let mut responses = fixture.subscribe().await;
     next_response(&mut responses).await.expect("clusters");
-    fixture.authenticator.is_known.store(false, Ordering::Relaxed);
+    fixture
+        .authenticator
+        .has_dataplane
+        .store(false, Ordering::Relaxed);
     fixture.publish("2");
     assert_eq!(next_response(&mut responses).await, Err(Code::NotFound));
 }
@@ -550,7 +561,10 @@ async fn proxy_whose_pod_is_deleted_while_it_waits_to_start_gets_not_found() {
     next_response(&mut responses).await.expect("clusters");
     let mut second = fixture.subscribe().await;
     run_other_tasks().await;
-    fixture.authenticator.is_known.store(false, Ordering::Relaxed);
+    fixture
+        .authenticator
+        .has_dataplane
+        .store(false, Ordering::Relaxed);
     drop(first_requests);
     assert_eq!(next_response(&mut second).await, Err(Code::NotFound));
 }
@@ -570,7 +584,7 @@ async fn proxy_that_waits_too_long_to_start_gets_unavailable() {
 }
 
 #[tokio::test]
-async fn proxy_above_the_total_limit_is_denied_and_its_connection_is_closed() {
+async fn stream_above_the_total_limit_is_denied_and_its_connection_is_closed() {
     let fixture = Fixture::with_settings(Settings {
         total_streams: 1,
         ..Settings::default()

@@ -17,7 +17,7 @@ pub(super) struct Demand {
 struct State {
     /// Number of streams of each proxy that has any.
     streams: HashMap<ObjectKey, usize>,
-    /// Proxies whose demand changed since the last call of [`Demand::changed`].
+    /// Proxies that gained their first stream or lost their last one since the last call of [`Demand::changed`].
     changed: HashSet<ObjectKey>,
 }
 

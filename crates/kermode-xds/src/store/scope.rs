@@ -54,8 +54,8 @@ pub(super) struct Scope {
     /// Entries by kind and name. Services that share a Pod's port have listeners of the same name; all of them are
     /// stored, ordered by service, and a view takes the first that its profile selects.
     entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
-    /// Name and version of the first entry of each name that is not on demand. Present only in the scope of a mesh,
-    /// which many streams read.
+    /// For each name, the name and version of its first entry that is not on demand. Present only in the scope of a
+    /// mesh, which many streams read.
     versioned_names: Option<[VersionedNames; ResourceKind::ALL.len()]>,
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
     without_service: BTreeSet<Key>,
@@ -336,7 +336,7 @@ impl Scope {
         if candidates.is_empty() {
             names.remove(&id.key.name);
         }
-        self.remove_key_of_service(id.service.as_ref(), &id.key);
+        self.remove_key_from_group(id.service.as_ref(), &id.key);
         true
     }
 
@@ -357,7 +357,7 @@ impl Scope {
         }
     }
 
-    fn remove_key_of_service(&mut self, service: Option<&ServiceName>, key: &Key) {
+    fn remove_key_from_group(&mut self, service: Option<&ServiceName>, key: &Key) {
         let Some(service) = service else {
             self.without_service.remove(key);
             return;

@@ -61,7 +61,7 @@ impl Holds {
     }
 
     /// Returns whether a pending resource has to wait.
-    pub(super) fn contains(&self, kind: ResourceKind, name: &Arc<str>) -> bool {
+    pub(super) fn is_held(&self, kind: ResourceKind, name: &Arc<str>) -> bool {
         if self.0.is_empty() {
             return false;
         }

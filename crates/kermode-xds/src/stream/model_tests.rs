@@ -111,7 +111,7 @@ struct Simulation {
     last_response_size: usize,
     /// Versions that were sent on this stream and must not be sent again. Removed when they may be sent again.
     sent: HashMap<(ResourceKind, String), String>,
-    /// Resources that were rejected after the last step of the stream.
+    /// Rejected resources, as of the end of the stream's last step.
     rejected: HashSet<(ResourceKind, String)>,
     /// Clusters that Envoy has subscribed to by name, in requests that the stream has received.
     subscribed_clusters: HashSet<String>,
@@ -477,7 +477,7 @@ impl Simulation {
         let mut published = self.published.iter();
         let resource = published
             .find(|resource| &*resource.name == name)
-            .expect("it is published");
+            .expect("a published resource");
         for (kind, other) in resource.on_demand.iter().flat_map(|on_demand| &on_demand.after) {
             assert!(
                 self.acked_or_nacked.contains(&(*kind, other.to_string())),
@@ -503,14 +503,18 @@ impl Simulation {
         self.rejected.clear();
         self.subscribed_clusters.clear();
         self.acked_or_nacked.clear();
-        // The warming of a cluster whose endpoints were lost with the stream ends by a timeout of Envoy.
+        // In Envoy, a timeout ends the warming of a cluster whose endpoints were lost with the stream.
         self.envoy.warming.clear();
         self.to_stream = self.envoy.connect().into();
     }
 
     fn deliver_everything(&mut self) {
         for round in 0.. {
-            assert!(round < 500, "messages must end: {:?}", self.stream);
+            assert!(
+                round < 500,
+                "the exchange of messages must end: {:?}",
+                self.stream
+            );
             self.read_changes();
             if self.to_envoy.is_empty() && self.to_stream.is_empty() {
                 break;

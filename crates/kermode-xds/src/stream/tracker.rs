@@ -43,7 +43,7 @@ pub(super) struct Tracker {
     rejected: BTreeMap<Arc<str>, Rejection>,
     /// Names that may have to be sent. Compared with the client's versions when a response is composed.
     pending: BTreeMap<Arc<str>, Pending>,
-    /// Set if all names have to be compared, to a lower bound of the sequence numbers of the unknown changes.
+    /// Present if all names have to be compared: a lower bound of the sequence numbers of the unknown changes.
     compare_all: Option<u64>,
     /// Whether the client waits for a response even if there is nothing to send.
     response_due: bool,
@@ -304,15 +304,15 @@ impl Tracker {
         is_removal_in_flight || self.client_versions.get(name).is_some_and(is_removal_pending)
     }
 
-    /// Returns whether a resource is visible to the proxy and the client has neither ACKed nor NACKed any version of
-    /// it.
+    /// Returns whether a resource is visible to the proxy, and the client has not ACKed, NACKed or reported any version
+    /// of it. A tombstone does not count as a version.
     pub(super) fn is_awaited(&self, name: &Arc<str>, view: &View<'_>) -> bool {
         if self.rejected.contains_key(name) || view.get(self.kind, name).is_none() {
             return false;
         }
         let is_new_in_flight = self.in_flight.as_ref().is_some_and(|sent| {
             let mut items = sent.items.iter();
-            items.any(|(item, before)| item.name == *name && !before.as_ref().is_some_and(is_known))
+            items.any(|(item, before)| item.name == *name && !before.as_ref().is_some_and(is_version_known))
         });
         !self.has_known_version(name) || is_new_in_flight || self.has_tombstone(name, view)
     }
@@ -341,7 +341,7 @@ impl Tracker {
     }
 
     fn has_known_version(&self, name: &str) -> bool {
-        self.client_versions.get(name).is_some_and(is_known)
+        self.client_versions.get(name).is_some_and(is_version_known)
     }
 
     fn is_subscribed_to(&self, name: &str) -> bool {
@@ -400,7 +400,7 @@ impl Tracker {
     }
 }
 
-fn is_known(resource: &Arc<VersionedName>) -> bool {
+fn is_version_known(resource: &Arc<VersionedName>) -> bool {
     &*resource.version != UNKNOWN_VERSION
 }
 

@@ -1,7 +1,7 @@
 //! The ADS server against the Envoy that Kermode ships: updates, removals, rejections and reconnects.
 //!
 //! Envoy's timeout for fetching endpoints is disabled. If the server fails to send the endpoints of a changed cluster,
-//! the cluster never finishes warming and its test fails.
+//! the cluster never finishes warming and the test fails.
 
 #![allow(
     clippy::unwrap_used,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Action, InFlight, Tracker, is_known, unknown_version};
+use super::{Action, InFlight, Tracker, is_version_known, unknown_version};
 use crate::store::{Entry, VersionedName, View};
 use crate::stream::hold::Holds;
 use crate::stream::order::SendOrder;
@@ -89,7 +89,7 @@ impl Tracker {
             let exceeds_limit = |bytes: usize, entry: &Entry| bytes > 0 && bytes + size(entry) > limit;
             match self.action(name, change.forced, view) {
                 Action::None => self.drop_stale_rejection(name, view),
-                Action::Upsert(_) if holds.contains(self.kind, name) => return true,
+                Action::Upsert(_) if holds.is_held(self.kind, name) => return true,
                 Action::Upsert(entry) => {
                     if order.delays_upsert(entry) || exceeds_limit(bytes, entry) {
                         is_complete = false;
@@ -139,7 +139,7 @@ impl Tracker {
         for name in part {
             let forced = self.pending.remove(&name).is_some_and(|pending| pending.forced);
             match self.action(&name, forced, view) {
-                Action::Upsert(entry) if order.delays_upsert(entry) || holds.contains(self.kind, &name) => {
+                Action::Upsert(entry) if order.delays_upsert(entry) || holds.is_held(self.kind, &name) => {
                     self.enqueue(name, 0, view.sequence(), forced);
                 }
                 Action::Upsert(entry) => batch.push_upsert(entry, 0, forced),
@@ -165,7 +165,7 @@ impl Tracker {
                 ..
             } = item;
             let before = self.client_versions.insert(resource.clone());
-            if !before.as_ref().is_some_and(is_known) {
+            if !before.as_ref().is_some_and(is_version_known) {
                 oldest_new = oldest_new.into_iter().chain(created).min();
             }
             if is_tombstone {
