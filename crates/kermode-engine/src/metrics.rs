@@ -36,12 +36,12 @@ impl Metrics {
     /// Registers all metrics.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Watch events received";
-        registry.register("engine_messages", help, self.events.clone());
+        registry.register("engine_watch_events", help, self.events.clone());
         let help = "Pods converted to Dataplanes because of watch events";
         registry.register("engine_conversions", help, self.conversions.clone());
         let help =
             "Watch events that were waiting when the last batch was received, including those of the batch";
-        registry.register("engine_waiting_messages", help, self.waiting.clone());
+        registry.register("engine_waiting_watch_events", help, self.waiting.clone());
         let help = "Time from the oldest watch event of a batch to the publication of the batch";
         registry.register_with_unit("engine_lag", help, Unit::Seconds, self.lag.clone());
         let help = "Time to apply a batch of watch events and to generate and publish the touched resources";

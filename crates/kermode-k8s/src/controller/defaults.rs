@@ -61,7 +61,8 @@ impl Defaults {
             let Ok(mesh) = event else { continue };
             while let Err(error) = self.create_initial_permission(&mesh).await {
                 let failure = format!(
-                    "initial MeshTrafficPermission of Mesh {} cannot be created, or recorded in an annotation of the Mesh",
+                    "initial MeshTrafficPermission of Mesh {} cannot be created, or recorded in an annotation of \
+                     the Mesh",
                     mesh.name_any()
                 );
                 log_and_pause(&failure, &error).await;

@@ -177,7 +177,7 @@ impl kube::runtime::utils::Backoff for WatchBackoff {
     fn reset(&mut self) {}
 }
 
-/// Keys of the reported objects, by which the objects are found that are missing from a new list.
+/// Keys of the reported objects. A comparison with a new list shows which objects are gone.
 #[derive(Debug, Default)]
 struct KnownKeys {
     reported: HashSet<ObjectKey>,

@@ -4,10 +4,12 @@ use super::facts::{ContainerFacts, PodFacts, PodPhase};
 
 /// Returns the health of an inbound on a container port; `None` if it is unknown, which counts as ready.
 ///
-/// The container that declares the port determines the health. If no container declares the port, the only container
-/// or a container that declares no ports at all may serve it. In this case all containers of the application must be
-/// ready, as for the endpoints of Kubernetes. If each of several containers declares ports, but none declares this
-/// port, the health is unknown.
+/// The sidecar must be ready, and so must the application:
+///
+/// - If a container declares the port, that container determines the health of the application.
+/// - Otherwise, if the application has only one container, or has one that declares no ports at all, that container may
+///   serve the port. All containers of the application must then be ready, as for the endpoints of Kubernetes.
+/// - Otherwise the health of the application is unknown, and that of the sidecar decides.
 pub(super) fn of_port(pod: &PodFacts, port: u16) -> Option<bool> {
     let declares = |container: &&ContainerFacts| container.ports.iter().any(|(_, number)| *number == port);
     let application = match pod.containers.iter().find(declares) {

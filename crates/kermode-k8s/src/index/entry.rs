@@ -48,8 +48,8 @@ impl PodEntry {
     /// Applies the result of a conversion.
     ///
     /// A Pod that cannot be converted keeps its last valid Dataplane, but address and health are updated: a terminating
-    /// Pod stops being an endpoint even if an annotation is invalid. A Pod with another UID does not inherit the Dataplane
-    /// of its predecessor.
+    /// Pod stops being an endpoint even if an annotation is invalid. A Pod with another UID does not inherit the
+    /// Dataplane of its predecessor.
     pub(super) fn apply_result(
         &mut self,
         result: Result<Option<Converted>, ConvertError>,

@@ -19,7 +19,7 @@ const COMPLETE_REMOVALS: &str = "kuma_cp_xds_endpoint_removal_acknowledgement_se
 const METRICS: [(&str, bool); 14] = [
     ("kuma_cp_engine_lag_seconds_count", true),
     ("kuma_cp_engine_work_seconds_count", true),
-    ("kuma_cp_engine_waiting_messages", false),
+    ("kuma_cp_engine_waiting_watch_events", false),
     ("kuma_cp_xds_resources_encoded_total", true),
     ("kuma_cp_xds_resources_changed_total", true),
     ("kuma_cp_xds_responses_total{kind=\"Endpoints\"}", true),

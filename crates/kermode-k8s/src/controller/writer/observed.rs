@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn tag_named_health_changes_the_hash_without_health() {
+    fn tag_named_health_counts_in_the_without_health_hash() {
         let health = json!({"ready": true});
         let (good, bad) = (
             hash_of(spec(health.clone(), json!({"health": "good"}))),

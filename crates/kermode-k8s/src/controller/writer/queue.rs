@@ -1,4 +1,5 @@
-//! Work queue of the keys of Dataplanes. A key is queued at most once, and no key is processed twice at a time.
+//! Work queue of the keys of Dataplanes. A key is queued at most once, and no key is processed by two tasks at
+//! the same time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -100,7 +101,7 @@ mod tests {
         assert_eq!(
             queue.try_pop(),
             None,
-            "a key must not be processed twice at a time"
+            "a key must not be processed by two tasks at the same time"
         );
         queue.done(&key("a"));
         assert_eq!(queue.try_pop(), Some(key("a")));
