@@ -31,7 +31,8 @@ pub struct IssueCertificateRequest {
 /// Certificate and trust bundle.
 ///
 /// Errors are gRPC codes: `FAILED_PRECONDITION` when the mesh has no mTLS, `NOT_FOUND` while the Dataplane does not
-/// exist, `PERMISSION_DENIED` when the token belongs to another proxy.
+/// exist, `UNAUTHENTICATED` when the token is invalid or belongs to another proxy, `PERMISSION_DENIED` when the token's
+/// service account is not that of the Pod.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct IssueCertificateResponse {
     /// Certificate chain, leaf first, without the root (DER).
