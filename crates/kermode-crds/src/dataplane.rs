@@ -110,16 +110,16 @@ pub struct GatewaySpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TransparentProxyingSpec {
-    /// Target port of inbound connections.
+    /// Port that inbound IPv4 connections are redirected to.
     pub redirect_port_inbound: u16,
-    /// Target port of inbound IPv6 connections.
+    /// Port that inbound IPv6 connections are redirected to.
     #[serde(
         rename = "redirectPortInboundV6",
         default,
         skip_serializing_if = "Option::is_none"
     )]
     pub redirect_port_inbound_v6: Option<u16>,
-    /// Target port of outbound connections.
+    /// Port that outbound connections are redirected to.
     pub redirect_port_outbound: u16,
     /// Services whose Pods the proxy reaches by IP address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn client_of_each_kind_becomes_a_principal_with_its_action() {
+    fn clients_of_a_rule_become_a_principal_with_the_action() {
         let from = json!([
             {"targetRef": {"kind": "Mesh"}, "default": {"action": "Deny"}},
             {"targetRef": {"kind": "MeshSubset", "tags": {"team": "a"}}, "default": {"action": "AllowWithShadowDeny"}},

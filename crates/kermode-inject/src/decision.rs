@@ -90,7 +90,9 @@ fn inject_unless_impossible(
             location: values.location(SIDECAR_INJECTION),
         }),
         InjectionSource::NamespaceLabel | InjectionSource::NamespaceAnnotation => {
-            trace.note(TraceTopic::Decision, || format!("{obstacle}: skipped"));
+            trace.note(TraceTopic::Decision, || {
+                format!("the Pod cannot carry a sidecar: {obstacle}: skipped")
+            });
             Ok(InjectionDecision::Skip(SkipReason::CannotCarrySidecar(obstacle)))
         }
     }
@@ -155,7 +157,7 @@ fn has_sidecar_variables(container: &Container<'_>) -> bool {
 // === impl ObjectMetadata ===
 
 impl<'a> ObjectMetadata<'a> {
-    /// Returns the labels or annotations that a source stands for.
+    /// Returns the labels or annotations of a source.
     pub(crate) fn of(&self, source: InjectionSource) -> Values<'a> {
         match source {
             InjectionSource::PodLabel => self.pod_labels,

@@ -120,7 +120,7 @@ pub enum Denial {
     },
     /// The Pod requests a native sidecar, but the API server does not support them.
     #[error(
-        "kuma.io/sidecar-mode: native needs Kubernetes 1.29 or later, this API server is older: use auto or classic on {object}"
+        "kuma.io/sidecar-mode: native needs Kubernetes 1.29 or later, this API server is older: use auto or classic on {object} or in the setting sidecarMode"
     )]
     NativeUnsupported {
         /// The Pod.

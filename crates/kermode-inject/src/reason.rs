@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Label or annotation that decided on injection.
+/// Place of a value that injection reads, such as the request for injection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InjectionSource {
     /// A label of the Pod.
@@ -31,7 +31,7 @@ pub enum Obstacle {
 pub enum SkipReason {
     /// A label of the Pod is in the setting `exceptions.labels`.
     ExceptionLabel,
-    /// The Pod is already injected, and up to date.
+    /// The Pod has a sidecar.
     AlreadyInjected,
     /// A label or annotation disables injection.
     Disabled(InjectionSource),
@@ -89,9 +89,7 @@ impl fmt::Display for Obstacle {
             Self::HostNetwork => {
                 "spec.hostNetwork is true, so the traffic of the whole node would be redirected"
             }
-            Self::MirrorPod => {
-                "it mirrors a static Pod of a kubelet, which runs without the injected containers"
-            }
+            Self::MirrorPod => "it mirrors a static Pod, which the kubelet runs without injected containers",
             Self::Windows => "it runs on Windows, where traffic cannot be redirected",
         })
     }

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_unsigned_decimals() {
+    fn numbers_are_unsigned_integers_in_decimal_notation() {
         for bad in ["", "-1", "+1", "1.5", "0x10", "4294967296", " 1"] {
             assert!(
                 Values::annotations(&entries(bad), "Pod a/b").number("k").is_err(),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_a_map_names_key_item_and_object() {
+    fn error_of_an_invalid_map_names_key_item_and_object() {
         let error = Values::annotations(&entries("a=1;b"), "Pod a/b")
             .map("k")
             .unwrap_err();

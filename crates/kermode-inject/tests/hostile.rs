@@ -65,7 +65,7 @@ fn process(input: &[u8]) -> bool {
     if let Ok(spec) = serde_json::from_value::<ContainerPatchSpec>(value["spec"].clone()) {
         fixture.patches.insert("p".to_owned(), spec);
     }
-    let patched = json!({
+    let pod_with_patch = json!({
         "metadata": {
             "labels": {"kuma.io/sidecar-injection": "enabled"},
             "annotations": {"kuma.io/container-patches": "p"},
@@ -75,7 +75,7 @@ fn process(input: &[u8]) -> bool {
     let mut injected = false;
     for native in [true, false] {
         injected |= check_injection(&value, &fixture, native);
-        check_injection(&patched, &fixture, native);
+        check_injection(&pod_with_patch, &fixture, native);
     }
     injected
 }

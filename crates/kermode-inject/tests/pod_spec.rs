@@ -62,7 +62,7 @@ fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
 // Resources of the Pod as a whole
 
 /// Asserts what the API server validates for a resource that the Pod requests or limits as a whole: no container has a
-/// higher limit, and the containers request no more together. A container without request has that of its limit.
+/// higher limit, and no container requests more. A container without a request requests as much as its limit.
 fn assert_within_budget(pod: &Value, resource: &str) {
     let of_pod = &pod["spec"]["resources"];
     let amount = |value: &Value| parse_quantity(value.as_str().expect("a string")).expect("a quantity");
@@ -77,7 +77,8 @@ fn assert_within_budget(pod: &Value, resource: &str) {
         let request = own["requests"]
             .get(resource)
             .or_else(|| own["limits"].get(resource));
-        // The application has no request, so that one request within the budget is within it together.
+        // The API server validates the sum of the requests of containers that run at the same time; here, only one of
+        // them has a request.
         if let (Some(request), Some(budget)) = (request, of_pod["requests"].get(resource)) {
             assert!(
                 amount(request) <= amount(budget),

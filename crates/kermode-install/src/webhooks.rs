@@ -103,8 +103,8 @@ fn resource_validator(installation: &Installation) -> Value {
     validator
 }
 
-/// Webhook that warns about a workload whose injection label belongs on its Pod template. The webhook denies nothing, so
-/// it has a short timeout, and its failures are ignored.
+/// Webhook that warns about a workload whose injection label belongs on its Pod template. The webhook denies nothing,
+/// so it has a short timeout, and its failures are ignored.
 fn workload_warnings(installation: &Installation) -> Value {
     let rules = json!([
         rule(
