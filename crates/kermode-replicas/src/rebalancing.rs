@@ -105,7 +105,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
 }
 
 impl ProxyCounts {
-    /// Returns the number of proxies above the share and the tolerated excess.
+    /// Returns the number of proxies beyond the sum of the share and the tolerated excess.
     fn excess(self) -> usize {
         let share = self.proxies.div_ceil(self.replicas.max(1));
         let tolerance = (share / EXCESS_DIVISOR).max(MIN_EXCESS);

@@ -155,9 +155,9 @@ impl Store {
         }))
     }
 
-    /// Changes the profile of a proxy. Streams of the proxy compare only the names that the change concerns, or all
-    /// names if the mesh or the tombstones changed or a selection of services changed between all and some. Returns
-    /// whether the profile changed: `false` for a proxy that is not published.
+    /// Changes the profile of a proxy. Streams of the proxy compare only the names that the change concerns. They
+    /// compare all names if the mesh or the tombstones changed, or if a selection changed from all services to some or
+    /// back. Returns whether the profile changed: `false` for a proxy that is not published.
     pub fn update_profile(&self, proxy: &ObjectKey, change: impl FnOnce(&mut Profile)) -> bool {
         let Some(locked) = self.proxies.get(proxy) else {
             return false;

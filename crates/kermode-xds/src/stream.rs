@@ -117,8 +117,8 @@ pub enum RequestError {
     },
 }
 
-/// Maximum number of resource types not served by Kermode whose requests are stored until the proxy is published.
-/// Bounds memory; Envoy requests fewer.
+/// Maximum number of unserved resource types of which a stream stores a request until the proxy is published. Bounds
+/// memory; Envoy requests fewer.
 const MAX_UNSERVED_TYPES: usize = 16;
 
 /// State of one delta ADS stream.

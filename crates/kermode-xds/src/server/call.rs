@@ -448,7 +448,7 @@ impl Session {
         self.record(output)
     }
 
-    /// Sends the on-demand resources whose time limit for waiting for other resources has passed.
+    /// Ends the wait of the held resources whose deadline has passed. Returns the responses that may be sent now.
     fn on_deadline(&mut self) -> Vec<DeltaDiscoveryResponse> {
         let Self { watcher, stream, .. } = self;
         let output = watcher.read(|view, changes| {

@@ -59,8 +59,7 @@ pub(super) struct Tracker {
 /// Changes of one resource that may have to be sent.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// Lower bound of the sequence numbers of the changes that are not sent yet, and of the publication of the
-    /// resource.
+    /// Lower bound of the sequence numbers of the unsent changes and of the resource's publication.
     since: u64,
     /// Sequence number of the newest change.
     latest: u64,
