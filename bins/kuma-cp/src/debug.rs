@@ -93,12 +93,13 @@ async fn resources(
         let text = format!("proxy: {proxy:?} is not <pod>.<namespace>\n");
         (StatusCode::BAD_REQUEST, text)
     })?;
-    let mut subscription = state.store.watch(&key);
-    let mut resources = subscription.read(|view, _| view.as_ref().map(resources_by_kind));
+    let mut watcher = state.store.watch(&key);
+    let mut resources = watcher.read(|view, _| view.as_ref().map(resources_by_kind));
     if resources.is_none() {
-        // Resources of a proxy without a stream are not kept. The subscription generates them.
-        let _ = tokio::time::timeout(GENERATION_TIMEOUT, subscription.changed()).await;
-        resources = subscription.read(|view, _| view.as_ref().map(resources_by_kind));
+        // The store keeps no resources of a proxy without a stream. While the watcher exists, the proxy counts as having
+        // one, so the publisher generates its resources.
+        let _ = tokio::time::timeout(GENERATION_TIMEOUT, watcher.changed()).await;
+        resources = watcher.read(|view, _| view.as_ref().map(resources_by_kind));
     }
     let text = format!("proxy {proxy} has no resources; check that its Dataplane and its Mesh exist\n");
     resources.map(Json).ok_or((StatusCode::NOT_FOUND, text))

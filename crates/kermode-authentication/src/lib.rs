@@ -32,7 +32,8 @@ pub trait Authenticator: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<ProxyIdentity, Status>>;
 
     /// Checks against the current index that the Dataplane named by the identity belongs to the identity's Pod. Streams
-    /// call this when they begin and after every change, so it must be fast and must not block.
+    /// call this method when they begin and after every change of their resources, so it must be fast and must not
+    /// block.
     ///
     /// # Errors
     /// The status that the call is rejected with; `NOT_FOUND` when the Dataplane may still appear.

@@ -38,7 +38,7 @@ use crate::authentication::{AuthenticationError, TokenAuthenticator};
 
 /// Size limit of a message, in bytes: half of it for the signing request, the rest for the names.
 const MAX_MESSAGE_SIZE: usize = 16 * 1024;
-/// Time limit of a call, from the head of the request to the response, or to the first message of a stream.
+/// Time limit of a call, from the head of the request to the response, or to the head of the response for a stream.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 /// Maximum length of a logged name that a caller claims, in characters.
 const MAX_LOGGED_NAME_LENGTH: usize = 100;

@@ -2,7 +2,8 @@
 //!
 //! The index in `kermode-k8s` writes whole objects. Each write compares the object with its last state and returns the
 //! [`Touched`] parts, whose Envoy resources must be regenerated; a write without a change returns none. The cost of a
-//! write depends on the touched parts, not on the size of the mesh.
+//! write depends on the touched parts, not on the size of the mesh, except for permissions: writing one visits all
+//! dataplanes of its mesh.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
