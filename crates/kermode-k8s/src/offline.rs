@@ -22,7 +22,7 @@ pub const PLACEHOLDER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// An object that cannot be decoded as its kind.
 #[derive(Debug, thiserror::Error)]
-#[error("{kind} {name}: {source}")]
+#[error("{kind} {name} cannot be decoded: {source}")]
 pub struct InvalidObject {
     kind: String,
     name: String,
