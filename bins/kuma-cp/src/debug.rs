@@ -96,8 +96,8 @@ async fn resources(
     let mut watcher = state.store.watch(&key);
     let mut resources = watcher.read(|view, _| view.as_ref().map(resources_by_kind));
     if resources.is_none() {
-        // The store keeps no resources of a proxy without a stream. While the watcher exists, the proxy counts as having
-        // one, so the publisher generates its resources.
+        // The store keeps no resources of a proxy without a stream. While the watcher exists, the proxy counts as
+        // having one, so the publisher generates its resources.
         let _ = tokio::time::timeout(GENERATION_TIMEOUT, watcher.changed()).await;
         resources = watcher.read(|view, _| view.as_ref().map(resources_by_kind));
     }
