@@ -23,8 +23,8 @@ use tokio::sync::{Notify, watch};
 use crate::figures::print_line;
 use crate::process::Process;
 
-/// Size of a message, in bytes, with the prefix that gRPC adds. `make bench-control-plane` sends a sidecar 280 bytes for
-/// a change at 100 sidecars, 690 at 1,000.
+/// Size of a message, in bytes, with the prefix that gRPC adds. In `make bench-control-plane`, a sidecar receives 280
+/// bytes for a change with 100 sidecars, and 690 bytes with 1,000.
 const MESSAGE_SIZE: usize = 500;
 /// Size of a response, in bytes, with the prefix that gRPC adds: that of an ACK.
 const RESPONSE_SIZE: usize = 120;

@@ -13,7 +13,7 @@ SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
 DNS_SERVICE = "10.96.0.10"
 API_PORT = 6443
-# Number of clusters that may exist side by side; the number is the third byte of their addresses.
+# Maximum number of clusters side by side. The number of each cluster is below this limit.
 MAX_CLUSTERS = 200
 
 

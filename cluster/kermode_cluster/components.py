@@ -20,8 +20,8 @@ class Component:
 
 
 def components(paths, addresses: Addresses, programs, api_only: bool, controllers: bool) -> list:
-    """Returns the programs to run: all, or with `api_only` etcd and the API server, and the controller manager if
-    `controllers`."""
+    """Returns the programs to run: etcd, the API server, with `controllers` the controller manager, and unless
+    `api_only` the others."""
     selected = [etcd(paths), api_server(paths, addresses, programs, service_accounts=controllers)]
     if controllers:
         selected.append(controller_manager(paths, addresses, programs))

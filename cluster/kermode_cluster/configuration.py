@@ -88,7 +88,8 @@ def kubelet(cgroup: str, authority: str) -> str:
 
 
 def name_servers(resolv_conf: str) -> list:
-    """Returns the name servers of a resolv.conf that Pods can reach, without those on loopback (systemd-resolved)."""
+    """Returns the IPv4 name servers in a resolv.conf, without those on loopback (systemd-resolved), which Pods cannot
+    reach."""
     usable = []
     for line in resolv_conf.splitlines():
         words = line.split()

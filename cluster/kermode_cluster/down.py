@@ -28,7 +28,7 @@ def remove(cluster: paths.ClusterPaths) -> None:
         hostnet.disconnect(cluster.name, Addresses(settings["number"]))
     cgroups.remove(cluster.cgroup)
     shutil.rmtree(cluster.root)
-    # `up` creates its folder under the same lock, so no cluster can be created after the check.
+    # `up` creates the folder of a cluster under the same lock, so no cluster can be created after the check.
     with files.locked(paths.cache() / "locks" / "addresses.lock"):
         if not paths.all_clusters():
             hostnet.restore_forwarding()

@@ -79,7 +79,7 @@ def disconnect(name: str, addresses: Addresses) -> None:
 
 
 def restore_forwarding() -> None:
-    """Restores IP forwarding after the end of the last cluster."""
+    """Switches IP forwarding off after the end of the last cluster, if `connect` switched it on."""
     if forwarding_marker().exists():
         FORWARDING.write_text("0", encoding="utf-8")
         forwarding_marker().unlink()

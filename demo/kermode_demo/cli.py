@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
-def build_kumactl() -> Path:
+def build_everything() -> Path:
     """Installs missing packages and builds programs and images. Returns the path of kumactl."""
     print_step("Debian packages")
     subprocess.run([str(paths.CLUSTER_SOURCES / "install-packages")], check=True)
@@ -46,7 +46,7 @@ def find_kumactl() -> Path:
 
 def install_mesh(cluster) -> tuple:
     """Installs the mesh on the cluster. Returns kubectl and the image references."""
-    kumactl = build_kumactl()
+    kumactl = build_everything()
     print_step(cluster.title)
     references = cluster.prepare()
     kubectl = cluster.kubectl()

@@ -58,26 +58,26 @@ impl DataplaneWatch {
         Self { observed, task }
     }
 
-    /// Waits until `number` Dataplanes exist. Returns the time at which the last one appeared or changed its readiness.
+    /// Waits until `count` Dataplanes exist. Returns the time at which the last one appeared or changed its readiness.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.
-    pub async fn wait_for_count(&self, number: usize, timeout: Duration) -> Result<Instant> {
-        self.wait_for(timeout, &format!("{number} Dataplanes"), |dataplanes| {
+    pub async fn wait_for_count(&self, count: usize, timeout: Duration) -> Result<Instant> {
+        self.wait_for(timeout, &format!("{count} Dataplanes"), |dataplanes| {
             let last = dataplanes.values().map(|dataplane| dataplane.changed_at).max();
-            last.filter(|_| dataplanes.len() >= number)
+            last.filter(|_| dataplanes.len() >= count)
         })
         .await
     }
 
-    /// Waits until `number` Dataplanes have a status that counts their inbounds.
+    /// Waits until `count` Dataplanes have a status that counts their inbounds.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.
-    pub async fn wait_for_statuses(&self, number: usize, timeout: Duration) -> Result<()> {
-        self.wait_for(timeout, &format!("status of {number} Dataplanes"), |dataplanes| {
+    pub async fn wait_for_statuses(&self, count: usize, timeout: Duration) -> Result<()> {
+        self.wait_for(timeout, &format!("status of {count} Dataplanes"), |dataplanes| {
             let with_status = dataplanes.values().filter(|dataplane| dataplane.has_status);
-            (with_status.count() >= number).then_some(())
+            (with_status.count() >= count).then_some(())
         })
         .await
     }

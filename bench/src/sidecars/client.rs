@@ -1,4 +1,4 @@
-//! One simulated sidecar: connects, and reconnects with the backoff of `kuma-dp`.
+//! One simulated sidecar: connects, and reconnects with the backoff that `kuma-dp` has after failed attempts.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -89,14 +89,14 @@ impl Envoy {
     /// When the response cannot be decoded.
     pub(super) fn on_response(
         &mut self,
-        client: usize,
+        sidecar: usize,
         response: DeltaDiscoveryResponse,
         expected_changes: &ExpectedChanges,
     ) -> Result<Vec<DeltaDiscoveryRequest>> {
         let mut requests = Vec::with_capacity(2);
         match response.type_url.as_str() {
             CLUSTER => requests.extend(self.on_clusters(&response)?),
-            ENDPOINTS => self.on_endpoints(client, &response, expected_changes)?,
+            ENDPOINTS => self.on_endpoints(sidecar, &response, expected_changes)?,
             LISTENER if self.stage == Stage::Listeners => self.stage = Stage::Complete,
             _ => {}
         }
@@ -138,7 +138,7 @@ impl Envoy {
 
     fn on_endpoints(
         &mut self,
-        client: usize,
+        sidecar: usize,
         response: &DeltaDiscoveryResponse,
         expected_changes: &ExpectedChanges,
     ) -> Result<()> {
@@ -148,11 +148,11 @@ impl Envoy {
         for bytes in &response.resources {
             let Resource { body, name } = Resource::decode(bytes.clone())?;
             self.pending_endpoints.remove(&name);
-            expected_changes.on_endpoints(client, &name, &body.unwrap_or_default().value);
+            expected_changes.on_endpoints(sidecar, &name, &body.unwrap_or_default().value);
         }
         for name in &response.removed_resources {
             self.pending_endpoints.remove(name);
-            expected_changes.on_endpoints(client, name, &[]);
+            expected_changes.on_endpoints(sidecar, name, &[]);
         }
         Ok(())
     }

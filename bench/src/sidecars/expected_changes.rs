@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Lag of a client that has not received the change yet.
+/// Lag of a sidecar that has not received the change yet.
 const NOT_RECEIVED: u32 = u32::MAX;
 
-/// Changes that some client has not received yet, by the name of the service's resource.
+/// Changes that some sidecar has not received yet, by the name of the service's resource.
 #[derive(Debug, Default)]
 pub struct ExpectedChanges {
     open: Mutex<HashMap<String, Vec<Arc<ExpectedChange>>>>,
@@ -34,25 +34,25 @@ pub struct ExpectedChange {
 /// Clients that have received a change.
 #[derive(Debug)]
 struct Receipts {
-    /// Microseconds until each client received the change, by the client's number.
+    /// Microseconds until each sidecar received the change, by the sidecar's number.
     lags: Vec<u32>,
-    /// Number of clients that have not received the change.
+    /// Number of sidecars that have not received the change.
     missing: usize,
 }
 
 // === impl ExpectedChanges ===
 
 impl ExpectedChanges {
-    /// Adds the change of an endpoint that all clients have to receive. Lags are measured from this call.
-    pub fn add(&self, service: &str, ip: &str, is_addition: bool, clients: usize) -> Arc<ExpectedChange> {
+    /// Adds the change of an endpoint that all sidecars have to receive. Lags are measured from this call.
+    pub fn add(&self, service: &str, ip: &str, is_addition: bool, sidecars: usize) -> Arc<ExpectedChange> {
         let change = Arc::new(ExpectedChange {
             service: service.to_owned(),
             encoded_address: encoded_address(ip),
             is_addition,
             started_at: Instant::now(),
             receipts: Mutex::new(Receipts {
-                lags: vec![NOT_RECEIVED; clients],
-                missing: clients,
+                lags: vec![NOT_RECEIVED; sidecars],
+                missing: sidecars,
             }),
             all_received: Notify::new(),
         });
@@ -66,8 +66,8 @@ impl ExpectedChanges {
         self.open.lock().is_empty()
     }
 
-    /// Records that a client received the endpoints of a service, as an encoded `ClusterLoadAssignment`.
-    pub(super) fn on_endpoints(&self, client: usize, service: &str, assignment: &[u8]) {
+    /// Records that a sidecar received the endpoints of a service, as an encoded `ClusterLoadAssignment`.
+    pub(super) fn on_endpoints(&self, sidecar: usize, service: &str, assignment: &[u8]) {
         let now = Instant::now();
         let mut open = self.open.lock();
         let Some(changes) = open.get_mut(service) else {
@@ -77,14 +77,14 @@ impl ExpectedChanges {
             let is_present = assignment
                 .windows(change.encoded_address.len())
                 .any(|part| part == change.encoded_address);
-            is_present != change.is_addition || !change.record(client, now)
+            is_present != change.is_addition || !change.record(sidecar, now)
         });
         if changes.is_empty() {
             open.remove(service);
         }
     }
 
-    /// Waits until all clients have received a change. Returns their lags, sorted, in milliseconds.
+    /// Waits until all sidecars have received a change. Returns their lags, sorted, in milliseconds.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.
@@ -96,7 +96,7 @@ impl ExpectedChanges {
         received.with_context(|| {
             let missing = change.receipts.lock().missing;
             format!(
-                "{missing} clients have not received a change of {} after {timeout:?}",
+                "{missing} sidecars have not received a change of {} after {timeout:?}",
                 change.service
             )
         })?;
@@ -114,10 +114,10 @@ impl ExpectedChanges {
 // === impl ExpectedChange ===
 
 impl ExpectedChange {
-    /// Records that a client received the change. Returns whether all clients have received it.
-    fn record(&self, client: usize, now: Instant) -> bool {
+    /// Records that a sidecar received the change. Returns whether all sidecars have received it.
+    fn record(&self, sidecar: usize, now: Instant) -> bool {
         let mut receipts = self.receipts.lock();
-        let Some(lag) = receipts.lags.get_mut(client).filter(|lag| **lag == NOT_RECEIVED) else {
+        let Some(lag) = receipts.lags.get_mut(sidecar).filter(|lag| **lag == NOT_RECEIVED) else {
             return receipts.missing == 0;
         };
         let micros = now.saturating_duration_since(self.started_at).as_micros();
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_client_is_counted_once_and_only_for_the_expected_address_and_service() {
+    async fn each_sidecar_is_counted_once_and_only_for_the_expected_address_and_service() {
         let changes = ExpectedChanges::default();
         let change = changes.add("web", "10.0.0.1", true, 2);
         let other = encoded_address("10.0.0.12");

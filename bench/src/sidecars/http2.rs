@@ -2,8 +2,8 @@
 //!
 //! `h2` is not used here because its buffers would distort the figures: 28.7 KB for each connection, so 287 MB for
 //! 10,000 sidecars, on the machine whose memory and caches they share with the control plane under test. Between
-//! messages, this client keeps a buffer of at most 16 KiB. `make bench-exchange` compares
-//! the CPU time of a client on `h2` with that of this client.
+//! messages, this client keeps a buffer of at most 16 KiB. `make bench-exchange` compares the CPU time of a client on
+//! `h2` with that of this client.
 
 use std::io;
 

@@ -53,7 +53,7 @@ pub struct BenchObjects {
     writer: PodWriter,
     /// Number of Services.
     services: usize,
-    /// Number of Pods that are not spare. They have the numbers below it.
+    /// Number of Pods that are not spare; they are numbered from 0.
     pods: usize,
     /// Spare Pods, oldest first.
     spare: VecDeque<BenchPod>,
@@ -195,11 +195,11 @@ impl BenchObjects {
         self.writer.clone()
     }
 
-    /// Writes `number` status updates that affect no configuration, as kubelets do from time to time.
+    /// Writes `count` status updates that affect no configuration, as kubelets do from time to time.
     ///
     /// # Errors
     /// When the API server rejects a request.
-    pub async fn heartbeats(&self, number: usize) -> Result<()> {
+    pub async fn heartbeats(&self, count: usize) -> Result<()> {
         let write_heartbeat = |heartbeat: usize| async move {
             let message = format!("heartbeat {heartbeat}");
             let condition = json!({"type": "PodScheduled", "status": "True", "message": message});
@@ -208,7 +208,7 @@ impl BenchObjects {
                 .patch_status(&self.pod(heartbeat % self.pods), patch)
                 .await
         };
-        run_all((0..number).map(write_heartbeat)).await
+        run_all((0..count).map(write_heartbeat)).await
     }
 
     async fn create_namespaces(&self) -> Result<()> {

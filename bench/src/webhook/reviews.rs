@@ -27,11 +27,11 @@ pub enum Expected {
     Skipped,
 }
 
-/// Returns `number` reviews of Pods in a namespace.
+/// Returns `count` reviews of Pods in a namespace.
 ///
 /// # Errors
 /// When the recorded review cannot be parsed.
-pub fn make(namespace: &str, number: usize) -> Result<Vec<Review>> {
+pub fn make(namespace: &str, count: usize) -> Result<Vec<Review>> {
     let recorded: Value = serde_json::from_str(RECORDED)?;
     let uid = recorded["request"]["uid"]
         .as_str()
@@ -49,7 +49,7 @@ pub fn make(namespace: &str, number: usize) -> Result<Vec<Review>> {
             uid: own_uid,
         }
     };
-    Ok((0..number).map(copy).collect())
+    Ok((0..count).map(copy).collect())
 }
 
 impl Review {

@@ -70,7 +70,7 @@ class Cluster:
         """Reads a Pod."""
         return self.api.get(f"{PODS}/{name}")
 
-    def finish(self, name: str) -> str:
+    def wait_for_end(self, name: str) -> str:
         """Waits for a Pod to end and returns its phase."""
         def phase():
             current = self.pod(name)["status"].get("phase")
@@ -81,7 +81,8 @@ class Cluster:
         """Waits for a condition; the failure shows the state of the Pods."""
         value = wait_until(condition, seconds=SECONDS, interval=0.1)
         if not value:
-            raise AssertionError(f"timed out after {SECONDS} s: {condition_name}\n{self.kubectl('describe', 'pods')}")
+            raise AssertionError(f"timed out after {SECONDS} s waiting until {condition_name}\n"
+                                 f"{self.kubectl('describe', 'pods')}")
         return value
 
 

@@ -46,7 +46,7 @@ class Clusters(unittest.TestCase):
             cluster.create_server("greeter", ["serve", ":8080", f"from {cluster.name}"], 8080, 80)
             cluster.create_pod("caller", [cluster.container("caller", ["call", "http://greeter.default"])])
         for cluster in CLUSTERS:
-            self.assertEqual(cluster.finish("caller"), "Succeeded")
+            self.assertEqual(cluster.wait_for_end("caller"), "Succeeded")
             self.assertEqual(cluster.kubectl("logs", "caller"), f"from {cluster.name}\n")
 
     def test_pod_reaches_itself_through_its_service(self):
@@ -61,7 +61,7 @@ class Clusters(unittest.TestCase):
         setup = one.container("setup", ["call", "http://127.0.0.1:9000"])
         app = one.container("app", ["call", "http://127.0.0.1:9000"])
         one.create_pod("with-sidecar", [app], initContainers=[sidecar, setup])
-        self.assertEqual(one.finish("with-sidecar"), "Succeeded")
+        self.assertEqual(one.wait_for_end("with-sidecar"), "Succeeded")
         for container in ("setup", "app"):
             self.assertEqual(one.kubectl("logs", "with-sidecar", "-c", container), "sidecar\n")
 
@@ -75,7 +75,7 @@ class Clusters(unittest.TestCase):
                                startupProbe={"tcpSocket": {"port": 9001}, "periodSeconds": 1})
         app = one.container("app", ["call", "http://10.96.0.1:81"])
         one.create_pod("redirected", [app], initContainers=[init, server])
-        self.assertEqual(one.finish("redirected"), "Succeeded", one.kubectl("describe", "pod", "redirected"))
+        self.assertEqual(one.wait_for_end("redirected"), "Succeeded", one.kubectl("describe", "pod", "redirected"))
         self.assertEqual(one.kubectl("logs", "redirected", "-c", "app"), "redirected\n")
 
     def test_host_reaches_pods_and_node_ports(self):
@@ -245,6 +245,6 @@ class ZDown(unittest.TestCase):
 
         one.create_server("after", ["serve", ":8080", "still here"], 8080, 80)
         one.create_pod("after-caller", [one.container("caller", ["call", "http://after"])])
-        self.assertEqual(one.finish("after-caller"), "Succeeded")
+        self.assertEqual(one.wait_for_end("after-caller"), "Succeeded")
         self.assertEqual(one.kubectl("logs", "after-caller"), "still here\n")
         self.assertIn("after", {item["metadata"]["name"] for item in one.api.get(PODS)["items"]})

@@ -13,7 +13,7 @@ class Networks(unittest.TestCase):
     def test_first_cluster_gets_number_zero(self):
         self.assertEqual(addresses.first_free(["192.0.2.0/24"], [], []).number, 0)
 
-    def test_number_is_skipped_when_it_is_used_or_one_of_its_networks_or_its_interface_is(self):
+    def test_number_in_use_or_with_a_network_or_interface_in_use_is_skipped(self):
         taken = ["10.180.0.2", "10.244.1.0/25"]
         self.assertEqual(addresses.first_free(taken, ["kermode2"], [3]).number, 4)
 
@@ -29,7 +29,7 @@ class Networks(unittest.TestCase):
 class Names(unittest.TestCase):
     """Cluster names."""
 
-    def test_name_that_could_leave_the_folder_is_rejected(self):
+    def test_name_that_is_not_a_short_dns_label_is_rejected(self):
         for name in ("..", "a/b", "", "-a", "A", "x" * 41):
             with self.assertRaises(ClusterError, msg=name):
                 paths.ClusterPaths(name)
@@ -92,7 +92,7 @@ class Cgroups(unittest.TestCase):
     def test_version_two_tree_beside_version_one_trees_is_unused(self):
         self.assertEqual(self.used(self.V1, self.HYBRID), [("/sys/fs/cgroup/memory", 1)])
 
-    def test_unused_version_two_tree_is_cleaned_up(self):
+    def test_unused_version_two_tree_is_listed(self):
         self.assertEqual(len(cgroups.parse_hierarchies(f"{self.V1}\n{self.HYBRID}")), 2)
 
     def test_version_two_alone_is_used(self):

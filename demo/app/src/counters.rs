@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-/// Maximum number of distinct failure reasons. A reason may contain an address, so their number is unbounded; further
-/// reasons are counted as `other`.
+/// Maximum number of distinct failure reasons. Reasons are texts of errors, so nothing else bounds their number.
+/// Further reasons are counted as `other`.
 const MAX_REASONS: usize = 32;
 
 /// Counters since the start of the client.

@@ -122,8 +122,8 @@ impl Requester {
     }
 }
 
-/// Returns the failed step and the innermost cause of an error. The text has few distinct values, so it can be the key
-/// of a counter.
+/// Returns the failed step and the innermost cause of an error. The text usually has few distinct values, so it can be
+/// the key of a counter.
 pub(crate) fn summary(error: &anyhow::Error) -> String {
     let step = error.to_string();
     let cause = error.root_cause().to_string();

@@ -1,4 +1,4 @@
-//! The checkout that a test or benchmark runs from: its paths, its environment variables, and the tool for local clusters
+//! The checkout that a test or benchmark runs from: paths, environment variables, and the tool for local clusters
 //! (`cluster/`).
 
 use std::path::{Path, PathBuf};

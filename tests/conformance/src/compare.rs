@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// Removes, at any depth, members of objects that are null, an empty object or an empty list. Elements of lists stay,
+/// Removes, at any depth, object members whose value is null, an empty object or an empty list. Elements of lists stay,
 /// because their positions are significant.
 fn without_empty_members(value: &Value) -> Value {
     match value {
@@ -27,8 +27,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Returns one line for each path at which two values differ. Members of objects that are null, empty and absent are
-/// equal.
+/// Returns one line for each path at which two values differ. An object member that is null or empty equals an absent
+/// one.
 pub fn differences(expected: &Value, actual: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     collect_differences(

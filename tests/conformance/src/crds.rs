@@ -68,7 +68,7 @@ fn validate_by_webhook(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Returns the parts of a CustomResourceDefinition that are compared; its schemas have no descriptions.
+/// Returns the parts of a CustomResourceDefinition that are compared, without descriptions in the schemas.
 fn comparable(definition: &Value) -> Value {
     let spec = &definition["spec"];
     let versions: Vec<Value> = spec["versions"]

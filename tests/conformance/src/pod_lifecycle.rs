@@ -28,8 +28,9 @@ impl Runner for PodLifecycle {
     }
 }
 
-/// Counts the sidecars that must quit, because all other containers of the Pod have completed. If a Dataplane exists in
-/// the case, the Pod gets a sidecar and an IP, because only then it has a Dataplane.
+/// Counts the sidecars that must quit because all other containers of the Pod have completed. A Pod of the corpus may
+/// lack what the index requires of a Pod with a Dataplane. If the case says that the Dataplane exists, this function
+/// adds the annotation of an injected Pod, and an IP.
 fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     let mut pod = case.at("/inputs/pod").clone();
     let mut index = Index::default();

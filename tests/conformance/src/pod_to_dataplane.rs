@@ -21,7 +21,7 @@ use crate::suite::{Outcome, Runner};
 pub(crate) struct PodToDataplane;
 
 /// Runner of the Dataplane examples of the manual page.
-pub(crate) struct PageExamples;
+pub(crate) struct PageDataplanes;
 
 impl Runner for PodToDataplane {
     fn suite(&self) -> &'static str {
@@ -41,7 +41,7 @@ impl Runner for PodToDataplane {
     }
 }
 
-impl Runner for PageExamples {
+impl Runner for PageDataplanes {
     fn suite(&self) -> &'static str {
         "page-examples"
     }

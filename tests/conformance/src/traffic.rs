@@ -65,7 +65,8 @@ impl Runner for Traffic {
     }
 }
 
-/// Compares an error with the part of its text that the case expects; null if the case expects any error.
+/// Compares an error with the part of its text that the case expects; `expected_part` is null if the case expects any
+/// error.
 fn compared_error(result: &Result<()>, expected_part: &Value) -> Outcome {
     let expected_part = expected_part.as_str().unwrap_or_default();
     let actual = match result {

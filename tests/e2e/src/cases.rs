@@ -39,7 +39,7 @@ pub(crate) fn all() -> Vec<Test> {
     let mut all = installation_tests();
     all.extend(application_tests());
     all.extend(fault_tests());
-    all.extend(removal_tests());
+    all.extend(uninstallation_tests());
     all
 }
 
@@ -70,7 +70,7 @@ fn application_tests() -> Vec<Test> {
         dataplane::exactly_the_injected_pods_have_dataplanes,
         dataplane::unready_pod_has_an_unready_dataplane_and_gets_no_requests,
         dataplane::dataplane_is_deleted_with_its_pod,
-        dataplane::dataplane_is_kept_while_its_pod_has_an_invalid_annotation_and_an_event_names_it,
+        dataplane::invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane,
         manual_page::pod_of_the_example_gets_the_dataplane_of_the_example,
         balancing::client_sidecar_balances_requests_over_all_servers,
         encryption::sidecars_use_mtls_and_the_server_sees_the_client_identity,
@@ -104,7 +104,7 @@ fn application_tests() -> Vec<Test> {
     ]
 }
 
-/// Tests with three replicas of the control plane and one fault in each test.
+/// Tests with three replicas of the control plane. All but the first cause a fault.
 fn fault_tests() -> Vec<Test> {
     tests![
         high_availability::added_replicas_get_their_share_of_sidecars,
@@ -118,8 +118,8 @@ fn fault_tests() -> Vec<Test> {
     ]
 }
 
-/// Tests that stop or uninstall the control plane.
-fn removal_tests() -> Vec<Test> {
+/// Tests that stop the control plane, uninstall it, or run it outside of the cluster.
+fn uninstallation_tests() -> Vec<Test> {
     tests![
         outage::while_the_control_plane_is_down_pods_of_labelled_namespaces_are_denied_and_others_start,
         outage::uninstallation_removes_everything,

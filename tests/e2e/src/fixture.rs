@@ -121,10 +121,10 @@ impl Fixture {
             let reference = self.cluster.image(image)?;
             let (name, tag) = reference
                 .rsplit_once(':')
-                .context("an image's reference has a tag")?;
+                .with_context(|| format!("the image reference {reference} has no tag"))?;
             let (registry, repository) = name
                 .rsplit_once('/')
-                .context("an image's reference has a registry")?;
+                .with_context(|| format!("the image reference {reference} has no registry"))?;
             arguments.push(format!("--{flag}-registry={registry}"));
             arguments.push(format!("--{flag}-repository={repository}"));
             arguments.push(format!("--{flag}-version={tag}"));

@@ -176,20 +176,20 @@ impl Bench<'_> {
         let cpu_before = self.process.cpu_time()?;
         let received_before = fleet.received();
         let encodings_before = self.encodings()?;
-        let number = self.scope.heartbeats;
-        self.objects.heartbeats(number).await?;
+        let count = self.scope.heartbeats;
+        self.objects.heartbeats(count).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let cpu = self.process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / number as f64;
+        let cpu = self.process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / count as f64;
         let responses = (fleet.received().responses - received_before.responses) as f64;
         let encodings = self.encodings()? - encodings_before;
         self.add(
-            &format!("responses caused by {number} status-only writes"),
+            &format!("responses caused by {count} status-only writes"),
             &[responses],
             "",
             Target::AtMost(0.0),
         );
         self.add(
-            &format!("encodings caused by {number} status-only writes"),
+            &format!("encodings caused by {count} status-only writes"),
             &[encodings],
             "",
             Target::AtMost(0.0),

@@ -40,19 +40,19 @@ impl Bench<'_> {
         first.wait_until_configured(TIMEOUT).await?;
         // Time for responses beyond the initial configuration, which would be an error.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let each = first.received();
+        let received = first.received();
         first.stop().await;
         ensure!(
-            each.responses == INITIAL_RESPONSES,
+            received.responses == INITIAL_RESPONSES,
             "the initial configuration took {} responses instead of {INITIAL_RESPONSES}",
-            each.responses
+            received.responses
         );
         #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
-        let kib = each.bytes as f64 / 1024.0;
+        let kib = received.bytes as f64 / 1024.0;
         self.add("initial configuration of a sidecar", &[kib], "KiB", Target::None);
 
         let (fleet, seconds, cpu_seconds) = self.connect_all().await?;
-        let expected_resources = each.resources * fleet.size() as u64;
+        let expected_resources = received.resources * fleet.size() as u64;
         ensure!(
             fleet.received().resources >= expected_resources,
             "{} of {expected_resources} resources were received",
@@ -153,8 +153,8 @@ impl Bench<'_> {
     }
 }
 
-/// A thread that sends AdmissionReviews at a steady rate. The thread is its own, because the simulated sidecars would
-/// delay the reviews.
+/// Thread that sends AdmissionReviews at a steady rate. On the thread of the simulated sidecars, the reviews would be
+/// delayed.
 struct ReviewSender {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Vec<SentReview>>>,

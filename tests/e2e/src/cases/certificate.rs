@@ -1,5 +1,5 @@
-//! CA of the control plane's webhooks. The control plane restores its Secret, and the caBundles of the webhook
-//! registrations.
+//! CA of the control plane's webhooks. The control plane restores the Secret of the CA, and the caBundles of the
+//! webhook registrations.
 
 use std::time::Duration;
 

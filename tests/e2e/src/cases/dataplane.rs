@@ -59,7 +59,7 @@ pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture)
         .collect();
     ensure!(
         found == expected,
-        "Dataplanes {found:?} exist for Pods {expected:?}"
+        "the Dataplanes are {found:?}, not those of the Pods {expected:?}"
     );
     let outside_count = fixture
         .dataplanes(OUTSIDE_NAMESPACE)
@@ -226,7 +226,7 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(fixture: &Fixture) -> Resu
 /// Annotation, as an argument of kubectl, whose value is not a port.
 const INVALID_ADMIN_PORT: &str = "kuma.io/envoy-admin-port=nine";
 
-pub(super) async fn dataplane_is_kept_while_its_pod_has_an_invalid_annotation_and_an_event_names_it(
+pub(super) async fn invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane(
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_application().await?;

@@ -85,7 +85,7 @@ pub(super) async fn traffic_between_pods_is_encrypted(fixture: &Fixture) -> Resu
     );
     ensure!(
         observation.unredirected == 0,
-        "{} segments went from the client's Pod to the Service instead of its sidecar",
+        "{} segments went from the client's Pod to the Service instead of the client's sidecar",
         observation.unredirected
     );
     Ok(format!(

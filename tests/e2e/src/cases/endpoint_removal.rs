@@ -239,8 +239,8 @@ impl Replica {
         .await
     }
 
-    /// Returns this replica's status of the removal of a Pod's endpoint. Null if there is none or all of its proxies
-    /// have acknowledged it.
+    /// Returns this replica's status of the removal of a Pod's endpoint. Null if there is no removal, or if all proxies
+    /// of this replica have acknowledged it.
     async fn removal(&self, pod: &str) -> Result<Value> {
         let removals: Vec<Value> = serde_json::from_str(&self.debug.get("/debug/removals").await?)?;
         let proxy = format!("{pod}.{APP_NAMESPACE}");

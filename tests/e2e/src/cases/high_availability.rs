@@ -1,6 +1,6 @@
-//! Three replicas of the control plane, and one fault in each test: killed replicas, a wrong Lease, dead connections,
-//! an outage of the API server or of etcd. Requests of existing Pods never fail, and new Pods get responses once one
-//! replica is available.
+//! Three replicas of the control plane: rebalancing, and faults such as killed replicas, a wrong Lease, dead
+//! connections, or an outage of the API server or of etcd. No request of the application's client fails, and new Pods
+//! get responses once one replica is available.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ const TOLERATED_EXCESS: usize = 3;
 const REBALANCING_DEADLINE: Duration = Duration::from_secs(110);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
-/// Deadline of an election: twice the time within which another replica acquires an expired Lease.
+/// Deadline of an election: twice the time without a renewal after which another replica may acquire the Lease.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 /// Deadline of the recovery from an outage of the API server. After an outage of ten minutes, the kubelet needs nearly
 /// two more minutes until it lists its Pods.
@@ -181,8 +181,8 @@ pub(super) async fn no_request_fails_while_etcd_is_down(fixture: &Fixture) -> Re
     check_outage(fixture, "etcd", fixture.config.outage / 3, 0).await
 }
 
-/// Stops a component of Kubernetes for the duration of the outage. Meanwhile kills `killed_count` replicas, and the
-/// Envoy of a separate client.
+/// Stops a component of Kubernetes and the [`CONTROLLERS`] for the duration of the outage. Meanwhile kills
+/// `killed_count` replicas, and the Envoy of a separate client.
 async fn check_outage(
     fixture: &Fixture,
     component: &str,

@@ -23,8 +23,8 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, is_ready};
 
-/// Mesh whose certificates live for one minute, the shortest lifetime. A certificate is renewed within half of its
-/// lifetime, so within 30 s all certificates are signed by a new CA.
+/// Mesh whose certificates live for one minute, the shortest lifetime. Once a new CA signs, proxies renew their
+/// certificates within half of a lifetime, so within 30 s.
 const SHORT_LIFETIME: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: Mesh
@@ -42,7 +42,8 @@ spec:
           expiration: 1m
 ";
 /// Deadline of the propagation of a new root to every sidecar. Usually it takes one watch event and one response on a
-/// stream. A sidecar that got no certificate, because an earlier test disabled mTLS, retries within 30 s.
+/// stream. A sidecar that got no certificate, because an earlier test disabled mTLS, requests one again as soon as its
+/// Envoy waits for it, and retries within 10 s.
 const PROPAGATION_DEADLINE: Duration = Duration::from_secs(45);
 /// Deadline of the renewal of all certificates.
 const RENEWAL_DEADLINE: Duration = Duration::from_mins(1);
@@ -110,7 +111,7 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
     );
     check_events(fixture).await?;
     Ok(format!(
-        "{} in {} handshakes; both roots trusted after {:.1} s, \
+        "{}; {} handshakes; both roots trusted after {:.1} s, \
          certificates re-issued after {:.0} s, old root removed after {:.0} s",
         increase.failure_summary(),
         handshakes_after.completed - handshakes_before.completed,

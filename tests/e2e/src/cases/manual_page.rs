@@ -1,5 +1,6 @@
 //! The example of the manual page, Kuma's "Data plane on Kubernetes": the Pod of the example must get the Dataplane
-//! that the page shows. The control plane must also show its status, and undo manual changes of it.
+//! that the page shows. The control plane must also write the status of the Dataplane, and undo manual changes of the
+//! Dataplane.
 
 use std::time::Duration;
 

@@ -90,7 +90,8 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
     Ok(format!("{admitted} Pods were admitted during the restart"))
 }
 
-/// Checks that a Pod of the labelled namespace is denied, that another Pod starts, and that the client gets responses.
+/// Checks that a Pod of a labelled namespace is denied, that a Pod of an unlabelled namespace starts, and that the
+/// client gets responses.
 async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
     wait_for(
         "all Pods of the control plane to be deleted",

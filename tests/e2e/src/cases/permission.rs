@@ -13,8 +13,8 @@ use crate::harness::wait::{done_if, wait_for};
 const DEADLINE: Duration = Duration::from_secs(30);
 const PERMISSION_NAME: &str = "e2e-not-the-client";
 
-/// Permission that denies the client's requests. It takes precedence over the initial one, which allows them, because
-/// it is more specific.
+/// Permission that denies the client's requests. The initial permission allows them, but this permission is more
+/// specific and takes precedence.
 const DENYING_PERMISSION: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: MeshTrafficPermission
