@@ -7,7 +7,7 @@ from . import files, node, paths
 from .errors import ClusterError
 from .processes import wait_until
 
-# Time until a stopped component has ended, or a started component is ready.
+# Timeout of the end of a stopped component, and of the readiness of a started one.
 TIMEOUT_SECONDS = 60
 
 

@@ -34,7 +34,7 @@ pub(super) fn run(case: &Case<'_>) -> Result<Outcome> {
 
 fn outbounds(view: &MeshView) -> Value {
     let mesh = MeshName::new(MESH);
-    let services = view.services(&mesh).flat_map(|(name, service)| {
+    let outbounds = view.services(&mesh).flat_map(|(name, service)| {
         let addresses = service.addresses.cluster_ips.iter();
         addresses.map(move |address| {
             json!({
@@ -44,7 +44,7 @@ fn outbounds(view: &MeshView) -> Value {
             })
         })
     });
-    services.collect()
+    outbounds.collect()
 }
 
 /// Converts a Dataplane of the case to the model.

@@ -238,7 +238,7 @@ pub(super) async fn invalid_annotation_is_named_in_an_event_and_does_not_change_
     let admin_port = pod.annotations().get("kuma.io/envoy-admin-port");
     let original = format!(
         "kuma.io/envoy-admin-port={}",
-        admin_port.context("the Pod has no annotation with the admin port")?
+        admin_port.with_context(|| format!("Pod {name} has no annotation with the admin port"))?
     );
     kubectl
         .run(&[

@@ -233,7 +233,9 @@ async fn check_outage(
     let pod_age = pod_start.map(|start| Timestamp::now().duration_since(start.0));
     delete_pod(fixture, AFTER_OUTAGE).await?;
     let time_to_response = time_to_response?;
-    let pod_age = pod_age.context("the Pod has no start time")?.as_secs();
+    let pod_age = pod_age
+        .with_context(|| format!("Pod {AFTER_OUTAGE} has no start time"))?
+        .as_secs();
     wait_for_all_replicas(fixture).await?;
     for replica in killed {
         // The restarted replica must wait for the API server. If it exited, the kubelet would increase its backoff.
@@ -385,7 +387,12 @@ async fn wait_for_connected_sidecars(fixture: &Fixture) -> Result<Vec<usize>> {
                 .find_map(|line| line.strip_prefix("kuma_cp_xds_connected_proxies "));
             counts.push(
                 count
-                    .context("a replica has no metric of connected proxies")?
+                    .with_context(|| {
+                        format!(
+                            "replica {} has no metric of connected proxies",
+                            replica.name_any()
+                        )
+                    })?
                     .trim()
                     .parse()?,
             );

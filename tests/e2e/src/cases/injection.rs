@@ -87,20 +87,27 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
             .get(app)
             .await?
             .spec
-            .context("a Deployment without spec")?
+            .with_context(|| format!("Deployment {app} has no spec"))?
             .template;
-        let template = template.spec.context("a template without spec")?;
+        let template = template
+            .spec
+            .with_context(|| format!("the template of Deployment {app} has no spec"))?;
         let original = template
             .containers
             .first()
-            .context("a template without containers")?;
+            .with_context(|| format!("the template of Deployment {app} has no containers"))?;
         for pod in fixture.ready_pods(APP_NAMESPACE, app).await? {
-            let spec = pod.spec.clone().context("a Pod without spec")?;
+            let spec = pod
+                .spec
+                .clone()
+                .with_context(|| format!("Pod {} has no spec", pod.name_any()))?;
             let found = spec
                 .containers
                 .iter()
                 .find(|container| container.name == original.name);
-            check_unchanged(original, found.context("the application's container is missing")?)
+            let found = found
+                .with_context(|| format!("Pod {} has no container {}", pod.name_any(), original.name))?;
+            check_unchanged(original, found)
                 .with_context(|| format!("container {} of {}", original.name, pod.name_any()))?;
             let others: Vec<&str> = spec
                 .containers

@@ -212,7 +212,10 @@ async fn create_patched_in_dry_run(fixture: &Fixture, patches: &str) -> Result<P
 
 /// Returns a container or init container of a Pod as JSON.
 fn container(pod: &Pod, name: &str) -> Result<Value> {
-    let spec = pod.spec.as_ref().context("a Pod without spec")?;
+    let spec = pod
+        .spec
+        .as_ref()
+        .with_context(|| format!("Pod {} has no spec", pod.name_any()))?;
     let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
     let found = all.find(|container| container.name == name);
     Ok(serde_json::to_value(found.with_context(|| {

@@ -50,7 +50,9 @@ impl Drop for Frozen {
 }
 
 fn pid_of(pod: &Pod, program: &str) -> Result<Pid> {
-    let uid = pod.uid().context("the Pod has no UID")?;
+    let uid = pod
+        .uid()
+        .with_context(|| format!("Pod {} has no UID", pod.name_any()))?;
     let pids: Vec<i32> = std::fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| runs_program(*pid, &uid, program))

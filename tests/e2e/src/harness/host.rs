@@ -52,19 +52,21 @@ pub(crate) fn control_plane_command(program: &Path, environment: &[(&str, &str)]
 /// # Errors
 /// The program keeps running or exits with another status.
 pub(crate) async fn run_expecting_failure(mut command: Command) -> Result<String> {
-    let output = command.output();
-    let output = tokio::time::timeout(EXIT_DEADLINE, output)
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    let output = tokio::time::timeout(EXIT_DEADLINE, command.output())
         .await
-        .with_context(|| format!("the program still runs after {EXIT_DEADLINE:?}"))??;
+        .with_context(|| format!("{program} still runs after {EXIT_DEADLINE:?}"))??;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     ensure!(
         output.status.code() == Some(1),
-        "the program exited with {} instead of exit status 1; output: {text}",
+        "{program} exited with {} instead of exit status 1; output: {text}",
         output.status
     );
     let last = text.lines().rfind(|line| !line.trim().is_empty());
-    Ok(last.context("the program printed nothing")?.to_owned())
+    Ok(last
+        .with_context(|| format!("{program} printed nothing"))?
+        .to_owned())
 }
 
 /// Returns a port that is currently free.
