@@ -124,8 +124,10 @@ services:
   client-0.demo: {{ address: 127.0.0.9 }}
   server-0.demo:
     address: 127.0.0.1
+    probes: [{{ inboundPort: {}, inboundPath: /health, path: /probe }}]
     inbound:
-{inbounds}"
+{inbounds}",
+        web.port()
     )
 }
 
@@ -334,4 +336,27 @@ fn websocket_passes_through_both_sidecars() {
     socket.write_all(b"x").expect("an open socket");
     socket.read_exact(&mut byte).expect("an echo");
     assert_eq!(&byte, b"x");
+}
+
+#[test]
+fn http_1_0_request_is_answered_with_and_without_host() {
+    let mesh = TestMesh::start("PERMISSIVE");
+    let inbound = mesh.server.address_of(&format!("inbound:{}", mesh.web));
+    let probes = mesh.server.address_of("probe:listener");
+    let addresses = [
+        (mesh.outbound(WEB), "/old", SERVICES[WEB].1),
+        (inbound, "/old", &mesh.web.to_string()),
+        (probes, "/probe", "127.0.0.1:9000"),
+    ];
+    for (address, path, default_host) in addresses {
+        for (header, host) in [("host: web\r\n", "web"), ("", default_host)] {
+            let response = send(address, &format!("GET {path} HTTP/1.0\r\n{header}\r\n"));
+            let status = response.lines().next().unwrap_or_default();
+            assert!(status.ends_with(" 200 OK"), "{address}: {response}");
+            assert!(
+                response.contains(&format!("host: {host}\r\n")),
+                "{address}: {response}"
+            );
+        }
+    }
 }

@@ -37,7 +37,7 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     };
     let routes = http::routes(names::ADMIN, names::ADMIN, vec![ready]);
     let socket = SocketAddr::new(dataplane.address, port);
-    let manager = http::without_retries(names::ADMIN, routes);
+    let manager = http::without_retries(socket, names::ADMIN, routes);
     let listener = Listener {
         filter_chains: vec![listener::filter_chain(vec![manager])],
         // Readiness probes must not fail under load.

@@ -7,11 +7,12 @@
 //! 2. If the server's sidecar cannot connect to its application, which often exits before its endpoint is removed, it
 //!    marks the 503 response as undelivered, and the client's sidecar retries the request at another endpoint.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLogFilter, ResponseFlagFilter};
-use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, HttpProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, Http1ProtocolOptions, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
@@ -50,8 +51,8 @@ const MAX_RETRIES: u32 = 5;
 /// Envoy's response flag of a failed upstream connection.
 const CONNECTION_FAILURE: &str = "UF";
 
-/// The connection manager for requests from other sidecars to the application.
-pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
+/// The connection manager of the listener at `socket` for requests from other sidecars to the application.
+pub(crate) fn inbound(socket: SocketAddr, service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
     // The application may close a connection before the request is sent on it.
     let retry = RetryPolicy {
         retry_on: "reset-before-request".into(),
@@ -62,36 +63,45 @@ pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) ->
         request_headers_to_remove: vec![KUMA_TAGS_HEADER.into()],
         ..routes_to_cluster("inbound", service, local_cluster, retry)
     };
-    manager_filter(HttpConnectionManager {
-        stat_prefix: names::stat_name(local_cluster),
-        forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
-        set_current_client_cert_details: Some(SetCurrentClientCertDetails {
-            uri: true,
-            ..Default::default()
-        }),
-        local_reply_config: Some(undelivered_marker()),
-        ..manager_with_defaults(routes, protocol)
-    })
+    manager_filter(
+        socket,
+        HttpConnectionManager {
+            stat_prefix: names::stat_name(local_cluster),
+            forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
+            set_current_client_cert_details: Some(SetCurrentClientCertDetails {
+                uri: true,
+                ..Default::default()
+            }),
+            local_reply_config: Some(undelivered_marker()),
+            ..manager_with_defaults(routes, protocol)
+        },
+    )
 }
 
-/// The connection manager for requests from the application to a service.
-pub(crate) fn outbound(service: &str, cluster: &str, protocol: Protocol) -> Filter {
+/// The connection manager of the listener at `socket` for requests from the application to a service.
+pub(crate) fn outbound(socket: SocketAddr, service: &str, cluster: &str, protocol: Protocol) -> Filter {
     let routes = routes_to_cluster("outbound", service, cluster, retry_at_another_endpoint());
-    manager_filter(HttpConnectionManager {
-        stat_prefix: names::stat_name(cluster),
-        ..manager_with_defaults(routes, protocol)
-    })
+    manager_filter(
+        socket,
+        HttpConnectionManager {
+            stat_prefix: names::stat_name(cluster),
+            ..manager_with_defaults(routes, protocol)
+        },
+    )
 }
 
-/// The connection manager for requests to Envoy's admin interface and for virtual probes, with Envoy's default
-/// timeouts.
-pub(crate) fn without_retries(stat_prefix: &str, routes: RouteConfiguration) -> Filter {
-    manager_filter(HttpConnectionManager {
-        stat_prefix: names::stat_name(stat_prefix),
-        http_filters: vec![router()],
-        route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
-        ..Default::default()
-    })
+/// The connection manager of the listener at `socket` for requests to Envoy's admin interface or for virtual probes,
+/// with Envoy's default timeouts.
+pub(crate) fn without_retries(socket: SocketAddr, stat_prefix: &str, routes: RouteConfiguration) -> Filter {
+    manager_filter(
+        socket,
+        HttpConnectionManager {
+            stat_prefix: names::stat_name(stat_prefix),
+            http_filters: vec![router()],
+            route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
+            ..Default::default()
+        },
+    )
 }
 
 /// A route table with one virtual host for every domain.
@@ -129,8 +139,22 @@ fn manager_with_defaults(routes: RouteConfiguration, protocol: Protocol) -> Http
     }
 }
 
-fn manager_filter(manager: HttpConnectionManager) -> Filter {
+fn manager_filter(socket: SocketAddr, manager: HttpConnectionManager) -> Filter {
+    let manager = HttpConnectionManager {
+        http_protocol_options: Some(http1_options(socket)),
+        ..manager
+    };
     network_filter("envoy.filters.network.http_connection_manager", &manager)
+}
+
+/// Accepts HTTP/1.0, which Envoy otherwise answers with 426. A request of HTTP/1.0 may lack the header `host`, which
+/// HTTP/2 between sidecars requires; the address that the client has connected to takes its place.
+fn http1_options(socket: SocketAddr) -> Http1ProtocolOptions {
+    Http1ProtocolOptions {
+        accept_http_10: true,
+        default_host_for_http_10: socket.to_string(),
+        ..Default::default()
+    }
 }
 
 fn router() -> HttpFilter {

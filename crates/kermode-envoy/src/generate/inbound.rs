@@ -65,7 +65,10 @@ fn inbound_listener(
         .mtls
         .is_some()
         .then(|| permission::filter(&mesh.name, &name, &tags, permissions));
-    let filters: Vec<_> = rbac.into_iter().chain([filter_to_application(inbound)]).collect();
+    let filters: Vec<_> = rbac
+        .into_iter()
+        .chain([filter_to_application(socket, inbound)])
+        .collect();
     let base = listener::new(&name, socket, TrafficDirection::Inbound);
     let base = if dataplane.transparent_proxying.is_some() {
         listener::without_bind(base)
@@ -113,7 +116,7 @@ fn local_cluster(socket: SocketAddr, protocol: Protocol, is_redirected: bool) ->
     }
 }
 
-fn filter_to_application(inbound: &Inbound) -> Filter {
+fn filter_to_application(socket: SocketAddr, inbound: &Inbound) -> Filter {
     let cluster = names::local(inbound.port);
     let protocol = inbound.protocol();
     if protocol.is_http() {
@@ -121,7 +124,7 @@ fn filter_to_application(inbound: &Inbound) -> Filter {
         let service = service
             .as_ref()
             .map_or(cluster.as_str(), |service| service.as_str());
-        http::inbound(service, &cluster, protocol)
+        http::inbound(socket, service, &cluster, protocol)
     } else {
         listener::tcp_proxy(&cluster, &cluster, 1)
     }

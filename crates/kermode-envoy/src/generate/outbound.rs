@@ -125,14 +125,19 @@ fn keepalive_options() -> UpstreamConnectionOptions {
 fn listener_at(address: SocketAddr, service: &ServiceName, cluster: &str, protocol: Protocol) -> Resource {
     let base = listener::new(&names::outbound(address), address, TrafficDirection::Outbound);
     let mut listener = listener::without_bind(base);
-    let filter = filter_to_cluster(service, cluster, protocol);
+    let filter = filter_to_cluster(address, service, cluster, protocol);
     listener.filter_chains = vec![listener::filter_chain(vec![filter])];
     listener::encode(&listener)
 }
 
-fn filter_to_cluster(service: &ServiceName, cluster: &str, protocol: Protocol) -> Filter {
+fn filter_to_cluster(
+    address: SocketAddr,
+    service: &ServiceName,
+    cluster: &str,
+    protocol: Protocol,
+) -> Filter {
     if protocol.is_http() {
-        http::outbound(service.as_str(), cluster, protocol)
+        http::outbound(address, service.as_str(), cluster, protocol)
     } else {
         listener::tcp_proxy(cluster, cluster, CONNECT_ATTEMPTS)
     }

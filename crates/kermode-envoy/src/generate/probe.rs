@@ -34,8 +34,8 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
         .iter()
         .map(|probe| route(dataplane, probe))
         .collect();
-    let manager = http::without_retries(names::PROBES, http::routes("", "probe", routes));
     let socket = SocketAddr::new(dataplane.address, probes.port);
+    let manager = http::without_retries(socket, names::PROBES, http::routes("", "probe", routes));
     let listener = Listener {
         filter_chains: vec![listener::filter_chain(vec![manager])],
         // Liveness probes must not fail under load, because the kubelet would restart the application.
