@@ -19,9 +19,9 @@ pub(crate) struct PodSummary {
 
 /// Reason for which a pod is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Skip {
+pub(crate) enum SkipReason {
     /// The pod has the init container `kuma-init`, which applies the rules.
-    HasInitContainer,
+    HasKumaInit,
     /// The pod has only one container, so it has no sidecar.
     SingleContainer,
     /// The pod was not injected.
@@ -32,18 +32,18 @@ pub(crate) enum Skip {
 const INIT_CONTAINER: &str = "kuma-init";
 
 /// Returns the reason for skipping a pod; `None` if it gets rules.
-pub(crate) fn skip_reason(pod: &PodSummary) -> Option<Skip> {
+pub(crate) fn skip_reason(pod: &PodSummary) -> Option<SkipReason> {
     if pod.init_containers.iter().any(|name| name == INIT_CONTAINER) {
-        return Some(Skip::HasInitContainer);
+        return Some(SkipReason::HasKumaInit);
     }
     if pod.long_running_containers < 2 {
-        return Some(Skip::SingleContainer);
+        return Some(SkipReason::SingleContainer);
     }
     let injected = pod
         .annotations
         .get(SIDECAR_INJECTED)
         .is_some_and(|value| value == "true");
-    (!injected).then_some(Skip::NotInjected)
+    (!injected).then_some(SkipReason::NotInjected)
 }
 
 #[cfg(test)]
@@ -71,17 +71,17 @@ mod tests {
     }
 
     #[test]
-    fn pods_with_kuma_init_without_sidecar_or_without_injection_are_skipped() {
+    fn pod_is_skipped_if_it_has_kuma_init_or_one_container_or_was_not_injected() {
         let with_kuma_init = mk_pod(&["kuma-init", "init-container"], 2, Some("true"));
-        assert_eq!(skip_reason(&with_kuma_init), Some(Skip::HasInitContainer));
+        assert_eq!(skip_reason(&with_kuma_init), Some(SkipReason::HasKumaInit));
         assert_eq!(
             skip_reason(&mk_pod(&[], 1, Some("true"))),
-            Some(Skip::SingleContainer)
+            Some(SkipReason::SingleContainer)
         );
-        assert_eq!(skip_reason(&mk_pod(&[], 2, None)), Some(Skip::NotInjected));
+        assert_eq!(skip_reason(&mk_pod(&[], 2, None)), Some(SkipReason::NotInjected));
         assert_eq!(
             skip_reason(&mk_pod(&[], 2, Some("enabled"))),
-            Some(Skip::NotInjected),
+            Some(SkipReason::NotInjected),
             "a value other than true counts as injected"
         );
     }

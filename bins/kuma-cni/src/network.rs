@@ -38,7 +38,8 @@ fn oldest_version() -> String {
     "0.1.0".to_owned()
 }
 
-/// Returns the version for the response to any input, because the response to invalid input needs a version as well.
+/// Returns `cniVersion` of the input, or the oldest version if the input is invalid or has no `cniVersion`. An error
+/// about invalid input needs a version as well.
 pub(crate) fn version_of(input: &str) -> String {
     let input: Value = serde_json::from_str(input).unwrap_or_default();
     input
@@ -53,7 +54,8 @@ impl NetworkConfig {
         serde_json::from_str(input).map_err(|error| Failure::configuration(&error.to_string()))
     }
 
-    /// Returns the result of ADD: the result of the previous plugins, or an empty one if there are none (with Multus).
+    /// Returns the result of ADD: the result of the previous plugins. Without previous plugins, which Multus permits,
+    /// the result has only a version.
     pub(crate) fn result(&self) -> Value {
         self.previous_result
             .clone()
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn result_without_previous_plugins_is_empty() {
+    fn result_without_previous_plugins_has_only_a_version() {
         let network = NetworkConfig::parse(r#"{"cniVersion":"0.4.0","kubernetes":{"kubeconfig":"/k"}}"#)
             .expect("valid");
         assert_eq!(network.result(), json!({ "cniVersion": "0.4.0" }));

@@ -99,7 +99,7 @@ fn run_plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
         .take()
         .expect("piped")
         .write_all(input.to_string().as_bytes())
-        .expect("read");
+        .expect("the plugin reads its input");
     let output = child.wait_with_output().expect("the plugin ends");
     (
         output.status.success(),
@@ -107,8 +107,8 @@ fn run_plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
     )
 }
 
-/// Returns the network configuration after a previous plugin. Writes a kubeconfig for an API server with the pod to
-/// `folder`.
+/// Returns a network configuration with the result of a previous plugin. Starts an API server with the pod, and writes
+/// a kubeconfig for it to `folder`.
 fn mk_network(folder: &std::path::Path, pod: &Value) -> Value {
     let kubeconfig = folder.join("kubeconfig");
     fs::write(&kubeconfig, start_api_server(pod).to_string()).expect("writable");
@@ -182,7 +182,7 @@ fn failure_has_the_fields_of_the_specification() {
 }
 
 #[test]
-fn operations_other_than_add_need_neither_pod_nor_namespace() {
+fn operations_other_than_add_need_neither_api_server_nor_network_namespace() {
     let (succeeded, output) = run_plugin("VERSION", "", &json!({ "cniVersion": "1.0.0" }));
     let versions: Value = serde_json::from_str(&output).expect("json");
     assert!(

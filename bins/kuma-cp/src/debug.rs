@@ -61,7 +61,7 @@ async fn overview() -> Json<Value> {
     Json(json!({
         "/debug/config": "configuration of this replica, merged from defaults, file and environment",
         "/debug/proxies": "proxies connected to this replica: versions sent and acknowledged, rejections",
-        "/debug/removals": "removed endpoints, and the proxies that have not acknowledged their removal",
+        "/debug/removals": "endpoint removals, and for each the proxies that have not acknowledged it",
         "/debug/resources?proxy=<pod>.<namespace>": "names and versions of the resources that are published for a proxy",
     }))
 }

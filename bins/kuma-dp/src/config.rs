@@ -189,7 +189,8 @@ fn proxy_name(text: &str) -> Result<ObjectKey, String> {
     ObjectKey::from_proxy_name(text).ok_or_else(|| format!("`{text}` is not `<pod>.<namespace>`"))
 }
 
-/// Parses `https://<host>:<port>`. Other schemes are rejected because the token must not be sent in clear text.
+/// Parses `https://<host>:<port>`; the default port is 443. Other schemes are rejected because the token must not be
+/// sent in clear text.
 fn https_address(text: &str) -> Result<(String, u16), String> {
     let malformed = || format!("`{text}` is not `https://<host>:<port>`");
     let url: http::Uri = text.parse().map_err(|_| malformed())?;

@@ -1,7 +1,8 @@
 //! Sets up transparent proxying in a pod: reads settings from arguments, applies rules, and checks the redirection.
 //!
-//! Runs as the init container `kuma-init`, as user 0 with `NET_ADMIN`, before the application. With the CNI plugin, it
-//! runs as `kuma-validation`, which only checks the redirection, as an unprivileged user.
+//! The program runs before the application: in the init container `kuma-init`, as user 0 with `NET_ADMIN`; or, if the
+//! CNI plugin applies the rules, in the init container `kuma-validation`, as an unprivileged user who only checks the
+//! redirection.
 
 mod cli;
 mod settings;

@@ -35,7 +35,8 @@ pub(crate) fn run(command: InstallCommand) -> Result<()> {
     }
 }
 
-/// Returns the objects that `kumactl install control-plane` prints for these flags, in their order.
+/// Returns the objects that `kumactl install control-plane` prints for these flags, in the order in which it prints
+/// them.
 ///
 /// # Errors
 /// For flags that the command rejects.

@@ -1,4 +1,4 @@
-//! Command line: the roles of the program.
+//! Command line. Each subcommand is a role of the program: a server, a client, or a probe.
 
 use clap::{Parser, Subcommand};
 
@@ -13,7 +13,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Roles of the program.
+/// Roles of the program, one for each subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Respond to HTTP requests with a description of the request.

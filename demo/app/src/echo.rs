@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         };
         tokio::spawn(async move {
             let (mut reader, mut writer) = stream.split();
-            // An error ends only this connection, which the client notices.
+            // An error ends only this connection, and the client sees it closed.
             let _ = tokio::io::copy(&mut reader, &mut writer).await;
         });
     }

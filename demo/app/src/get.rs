@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::output;
 use crate::request::{Requester, Url, summary};
 
-/// Flags of a get.
+/// Flags of `get`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// URL to call.

@@ -52,7 +52,7 @@ where
         });
         let connection = connections.watch(server.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // An error ends only this connection, which the client notices.
+            // An error ends only this connection, and the client sees it closed.
             let _ = connection.await;
         });
     }

@@ -101,7 +101,7 @@ impl Requester {
     async fn open(&self, target: &Target) -> Result<Connection> {
         let stream = self.connector.connect(target).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.context("connect")?;
-        // The task ends with the connection; the request reports its errors.
+        // The task ends with the connection. Errors of the connection fail the request, so they are not read here.
         tokio::spawn(connection);
         Ok(sender)
     }

@@ -1,4 +1,4 @@
-//! `kermode-demo server`: responds to every request with a description of the request and the name of its Pod.
+//! `kermode-demo server`: responds to every request with a description of the request and the name of the server's Pod.
 
 use std::net::SocketAddr;
 

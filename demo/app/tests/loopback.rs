@@ -9,18 +9,18 @@ use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kermode-demo");
 
-/// A running role, killed when dropped.
-struct Role(Child);
+/// A process of the program in one of its roles (`server`, `client`, …), killed when dropped.
+struct RoleProcess(Child);
 
-impl Drop for Role {
+impl Drop for RoleProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-impl Role {
-    /// Starts a role and reads its first line.
+impl RoleProcess {
+    /// Starts the program and reads its first line of output.
     fn start(args: &[&str]) -> (Self, String) {
         let mut child = Command::new(PROGRAM)
             .args(args)
@@ -33,7 +33,7 @@ impl Role {
         (Self(child), line.trim().to_owned())
     }
 
-    /// Starts a server on a free port and returns its address.
+    /// Starts a role that listens, on a free port, and returns the address.
     fn server(role: &str) -> (Self, String) {
         let (child, line) = Self::start(&[role, "--listen=127.0.0.1:0"]);
         let address = line.rsplit(' ').next().expect("an address").to_owned();
@@ -60,7 +60,7 @@ fn run(args: &[&str]) -> (i32, String) {
 
 #[test]
 fn server_describes_the_request_and_ends_on_sigterm() {
-    let (mut server, address) = Role::server("server");
+    let (mut server, address) = RoleProcess::server("server");
     let (code, text) = run(&["get", &format!("http://{address}/some/path?query")]);
     assert_eq!(code, 0, "{text}");
     let response: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
@@ -78,7 +78,7 @@ fn server_describes_the_request_and_ends_on_sigterm() {
 
 #[test]
 fn names_are_resolved() {
-    let (_server, address) = Role::server("server");
+    let (_server, address) = RoleProcess::server("server");
     let port = address.rsplit(':').next().expect("a port");
     let (code, text) = run(&["get", &format!("http://localhost:{port}/")]);
     assert_eq!(code, 0, "{text}");
@@ -86,7 +86,7 @@ fn names_are_resolved() {
 
 #[test]
 fn exit_code_is_0_only_when_every_result_is_as_expected() {
-    let (mut server, address) = Role::server("server");
+    let (mut server, address) = RoleProcess::server("server");
     let url = format!("http://{address}/");
     assert_eq!(run(&["get", &url, "--count=3"]).1.lines().count(), 3);
     assert_eq!(run(&["get", &url, "--expect-fail"]).0, 1);
@@ -106,7 +106,7 @@ fn exit_code_is_0_only_when_every_result_is_as_expected() {
 
 #[test]
 fn connections_are_reused_only_with_keep_alive() {
-    let (_server, address) = Role::server("server");
+    let (_server, address) = RoleProcess::server("server");
     let url = format!("http://{address}/");
     let connection_count = |args: &[&str]| {
         let (_, text) = run(args);
@@ -123,7 +123,7 @@ fn connections_are_reused_only_with_keep_alive() {
 
 #[test]
 fn probe_that_sends_requires_a_response() {
-    let (_echo, address) = Role::server("echo");
+    let (_echo, address) = RoleProcess::server("echo");
     assert_eq!(
         run(&["tcp-probe", &address, "--send=hello"]),
         (0, "response: hello".to_owned())
@@ -141,18 +141,18 @@ fn probe_that_sends_requires_a_response() {
 
 #[test]
 fn client_counts_requests_and_serves_its_counters() {
-    let (_server, address) = Role::server("server");
+    let (_server, address) = RoleProcess::server("server");
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let counters = free.local_addr().expect("an address").to_string();
+    let counters_address = free.local_addr().expect("an address").to_string();
     drop(free);
-    let (mut client, line) = Role::start(&[
+    let (mut client, line) = RoleProcess::start(&[
         "client",
         &format!("http://{address}/"),
         "--interval=10ms",
-        &format!("--listen={counters}"),
+        &format!("--listen={counters_address}"),
     ]);
     assert!(line.starts_with("requests="), "{line}");
-    let (code, text) = run(&["get", &format!("http://{counters}/")]);
+    let (code, text) = run(&["get", &format!("http://{counters_address}/")]);
     assert_eq!(code, 0, "{text}");
     let counted: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
     assert!(

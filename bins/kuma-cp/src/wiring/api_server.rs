@@ -60,7 +60,7 @@ async fn wait_until_ready(client: &Client, url: &http::Uri) -> anyhow::Result<St
             Err(error) => error,
         };
         let reason = describe(&format!("API server {url}"), &error);
-        if !is_unreachable(&error) {
+        if !is_unavailable(&error) {
             anyhow::bail!(reason);
         }
         tracing::warn!("{reason}; retrying in {RETRY_PAUSE:?}");
@@ -77,14 +77,14 @@ async fn version_when_ready(client: &Client) -> kube::Result<String> {
         .request_text(request.map_err(kube::Error::HttpError)?)
         .await
     {
-        Err(error) if is_unreachable(&error) => Err(error),
+        Err(error) if is_unavailable(&error) => Err(error),
         // Any other error, such as denied access to `/readyz`, does not delay the start.
         Ok(_) | Err(_) => Ok(version),
     }
 }
 
 /// Whether the error means that the API server did not respond or is not ready.
-fn is_unreachable(error: &kube::Error) -> bool {
+fn is_unavailable(error: &kube::Error) -> bool {
     match error {
         kube::Error::Service(_) | kube::Error::HyperError(_) => true,
         kube::Error::Api(status) => status.code >= 500,
@@ -123,7 +123,7 @@ mod tests {
             let error = version_when_ready(&mk_client(status))
                 .await
                 .expect_err("not ready");
-            assert!(is_unreachable(&error), "{status}: {error}");
+            assert!(is_unavailable(&error), "{status}: {error}");
         }
         for status in [200, 403, 404] {
             let version = version_when_ready(&mk_client(status)).await;

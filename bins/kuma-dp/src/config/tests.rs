@@ -6,7 +6,7 @@ use kermode_identity::ServingAuthority;
 use super::*;
 use crate::cli::{Cli, Command};
 
-/// Arguments of a complete command line; `changes` replace defaults.
+/// Parses a complete command line of `kuma-dp run`. An argument in `changes` replaces the default with the same flag.
 fn mk_args(changes: &[&str]) -> RunArgs {
     let ca = ServingAuthority::generate(std::time::SystemTime::now())
         .unwrap()
@@ -25,7 +25,7 @@ fn mk_args(changes: &[&str]) -> RunArgs {
     line.extend(changes.iter().map(ToString::to_string));
     match Cli::parse_from(line).command {
         Command::Run(args) => *args,
-        other => panic!("not run: {other:?}"),
+        other => panic!("expected the subcommand run, got {other:?}"),
     }
 }
 
@@ -60,7 +60,7 @@ fn all_errors_are_reported_together() {
         "--dns-enabled=maybe",
     ]);
     let text = args.into_config().unwrap_err().to_string();
-    for key in [
+    for expected in [
         "KUMA_CONTROL_PLANE_URL: `http://cp:5678` is not",
         "KUMA_CONTROL_PLANE_CA_CERT: it is not set",
         "KUMA_DATAPLANE_NAME: `web`",
@@ -71,7 +71,7 @@ fn all_errors_are_reported_together() {
         "KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL: `loud`",
         "KUMA_DNS_ENABLED: `maybe`",
     ] {
-        assert!(text.contains(key), "{key} not in: {text}");
+        assert!(text.contains(expected), "{expected} not in: {text}");
     }
     assert!(!text.contains('\n'));
 }

@@ -183,7 +183,7 @@ impl Agent {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
-    /// Returns the files below the agent's directory that contain a text.
+    /// Searches the agent's directory. Returns the paths of all files that contain `text`.
     pub(crate) fn files_containing(&self, text: &str) -> Vec<String> {
         let mut found = Vec::new();
         let mut folders = vec![self.directory.path().to_owned()];

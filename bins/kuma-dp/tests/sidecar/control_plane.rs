@@ -46,7 +46,7 @@ pub(crate) struct Behaviour {
     pub(crate) certificate_lifetime: Option<Duration>,
 }
 
-/// Running control plane. Dropping it stops it.
+/// Running control plane. Dropping the value stops it.
 pub(crate) struct ControlPlane {
     pub(crate) address: SocketAddr,
     /// CA certificate that proxies trust.
@@ -256,8 +256,8 @@ fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
     }
 }
 
-/// Starts to forward connections to `target`. Returns a switch that stops and resumes it, and the address to connect
-/// to.
+/// Starts to forward connections to `target`. Returns a switch that stops and resumes the forwarding, and the address
+/// that clients connect to.
 async fn start_forwarder(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

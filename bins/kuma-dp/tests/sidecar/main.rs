@@ -357,7 +357,7 @@ async fn wait_succeeds_when_envoy_is_ready_and_fails_at_the_timeout() {
 }
 
 #[tokio::test]
-async fn dns_queries_get_a_response_over_udp_and_tcp_without_a_name_server() {
+async fn dns_queries_get_a_response_over_udp_and_tcp_while_no_name_server_is_reachable() {
     let control_plane = ControlPlane::start(MTLS).await;
     let dns = free_address(Ipv4Addr::LOCALHOST.into()).await;
     let changes = [
@@ -365,7 +365,7 @@ async fn dns_queries_get_a_response_over_udp_and_tcp_without_a_name_server() {
         ("KUMA_DNS_CORE_DNS_PORT", &dns.port().to_string()),
     ];
     let agent = Agent::start(&control_plane, "first", &changes).await;
-    // Query for the root's name servers with ID 0x0102. Every response has this ID and the response bit.
+    // Query with ID 0x0102 for the name servers of the DNS root. Every response has this ID and the response bit.
     let query = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
     let mut tcp = agent
         .eventually("DNS listens", async || TcpStream::connect(dns).await.ok())
@@ -405,7 +405,7 @@ async fn dns_port_in_use_is_reported_and_stops_envoy() {
 }
 
 #[tokio::test]
-async fn invalid_configuration_is_reported_completely_and_starts_nothing() {
+async fn all_errors_of_an_invalid_configuration_are_reported() {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_kuma-dp"))
         .args(["run", "--drain-time=never"])
         .env_clear()

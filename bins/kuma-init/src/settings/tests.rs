@@ -88,20 +88,20 @@ fn user_of_the_proxy_may_be_given_by_name() {
 
 #[test]
 fn both_dns_flags_together_are_rejected() {
-    let both = error(&[
+    let message = error(&[
         "--kuma-dp-user",
         "root",
         "--redirect-dns",
         "--redirect-all-dns-traffic",
     ]);
     assert_eq!(
-        both,
+        message,
         "one of --redirect-dns or --redirect-all-dns-traffic should be specified"
     );
 }
 
 #[test]
-fn error_of_a_bad_list_names_its_flag() {
+fn error_of_a_bad_value_names_the_flag() {
     for flag in [
         "--exclude-inbound-ports",
         "--exclude-outbound-ports",

@@ -20,8 +20,8 @@ pub(super) fn text(outcomes: &[PodOutcome]) -> String {
 fn explain_pod(outcome: &PodOutcome) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let mut line = |depth: usize, line: &str| {
-        let _ = writeln!(text, "{:width$}{line}", "", width = depth * 2);
+    let mut line = |depth: usize, content: &str| {
+        let _ = writeln!(text, "{:width$}{content}", "", width = depth * 2);
     };
     match &outcome.dataplane {
         Ok(dataplane) => {
@@ -74,7 +74,7 @@ fn explain_pod(outcome: &PodOutcome) -> String {
 fn gateway_tags_origin(dataplane: &Value) -> Option<&'static str> {
     let gateway = dataplane["spec"]["networking"]["gateway"].as_object()?;
     Some(if gateway["tags"].get(tag::GATEWAY_SERVICE).is_some() {
-        "it is named after its workload, whatever Services select the Pod"
+        "its service is named after the Pod's workload, whatever Services select the Pod"
     } else {
         "its tags are those that the first inbound below would have"
     })

@@ -47,7 +47,7 @@ fn convert(texts: &[&str]) -> Vec<PodOutcome> {
         .iter()
         .flat_map(|text| documents::objects(&documents::parse(text).expect("YAML")))
         .collect();
-    convert_pods(&objects, &args).expect("objects of their kinds")
+    convert_pods(&objects, &args).expect("objects that can be decoded")
 }
 
 #[test]

@@ -19,7 +19,8 @@ pub(crate) struct ConfigArgs {
     kubernetes_version: Option<String>,
 }
 
-/// Loads the configuration. Environment variables do not apply: those of this process are not those of the control plane.
+/// Loads the configuration. Environment variables do not apply: those of this process are not those of the control
+/// plane.
 pub(crate) fn load(args: &ConfigArgs) -> Result<Config> {
     let mut config = Config::load(args.config.as_deref(), |_| None)?;
     config.runtime.kubernetes.injector.native_sidecars_supported = match &args.kubernetes_version {
@@ -29,7 +30,7 @@ pub(crate) fn load(args: &ConfigArgs) -> Result<Config> {
     Ok(config)
 }
 
-/// Reads the CA certificate that sidecars verify the control plane against from `file`, or without `file` from the
+/// Reads the CA certificate with which sidecars verify the control plane: from `file` if given, else from the
 /// configured file. Returns an empty text if the configured file cannot be read on this machine.
 pub(crate) fn ca_pem(config: &Config, file: Option<&Path>) -> Result<String> {
     if let Some(file) = file {

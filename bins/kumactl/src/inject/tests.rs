@@ -126,7 +126,10 @@ fn items_of_every_kind_of_list_are_injected() {
         {"metadata": {"name": "b"}, "spec": {"hostNetwork": "wrong", "containers": []}},
     ]});
     let injected = inject(&pods.to_string(), CLUSTER);
-    assert!(injected.is_denied(), "the second item is not a Pod");
+    assert!(
+        injected.is_denied(),
+        "the second item, which is not a valid Pod, is not denied"
+    );
     let list = json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "X"}, {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]},

@@ -36,8 +36,8 @@ pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Re
     Ok(())
 }
 
-/// Splits comma-separated values. An item in double quotes may contain commas, and `""` stands for a double quote in
-/// it.
+/// Splits comma-separated values. An item in double quotes may contain commas, and double quotes that are written as
+/// `""`.
 fn split_at_commas(line: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut quoted = false;

@@ -78,9 +78,10 @@ fn webhook_address(url: Option<&str>, problems: &mut Vec<String>) -> WebhookAddr
     let Some(url) = url else {
         return WebhookAddress::Service;
     };
-    let host = url.strip_prefix("https://").unwrap_or_default();
+    let after_scheme = url.strip_prefix("https://").unwrap_or_default();
     let is_misplaced = |character: char| matches!(character, '@' | '?' | '#') || character.is_whitespace();
-    if host.is_empty() || host.starts_with(['/', ':']) || host.contains(is_misplaced) {
+    if after_scheme.is_empty() || after_scheme.starts_with(['/', ':']) || after_scheme.contains(is_misplaced)
+    {
         problems.push(format!(
             "--webhook-url {url:?}: write it as https://HOST:PORT, without user, query and fragment"
         ));

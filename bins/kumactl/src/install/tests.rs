@@ -13,7 +13,7 @@ use crate::install::InstallCommand;
 fn parse_args(flags: &[&str]) -> super::ControlPlaneArgs {
     let line = ["kumactl", "install", "control-plane"].iter().chain(flags);
     let Command::Install(install) = Cli::try_parse_from(line).expect("flags").command else {
-        panic!("another subcommand");
+        panic!("the subcommand is not install");
     };
     let InstallCommand::ControlPlane(args) = *install;
     args
@@ -37,8 +37,8 @@ fn error_of(flags: &[&str]) -> String {
     }
 }
 
-/// Versions of the images in the goldens. A release does not change them.
-const PINNED_VERSIONS: [&str; 3] = [
+/// Flags for the versions of the images in the goldens, so that a release does not change the goldens.
+const PINNED_VERSION_FLAGS: [&str; 3] = [
     "--control-plane-version=1.2.3",
     "--dataplane-version=1.2.3",
     "--dataplane-init-version=1.2.3",
@@ -47,7 +47,7 @@ const PINNED_VERSIONS: [&str; 3] = [
 /// Compares the output with `goldens/<name>.yaml`. With UPDATE_GOLDENS set, writes the golden first. The goldens
 /// contain no CustomResourceDefinitions, because `kermode-crds` tests their content.
 fn assert_equals_golden(name: &str, flags: &[&str]) {
-    let flags: Vec<&str> = PINNED_VERSIONS.iter().chain(flags).copied().collect();
+    let flags: Vec<&str> = PINNED_VERSION_FLAGS.iter().chain(flags).copied().collect();
     let mut objects = objects(&flags);
     objects.retain(|object| object["kind"] != "CustomResourceDefinition");
     let text = yaml::documents(&objects).expect("YAML");

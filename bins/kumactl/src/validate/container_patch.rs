@@ -33,7 +33,7 @@ Exit codes:
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct ContainerPatchArgs {
-    /// ContainerPatches as YAML or JSON; - is the standard input. They are applied in their order.
+    /// ContainerPatches as YAML or JSON; - is the standard input. They are applied in the order of the file.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
@@ -86,7 +86,7 @@ fn first_pod(file: &Path) -> Result<Value> {
     pod.with_context(|| format!("{} contains no Pod and no Pod template", file.display()))
 }
 
-/// Checks the ContainerPatches among the objects, and all of them together with the Pod, if there is one.
+/// Checks each ContainerPatch among the objects. If all are valid, checks them together with the Pod, if there is one.
 pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()

@@ -33,7 +33,7 @@ fn invalid_operation_is_reported_with_its_path() {
 }
 
 #[test]
-fn namespace_defaults_to_that_of_the_control_plane_and_others_are_rejected() {
+fn namespace_defaults_to_the_system_namespace_and_any_other_namespace_is_rejected() {
     let mut patch = mk_patch(json!({}));
     assert!(check(std::slice::from_ref(&patch), None).valid);
     patch["metadata"]["namespace"] = "shop".into();
@@ -46,7 +46,7 @@ fn namespace_defaults_to_that_of_the_control_plane_and_others_are_rejected() {
 }
 
 #[test]
-fn difference_of_both_containers_is_printed() {
+fn changes_of_the_sidecar_and_of_the_init_container_are_printed() {
     let patch = mk_patch(json!({
         "sidecarPatch": [{"op": "add", "path": "/securityContext/privileged", "value": "true"}],
         "initPatch": [{"op": "remove", "path": "/args"}],
