@@ -127,12 +127,12 @@ mod tests {
             } = simulate_storm(Duration::from_secs(seconds));
             assert!(
                 peak_during_outage <= 160 && peak_after_outage <= 120,
-                "outage of {seconds} s: within 100 ms {peak_during_outage} attempts during it, \
-                 {peak_after_outage} after it"
+                "outage of {seconds} s: {peak_during_outage} attempts within 100 ms during the outage, \
+                 {peak_after_outage} within 100 ms after it"
             );
             assert!(
                 recovery <= MAX_BACKOFF,
-                "outage of {seconds} s: the last proxy reconnected {recovery:?} after its end"
+                "outage of {seconds} s: the last proxy reconnected {recovery:?} after the outage"
             );
         }
     }

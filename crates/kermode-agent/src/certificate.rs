@@ -1,5 +1,5 @@
 //! Renewal of the workload's certificate: generates keys, has the control plane issue certificates for them, and
-//! publishes both to SDS. [`kermode_identity::RenewalTimer`] decides when; this module performs the IO.
+//! publishes keys and certificates to SDS. [`kermode_identity::RenewalTimer`] decides when; this module performs the IO.
 
 mod current;
 mod roots;
@@ -299,7 +299,7 @@ mod tests {
 
     /// The control plane is unavailable when the renewal is due, and remains so until after the certificate's expiry.
     #[test]
-    fn certificate_is_kept_in_an_outage_and_its_expiry_is_logged_before_and_after() {
+    fn certificate_is_kept_in_an_outage_with_a_warning_before_and_a_warning_after_its_expiry() {
         let mut state = State {
             timer: RenewalTimer::new(at(0)),
             current: None,
@@ -309,7 +309,7 @@ mod tests {
         let validity = Validity::from_unix(0, 1000);
         state.on_outcome(Outcome::Issued(mk_current(validity)), at(0));
         let RenewalStep::Wait(wait) = state.timer.next_step(at(0)) else {
-            panic!("the certificate is new")
+            panic!("a new certificate is renewed immediately")
         };
         assert!((700..=800).contains(&wait.as_secs()), "{wait:?}");
         let mut now = at(0) + wait;

@@ -50,7 +50,8 @@ struct RelayedStream {
     relay: Relay,
     session: Session,
     upstream: UpstreamStream,
-    /// Time at which the cache responds; `None` once it does, or the control plane has responded.
+    /// Time at which the cache responds. `None` before Envoy's first request, and once the cache or the control plane
+    /// has responded.
     cache_deadline: Option<Instant>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }

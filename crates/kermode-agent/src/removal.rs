@@ -82,7 +82,8 @@ impl RemovalWatch {
         }
     }
 
-    /// Calls one replica, with backoff after each failure, and sends its reports until the receiver is dropped.
+    /// Calls one replica, with backoff after each failure, and sends a report for each response and for each end of a
+    /// call, until the receiver is dropped.
     async fn call(self, replica: Replica, reports: mpsc::Sender<(Replica, Report)>) {
         let client = match replica {
             Replica::SelectedByService => self.client.clone(),

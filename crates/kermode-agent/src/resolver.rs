@@ -1,5 +1,5 @@
 //! DNS configuration of the Pod (`/etc/resolv.conf`). The agent resolves the control plane's host name with it, and the
-//! DNS server forwards queries to its name servers.
+//! agent's DNS server forwards queries to the name servers listed in it.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub struct SystemDns {
 }
 
 impl SystemDns {
-    /// Reads the file. If it yields no name servers, the control plane can only be reached by its IP address.
+    /// Reads the file at `path`. If it yields no name servers, the control plane can only be reached by its IP address.
     pub fn read(path: &Path) -> Self {
         let parsed = fs::read(path).map_err(NetError::from).and_then(parse_resolv_conf);
         let (config, options) = parsed.unwrap_or_else(|error| {

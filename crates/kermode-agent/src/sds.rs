@@ -68,7 +68,7 @@ impl SecretService {
                     stream.on_material(material.as_deref())
                 }
             };
-            if stream.waits_for_secrets() {
+            if stream.envoy_waits_for_secrets() {
                 self.secrets_wanted.notify_one();
             }
             if let Some(response) = response

@@ -18,7 +18,7 @@ pub(crate) enum Event {
     /// Envoy fails its health check, as requested.
     DrainStarted,
     /// Envoy could not be made to fail its health check.
-    DrainRejected,
+    DrainNotStarted,
     /// Envoy has no downstream connections.
     Idle,
     /// The time of [`Shutdown::deadline`] has come.
@@ -32,7 +32,7 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Nothing.
     None,
-    /// Request Envoy to fail its health check, then report [`Event::DrainStarted`] or [`Event::DrainRejected`].
+    /// Request Envoy to fail its health check, then report [`Event::DrainStarted`] or [`Event::DrainNotStarted`].
     FailHealthcheck,
     /// Send `SIGTERM` to Envoy.
     Terminate,
@@ -67,7 +67,7 @@ enum State {
 
 impl Shutdown {
     /// Returns the initial state. Kubernetes signals a native sidecar after the application's containers have ended, so
-    /// it drains only until its last connection is closed. Any other sidecar drains for all of `drain_time`.
+    /// it drains only until its last connection is closed. A classic sidecar drains for all of `drain_time`.
     pub fn new(drain_time: Duration, is_native_sidecar: bool) -> Self {
         Self {
             drain_time,
@@ -108,7 +108,7 @@ impl Shutdown {
                 };
                 Action::None
             }
-            (State::StartingDrain, Event::DrainRejected | Event::Signal)
+            (State::StartingDrain, Event::DrainNotStarted | Event::Signal)
             | (State::Draining { .. }, Event::Signal | Event::Deadline) => self.terminate(now),
             (State::Draining { .. }, Event::Idle) if self.is_native_sidecar => self.terminate(now),
             (State::Terminating { .. } | State::Killed, Event::Signal) => Action::Exit(1),
@@ -119,7 +119,7 @@ impl Shutdown {
             // Envoy was terminated by the agent, so its exit code is no error.
             (State::Terminating { .. } | State::Killed, Event::EnvoyEnded(_)) => Action::Exit(0),
             (_, Event::EnvoyEnded(code)) => Action::Exit(code),
-            (_, Event::DrainStarted | Event::DrainRejected | Event::Idle | Event::Deadline) => Action::None,
+            (_, Event::DrainStarted | Event::DrainNotStarted | Event::Idle | Event::Deadline) => Action::None,
         }
     }
 

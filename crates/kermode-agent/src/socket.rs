@@ -1,6 +1,6 @@
 //! Unix socket between Envoy and the agent.
 //!
-//! The socket carries the private key, so only the agent's user can access its directory. An abstract socket would need
+//! The socket carries the private key, so only the agent's user can access the socket's directory. An abstract socket would need
 //! no directory, but every container of the Pod could connect to it, because they share the network namespace.
 
 use std::fs::{DirBuilder, remove_dir_all};
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn error_about_a_missing_directory_names_it_and_the_setting() {
+    async fn error_names_the_missing_directory_and_its_setting() {
         let parent = tempfile::tempdir().unwrap();
         let error = AgentSocket::bind(&parent.path().join("absent")).err().unwrap();
         let text = format!("{error:#}");

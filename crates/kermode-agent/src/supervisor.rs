@@ -82,7 +82,7 @@ async fn supervise_one(
     mut shutdown: Shutdown,
     removal: &RemovalWatch,
 ) -> anyhow::Result<End> {
-    // Both are set when the first signal is received.
+    // Both futures are set when the first signal is received.
     let mut drain_start = pin!(None);
     let mut removal_watch = pin!(None);
     loop {
@@ -99,9 +99,9 @@ async fn supervise_one(
                 }
                 Event::EnvoyEnded(code)
             }
-            drains = when_some(drain_start.as_mut().as_pin_mut()) => {
+            has_started = when_some(drain_start.as_mut().as_pin_mut()) => {
                 drain_start.set(None);
-                if drains { Event::DrainStarted } else { Event::DrainRejected }
+                if has_started { Event::DrainStarted } else { Event::DrainNotStarted }
             }
             () = when_some(removal_watch.as_mut().as_pin_mut()) => {
                 removal_watch.set(None);

@@ -18,7 +18,7 @@ impl TokenFile {
         Self { path }
     }
 
-    /// Reads the token as `Bearer <token>`, marked as sensitive so that its `Debug` hides it.
+    /// Reads the token. Returns `Bearer <token>`, marked as sensitive, so that `Debug` hides the token.
     ///
     /// # Errors
     /// Fails when the file cannot be read, is empty or has characters that are not allowed in a token.

@@ -1,4 +1,4 @@
-//! `kuma-dp wait`: requests a URL until it succeeds, for hooks and probes of images without a shell.
+//! `kuma-dp wait`: requests a URL until a request succeeds, for hooks and probes of images without a shell.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! ContainerPatch: JSON patches for the containers that injection renders (manual page, "Custom Container
-//! Configuration").
+//! ContainerPatch: JSON patches for the containers that injection adds (Kuma's manual page "Data plane on Kubernetes",
+//! section "Custom Container Configuration").
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::core::{ObjectMeta, TypeMeta};

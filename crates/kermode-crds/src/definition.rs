@@ -23,7 +23,7 @@ pub fn all() -> Vec<Value> {
     ]
 }
 
-/// Returns the name of the CustomResourceDefinition of a resource, given in the plural.
+/// Returns the name of a CustomResourceDefinition. `plural` is the plural name of the resource that it defines.
 pub fn name(plural: &str) -> String {
     format!("{plural}.{GROUP}")
 }
@@ -73,7 +73,7 @@ fn definition(names: Names, scope: &str, mut version: Value) -> Value {
 /// Schema of an object; the API server drops unknown fields.
 fn object(properties: Value) -> Value {
     let mut schema = json!({"type": "object"});
-    // The API server does not store an empty map, so `kubectl diff` would always report one.
+    // The API server does not store an empty map, so `kubectl diff` would always report it as a difference.
     if properties.as_object().is_some_and(|members| !members.is_empty()) {
         schema["properties"] = properties;
     }

@@ -73,7 +73,7 @@ impl SigningRequest {
         match (named.next(), named.next()) {
             (Some(name), None) if name == proxy => Ok(()),
             (None, _) => Err(Error::RequestUnbound),
-            _ => Err(Error::RequestOfAnother),
+            _ => Err(Error::RequestOfAnotherProxy),
         }
     }
 
@@ -108,7 +108,7 @@ fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error
                 }
             }
             ParsedExtension::BasicConstraints(_) => return Err(not_allowed("the CA constraint")),
-            _ => return Err(not_allowed("an extension that is not allowed")),
+            _ => return Err(not_allowed("an extension other than subject alternative names")),
         }
     }
     Ok(uris)

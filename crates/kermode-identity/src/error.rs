@@ -15,7 +15,7 @@ pub enum Error {
         text: String,
     },
     /// PEM text has no usable certificate or key.
-    #[error("{what} is not usable: {reason}; provide a PEM block of this kind")]
+    #[error("{what} is not usable: {reason}; provide it as PEM text")]
     Pem {
         /// Kind of the input.
         what: &'static str,
@@ -25,7 +25,7 @@ pub enum Error {
     /// A certificate cannot be read.
     #[error("certificate of {what} cannot be read: {reason}; provide an X.509 certificate")]
     Certificate {
-        /// Kind of the certificate.
+        /// Owner of the certificate.
         what: &'static str,
         /// Reason.
         reason: String,
@@ -83,7 +83,7 @@ pub enum Error {
     RequestUnbound,
     /// The signing request names another proxy, or several proxies, as its maker.
     #[error("certificate signing request was made by another proxy; make one with this proxy's own key")]
-    RequestOfAnother,
+    RequestOfAnotherProxy,
     /// The Dataplane has no service.
     #[error(
         "the Dataplane has no tag `kuma.io/service`, so there is no identity to certify; add an inbound or gateway tags"

@@ -2,7 +2,7 @@
 //!
 //! The control plane keeps the [`RotationPlan`] of a mesh's [`Authority`]s and issues certificates with the names of a
 //! Dataplane's [`Entitlement`]. The sidecar agent keeps its [`WorkloadKey`] in memory and renews its certificate at the
-//! times of the [`RenewalTimer`]. Both exchange the messages of `kermode-protocol`.
+//! times of the [`RenewalTimer`]. Control plane and agent exchange the messages of `kermode-protocol`.
 
 mod authority;
 mod bundle;

@@ -10,8 +10,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 /// Pause between requests while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
 const DISABLED_RETRY: Duration = Duration::from_mins(1);
-/// Part of the span over which renewals are spread, as a divisor: a tenth, which ends at 4/5 of the span. Proxies that
-/// started together thus renew at different times.
+/// Part of a certificate's validity over which renewals are spread, as a divisor. This tenth ends when 4/5 of the
+/// validity have passed. Proxies that started together thus renew at different times.
 const SPREAD_DIVISOR: u32 = 10;
 /// Minimum time between a success and the next renewal. It bounds the request rate when the clocks of the sidecar and
 /// the control plane differ by more than a lifetime.
@@ -29,16 +29,16 @@ pub enum RenewalStep {
 /// Remaining lifetime of a certificate, classified for warnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RemainingLifetime {
-    /// At least a tenth of the span.
+    /// At least a tenth of the validity.
     Sufficient,
-    /// Less than a tenth of the span: renewals have failed for a while.
+    /// Less than a tenth of the validity: renewals have failed for a while.
     Short(Duration),
     /// The certificate has expired.
     Expired,
 }
 
 /// Schedule of certificate requests: the first immediately, further ones between 7/10 and 4/5 of the certificate's
-/// span, with backoff after failures.
+/// validity, with backoff after failures.
 #[derive(Clone, Debug)]
 pub struct RenewalTimer {
     /// Time of the next request.
@@ -157,7 +157,7 @@ mod tests {
             timer.on_failure(at(0), 1.0);
             match timer.next_step(at(0)) {
                 RenewalStep::Wait(wait) => waits.push(wait),
-                RenewalStep::Renew => panic!("no wait after a failure"),
+                RenewalStep::Renew => panic!("a request is due immediately after a failure"),
             }
         }
         assert_eq!(waits[0], FIRST_RETRY);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_far_ahead_does_not_cause_a_request_storm() {
+    fn sidecar_whose_clock_is_far_ahead_does_not_cause_a_request_storm() {
         let mut timer = RenewalTimer::new(at(9_000_000));
         timer.on_issued(Validity::from_unix(1000, 2000), at(9_000_000), 1.0);
         assert_eq!(timer.next_step(at(9_000_000)), RenewalStep::Wait(MIN_INTERVAL));

@@ -67,7 +67,7 @@ impl Entitlement {
         &self.uris
     }
 
-    /// Returns whether a URI names a service. Peers accept no certificate without one.
+    /// Returns whether one of the URIs names a service. Peers reject a certificate without such a URI.
     pub(crate) fn names_a_service(&self) -> bool {
         self.uris.iter().any(|uri| uri.starts_with("spiffe://"))
     }

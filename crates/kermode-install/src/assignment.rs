@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn value_has_no_settings_below_it() {
+    fn assignment_below_a_setting_that_is_not_a_map_is_rejected() {
         let error = apply_all(&["a.b=1", "a.b.c=2"]).expect_err("rejected");
         assert_eq!(
             error.to_string(),

@@ -8,7 +8,7 @@ use crate::{InstallError, Installation, NAME, assignment};
 /// Returns the content of the file.
 ///
 /// # Errors
-/// When assignments cannot be used; the error lists all of them.
+/// If an assignment cannot be used. The error lists every such assignment with its problem.
 pub(crate) fn file(installation: &Installation) -> Result<Value, InstallError> {
     let mut config = Map::new();
     config.insert(

@@ -104,7 +104,7 @@ impl Installation {
     /// Renders all objects, in the order in which they can be applied.
     ///
     /// # Errors
-    /// When assignments cannot be used, or the configuration file cannot be written as YAML.
+    /// If an assignment cannot be used, or the configuration file cannot be written as YAML.
     pub fn objects(&self) -> Result<Vec<Value>, InstallError> {
         let config = yaml::document(&configuration::file(self)?)?;
         let mut objects = vec![namespace(self)];

@@ -188,12 +188,12 @@ fn container(installation: &Installation) -> Value {
     })
 }
 
-fn probe(path: &str, period_seconds: u32, failures: u32) -> Value {
+fn probe(path: &str, period_seconds: u32, failure_threshold: u32) -> Value {
     json!({
         "httpGet": {"path": path, "port": "diagnostics"},
         "periodSeconds": period_seconds,
         "timeoutSeconds": 3,
-        "failureThreshold": failures,
+        "failureThreshold": failure_threshold,
     })
 }
 

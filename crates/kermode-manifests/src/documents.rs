@@ -94,8 +94,8 @@ pub fn with_kind_of(list: &Value, mut item: Value) -> Value {
     item
 }
 
-/// Splits a stream into its documents: the number of the first line, and the text. Markers and directives are not part
-/// of a document (YAML 1.2, sections 6.8 and 9.1).
+/// Splits a stream into its documents. Returns the number of the first line and the text of each. Markers and
+/// directives are not part of a document (YAML 1.2, sections 6.8 and 9.1).
 fn split(text: &str) -> Vec<(usize, String)> {
     let mut documents = Vec::new();
     let (mut first_line, mut current) = (1, String::new());

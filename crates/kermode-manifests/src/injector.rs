@@ -128,7 +128,7 @@ impl Injector<'_> {
             object["kind"].as_str().unwrap_or_default()
         );
         let warning = misplaced_request(object);
-        // Stands for a missing Pod template.
+        // Null if the workload has no Pod template.
         let mut absent = Value::Null;
         let pod = object.pointer_mut(pointer).unwrap_or(&mut absent);
         let mut assumptions = self.cluster_assumptions(&namespace);

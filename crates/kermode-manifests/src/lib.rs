@@ -51,7 +51,7 @@ pub enum ManifestError {
     /// The patch of the injector does not apply to the manifest.
     #[error("{object}: the injector's patch does not apply")]
     Patch {
-        /// Kind and name of the object.
+        /// Kind, namespace and name of the object.
         object: String,
         /// The operation that failed.
         source: json_patch::PatchError,

@@ -1,9 +1,9 @@
 //! Keys of all labels and annotations that Kermode reads or writes.
 //!
 //! Every key is declared here once, with the objects that carry it, the notation of its value, and its default. The
-//! table in `docs/reference/labels-and-annotations.md` is generated from these declarations. `kermode-crds` exports the
-//! module to crates that work with Kubernetes objects; `kermode-netfilter` uses it from here, because `kuma-init` must
-//! not link a Kubernetes client. Notations are parsed in [`crate::notation`].
+//! table in `docs/reference/labels-and-annotations.md` is generated from these declarations. `kermode-crds`
+//! re-exports this module for crates that work with Kubernetes objects. `kermode-netfilter` uses the module directly,
+//! because `kuma-init` must not link a Kubernetes client. Notations are parsed in [`crate::notation`].
 
 use crate::notation::{self, Notation};
 

@@ -86,7 +86,7 @@ impl Inbound {
         self.ready != Some(false)
     }
 
-    /// Whether the inbound stands for a service-less workload.
+    /// Whether the inbound is the only inbound of a service-less workload.
     pub fn is_serviceless(&self) -> bool {
         self.port == Self::SERVICELESS_PORT
     }
@@ -111,7 +111,7 @@ pub enum GatewayKind {
 /// Redirection of the Pod's traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransparentProxying {
-    /// Port that inbound connections are redirected to.
+    /// Port that inbound IPv4 connections are redirected to.
     pub redirect_port_inbound: u16,
     /// Port that inbound IPv6 connections are redirected to; `None` when IPv6 is not redirected.
     pub redirect_port_inbound_v6: Option<u16>,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use crate::view::{MeshView, Service};
 use crate::{Dataplane, MeshName, ObjectKey, ServiceName};
 
-/// Entry of a Dataplane's list that stands for all services.
+/// Entry of a Dataplane's list of services that selects all services.
 const ALL_SERVICES: &str = "*";
 
 /// Endpoints of all services of one mesh, by address and by service.

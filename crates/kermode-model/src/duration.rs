@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_rejected() {
+    fn text_that_is_not_a_duration_is_rejected() {
         for text in [
             "",
             "30",

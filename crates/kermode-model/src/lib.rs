@@ -1,4 +1,4 @@
-//! The data model of a mesh, shared by all other crates: no IO, no Kubernetes types, no Envoy types.
+//! The data model of a mesh, shared by Kermode's other crates: no IO, no Kubernetes types, no Envoy types.
 //!
 //! `kermode-k8s` converts Kubernetes objects to it, `kermode-envoy` generates Envoy resources from it.
 

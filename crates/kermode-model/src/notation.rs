@@ -70,7 +70,7 @@ pub fn list(text: &str) -> impl Iterator<Item = &str> {
 /// values are not, and empty items are dropped.
 ///
 /// # Errors
-/// The first item that has no `=`, or an empty key.
+/// Returns the first item that has no `=` or whose key is empty.
 pub fn map(text: &str) -> Result<BTreeMap<String, String>, &str> {
     let pair = |item| match str::split_once(item, '=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),

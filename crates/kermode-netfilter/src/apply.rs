@@ -60,7 +60,8 @@ pub enum ApplyError {
     },
 }
 
-/// Builds the rules for the network namespace of the calling thread and replaces those of an earlier call.
+/// Builds the rules for the network namespace of the calling thread and applies them, in place of the rules of an
+/// earlier call.
 ///
 /// IPv6 is intercepted if the settings have a port for it and an interface other than loopback has an IPv6 address.
 ///

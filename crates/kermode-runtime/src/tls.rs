@@ -1,4 +1,5 @@
-//! TLS server with a certificate that can be replaced while serving. [`Protocol`] is the protocol inside of TLS.
+//! TLS server with a certificate that can be replaced while serving. The caller passes in the application protocol, such
+//! as HTTP, as a [`Protocol`].
 //!
 //! Every Pod can open connections to the port. Connections without a request are therefore closed, and the number of
 //! connections from one address is limited, so that a Pod that only opens connections cannot lock out the API server.
@@ -102,7 +103,7 @@ impl ResolvesServerCert for CertificateResolver {
     }
 }
 
-/// Protocol inside of TLS.
+/// Application protocol that a server speaks over TLS, such as HTTP.
 pub trait Protocol: Send + Sync + 'static {
     /// Returns the ALPN names, in the order of preference.
     fn alpn_names(&self) -> Vec<Vec<u8>>;
@@ -270,7 +271,8 @@ struct Accepted {
     _address_permit: AddressPermit,
 }
 
-/// Accepts the next connection once a permit is free. Returns `None` if its address is at its limit, or after an error.
+/// Accepts the next connection once a permit is free. Returns `None` if the client's address is at its limit, or after
+/// an error.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
@@ -278,7 +280,8 @@ async fn accept(
 ) -> Option<Accepted> {
     let permit = permits.clone().acquire_owned().await.ok()?;
     // Tokio's cooperative budget would interrupt a series of accepts, and thousands of handshakes may run before the
-    // task is polled again. A client that finds the kernel's accept queue full retries for up to minutes.
+    // task is polled again. Meanwhile the kernel's accept queue could fill up, and a client that finds it full retries
+    // for up to minutes. Accepting is therefore exempt from the budget.
     match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
             let address_permit = address_limit.try_acquire(peer.ip())?;

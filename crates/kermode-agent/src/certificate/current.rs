@@ -33,7 +33,7 @@ pub(super) struct Roots {
     pub(super) version: u64,
 }
 
-/// Required reaction to an update.
+/// Required reaction to an update of the trust bundle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reaction {
     /// Whether the trust bundle changed and has to be published to Envoy.
@@ -133,11 +133,11 @@ mod tests {
     #[test]
     fn second_root_is_published_without_a_renewal() {
         let mut current = mk_current(&[1], 3, 1);
-        let published = Reaction {
+        let only_publish = Reaction {
             publish: true,
             renew_within: None,
         };
-        assert_eq!(current.on_update(&mk_update(&[1, 2], 4, 1)), published);
+        assert_eq!(current.on_update(&mk_update(&[1, 2], 4, 1)), only_publish);
         assert_eq!(current.roots, mk_roots(&[1, 2], 4));
         assert_eq!(current.on_update(&mk_update(&[1, 2], 4, 1)), Reaction::default());
     }

@@ -16,12 +16,12 @@ use crate::backoff::Backoff;
 use crate::sds::SecretMaterial;
 use crate::token::TokenFile;
 
-/// Pause after `UNIMPLEMENTED`: the control plane is older than this call. Its trust bundle still comes with each
-/// certificate.
+/// Pause after `UNIMPLEMENTED`: the control plane is too old to implement this RPC. The trust bundle still comes with
+/// each certificate.
 const UNIMPLEMENTED_PAUSE: Duration = Duration::from_mins(5);
 /// Pause while mTLS is disabled in the mesh. If mTLS is enabled and the CA rotated during the pause, this proxy gets
-/// the new root after the pause. A rotation waits longer than this between distributing a new root and signing with its
-/// key.
+/// the new root after the pause. That is early enough: a rotation waits longer between distributing a new root and
+/// signing with its key.
 const MTLS_DISABLED_PAUSE: Duration = Duration::from_secs(30);
 /// Time span over which proxies spread their reconnections after a stream ends. Configuration and certificates are more
 /// urgent, and each stream costs the API server a token review.

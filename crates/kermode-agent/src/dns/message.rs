@@ -182,7 +182,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn only_an_error_may_omit_the_question() {
+    fn only_an_error_response_may_omit_the_question() {
         let bytes = mk_query(1, "web.demo");
         let query = Query::parse(&bytes).unwrap();
         let without_question = |code| [0, 9, FLAG_RESPONSE, code, 0, 0, 0, 0, 0, 0, 0, 0];

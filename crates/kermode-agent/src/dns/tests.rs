@@ -153,7 +153,7 @@ async fn forged_response_is_ignored() {
 }
 
 #[tokio::test]
-async fn garbage_does_not_end_the_server() {
+async fn message_that_is_not_dns_does_not_end_the_server() {
     let server = mk_server(vec![mk_name_server(Behaviour::Responds).await], NoZone).await;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     socket.send_to(b"not dns", server).await.unwrap();

@@ -68,7 +68,7 @@ pub(crate) async fn request(
     address: SocketAddr,
     method: Method,
     uri: Uri,
-    limit: Duration,
+    time_limit: Duration,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
@@ -96,9 +96,9 @@ pub(crate) async fn request(
             result = driver => result,
         }
     };
-    match timeout(limit, exchange).await {
+    match timeout(time_limit, exchange).await {
         Ok(result) => result,
-        Err(_) => bail!("no response within {limit:?}"),
+        Err(_) => bail!("no response within {time_limit:?}"),
     }
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn literal_address(url: &Uri) -> anyhow::Result<SocketAddr> {
         "localhost" => Ipv4Addr::LOCALHOST.into(),
         other => other
             .parse()
-            .with_context(|| format!("`{other}` in {url} is neither an IP nor localhost"))?,
+            .with_context(|| format!("`{other}` in {url} is neither an IP address nor localhost"))?,
     };
     ensure!(
         url.scheme_str() == Some("http"),

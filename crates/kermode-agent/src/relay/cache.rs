@@ -89,7 +89,7 @@ impl Cache {
         }))
     }
 
-    /// Stores an acknowledged resource.
+    /// Stores the acknowledged state of a resource.
     pub(super) fn put(&mut self, kind: &Arc<str>, name: Arc<str>, entry: Entry) {
         if self.is_disabled {
             return;
@@ -137,8 +137,8 @@ impl Cache {
         self.bytes > self.limit
     }
 
-    /// Empties and disables the cache. With only a part of its configuration, a restarted Envoy would wait for the
-    /// rest.
+    /// Empties and disables the cache. A restarted Envoy that received only a part of its configuration would wait for
+    /// the rest.
     pub(super) fn disable(&mut self) {
         tracing::warn!(
             bytes = self.bytes,
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn size_is_the_sum_of_the_entries() {
+    fn size_of_the_cache_is_the_sum_of_the_sizes_of_its_entries() {
         let mut cache = Cache::new(10_000);
         let kind: Arc<str> = "kind".into();
         for size in [1000, 3000, 2000] {

@@ -159,8 +159,8 @@ impl Session {
         self.upstream = Upstream::Closed;
     }
 
-    /// Lets the cache respond until the next response of the control plane. Returns its responses to the subscriptions
-    /// whose resources Envoy has not acknowledged.
+    /// Lets the cache respond until the next response of the control plane. Returns the cache's responses to
+    /// the subscriptions whose resources Envoy has not acknowledged.
     pub(super) fn go_offline(&mut self, cache: &Cache) -> Vec<DeltaDiscoveryResponse> {
         if std::mem::replace(&mut self.is_offline, true) {
             return Vec::new();
@@ -179,8 +179,8 @@ impl Session {
             .collect()
     }
 
-    /// Handles an ACK or NACK. Returns the nonce of the control plane, to be forwarded, if the response came from the
-    /// current upstream stream.
+    /// Handles an ACK or NACK of a response. Returns the nonce that the control plane gave the response, to be
+    /// forwarded, if the response came from the current upstream stream.
     fn on_ack_or_nack(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> Option<String> {
         let in_flight = self.in_flight.remove(&request.response_nonce)?;
         let is_from_control_plane = in_flight.source != Source::Cache;
@@ -355,7 +355,7 @@ impl InFlight {
 // === impl Subscription ===
 
 impl Subscription {
-    /// Returns the subscription of the first request for a type. Without names it is a wildcard.
+    /// Returns the subscription of the first request for a type. A request without names subscribes to everything.
     fn new(request: &DeltaDiscoveryRequest) -> Self {
         let mut names: BTreeSet<_> = request.resource_names_subscribe.iter().cloned().collect();
         let is_empty = names.is_empty();

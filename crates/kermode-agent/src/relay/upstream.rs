@@ -47,8 +47,8 @@ pub(super) struct UpstreamStream {
 
 enum State {
     Paused(Pin<Box<Sleep>>),
-    /// From the connection attempt to the first response. The control plane rejects proxies inside the stream, so only
-    /// a response proves success.
+    /// From the connection attempt to the first response. The control plane may accept a call and then end its stream
+    /// with an error, so only a response proves success.
     Opening(BoxFuture<'static, Result<(DeltaDiscoveryResponse, Responses), Status>>),
     Open(Responses),
 }
@@ -136,7 +136,7 @@ impl UpstreamStream {
             code = ?status.code(),
             error = status.message(),
             ?pause,
-            "no ADS stream to the control plane; it is opened after a pause"
+            "there is no ADS stream to the control plane; the agent opens one after a pause"
         );
         self.requests = None;
         self.state = State::Paused(Box::pin(sleep(pause)));

@@ -119,7 +119,7 @@ impl SdsStream {
     }
 
     /// Returns whether Envoy subscribed to secrets and none has been sent to it.
-    pub(crate) fn waits_for_secrets(&self) -> bool {
+    pub(crate) fn envoy_waits_for_secrets(&self) -> bool {
         !self.subscribed.is_empty() && self.sent_version.is_none()
     }
 

@@ -29,7 +29,7 @@ fn envoy_is_terminated_after_the_drain_time_and_then_killed() {
 }
 
 #[test]
-fn ordinary_sidecar_drains_for_the_whole_drain_time() {
+fn classic_sidecar_drains_for_the_whole_drain_time() {
     let now = Instant::now();
     let mut shutdown = mk_draining(false, now);
     assert!(!shutdown.ends_when_idle());
@@ -59,7 +59,7 @@ fn envoy_that_cannot_be_drained_is_terminated() {
     let now = Instant::now();
     let mut shutdown = Shutdown::new(DRAIN_TIME, false);
     shutdown.on(Event::Signal, now);
-    assert_eq!(shutdown.on(Event::DrainRejected, now), Action::Terminate);
+    assert_eq!(shutdown.on(Event::DrainNotStarted, now), Action::Terminate);
 }
 
 #[test]

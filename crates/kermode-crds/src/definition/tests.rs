@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// Returns the schema of a resource, given in the plural.
+/// Returns the schema of a resource. `plural` is its plural name.
 fn schema(plural: &str) -> Value {
     let definition_name = name(plural);
     let found = all()

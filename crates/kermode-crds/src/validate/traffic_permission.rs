@@ -40,8 +40,8 @@ pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &st
     problems
 }
 
-/// Returns a problem for each field that the kind does not use. If such a field were ignored, the permission would
-/// apply to more proxies than intended.
+/// Returns a problem for each field that is set although the kind of the reference does not use it. If such a field
+/// were ignored, the permission would apply to more proxies than intended.
 fn unused_fields(field: &str, target: &TargetRef) -> Vec<Problem> {
     let has_name = target.name.as_deref().is_some_and(|name| !name.is_empty());
     let mut problems = Vec::new();

@@ -47,7 +47,7 @@ fn sign(authority: &Authority, csr: &[u8]) -> Result<IssuedCertificate, Error> {
     authority.sign_csr(csr, &Entitlement::of(&mk_web_dataplane()), 24 * HOUR, now())
 }
 
-/// Verifies the certificate at `time` with rustls, as a server of the mesh verifies that of a client.
+/// Verifies a certificate at `time` with rustls, as a server of the mesh verifies the certificate of a client.
 fn verify(bundle: &TrustBundle, issued: &IssuedCertificate, time: SystemTime) -> Result<(), rustls::Error> {
     let mut roots = RootCertStore::empty();
     for root in bundle.roots() {
@@ -181,7 +181,7 @@ fn request_is_accepted_only_from_the_proxy_that_made_it() {
     assert!(bound.check_made_by("web-0.shop").is_ok());
     for other in ["web-1.shop", "web-0.shop2", "web-0", ""] {
         assert!(
-            matches!(bound.check_made_by(other), Err(Error::RequestOfAnother)),
+            matches!(bound.check_made_by(other), Err(Error::RequestOfAnotherProxy)),
             "{other}"
         );
     }
@@ -194,7 +194,7 @@ fn request_is_accepted_only_from_the_proxy_that_made_it() {
     let bound_to_both = request(mk_modified_csr(|params| params.subject_alt_names = two_proxies));
     assert!(matches!(
         bound_to_both.check_made_by("web-0.shop"),
-        Err(Error::RequestOfAnother)
+        Err(Error::RequestOfAnotherProxy)
     ));
 }
 
@@ -266,7 +266,7 @@ fn certificate_of_an_authority_restored_from_pem_verifies_against_the_original_r
 }
 
 #[test]
-fn authority_with_the_key_of_another_is_rejected() {
+fn authority_with_the_key_of_another_authority_is_rejected() {
     let error =
         Authority::from_pem(&mk_authority().certificate_pem(), &mk_authority().key_pem()).unwrap_err();
     assert!(matches!(error, Error::KeyMismatch { .. }), "{error}");
@@ -331,7 +331,7 @@ fn request_in_pem_is_accepted() {
 }
 
 #[test]
-fn garbage_and_trailing_bytes_are_rejected() {
+fn malformed_request_and_request_with_trailing_bytes_are_rejected() {
     let mut csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     csr.push(0);
     for bytes in [csr.as_slice(), b"", b"-----BEGIN", &[0x30; 10_000]] {

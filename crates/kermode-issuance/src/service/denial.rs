@@ -80,7 +80,7 @@ pub(crate) enum DenialReason {
     RequestSignature,
     /// The signing request contains something that is not allowed.
     RequestAsks,
-    RequestOfAnother,
+    RequestOfAnotherProxy,
     /// The certificate cannot be signed, for a reason that has no variant of its own.
     RequestOther,
     /// The proxy exceeds its rate.
@@ -124,7 +124,7 @@ impl Denial {
                 Error::RequestKey { .. } => DenialReason::RequestKey,
                 Error::RequestSignature => DenialReason::RequestSignature,
                 Error::RequestNotAllowed { .. } => DenialReason::RequestAsks,
-                Error::RequestUnbound | Error::RequestOfAnother => DenialReason::RequestOfAnother,
+                Error::RequestUnbound | Error::RequestOfAnotherProxy => DenialReason::RequestOfAnotherProxy,
                 _ => DenialReason::RequestOther,
             },
             Self::ProxyRate => DenialReason::TooOften,

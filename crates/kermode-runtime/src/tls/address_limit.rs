@@ -1,5 +1,5 @@
-//! Limit on the connections from one address, so that one client cannot use all connections of the server. Unlike
-//! `kermode-limit`, it logs the first rejected connection of an address.
+//! Limit on the connections from one address, so that one client cannot use all connections of the server. Unlike the
+//! limits of `kermode-limit`, this limit logs the first rejected connection of an address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ pub(super) struct AddressPermit {
 }
 
 impl AddressLimit {
-    /// Creates the limit, in connections from one address.
+    /// Creates a limit of `limit` connections from one address.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_is_limited_and_removed_with_its_last_connection() {
+    fn connections_of_an_address_are_limited_and_an_address_without_connections_is_removed() {
         let limit = AddressLimit::new(2);
         let address: IpAddr = [10, 0, 0, 1].into();
         let first = limit.try_acquire(address).expect("a permit");

@@ -1,5 +1,5 @@
 //! Envoy's stream across lost and new upstream streams. A model of Envoy has to end with the configuration of the
-//! control plane, and a restarted Envoy with the configuration of the previous one.
+//! control plane, and a restarted Envoy with the configuration of the previous Envoy.
 
 use std::collections::BTreeMap;
 
@@ -490,7 +490,7 @@ struct Envoy {
 }
 
 impl Envoy {
-    /// Handles one response. Returns the requests that follow.
+    /// The first call subscribes, each later call handles one response. Returns the requests to send.
     fn step(&mut self) -> Vec<DeltaDiscoveryRequest> {
         if !std::mem::replace(&mut self.has_subscribed, true) {
             return vec![subscribe(CDS, &[])];
@@ -539,7 +539,7 @@ struct Simulation {
 }
 
 impl Simulation {
-    /// Lets Envoy handle one response. Returns whether Envoy sent a request.
+    /// Lets Envoy subscribe or handle one response. Returns whether Envoy sent a request.
     fn step_envoy(&mut self) -> bool {
         let requests = self.envoy.step();
         let has_sent = !requests.is_empty();

@@ -36,14 +36,14 @@ fn is_paused(upstream: &UpstreamStream) -> bool {
 }
 
 #[tokio::test]
-async fn rejection_inside_the_stream_increases_the_backoff_and_a_response_resets_it() {
+async fn stream_that_the_control_plane_denies_increases_the_backoff_and_a_response_resets_it() {
     let mut upstream = mk_stream();
-    for rejections in 1..=2 {
-        let rejected = Status::unauthenticated("invalid token");
-        upstream.state = State::Opening(Box::pin(std::future::ready(Err(rejected))));
+    for denials in 1..=2 {
+        let denied = Status::unauthenticated("invalid token");
+        upstream.state = State::Opening(Box::pin(std::future::ready(Err(denied))));
         assert!(matches!(upstream.next().await, Event::Closed));
         assert!(is_paused(&upstream));
-        assert_eq!(upstream.backoff, backoff_after(rejections));
+        assert_eq!(upstream.backoff, backoff_after(denials));
     }
     upstream.state = mk_opening(vec![Err(Status::unavailable("this replica shuts down"))]);
     assert!(matches!(upstream.next().await, Event::Response(_)));
@@ -58,9 +58,9 @@ async fn ended_stream_is_reopened() {
     upstream.state = mk_opening(Vec::new());
     assert!(matches!(upstream.next().await, Event::Response(_)));
     assert!(matches!(upstream.next().await, Event::Closed));
-    // The port is closed and the token file does not exist.
     assert!(matches!(upstream.next().await, Event::Opening));
     assert!(upstream.requests.is_some());
+    // The attempt fails, because the token file does not exist.
     assert!(matches!(upstream.next().await, Event::Closed));
     assert!(is_paused(&upstream));
 }

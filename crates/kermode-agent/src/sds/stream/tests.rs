@@ -93,11 +93,11 @@ fn rejected_secret_is_not_sent_again_before_it_changes() {
 #[test]
 fn subscription_before_the_first_certificate_gets_a_response_once_it_is_issued() {
     let mut stream = mk_stream();
-    assert!(!stream.waits_for_secrets());
+    assert!(!stream.envoy_waits_for_secrets());
     assert!(stream.on_request(mk_request(&[IDENTITY], ""), None).is_none());
-    assert!(stream.waits_for_secrets());
+    assert!(stream.envoy_waits_for_secrets());
     assert!(stream.on_material(Some(&mk_material(1))).is_some());
-    assert!(!stream.waits_for_secrets());
+    assert!(!stream.envoy_waits_for_secrets());
 }
 
 #[test]
@@ -136,6 +136,7 @@ fn secret_of_another_mesh_is_not_served() {
 fn debug_of_a_secret_hides_the_key() {
     let names = SecretNames::of(&MeshName::new("default"));
     let secret = names.secret(IDENTITY, &mk_material(1)).unwrap();
+    // `Debug` of the bytes is `[107, 101, 121]`; 107 would also show a part of the key.
     let bytes = format!("{:?}", b"key");
     let text = format!("{secret:?} {:?}", secret.kind);
     assert!(

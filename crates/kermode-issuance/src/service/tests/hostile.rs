@@ -155,7 +155,7 @@ async fn signing_request_of_another_pod_is_denied() {
         &web_token(),
         replayed,
         Code::InvalidArgument,
-        "RequestOfAnother",
+        "RequestOfAnotherProxy",
     )
     .await;
     // A request without a name could come from any proxy.
@@ -169,7 +169,7 @@ async fn signing_request_of_another_pod_is_denied() {
         &web_token(),
         unbound,
         Code::InvalidArgument,
-        "RequestOfAnother",
+        "RequestOfAnotherProxy",
     )
     .await;
 }
