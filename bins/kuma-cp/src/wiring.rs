@@ -12,7 +12,7 @@ use anyhow::Context;
 use axum::Router;
 use kermode_admission::connection_close;
 use kermode_authorities::serving::ServingIdentity;
-use kermode_engine::watches;
+use kermode_engine::{WatchEvent, watches};
 use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
 use kermode_k8s::controller::{preflight, registration};
@@ -107,13 +107,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
 
     let state = SharedState::new(config, client.clone(), &registry);
     let (event_sender, event_receiver) = mpsc::channel(WATCH_QUEUE_CAPACITY);
-    for watch in watches::all(&client, &namespace, &event_sender) {
-        spawn(
-            &mut components,
-            "watch of the engine",
-            run_until_shutdown(shutdown, watch),
-        );
-    }
+    spawn_engine_watches(&mut components, &client, &namespace, &event_sender, shutdown);
     spawn_controllers(
         &mut components,
         config,
@@ -157,6 +151,23 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     Ok(components)
 }
 
+/// Spawns the watches that feed the engine.
+fn spawn_engine_watches(
+    components: &mut Components,
+    client: &Client,
+    namespace: &str,
+    events: &mpsc::Sender<WatchEvent>,
+    shutdown: &Shutdown,
+) {
+    for watch in watches::all(client, namespace, events) {
+        spawn(
+            components,
+            "watch of the engine",
+            run_until_shutdown(shutdown, watch),
+        );
+    }
+}
+
 /// Spawns the controllers that run on every replica, whether or not the replica holds the Lease.
 fn spawn_controllers(
     components: &mut Components,
@@ -167,7 +178,7 @@ fn spawn_controllers(
     registry: &Arc<Mutex<Registry>>,
     shutdown: &Shutdown,
 ) {
-    let replica_watch = state.track_replicas(config, client.clone());
+    let replica_watch = state.track_replicas(config, client.clone(), registry);
     spawn(
         components,
         "watch of replicas",

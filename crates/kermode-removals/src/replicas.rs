@@ -18,8 +18,9 @@ pub struct Replicas {
     pub others: Arc<[SocketAddr]>,
     /// Number of other replicas that are ready, and so receive connections from the Service.
     pub ready_others: usize,
-    /// Time of the last start or end of a replica, including this one; `None` until the replicas are known. The proxies
-    /// of an ended replica keep their configuration and connect to another replica.
+    /// Time of the last start or end of a replica, including this one; `None` while the replicas are not known: until
+    /// the first list is complete, and while the list does not contain this replica. The proxies of an ended replica
+    /// keep their configuration and connect to another replica.
     pub unchanged_since: Option<Instant>,
 }
 

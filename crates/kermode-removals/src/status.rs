@@ -32,7 +32,7 @@ pub struct RemovalReport {
     /// Addresses at which the other replicas serve proxies. A caller has to query each of them, too.
     pub other_replicas: Arc<[SocketAddr]>,
     /// Whether every proxy that may have the endpoint is known to this replica or to one of the others. False while
-    /// the replicas are not yet known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.
+    /// the replicas are not known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.
     pub is_complete: bool,
 }
 

@@ -3,10 +3,15 @@
 //!
 //! Replicas do not communicate with each other. A draining sidecar gets the addresses of all replicas and requests the
 //! removal status of its endpoint from each (`kermode_removals`).
+//!
+//! A replica that is missing from the list would make a removal look complete while its proxies still send requests.
+//! The list therefore fails closed: a replica that does not find its own Pod in it knows no replicas at all, and a Pod
+//! of the control plane that cannot be judged counts as a replica.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kermode_k8s::controller::watch::{Conversion, Update, follow, watch_config};
@@ -14,15 +19,26 @@ use kermode_model::ObjectKey;
 use kermode_removals::Replicas;
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, interval_at};
 
-/// Label selector of the Pods of the control plane, as installed.
-const POD_SELECTOR: &str = "app=kuma-control-plane";
+/// Label of the Pods of the control plane, as installed.
+const POD_LABEL: (&str, &str) = ("app", "kuma-control-plane");
 /// Name of the container that runs the replica.
 const CONTAINER_NAME: &str = "control-plane";
+/// Interval between log lines that this replica does not find itself. The kubelet reports a container as running within
+/// seconds, so a healthy start causes none.
+const WARN_INTERVAL: Duration = Duration::from_mins(1);
 /// Capacity of the channel from the watch, in updates.
 const QUEUE_CAPACITY: usize = 16;
+
+/// Metrics of the tracking of replicas; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    known: Gauge,
+}
 
 /// Pod of the control plane whose process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,39 +73,77 @@ struct ReplicaTracker {
 }
 
 /// Watches the Pods of the control plane and publishes the replicas, until the future is dropped.
-pub async fn run(client: Client, own: ObjectKey, port: u16, replicas: watch::Sender<Replicas>) {
+///
+/// The watch has no label selector: a Pod of the control plane whose labels were changed still serves proxies.
+pub async fn run(
+    client: Client,
+    own: ObjectKey,
+    port: u16,
+    replicas: watch::Sender<Replicas>,
+    metrics: Metrics,
+) {
     let pods = Api::<Pod>::namespaced(client, &own.namespace);
     let (sink, mut updates) = mpsc::channel(QUEUE_CAPACITY);
     let following = follow(
         "pods of the control plane",
-        watcher(pods, watch_config().labels(POD_SELECTOR)),
+        watcher(pods, watch_config()),
         |pod: Pod| Conversion::from(running_replica(&pod)),
         |update| update,
         sink,
     );
     let tracking = async {
         let mut tracker = ReplicaTracker::new(own, port, Instant::now());
-        while let Some(update) = updates.recv().await {
-            tracker.on_update(update, Instant::now());
-            replicas.send_replace(tracker.replicas());
+        let mut warnings = interval_at(Instant::now() + WARN_INTERVAL, WARN_INTERVAL);
+        loop {
+            tokio::select! {
+                update = updates.recv() => {
+                    let Some(update) = update else { return };
+                    tracker.on_update(update, Instant::now());
+                    metrics.known.set(tracker.known_replicas());
+                    replicas.send_replace(tracker.replicas());
+                }
+                _ = warnings.tick() => tracker.warn_if_missing(),
+            }
         }
     };
     tokio::join!(following, tracking);
 }
 
-/// Converts a Pod to a replica. `None` while its process does not run, since it has no streams then.
+/// Converts a Pod to a replica. `None` for a Pod that is not of the control plane, and while its process does not run,
+/// since it has no streams then.
 fn running_replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
-    let is_running = |status: &&ContainerStatus| {
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let is_named = |status: &ContainerStatus| status.name == CONTAINER_NAME;
+    let has_named_container = containers.iter().any(is_named);
+    let labels = pod.metadata.labels.as_ref();
+    let has_label = labels
+        .and_then(|labels| labels.get(POD_LABEL.0))
+        .is_some_and(|value| value == POD_LABEL.1);
+    // Of a Pod with the label and an unknown container, any container may be the replica.
+    let is_candidate = |status: &ContainerStatus| is_named(status) || (has_label && !has_named_container);
+    let is_running = |status: &ContainerStatus| {
         let state = status.state.as_ref();
-        status.name == CONTAINER_NAME && state.is_some_and(|state| state.running.is_some())
+        state.is_some_and(|state| state.running.is_some())
     };
-    let running = status.container_statuses.iter().flatten().find(is_running)?;
+    let running = containers
+        .iter()
+        .find(|status| is_candidate(status) && is_running(status))?;
     Some(Replica {
         ip: status.pod_ip.as_ref()?.parse().ok()?,
-        container_id: running.container_id.clone()?,
+        container_id: running.container_id.clone().unwrap_or_default(),
         is_ready: running.ready && pod.metadata.deletion_timestamp.is_none(),
     })
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers all metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Running replicas of the control plane, this one included; 0 while this replica does not find itself";
+        registry.register("replicas_known", help, self.known.clone());
+    }
 }
 
 // === impl ReplicaTracker ===
@@ -140,30 +194,54 @@ impl ReplicaTracker {
         Replicas {
             others: Arc::from(others),
             ready_others,
-            unchanged_since: self.is_synced.then_some(self.changed_at),
+            unchanged_since: self.are_known().then_some(self.changed_at),
+        }
+    }
+
+    /// Whether the list is complete, as far as this replica can tell: it has been read once, and contains this replica.
+    fn are_known(&self) -> bool {
+        self.is_synced && self.running.contains_key(&self.own)
+    }
+
+    /// Returns the number of replicas, or 0 while they are not known.
+    fn known_replicas(&self) -> i64 {
+        let known = if self.are_known() { self.running.len() } else { 0 };
+        i64::try_from(known).unwrap_or(i64::MAX)
+    }
+
+    fn warn_if_missing(&self) {
+        if self.is_synced && !self.are_known() {
+            tracing::warn!(
+                pod = %self.own,
+                "this replica is not among the Pods of the control plane, so it reports no endpoint removal as complete \
+                 and does not rebalance proxies; check that POD_NAME and POD_NAMESPACE name this Pod and that its \
+                 container is named {CONTAINER_NAME}"
+            );
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::{Value, json};
 
     use super::*;
 
     fn mk_replica(ip: &str, state: Value) -> Option<Replica> {
+        mk_pod_replica(&json!({}), CONTAINER_NAME, ip, state)
+    }
+
+    fn mk_pod_replica(labels: &Value, container: &str, ip: &str, state: Value) -> Option<Replica> {
         let status = json!({
             "podIP": ip,
             "containerStatuses": [
                 {"name": "logs", "state": {"running": {}}, "containerID": "containerd://0", "ready": true,
                  "image": "", "imageID": "", "restartCount": 0},
-                {"name": CONTAINER_NAME, "state": state, "containerID": format!("containerd://{ip}"), "ready": true,
+                {"name": container, "state": state, "containerID": format!("containerd://{ip}"), "ready": true,
                  "image": "", "imageID": "", "restartCount": 0},
             ],
         });
-        let pod = json!({"metadata": {"name": "cp"}, "status": status});
+        let pod = json!({"metadata": {"name": "cp", "labels": labels}, "status": status});
         running_replica(&serde_json::from_value(pod).expect("a Pod"))
     }
 
@@ -188,6 +266,48 @@ mod tests {
         assert_eq!(mk_replica("10.0.0.1", json!({"waiting": {}})), None);
         assert_eq!(mk_replica("", json!({"running": {}})), None);
         assert_eq!(running_replica(&Pod::default()), None);
+    }
+
+    #[test]
+    fn pod_is_a_replica_by_its_container_whatever_its_labels_and_by_its_label_whatever_its_container() {
+        let running = json!({"running": {}});
+        let replica = |labels: Value, container: &str| {
+            mk_pod_replica(&labels, container, "10.0.0.1", running.clone())
+                .map(|replica| replica.container_id)
+        };
+        let [label, other_label] = ["kuma-control-plane", "quarantined"].map(|value| json!({"app": value}));
+        let own_container = Some("containerd://10.0.0.1".to_owned());
+        assert_eq!(replica(label.clone(), CONTAINER_NAME), own_container);
+        assert_eq!(replica(other_label.clone(), CONTAINER_NAME), own_container);
+        // The first running container stands for the Pod.
+        assert_eq!(replica(label, "kuma-cp"), Some("containerd://0".to_owned()));
+        assert_eq!(replica(other_label, "kuma-cp"), None);
+    }
+
+    #[test]
+    fn replica_that_is_missing_from_the_list_knows_no_replicas() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mk_running = |ip| mk_replica(ip, json!({"running": {}})).expect("a replica");
+        let mut tracker = ReplicaTracker::new(pod_key("a"), 5678, start);
+        tracker.on_update(Update::Synced, at(0));
+        assert_eq!(tracker.replicas().unchanged_since, None, "the list is empty");
+        tracker.on_update(Update::Applied(pod_key("b"), mk_running("10.0.0.2")), at(1));
+        assert_eq!(
+            (tracker.replicas().unchanged_since, tracker.known_replicas()),
+            (None, 0),
+            "the list has another replica only"
+        );
+        assert_eq!(others(&tracker), ["10.0.0.2:5678"]);
+        tracker.on_update(Update::Applied(pod_key("a"), mk_running("10.0.0.1")), at(2));
+        assert_eq!(
+            (tracker.replicas().unchanged_since, tracker.known_replicas()),
+            (Some(at(2)), 2),
+            "the time since which the list is complete starts anew"
+        );
+        tracker.on_update(Update::Gone(pod_key("a")), at(3));
+        assert_eq!(tracker.replicas().unchanged_since, None);
+        assert!(!tracker.replicas().are_stable());
     }
 
     #[test]

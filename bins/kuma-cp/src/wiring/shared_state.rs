@@ -119,15 +119,24 @@ impl SharedState {
             .run_rotation(metrics, self.events.clone())
     }
 
-    /// Returns the future that tracks the other replicas.
+    /// Returns the future that tracks the other replicas, and registers its metrics.
     pub(super) fn track_replicas(
         &self,
         config: &Config,
         client: Client,
+        registry: &Arc<Mutex<Registry>>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let namespace = config.store.kubernetes.system_namespace.as_str();
         let own_pod = ObjectKey::new(namespace, config.instance_name());
-        tracking::run(client, own_pod, config.dp_server.port, self.replicas.clone())
+        let metrics = tracking::Metrics::default();
+        metrics.register(&mut registry.lock());
+        tracking::run(
+            client,
+            own_pod,
+            config.dp_server.port,
+            self.replicas.clone(),
+            metrics,
+        )
     }
 
     /// Returns the state that the webhooks need, and registers their metrics.

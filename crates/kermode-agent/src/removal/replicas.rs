@@ -67,11 +67,12 @@ impl Replicas {
             self.called.extend(&new);
             return Progress::Call(new);
         }
+        let is_list_complete = self.is_list_complete(&others);
         let others = others.into_iter().map(Replica::At);
         let replicas = std::iter::once(Replica::SelectedByService).chain(others);
         // `None` unless all replicas have finished.
         let durations: Option<Vec<Duration>> = replicas.map(|replica| self.duration(replica)).collect();
-        match durations {
+        match durations.filter(|_| is_list_complete) {
             Some(durations) => Progress::Finished {
                 took: durations.iter().copied().max().unwrap_or_default(),
                 replicas: durations.len(),
@@ -99,6 +100,18 @@ impl Replicas {
         let response = self.responses.get(&Replica::SelectedByService);
         let addresses = response.into_iter().flat_map(|response| &response.other_replicas);
         addresses.filter_map(|address| address.parse().ok()).collect()
+    }
+
+    /// Returns whether no response contradicts the list of replicas: every address is valid, and the lists of the other
+    /// replicas name no further replica. The only address that they may add is the one of the replica that the Service
+    /// selected, which does not list itself.
+    fn is_list_complete(&self, others: &BTreeSet<SocketAddr>) -> bool {
+        let addresses = self
+            .responses
+            .values()
+            .flat_map(|response| &response.other_replicas);
+        let listed: Result<BTreeSet<SocketAddr>, _> = addresses.map(|address| address.parse()).collect();
+        listed.is_ok_and(|listed| listed.difference(others).count() <= 1)
     }
 }
 
@@ -205,6 +218,24 @@ mod tests {
         // After a reconnection the Service selects another replica, which does not list B.
         let end = replicas.on_response(Replica::SelectedByService, mk_finished(7, &[]));
         assert!(matches!(end, Progress::Finished { replicas: 1, .. }), "{end:?}");
+    }
+
+    #[test]
+    fn invalid_address_keeps_the_watch_from_finishing() {
+        let mut replicas = Replicas::default();
+        let progress = replicas.on_response(Replica::SelectedByService, mk_finished(7, &["kuma-cp:5678"]));
+        assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
+    }
+
+    #[test]
+    fn replica_that_only_another_replica_lists_keeps_the_watch_from_finishing() {
+        const A: &str = "10.0.0.1:5678";
+        let mut replicas = Replicas::default();
+        replicas.on_response(Replica::SelectedByService, mk_finished(7, &[B]));
+        let progress = replicas.on_response(replica(B), mk_finished(9, &[A, C]));
+        assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
+        let end = replicas.on_response(replica(B), mk_finished(9, &[A]));
+        assert!(matches!(end, Progress::Finished { replicas: 2, .. }), "{end:?}");
     }
 
     #[test]
