@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::config::Config;
 use crate::process::Process;
 
-/// etcd and an API server. Dropping it stops both.
+/// etcd and an API server. Dropping the value stops both.
 #[derive(Debug)]
 pub struct ApiServer {
     name: String,

@@ -1,5 +1,5 @@
-//! `kuma-cp` as a process beside an API server. The manifests of `kumactl install control-plane` install all but its
-//! Deployment.
+//! `kuma-cp` as a process beside an API server. The manifests of `kumactl install control-plane` are applied without
+//! the Deployment of the control plane.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};

@@ -50,7 +50,7 @@ pub enum Transport {
 
 /// Connected clients and their server, between which exchanges run.
 pub struct Exchange {
-    /// Number of the exchange. A change makes the server send a message to each client.
+    /// Number of the current exchange. When it increases, the server sends a message to each client.
     number: watch::Sender<u64>,
     responses: Arc<Responses>,
     server: Runtime,
@@ -58,7 +58,7 @@ pub struct Exchange {
     process: Process,
 }
 
-/// All clients, on one thread. Dropping it ends the thread.
+/// All clients, on one thread. Dropping the value ends the thread.
 struct Clients {
     stop: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
@@ -70,7 +70,7 @@ struct Clients {
 #[derive(Clone, Copy, Debug)]
 pub struct RoundCost {
     /// CPU time of the server.
-    pub cpu: Duration,
+    pub server_cpu: Duration,
     /// CPU time of the clients.
     pub client_cpu: Duration,
     /// Wall time until the last response.
@@ -100,10 +100,10 @@ fn grpc_message(size: usize) -> Result<Bytes> {
     Ok(message.freeze())
 }
 
-/// Runs a task and prints its error. The exchange then fails by its timeout.
-async fn print_error(task: &str, work: impl Future<Output = Result<()>>) {
+/// Runs a task and prints its error after a description of the failure. The exchange then fails by its timeout.
+async fn print_error(description: &str, work: impl Future<Output = Result<()>>) {
     if let Err(error) = work.await {
-        print_line(&format!("  {task}: {error:#}"));
+        print_line(&format!("  {description}: {error:#}"));
     }
 }
 
@@ -152,7 +152,7 @@ impl Exchange {
         }
         let client_cpu = self.clients.thread_usage.cpu_time()?;
         Ok(RoundCost {
-            cpu: self.server_cpu_time()?.saturating_sub(cpu_before),
+            server_cpu: self.server_cpu_time()?.saturating_sub(cpu_before),
             client_cpu: client_cpu.saturating_sub(client_cpu_before),
             wall: started_at.elapsed(),
         })

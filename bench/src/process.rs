@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// A process of this machine, or a thread of this process.
+/// A process of this machine, or a thread of the calling process.
 #[derive(Clone, Debug)]
 pub struct Process {
     /// Process id, or thread id.
@@ -26,7 +26,7 @@ impl Process {
         Self::in_folder(PathBuf::from(format!("/proc/{pid}")), pid)
     }
 
-    /// Returns a thread of this process, for its CPU time. Threads have no memory figures.
+    /// Returns a thread of the calling process, for its CPU time. Threads have no memory figures.
     ///
     /// # Errors
     /// When the length of a clock tick is unknown.

@@ -187,7 +187,7 @@ impl Bench<'_> {
     }
 
     /// Measures the time from the request that changes a Pod's readiness until a watch delivers the changed Dataplane.
-    /// It includes the API server's time for the writes and watches of both objects.
+    /// This time includes the API server's work for the writes and watches of both objects.
     async fn measure_readiness(
         &mut self,
         watch: &DataplaneWatch,
@@ -261,8 +261,8 @@ impl Bench<'_> {
             written >= selected * changes && converted >= selected * changes,
             "not all Dataplanes were updated after the Services changed: {converted} conversions, {written} writes"
         );
-        let figure = format!("conversions per change of a Service that selects {selected}");
-        self.add(&figure, converted / changes, "Pods", at_most_selected);
+        let figure = format!("conversions per change of a Service that selects {selected} Pods");
+        self.add(&figure, converted / changes, "conversions", at_most_selected);
         self.add(
             "writes of Dataplanes per change of a Service",
             written / changes,
@@ -307,7 +307,7 @@ impl Bench<'_> {
         let events = requests.writes("events") - requests_before.writes("events");
         ensure!(
             writes >= 2,
-            "the last change and its status were not both written: {writes} writes"
+            "not both the Dataplane and its status were written after the last readiness change: {writes} writes"
         );
         // The last change accounts for two writes, of the Dataplane and of its status.
         let caused = f64::from(u32::try_from(writes - 2 + events)?);

@@ -1,5 +1,5 @@
 //! `make bench-exchange`: cost of a message to each of many clients and a response from each, over TCP, TLS and HTTP/2.
-//! It is the part of a control plane's CPU time that its transport alone needs.
+//! This cost is the part of a control plane's CPU time that the transport alone needs.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
                 let figure = format!("{clients} clients, {name}: {figure}");
                 figures.add(&figure, &costs.iter().map(millis).collect(), "ms", Target::None);
             };
-            add("CPU time of the server", |cost| cost.cpu);
+            add("CPU time of the server", |cost| cost.server_cpu);
             add("CPU time of the clients", |cost| cost.client_cpu);
             add("until all have responded", |cost| cost.wall);
         }

@@ -124,10 +124,10 @@ async fn run_rounds(
     Ok(rounds)
 }
 
-fn add_load_figures(figures: &mut Figures, load: &str, rounds: &[Round], p99_target: Target) {
+fn add_load_figures(figures: &mut Figures, load_name: &str, rounds: &[Round], p99_target: Target) {
     let values = |value: fn(&Round) -> f64| rounds.iter().map(value).collect();
     let mut add = |figure: &str, rounds, unit, target| {
-        figures.add(&format!("{load}: {figure}"), &rounds, unit, target);
+        figures.add(&format!("{load_name}: {figure}"), &rounds, unit, target);
     };
     add(
         "latency p50",

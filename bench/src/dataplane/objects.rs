@@ -78,7 +78,8 @@ pub async fn set_protocol(client: &Client, number: usize, protocol: &str) -> Res
     Ok(())
 }
 
-/// Updates a condition of a Pod that does not affect its Dataplane, as kubelets do from time to time.
+/// Updates the condition `PodScheduled` of a Pod, as kubelets update conditions from time to time. Dataplanes do not
+/// depend on this condition.
 ///
 /// # Errors
 /// When the API server rejects a request.

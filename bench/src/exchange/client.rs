@@ -59,9 +59,9 @@ async fn http2(io: impl Io) -> Result<()> {
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())?;
-    let (response, mut send) = requests.send_request(request, false)?;
-    let mut messages = response.await?.into_body();
-    let payload = grpc_message(RESPONSE_SIZE)?;
+    let (head, mut send) = requests.send_request(request, false)?;
+    let mut messages = head.await?.into_body();
+    let response = grpc_message(RESPONSE_SIZE)?;
     let mut received = 0;
     while let Some(data) = messages.data().await {
         let data = data?;
@@ -69,7 +69,7 @@ async fn http2(io: impl Io) -> Result<()> {
         received += data.len();
         if received == MESSAGE_SIZE {
             received = 0;
-            send.send_data(payload.clone(), false)?;
+            send.send_data(response.clone(), false)?;
         }
     }
     Ok(())

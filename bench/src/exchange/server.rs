@@ -1,4 +1,4 @@
-//! Server of the exchange. It sends a message to each client when the number of the exchange changes.
+//! Server of the exchange. It sends a message to each client when the number of the current exchange increases.
 
 use std::pin::pin;
 use std::sync::Arc;

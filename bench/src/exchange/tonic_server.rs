@@ -50,7 +50,8 @@ impl StreamingService<Bytes> for ExchangeService {
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let (numbers, responses) = (self.numbers.clone(), self.responses.clone());
-        // As in a tonic service for ADS, a task reads the requests and the response is a stream of its own.
+        // In gRPC's words, the responses of the exchange are requests, and its messages are responses. As in a tonic
+        // service for ADS, a task reads the requests, and a separate stream yields the responses.
         let mut requests = request.into_inner();
         tokio::spawn(async move {
             while let Ok(Some(_)) = requests.message().await {

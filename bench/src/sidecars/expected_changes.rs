@@ -31,7 +31,7 @@ pub struct ExpectedChange {
     all_received: Notify,
 }
 
-/// Clients that have received a change.
+/// Sidecars that have received a change, and the lag of each.
 #[derive(Debug)]
 struct Receipts {
     /// Microseconds until each sidecar received the change, by the sidecar's number.
@@ -84,7 +84,7 @@ impl ExpectedChanges {
         }
     }
 
-    /// Waits until all sidecars have received a change. Returns their lags, sorted, in milliseconds.
+    /// Waits until all sidecars have received a change. Returns the lags of the sidecars, sorted, in milliseconds.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.

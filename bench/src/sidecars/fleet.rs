@@ -17,7 +17,7 @@ use super::expected_changes::ExpectedChanges;
 use super::objects::Sidecar;
 use crate::https;
 
-/// Simulated sidecars. Dropping it ends them.
+/// Simulated sidecars. Dropping the value ends them.
 #[derive(Debug)]
 pub struct Fleet {
     state: Arc<FleetState>,

@@ -1,7 +1,7 @@
 //! Client's side of one gRPC call over HTTP/2 (RFC 9113), without push, priorities and header compression.
 //!
 //! `h2` is not used here because its buffers would distort the figures: 28.7 KB for each connection, so 287 MB for
-//! 10,000 sidecars, on the machine whose memory and caches they share with the control plane under test. Between
+//! 10,000 sidecars. The control plane under test runs on the same machine and uses the same memory and caches. Between
 //! messages, this client keeps a buffer of at most 16 KiB. `make bench-exchange` compares the CPU time of a client on
 //! `h2` with that of this client.
 
@@ -215,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
         Ok(())
     }
 
-    /// Returns received bytes to the server once they are half of a window.
+    /// Counts received bytes. Once they exceed half of a window, a WINDOW_UPDATE returns them to the server.
     fn count_read(&mut self, read: u32) {
         self.stream_unreturned += read;
         self.connection_unreturned += read;

@@ -41,7 +41,7 @@ pub(super) struct MeasurementScope {
 
 /// A control plane, the objects that it watches, and the figures of the measurements.
 pub(super) struct Bench<'f> {
-    /// Simulated sidecars, one for each Pod that is not spare.
+    /// Simulated sidecars, one for each Pod. Spare Pods, which changes delete and replace, have none.
     pub(super) sidecars: Vec<Sidecar>,
     pub(super) objects: BenchObjects,
     pub(super) client: Client,

@@ -20,12 +20,13 @@ const ACK_PAUSE: Duration = Duration::from_millis(300);
 /// Interval between replacements.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Change of a Pod.
+/// Change of a Pod, which adds or removes an endpoint of every sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Unready,
     Ready,
     Deleted,
+    /// A Pod that was created without a status becomes ready. Only then does it have an endpoint.
     Created,
 }
 
@@ -223,9 +224,9 @@ impl Bench<'_> {
         print_line(&format!("  {} replacements in {seconds:.1} s", lags.len()));
         let mut lags = lags.concat();
         lags.sort_by(f64::total_cmp);
-        for (figure, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+        for (quantile_name, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
             self.add(
-                &format!("10 replacements/s: lag {figure}"),
+                &format!("10 replacements/s: lag {quantile_name}"),
                 &[quantile(&lags, at)],
                 "ms",
                 Target::None,
@@ -241,7 +242,7 @@ impl Bench<'_> {
         );
         ensure!(
             fleet.all_configured(),
-            "sidecars are disconnected; failures: {:?}",
+            "not all sidecars are connected and configured; failures of connections: {:?}",
             fleet.failures()
         );
         let resident = self.process.resident_bytes()? as f64 / MIB;

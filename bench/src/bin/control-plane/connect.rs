@@ -27,7 +27,7 @@ const MAX_MEMORY_OF_10_000: f64 = 300.0;
 const INITIAL_RESPONSES: u64 = 3;
 
 impl Bench<'_> {
-    /// Connects all sidecars to a control plane that has served none before.
+    /// Connects one sidecar, and then all, to a control plane that has served none before.
     pub(super) async fn measure_connect(&mut self) -> Result<Fleet> {
         let resident_alone = self.process.resident_bytes()?;
         self.add(
@@ -89,14 +89,14 @@ impl Bench<'_> {
         let mut latencies: Vec<f64> = reviews.map(|review| review.latency).collect();
         latencies.sort_by(f64::total_cmp);
         self.add(
-            "convergence of all, reconnecting, under reviews",
+            "convergence of all while they reconnect and reviews are sent",
             &[seconds],
             "s",
             Target::None,
         );
         print_line(&format!("  {} reviews during the reconnection", latencies.len()));
-        for (figure, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
-            let figure = format!("webhook latency during the reconnection {figure}");
+        for (quantile_name, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            let figure = format!("webhook latency during the reconnection {quantile_name}");
             self.add(&figure, &[quantile(&latencies, at)], "ms", Target::None);
         }
         Ok(fleet)
@@ -106,7 +106,7 @@ impl Bench<'_> {
     pub(super) fn measure_memory(&mut self, fleet: &Fleet) -> Result<()> {
         ensure!(
             fleet.all_configured(),
-            "sidecars are disconnected; failures: {:?}",
+            "not all sidecars are connected and configured; failures of connections: {:?}",
             fleet.failures()
         );
         let resident = self.process.resident_bytes()?;
