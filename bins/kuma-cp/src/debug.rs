@@ -79,8 +79,8 @@ async fn removals(State(state): State<DebugState>) -> Json<Vec<Removal>> {
     let removals = open_removals.map(|removal| Removal {
         proxy: removal.endpoint.proxy_name(),
         age_seconds: removal.age.as_secs_f64(),
-        unacknowledged_by: removal.unacknowledged_proxies,
-        among_them: removal.examples.iter().map(ObjectKey::proxy_name).collect(),
+        unacknowledged_by: removal.unacknowledged_count,
+        examples: removal.examples.iter().map(ObjectKey::proxy_name).collect(),
     });
     Json(removals.collect())
 }

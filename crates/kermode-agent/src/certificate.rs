@@ -163,7 +163,7 @@ impl Renewal {
         let request = IssueCertificateRequest {
             mesh: self.mesh.to_string(),
             name: name.clone(),
-            csr_der: key.csr_der_of(&name)?,
+            csr: key.csr_der_of(&name)?,
         };
         let authorization = self.token.authorization().await?;
         let response = self.client.issue_certificate(authorization, request).await?;

@@ -47,7 +47,8 @@ where
     }
 }
 
-/// Calls the service and sends its response. Ends early when the client resets the call.
+/// Calls the service and sends its response. Ends early when the client resets the call, or when the response does not
+/// begin within [`RESPONSE_TIMEOUT`].
 async fn call<S, B>(service: S, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>)
 where
     S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>,

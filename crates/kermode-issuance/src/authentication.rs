@@ -54,12 +54,12 @@ pub enum AuthenticationError {
     #[error("the token is not valid: {0}")]
     InvalidToken(String),
     /// The service account of the token is not that of the Pod.
-    #[error("the token's service account {token} is not that of Pod {proxy}")]
+    #[error("the token's service account {token_account} is not that of Pod {pod}")]
     ServiceAccountMismatch {
         /// Service account of the token.
-        token: Arc<str>,
-        /// Pod of the token.
-        proxy: ObjectKey,
+        token_account: Arc<str>,
+        /// Pod that the token is bound to.
+        pod: ObjectKey,
     },
     /// The Pod is not in the index yet, has no sidecar, or cannot be converted to a Dataplane.
     #[error(
@@ -131,7 +131,8 @@ impl TokenAuthenticator {
         self.verify(token, &claims).await
     }
 
-    /// Checks against the index that the Dataplane with the Pod's name belongs to the Pod.
+    /// Checks against the index that the Dataplane with the name of the token's Pod belongs to this Pod, and that the
+    /// Pod has the token's service account.
     pub fn check_access(&self, identity: &ProxyIdentity) -> Result<(), AuthenticationError> {
         let proxy = &identity.key;
         self.index.pod_identity(proxy, |known| {
@@ -141,8 +142,8 @@ impl TokenAuthenticator {
             }
             if *known.service_account != *identity.service_account {
                 return Err(AuthenticationError::ServiceAccountMismatch {
-                    token: identity.service_account.clone(),
-                    proxy: proxy.clone(),
+                    token_account: identity.service_account.clone(),
+                    pod: proxy.clone(),
                 });
             }
             Ok(())

@@ -40,7 +40,7 @@ use crate::authentication::{AuthenticationError, TokenAuthenticator};
 const MAX_MESSAGE_SIZE: usize = 16 * 1024;
 /// Time limit of a call, from the head of the request to the response, or to the head of the response for a stream.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
-/// Maximum length of a logged name that a caller claims, in characters.
+/// Maximum length of the claimed name in a log line, in characters. Callers choose this name freely, so it may be long.
 const MAX_LOGGED_NAME_LENGTH: usize = 100;
 
 /// Certificate issuance service; cheap to clone.
@@ -105,7 +105,7 @@ impl IssuanceState {
         let (proxy, caller) = self.authenticate(metadata, &request.name).await?;
         self.limits.lock().take(caller, Instant::now())?;
         let (dataplane, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
-        let signing_request = SigningRequest::read(&request.csr_der)?;
+        let signing_request = SigningRequest::read(&request.csr)?;
         signing_request.check_made_by(&proxy.proxy_name())?;
         let plan = self.rotation_plan(&mesh, &mtls).await?;
         let entitlement = Entitlement::of(&dataplane);
@@ -135,7 +135,8 @@ impl IssuanceState {
     /// Returns the Dataplane of the proxy, its mesh, and the mTLS settings of the mesh.
     ///
     /// # Errors
-    /// When the Dataplane is not in the index or in another mesh, or when the mesh has no mTLS.
+    /// When the index has no Dataplane of the proxy, when the Dataplane belongs to another mesh, or when the mesh has
+    /// no mTLS.
     fn mesh_of(&self, proxy: &ObjectKey, mesh: &str) -> Result<(Arc<Dataplane>, Arc<Mesh>, Mtls), Denial> {
         let (dataplane, mesh) = self
             .index
@@ -147,7 +148,7 @@ impl IssuanceState {
         Ok((dataplane, mesh, mtls))
     }
 
-    /// Returns the CAs of the mesh.
+    /// Returns the generations of the mesh's CA, with their schedules.
     async fn rotation_plan(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<RotationPlan>, Denial> {
         let plan = self.authorities.get(&mesh.name, &mtls.backend).await;
         plan.map_err(|error| {

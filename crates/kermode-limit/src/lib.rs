@@ -1,7 +1,7 @@
 //! Limits on concurrency (connections of an address, streams of a proxy, calls in total) and on rates.
 //!
 //! A [`KeyedLimit`] grants permits per key and in total. A [`Permit`] counts until it is dropped. A [`RevocablePermit`]
-//! can also be revoked: it is superseded when its key is at the limit and acquires another permit, or evicted by
+//! can also be revoked: it is superseded when another permit of its key is acquired at a limit, or evicted by
 //! [`KeyedLimit::revoke_keys`]. Keys without permits take no memory. Limits on rates are in [`rate`].
 
 pub mod rate;
@@ -63,7 +63,8 @@ pub struct Permit<K: Eq + Hash> {
     granted: Arc<Mutex<GrantedPermits<K>>>,
 }
 
-/// Permit that counts until it is dropped. [`RevocablePermit::revoked`] notifies its holder that it has to drop it.
+/// Permit that counts until it is dropped, even if it is revoked before. [`RevocablePermit::revoked`] notifies the
+/// holder that the permit has to be dropped.
 #[derive(Debug)]
 pub struct RevocablePermit<K: Eq + Hash> {
     key: K,
@@ -117,7 +118,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     }
 
     /// Acquires a revocable permit. At the limit per key or the total limit, the key's oldest revocable permit is
-    /// superseded, because its holder may be a broken connection that has not timed out yet.
+    /// superseded, because the connection that holds it may be broken and not timed out yet.
     ///
     /// # Errors
     /// When a limit is reached and the key has no revocable permit to supersede.
@@ -220,7 +221,7 @@ impl<K: Eq + Hash> Drop for Permit<K> {
 // === impl RevocablePermit ===
 
 impl<K: Eq + Hash> RevocablePermit<K> {
-    /// Completes when the permit is revoked. The holder then has to drop it.
+    /// Completes when the permit is revoked. The holder then has to drop the permit.
     pub async fn revoked(&mut self) -> Revoked {
         match (&mut self.revoked).await {
             Ok(()) => Revoked::Evicted,

@@ -22,10 +22,10 @@ pub struct IssueCertificateRequest {
     /// Name of the proxy, `<pod>.<namespace>`.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Certificate signing request (PKCS#10, DER). The control plane issues a certificate for the key in it. The names
-    /// in the certificate come from the Dataplane; a request for other names is rejected.
+    /// Certificate signing request (PKCS#10, DER or PEM). The control plane issues a certificate for its key. The names
+    /// in the certificate come from the Dataplane; a signing request that contains other names is rejected.
     #[prost(bytes = "vec", tag = "3")]
-    pub csr_der: Vec<u8>,
+    pub csr: Vec<u8>,
 }
 
 /// Certificate and trust bundle.

@@ -81,7 +81,7 @@ pub struct Removal {
     /// Number of proxies that have not acknowledged the removal.
     pub unacknowledged_by: usize,
     /// Names of some of these proxies.
-    pub among_them: Vec<String>,
+    pub examples: Vec<String>,
 }
 
 /// Resource of a proxy.
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn json_of_removals_is_stable() {
         let json =
-            r#"[{"proxy":"web-0.shop","ageSeconds":1.5,"unacknowledgedBy":2,"amongThem":["db-0.shop"]}]"#;
+            r#"[{"proxy":"web-0.shop","ageSeconds":1.5,"unacknowledgedBy":2,"examples":["db-0.shop"]}]"#;
         let removals: Vec<Removal> = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&removals).unwrap(), json);
     }

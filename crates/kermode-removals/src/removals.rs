@@ -37,7 +37,7 @@ pub struct EndpointRemovals {
 #[derive(Debug)]
 struct RemovalsInner {
     state: Mutex<RemovalState>,
-    /// Number of the next stream.
+    /// ID of the next ADS stream.
     next_stream: AtomicU64,
     /// Notified whenever a removal starts or completes.
     changed: watch::Sender<()>,
@@ -52,6 +52,7 @@ struct RemovalsInner {
 pub struct StreamAcknowledgements {
     inner: Arc<RemovalsInner>,
     proxy: ObjectKey,
+    /// ID of the stream.
     stream: u64,
     /// Highest sequence number that was reported.
     acknowledged: u64,
@@ -114,7 +115,7 @@ impl EndpointRemovals {
 
     /// Returns the status of an endpoint's removal.
     pub fn status(&self, endpoint: &ObjectKey) -> RemovalStatus {
-        // Expires absent proxies here rather than by a timer, since only readers of the status depend on it.
+        // No timer expires absent proxies: only the readers of a status need to know that a proxy has expired.
         self.inner.update(RemovalState::expire_absent);
         self.inner.state.lock().status(endpoint)
     }
@@ -128,7 +129,7 @@ impl EndpointRemovals {
             .map(|(endpoint, started_at, unacknowledged)| OpenRemoval {
                 endpoint: endpoint.clone(),
                 age: now.saturating_duration_since(started_at),
-                unacknowledged_proxies: unacknowledged.len(),
+                unacknowledged_count: unacknowledged.len(),
                 examples: unacknowledged.into_iter().take(MAX_EXAMPLES).cloned().collect(),
             })
             .collect();
@@ -185,7 +186,7 @@ impl EndpointRemovals {
         RemovalReport {
             status: self.status(endpoint),
             other_replicas: replicas.others.clone(),
-            is_complete: replicas.are_stable(),
+            covers_all_proxies: replicas.are_stable(),
         }
     }
 }

@@ -53,7 +53,7 @@ fn to_response(report: &RemovalReport) -> WatchRemovalResponse {
         unacknowledged_by,
         took_ms: took.map_or(0, |took| took.try_into().unwrap_or(u64::MAX)),
         other_replicas: report.other_replicas.iter().map(ToString::to_string).collect(),
-        complete: report.is_complete,
+        complete: report.covers_all_proxies,
     }
 }
 

@@ -15,17 +15,17 @@ use kermode_model::{MeshName, ObjectKey};
 use crate::replicas::RECONNECT_TIMEOUT;
 use crate::status::RemovalStatus;
 
-/// A proxy with a stream, or with one that ended within the [`RECONNECT_TIMEOUT`].
+/// A proxy that has a stream, or whose last stream ended within the [`RECONNECT_TIMEOUT`].
 #[derive(Debug)]
 struct KnownProxy {
     /// ID by which [`Acknowledgements::proxies`] refers to the proxy.
     id: u64,
     mesh: MeshName,
-    /// Newest stream; `None` after it ended.
+    /// ID of the newest stream; `None` after this stream has ended.
     stream: Option<u64>,
     /// Highest sequence number that the proxy acknowledged.
     acknowledged: u64,
-    /// End of the proxy's last stream.
+    /// Time at which the proxy's last stream ended; `None` before the first end.
     closed_at: Option<Instant>,
     /// Whether the proxy's Dataplane was deleted. The proxy is removed when its stream ends.
     is_deleted: bool,
@@ -38,12 +38,13 @@ struct Removal {
     /// Sequence number that a proxy has to acknowledge.
     sequence: u64,
     started_at: Instant,
-    /// Whether this replica published the removal. Otherwise it is a query.
+    /// True for a removal that this replica published, false for a query (see the module documentation).
     is_published: bool,
     /// Time from the start until every proxy had acknowledged the removal. A proxy that connects later may still have
     /// the endpoint.
     acknowledged_after: Option<Duration>,
-    /// Whether the endpoint's Dataplane was deleted. The status is not queried after that.
+    /// Whether the endpoint's Dataplane was deleted. Nobody queries the status after that, so the removal is discarded
+    /// once it is complete.
     is_deleted: bool,
 }
 
@@ -65,7 +66,7 @@ pub(crate) struct RemovalState {
     meshes: HashMap<MeshName, Acknowledgements>,
     proxies: HashMap<ObjectKey, KnownProxy>,
     last_id: u64,
-    /// Proxies whose stream has ended, and the times of the ends, oldest first.
+    /// Ended streams: the time of the end and the proxy, oldest first. The proxy may have opened another stream since.
     absent: VecDeque<(Instant, ObjectKey)>,
     /// Endpoints in the configuration of proxies, and their meshes.
     endpoints: HashMap<ObjectKey, MeshName>,
@@ -107,8 +108,8 @@ impl RemovalState {
         self.endpoints.contains_key(proxy) || self.removals.contains_key(proxy)
     }
 
-    /// Starts a query for a proxy that has neither an endpoint nor a removal at this replica. Other proxies, which come
-    /// from another replica, may still have the endpoint until they have applied every change up to `sequence`.
+    /// Starts a query for a proxy that has neither an endpoint nor a removal at this replica. Proxies that
+    /// reconnected from another replica may have the endpoint until they have applied every change up to `sequence`.
     pub(crate) fn start_query(
         &mut self,
         proxy: &ObjectKey,
@@ -172,7 +173,7 @@ impl RemovalState {
                 is_deleted: false,
             }
         });
-        // The newest stream has the highest number.
+        // The newest stream has the highest ID.
         known.stream = known.stream.max(Some(stream));
         known.is_deleted = false;
         completed

@@ -33,7 +33,7 @@ pub struct RemovalReport {
     pub other_replicas: Arc<[SocketAddr]>,
     /// Whether every proxy that may have the endpoint is known to this replica or to one of the others. False while
     /// the replicas are not known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.
-    pub is_complete: bool,
+    pub covers_all_proxies: bool,
 }
 
 /// Removal that at least one proxy has not acknowledged. Shown to operators by `/debug/removals`.
@@ -44,7 +44,7 @@ pub struct OpenRemoval {
     /// Time since the removal was published.
     pub age: Duration,
     /// Number of proxies that have not acknowledged the removal.
-    pub unacknowledged_proxies: usize,
+    pub unacknowledged_count: usize,
     /// Names of some of these proxies.
     pub examples: Vec<ObjectKey>,
 }

@@ -1,5 +1,5 @@
-//! Replicas of the control plane: [`tracking`] of the running ones, and [`rebalancing`] of proxies from a replica that
-//! has too many to the others.
+//! Replicas of the control plane. [`tracking`] finds the running replicas. [`rebalancing`] moves proxies from a replica
+//! that has too many proxies to the other replicas.
 
 pub mod rebalancing;
 pub mod tracking;

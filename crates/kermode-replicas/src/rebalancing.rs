@@ -2,8 +2,9 @@
 //!
 //! A proxy stays connected to its replica as long as the replica runs. After a rolling update, the replica that started
 //! first has most of the proxies, and an added replica has none. The share of a replica is the number of all proxies
-//! divided by the number of ready replicas. A replica with many more proxies than its share evicts a few streams at a
-//! time. Their proxies reconnect through the Service to any replica and receive only changed resources.
+//! divided by the number of ready replicas. A replica with many more proxies than its share evicts a few proxies at a
+//! time: it ends their streams, and they reconnect through the Service to any replica and receive only changed
+//! resources.
 
 use std::time::Duration;
 
@@ -50,9 +51,9 @@ struct ProxyCounts {
 enum Action {
     /// Evict this number of proxies.
     Evict(usize),
-    /// Check again soon.
+    /// Evict nothing, and check again after [`CHECK_INTERVAL`].
     Check,
-    /// Suspend rebalancing.
+    /// Evict nothing for the time of [`SUSPENSION`].
     Suspend,
 }
 
@@ -61,9 +62,9 @@ enum Action {
 struct Rebalancer {
     /// Largest excess seen.
     peak_excess: usize,
-    /// Proxies evicted.
+    /// Number of evicted proxies.
     evicted: usize,
-    /// Consecutive checks without excess.
+    /// Number of consecutive checks without excess.
     balanced_checks: u32,
 }
 
@@ -87,7 +88,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
                 tracing::info!(
                     evicted,
                     ?counts,
-                    "this replica has more proxies than its share: streams evicted"
+                    "this replica has more proxies than its share: proxies evicted"
                 );
                 sleep(EVICTION_INTERVAL).await;
             }
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn random_differences_are_tolerated() {
+    fn small_excess_over_the_share_is_tolerated() {
         for (own, proxies, replicas) in [
             (0, 0, 1),
             (100, 100, 1),

@@ -40,11 +40,11 @@ pub struct Metrics {
     known: Gauge,
 }
 
-/// Pod of the control plane whose process runs.
+/// Pod of the control plane whose container [`CONTAINER_NAME`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Replica {
     ip: IpAddr,
-    /// ID of the container. A new ID is a new process, which has none of the streams of the previous one.
+    /// ID of the container. Another ID means a new process, which has none of the streams of the previous process.
     container_id: String,
     /// Whether the Pod is an endpoint of the Service.
     is_ready: bool,
@@ -109,8 +109,8 @@ pub async fn run(
     tokio::join!(following, tracking);
 }
 
-/// Converts a Pod to a replica. `None` for a Pod that is not of the control plane, and while its process does not run,
-/// since it has no streams then.
+/// Converts a Pod to a replica. `None` for a Pod that is not of the control plane, and while the container does not run,
+/// since the Pod serves no streams then.
 fn running_replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.as_deref().unwrap_or_default();

@@ -33,10 +33,11 @@ use self::proxy::{ProxyState, Urgency};
 const MANAGER: &str = "kuma-cp-sidecar";
 /// Limit of statuses written per second.
 const MAX_WRITES_PER_SECOND: u32 = 50;
-/// Delay of a write after a connection or rejection. A proxy usually acknowledges its configuration within this time
-/// after it connects, so that both are one write.
+/// Delay of a write after a connection or rejection. A proxy that connects usually acknowledges its configuration
+/// within this time, so that one write covers the connection and the acknowledgement.
 const CHANGE_DELAY: Duration = Duration::from_secs(1);
-/// Delay of a write after a stream ended: most proxies reconnect, to this or to another replica.
+/// Delay of a write after a stream ended. Most proxies reconnect within this time, to this or to another replica, so
+/// the disconnection is not written.
 const DISCONNECT_DELAY: Duration = Duration::from_secs(10);
 /// Minimum interval between writes that only change configuration versions. A change of an endpoint changes the
 /// versions of every proxy of the mesh, and these writes would cost more than sending the change to the proxies.

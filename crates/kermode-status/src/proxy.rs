@@ -294,7 +294,7 @@ mod tests {
                 sidecar.configuration.acknowledged.as_str()
             ),
             ("11", "10"),
-            "the status has the current versions, which no report has yet"
+            "the status has the current versions, which are newer than those of the last report"
         );
         assert_eq!(sidecar.version, "0.1.0");
     }

@@ -180,7 +180,7 @@ impl ControlPlaneState {
         let entitlement = Entitlement::of(&self.dataplane);
         let issued = self
             .authority
-            .sign_csr(&request.csr_der, &entitlement, lifetime, SystemTime::now());
+            .sign_csr(&request.csr, &entitlement, lifetime, SystemTime::now());
         let issued = issued.map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.accepted_tokens.lock().unwrap().push(behaviour.token);
         let (not_before, not_after) = issued.validity.to_unix();

@@ -178,7 +178,7 @@ async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
 }
 
 #[tokio::test]
-async fn token_that_cannot_be_valid_is_not_reviewed() {
+async fn token_without_or_with_other_pod_claims_is_not_reviewed() {
     let fixture = Fixture::new();
     let unbound = format!("e30.{}.good", BASE64_URL_SAFE_NO_PAD.encode("{}"));
     for token in ["", "abc", "a.b.c", &unbound] {
@@ -220,7 +220,7 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
 }
 
 #[tokio::test]
-async fn access_begins_and_ends_with_the_pod() {
+async fn access_is_allowed_while_the_index_has_the_pod_of_the_token() {
     let fixture = Fixture::new();
     let index = fixture.authenticator.index.clone();
     let token = mk_token("robot", "web", "2", "good");
@@ -256,7 +256,7 @@ async fn token_of_another_service_account_is_denied() {
         .authenticator
         .check_access(&identity.expect("a valid token"));
     assert_eq!(
-        code(&error.expect_err("the token is of another account")),
+        code(&error.expect_err("the token has another service account than the Pod")),
         Code::PermissionDenied
     );
 }

@@ -36,7 +36,7 @@ pub(crate) enum Denial {
     /// The CA cannot be read or created.
     #[error("the CA of the mesh is not available; see the log of kuma-cp")]
     AuthorityUnavailable,
-    /// The signing request is invalid.
+    /// The signing request is invalid, or signing the certificate failed.
     #[error(transparent)]
     SigningRequest(#[from] Error),
     /// The proxy exceeds its rate.
@@ -63,34 +63,37 @@ pub(crate) enum Denial {
 pub(crate) enum DenialReason {
     NoToken,
     TokenNotBound,
-    TokenOfAnother,
+    TokenOfOtherProxy,
     InvalidToken,
     WrongServiceAccount,
     UnknownProxy,
     /// The index has another Pod of the same name.
-    OtherPod,
+    UidMismatch,
     ReviewUnavailable,
-    BadName,
+    InvalidName,
     /// The Dataplane does not exist, or belongs to another mesh.
-    NotThere,
+    DataplaneNotFound,
     NoMtls,
-    Authority,
-    RequestUnreadable,
-    RequestKey,
-    RequestSignature,
+    AuthorityUnavailable,
+    SigningRequestUnreadable,
+    /// The signing request has an unsupported type of key.
+    SigningRequestKey,
+    SigningRequestSignature,
     /// The signing request contains something that is not allowed.
-    RequestAsks,
-    RequestOfAnotherProxy,
+    SigningRequestNotAllowed,
+    /// The signing request does not name the proxy that made it, or names another proxy.
+    SigningRequestProxy,
     /// The certificate cannot be signed, for a reason that has no variant of its own.
-    RequestOther,
+    SigningFailed,
     /// The proxy exceeds its rate.
-    TooOften,
+    ProxyRate,
     /// All proxies together exceed the total rate.
-    TooMany,
+    TotalRate,
     /// The limit of open streams of roots is reached.
-    Streams,
+    TooManyStreams,
     TimedOut,
-    Unreadable,
+    /// The gRPC message cannot be decoded.
+    MessageUnreadable,
 }
 
 /// Log of denials, with a limited number of lines per reason. A line contains the number of lines suppressed before it.
@@ -111,27 +114,27 @@ impl From<RateExceeded> for Denial {
 }
 
 impl Denial {
-    /// Returns the label of the denial.
+    /// Returns the label of the denial in metrics and in the log.
     pub(crate) fn reason(&self) -> DenialReason {
         match self {
             Self::Authentication(error) => authentication_reason(error),
-            Self::InvalidName => DenialReason::BadName,
-            Self::DataplaneNotFound(_) => DenialReason::NotThere,
+            Self::InvalidName => DenialReason::InvalidName,
+            Self::DataplaneNotFound(_) => DenialReason::DataplaneNotFound,
             Self::NoMtls(_) => DenialReason::NoMtls,
-            Self::AuthorityUnavailable => DenialReason::Authority,
+            Self::AuthorityUnavailable => DenialReason::AuthorityUnavailable,
             Self::SigningRequest(error) => match error {
-                Error::RequestUnreadable { .. } => DenialReason::RequestUnreadable,
-                Error::RequestKey { .. } => DenialReason::RequestKey,
-                Error::RequestSignature => DenialReason::RequestSignature,
-                Error::RequestNotAllowed { .. } => DenialReason::RequestAsks,
-                Error::RequestUnbound | Error::RequestOfAnotherProxy => DenialReason::RequestOfAnotherProxy,
-                _ => DenialReason::RequestOther,
+                Error::RequestUnreadable { .. } => DenialReason::SigningRequestUnreadable,
+                Error::RequestKey { .. } => DenialReason::SigningRequestKey,
+                Error::RequestSignature => DenialReason::SigningRequestSignature,
+                Error::RequestNotAllowed { .. } => DenialReason::SigningRequestNotAllowed,
+                Error::RequestUnbound | Error::RequestOfAnotherProxy => DenialReason::SigningRequestProxy,
+                _ => DenialReason::SigningFailed,
             },
-            Self::ProxyRate => DenialReason::TooOften,
-            Self::TotalRate => DenialReason::TooMany,
-            Self::TooManyStreams => DenialReason::Streams,
+            Self::ProxyRate => DenialReason::ProxyRate,
+            Self::TotalRate => DenialReason::TotalRate,
+            Self::TooManyStreams => DenialReason::TooManyStreams,
             Self::TimedOut(_) => DenialReason::TimedOut,
-            Self::Unreadable => DenialReason::Unreadable,
+            Self::Unreadable => DenialReason::MessageUnreadable,
         }
     }
 
@@ -149,16 +152,16 @@ impl Denial {
         Status::new(code, self.to_string())
     }
 
-    /// Returns whether the denial is logged at debug level only: it is expected while a proxy starts, or the control
-    /// plane causes it.
+    /// Returns whether the denial is logged at debug level only, because it is expected while a proxy starts, or
+    /// because its cause is in the control plane, which logs it elsewhere.
     fn is_logged_at_debug(&self) -> bool {
         matches!(
             self.reason(),
             DenialReason::UnknownProxy
-                | DenialReason::NotThere
+                | DenialReason::DataplaneNotFound
                 | DenialReason::NoMtls
                 | DenialReason::ReviewUnavailable
-                | DenialReason::Authority
+                | DenialReason::AuthorityUnavailable
         )
     }
 }
@@ -167,11 +170,11 @@ fn authentication_reason(error: &AuthenticationError) -> DenialReason {
     match error {
         AuthenticationError::NoToken => DenialReason::NoToken,
         AuthenticationError::NotBound => DenialReason::TokenNotBound,
-        AuthenticationError::OtherProxy(_) => DenialReason::TokenOfAnother,
+        AuthenticationError::OtherProxy(_) => DenialReason::TokenOfOtherProxy,
         AuthenticationError::InvalidToken(_) => DenialReason::InvalidToken,
         AuthenticationError::ServiceAccountMismatch { .. } => DenialReason::WrongServiceAccount,
         AuthenticationError::UnknownProxy(_) => DenialReason::UnknownProxy,
-        AuthenticationError::UidMismatch(_) => DenialReason::OtherPod,
+        AuthenticationError::UidMismatch(_) => DenialReason::UidMismatch,
         AuthenticationError::ReviewFailed(_) | AuthenticationError::ReviewTimedOut => {
             DenialReason::ReviewUnavailable
         }
@@ -219,7 +222,7 @@ mod tests {
         let lines = (0..1000).filter_map(|_| log.try_admit(DenialReason::InvalidToken, now));
         assert_eq!(lines.collect::<Vec<_>>(), [0; MAX_LINES_PER_MINUTE as usize]);
         assert_eq!(
-            log.try_admit(DenialReason::RequestAsks, now),
+            log.try_admit(DenialReason::SigningRequestNotAllowed, now),
             Some(0),
             "another reason"
         );

@@ -30,8 +30,11 @@ struct ReasonLabel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 enum RequestResult {
     Issued,
+    /// Denied because of the request: its token, its content, its rate, or its time limit.
     Refused,
+    /// Denied because the control plane does not know the proxy, or its mesh with mTLS, yet.
     NotReady,
+    /// Denied because of a failure of the API server, of the CA, or of signing.
     Failed,
 }
 
@@ -56,12 +59,12 @@ impl Metrics {
         let reason = denial.reason();
         let result = match reason {
             DenialReason::UnknownProxy
-            | DenialReason::OtherPod
-            | DenialReason::NotThere
+            | DenialReason::UidMismatch
+            | DenialReason::DataplaneNotFound
             | DenialReason::NoMtls => RequestResult::NotReady,
-            DenialReason::ReviewUnavailable | DenialReason::Authority | DenialReason::RequestOther => {
-                RequestResult::Failed
-            }
+            DenialReason::ReviewUnavailable
+            | DenialReason::AuthorityUnavailable
+            | DenialReason::SigningFailed => RequestResult::Failed,
             _ => RequestResult::Refused,
         };
         self.count_request(result);

@@ -66,8 +66,8 @@ impl Drop for RootsStream {
     }
 }
 
-/// Returns a stream of the current roots and of those after each change. The stream ends when the mesh switches to
-/// another backend.
+/// Returns a stream of roots: the current ones, and the new ones after each change. The stream ends when the mesh
+/// switches to another backend.
 fn updates(mut roots: RootsReceiver) -> BoxStream<'static, Arc<RootsUpdate>> {
     roots.mark_changed();
     futures::stream::unfold(roots, |mut roots| async move {

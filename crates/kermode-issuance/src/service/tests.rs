@@ -36,7 +36,7 @@ async fn proxy_gets_a_certificate_with_the_names_of_its_dataplane() {
     let has_proxy_name = leaf.windows(scheme.len()).any(|window| window == scheme);
     assert!(
         !has_proxy_name,
-        "the name that binds the request to the proxy is in the certificate"
+        "the name that binds the signing request to the proxy is in the certificate"
     );
     assert_eq!(server.issued_count(), 1);
 }
@@ -58,6 +58,6 @@ async fn request_for_another_mesh_or_for_a_mesh_without_mtls_is_denied() {
     let denied = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
     let denied = denied.expect_err("mTLS is off");
     assert_eq!(denied.code(), tonic::Code::FailedPrecondition);
-    assert_eq!(server.denial_count("NotThere"), 1);
+    assert_eq!(server.denial_count("DataplaneNotFound"), 1);
     assert_eq!(server.denial_count("NoMtls"), 1);
 }

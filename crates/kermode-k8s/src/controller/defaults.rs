@@ -61,9 +61,10 @@ impl Defaults {
             let Ok(mesh) = event else { continue };
             while let Err(error) = self.create_initial_permission(&mesh).await {
                 let failure = format!(
-                    "initial MeshTrafficPermission of Mesh {} cannot be created, or recorded in an annotation of \
-                     the Mesh",
-                    mesh.name_any()
+                    "initial MeshTrafficPermission of Mesh {0} cannot be created, or Mesh {0} cannot be annotated with \
+                     {1}",
+                    mesh.name_any(),
+                    annotation::INITIAL_POLICIES_CREATED
                 );
                 log_and_pause(&failure, &error).await;
             }

@@ -1,5 +1,7 @@
-//! Maintains the `caBundle` of the webhook registrations. The API server cannot call a webhook without it. The
-//! manifests contain no `caBundle`, so applying them removes it.
+//! Maintains the `caBundle` of the webhook registrations. The API server cannot call a webhook without it.
+//!
+//! The manifests contain no `caBundle`: applying them again keeps the one that is there, but a registration that is
+//! new, replaced or created again has none.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -122,7 +122,7 @@ impl Writer {
         }
     }
 
-    /// Returns the counters.
+    /// Returns the metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
     }

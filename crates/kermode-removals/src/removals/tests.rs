@@ -40,7 +40,7 @@ async fn watch_reports_a_removal_from_start_to_completion() {
     assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));
     let open = removals.open_removals();
     assert_eq!(
-        (open[0].unacknowledged_proxies, &open[0].examples),
+        (open[0].unacknowledged_count, &open[0].examples),
         (1, &vec![client()])
     );
     assert_eq!(removals.inner.open.get(), 1);
@@ -51,7 +51,7 @@ async fn watch_reports_a_removal_from_start_to_completion() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn report_is_incomplete_until_the_replicas_have_not_changed_for_a_minute() {
+async fn report_covers_all_proxies_once_the_replicas_have_not_changed_for_a_minute() {
     let removals = EndpointRemovals::default();
     removals.on_endpoint_added(web(), "default".into());
     removals.on_endpoint_removed(&web(), |_| 1);
@@ -70,19 +70,19 @@ async fn report_is_incomplete_until_the_replicas_have_not_changed_for_a_minute()
         "{first:?}"
     );
     assert!(
-        !first.is_complete && *first.other_replicas == [other],
+        !first.covers_all_proxies && *first.other_replicas == [other],
         "{first:?}"
     );
     let ended_at = tokio::time::Instant::now();
     replicas.send_replace(mk_changed_replicas(&[]));
     let second = reports.next().await.expect("a report");
     assert!(
-        !second.is_complete && second.other_replicas.is_empty(),
+        !second.covers_all_proxies && second.other_replicas.is_empty(),
         "{second:?}"
     );
     let third = reports.next().await.expect("a report");
     assert!(
-        third.is_complete && ended_at.elapsed() >= RECONNECT_TIMEOUT,
+        third.covers_all_proxies && ended_at.elapsed() >= RECONNECT_TIMEOUT,
         "{third:?}"
     );
 }

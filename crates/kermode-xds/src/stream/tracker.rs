@@ -220,8 +220,8 @@ impl Tracker {
 
     /// Records that any resource may have changed, at any time.
     pub(super) fn on_unknown_changes(&mut self) {
-        self.client_versions.lose_track();
-        self.explicit_names.lose_track();
+        self.client_versions.stop_rebasing();
+        self.explicit_names.stop_rebasing();
         self.compare_all(0);
     }
 

@@ -68,7 +68,7 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
         DEADLINE,
         async || {
             let removal = client_replica.removal(SECOND_SERVER).await?;
-            let pending_proxies = removal["amongThem"].to_string();
+            let pending_proxies = removal["examples"].to_string();
             Ok(done_if(pending_proxies.contains(REMOTE_CLIENT), (), || {
                 format!("{}: {removal}", client_replica.name)
             }))

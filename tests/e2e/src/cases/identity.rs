@@ -410,7 +410,7 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
         reason,
     };
     Ok(vec![
-        impostor("e2e-other-name", &victim, None, "TokenOfAnother"),
+        impostor("e2e-other-name", &victim, None, "TokenOfOtherProxy"),
         impostor("e2e-unbound", &victim, create_token(&[]).await?, "TokenNotBound"),
         impostor(
             "e2e-other-audience",

@@ -10,8 +10,8 @@ use super::server::{Server, mk_request};
 use super::web_token;
 use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_in};
 
-/// Sends a request and asserts how it is denied, logged and counted. When the caller is not authenticated, a stream of
-/// roots with the same token and name must be denied as well.
+/// Sends a request and asserts how it is denied, logged and counted. When the token does not authenticate the caller as
+/// the named proxy, a stream of roots with the same token and name must be denied as well.
 async fn assert_denied(
     server: &Server,
     token: &str,
@@ -31,9 +31,12 @@ async fn assert_denied(
         .iter()
         .find(|line| line.contains(&format!("reason={reason}")));
     assert!(line.is_some(), "{reason} is not in the log: {lines:?}");
-    let response = format!("{status} {lines:?}");
-    let secret = token.rsplit('.').nth(1).unwrap_or("Bearer");
-    assert!(!response.contains(secret), "the token leaked: {response}");
+    let status_and_log = format!("{status} {lines:?}");
+    let token_payload = token.rsplit('.').nth(1).unwrap_or("Bearer");
+    assert!(
+        !status_and_log.contains(token_payload),
+        "the token leaked: {status_and_log}"
+    );
     if matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
         let watched = server.watch(token, &name).await;
         assert_eq!(
@@ -47,7 +50,7 @@ async fn assert_denied(
     assert_eq!(server.issued_count(), 0);
 }
 
-/// Makes a valid request of the proxy with the name, for a new key.
+/// Makes a request with a valid signing request of the proxy with the name, for a new key.
 fn mk_new_request(name: &str) -> IssueCertificateRequest {
     mk_request(&WorkloadKey::generate().expect("a key"), name)
 }
@@ -60,7 +63,7 @@ async fn name_of_another_pod_is_denied() {
         &web_token(),
         mk_new_request("other.shop"),
         Code::Unauthenticated,
-        "TokenOfAnother",
+        "TokenOfOtherProxy",
     )
     .await;
     assert_denied(
@@ -68,7 +71,7 @@ async fn name_of_another_pod_is_denied() {
         &web_token(),
         mk_new_request("web.other"),
         Code::Unauthenticated,
-        "TokenOfAnother",
+        "TokenOfOtherProxy",
     )
     .await;
 }
@@ -82,7 +85,7 @@ async fn invalid_names_are_denied() {
             &web_token(),
             mk_new_request(name),
             Code::InvalidArgument,
-            "BadName",
+            "InvalidName",
         )
         .await;
     }
@@ -99,7 +102,7 @@ async fn token_that_does_not_prove_the_claimed_name_is_denied() {
         (unbound, "TokenNotBound"),
         (&mk_token("robot", "web", "1", "forged"), "InvalidToken"),
         (&mk_token("robot", "web", "1", "expired"), "InvalidToken"),
-        (&foreign_namespace, "TokenOfAnother"),
+        (&foreign_namespace, "TokenOfOtherProxy"),
     ] {
         assert_denied(
             &server,
@@ -130,7 +133,7 @@ async fn token_of_a_deleted_pod_is_denied_for_a_new_pod_of_the_same_name() {
         outcome.expect_err("the index has another Pod of the name").code(),
         Code::NotFound
     );
-    assert_eq!(server.denial_count("OtherPod"), 1);
+    assert_eq!(server.denial_count("UidMismatch"), 1);
     server.index.write().remove_pod(&ObjectKey::new("shop", "web"));
     let outcome = server.issue(&web_token(), mk_new_request("web.shop")).await;
     assert_eq!(
@@ -142,12 +145,12 @@ async fn token_of_a_deleted_pod_is_denied_for_a_new_pod_of_the_same_name() {
 }
 
 #[tokio::test]
-async fn signing_request_of_another_pod_is_denied() {
+async fn signing_request_that_names_another_proxy_or_none_is_denied() {
     let server = Server::start().await;
-    // The intercepted request is complete, and its signature is valid.
-    let intercepted = mk_new_request("other.shop").csr_der;
+    // The intercepted signing request is complete, and its signature is valid.
+    let intercepted = mk_new_request("other.shop").csr;
     let replayed = IssueCertificateRequest {
-        csr_der: intercepted,
+        csr: intercepted,
         ..mk_new_request("web.shop")
     };
     assert_denied(
@@ -155,13 +158,13 @@ async fn signing_request_of_another_pod_is_denied() {
         &web_token(),
         replayed,
         Code::InvalidArgument,
-        "RequestOfAnotherProxy",
+        "SigningRequestProxy",
     )
     .await;
-    // A request without a name could come from any proxy.
-    let unbound = WorkloadKey::generate().expect("a key").csr_der();
+    // A signing request that names no proxy could come from any proxy.
+    let unbound_csr = WorkloadKey::generate().expect("a key").csr_der();
     let unbound = IssueCertificateRequest {
-        csr_der: unbound.expect("a request"),
+        csr: unbound_csr.expect("a signing request"),
         ..mk_new_request("web.shop")
     };
     assert_denied(
@@ -169,27 +172,37 @@ async fn signing_request_of_another_pod_is_denied() {
         &web_token(),
         unbound,
         Code::InvalidArgument,
-        "RequestOfAnotherProxy",
+        "SigningRequestProxy",
     )
     .await;
 }
 
-/// Requests made with OpenSSL for `web.shop`, each valid except for the defect that its file is named after.
+/// Sends signing requests that OpenSSL made, with the name of the proxy `web.shop`. Each is valid except for the defect
+/// that its file is named after.
 #[tokio::test]
-async fn signing_requests_for_other_names_or_with_other_keys_are_denied() {
+async fn signing_requests_with_additional_names_or_unsupported_key_types_are_denied() {
     let server = Server::start().await;
     for (csr, reason) in [
-        (&include_bytes!("requests/other-service.pem")[..], "RequestAsks"),
-        (include_bytes!("requests/host-name.pem"), "RequestAsks"),
-        (include_bytes!("requests/authority.pem"), "RequestAsks"),
-        (include_bytes!("requests/subject.pem"), "RequestAsks"),
-        (include_bytes!("requests/rsa2048.pem"), "RequestKey"),
-        (include_bytes!("requests/rsa1024.pem"), "RequestKey"),
-        (include_bytes!("requests/p192.pem"), "RequestKey"),
-        (include_bytes!("requests/p384.pem"), "RequestKey"),
+        (
+            &include_bytes!("requests/other-service.pem")[..],
+            "SigningRequestNotAllowed",
+        ),
+        (
+            include_bytes!("requests/host-name.pem"),
+            "SigningRequestNotAllowed",
+        ),
+        (
+            include_bytes!("requests/authority.pem"),
+            "SigningRequestNotAllowed",
+        ),
+        (include_bytes!("requests/subject.pem"), "SigningRequestNotAllowed"),
+        (include_bytes!("requests/rsa2048.pem"), "SigningRequestKey"),
+        (include_bytes!("requests/rsa1024.pem"), "SigningRequestKey"),
+        (include_bytes!("requests/p192.pem"), "SigningRequestKey"),
+        (include_bytes!("requests/p384.pem"), "SigningRequestKey"),
     ] {
         let request = IssueCertificateRequest {
-            csr_der: csr.to_vec(),
+            csr: csr.to_vec(),
             ..mk_new_request("web.shop")
         };
         assert_denied(&server, &web_token(), request, Code::InvalidArgument, reason).await;
@@ -199,23 +212,23 @@ async fn signing_requests_for_other_names_or_with_other_keys_are_denied() {
 #[tokio::test]
 async fn malformed_huge_and_tampered_signing_requests_are_denied() {
     let server = Server::start().await;
-    let mut tampered = mk_new_request("web.shop").csr_der;
+    let mut tampered = mk_new_request("web.shop").csr;
     *tampered.last_mut().expect("bytes") ^= 1;
-    for (csr_der, reason) in [
-        (Vec::new(), "RequestUnreadable"),
-        (b"garbage".to_vec(), "RequestUnreadable"),
-        (vec![0x30; 9 * 1024], "RequestUnreadable"),
-        (tampered, "RequestSignature"),
+    for (csr, reason) in [
+        (Vec::new(), "SigningRequestUnreadable"),
+        (b"garbage".to_vec(), "SigningRequestUnreadable"),
+        (vec![0x30; 9 * 1024], "SigningRequestUnreadable"),
+        (tampered, "SigningRequestSignature"),
     ] {
         let request = IssueCertificateRequest {
-            csr_der,
+            csr,
             ..mk_new_request("web.shop")
         };
         assert_denied(&server, &web_token(), request, Code::InvalidArgument, reason).await;
     }
     let huge = IssueCertificateRequest {
-        csr_der: vec![0x30; 1024 * 1024],
+        csr: vec![0x30; 1024 * 1024],
         ..mk_new_request("web.shop")
     };
-    assert_denied(&server, &web_token(), huge, Code::OutOfRange, "Unreadable").await;
+    assert_denied(&server, &web_token(), huge, Code::OutOfRange, "MessageUnreadable").await;
 }

@@ -32,7 +32,7 @@ async fn new_root_is_sent_at_once() {
         schedule: Some(Schedule::starting(now, mtls.certificate_lifetime)),
         request: None,
     };
-    let both = RotationPlan::new(vec![current.newest().clone(), next]).expect("two");
+    let both = RotationPlan::new(vec![current.newest().clone(), next]).expect("two generations");
     // Publishing the same roots again sends nothing.
     server.authorities.publish(&mesh.name, &mtls, &current);
     server.authorities.publish(&mesh.name, &mtls, &both);
@@ -54,10 +54,10 @@ async fn third_stream_of_a_proxy_is_denied() {
     let denied = watch().await.expect_err("above the limit");
     assert_eq!(denied.code(), Code::ResourceExhausted);
     assert_eq!(
-        server.metric("roots_streams_refused_total{reason=\"Streams\"} "),
+        server.metric("roots_streams_refused_total{reason=\"TooManyStreams\"}"),
         1
     );
-    assert_eq!(server.metric("roots_streams "), 2);
+    assert_eq!(server.metric("roots_streams"), 2);
     let other = mk_token("robot", "other", "2", "good");
     assert!(server.watch(&other, "other.shop").await.is_ok());
     drop(first);

@@ -53,12 +53,12 @@ pub(super) fn mk_mesh() -> Mesh {
     mesh
 }
 
-/// Makes a request of the proxy with the name.
+/// Makes a request with a signing request of the proxy with the name.
 pub(super) fn mk_request(key: &WorkloadKey, name: &str) -> IssueCertificateRequest {
     IssueCertificateRequest {
         mesh: "default".to_owned(),
         name: name.to_owned(),
-        csr_der: key.csr_der_of(name).expect("a request"),
+        csr: key.csr_der_of(name).expect("a signing request"),
     }
 }
 
@@ -135,20 +135,22 @@ impl Server {
 
     /// Returns the number of certificates issued.
     pub(super) fn issued_count(&self) -> u64 {
-        self.metric("certificate_requests_total{result=\"Issued\"} ")
+        self.metric("certificate_requests_total{result=\"Issued\"}")
     }
 
     /// Returns the number of requests denied for a reason.
     pub(super) fn denial_count(&self, reason: &str) -> u64 {
-        self.metric(&format!("certificate_refusals_total{{reason=\"{reason}\"}} "))
+        self.metric(&format!("certificate_refusals_total{{reason=\"{reason}\"}}"))
     }
 
     /// Returns the value of the metric with the name and labels; 0 if it does not exist.
     pub(super) fn metric(&self, name_and_labels: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("metrics");
-        let line = text.lines().find_map(|line| line.strip_prefix(name_and_labels));
-        line.map_or(0, |value| value.trim().parse().expect("a number"))
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name_and_labels)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().expect("a number"))
     }
 }
 

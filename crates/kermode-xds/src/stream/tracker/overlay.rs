@@ -1,30 +1,32 @@
-//! Map of the names of one stream, stored as the difference from the map that all streams of the mesh share.
+//! Map from resource names to what one stream stores of each resource. The map consists of a base, which streams share,
+//! and the differences from the base.
 //!
-//! Thousands of proxies have nearly the same resources. An overlay therefore refers to one version of the mesh's
-//! persistent map, whose nodes all streams share, and holds only the names for which the client differs from it.
-//! Without a base, every name is a difference.
+//! A value is either the version that the client has (`Arc<VersionedName>`) or only the name (`Arc<str>`). Thousands of
+//! proxies have nearly the same resources. The base is therefore a version of the store's map of all resources of the
+//! mesh ([`VersionedNames`]), a persistent map whose nodes all its versions and all streams share. An overlay itself
+//! holds only the names whose value differs from that in the base. Without a base, every name is a difference.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::store::{VersionedName, VersionedNames};
 
-/// Value of an overlay.
+/// Value that an [`Overlay`] stores for a resource name.
 pub(super) trait Value: Clone + PartialEq {
     /// Returns the name under which the value is stored.
     fn name(&self) -> &Arc<str>;
 
-    /// Returns the value that a shared resource stands for.
+    /// Returns the value to which an entry of the shared map corresponds.
     fn from_shared(shared: &Arc<VersionedName>) -> &Self;
 }
 
-/// Map from names to values.
+/// Map from resource names to values.
 #[derive(Debug)]
 pub(super) struct Overlay<V> {
-    /// Version of the shared map that this map refers to.
+    /// Version of the shared map from which the differences are counted; empty if there is no base.
     base: VersionedNames,
-    /// Sequence number at which the shared map equals the base; `None` if there is no base or later changes are
-    /// unknown.
+    /// Sequence number at which the shared map equals the base; `None` if there is no base, or if the
+    /// changes after that number are unknown.
     base_sequence: Option<u64>,
     /// Values that differ from the base, by name. `None` for a name of the base that this map does not contain.
     differences: HashMap<Arc<str>, Option<V>>,
@@ -93,7 +95,7 @@ impl<V: Value> Overlay<V> {
         same.map(|(_, shared)| V::from_shared(shared)).chain(different)
     }
 
-    /// Inserts a value. Returns the earlier value of its name.
+    /// Inserts a value under its name. Returns the previous value of this name.
     pub(super) fn insert(&mut self, value: V) -> Option<V> {
         let before = self.get(value.name()).cloned();
         self.len += usize::from(before.is_none());
@@ -101,7 +103,7 @@ impl<V: Value> Overlay<V> {
         before
     }
 
-    /// Removes a name. Returns its value.
+    /// Removes the value of a name, and returns it.
     pub(super) fn remove(&mut self, name: &str) -> Option<V> {
         let before = self.get(name).cloned()?;
         self.len -= 1;
@@ -162,17 +164,18 @@ impl<V: Value> Overlay<V> {
         }
     }
 
-    /// Records that changes of the shared map are unknown. The map is not rebased until `compact` chooses another base.
-    pub(super) fn lose_track(&mut self) {
+    /// Stops rebasing, because changes of the shared map are unknown, until `compact` chooses another base.
+    pub(super) fn stop_rebasing(&mut self) {
         self.base_sequence = None;
     }
 
-    /// Rebases the map onto `shared`, the shared map at sequence number `now`, if that takes less memory, and frees
-    /// unused memory. The values stay the same. For a map that is not expected to change soon.
+    /// Frees unused memory, and rebases the map onto `shared`, the shared map at sequence number `now`, if that takes
+    /// less memory. The values stay the same. For a map that is not expected to change soon.
     pub(super) fn compact(&mut self, shared: Option<&VersionedNames>, now: u64) {
         if self.base_sequence.is_none() && self.differences.len() > FEW_DIFFERENCES {
             match shared {
-                // A larger shared map would have more names that this map lacks than there are differences now.
+                // With this many names or more, the shared map has at least as many names that this map lacks as
+                // there are differences now, so rebasing would not reduce the differences.
                 Some(shared) if shared.size() < self.len + self.differences.len() => {
                     self.differences = self.differences_from(shared);
                     self.base = shared.clone();
@@ -190,6 +193,7 @@ impl<V: Value> Overlay<V> {
         }
     }
 
+    /// Returns the differences of this map from `other`.
     fn differences_from(&self, other: &VersionedNames) -> HashMap<Arc<str>, Option<V>> {
         let mut differences = HashMap::new();
         for (name, shared) in other {
@@ -234,9 +238,9 @@ mod tests {
         RetainOthers(u8),
         /// The shared map changes, and the overlay is rebased onto it.
         Rebase(Vec<(u8, Option<u8>)>),
-        /// The shared map changes in an unknown way.
-        LoseTrack(Vec<(u8, Option<u8>)>),
-        /// The overlay is compacted, with a shared map or without.
+        /// The shared map changes, and the overlay does not learn how.
+        UnknownChanges(Vec<(u8, Option<u8>)>),
+        /// The overlay is compacted; true: with the shared map, false: without it.
         Compact(bool),
     }
 
@@ -247,7 +251,7 @@ mod tests {
             (0..6u8).prop_map(Step::Remove),
             (0..6u8).prop_map(Step::RetainOthers),
             changes.clone().prop_map(Step::Rebase),
-            changes.prop_map(Step::LoseTrack),
+            changes.prop_map(Step::UnknownChanges),
             any::<bool>().prop_map(Step::Compact),
         ]
     }
@@ -269,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn overlay_behaves_as_a_map_with_any_base(steps in prop::collection::vec(step(), 0..40)) {
+        fn overlay_behaves_as_a_map_whatever_its_base(steps in prop::collection::vec(step(), 0..40)) {
             let mut shared = VersionedNames::new_sync();
             let mut overlay: Overlay<Arc<VersionedName>> = Overlay::new();
             let mut model: BTreeMap<Arc<str>, Arc<VersionedName>> = BTreeMap::new();
@@ -295,10 +299,10 @@ mod tests {
                         sequence += 1;
                         overlay.rebase(Some(&shared), (Some(before), sequence), changed.iter());
                     }
-                    Step::LoseTrack(changes) => {
+                    Step::UnknownChanges(changes) => {
                         apply_changes(&mut shared, &changes);
                         sequence += 1;
-                        overlay.lose_track();
+                        overlay.stop_rebasing();
                     }
                     Step::Compact(has_shared) => overlay.compact(has_shared.then_some(&shared), sequence),
                 }
@@ -355,14 +359,14 @@ mod tests {
         assert_eq!(
             overlay.differences.len(),
             2,
-            "the client still has the old version"
+            "a new resource, and a resource of which the client has the old version"
         );
         overlay.insert(later);
         assert_eq!(overlay.differences.len(), 1);
     }
 
     #[test]
-    fn overlay_much_smaller_than_the_shared_map_has_no_base() {
+    fn compaction_keeps_an_overlay_much_smaller_than_the_shared_map_without_a_base() {
         let shared = mk_shared();
         let mut overlay: Overlay<Arc<VersionedName>> = Overlay::new();
         overlay.compact(Some(&shared), 1);
@@ -381,7 +385,7 @@ mod tests {
         for name in 1..100 {
             overlay.remove(&mk_resource(name, 0).name);
         }
-        overlay.lose_track();
+        overlay.stop_rebasing();
         overlay.compact(None, 2);
         assert_eq!(overlay.differences.len(), 1);
         assert!(overlay.base.is_empty());
