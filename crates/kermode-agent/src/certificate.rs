@@ -1,5 +1,6 @@
 //! Renewal of the workload's certificate: generates keys, has the control plane issue certificates for them, and
-//! publishes keys and certificates to SDS. [`kermode_identity::RenewalTimer`] decides when; this module performs the IO.
+//! publishes keys and certificates to SDS. [`kermode_identity::RenewalTimer`] decides when; this module performs the
+//! IO.
 
 mod current;
 mod roots;

@@ -10,7 +10,7 @@ use crate::notation::{self, Notation};
 /// One label or annotation key, as documented.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// The key, or its fixed part; `<port>` and `<name>` stand for variable parts.
+    /// The key. A name with a dot at its start is only the end of the key; the reference writes `<port>` before it.
     pub name: &'static str,
     /// Objects that carry the key.
     pub objects: &'static str,

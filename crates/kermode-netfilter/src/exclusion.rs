@@ -148,7 +148,7 @@ fn not_a_number<T: Number>(range: &str, value: &str, quote: Quote, remedy: &'sta
     )
 }
 
-/// Parses the protocols of an exclusion; an empty text and `*` mean both.
+/// Parses the protocols of an exclusion; an empty text and `*` mean both TCP and UDP.
 fn parse_excluded_transports(text: &str) -> Result<Vec<Transport>, ParseProblem> {
     let mut transports = Vec::new();
     for name in text.split(',').map(str::trim) {

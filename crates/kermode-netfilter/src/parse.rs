@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_a_bad_port_names_setting_value_and_remedy() {
+    fn error_of_a_bad_port_names_the_setting_its_value_and_the_remedy() {
         let error = parse_ports("traffic.kuma.io/exclude-inbound-ports", "22,http")
             .expect_err("rejected")
             .to_string();

@@ -30,7 +30,7 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-/// Names of chains, which follow Kuma's `KUMA_MESH_*`.
+/// Names of chains. They correspond to the names `KUMA_MESH_*` of Kuma's chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainName {
     /// Connection tracking zones of received packets.

@@ -1,5 +1,5 @@
-//! TLS server with a certificate that can be replaced while serving. The caller passes in the application protocol, such
-//! as HTTP, as a [`Protocol`].
+//! TLS server with a certificate that can be replaced while serving. The caller passes in the application protocol,
+//! such as HTTP, as a [`Protocol`].
 //!
 //! Every Pod can open connections to the port. Connections without a request are therefore closed, and the number of
 //! connections from one address is limited, so that a Pod that only opens connections cannot lock out the API server.

@@ -21,8 +21,8 @@ use crate::proto::{exact, network_filter};
 /// Name of the only policy of a filter.
 const POLICY: &str = "MeshTrafficPermission";
 
-/// The RBAC filter of a listener. If several inbounds share the listener, it allows every caller that is allowed for
-/// any of them.
+/// The RBAC filter of a listener. If several inbounds share the listener, the filter allows every caller that is allowed
+/// for any of these inbounds.
 pub(crate) fn filter(
     mesh: &MeshName,
     listener: &str,
@@ -77,7 +77,7 @@ fn principals(mesh: &MeshName, rules: &[&PermissionRule], is_wanted: fn(Action) 
     principals
 }
 
-/// Matches the callers of a rule: their certificate has the URIs of its service and of all its tags.
+/// Matches the callers of a rule: certificates that have the URIs of the rule's service and of all its tags.
 fn callers_of(mesh: &MeshName, rule: &PermissionRule) -> Principal {
     let service = rule
         .from

@@ -73,7 +73,8 @@ impl RuleSet {
 impl RuleSetBuilder<'_> {
     fn raw_prerouting(&self, dns: &DnsRedirect) -> Chain {
         let mut rules = self.ipv6_guard();
-        // Kuma leaves these queries in the default zone, where the proxy's responses do not match their connections.
+        // Kuma leaves these queries in the default zone. The proxy's responses are in another zone, so they do not
+        // match the connections of the queries.
         for interface in self.virtual_interfaces() {
             for query in self.redirected_queries(dns, Udp) {
                 let matches = [interface.clone()].into_iter().chain(query);
@@ -345,7 +346,7 @@ impl RuleSetBuilder<'_> {
         names.into_iter().cloned().map(Match::InInterface)
     }
 
-    /// Returns the DNS servers to which redirected queries are addressed; a single `None` stands for all servers.
+    /// Returns the DNS servers to which redirected queries are addressed; a single `None` means all servers.
     fn matched_servers(&self, dns: &DnsRedirect) -> impl Iterator<Item = Option<IpAddr>> {
         let servers = match &dns.servers {
             DnsServers::All => vec![None],

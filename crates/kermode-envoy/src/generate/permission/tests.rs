@@ -85,7 +85,7 @@ fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
     rules.iter().rev().find(matches_uris).map(|rule| rule.action)
 }
 
-/// Asserts that the principals of a list of rules match the certificates that the rules match.
+/// Asserts that the generated principals match exactly the certificates that the rules allow or shadow-deny.
 fn check_rules(rules: &[&PermissionRule]) {
     for uris in every_certificate() {
         let is_matched = |is_wanted: fn(Action) -> bool| {
@@ -97,12 +97,12 @@ fn check_rules(rules: &[&PermissionRule]) {
         assert_eq!(
             is_matched(|action| action != Action::Deny),
             verdict.is_some_and(|action| action != Action::Deny),
-            "allowed: {uris:?} by {rules:#?}",
+            "the filter and the rules disagree whether {uris:?} is allowed: {rules:#?}",
         );
         assert_eq!(
             is_matched(|action| action == Action::AllowWithShadowDeny),
             verdict == Some(Action::AllowWithShadowDeny),
-            "shadow-denied: {uris:?} by {rules:#?}",
+            "the filter and the rules disagree whether {uris:?} is shadow-denied: {rules:#?}",
         );
     }
 }

@@ -42,19 +42,19 @@ enum Ipv6 {
 }
 
 impl NetnsLab {
-    /// Creates a pod with both families and without rules.
+    /// Creates a lab whose pod has both IP families and no rules.
     pub(crate) fn without_rules() -> Self {
         Self::build(Ipv6::Present, PROXY_UID)
     }
 
-    /// Creates a pod with both families and the rules of the settings.
+    /// Creates a lab whose pod has both IP families and the rules of the settings.
     pub(crate) fn with_rules(config: &TrafficConfig) -> Self {
         let lab = Self::build(Ipv6::Present, config.proxy_uid);
         lab.apply(config);
         lab
     }
 
-    /// Creates a pod without rules and without IPv6 addresses, not even link-local ones.
+    /// Creates a lab whose pod has no rules and no IPv6 addresses, not even link-local ones.
     pub(crate) fn without_ipv6() -> Self {
         Self::build(Ipv6::Absent, PROXY_UID)
     }
