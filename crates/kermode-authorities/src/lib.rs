@@ -2,10 +2,11 @@
 //! (docs/reference/certificates.md#secrets).
 //!
 //! All replicas must sign with the same CA and trust the same roots. The Secrets are the source of truth and are never
-//! updated: each generation of a CA has its own Secret, with the times at which it takes over. When several replicas
-//! start a rotation at once, one creates the Secret and the others read it; from then on the phases depend on the clock
-//! alone. A deleted Secret of a CA in use is restored from memory. A key that is missing while its certificate exists
-//! is never replaced by a new CA, because proxies that trust the old certificate would not trust the new one.
+//! updated: each generation of a CA has its own Secret, with the times at which this generation takes over. When
+//! several replicas start a rotation at once, one creates the Secret and the others read it; from then on the phases
+//! depend on the clock alone. A deleted Secret of a CA in use is restored from memory. A key that is missing while its
+//! certificate exists is never replaced by a new CA, because proxies that trust the old certificate would not trust the
+//! new one.
 //!
 //! [`Authorities::run_rotation`] rotates the CAs and publishes the roots. The CA of the control plane's own servers is
 //! in [`serving`].
@@ -138,7 +139,7 @@ impl Authorities {
             .is_some_and(|at| at.elapsed() < READ_RETRY_INTERVAL);
         let result = if failed_recently {
             Err(anyhow::anyhow!(
-                "reading the Secrets of the CA has just failed; the next attempt follows within {READ_RETRY_INTERVAL:?}"
+                "reading the Secrets of the CA has just failed; they are not read again for {READ_RETRY_INTERVAL:?}"
             ))
         } else {
             timeout(READ_TIMEOUT, self.read(id, cache.plan.as_deref()))

@@ -131,9 +131,9 @@ fn seconds(time: SystemTime) -> u64 {
 
 // === reconciliation ===
 
-/// Returns the CAs of a backend. The Secrets are authoritative, except that a CA in use whose Secret is missing is kept
-/// from memory, since proxies trust it. Deleting the Secret of a CA that does not sign yet cancels its rotation. `None`
-/// without any CA.
+/// Returns the CAs of a backend. The Secrets are authoritative, except that a CA in use whose Secret is missing is
+/// taken from memory, since proxies trust it. Deleting the Secret of a CA that does not sign yet cancels its rotation.
+/// `None` without any CA.
 pub(super) fn reconcile(
     found: Vec<Generation>,
     in_memory: Option<&RotationPlan>,
@@ -217,23 +217,24 @@ mod tests {
     fn ca_in_use_is_restored_and_a_ca_that_does_not_sign_yet_is_cancelled() {
         let start = SystemTime::now();
         let (first, second) = (mk_generation(1, start), mk_generation(2, start));
-        let memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two");
+        let memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two generations");
         let schedule = second.schedule.expect("a schedule");
 
-        let cancelled = reconcile(vec![first.clone()], Some(&memory), start).expect("one");
+        let cancelled = reconcile(vec![first.clone()], Some(&memory), start).expect("the first generation");
         assert!(cancelled.lost.is_empty());
         assert_eq!(numbers(cancelled.plan.generations()), [1]);
 
-        let restored = reconcile(vec![second.clone()], Some(&memory), start).expect("both");
+        let restored = reconcile(vec![second.clone()], Some(&memory), start).expect("both generations");
         assert_eq!(numbers(&restored.lost), [1]);
         assert_eq!(numbers(restored.plan.generations()), [1, 2]);
 
-        let restored = reconcile(vec![first.clone()], Some(&memory), schedule.signs_from).expect("both");
+        let restored =
+            reconcile(vec![first.clone()], Some(&memory), schedule.signs_from).expect("both generations");
         assert_eq!(numbers(&restored.lost), [2]);
 
         // The Secret of the old CA may be deleted when its root is not trusted any more.
         let end = schedule.predecessor_trusted_until;
-        let settled = reconcile(vec![second], Some(&memory), end).expect("one");
+        let settled = reconcile(vec![second], Some(&memory), end).expect("the second generation");
         assert!(settled.lost.is_empty());
         assert!(reconcile(Vec::new(), None, start).is_none());
     }

@@ -52,7 +52,7 @@ pub struct Index {
 // === impl Index: writes ===
 
 impl Index {
-    /// An empty index.
+    /// Creates an empty index.
     pub fn new(settings: ConvertSettings) -> Self {
         Self {
             settings,
@@ -150,7 +150,7 @@ impl Index {
         Changes::of_view(self.view.remove_mesh(name))
     }
 
-    /// Adds or replaces a MeshTrafficPermission of a mesh. The old one may be of another mesh.
+    /// Adds or replaces a MeshTrafficPermission of a mesh. The replaced version may belong to another mesh.
     pub fn apply_permission(
         &mut self,
         key: &ObjectKey,

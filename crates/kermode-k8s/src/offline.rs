@@ -17,7 +17,7 @@ use crate::convert::{
     selecting_services, top_workload,
 };
 
-/// Address that stands for the IP of a Pod without one; reserved for documentation (RFC 5737).
+/// Address in the Dataplane of a Pod that has no IP; reserved for documentation (RFC 5737).
 pub const PLACEHOLDER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// An object that cannot be decoded as its kind.

@@ -5,8 +5,8 @@
 //! removal status of its endpoint from each (`kermode_removals`).
 //!
 //! A replica that is missing from the list would make a removal look complete while its proxies still send requests.
-//! The list therefore fails closed: a replica that does not find its own Pod in it knows no replicas at all, and a Pod
-//! of the control plane that cannot be judged counts as a replica.
+//! The list therefore fails closed: a replica that does not find its own Pod in the list knows no replicas at all, and
+//! a running Pod that has either the label or the container name of the control plane counts as a replica.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -40,7 +40,7 @@ pub struct Metrics {
     known: Gauge,
 }
 
-/// Pod of the control plane whose container [`CONTAINER_NAME`] runs.
+/// Pod of the control plane that runs a process of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Replica {
     ip: IpAddr,
@@ -109,8 +109,8 @@ pub async fn run(
     tokio::join!(following, tracking);
 }
 
-/// Converts a Pod to a replica. `None` for a Pod that is not of the control plane, and while the container does not run,
-/// since the Pod serves no streams then.
+/// Converts a Pod to a replica. `None` for a Pod that is not of the control plane, and while the container does not
+/// run, since the Pod serves no streams then.
 fn running_replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.as_deref().unwrap_or_default();
@@ -120,7 +120,7 @@ fn running_replica(pod: &Pod) -> Option<Replica> {
     let has_label = labels
         .and_then(|labels| labels.get(POD_LABEL.0))
         .is_some_and(|value| value == POD_LABEL.1);
-    // Of a Pod with the label and an unknown container, any container may be the replica.
+    // In a Pod that has the label but no container of that name, any container may be the replica.
     let is_candidate = |status: &ContainerStatus| is_named(status) || (has_label && !has_named_container);
     let is_running = |status: &ContainerStatus| {
         let state = status.state.as_ref();

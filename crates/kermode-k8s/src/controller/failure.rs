@@ -1,8 +1,9 @@
 //! Errors of the API server as messages that name the object and the remedy.
 
-/// Returns a message about an error, with a remedy. `failure` is a clause such as `pods cannot be listed`.
+/// Returns a message of a failure, its reason and, for the usual errors, the remedy. `failure` is a clause such as
+/// `pods cannot be listed`.
 pub fn describe(failure: &str, error: &kube::Error) -> String {
-    let remedy = match error {
+    let reason = match error {
         kube::Error::Api(status) if status.code == 403 => format!(
             "the service account lacks a permission ({}); apply the roles printed by `kumactl install control-plane`",
             status.message
@@ -23,7 +24,7 @@ pub fn describe(failure: &str, error: &kube::Error) -> String {
         }
         other => other.to_string(),
     };
-    format!("{failure}: {remedy}")
+    format!("{failure}: {reason}")
 }
 
 /// Whether the object does not exist.

@@ -36,7 +36,7 @@ pub struct WantedStatus {
 
 /// Source of statuses.
 pub trait StatusSource: Send + Sync + 'static {
-    /// Returns the status of a Dataplane to be written; `None` if it is up to date.
+    /// Returns the status of a Dataplane to be written; `None` if nothing has to be written.
     fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>>;
 
     /// Called with the outcome of a write.

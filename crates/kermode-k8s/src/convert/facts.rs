@@ -76,7 +76,7 @@ impl Pairs {
         Arc::strong_count(&self.0)
     }
 
-    /// Applies `replace` to every key and value, unless the allocation of the pairs is already shared.
+    /// Applies `replace` to every key and value. Does nothing if the allocation of the pairs has another reference.
     pub(crate) fn replace_texts_if_unshared(&mut self, mut replace: impl FnMut(&mut Arc<str>)) {
         for (key, value) in Arc::get_mut(&mut self.0).into_iter().flatten() {
             replace(key);

@@ -3,7 +3,7 @@
 use super::facts::{OwnerFacts, OwnerId, PodFacts, Workload};
 
 /// Returns the top-level controller of a Pod: the Deployment of its ReplicaSet, the CronJob of its Job, else its direct
-/// controller. If `owner` does not know the Pod's ReplicaSet or Job, that one is returned.
+/// controller. If `owner` returns `None` for the Pod's ReplicaSet or Job, the ReplicaSet or Job itself is returned.
 pub fn top_workload<'o>(
     pod: &PodFacts,
     owner: impl FnOnce(&OwnerId) -> Option<&'o OwnerFacts>,

@@ -17,8 +17,8 @@ pub(super) struct Pool {
     pairs: Interner<Pairs>,
 }
 
-/// Interned values of one type. Unused values are removed once the number of values has doubled since the last
-/// removal.
+/// Interned values of one type. Values that only the pool references are unused; they are removed once the number of
+/// values has doubled since the last removal.
 #[derive(Debug)]
 struct Interner<T> {
     all: HashSet<T>,
@@ -29,12 +29,14 @@ struct Interner<T> {
 impl Deduplicate for Pool {
     fn dedup_text(&mut self, text: &mut Arc<str>) {
         if !self.texts.replace(text) {
+            // One reference is that of the pool.
             self.texts.add(text.clone(), |text| Arc::strong_count(text) > 1);
         }
     }
 
     fn dedup_pairs(&mut self, pairs: &mut Pairs) {
         if !self.pairs.replace(pairs) {
+            // No equal pairs are interned, but some of their keys and values may be.
             pairs.replace_texts_if_unshared(|text| self.dedup_text(text));
             self.pairs.add(pairs.clone(), |pairs| pairs.reference_count() > 1);
         }
@@ -62,6 +64,7 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         interned.is_some()
     }
 
+    /// Adds a value. At the threshold, first removes the values for which `in_use` returns false.
     fn add(&mut self, value: T, in_use: impl Fn(&T) -> bool) {
         if self.all.len() >= self.removal_threshold {
             self.all.retain(in_use);

@@ -315,7 +315,7 @@ fn identity_of_a_pod_is_its_service_account_and_uid() {
 }
 
 #[test]
-fn finished_job_is_reported_once() {
+fn sidecar_of_a_finished_job_is_reported_once() {
     let mut index = Index::default();
     let mut pod = pod_json("job-1", "10.0.0.1", json!({}));
     pod["spec"]["restartPolicy"] = json!("Never");

@@ -9,7 +9,7 @@
     reason = "a panic fails the test"
 )]
 
-mod lab;
+mod fixture;
 
 use kermode_crds::Dataplane;
 use kermode_k8s::controller::writer::WriteResult;
@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::lab::{ApiServerLab, container_statuses};
+use crate::fixture::{Fixture, container_statuses};
 
 /// Returns the parameters of an edit by a user.
 fn user_edit() -> PatchParams {
@@ -40,16 +40,16 @@ fn is_as_generated(dataplane: &Value) -> bool {
 
 #[tokio::test]
 async fn pod_gets_a_dataplane_with_status_and_an_event() {
-    let lab = ApiServerLab::start("plain").await;
-    let replica = lab.start_replica();
-    lab.apply_pod(&replica, "web", true).await;
-    let dataplane = lab
+    let fixture = Fixture::start("plain").await;
+    let replica = fixture.start_replica();
+    fixture.apply_pod(&replica, "web", true).await;
+    let dataplane = fixture
         .wait_for_dataplane("web", |dataplane| {
             dataplane["status"]["inbounds"]["summary"] == "1/1"
         })
         .await;
     assert!(is_as_generated(&dataplane), "{dataplane:#}");
-    let service = format!("web_{}_svc_80", lab.namespace);
+    let service = format!("web_{}_svc_80", fixture.namespace);
     assert_eq!(
         dataplane["metadata"]["labels"]["kuma.io/service"],
         json!(service),
@@ -59,15 +59,15 @@ async fn pod_gets_a_dataplane_with_status_and_an_event() {
     assert_eq!(dataplane["status"]["conditions"][0]["type"], "Ready");
     assert_eq!(dataplane["status"]["conditions"][0]["status"], "True");
     assert_eq!(dataplane["metadata"]["ownerReferences"][0]["kind"], "Pod");
-    lab.wait_for_event("web", "CreatedKumaDataplane").await;
+    fixture.wait_for_event("web", "CreatedKumaDataplane").await;
 }
 
 #[tokio::test]
 async fn edits_of_users_are_reverted() {
-    let lab = ApiServerLab::start("edited").await;
-    let replica = lab.start_replica();
-    lab.apply_pod(&replica, "web", true).await;
-    lab.wait_for_dataplane("web", is_as_generated).await;
+    let fixture = Fixture::start("edited").await;
+    let replica = fixture.start_replica();
+    fixture.apply_pod(&replica, "web", true).await;
+    fixture.wait_for_dataplane("web", is_as_generated).await;
     let edits = [
         (
             "a value",
@@ -92,12 +92,12 @@ async fn edits_of_users_are_reverted() {
         ),
     ];
     for (description, edit) in edits {
-        let edited = lab
+        let edited = fixture
             .dataplanes
             .patch("web", &user_edit(), &Patch::Merge(edit))
             .await;
         let edited = edited.unwrap_or_else(|error| panic!("{description}: {error}"));
-        let dataplane = lab
+        let dataplane = fixture
             .wait_for_dataplane("web", |dataplane| {
                 is_as_generated(dataplane)
                     && dataplane["metadata"]["resourceVersion"] != json!(edited.resource_version())
@@ -106,12 +106,13 @@ async fn edits_of_users_are_reverted() {
         assert!(is_as_generated(&dataplane), "{description}: {dataplane:#}");
     }
     let team = json!({"metadata": {"labels": {"team": "shop"}}});
-    lab.dataplanes
+    fixture
+        .dataplanes
         .patch("web", &user_edit(), &Patch::Merge(team))
         .await
         .expect("labelled");
-    lab.apply_pod(&replica, "web", false).await;
-    let dataplane = lab
+    fixture.apply_pod(&replica, "web", false).await;
+    let dataplane = fixture
         .wait_for_dataplane("web", |dataplane| {
             dataplane["status"]["inbounds"]["summary"] == "0/1"
         })
@@ -124,40 +125,42 @@ async fn edits_of_users_are_reverted() {
 
 #[tokio::test]
 async fn status_edits_of_users_are_reverted() {
-    let lab = ApiServerLab::start("status").await;
-    let replica = lab.start_replica();
-    lab.apply_pod(&replica, "web", true).await;
+    let fixture = Fixture::start("status").await;
+    let replica = fixture.start_replica();
+    fixture.apply_pod(&replica, "web", true).await;
     let has_one_ready_inbound = |dataplane: &Value| dataplane["status"]["inbounds"]["summary"] == "1/1";
-    lab.wait_for_dataplane("web", has_one_ready_inbound).await;
+    fixture.wait_for_dataplane("web", has_one_ready_inbound).await;
     let edit = json!({"status": {"inbounds": {"summary": "9/9"}}});
-    let edited = lab
+    let edited = fixture
         .dataplanes
         .patch_status("web", &user_edit(), &Patch::Merge(edit))
         .await
         .expect("patched");
     assert_eq!(edited.data["status"]["inbounds"]["summary"], "9/9");
-    lab.wait_for_dataplane("web", has_one_ready_inbound).await;
+    fixture.wait_for_dataplane("web", has_one_ready_inbound).await;
 }
 
 #[tokio::test]
 async fn dataplane_that_a_user_deletes_is_recreated() {
-    let lab = ApiServerLab::start("deleted").await;
-    let replica = lab.start_replica();
-    lab.apply_pod(&replica, "web", true).await;
-    let first = lab.wait_for_dataplane("web", is_as_generated).await;
-    lab.dataplanes
+    let fixture = Fixture::start("deleted").await;
+    let replica = fixture.start_replica();
+    fixture.apply_pod(&replica, "web", true).await;
+    let first = fixture.wait_for_dataplane("web", is_as_generated).await;
+    fixture
+        .dataplanes
         .delete("web", &DeleteParams::default())
         .await
         .expect("deleted");
-    lab.wait_for_dataplane("web", |dataplane| {
-        is_as_generated(dataplane) && dataplane["metadata"]["uid"] != first["metadata"]["uid"]
-    })
-    .await;
+    fixture
+        .wait_for_dataplane("web", |dataplane| {
+            is_as_generated(dataplane) && dataplane["metadata"]["uid"] != first["metadata"]["uid"]
+        })
+        .await;
 }
 
 #[tokio::test]
 async fn dataplane_of_a_deleted_pod_is_deleted_and_dataplane_of_a_user_remains() {
-    let lab = ApiServerLab::start("orphans").await;
+    let fixture = Fixture::start("orphans").await;
     for (name, owners) in [
         (
             "orphan",
@@ -167,44 +170,46 @@ async fn dataplane_of_a_deleted_pod_is_deleted_and_dataplane_of_a_user_remains()
     ] {
         let object = json!({
             "apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "mesh": "default",
-            "metadata": {"name": name, "namespace": lab.namespace, "ownerReferences": owners},
+            "metadata": {"name": name, "namespace": fixture.namespace, "ownerReferences": owners},
             "spec": {"networking": {"address": "10.0.0.9", "inbound": [
                 {"port": 80, "tags": {"kuma.io/service": "x"}}]}},
         });
-        lab.dataplanes
+        fixture
+            .dataplanes
             .create(&PostParams::default(), &serde_json::from_value(object).unwrap())
             .await
             .expect("created");
     }
-    let replica = lab.start_replica_before_first_lists();
-    lab.apply_pod(&replica, "web", true).await;
+    let replica = fixture.start_replica_before_first_lists();
+    fixture.apply_pod(&replica, "web", true).await;
     // Nothing is deleted while the desired state is incomplete.
-    assert!(lab.dataplanes.get_opt("orphan").await.unwrap().is_some());
+    assert!(fixture.dataplanes.get_opt("orphan").await.unwrap().is_some());
     replica.writer.set_desired_complete();
-    lab.wait_until_deleted("orphan").await;
-    lab.wait_for_dataplane("web", is_as_generated).await;
-    assert!(lab.dataplanes.get_opt("by-hand").await.unwrap().is_some());
+    fixture.wait_until_deleted("orphan").await;
+    fixture.wait_for_dataplane("web", is_as_generated).await;
+    assert!(fixture.dataplanes.get_opt("by-hand").await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn change_of_health_alone_causes_no_event() {
-    let lab = ApiServerLab::start("events").await;
-    let replica = lab.start_replica();
-    lab.apply_pod(&replica, "web", true).await;
-    lab.wait_for_dataplane("web", is_as_generated).await;
+    let fixture = Fixture::start("events").await;
+    let replica = fixture.start_replica();
+    fixture.apply_pod(&replica, "web", true).await;
+    fixture.wait_for_dataplane("web", is_as_generated).await;
     let has_health = |ready: bool| {
         move |dataplane: &Value| {
             ready == (dataplane["spec"]["networking"]["inbound"][0]["health"]["ready"] == true)
         }
     };
     for healthy in [false, true, false, true] {
-        lab.apply_pod(&replica, "web", healthy).await;
-        lab.wait_for_dataplane("web", has_health(healthy)).await;
+        fixture.apply_pod(&replica, "web", healthy).await;
+        fixture.wait_for_dataplane("web", has_health(healthy)).await;
     }
-    lab.relabel(&replica, "web", &json!({"app": "web", "version": "v2"}))
+    fixture
+        .relabel(&replica, "web", &json!({"app": "web", "version": "v2"}))
         .await;
-    lab.wait_for_event("web", "UpdatedKumaDataplane").await;
-    let events = lab.events("web").await;
+    fixture.wait_for_event("web", "UpdatedKumaDataplane").await;
+    let events = fixture.events("web").await;
     let updates: Vec<_> = events
         .iter()
         .filter(|event| event.reason.as_deref() == Some("UpdatedKumaDataplane"))
@@ -215,19 +220,20 @@ async fn change_of_health_alone_causes_no_event() {
 
 #[tokio::test]
 async fn change_is_written_once_and_its_watch_event_causes_no_write() {
-    let lab = ApiServerLab::start("echo").await;
-    let replica = lab.start_replica();
-    lab.apply_pod(&replica, "web", true).await;
-    lab.wait_for_dataplane("web", is_as_generated).await;
+    let fixture = Fixture::start("echo").await;
+    let replica = fixture.start_replica();
+    fixture.apply_pod(&replica, "web", true).await;
+    fixture.wait_for_dataplane("web", is_as_generated).await;
     for round in 0..20 {
-        lab.apply_pod(&replica, "web", round % 2 == 1).await;
+        fixture.apply_pod(&replica, "web", round % 2 == 1).await;
     }
     // Keys are processed in order: once the Dataplane of `sentinel` is written, all changes of `web` are written.
-    lab.apply_pod(&replica, "sentinel", true).await;
-    lab.wait_for_dataplane("sentinel", |dataplane| {
-        dataplane["status"]["inbounds"]["summary"] == "1/1"
-    })
-    .await;
+    fixture.apply_pod(&replica, "sentinel", true).await;
+    fixture
+        .wait_for_dataplane("sentinel", |dataplane| {
+            dataplane["status"]["inbounds"]["summary"] == "1/1"
+        })
+        .await;
     let metrics = replica.writer.metrics();
     assert!(metrics.write_count(WriteResult::Updated) <= 20);
     assert_eq!(metrics.write_count(WriteResult::Created), 2);
@@ -237,26 +243,28 @@ async fn change_is_written_once_and_its_watch_event_causes_no_write() {
 
 #[tokio::test]
 async fn two_leading_replicas_do_not_overwrite_each_other() {
-    let lab = ApiServerLab::start("two").await;
-    let replicas = [lab.start_replica(), lab.start_replica()];
+    let fixture = Fixture::start("two").await;
+    let replicas = [fixture.start_replica(), fixture.start_replica()];
     for replica in &replicas {
-        lab.apply_pod(replica, "web", true).await;
+        fixture.apply_pod(replica, "web", true).await;
     }
-    lab.wait_for_dataplane("web", is_as_generated).await;
+    fixture.wait_for_dataplane("web", is_as_generated).await;
     let edit = json!({"spec": {"networking": {"advertisedAddress": "10.9.9.9"}}});
-    lab.dataplanes
+    fixture
+        .dataplanes
         .patch("web", &user_edit(), &Patch::Merge(edit))
         .await
         .expect("edited");
-    lab.wait_for_dataplane("web", is_as_generated).await;
+    fixture.wait_for_dataplane("web", is_as_generated).await;
     // The status of a later Dataplane is written after all earlier writes.
     for replica in &replicas {
-        lab.apply_pod(replica, "sentinel", true).await;
+        fixture.apply_pod(replica, "sentinel", true).await;
     }
-    lab.wait_for_dataplane("sentinel", |dataplane| {
-        dataplane["status"]["inbounds"]["summary"] == "1/1"
-    })
-    .await;
+    fixture
+        .wait_for_dataplane("sentinel", |dataplane| {
+            dataplane["status"]["inbounds"]["summary"] == "1/1"
+        })
+        .await;
     let written: u64 = replicas
         .iter()
         .map(|replica| {
@@ -271,34 +279,35 @@ async fn two_leading_replicas_do_not_overwrite_each_other() {
 
 #[tokio::test]
 async fn nothing_is_created_in_a_terminating_namespace() {
-    let lab = ApiServerLab::start("ending").await;
-    let replica = lab.start_replica();
-    lab.delete_namespace(&replica).await;
-    lab.apply_pod(&replica, "web", true).await;
-    lab.wait_for_sentinel_in_other_namespace(&replica).await;
+    let fixture = Fixture::start("ending").await;
+    let replica = fixture.start_replica();
+    fixture.delete_namespace(&replica).await;
+    fixture.apply_pod(&replica, "web", true).await;
+    fixture.wait_for_sentinel_in_other_namespace(&replica).await;
     let metrics = replica.writer.metrics();
     assert_eq!(
         metrics.write_count(WriteResult::Failed),
         0,
         "a request was sent that the API server must reject"
     );
-    assert!(lab.dataplanes.get_opt("web").await.unwrap().is_none());
+    assert!(fixture.dataplanes.get_opt("web").await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn dataplane_is_written_when_its_mesh_is_created() {
-    let lab = ApiServerLab::start("meshless").await;
-    let replica = lab.start_replica_without_mesh();
+    let fixture = Fixture::start("meshless").await;
+    let replica = fixture.start_replica_without_mesh();
     replica.apply_mesh("other");
     replica.writer.set_desired_complete();
-    lab.apply_pod(&replica, "web", true).await;
+    fixture.apply_pod(&replica, "web", true).await;
     // Keys are processed in order: the Dataplane of `web` would exist before that of `sentinel`.
-    lab.apply_pod_of_mesh(&replica, "sentinel", "other").await;
-    lab.wait_for_dataplane("sentinel", |dataplane| {
-        dataplane["status"]["inbounds"]["summary"] == "1/1"
-    })
-    .await;
-    assert!(lab.dataplanes.get_opt("web").await.unwrap().is_none());
+    fixture.apply_pod_of_mesh(&replica, "sentinel", "other").await;
+    fixture
+        .wait_for_dataplane("sentinel", |dataplane| {
+            dataplane["status"]["inbounds"]["summary"] == "1/1"
+        })
+        .await;
+    assert!(fixture.dataplanes.get_opt("web").await.unwrap().is_none());
     let metrics = replica.writer.metrics();
     assert_eq!(
         (
@@ -309,19 +318,19 @@ async fn dataplane_is_written_when_its_mesh_is_created() {
         "a request was sent that the API server must reject"
     );
     replica.apply_mesh("default");
-    lab.wait_for_dataplane("web", is_as_generated).await;
+    fixture.wait_for_dataplane("web", is_as_generated).await;
 }
 
 #[tokio::test]
 async fn schema_of_meshes_rejects_names_that_are_not_dns_labels() {
-    let lab = ApiServerLab::start("names").await;
+    let fixture = Fixture::start("names").await;
     let mtls = |kind: &str, name: &str| json!({"mtls": {"backends": [{"name": name, "type": kind}]}});
     let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes";
     for (name, spec) in [
         ("team-1", mtls("builtin", "ca-1")),
         ("other", mtls("vault", "My_Vault")),
     ] {
-        assert_eq!(lab.create_mesh_as_dry_run(name, spec).await, Ok(()), "{name}");
+        assert_eq!(fixture.create_mesh_as_dry_run(name, spec).await, Ok(()), "{name}");
     }
     let long = "x".repeat(64);
     for (name, spec, field) in [
@@ -330,21 +339,21 @@ async fn schema_of_meshes_rejects_names_that_are_not_dns_labels() {
         ("team", mtls("builtin", "CA_1"), "spec.mtls.backends[0]"),
         ("team", mtls("builtin", &long), "spec.mtls.backends[0]"),
     ] {
-        let error = lab.create_mesh_as_dry_run(name, spec).await.expect_err(name);
+        let error = fixture.create_mesh_as_dry_run(name, spec).await.expect_err(name);
         assert!(error.contains(rule) && error.contains(field), "{error}");
     }
 }
 
 #[tokio::test]
 async fn schema_of_dataplanes_limits_inbounds_and_defaults_health_to_unready() {
-    let lab = ApiServerLab::start("schema").await;
+    let fixture = Fixture::start("schema").await;
     let dataplane = |inbounds: Vec<Value>| {
         let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "metadata": {"name": "by-hand"},
             "mesh": "default", "spec": {"networking": {"address": "10.0.0.1", "inbound": inbounds}}});
         serde_json::from_value(object).unwrap()
     };
     let inbound = |health: Value| json!({"port": 80, "tags": {"kuma.io/service": "web"}, "health": health});
-    let created = lab
+    let created = fixture
         .dataplanes
         .create(&PostParams::default(), &dataplane(vec![inbound(json!({}))]))
         .await
@@ -354,14 +363,14 @@ async fn schema_of_dataplanes_limits_inbounds_and_defaults_health_to_unready() {
         json!({"ready": false})
     );
     let many = dataplane(vec![inbound(json!({"ready": true})); 257]);
-    let error = lab.dataplanes.create(&PostParams::default(), &many).await;
+    let error = fixture.dataplanes.create(&PostParams::default(), &many).await;
     let error = error.expect_err("too many inbounds").to_string();
     assert!(
         error.contains("spec.networking.inbound") && error.contains("256"),
         "{error}"
     );
     let wrong = dataplane(vec![inbound(json!({"ready": "yes"}))]);
-    let error = lab.dataplanes.create(&PostParams::default(), &wrong).await;
+    let error = fixture.dataplanes.create(&PostParams::default(), &wrong).await;
     assert!(
         error
             .expect_err("a health that is not a boolean")
@@ -377,7 +386,7 @@ fn heartbeat_of_a_pod_changes_nothing() {
 
     let mut index = Index::default();
     let facts = |heartbeat: u32| {
-        let mut pod = lab::pod_json(
+        let mut pod = fixture::pod_json(
             "ns",
             "web",
             "10.0.0.1",

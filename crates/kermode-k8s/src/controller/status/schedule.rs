@@ -15,7 +15,7 @@ pub(super) struct WriteSchedule {
     order: BTreeSet<(Instant, ObjectKey)>,
     /// Minimum average time between writes.
     interval: Duration,
-    /// Maximum unused time that accumulates. It allows a burst of writes.
+    /// Length of the idle period whose unused writes may be made up for in a burst.
     burst: Duration,
     /// Time at which the limit of the rate allows the next write; `None` before the first write.
     next_allowed: Option<Instant>,

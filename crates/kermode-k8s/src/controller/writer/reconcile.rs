@@ -152,7 +152,8 @@ impl WriterInner {
         RetryAfter(pause)
     }
 
-    /// Reports a Mesh that has been missing for a while. At startup, the Mesh may be about to be created.
+    /// Reports a missing Mesh once the pause has grown to its maximum. Before that, for example at startup, the Mesh
+    /// may be about to be created.
     fn on_missing_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
         let pause = self.pause_after_rejection(key);
         if pause >= MAX_REJECTION_PAUSE {
@@ -174,8 +175,8 @@ impl WriterInner {
             .warning(&subject(key, desired), "FailedToGenerateKumaDataplane", &message);
     }
 
-    /// Returns the pause after another rejection of a Dataplane. It grows exponentially: the first rejections may be
-    /// transient, for example while a Mesh is being created.
+    /// Counts another rejection of a Dataplane, and returns the pause until the next attempt. The pause grows
+    /// exponentially: the first rejections may be transient, for example while a Mesh is being created.
     fn pause_after_rejection(&self, key: &ObjectKey) -> Duration {
         let mut rejections = self.rejections.lock();
         let count = rejections.entry(key.clone()).or_default();

@@ -30,7 +30,7 @@ static DEFINITIONS: OnceCell<()> = OnceCell::const_new();
 static RUNNING_TEST: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A namespace of the API server.
-pub(crate) struct ApiServerLab {
+pub(crate) struct Fixture {
     client: Client,
     pub(crate) namespace: String,
     pub(crate) dataplanes: Api<DynamicObject>,
@@ -38,17 +38,17 @@ pub(crate) struct ApiServerLab {
 }
 
 /// A leading replica. Its Pods exist in its index only.
-pub(crate) struct LabReplica {
-    index: LabIndex,
+pub(crate) struct TestReplica {
+    index: TestIndex,
     pub(crate) writer: Writer,
     _leader_sender: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
 #[derive(Clone, Default)]
-struct LabIndex(Arc<Mutex<Index>>);
+struct TestIndex(Arc<Mutex<Index>>);
 
-impl DesiredSource for LabIndex {
+impl DesiredSource for TestIndex {
     fn desired(&self, key: &ObjectKey) -> Option<Desired> {
         let index = self.0.lock().unwrap();
         index.desired(key).map(|desired| Desired {
@@ -90,7 +90,7 @@ pub(crate) fn pod_json(namespace: &str, name: &str, ip: &str, labels: &Value, st
     })
 }
 
-impl ApiServerLab {
+impl Fixture {
     pub(crate) async fn start(name: &str) -> Self {
         let running_test = RUNNING_TEST.lock().await;
         let client = Client::try_default()
@@ -128,22 +128,22 @@ impl ApiServerLab {
     }
 
     /// Starts a replica whose desired state is complete.
-    pub(crate) fn start_replica(&self) -> LabReplica {
+    pub(crate) fn start_replica(&self) -> TestReplica {
         let replica = self.start_replica_before_first_lists();
         replica.writer.set_desired_complete();
         replica
     }
 
     /// Starts a replica whose desired state is incomplete, as before the watches have delivered their first lists.
-    pub(crate) fn start_replica_before_first_lists(&self) -> LabReplica {
+    pub(crate) fn start_replica_before_first_lists(&self) -> TestReplica {
         let replica = self.start_replica_without_mesh();
         replica.apply_mesh("default");
         replica
     }
 
     /// Starts a replica whose desired state is incomplete, without any Mesh.
-    pub(crate) fn start_replica_without_mesh(&self) -> LabReplica {
-        let index = LabIndex::default();
+    pub(crate) fn start_replica_without_mesh(&self) -> TestReplica {
+        let index = TestIndex::default();
         index
             .0
             .lock()
@@ -155,7 +155,7 @@ impl ApiServerLab {
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.clone().watch(|_| ()));
         tasks.spawn(writer.clone().run(is_leader));
-        LabReplica {
+        TestReplica {
             index,
             writer,
             _leader_sender: leader_sender,
@@ -164,17 +164,17 @@ impl ApiServerLab {
     }
 
     /// Applies a Pod of the Service `web` to the index of a replica.
-    pub(crate) async fn apply_pod(&self, replica: &LabReplica, name: &str, healthy: bool) {
+    pub(crate) async fn apply_pod(&self, replica: &TestReplica, name: &str, healthy: bool) {
         self.apply_labelled(replica, name, &json!({"app": "web"}), healthy)
             .await;
     }
 
     /// Applies a Pod with other labels to the index of a replica.
-    pub(crate) async fn relabel(&self, replica: &LabReplica, name: &str, labels: &Value) {
+    pub(crate) async fn relabel(&self, replica: &TestReplica, name: &str, labels: &Value) {
         self.apply_labelled(replica, name, labels, true).await;
     }
 
-    async fn apply_labelled(&self, replica: &LabReplica, name: &str, labels: &Value, healthy: bool) {
+    async fn apply_labelled(&self, replica: &TestReplica, name: &str, labels: &Value, healthy: bool) {
         let pod = pod_json(
             &self.namespace,
             name,
@@ -186,7 +186,7 @@ impl ApiServerLab {
     }
 
     /// Applies a Pod of a mesh to the index of a replica.
-    pub(crate) async fn apply_pod_of_mesh(&self, replica: &LabReplica, name: &str, mesh: &str) {
+    pub(crate) async fn apply_pod_of_mesh(&self, replica: &TestReplica, name: &str, mesh: &str) {
         let mut pod = pod_json(
             &self.namespace,
             name,
@@ -198,7 +198,7 @@ impl ApiServerLab {
         self.apply(replica, pod).await;
     }
 
-    async fn apply(&self, replica: &LabReplica, pod: Value) {
+    async fn apply(&self, replica: &TestReplica, pod: Value) {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let changes = replica.index.0.lock().unwrap().apply_pod(PodFacts::from(&pod));
         replica.enqueue_changed(changes);
@@ -206,7 +206,7 @@ impl ApiServerLab {
     }
 
     /// Deletes the namespace. Without a controller manager it remains terminating.
-    pub(crate) async fn delete_namespace(&self, replica: &LabReplica) {
+    pub(crate) async fn delete_namespace(&self, replica: &TestReplica) {
         let api: Api<Namespace> = Api::all(self.client.clone());
         api.delete(&self.namespace, &kube::api::DeleteParams::default())
             .await
@@ -221,7 +221,7 @@ impl ApiServerLab {
     }
 
     /// Applies a Pod in another namespace and waits for its Dataplane. All earlier writes are then done.
-    pub(crate) async fn wait_for_sentinel_in_other_namespace(&self, replica: &LabReplica) {
+    pub(crate) async fn wait_for_sentinel_in_other_namespace(&self, replica: &TestReplica) {
         let namespace = format!("{}-other", self.namespace);
         create_namespace(&self.client, &namespace).await;
         let other = Self {
@@ -288,7 +288,7 @@ impl ApiServerLab {
     }
 }
 
-impl LabReplica {
+impl TestReplica {
     /// Applies a Mesh to the replica.
     pub(crate) fn apply_mesh(&self, name: &str) {
         let mesh = Mesh::new(name);
