@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
-use self::current::{Current, Roots};
+use self::current::{CurrentCertificate, Roots};
 use self::roots::RootsWatch;
 use crate::sds::SecretMaterial;
 use crate::token::TokenFile;
@@ -48,7 +48,7 @@ pub struct Renewal {
 
 /// Result of one attempt to get a certificate.
 enum Outcome {
-    Issued(Current),
+    Issued(CurrentCertificate),
     /// mTLS is disabled in the mesh.
     MtlsDisabled(Status),
     Failed(anyhow::Error),
@@ -57,7 +57,7 @@ enum Outcome {
 /// State of a running renewal.
 struct State {
     timer: RenewalTimer,
-    current: Option<Current>,
+    current: Option<CurrentCertificate>,
     /// Whether the last attempt found mTLS disabled.
     is_mtls_disabled: bool,
     /// Last warning that was logged about the expiry of the current certificate.
@@ -141,7 +141,7 @@ impl Renewal {
     }
 
     /// Requests a certificate once.
-    async fn renew(&self, previous: Option<&Current>) -> Outcome {
+    async fn renew(&self, previous: Option<&CurrentCertificate>) -> Outcome {
         let Ok(result) = timeout(CALL_TIMEOUT, self.issue(previous)).await else {
             return Outcome::Failed(anyhow::anyhow!(
                 "the control plane did not respond within {CALL_TIMEOUT:?}"
@@ -158,7 +158,7 @@ impl Renewal {
     }
 
     /// Requests a certificate for a new key and publishes both. Every certificate has its own key.
-    async fn issue(&self, previous: Option<&Current>) -> anyhow::Result<Current> {
+    async fn issue(&self, previous: Option<&CurrentCertificate>) -> anyhow::Result<CurrentCertificate> {
         let key = WorkloadKey::generate()?;
         let name = self.proxy.proxy_name();
         let request = IssueCertificateRequest {
@@ -183,8 +183,12 @@ impl Renewal {
             !bundle.is_empty(),
             "the response of the control plane has no roots"
         );
-        let current =
-            Current::with_new_certificate(previous, certificate.validity, signer, Roots { bundle, version });
+        let current = CurrentCertificate::with_new_certificate(
+            previous,
+            certificate.validity,
+            signer,
+            Roots { bundle, version },
+        );
         self.publish(&key, &certificate, &current);
         tracing::info!(
             not_after = current.validity.to_unix().1,
@@ -194,7 +198,7 @@ impl Renewal {
         Ok(current)
     }
 
-    fn publish(&self, key: &WorkloadKey, certificate: &IssuedCertificate, current: &Current) {
+    fn publish(&self, key: &WorkloadKey, certificate: &IssuedCertificate, current: &CurrentCertificate) {
         self.secrets.send_modify(|published| {
             let version = published.as_ref().map_or(0, |previous| previous.version) + 1;
             *published = Some(Arc::new(SecretMaterial {
@@ -290,12 +294,12 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(second)
     }
 
-    fn mk_current(validity: Validity) -> Current {
+    fn mk_current(validity: Validity) -> CurrentCertificate {
         let roots = Roots {
             bundle: TrustBundle::new([vec![1].into()]),
             version: 3,
         };
-        Current::with_new_certificate(None, validity, 1, roots)
+        CurrentCertificate::with_new_certificate(None, validity, 1, roots)
     }
 
     /// The control plane is unavailable when the renewal is due, and remains so until after the certificate's expiry.

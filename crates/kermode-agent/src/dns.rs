@@ -48,15 +48,15 @@ impl Zone for NoZone {
     }
 }
 
-/// Server with bound sockets.
+/// DNS server with bound sockets.
 pub struct Server {
     udp: Vec<UdpSocket>,
     tcp: Vec<TcpListener>,
-    resolver: Arc<Resolver>,
+    responder: Arc<Responder>,
 }
 
 /// Responds to queries; shared by all sockets.
-struct Resolver {
+struct Responder {
     zone: Box<dyn Zone>,
     name_servers: NameServers,
     permits: Arc<Semaphore>,
@@ -67,7 +67,7 @@ struct Resolver {
 impl Server {
     /// Binds `port` on 127.0.0.1, and on ::1 if the Pod has IPv6.
     pub async fn bind(port: NonZeroU16, zone: impl Zone, name_servers: NameServers) -> anyhow::Result<Self> {
-        let resolver = Resolver {
+        let responder = Responder {
             zone: Box::new(zone),
             name_servers,
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
@@ -75,7 +75,7 @@ impl Server {
         let mut server = Self {
             udp: Vec::new(),
             tcp: Vec::new(),
-            resolver: Arc::new(resolver),
+            responder: Arc::new(responder),
         };
         for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             match bind_sockets((address, port.get()).into()).await {
@@ -102,10 +102,10 @@ impl Server {
     pub async fn run(self) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         for socket in self.udp {
-            tasks.spawn(serve_udp(Arc::new(socket), self.resolver.clone()));
+            tasks.spawn(serve_udp(Arc::new(socket), self.responder.clone()));
         }
         for listener in self.tcp {
-            tasks.spawn(serve_tcp(listener, self.resolver.clone()));
+            tasks.spawn(serve_tcp(listener, self.responder.clone()));
         }
         while let Some(ended) = tasks.join_next().await {
             ended?.context("a socket of the DNS server failed")?;
@@ -123,7 +123,7 @@ fn is_unavailable(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) -> io::Result<()> {
+async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>) -> io::Result<()> {
     let mut buffer = vec![0; MAX_UDP_QUERY];
     loop {
         let (length, client) = match socket.recv_from(&mut buffer).await {
@@ -132,14 +132,14 @@ async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) -> io::Resul
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
             Err(error) => return Err(error),
         };
-        let Ok(permit) = resolver.permits.clone().try_acquire_owned() else {
+        let Ok(permit) = responder.permits.clone().try_acquire_owned() else {
             continue;
         };
         let bytes = buffer[..length].to_vec();
         let socket = socket.clone();
-        let resolver = resolver.clone();
+        let responder = responder.clone();
         tokio::spawn(async move {
-            if let Some(response) = resolver.resolve(&bytes, Transport::Udp).await {
+            if let Some(response) = responder.respond(&bytes, Transport::Udp).await {
                 // A lost response makes the client retry.
                 let _ = socket.send_to(&response, client).await;
             }
@@ -148,7 +148,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) -> io::Resul
     }
 }
 
-async fn serve_tcp(listener: TcpListener, resolver: Arc<Resolver>) -> io::Result<()> {
+async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>) -> io::Result<()> {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -159,12 +159,12 @@ async fn serve_tcp(listener: TcpListener, resolver: Arc<Resolver>) -> io::Result
                 continue;
             }
         };
-        let Ok(permit) = resolver.permits.clone().try_acquire_owned() else {
+        let Ok(permit) = responder.permits.clone().try_acquire_owned() else {
             continue;
         };
-        let resolver = resolver.clone();
+        let responder = responder.clone();
         tokio::spawn(async move {
-            if let Err(error) = serve_connection(stream, &resolver).await {
+            if let Err(error) = serve_connection(stream, &responder).await {
                 tracing::debug!(%error, "DNS connection ended");
             }
             drop(permit);
@@ -172,9 +172,9 @@ async fn serve_tcp(listener: TcpListener, resolver: Arc<Resolver>) -> io::Result
     }
 }
 
-async fn serve_connection(mut stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
+async fn serve_connection(mut stream: TcpStream, responder: &Responder) -> io::Result<()> {
     while let Some(query) = timeout(TCP_TIMEOUT, read_message(&mut stream)).await?? {
-        let Some(response) = resolver.resolve(&query, Transport::Tcp).await else {
+        let Some(response) = responder.respond(&query, Transport::Tcp).await else {
             return Ok(());
         };
         timeout(TCP_TIMEOUT, write_message(&mut stream, &response)).await??;
@@ -182,11 +182,11 @@ async fn serve_connection(mut stream: TcpStream, resolver: &Resolver) -> io::Res
     Ok(())
 }
 
-// === impl Resolver ===
+// === impl Responder ===
 
-impl Resolver {
+impl Responder {
     /// Returns the response to a received message, or `None` if the message is not a query.
-    async fn resolve(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    async fn respond(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let query = Query::parse(bytes)?;
         match self.zone.answer(&query) {
             Some(response) => Some(response),

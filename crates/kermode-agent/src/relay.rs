@@ -146,6 +146,7 @@ impl RelayedStream {
         }
     }
 
+    /// Sends the cache's responses to Envoy, because the control plane does not respond.
     async fn go_offline(&mut self) -> Result<(), EnvoyEndedStream> {
         self.cache_deadline = None;
         let responses = self.session.go_offline(&self.relay.cache.lock());

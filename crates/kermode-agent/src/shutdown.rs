@@ -30,7 +30,7 @@ pub(crate) enum Event {
 /// Output of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Nothing.
+    /// Do nothing.
     None,
     /// Request Envoy to fail its health check, then report [`Event::DrainStarted`] or [`Event::DrainNotStarted`].
     FailHealthcheck,

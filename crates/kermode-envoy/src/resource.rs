@@ -70,8 +70,8 @@ pub struct Resource {
 /// Conditions of sending a resource on demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDemand {
-    /// Kinds and names of resources that the proxy must ACK or NACK before this one is sent. A deadline of the stream
-    /// bounds the wait. Names that do not exist are ignored.
+    /// Kinds and names of resources that the proxy must ACK or NACK before the resource on demand is sent. A deadline
+    /// of the stream bounds the wait. Names that do not exist are ignored.
     pub after: Vec<(ResourceKind, Arc<str>)>,
 }
 

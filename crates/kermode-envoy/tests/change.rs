@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use kermode_envoy::ResourceKind::{self, Cluster, Endpoints, Listener};
 use support::input::Input;
 
-/// Returns a mesh with a client of a service with a `ClusterIP` and of a headless service. `settings` are lines of
-/// YAML.
+/// Returns a mesh with a client Pod and a server Pod, which has one inbound of a service with a ClusterIP and one of a
+/// headless service. `settings` are lines of YAML; `ready` is the health of both inbounds.
 fn mk_input(settings: &str, ready: bool) -> Input {
     Input::parse(&format!(
         "{settings}

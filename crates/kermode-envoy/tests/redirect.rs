@@ -11,9 +11,9 @@ use support::envoy;
 use support::input::Input;
 
 /// Starts Envoy with the configuration `$CONFIG`, connects to a redirected address and then to the redirect port
-/// itself, and prints the number of Envoy's upstream connections after each. If Envoy connected to itself in a loop,
-/// the limit of file descriptors would end the loop. Only connections from the client's source ports are redirected. In
-/// a Pod, the rules exempt Envoy's user instead.
+/// itself, and prints the total number of Envoy's upstream connections after each attempt. If Envoy connected to itself
+/// in a loop, the limit of file descriptors would end the loop. Only connections from the client's source ports are
+/// redirected. In a Pod, the rules exempt Envoy's user instead.
 const SCRIPT: &str = r#"
 set -eu
 ulimit -n 4000

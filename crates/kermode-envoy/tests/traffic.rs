@@ -339,7 +339,7 @@ fn websocket_passes_through_both_sidecars() {
 }
 
 #[test]
-fn http_1_0_request_is_answered_with_and_without_host() {
+fn http_1_0_requests_with_and_without_a_host_header_get_a_response() {
     let mesh = TestMesh::start("PERMISSIVE");
     let inbound = mesh.server.address_of(&format!("inbound:{}", mesh.web));
     let probes = mesh.server.address_of("probe:listener");

@@ -20,7 +20,7 @@ use crate::suite::{Outcome, Runner};
 /// Runner of the suite.
 pub(crate) struct PodToDataplane;
 
-/// Runner of the Dataplane examples of the manual page.
+/// Runner of the Dataplane examples of Kuma's manual page "Data plane on Kubernetes".
 pub(crate) struct PageDataplanes;
 
 impl Runner for PodToDataplane {

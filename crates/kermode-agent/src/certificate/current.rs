@@ -1,4 +1,4 @@
-//! Current certificate and trust bundle, and how messages of the control plane change them. No IO.
+//! State of the current certificate and of the trust bundle, and how messages of the control plane change it. No IO.
 //!
 //! The control plane sends the trust bundle with each certificate, and on a stream when the bundle changes. A replica
 //! of the control plane may briefly lag behind another, so an older bundle does not replace a newer one.
@@ -12,9 +12,10 @@ use kermode_protocol::certificates::RootsUpdate;
 /// short, because peers with the new bundle reject the current certificate.
 const RENEWAL_AFTER_UNRELATED_CA: Duration = Duration::from_secs(2);
 
-/// Current certificate and trust bundle.
+/// State of the current certificate and of the trust bundle that Envoy verifies peers with. The certificate itself is
+/// published to SDS and not kept here.
 #[derive(Clone, Debug)]
-pub(super) struct Current {
+pub(super) struct CurrentCertificate {
     /// Validity of the certificate.
     pub(super) validity: Validity,
     /// Number of the CA generation that signed the certificate.
@@ -42,9 +43,9 @@ pub(super) struct Reaction {
     pub(super) renew_within: Option<Duration>,
 }
 
-// === impl Current ===
+// === impl CurrentCertificate ===
 
-impl Current {
+impl CurrentCertificate {
     /// Returns the state after a certificate was issued. Keeps the trust bundle of `previous` if it is newer than
     /// `roots`.
     pub(super) fn with_new_certificate(
@@ -125,9 +126,9 @@ mod tests {
         }
     }
 
-    fn mk_current(roots: &[u8], version: u64, signer: u32) -> Current {
+    fn mk_current(roots: &[u8], version: u64, signer: u32) -> CurrentCertificate {
         let validity = Validity::from_unix(0, 100);
-        Current::with_new_certificate(None, validity, signer, mk_roots(roots, version))
+        CurrentCertificate::with_new_certificate(None, validity, signer, mk_roots(roots, version))
     }
 
     #[test]
@@ -150,8 +151,12 @@ mod tests {
         assert_eq!(current.on_update(&update).renew_within, one_minute);
         // After a reconnection the control plane sends the update again.
         assert_eq!(current.on_update(&update), Reaction::default());
-        let mut renewed =
-            Current::with_new_certificate(Some(&current), current.validity, 2, mk_roots(&[1, 2], 4));
+        let mut renewed = CurrentCertificate::with_new_certificate(
+            Some(&current),
+            current.validity,
+            2,
+            mk_roots(&[1, 2], 4),
+        );
         assert_eq!(renewed.on_update(&update), Reaction::default());
     }
 
@@ -159,7 +164,8 @@ mod tests {
     fn lagging_replica_does_not_replace_a_newer_bundle() {
         let mut current = mk_current(&[1, 2], 4, 1);
         assert_eq!(current.on_update(&mk_update(&[1], 3, 1)), Reaction::default());
-        let renewed = Current::with_new_certificate(Some(&current), current.validity, 1, mk_roots(&[1], 3));
+        let renewed =
+            CurrentCertificate::with_new_certificate(Some(&current), current.validity, 1, mk_roots(&[1], 3));
         assert_eq!(renewed.roots, mk_roots(&[1, 2], 4));
     }
 
@@ -172,7 +178,8 @@ mod tests {
         };
         assert_eq!(current.on_update(&mk_update(&[9], 3, 1)), reaction);
         assert_eq!(current.roots, mk_roots(&[1, 2], 4));
-        let renewed = Current::with_new_certificate(Some(&current), current.validity, 1, mk_roots(&[9], 3));
+        let renewed =
+            CurrentCertificate::with_new_certificate(Some(&current), current.validity, 1, mk_roots(&[9], 3));
         assert_eq!(renewed.roots, mk_roots(&[9], 3));
     }
 

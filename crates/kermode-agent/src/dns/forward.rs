@@ -30,7 +30,7 @@ pub(crate) enum Transport {
 }
 
 impl NameServers {
-    /// Returns a forwarder that queries `servers` in this order and waits up to `timeout` for each.
+    /// Returns the name servers. They are queried in the order of `servers`, with `timeout` for each response.
     pub fn new(servers: Vec<SocketAddr>, timeout: Duration) -> Self {
         Self { servers, timeout }
     }

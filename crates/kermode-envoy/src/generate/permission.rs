@@ -21,8 +21,8 @@ use crate::proto::{exact, network_filter};
 /// Name of the only policy of a filter.
 const POLICY: &str = "MeshTrafficPermission";
 
-/// The RBAC filter of a listener. If several inbounds share the listener, the filter allows every caller that is allowed
-/// for any of these inbounds.
+/// The RBAC filter of a listener. If several inbounds share the listener, the filter allows every caller that is
+/// allowed for any of these inbounds.
 pub(crate) fn filter(
     mesh: &MeshName,
     listener: &str,

@@ -115,8 +115,8 @@ impl Input {
         ObjectKey::from_proxy_name(&self.proxy).expect("proxy is <name>.<namespace>")
     }
 
-    /// All resources of the proxy: those that it shares with others and its own, as the store of `kermode-xds` merges
-    /// them.
+    /// All resources of the proxy: its own, and those that it shares with other proxies, as the store of `kermode-xds`
+    /// merges them.
     pub(crate) fn resources(&self) -> Vec<Resource> {
         let view = self.view();
         let mesh = view.mesh(&MESH.into()).expect("the mesh");
@@ -180,8 +180,8 @@ impl Input {
             },
             |permissions| permissions.iter().map(mk_permission).collect(),
         );
-        // Of permissions with equal precedence, the first by name wins. The last in the input is to win, so it gets the
-        // first name.
+        // Of permissions with equal precedence, the first by name wins. In the input, the last permission wins, so it
+        // gets the first name.
         for (number, permission) in permissions.into_iter().rev().enumerate() {
             let key = ObjectKey::new("kuma-control-plane", format!("permission-{number:02}"));
             view.upsert_permission(&key, &MeshName::new(MESH), permission);

@@ -13,7 +13,8 @@ static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(&*bytes).expect("valid descriptors")
 });
 
-/// A resource with fields in lowerCamelCase, without defaults, with decoded `Any`s and sorted keys.
+/// Returns a resource as JSON: fields in lowerCamelCase, without fields that have their default, with decoded `Any`s
+/// and sorted keys.
 pub(crate) fn json(resource: &Resource) -> Value {
     let name = resource
         .kind

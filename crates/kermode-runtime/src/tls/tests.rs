@@ -1,4 +1,4 @@
-//! Tests of the limits on connections.
+//! Tests of the limits on connections, and of the shutdown.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
