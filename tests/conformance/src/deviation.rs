@@ -1,5 +1,6 @@
 //! Known deviations: cases of the corpus whose expected result contradicts a documented decision of Kermode.
-//! `deviations.yaml` contains, for each, the result that Kermode must have instead. The report checks it.
+//! `deviations.yaml` contains, for each, the result that Kermode must have instead. The report fails if Kermode's
+//! result is another one.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -55,7 +55,7 @@ pub fn run(suite: &Suite, runners: &[Box<dyn Runner>], deviations: &[Deviation])
                     *report.general_deviations.entry(deviation).or_default() += 1;
                 }
             }
-            Verdict::Deviating(decision) => report.deviating.push((id, decision)),
+            Verdict::Deviating(description) => report.deviating.push((id, description)),
             Verdict::Failed(lines) => report.failed.push((id, lines)),
             Verdict::Skipped(reason) => report.skipped.push((id, reason)),
         }
@@ -180,8 +180,8 @@ impl SuiteReport {
                 writeln!(out, "    {line}")?;
             }
         }
-        for (id, decision) in &self.deviating {
-            writeln!(out, "known deviation {} {id}: {decision}", self.name)?;
+        for (id, description) in &self.deviating {
+            writeln!(out, "known deviation {} {id}: {description}", self.name)?;
         }
         for (deviation, cases) in &self.general_deviations {
             writeln!(out, "known deviation {} in {cases} cases: {deviation}", self.name)?;

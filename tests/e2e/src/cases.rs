@@ -51,8 +51,8 @@ fn installation_tests() -> Vec<Test> {
         failed_start::missing_custom_resource_definitions_are_named_in_the_error,
         install::control_plane_is_ready_after_applying_the_manifests,
         install::custom_resources_are_served,
-        install::access_rights_are_minimal,
-        install::webhooks_fail_closed_for_labelled_objects_and_open_for_others,
+        install::access_rights_have_no_wildcard_and_allow_only_expected_requests,
+        install::failure_policy_is_fail_for_labelled_objects_and_ignore_for_others,
         install::default_mesh_is_created,
         failed_start::missing_permission_is_named_in_the_error,
         failed_start::occupied_port_is_named_in_the_error,
@@ -79,16 +79,16 @@ fn application_tests() -> Vec<Test> {
         without_sidecar::pod_that_opted_out_gets_no_response,
         // After the tests of `without_sidecar`: during this test, Pods without a sidecar get responses.
         encryption::capture_without_mtls_shows_plain_text,
-        mesh::denials_of_invalid_resources_name_field_and_remedy,
+        mesh::denial_of_an_invalid_resource_names_the_field_and_the_remedy,
         mesh::status_shows_mtls_mode_and_numbers_of_dataplanes_and_services,
         mesh::initial_permission_allows_all_traffic_and_is_not_recreated_after_its_deletion,
-        mesh::without_passthrough_no_traffic_leaves_the_mesh,
+        mesh::without_passthrough_requests_that_leave_the_mesh_fail,
         permission::server_sidecar_denies_requests_of_a_client_without_permission,
         job::job_uses_the_mesh_in_its_init_container_and_completes,
         admission::denial_of_an_invalid_injection_label_names_key_and_value,
         admission::denial_of_an_unknown_mesh_names_the_mesh,
         modes::classic_sidecar_is_ready_before_the_application_starts,
-        patches::patch_of_the_manual_page_changes_the_sidecar_as_documented,
+        patches::patch_of_the_manual_page_changes_sidecar_and_init_container_as_documented,
         patches::denial_of_a_pod_names_missing_patches,
         patches::patch_outside_the_system_namespace_or_with_invalid_json_is_denied,
         patches::sidecar_needs_no_capability_but_net_bind_service,
@@ -123,6 +123,6 @@ fn uninstallation_tests() -> Vec<Test> {
     tests![
         outage::while_the_control_plane_is_down_pods_of_labelled_namespaces_are_denied_and_others_start,
         outage::uninstallation_removes_everything,
-        outside::control_plane_outside_the_cluster_serves_it,
+        outside::application_works_with_a_control_plane_outside_the_cluster,
     ]
 }

@@ -1,8 +1,8 @@
 //! Fixture that all tests share: the cluster, one installation of the control plane, one application.
 //!
 //! Each test calls [`Fixture::ensure_control_plane`] or [`Fixture::ensure_application`], depending on what it needs.
-//! The first call sets up, later calls return the same outcome: if the setup failed, every test that needs it fails
-//! with the reason, and the other tests still run.
+//! The first call sets up the control plane or the application; later calls return the same outcome. If the setup
+//! failed, every test that needs it fails with the reason, and the other tests still run.
 
 use std::time::Duration;
 
@@ -181,7 +181,7 @@ impl Fixture {
         .await
     }
 
-    /// Waits until the control plane has created the Mesh `default`, which shows that it works.
+    /// Waits until the control plane has created the Mesh `default`, which shows that the control plane works.
     pub(crate) async fn wait_for_default_mesh(&self) -> Result<()> {
         wait_for("Mesh default", Duration::from_secs(30), async || {
             let output = self
@@ -264,7 +264,7 @@ impl Fixture {
         let pods = self.ready_pods(namespace, app).await?;
         let pod = pods
             .first()
-            .with_context(|| format!("no Pod of {namespace}/{app} is ready"))?;
+            .with_context(|| format!("no Pod of Deployment {namespace}/{app} is ready"))?;
         Ok(pod.name_any())
     }
 

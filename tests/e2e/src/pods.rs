@@ -11,7 +11,7 @@ use crate::fixture::Fixture;
 /// Name of the sidecar's container.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";
 
-/// Returns a Pod that runs the demo program, as a user would write it.
+/// Returns a Pod, as a user would write it, that runs the demo program in a container `client`, in any role.
 pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
     Ok(serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
@@ -20,7 +20,7 @@ pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&
 }
 
 /// Creates a Pod with the injection label in a dry run and checks that it gets a sidecar. This shows that the API
-/// server calls the webhook and trusts its certificate.
+/// server calls the webhook and trusts the webhook's certificate.
 pub(crate) async fn check_injection_in_dry_run(fixture: &Fixture) -> Result<()> {
     let mut pod = demo_pod(fixture, "default", "e2e-dry-run", &["server"])?;
     pod.labels_mut()

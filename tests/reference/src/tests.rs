@@ -90,7 +90,7 @@ fn reference_lists_exactly_the_registered_metrics() {
             let unit = ["_seconds", "_bytes"]
                 .iter()
                 .find_map(|unit| name.strip_suffix(unit));
-            // The registered name of a timestamp contains its unit.
+            // The registered name of a timestamp metric contains the unit.
             unit.filter(|_| !name.ends_with("timestamp_seconds"))
                 .unwrap_or(name)
                 .to_owned()

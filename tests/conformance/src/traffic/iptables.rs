@@ -47,7 +47,7 @@ enum Target {
     Jump(String),
 }
 
-/// Maximum depth of jumps between chains, which detects loops. Kuma's rules need three.
+/// Maximum depth of jumps between chains. Chains that exceed it form a loop. Kuma's rules need three.
 const MAX_DEPTH: usize = 8;
 
 // === impl Tables ===
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_evaluated_in_order_and_after_a_chain_returns() {
+    fn rules_are_evaluated_in_order_and_evaluation_continues_when_a_chain_returns() {
         let text = "*raw\n-A OUTPUT -p tcp -j CT --zone 1\n-A OUTPUT -p tcp -j CT --zone 2\n*nat\n\
             -A OUTPUT -p tcp -j CUSTOM\n-A OUTPUT -p tcp -j REDIRECT --to-ports 3\n\
             -A CUSTOM ! -d 10.0.0.3/32 -o lo -j RETURN\n\

@@ -5,7 +5,7 @@ use kermode_netfilter::{ChainName, Hook, Match, RuleSet, Verdict};
 
 use super::packet::{Disposition, Packet};
 
-/// Maximum depth of jumps between chains, which detects loops. Kermode's rules need three.
+/// Maximum depth of jumps between chains. Chains that exceed it form a loop. Kermode's rules need three.
 const MAX_DEPTH: usize = 8;
 
 /// Evaluates all rules for a packet. The hooks that assign connection tracking zones come before those that redirect.

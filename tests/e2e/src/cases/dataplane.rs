@@ -135,8 +135,8 @@ pub(super) async fn unready_pod_has_an_unready_dataplane_and_gets_no_requests(
     Ok(String::new())
 }
 
-/// Checks that the Dataplane of Pod `unready` shows that it is unready, and that the client's Envoy has no endpoint for
-/// it.
+/// Checks that the Dataplane of Pod `unready` shows that the Pod is unready, and that the client's Envoy has no
+/// endpoint for the Pod.
 async fn check_unready_pod(fixture: &Fixture) -> Result<()> {
     wait_for(
         "Dataplane \"unready\" to show that its Pod is unready",
@@ -293,11 +293,13 @@ async fn wait_for_reported_failure(fixture: &Fixture, pod: &str) -> Result<f64> 
         .port_forward(SYSTEM_NAMESPACE, &target, DIAGNOSTICS_PORT)
         .await?;
     let text = diagnostics.get("/metrics").await?;
-    let metric = "kuma_cp_dataplane_generation_failures_total ";
-    let value = text.lines().find_map(|line| line.strip_prefix(metric));
+    let metric = "kuma_cp_dataplane_generation_failures_total";
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
     let value: f64 = value
-        .with_context(|| format!("metric {metric}is missing from\n{text}"))?
+        .with_context(|| format!("metric {metric} is missing from\n{text}"))?
         .parse()?;
-    ensure!(value >= 1.0, "metric {metric}is {value}, but a failure occurred");
+    ensure!(value >= 1.0, "metric {metric} is {value}, but a failure occurred");
     Ok(value)
 }

@@ -19,8 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const CLIENT_IDENTITY: &str = "spiffe://default/client_e2e-mesh_svc";
 const SERVER_IDENTITY: &str = "spiffe://default/server_e2e-mesh_svc_80";
 
-/// Text that a capture contains only if traffic is not encrypted. The request carries it in its path. HTTP/2 compresses
-/// headers, so the response repeats it in its body.
+/// Text that a capture contains only if traffic is not encrypted. The request carries the text in its path. HTTP/2
+/// compresses headers, so the server repeats the text in the body of the response.
 const MARKER: &str = "readable-on-the-wire";
 
 pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(
@@ -55,11 +55,11 @@ pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(
         .unwrap_or_default();
     ensure!(
         header.contains(&format!("URI={CLIENT_IDENTITY}")),
-        "x-forwarded-client-cert is {header:?}"
+        "x-forwarded-client-cert does not contain URI={CLIENT_IDENTITY}: {header:?}"
     );
     ensure!(
         header.contains(&format!("By={SERVER_IDENTITY}")),
-        "x-forwarded-client-cert is {header:?}"
+        "x-forwarded-client-cert does not contain By={SERVER_IDENTITY}: {header:?}"
     );
     Ok(format!(
         "handshakes: {outgoing} by the client, {incoming} by the servers"
@@ -124,7 +124,7 @@ pub(super) async fn capture_without_mtls_shows_plain_text(fixture: &Fixture) -> 
     ))
 }
 
-/// Waits until the server sees the identity of the client (`visible`), or until it sees none.
+/// Waits until the server sees the identity of the client. If `visible` is false, waits until the server sees none.
 async fn wait_for_client_identity(fixture: &Fixture, visible: bool) -> Result<()> {
     let before = fixture.client_counters().await?;
     wait_for(
@@ -145,7 +145,7 @@ async fn wait_for_client_identity(fixture: &Fixture, visible: bool) -> Result<()
     .await
 }
 
-/// Segments that were captured during a request in the mesh and a control request outside of it.
+/// Segments that were captured during a request in the mesh and a comparison request outside of the mesh.
 struct Observation {
     /// Segments that contain the marker of the request in the mesh.
     readable: Vec<Segment>,
@@ -154,11 +154,11 @@ struct Observation {
     /// Number of segments from the client's Pod to the port of the Service. There must be none, because these packets
     /// are redirected to the client's sidecar.
     unredirected: usize,
-    /// Number of segments that contain the marker of the control request outside of the mesh.
+    /// Number of segments that contain the marker of the comparison request outside of the mesh.
     readable_outside: usize,
 }
 
-/// Captures the packets of one request in the mesh and of one outside of it.
+/// Captures the packets of one request in the mesh and of a comparison request outside of the mesh.
 async fn observe_requests(fixture: &Fixture) -> Result<Observation> {
     let kubectl = &fixture.cluster.kubectl;
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
@@ -179,7 +179,7 @@ async fn observe_requests(fixture: &Fixture) -> Result<Observation> {
         response.contains(&mesh_marker),
         "the server does not repeat the marker: {response}"
     );
-    // The control request is sent after the request in the mesh. Once the capture contains it, the capture also
+    // The comparison request is sent after the request in the mesh. Once the capture contains it, the capture also
     // contains all earlier packets.
     demo::get(
         kubectl,

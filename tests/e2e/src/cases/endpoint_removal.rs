@@ -232,7 +232,7 @@ impl Replica {
                     }
                 }
                 Ok(done_if(false, &replicas[0], || {
-                    "the proxy is connected to none".to_owned()
+                    "the proxy is connected to no replica".to_owned()
                 }))
             },
         )

@@ -488,8 +488,8 @@ impl CrashClient {
         demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await
     }
 
-    /// Checks that the client got responses during nearly all of this time. Requests during the crash may fail. Deletes
-    /// the client.
+    /// Checks that the client got responses during nearly all of `time`: to at least half of its requests, 5 s of the
+    /// crash excepted. Deletes the client.
     async fn end(self, fixture: &Fixture, time: Duration) -> Result<String> {
         let increase = self.counters(fixture).await?.since(&self.before);
         delete_pod(fixture, CRASH_CLIENT).await?;
@@ -518,7 +518,7 @@ async fn time_to_first_response_within(
     time_to_response
 }
 
-/// Deletes a Pod, if it exists.
+/// Deletes a Pod of the application's namespace, if it exists.
 pub(super) async fn delete_pod(fixture: &Fixture, name: &str) -> Result<()> {
     let immediately = DeleteParams::default().grace_period(0);
     match fixture.pods(APP_NAMESPACE).delete(name, &immediately).await {

@@ -193,7 +193,10 @@ async fn check_events(fixture: &Fixture) -> Result<()> {
         ])
         .await?;
     for reason in ["CARotationStarted", "CARotationSigning", "CARotationFinished"] {
-        ensure!(events.contains(reason), "no Event {reason} on the Mesh: {events}");
+        ensure!(
+            events.contains(reason),
+            "no Event about the Mesh has the reason {reason}: {events}"
+        );
     }
     Ok(())
 }
@@ -338,7 +341,7 @@ const STOLEN_TOKEN_PATH: &str = "/stolen/token";
 /// Pod that runs kuma-dp with the name of another proxy, or with a token that is not its own.
 struct Impostor {
     name: &'static str,
-    /// Name of the proxy that the Pod claims to be.
+    /// Name of the proxy that the impostor claims to be.
     claimed_proxy: String,
     /// Token that the Pod presents; none for the token of its own ServiceAccount.
     stolen_token: Option<String>,
@@ -391,7 +394,7 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
     };
     let bound_kind = "--bound-object-kind=Pod";
     let bound_name = |pod: &str| format!("--bound-object-name={pod}");
-    // The token of a Pod that is then deleted.
+    // A token that is bound to a Pod, which is then deleted.
     let deleted = pod_without_sidecar(fixture, "e2e-deleted")?;
     fixture
         .pods(APP_NAMESPACE)

@@ -14,6 +14,15 @@ const INIT_CONTAINER: &str = "kuma-init";
 const VIRTUAL_PROBES_PORT: i64 = 9000;
 /// Mount path of the ServiceAccount's token, which the API server mounts into every container.
 const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Fields of a Pod's spec that injection must not change.
+const UNCHANGED_POD_FIELDS: [&str; 6] = [
+    "hostAliases",
+    "dnsConfig",
+    "dnsPolicy",
+    "hostNetwork",
+    "securityContext",
+    "shareProcessNamespace",
+];
 
 pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
@@ -120,27 +129,22 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
                 "{} has other containers: {others:?}",
                 pod.name_any()
             );
-            let pairs = [
-                (json!(template.host_aliases), json!(spec.host_aliases)),
-                (json!(template.dns_config), json!(spec.dns_config)),
-                (json!(template.dns_policy), json!(spec.dns_policy)),
-                (json!(template.host_network), json!(spec.host_network)),
-                (json!(template.security_context), json!(spec.security_context)),
-                (
-                    json!(template.share_process_namespace),
-                    json!(spec.share_process_namespace),
-                ),
-            ];
-            for (before, after) in pairs {
-                ensure!(before == after, "{}: {before} became {after}", pod.name_any());
+            let (template, spec) = (json!(template), json!(spec));
+            for field in UNCHANGED_POD_FIELDS {
+                let (before, after) = (&template[field], &spec[field]);
+                ensure!(
+                    before == after,
+                    "{field} of {}: {before} became {after}",
+                    pod.name_any()
+                );
             }
         }
     }
     Ok(String::new())
 }
 
-/// Checks that an injected Pod's container equals that of the template. Two differences are expected: the token mount
-/// of the API server, and HTTP probes that the sidecar serves.
+/// Checks that an injected Pod's container equals that of the template. Two differences are expected: the mount of
+/// the token, which the API server adds, and HTTP probes that the sidecar serves.
 fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
     let (mut original, mut injected) = (json!(original), json!(injected));
     for probe in ["readinessProbe", "livenessProbe"] {

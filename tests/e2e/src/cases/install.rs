@@ -118,7 +118,9 @@ pub(super) async fn custom_resources_are_served(fixture: &Fixture) -> Result<Not
     Ok(String::new())
 }
 
-pub(super) async fn access_rights_are_minimal(fixture: &Fixture) -> Result<Note> {
+pub(super) async fn access_rights_have_no_wildcard_and_allow_only_expected_requests(
+    fixture: &Fixture,
+) -> Result<Note> {
     fixture.ensure_control_plane().await?;
     let client = || fixture.cluster.client.clone();
     let cluster_role = Api::<ClusterRole>::all(client()).get(CONTROL_PLANE).await?;
@@ -175,7 +177,8 @@ fn check_no_wildcard(rule: &PolicyRule) -> Result<()> {
     Ok(())
 }
 
-/// Returns `yes` if the control plane's ServiceAccount is allowed to do this, otherwise `no`.
+/// Returns `yes` if the control plane's ServiceAccount may use the verb on this resource in the namespace, otherwise
+/// `no`.
 async fn can_i(fixture: &Fixture, verb: &str, resource: &str, namespace: &str) -> Result<String> {
     let (user_flag, namespace_flag) = (
         format!("--as=system:serviceaccount:{SYSTEM_NAMESPACE}:{CONTROL_PLANE}"),
@@ -192,7 +195,7 @@ async fn can_i(fixture: &Fixture, verb: &str, resource: &str, namespace: &str) -
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-pub(super) async fn webhooks_fail_closed_for_labelled_objects_and_open_for_others(
+pub(super) async fn failure_policy_is_fail_for_labelled_objects_and_ignore_for_others(
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_control_plane().await?;

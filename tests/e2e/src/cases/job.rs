@@ -1,4 +1,4 @@
-//! A Job in the mesh: its init container can use the mesh, and the sidecar does not prevent its completion.
+//! A Job in the mesh: its init container can use the mesh, and the sidecar does not prevent the completion of the Job.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ async fn check_completion(fixture: &Fixture, jobs: &Api<Job>) -> Result<()> {
             .get_opt(&pod.name_any())
             .await?
             .is_some();
-        Ok(done_if(!exists, (), || "it still exists".to_owned()))
+        Ok(done_if(!exists, (), || "the Dataplane still exists".to_owned()))
     })
     .await
 }

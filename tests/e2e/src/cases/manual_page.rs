@@ -115,7 +115,7 @@ fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
             },
         })
     };
-    // Inbounds are sorted by Service name, then in the order of its ports.
+    // Inbounds are sorted by the name of the Service, then in the order of the Service's ports.
     let expected = json!([
         inbound(8080, "http", "my-other-service", 81),
         inbound(8080, "http", "my-service", 80),
@@ -170,7 +170,7 @@ fn check_status(dataplane: &Value) -> Result<()> {
     let status = &dataplane["status"];
     ensure!(
         status["inbounds"]["ready"] == 3 && status["inbounds"]["total"] == 3,
-        "{status:#}"
+        "the Dataplane's status does not count 3 ready inbounds of 3: {status:#}"
     );
     let sidecar = &status["sidecar"];
     let is_text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
@@ -178,15 +178,18 @@ fn check_status(dataplane: &Value) -> Result<()> {
         is_text(&sidecar["version"])
             && is_text(&sidecar["envoyVersion"])
             && is_text(&sidecar["controlPlane"]),
-        "{sidecar:#}"
+        "status.sidecar lacks a version or the replica of the control plane: {sidecar:#}"
     );
     ensure!(
         is_text(&sidecar["configuration"]["acknowledged"])
             && sidecar["configuration"].get("lastRejection").is_none(),
-        "{sidecar:#}"
+        "the sidecar has acknowledged no configuration, or rejected one: {sidecar:#}"
     );
     for kind in ["Ready", "Connected", "ConfigurationAccepted"] {
-        ensure!(condition(status, kind) == "True", "{kind}: {status:#}");
+        ensure!(
+            condition(status, kind) == "True",
+            "condition {kind} is not True: {status:#}"
+        );
     }
     Ok(())
 }

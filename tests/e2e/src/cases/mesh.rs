@@ -50,7 +50,9 @@ const INVALID: [(&str, &str); 6] = [
     ),
 ];
 
-pub(super) async fn denials_of_invalid_resources_name_field_and_remedy(fixture: &Fixture) -> Result<Note> {
+pub(super) async fn denial_of_an_invalid_resource_names_the_field_and_the_remedy(
+    fixture: &Fixture,
+) -> Result<Note> {
     fixture.ensure_control_plane().await?;
     fixture.wait_for_default_mesh().await?;
     let dry_run = ["apply", "--dry-run=server", "--filename=-"];
@@ -135,7 +137,7 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
                 namespace_flag,
             ])
             .await?;
-        // A change of the Mesh must not recreate its deleted permission.
+        // A change of the Mesh must not recreate the deleted permission.
         let patch = "--patch={\"spec\": {\"networking\": {\"outbound\": {\"passthrough\": true}}}}";
         kubectl
             .run(&["patch", "mesh", "e2e-second", "--type=merge", patch])
@@ -166,7 +168,7 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
     Ok(String::new())
 }
 
-pub(super) async fn without_passthrough_no_traffic_leaves_the_mesh(fixture: &Fixture) -> Result<Note> {
+pub(super) async fn without_passthrough_requests_that_leave_the_mesh_fail(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
     let kubectl = &fixture.cluster.kubectl;
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;

@@ -1,5 +1,5 @@
-//! The classic sidecar mode, in which the sidecar is an ordinary container and no init container. It is the default for
-//! API servers before 1.29; here, an annotation selects it.
+//! The classic sidecar mode, in which the sidecar is an ordinary container instead of an init container. This mode is
+//! the default for API servers before 1.29; here, an annotation selects it.
 
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(
     }
     let pods = fixture.pods(APP_NAMESPACE);
     let created = pods.create(&PostParams::default(), &caller).await?;
-    // The application sends each request once and is not restarted, so it fails unless the sidecar is ready when it
-    // starts.
+    // The application sends each request once and is not restarted, so it fails unless the sidecar was ready
+    // before.
     let termination = wait_for("the application to end", DEADLINE, async || {
         let status = pods.get(NAME).await?.status.unwrap_or_default();
         let mut statuses = status.container_statuses.iter().flatten();

@@ -16,7 +16,7 @@ use crate::pods::ip;
 /// Metric that counts complete endpoint removals.
 const COMPLETE_REMOVALS: &str = "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_count";
 
-/// Metrics of each stage of the control plane, and whether their value must be above 0.
+/// Beginnings of the series of each stage of the control plane, and whether their highest value must be above 0.
 const METRICS: [(&str, bool); 14] = [
     ("kuma_cp_engine_lag_seconds_count", true),
     ("kuma_cp_engine_work_seconds_count", true),
@@ -107,12 +107,12 @@ pub(super) async fn every_stage_has_metrics(fixture: &Fixture) -> Result<Note> {
         },
     )
     .await?;
-    for (metric, must_be_positive) in METRICS {
+    for (prefix, must_be_positive) in METRICS {
         let value =
-            max_value(&text, metric).with_context(|| format!("metric {metric} does not exist:\n{text}"))?;
+            max_value(&text, prefix).with_context(|| format!("no series begins with {prefix}:\n{text}"))?;
         ensure!(
             value > 0.0 || !must_be_positive,
-            "metric {metric} is {value}, but must be above 0"
+            "the highest value of the series {prefix}… is {value}, but must be above 0"
         );
     }
     let total_seconds = max_value(&text, "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_sum");
@@ -122,9 +122,9 @@ pub(super) async fn every_stage_has_metrics(fixture: &Fixture) -> Result<Note> {
     ))
 }
 
-/// Returns the largest value among the series of a metric.
-fn max_value(text: &str, metric: &str) -> Option<f64> {
-    let lines = text.lines().filter(|line| line.starts_with(metric));
+/// Returns the highest value of the series that begin with `prefix`.
+fn max_value(text: &str, prefix: &str) -> Option<f64> {
+    let lines = text.lines().filter(|line| line.starts_with(prefix));
     lines
         .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
         .reduce(f64::max)

@@ -81,7 +81,7 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
         tokio::select! {
             restarted = &mut restart => break restarted?,
             outcome = check_injection_in_dry_run(fixture) => {
-                outcome.with_context(|| format!("the Pod after {admitted} admitted Pods was denied"))?;
+                outcome.with_context(|| format!("a Pod got no sidecar, after {admitted} that got one"))?;
                 admitted += 1;
             }
         }

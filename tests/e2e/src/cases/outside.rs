@@ -1,5 +1,5 @@
-//! kuma-cp outside of the cluster, with a kubeconfig. The API server calls its webhooks by URL, and proxies connect to
-//! the IP address of this machine.
+//! kuma-cp outside of the cluster, with a kubeconfig. The API server calls the webhooks of kuma-cp by URL, and proxies
+//! connect to the IP address of this machine.
 
 use std::process::Stdio;
 
@@ -11,7 +11,9 @@ use crate::fixture::{APP_NAMESPACE, Fixture, SYSTEM_NAMESPACE};
 use crate::harness::host::{control_plane_command, free_port, terminate};
 use crate::harness::runner::Note;
 
-pub(super) async fn control_plane_outside_the_cluster_serves_it(fixture: &Fixture) -> Result<Note> {
+pub(super) async fn application_works_with_a_control_plane_outside_the_cluster(
+    fixture: &Fixture,
+) -> Result<Note> {
     fixture.delete_test_objects().await?;
     let host = fixture.cluster.addresses.host.as_str();
     let webhook_port = free_port(host)?;
@@ -86,7 +88,7 @@ async fn check_mesh(fixture: &Fixture) -> Result<()> {
         .unwrap_or_default();
     ensure!(
         header.contains("spiffe://default/client_e2e-mesh_svc"),
-        "x-forwarded-client-cert is {header:?}"
+        "x-forwarded-client-cert does not contain the identity of the client: {header:?}"
     );
     let dataplanes = fixture
         .dataplanes(APP_NAMESPACE)

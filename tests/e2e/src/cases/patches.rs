@@ -20,7 +20,7 @@ const PATCHES_ANNOTATION: &str = "kuma.io/container-patches";
 /// Deadline from the creation to the end of a Pod that makes a few requests.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-pub(super) async fn patch_of_the_manual_page_changes_the_sidecar_as_documented(
+pub(super) async fn patch_of_the_manual_page_changes_sidecar_and_init_container_as_documented(
     fixture: &Fixture,
 ) -> Result<Note> {
     let pod = create_patched_in_dry_run(fixture, "container-patch-1").await?;
@@ -39,7 +39,7 @@ pub(super) async fn patch_of_the_manual_page_changes_the_sidecar_as_documented(
     let init = container(&pod, "kuma-init")?;
     let profile = &init["securityContext"]["seccompProfile"];
     check_same(
-        "init's seccompProfile",
+        "kuma-init's seccompProfile",
         profile,
         &json!({"type": "RuntimeDefault"}),
     )?;
@@ -110,7 +110,7 @@ pub(super) async fn restricted_pods_pass_pod_security_admission(fixture: &Fixtur
     let restricted = inject_by_kumactl(fixture, "restricted").await?;
     let denial = create_in_dry_run(fixture, &restricted).await?;
     ensure!(denial.is_empty(), "Pod Security denied the Pod: {denial}");
-    // A control: the same Pod, injected for a namespace with the level `privileged`, is denied.
+    // For comparison, the same Pod, injected for a namespace with the level `privileged`, is denied.
     let ordinary = inject_by_kumactl(fixture, "privileged").await?;
     let denial = create_in_dry_run(fixture, &ordinary).await?;
     ensure!(

@@ -86,10 +86,10 @@ async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()
     )
     .await?;
     let names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
-    let before_responses = fixture.client_counters().await?;
+    let counters_after_change = fixture.client_counters().await?;
     let counters = wait_for("responses from all Pods", DEADLINE, async || {
         let now = fixture.client_counters().await?;
-        let increase = now.since(&before_responses);
+        let increase = now.since(&counters_after_change);
         let responding: BTreeSet<String> = increase.by_pod.keys().cloned().collect();
         let done = increase.succeeded >= CHECKED_RESPONSES && responding.is_superset(&names);
         Ok(done_if(done, now, || {
@@ -100,21 +100,21 @@ async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()
         }))
     })
     .await?;
-    check_responding_pods(&counters.since(&before_responses), &names)?;
+    check_responding_pods(&counters.since(&counters_after_change), &names)?;
     Ok(counters.since(&before).failure_summary())
 }
 
 /// Checks that deleted Pods have responded only to the few requests that were already in flight.
 fn check_responding_pods(increase: &Counters, names: &BTreeSet<String>) -> Result<()> {
-    let late: u64 = increase
+    let from_deleted_pods: u64 = increase
         .by_pod
         .iter()
         .filter(|(pod, _)| !names.contains(*pod))
         .map(|(_, count)| count)
         .sum();
     anyhow::ensure!(
-        late <= 5,
-        "{late} responses from deleted Pods: {:?} instead of {names:?}",
+        from_deleted_pods <= 5,
+        "{from_deleted_pods} responses from deleted Pods: {:?} instead of {names:?}",
         increase.by_pod
     );
     Ok(())

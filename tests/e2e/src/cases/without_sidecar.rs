@@ -14,8 +14,8 @@ const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 
 pub(super) async fn pod_outside_the_mesh_gets_no_response(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
-    // A control: a request of the same Pod to a server outside of the mesh succeeds, so the mesh causes the failures
-    // below.
+    // For comparison, a request of the same Pod to a server outside of the mesh succeeds. So the mesh causes the
+    // failures below.
     let outsider = fixture.ready_pod_name(OUTSIDE_NAMESPACE, "outsider").await?;
     let url = format!("http://server.{OUTSIDE_NAMESPACE}.svc/");
     demo::get(

@@ -92,7 +92,8 @@ pub(crate) async fn get(
     Ok(body.to_owned())
 }
 
-/// Makes a GET request that must fail, in the client container of a Pod, and returns the kind of failure.
+/// Makes a GET request that must fail, in the client container of a Pod. Returns the line that the demo program prints:
+/// the reason of the failure, or the status and body of the response.
 ///
 /// # Errors
 /// The request succeeds.

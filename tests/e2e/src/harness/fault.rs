@@ -17,7 +17,7 @@ use crate::pods::ip;
 /// nftables table, in the node's network namespace, whose rules drop the packets of dead connections.
 const TABLE: &str = "inet kermode-e2e-severed";
 
-/// Kills the process of a Pod that runs a program, with SIGKILL.
+/// Sends SIGKILL to the process of a Pod whose program has the name `program`.
 ///
 /// # Errors
 /// The Pod does not have exactly one such process.
@@ -30,7 +30,7 @@ pub(crate) fn kill_program(pod: &Pod, program: &str) -> Result<()> {
 pub(crate) struct Frozen(Pid);
 
 impl Frozen {
-    /// Freezes the process of a Pod that runs a program, with SIGSTOP.
+    /// Sends SIGSTOP to the process of a Pod whose program has the name `program`.
     ///
     /// # Errors
     /// The Pod does not have exactly one such process.
@@ -65,8 +65,8 @@ fn pid_of(pod: &Pod, program: &str) -> Result<Pid> {
     Ok(Pid::from_raw(pids[0]))
 }
 
-/// Whether a process runs a program in the Pod with this UID. The name of a container's cgroup contains the UID of its
-/// Pod.
+/// Whether a process of this machine runs the program in a container of the Pod with this UID. The name of a
+/// container's cgroup contains the UID of its Pod.
 fn runs_program(pid: i32, pod_uid: &str, program: &str) -> bool {
     let folder = Path::new("/proc").join(pid.to_string());
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
@@ -80,7 +80,7 @@ pub(crate) struct SeveredConnections<'c> {
 
 impl<'c> SeveredConnections<'c> {
     /// Drops all packets of the current connections between these Pods and a port of the node. New connections work.
-    /// Returns the number of severed connections as well.
+    /// Returns the severed connections and their number.
     pub(crate) async fn sever(cluster: &'c Cluster, pods: &[Pod], port: u16) -> Result<(Self, usize)> {
         let ss = cluster
             .in_node_network("ss")

@@ -142,7 +142,8 @@ impl PortForward {
 }
 
 impl Kubectl {
-    /// Forwards a port of a Pod, which may listen only on loopback. `target` is `pod/<name>` or `deployment/<name>`.
+    /// Forwards a port of a Pod, even if the Pod listens only on loopback. `target` is `pod/<name>` or
+    /// `deployment/<name>`.
     pub(crate) async fn port_forward(&self, namespace: &str, target: &str, port: u16) -> Result<PortForward> {
         let mut child = Command::new(&self.program)
             .args([
@@ -165,13 +166,14 @@ impl Kubectl {
         let mut stdout = BufReader::new(stdout).lines();
         let line = stdout.next_line().await?.unwrap_or_default();
         // kubectl prints: Forwarding from 127.0.0.1:40123 -> 5684
-        let port = line
+        let local_port = line
             .split(" -> ")
             .next()
             .and_then(|local| local.rsplit(':').next());
-        let port = port.and_then(|port| port.parse().ok());
+        let local_port = local_port.and_then(|port| port.parse().ok());
         Ok(PortForward {
-            port: port.with_context(|| format!("kubectl port-forward printed no local port: {line:?}"))?,
+            port: local_port
+                .with_context(|| format!("kubectl port-forward printed no local port: {line:?}"))?,
             _kubectl: child,
             _stdout: stdout,
         })

@@ -173,7 +173,11 @@ mod tests {
             &[0x17, 3, 3, 0, 1, 9],
         ]))
         .expect("valid");
-        assert_eq!(found.len(), 2, "the segment with an empty payload is left out");
+        assert_eq!(
+            found.len(),
+            2,
+            "the segment with an empty payload must be left out"
+        );
         assert_eq!(found[0].source, "10.0.0.1:8080".parse().expect("valid"));
         assert_eq!(found[0].destination, "10.0.0.2:80".parse().expect("valid"));
         assert!(found[0].contains_text("marker") && !found[0].is_tls_data());
@@ -186,7 +190,11 @@ mod tests {
         let whole = capture_file(&[b"one", b"two"]);
         for length in 0..whole.len() {
             let count = segments(&whole[..length]).expect("valid so far").len();
-            assert!(count < 2, "{length} of {} bytes", whole.len());
+            assert!(
+                count < 2,
+                "{count} segments are complete in {length} of {} bytes",
+                whole.len()
+            );
         }
         assert_eq!(segments(&whole).expect("valid").len(), 2);
     }
