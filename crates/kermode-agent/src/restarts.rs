@@ -61,7 +61,7 @@ mod tests {
     const SHORT_RUN_TIME: Duration = Duration::from_millis(10);
 
     #[test]
-    fn first_restart_is_immediate_and_a_crash_loop_is_given_up() {
+    fn first_restart_is_immediate_and_six_crashes_in_a_row_end_the_restarts() {
         let mut restarts = Restarts::default();
         let decisions: Vec<_> = (0..6).map(|_| restarts.on_end(139, SHORT_RUN_TIME)).collect();
         let waits = [0, 200, 400, 800, 1600].map(|millis| Decision::Restart(Duration::from_millis(millis)));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn successful_exit_is_not_restarted() {
+    fn envoy_that_exits_successfully_is_not_restarted() {
         assert_eq!(Restarts::default().on_end(0, SHORT_RUN_TIME), Decision::Finished);
     }
 }

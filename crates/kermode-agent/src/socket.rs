@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn socket_is_private_and_replaces_that_of_an_earlier_process() {
+    async fn socket_is_private_and_replaces_the_socket_of_an_earlier_process() {
         let parent = tempfile::tempdir().unwrap();
         let leftover = parent.path().join(format!("kuma-dp-{}", std::process::id()));
         std::fs::create_dir(&leftover).unwrap();

@@ -1,7 +1,8 @@
 //! Identity of a proxy that calls the control plane, and the interface by which the gRPC services check it.
 //!
-//! The services of ADS, certificates and endpoint removals depend on this interface only. `kermode-issuance`
-//! implements it with the API server's TokenReview and the index of Pods (docs/design.md#authentication-of-proxies).
+//! The services of ADS and endpoint removals depend on this interface only. `kermode-issuance` implements the interface
+//! with the API server's TokenReview and the index of Pods (docs/design.md#authentication-of-proxies), and uses the
+//! same implementation for its own service, which issues certificates.
 
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ pub struct ProxyIdentity {
 
 /// Authenticates callers and authorizes their access to a Dataplane.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Authenticates the caller by the metadata of the call. Services do this before they read a message of the call.
+    /// Authenticates the caller by the metadata of the call. The ADS service does this before it reads a message of the
+    /// call.
     ///
     /// # Errors
     /// The status that the call is rejected with.
@@ -31,9 +33,9 @@ pub trait Authenticator: Send + Sync + 'static {
         metadata: &'a http::HeaderMap,
     ) -> BoxFuture<'a, Result<ProxyIdentity, Status>>;
 
-    /// Checks against the current index that the Dataplane named by the identity belongs to the identity's Pod. Streams
-    /// call this method when they begin and after every change of their resources, so it must be fast and must not
-    /// block.
+    /// Checks against the current index that the Dataplane named by the identity belongs to the identity's Pod. ADS
+    /// streams call this method when they begin and after every change of their resources, so it must be fast and must
+    /// not block.
     ///
     /// # Errors
     /// The status that the call is rejected with; `NOT_FOUND` when the Dataplane may still appear.

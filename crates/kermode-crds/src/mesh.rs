@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn enabled_backend_defaults_to_strict_and_certificates_valid_for_a_day() {
+    fn enabled_backend_is_strict_and_issues_certificates_for_a_day_by_default() {
         let backend = json!({"name": "ca-1", "type": "builtin"});
         let mesh =
             convert(json!({"mtls": {"enabledBackend": "ca-1", "backends": [backend]}})).expect("valid");

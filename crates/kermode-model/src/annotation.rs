@@ -74,7 +74,8 @@ keys! {
     VIRTUAL_PROBES_PORT = "kuma.io/virtual-probes-port", "annotation of a Pod", Notation::Port, "setting `virtualProbesPort`";
     /// Environment variables of the sidecar. They override variables from the settings and those of the injector.
     SIDECAR_ENV_VARS = "kuma.io/sidecar-env-vars", "annotation of a Pod", Notation::Map, "";
-    /// Number of Envoy's worker threads; 0 starts one for each CPU of the node.
+    /// Number of Envoy's worker threads; 0 starts one for each CPU in the sidecar's cpuset, usually all CPUs of the
+    /// node.
     SIDECAR_PROXY_CONCURRENCY = "kuma.io/sidecar-proxy-concurrency", "annotation of a Pod", Notation::Number, "CPU limit of the sidecar, at least 2";
     /// Time for which the sidecar drains before it stops.
     SIDECAR_DRAIN_TIME = "kuma.io/sidecar-drain-time", "annotation of a Pod", Notation::Duration, "setting `sidecarContainer.drainTime`";

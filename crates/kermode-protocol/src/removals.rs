@@ -33,8 +33,8 @@ pub struct WatchRemovalResponse {
     /// are connected to it.
     #[prost(string, repeated, tag = "4")]
     pub other_replicas: Vec<String>,
-    /// Whether every proxy is connected to one of the replicas. The replicas assume so if none of them started or ended
-    /// within the last minute.
+    /// Whether every proxy is connected to one of the replicas. A replica assumes so if it finds itself among the
+    /// replicas and none of them started or ended within the last minute.
     #[prost(bool, tag = "5")]
     pub complete: bool,
 }

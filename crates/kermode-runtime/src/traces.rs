@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn spans_of_kermode_reach_the_collector_and_others_do_not() {
+    async fn spans_of_kermode_reach_the_collector_and_other_spans_do_not() {
         let (exports, mut exported) = mpsc::unbounded_channel();
         let traces = Traces::start(Settings {
             endpoint: start_collector(exports).await,

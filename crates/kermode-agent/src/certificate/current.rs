@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn another_signer_causes_one_renewal() {
+    fn change_of_the_signer_causes_one_renewal() {
         let mut current = mk_current(&[1, 2], 4, 1);
         let update = mk_update(&[1, 2], 4, 2);
         let one_minute = Some(Duration::from_mins(1));

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// Limit on the cache, in bytes. A sidecar with on-demand outbounds needs far less. Cache and agent together stay
-/// within the memory request of a sidecar.
+/// Limit on the cache, in bytes. With a full cache, the agent stays within the memory request of a sidecar.
 pub(crate) const LIMIT: usize = 8 << 20;
 /// Memory of an entry besides its contents, in bytes: keys, pointers, the slot of the table.
 const ENTRY_OVERHEAD: usize = 128;
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn only_complete_types_serve_wildcard_subscriptions() {
+    fn wildcard_subscription_is_served_only_from_a_complete_type() {
         let mut cache = Cache::new(10_000);
         let kind: Arc<str> = "kind".into();
         cache.put(&kind, "a".into(), mk_entry(1));

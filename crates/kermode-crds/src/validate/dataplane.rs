@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn either_inbounds_or_a_gateway_are_required() {
+    fn dataplane_needs_either_inbounds_or_a_gateway() {
         assert_eq!(
             problem_with("/spec/networking/inbound", json!([])),
             "spec.networking: has to contain at least one inbound interface or gateway"

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn names_must_be_dns_labels() {
+    fn names_of_meshes_and_builtin_backends_must_be_dns_labels() {
         let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, neither starting nor \
                     ending with a dash";
         let problems_of_name = |name: &str| {

@@ -109,7 +109,7 @@ fn dataplane_that_moves_to_another_mesh_is_removed_from_the_old_mesh() {
 }
 
 #[test]
-fn endpoint_of_a_newer_pod_survives_the_removal_of_the_older_one() {
+fn endpoint_of_a_newer_pod_survives_the_removal_of_the_older_pod() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",

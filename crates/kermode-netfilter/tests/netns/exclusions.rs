@@ -51,7 +51,7 @@ fn example_of_the_manual_page_excludes_an_init_container() {
 }
 
 #[test]
-fn exclusion_of_one_protocol_does_not_affect_the_other() {
+fn exclusion_of_one_protocol_does_not_affect_the_other_protocol() {
     let lab = mk_lab(&[(TCP_KEY, "53:1234")]);
     assert_eq!(lab.pod_udp(1234, "10.1.2.1:53"), "dns");
     assert_eq!(reaches_server(&lab, 1234, 53), [true; 2]);

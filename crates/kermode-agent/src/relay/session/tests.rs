@@ -263,7 +263,7 @@ fn nonexistence_of_a_resource_is_cached() {
 }
 
 #[test]
-fn empty_configuration_is_sent_from_the_cache_and_an_unknown_one_is_not() {
+fn empty_configuration_is_sent_only_if_it_is_cached() {
     let mut cache = mk_cache();
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), &mut cache);
