@@ -89,7 +89,7 @@ fn print_notices(outcome: &PodOutcome) {
     if let Err(reason) = &outcome.dataplane {
         return output::print_notice("No Dataplane", &format!("{pod}: {reason}"));
     }
-    if outcome.address_assumed {
+    if outcome.has_placeholder_address {
         output::print_notice(
             "Assumed",
             &format!("{pod} has no IP yet: {PLACEHOLDER_ADDRESS} is used in its place"),

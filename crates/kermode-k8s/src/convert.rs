@@ -27,7 +27,7 @@ use kermode_crds::annotation;
 use kermode_model::{DEFAULT_MESH, Dataplane, MeshName};
 
 pub use self::error::ConvertError;
-pub use self::explain::{DataplaneExplanation, InboundExplanation, ServiceSelection, explain};
+pub use self::explain::{DataplaneExplanation, InboundExplanation, ServiceMatch, explain};
 use self::facts::{NamespaceFacts, PodFacts, PodPhase, ServiceFacts, Workload};
 pub use self::object::{MANAGED_LABELS, dataplane_object, owner_reference};
 pub use self::select::{selecting_services, selects};

@@ -27,7 +27,7 @@ pub use self::addresses::of_service as service_addresses;
 pub use self::changes::{Changes, DataplaneChange, Desired, PodIdentity};
 use self::entry::PodEntry;
 use self::pool::Pool;
-use self::selection::Selection;
+use self::selection::LabelLookup;
 use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
 use crate::convert::{self, ConvertError, ConvertSettings, Converted};
 
@@ -43,7 +43,7 @@ pub struct Index {
     owners: HashMap<OwnerId, OwnerFacts>,
     pods_by_owner: HashMap<OwnerId, HashSet<ObjectKey>>,
     /// For each namespace, the lookup of its Pods and Services by labels.
-    selections: HashMap<Arc<str>, Selection>,
+    selections: HashMap<Arc<str>, LabelLookup>,
     pool: Pool,
     /// Number of conversions of Pods so far.
     conversions: u64,
@@ -225,7 +225,7 @@ impl Index {
     /// Converts the Pods of a Namespace whose mesh may differ.
     fn reconvert_namespace(&mut self, name: &Arc<str>) -> Changes {
         let namespace = self.namespaces.get(name);
-        let pods = self.selections.get(name).into_iter().flat_map(Selection::pods);
+        let pods = self.selections.get(name).into_iter().flat_map(LabelLookup::pods);
         let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
         // Only the mesh of a Pod depends on the Namespace, and injection writes the mesh of most Pods as an annotation.
         let mesh_may_differ = |entry: &PodEntry| match &entry.current {
@@ -308,7 +308,7 @@ impl Index {
     }
 
     fn remove_empty_selection(&mut self, namespace: &Arc<str>) {
-        if self.selections.get(namespace).is_some_and(Selection::is_empty) {
+        if self.selections.get(namespace).is_some_and(LabelLookup::is_empty) {
             self.selections.remove(namespace);
         }
     }

@@ -41,7 +41,7 @@ pub struct PodOutcome {
     /// Origin of inbounds and tags.
     pub explanation: DataplaneExplanation,
     /// Whether the Pod has no IP, so that [`PLACEHOLDER_ADDRESS`] is used.
-    pub address_assumed: bool,
+    pub has_placeholder_address: bool,
 }
 
 /// Reason why a Pod has no Dataplane.
@@ -112,7 +112,7 @@ impl ManifestObjects {
 
     fn convert_pod(&self, pod: &PodFacts, settings: &ConvertSettings) -> PodOutcome {
         let mut pod = pod.clone();
-        let address_assumed = pod.ip.is_none();
+        let has_placeholder_address = pod.ip.is_none();
         pod.ip = pod.ip.or(Some(PLACEHOLDER_ADDRESS));
         let services: Vec<_> = self
             .services
@@ -145,7 +145,7 @@ impl ManifestObjects {
             dataplane,
             warnings,
             explanation,
-            address_assumed,
+            has_placeholder_address,
         }
     }
 }

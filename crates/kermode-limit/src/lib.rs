@@ -2,7 +2,7 @@
 //!
 //! A [`KeyedLimit`] grants permits per key and in total. A [`Permit`] counts until it is dropped. A [`RevocablePermit`]
 //! can also be revoked: it is superseded when another permit of its key is acquired at a limit, or evicted by
-//! [`KeyedLimit::revoke_keys`]. Keys without permits take no memory. Limits on rates are in [`rate`].
+//! [`KeyedLimit::evict_keys`]. Keys without permits take no memory. Limits on rates are in [`rate`].
 
 pub mod rate;
 
@@ -52,7 +52,7 @@ pub enum LimitReached {
 pub enum Revoked {
     /// A newer permit of the same key replaced it.
     Superseded,
-    /// [`KeyedLimit::revoke_keys`] evicted its key.
+    /// [`KeyedLimit::evict_keys`] evicted its key.
     Evicted,
 }
 
@@ -162,7 +162,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
 
     /// Evicts all revocable permits of up to `count` keys, starting with a random key. Returns the number of evicted
     /// keys.
-    pub fn revoke_keys(&self, count: usize) -> usize {
+    pub fn evict_keys(&self, count: usize) -> usize {
         let mut granted = self.granted.lock();
         // Starts at a random key, so that the same keys are not evicted every time.
         let start = fastrand::usize(..=granted.keys.len());

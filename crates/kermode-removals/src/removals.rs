@@ -158,7 +158,7 @@ impl EndpointRemovals {
         published: Arc<PublishedSequence>,
         replicas: watch::Receiver<Replicas>,
     ) -> impl Stream<Item = RemovalReport> + Send + 'static {
-        let watcher = Watcher {
+        let watcher = RemovalWatcher {
             changed: self.inner.changed.subscribe(),
             removals: self.clone(),
             endpoint,
@@ -192,7 +192,7 @@ impl EndpointRemovals {
 }
 
 /// One caller that watches a removal.
-struct Watcher {
+struct RemovalWatcher {
     removals: EndpointRemovals,
     endpoint: ObjectKey,
     published: Arc<PublishedSequence>,
@@ -202,7 +202,7 @@ struct Watcher {
     last: Option<RemovalReport>,
 }
 
-impl Watcher {
+impl RemovalWatcher {
     /// Returns the next report that differs from the last one.
     async fn next_report(&mut self) -> RemovalReport {
         loop {

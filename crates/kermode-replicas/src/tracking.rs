@@ -198,7 +198,8 @@ impl ReplicaTracker {
         }
     }
 
-    /// Whether the list is complete, as far as this replica can tell: it has been read once, and contains this replica.
+    /// Whether the list is complete, as far as this replica can tell: the first list has been read, and this replica is
+    /// in the list.
     fn are_known(&self) -> bool {
         self.is_synced && self.running.contains_key(&self.own)
     }
@@ -279,7 +280,7 @@ mod tests {
         let own_container = Some("containerd://10.0.0.1".to_owned());
         assert_eq!(replica(label.clone(), CONTAINER_NAME), own_container);
         assert_eq!(replica(other_label.clone(), CONTAINER_NAME), own_container);
-        // The first running container stands for the Pod.
+        // No container has the name, so the first running one is taken for the replica.
         assert_eq!(replica(label, "kuma-cp"), Some("containerd://0".to_owned()));
         assert_eq!(replica(other_label, "kuma-cp"), None);
     }

@@ -77,7 +77,7 @@ impl MeshStatuses {
 
     async fn write(&self, api: &Api<Mesh>, mesh: &Mesh) {
         let name = mesh.name_any();
-        let (dataplanes, services) = self.count_members(&MeshName::from(name.as_str()));
+        let (dataplanes, services) = self.count_dataplanes_and_services(&MeshName::from(name.as_str()));
         let Some(status) = changed_status(mesh, dataplanes, services, Timestamp::now()) else {
             return;
         };
@@ -104,7 +104,7 @@ impl MeshStatuses {
     }
 
     /// Returns the number of Dataplanes and of services of a mesh.
-    fn count_members(&self, mesh: &MeshName) -> (usize, usize) {
+    fn count_dataplanes_and_services(&self, mesh: &MeshName) -> (usize, usize) {
         let index = self.index.read();
         let view = index.view();
         (view.dataplanes_of(mesh).count(), view.services(mesh).count())

@@ -25,7 +25,7 @@ pub struct Publisher {
     metrics: Metrics,
 }
 
-/// Counters of encoded and of published resources.
+/// Counters of resources that were encoded, and of those that differed from the store and were published.
 #[derive(Clone, Debug, Default)]
 struct Metrics {
     encoded: Counter,
@@ -37,7 +37,7 @@ struct Metrics {
 struct Work {
     /// Meshes of which all shared resources are published.
     meshes: HashSet<MeshName>,
-    /// Services, by mesh, of meshes that are not in `meshes`.
+    /// Services of which all shared resources are published, by mesh. Only of meshes that are not in `meshes`.
     services: HashMap<MeshName, HashSet<ServiceName>>,
     /// Proxies of which all own resources are published.
     proxies: HashSet<ObjectKey>,
@@ -134,7 +134,7 @@ impl Publisher {
         self.store.mesh_sequence(mesh)
     }
 
-    /// Collects the parts to publish.
+    /// Returns the parts to publish for the touched parts.
     fn plan(view: &MeshView, touched: &[Touched]) -> Work {
         let mut work = Work::default();
         for touched in touched {
@@ -250,6 +250,7 @@ fn has_mesh(view: &MeshView, proxy: &ObjectKey) -> bool {
     dataplane.is_some_and(|dataplane| view.mesh(&dataplane.mesh).is_some())
 }
 
+/// Returns the profile of the proxy that a Dataplane describes.
 fn profile(mesh: &Mesh, dataplane: &Dataplane) -> Profile {
     let reachable = dataplane
         .transparent_proxying

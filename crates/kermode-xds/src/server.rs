@@ -110,7 +110,7 @@ struct AdsServerState {
     removals: EndpointRemovals,
     shutdown: watch::Receiver<bool>,
     status_sink: OnceLock<Box<dyn StatusSink>>,
-    /// Number of the next stream, for [`StatusSink`].
+    /// Number by which [`StatusSink`] identifies the next stream.
     next_stream: AtomicU64,
     open_streams: KeyedLimit<ObjectKey>,
     /// Permits to get the first configuration, see [`Settings::concurrent_starts`].
@@ -160,7 +160,7 @@ impl AdsServer {
     /// Ends the streams and connections of up to `count` proxies, chosen at random. The proxies reconnect through the
     /// Service, which may lead to another replica. Returns the number of evicted proxies.
     pub fn evict_proxies(&self, count: usize) -> usize {
-        self.state.open_streams.revoke_keys(count)
+        self.state.open_streams.evict_keys(count)
     }
 
     /// Serves a call until it ends.

@@ -189,7 +189,7 @@ impl Store {
             }
         }
         drop(locked);
-        // One reference: the one of the map.
+        // The scope is unused if only the map refers to it.
         self.proxies.remove_unused(proxy, 1);
     }
 

@@ -33,7 +33,7 @@ use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use crate::store::{Changes, VersionedName, View};
 use hold::Holds;
-use order::SendOrder;
+use order::DelayedChanges;
 use tracker::{Batch, Tracker};
 
 /// Limits of a stream.
@@ -290,13 +290,13 @@ impl Stream {
         }
         self.holds.update(&self.trackers, view);
         for kind in order::KINDS {
-            // True for all kinds but one in most steps, and cheaper than computing a send order.
+            // True for all kinds but one in most steps, and cheaper than determining which changes have to wait.
             if self.trackers[kind as usize].has_nothing_to_send() {
                 continue;
             }
-            let order = SendOrder::new(kind, &self.trackers, view);
+            let delayed = DelayedChanges::new(kind, &self.trackers, view);
             let limit = self.limits.response_bytes;
-            let Some(batch) = self.trackers[kind as usize].next_batch(view, &order, &self.holds, limit)
+            let Some(batch) = self.trackers[kind as usize].next_batch(view, &delayed, &self.holds, limit)
             else {
                 continue;
             };
@@ -324,7 +324,7 @@ impl Stream {
         }
     }
 
-    /// Returns the response that contains a batch, and records the batch as in flight.
+    /// Builds the response that contains a batch, and records the batch as in flight.
     fn send(&mut self, kind: ResourceKind, batch: Batch, view: &View<'_>) -> Response {
         let nonce = self.next_nonce();
         let message = DeltaDiscoveryResponse {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use kermode_k8s::convert::facts::TargetPort;
-use kermode_k8s::convert::{InboundExplanation, LabelDropReason, ServiceSelection, TagSource};
+use kermode_k8s::convert::{InboundExplanation, LabelDropReason, ServiceMatch, TagSource};
 use kermode_k8s::offline::{PLACEHOLDER_ADDRESS, PodOutcome};
 use kermode_model::tag;
 use serde_json::Value;
@@ -30,7 +30,7 @@ fn explain_pod(outcome: &PodOutcome) -> String {
         }
         Err(reason) => line(0, &format!("Pod {}: no Dataplane: {reason}", outcome.pod)),
     }
-    if outcome.address_assumed {
+    if outcome.has_placeholder_address {
         line(
             1,
             &format!("assumed: the Pod has no IP yet, {PLACEHOLDER_ADDRESS} is used in its place"),
@@ -80,18 +80,18 @@ fn gateway_tags_origin(dataplane: &Value) -> Option<&'static str> {
     })
 }
 
-fn selection_text(selection: &ServiceSelection) -> String {
+fn selection_text(selection: &ServiceMatch) -> String {
     match selection {
-        ServiceSelection::Selects => "selects the Pod".to_owned(),
-        ServiceSelection::Differs { key, wanted, found } => match found {
+        ServiceMatch::Selects => "selects the Pod".to_owned(),
+        ServiceMatch::Differs { key, wanted, found } => match found {
             Some(found) => {
                 format!("does not select the Pod: label {key} of the Pod is {found}, not {wanted}")
             }
             None => format!("does not select the Pod: the Pod has no label {key}"),
         },
-        ServiceSelection::NoSelector => "is ignored: it has no selector".to_owned(),
-        ServiceSelection::ExternalName => "is ignored: its type is ExternalName".to_owned(),
-        ServiceSelection::Ignored => "is ignored: it has the annotation kuma.io/ignore".to_owned(),
+        ServiceMatch::NoSelector => "is ignored: it has no selector".to_owned(),
+        ServiceMatch::ExternalName => "is ignored: its type is ExternalName".to_owned(),
+        ServiceMatch::Ignored => "is ignored: it has the annotation kuma.io/ignore".to_owned(),
     }
 }
 

@@ -138,7 +138,7 @@ fn pod_without_sidecar_or_address_is_reported() {
     let outcomes = convert(&[&without_address]);
     let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
     assert_eq!(dataplane["spec"]["networking"]["address"], "192.0.2.1");
-    assert!(outcomes[0].address_assumed);
+    assert!(outcomes[0].has_placeholder_address);
 }
 
 #[test]

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_in_a_loop_is_limited_and_other_proxies_are_not() {
+    fn proxy_that_requests_certificates_in_a_loop_is_limited_and_other_proxies_are_not() {
         let now = Instant::now();
         let mut limits = IssuanceLimits::new(now);
         let (greedy, other) = (limits.caller(b"greedy"), limits.caller(b"other"));

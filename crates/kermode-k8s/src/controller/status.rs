@@ -124,7 +124,7 @@ impl StatusWriter {
         };
         match self.write(api, &key, wanted).await {
             Ok(object) => {
-                metrics.count_write(WriteResult::Status);
+                metrics.count_write(WriteResult::StatusWritten);
                 source.on_write_outcome(&key, WriteOutcome::Written(ObservedDataplane::new(&object)));
             }
             Err(error) if is_not_found(&error) => source.on_write_outcome(&key, WriteOutcome::Missing),

@@ -12,7 +12,7 @@ use super::{ConvertSettings, gateway, health, inbounds, selects};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataplaneExplanation {
     /// Whether each Service of the namespace selects the Pod, sorted by name of the Service.
-    pub services: Vec<(Arc<str>, ServiceSelection)>,
+    pub services: Vec<(Arc<str>, ServiceMatch)>,
     /// The inbounds in the order of the Dataplane. For a gateway, whose Dataplane has no inbounds, those that its
     /// Services would yield.
     pub inbounds: Vec<InboundExplanation>,
@@ -22,7 +22,7 @@ pub struct DataplaneExplanation {
 
 /// Whether a Service selects a Pod, and the reason if it does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServiceSelection {
+pub enum ServiceMatch {
     /// The Service selects the Pod.
     Selects,
     /// The Pod lacks a label of the selector or has another value.
@@ -127,26 +127,24 @@ fn sorted_tags(generate: impl FnOnce(TagVisitor<'_>)) -> Vec<(Arc<str>, Arc<str>
         .collect()
 }
 
-fn selection(service: &ServiceFacts, pod: &PodFacts) -> ServiceSelection {
+fn selection(service: &ServiceFacts, pod: &PodFacts) -> ServiceMatch {
     if selects(service, pod) {
-        return ServiceSelection::Selects;
+        return ServiceMatch::Selects;
     }
     if service.external_name {
-        return ServiceSelection::ExternalName;
+        return ServiceMatch::ExternalName;
     }
     if service.selector.is_empty() {
-        return ServiceSelection::NoSelector;
+        return ServiceMatch::NoSelector;
     }
     let differing = service
         .selector
         .iter()
         .find(|(key, wanted)| pod.labels.get(key) != Some(wanted));
     // If none of these reasons applies, the Service has the annotation `kuma.io/ignore`.
-    differing.map_or(ServiceSelection::Ignored, |(key, wanted)| {
-        ServiceSelection::Differs {
-            key: key.clone(),
-            wanted: wanted.clone(),
-            found: pod.labels.get(key).cloned(),
-        }
+    differing.map_or(ServiceMatch::Ignored, |(key, wanted)| ServiceMatch::Differs {
+        key: key.clone(),
+        wanted: wanted.clone(),
+        found: pod.labels.get(key).cloned(),
     })
 }

@@ -143,7 +143,7 @@ pub(super) fn drop_reason(key: &str, value: &str) -> Option<LabelDropReason> {
     }
 }
 
-/// Visits the tags of all inbounds. Labels come first, so that they cannot override generated tags.
+/// Visits the tags that every inbound has. Labels come first, so that they cannot override generated tags.
 fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: TagVisitor<'_>) {
     for (key, value) in pod.labels.iter() {
         if drop_reason(key, value).is_none() {

@@ -13,9 +13,9 @@ use crate::convert::facts::Pairs;
 type Label = (Arc<str>, Arc<str>);
 type Names = HashSet<Arc<str>>;
 
-/// Pods and Services of one namespace.
+/// Lookup of the Pods and Services of one namespace by labels.
 #[derive(Debug, Default)]
-pub(super) struct Selection {
+pub(super) struct LabelLookup {
     pods: Names,
     pods_by_label: HashMap<Label, Names>,
     services_by_label: HashMap<Label, Names>,
@@ -23,7 +23,7 @@ pub(super) struct Selection {
     label_of_service: HashMap<Arc<str>, Label>,
 }
 
-impl Selection {
+impl LabelLookup {
     pub(super) fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.label_of_service.is_empty()
     }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn services_that_share_a_label_are_indexed_by_another_label() {
-        let mut selection = Selection::default();
+        let mut selection = LabelLookup::default();
         for app in ["a", "b", "c", "d"] {
             selection.add_service(&app.into(), &pairs(&[("app", app), ("env", "prod")]));
         }
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn candidates_of_a_selector_have_its_rarest_label() {
-        let mut selection = Selection::default();
+        let mut selection = LabelLookup::default();
         for number in 0..10 {
             let app = if number == 0 { "a" } else { "b" };
             selection.add_pod(
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn selection_is_empty_after_all_pods_and_services_are_removed() {
-        let mut selection = Selection::default();
+        let mut selection = LabelLookup::default();
         let labels = pairs(&[("app", "a"), ("env", "prod")]);
         selection.add_pod(&"pod".into(), &labels);
         selection.add_service(&"service".into(), &labels);

@@ -12,6 +12,7 @@ use kermode_model::{Dataplane, MeshName, ObjectKey, ServiceName};
 #[derive(Debug, Default)]
 pub(super) struct DirectProxies(HashMap<MeshName, MeshProxies>);
 
+/// Proxies of one mesh that have direct access.
 #[derive(Debug)]
 struct MeshProxies {
     /// Endpoints of the mesh, as of the last publication of the proxies' listeners.
@@ -30,14 +31,14 @@ pub(super) struct ListenerChanges {
 }
 
 impl DirectProxies {
-    /// Reads all services of a mesh again.
+    /// Reads the endpoints of all services of a mesh again.
     pub(super) fn reload_mesh(&mut self, view: &MeshView, mesh: &MeshName) {
         if let Some(mesh_proxies) = self.0.get_mut(mesh) {
             mesh_proxies.addresses = EndpointAddresses::of(view, mesh);
         }
     }
 
-    /// Reads some services of a mesh again. Returns the effects on each proxy with direct access.
+    /// Reads the endpoints of some services of a mesh again. Returns the effects on each proxy with direct access.
     pub(super) fn update_services<'a>(
         &mut self,
         view: &MeshView,

@@ -142,7 +142,8 @@ async fn admit(
     let dataplane = wait_for_dataplane(state, &identity, &mut watcher);
     match tokio::time::timeout(state.settings.authentication_timeout, dataplane).await {
         Ok(authorized) => authorized?,
-        // The status states why the stream had to wait, unless the Dataplane has just been indexed.
+        // The wait has timed out. The error of this last check states why the stream had to wait. There is none if the
+        // Dataplane has just been indexed.
         Err(_) => state.authenticator.authorize(&identity)?,
     }
     let waiting = GaugeGuard::new(&state.metrics.waiting);
@@ -273,7 +274,7 @@ struct Session {
     is_ended_by_server: bool,
 }
 
-/// Result of a step: responses to send, in this order, or the status that ends the stream.
+/// Result of a step of the session: responses to send, in this order, or the status that ends the stream.
 type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 
 /// Completes when the stream has to end because of shutdown. All streams share the shutdown signal, so polling the
@@ -282,7 +283,7 @@ type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 type ShutdownDeadline = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl Session {
-    /// Starts the session. Returns it and the responses to its first request.
+    /// Starts the session. Returns the session and the responses to the first request.
     fn open(state: &Arc<AdsServerState>, admitted: AdmittedStream) -> (Box<Self>, Step) {
         let AdmittedStream {
             identity,
@@ -484,13 +485,13 @@ impl Session {
         responses
     }
 
-    /// Logs the error of a broken connection. Returns the end of the stream.
+    /// Logs the error of a broken connection. Returns the reason why the stream ends.
     fn connection_broke(&self, status: &Status) -> StreamEnd {
         tracing::debug!(proxy = %self.proxy.key, "connection of the stream broke: {}", status.message());
         StreamEnd::ClientGone
     }
 
-    /// Counts, logs and reports a rejection.
+    /// Counts, logs and reports the event if it is a rejection.
     fn record_event(&self, event: &Event) {
         if let Event::Rejected {
             kind,

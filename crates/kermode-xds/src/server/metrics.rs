@@ -49,7 +49,8 @@ enum KindLabel {
     Listener,
     Route,
     Secret,
-    Unknown,
+    /// All kinds that are not served.
+    Unserved,
 }
 
 impl From<Option<ResourceKind>> for KindLabels {
@@ -60,7 +61,7 @@ impl From<Option<ResourceKind>> for KindLabels {
             Some(ResourceKind::Listener) => KindLabel::Listener,
             Some(ResourceKind::Route) => KindLabel::Route,
             Some(ResourceKind::Secret) => KindLabel::Secret,
-            None => KindLabel::Unknown,
+            None => KindLabel::Unserved,
         };
         Self { kind }
     }
@@ -106,7 +107,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Returns the metrics of a kind; `None` stands for all kinds that are not served.
+    /// Returns the metrics of a kind, or those of all kinds that are not served for `None`.
     pub(super) fn of(&self, kind: Option<ResourceKind>) -> &KindMetrics {
         let index = kind.map_or(ResourceKind::ALL.len(), |kind| kind as usize);
         &self.kinds[index]

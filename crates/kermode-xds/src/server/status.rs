@@ -23,8 +23,9 @@ pub enum Report<'r> {
     /// An authorized proxy opened the stream. Contains the versions of its agent and Envoy, and the versions of its
     /// configuration, which the stream keeps current.
     Connected(Versions, Arc<ConfigurationVersions>),
-    /// Configuration was sent, acknowledged or rejected. If only `sent` and `acknowledged` change, no further change
-    /// except the first acknowledgement is reported until [`ConfigurationVersions::read`] is called.
+    /// Configuration was sent, acknowledged or rejected. The first acknowledgement, and every change of
+    /// `rejected_resources`, is reported. Of the other changes, only the first one after each call of
+    /// [`ConfigurationVersions::read`] is reported.
     Progress(Progress),
     /// The proxy rejected a response.
     Rejected {

@@ -33,11 +33,11 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Authenticates the Pod `web` by the token `web`, and authorizes the Pod while it has a Dataplane. Authentication of
 /// the token `slow` never completes.
 #[derive(Clone, Default)]
-struct WebOnly {
+struct WebAuthenticator {
     has_dataplane: Arc<AtomicBool>,
 }
 
-impl Authenticator for WebOnly {
+impl Authenticator for WebAuthenticator {
     fn authenticate<'a>(
         &'a self,
         metadata: &'a http::HeaderMap,
@@ -77,7 +77,7 @@ impl StatusSink for Rejections {
 
 struct Fixture {
     store: Arc<Store>,
-    authenticator: WebOnly,
+    authenticator: WebAuthenticator,
     server: AdsServer,
     shutdown: watch::Sender<bool>,
 }
@@ -92,7 +92,7 @@ impl Fixture {
 
     fn with_settings(settings: Settings) -> Self {
         let store = Arc::new(Store::default());
-        let authenticator = WebOnly::default();
+        let authenticator = WebAuthenticator::default();
         authenticator.has_dataplane.store(true, Ordering::Relaxed);
         let (shutdown, shutdown_receiver) = watch::channel(false);
         let server = AdsServer::new(
@@ -193,7 +193,7 @@ impl Fixture {
         let (sender, requests) = mpsc::channel(4);
         let responses = self.open("web", ReceiverStream::new(requests)).await;
         let first = subscription("default.web.shop");
-        sender.send(first).await.expect("open");
+        sender.send(first).await.expect("an open stream");
         (sender, responses)
     }
 }
@@ -244,7 +244,7 @@ impl RawCall {
     }
 
     /// Returns whether the server has read the first request and has therefore reopened its receive window.
-    fn is_read(&mut self) -> bool {
+    fn is_first_request_read(&mut self) -> bool {
         self.requests.reserve_capacity(LARGE_REQUEST);
         self.requests.capacity() == LARGE_REQUEST
     }
@@ -304,7 +304,7 @@ async fn request_is_not_read_before_authentication() {
     let fixture = Fixture::new();
     let mut slow = RawCall::open(&fixture, "slow", LARGE_REQUEST, DEFAULT_WINDOW).await;
     run_other_tasks().await;
-    assert!(!slow.is_read(), "the request was read");
+    assert!(!slow.is_first_request_read(), "the request was read");
     let denied = RawCall::open(&fixture, "unknown", LARGE_REQUEST, DEFAULT_WINDOW).await;
     assert_eq!(denied.status().await, Code::Unauthenticated);
 }
@@ -398,7 +398,7 @@ async fn on_demand_cluster_that_waits_for_a_never_requested_listener_is_sent_at_
         resource_names_subscribe: vec!["*".to_owned(), "remote".to_owned()],
         ..subscription("default.web.shop")
     };
-    requests.send(first).await.expect("open");
+    requests.send(first).await.expect("an open stream");
     let names = |response: &DeltaDiscoveryResponse| {
         let resources = response.resources.iter();
         let decoded = resources.map(|bytes| DiscoveryResource::decode(bytes.clone()).expect("a resource"));
@@ -411,7 +411,7 @@ async fn on_demand_cluster_that_waits_for_a_never_requested_listener_is_sent_at_
         response_nonce: eager.nonce,
         ..DeltaDiscoveryRequest::default()
     };
-    requests.send(ack).await.expect("open");
+    requests.send(ack).await.expect("an open stream");
     let held = next_response(&mut responses).await.expect("clusters");
     assert_eq!(names(&held), ["remote"]);
 }
@@ -466,7 +466,10 @@ async fn long_error_message_of_a_rejection_is_truncated() {
     let rejections = Rejections::default();
     fixture.server.report_to(rejections.clone());
     let (sender, receiver) = mpsc::channel(1);
-    sender.send(subscription("default.web.shop")).await.expect("open");
+    sender
+        .send(subscription("default.web.shop"))
+        .await
+        .expect("an open stream");
     let mut responses = fixture.open("web", ReceiverStream::new(receiver)).await;
     let nonce = next_response(&mut responses).await.expect("clusters").nonce;
     let rejection = DeltaDiscoveryRequest {
@@ -477,7 +480,7 @@ async fn long_error_message_of_a_rejection_is_truncated() {
         }),
         ..subscription("default.web.shop")
     };
-    sender.send(rejection).await.expect("open");
+    sender.send(rejection).await.expect("an open stream");
     drop(sender);
     assert_eq!(
         next_response(&mut responses).await,
@@ -510,7 +513,7 @@ async fn waiting_stream_is_read_after_the_starting_stream_has_its_configuration(
 
     let mut other = RawCall::open(&fixture, "web", LARGE_REQUEST, DEFAULT_WINDOW).await;
     run_other_tasks().await;
-    assert!(!other.is_read(), "the waiting stream was read");
+    assert!(!other.is_first_request_read(), "the waiting stream was read");
     let waiting = &fixture.server.state.metrics.waiting;
     assert_eq!(waiting.get(), 1);
 
@@ -523,7 +526,7 @@ async fn waiting_stream_is_read_after_the_starting_stream_has_its_configuration(
             response_nonce: nonce,
             ..DeltaDiscoveryRequest::default()
         };
-        first_requests.send(request).await.expect("open");
+        first_requests.send(request).await.expect("an open stream");
     }
     let listeners = next_response(&mut responses).await.expect("listeners");
     let request = DeltaDiscoveryRequest {
@@ -531,13 +534,13 @@ async fn waiting_stream_is_read_after_the_starting_stream_has_its_configuration(
         response_nonce: listeners.nonce,
         ..DeltaDiscoveryRequest::default()
     };
-    first_requests.send(request).await.expect("open");
+    first_requests.send(request).await.expect("an open stream");
     let data = other.responses.data();
     let data = tokio::time::timeout(TIMEOUT, data)
         .await
         .expect("a response in time");
     data.expect("an open stream").expect("clusters");
-    assert!(other.is_read());
+    assert!(other.is_first_request_read());
     assert_eq!(waiting.get(), 0);
 }
 
@@ -551,7 +554,7 @@ async fn starting_stream_without_acks_delays_others_only_until_the_start_timeout
     let mut first = fixture.subscribe().await;
     next_response(&mut first).await.expect("clusters");
     let mut second = fixture.subscribe().await;
-    next_response(&mut second).await.expect("a start");
+    next_response(&mut second).await.expect("clusters");
 }
 
 #[tokio::test]
@@ -659,7 +662,7 @@ async fn starting_client_that_does_not_read_delays_others_only_until_the_start_t
     });
     let _unread = RawCall::open(&fixture, "web", 1, 0).await;
     let mut second = fixture.subscribe().await;
-    next_response(&mut second).await.expect("a start");
+    next_response(&mut second).await.expect("clusters");
 }
 
 #[tokio::test]

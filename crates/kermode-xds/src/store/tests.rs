@@ -196,7 +196,7 @@ fn limited_visibility_selects_some_services_and_all_resources_without_service() 
 }
 
 #[test]
-fn name_used_by_several_services_stands_for_the_resource_of_the_first_visible_service() {
+fn name_used_by_several_services_yields_the_resource_of_the_first_visible_service() {
     let store = Arc::new(Store::default());
     store.replace_service(&mesh(), &"b".into(), vec![mk_cluster("same", "of b")]);
     store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("same", "of a")]);

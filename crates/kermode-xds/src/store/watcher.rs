@@ -126,7 +126,7 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.store.demand.remove(&self.proxy);
-        // Two references: the one of the map and the one of this watcher.
+        // The scope is unused if only the map and this watcher refer to it.
         self.store.proxies.remove_unused(&self.proxy, 2);
     }
 }
@@ -147,8 +147,8 @@ impl ScopeCursor {
 /// Moves a cursor to the end of the log of `scope`. Returns the changes between its old and its new position, or `None`
 /// if they are unknown.
 ///
-/// A log entry for a service stands for the resources that the service has in `shared` now. Removals of resources that
-/// it had before have entries in the log of `shared`.
+/// A log entry for a service yields a change of each resource that the service has in `shared` now. Resources that the
+/// service had before were removed since, so the log of `shared` has entries for their removals.
 fn advance(
     receiver: &mut watch::Receiver<u64>,
     cursor: &mut Option<u64>,

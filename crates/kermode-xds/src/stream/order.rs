@@ -20,9 +20,9 @@ pub(super) const KINDS: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listene
 
 /// Changes of one kind that have to wait in the current step.
 #[derive(Debug)]
-pub(super) enum SendOrder {
+pub(super) enum DelayedChanges {
     /// No change has to wait.
-    Any,
+    Nothing,
     /// New and changed resources with this sequence number or a later one.
     Upserts {
         /// Sequence number of the oldest resource that they may refer to and that the client does not have.
@@ -34,56 +34,58 @@ pub(super) enum SendOrder {
         fence: u64,
     },
     /// Removals of endpoints whose cluster the client still has and is about to lose.
-    EndpointsOf {
+    EndpointRemovals {
         /// Names of the clusters.
         clusters: HashSet<Arc<str>>,
     },
 }
 
-// === impl SendOrder ===
+// === impl DelayedChanges ===
 
-impl SendOrder {
+impl DelayedChanges {
     /// Determines which changes of a kind have to wait.
     pub(super) fn new(kind: ResourceKind, trackers: &[Tracker], view: &View<'_>) -> Self {
         let tracker = |kind: ResourceKind| &trackers[kind as usize];
         match kind {
-            Secret => SendOrder::Any,
+            Secret => DelayedChanges::Nothing,
             Endpoints => {
                 let pending = tracker(Endpoints).pending_names();
                 let losing = pending.filter(|name| tracker(Cluster).is_losing(name, view));
-                SendOrder::EndpointsOf {
+                DelayedChanges::EndpointRemovals {
                     clusters: losing.cloned().collect(),
                 }
             }
             Listener | Route => {
                 let fences = [Cluster, Endpoints].map(|kind| tracker(kind).oldest_missing(view));
                 let fence = fences.into_iter().flatten().min();
-                fence.map_or(SendOrder::Any, |fence| SendOrder::Upserts { fence })
+                fence.map_or(DelayedChanges::Nothing, |fence| DelayedChanges::Upserts { fence })
             }
             // A reconnecting client reports its clusters first. Until it has ACKed or NACKed clusters, it may have
             // listeners that it has not reported yet, and they may refer to any cluster.
             Cluster if !tracker(Listener).is_requested() && !tracker(Cluster).has_ack_or_nack() => {
-                SendOrder::Removals { fence: 0 }
+                DelayedChanges::Removals { fence: 0 }
             }
             Cluster => {
                 let fences = [Listener, Route].map(|kind| tracker(kind).oldest_change(view));
                 let fence = fences.into_iter().flatten().min();
-                fence.map_or(SendOrder::Any, |fence| SendOrder::Removals { fence })
+                fence.map_or(DelayedChanges::Nothing, |fence| DelayedChanges::Removals {
+                    fence,
+                })
             }
         }
     }
 
     /// Returns whether a new or changed resource has to wait.
-    pub(super) fn delays_upsert(&self, entry: &Entry) -> bool {
-        matches!(self, SendOrder::Upserts { fence } if entry.sequence >= *fence)
+    pub(super) fn contains_upsert(&self, entry: &Entry) -> bool {
+        matches!(self, DelayedChanges::Upserts { fence } if entry.sequence >= *fence)
     }
 
     /// Returns whether the removal of a resource, with this sequence number, has to wait.
-    pub(super) fn delays_removal(&self, name: &Arc<str>, sequence: u64) -> bool {
+    pub(super) fn contains_removal(&self, name: &Arc<str>, sequence: u64) -> bool {
         match self {
-            SendOrder::Any | SendOrder::Upserts { .. } => false,
-            SendOrder::Removals { fence } => sequence >= *fence,
-            SendOrder::EndpointsOf { clusters } => clusters.contains(name),
+            DelayedChanges::Nothing | DelayedChanges::Upserts { .. } => false,
+            DelayedChanges::Removals { fence } => sequence >= *fence,
+            DelayedChanges::EndpointRemovals { clusters } => clusters.contains(name),
         }
     }
 }

@@ -19,8 +19,8 @@ pub(super) use sending::Batch;
 /// Name of the wildcard subscription.
 pub(super) const WILDCARD: &str = "*";
 
-/// Version that stands for an unknown one: the client may have any version of the resource, or none. Differs from every
-/// published version.
+/// Version that is recorded while the client's version of a resource is unknown: the client may have any version of the
+/// resource, or none. Differs from every published version.
 const UNKNOWN_VERSION: &str = "";
 
 /// State of one resource kind on one stream.
@@ -177,8 +177,8 @@ impl Tracker {
             && !self.response_due
     }
 
-    /// Rebases the overlays onto the current names and versions of the mesh, which differ from those of the last view
-    /// by `changes`. Keeps memory use low between calls of [`Tracker::compact`].
+    /// Rebases the overlays onto the current names and versions of the mesh. `changes` are the differences between
+    /// these and those of the last view. Keeps memory use low between calls of [`Tracker::compact`].
     pub(super) fn rebase<'a>(&mut self, changes: impl Iterator<Item = &'a Change> + Clone, view: &View<'_>) {
         let (shared, sequences) = (view.shared_versioned_names(self.kind), view.shared_sequences());
         let names = changes

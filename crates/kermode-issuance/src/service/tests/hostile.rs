@@ -1,4 +1,4 @@
-//! Attempts to obtain another proxy's certificate: each is denied, logged without secrets, and counted by its reason.
+//! Attempts to obtain another proxy's certificate: each is denied, logged without the token, and counted by its reason.
 
 use kermode_identity::WorkloadKey;
 use kermode_model::ObjectKey;
@@ -56,7 +56,7 @@ fn mk_new_request(name: &str) -> IssueCertificateRequest {
 }
 
 #[tokio::test]
-async fn name_of_another_pod_is_denied() {
+async fn request_with_the_name_of_another_pod_is_denied() {
     let server = Server::start().await;
     assert_denied(
         &server,

@@ -15,7 +15,7 @@ use super::web_token;
 use crate::authentication::tests::{mk_pod_of, mk_token};
 
 #[tokio::test]
-async fn proxy_in_a_loop_is_denied_and_other_proxies_are_not() {
+async fn proxy_that_requests_certificates_in_a_loop_is_denied_and_other_proxies_are_not() {
     let server = Server::start().await;
     let log = CapturedLog::start();
     let key = WorkloadKey::generate().expect("a key");

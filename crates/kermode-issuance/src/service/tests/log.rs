@@ -57,6 +57,7 @@ impl Subscriber for Recorder {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let _ = write!(self.0, "{field}={value:?} ");
+        let separator = if self.0.is_empty() { "" } else { " " };
+        let _ = write!(self.0, "{separator}{field}={value:?}");
     }
 }

@@ -29,7 +29,7 @@ pub enum WriteResult {
     /// A Dataplane was deleted.
     Deleted,
     /// The status of a Dataplane was written.
-    Status,
+    StatusWritten,
     /// The write failed and will be retried.
     Failed,
 }

@@ -235,6 +235,7 @@ mod tests {
     enum Step {
         Insert(u8, u8),
         Remove(u8),
+        /// Removes a name by [`Overlay::retain`].
         RetainOthers(u8),
         /// The shared map changes, and the overlay is rebased onto it.
         Rebase(Vec<(u8, Option<u8>)>),

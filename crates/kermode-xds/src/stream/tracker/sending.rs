@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Action, InFlight, Tracker, is_version_known, unknown_version};
 use crate::store::{Entry, VersionedName, View};
 use crate::stream::hold::Holds;
-use crate::stream::order::SendOrder;
+use crate::stream::order::DelayedChanges;
 
 /// Upper bound, in bytes, of the tags and length prefixes that one resource adds to a response.
 const RESOURCE_OVERHEAD: usize = 8;
@@ -47,18 +47,18 @@ impl Tracker {
     pub(in crate::stream) fn next_batch(
         &mut self,
         view: &View<'_>,
-        order: &SendOrder,
+        delayed: &DelayedChanges,
         holds: &Holds,
         limit: usize,
     ) -> Option<Batch> {
         let mut batch = Batch::default();
         while let Some(part) = self.retries.pop_front() {
-            self.fill_retry(&mut batch, part, view, order, holds);
+            self.fill_retry(&mut batch, part, view, delayed, holds);
             if !batch.is_empty() {
                 return Some(batch);
             }
         }
-        let is_complete = self.fill(&mut batch, view, order, holds, limit);
+        let is_complete = self.fill(&mut batch, view, delayed, holds, limit);
         // An empty first response makes Envoy continue without resources, so the first response waits until a delayed
         // resource can be sent.
         if batch.is_empty() && !(self.response_due && is_complete) {
@@ -74,7 +74,7 @@ impl Tracker {
         &mut self,
         batch: &mut Batch,
         view: &View<'_>,
-        order: &SendOrder,
+        delayed: &DelayedChanges,
         holds: &Holds,
         limit: usize,
     ) -> bool {
@@ -91,7 +91,7 @@ impl Tracker {
                 Action::None => self.drop_stale_rejection(name, view),
                 Action::Upsert(_) if holds.is_held(self.kind, name) => return true,
                 Action::Upsert(entry) => {
-                    if order.delays_upsert(entry) || exceeds_limit(bytes, entry) {
+                    if delayed.contains_upsert(entry) || exceeds_limit(bytes, entry) {
                         is_complete = false;
                         return true;
                     }
@@ -99,10 +99,10 @@ impl Tracker {
                     batch.push_upsert(entry, change.since, change.forced);
                 }
                 Action::Tombstone(entry) => {
-                    if self.client_versions.contains(name) && order.delays_removal(name, change.latest) {
+                    if self.client_versions.contains(name) && delayed.contains_removal(name, change.latest) {
                         return true;
                     }
-                    if order.delays_upsert(&entry) || exceeds_limit(bytes, &entry) {
+                    if delayed.contains_upsert(&entry) || exceeds_limit(bytes, &entry) {
                         is_complete = false;
                         return true;
                     }
@@ -110,7 +110,7 @@ impl Tracker {
                     batch.push_tombstone(*entry, change.since, change.forced);
                 }
                 Action::Remove => {
-                    if self.client_versions.contains(name) && order.delays_removal(name, change.latest) {
+                    if self.client_versions.contains(name) && delayed.contains_removal(name, change.latest) {
                         return true;
                     }
                     bytes += name.len() + RESOURCE_OVERHEAD;
@@ -133,13 +133,15 @@ impl Tracker {
         batch: &mut Batch,
         part: Vec<Arc<str>>,
         view: &View<'_>,
-        order: &SendOrder,
+        delayed: &DelayedChanges,
         holds: &Holds,
     ) {
         for name in part {
             let forced = self.pending.remove(&name).is_some_and(|pending| pending.forced);
             match self.action(&name, forced, view) {
-                Action::Upsert(entry) if order.delays_upsert(entry) || holds.is_held(self.kind, &name) => {
+                Action::Upsert(entry)
+                    if delayed.contains_upsert(entry) || holds.is_held(self.kind, &name) =>
+                {
                     self.enqueue(name, 0, view.sequence(), forced);
                 }
                 Action::Upsert(entry) => batch.push_upsert(entry, 0, forced),
