@@ -52,7 +52,7 @@ pub enum Transport {
 pub struct Exchange {
     /// Number of the current exchange. When it increases, the server sends a message to each client.
     number: watch::Sender<u64>,
-    responses: Arc<Responses>,
+    responses: Arc<ResponseCounter>,
     server: Runtime,
     clients: Clients,
     process: Process,
@@ -78,7 +78,7 @@ pub struct RoundCost {
 }
 
 /// Counts the responses of an exchange.
-struct Responses {
+struct ResponseCounter {
     /// Number of responses in the current exchange.
     received: AtomicUsize,
     /// Number of clients, each of which responds once.
@@ -119,7 +119,7 @@ impl Exchange {
         let listener = server.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         let (number, numbers) = watch::channel(0);
-        let responses = Arc::new(Responses {
+        let responses = Arc::new(ResponseCounter {
             received: AtomicUsize::default(),
             clients,
             all_received: Notify::new(),
@@ -213,9 +213,9 @@ impl Drop for Clients {
     }
 }
 
-// === impl Responses ===
+// === impl ResponseCounter ===
 
-impl Responses {
+impl ResponseCounter {
     /// Counts a response.
     fn count_one(&self) {
         if self.received.fetch_add(1, Ordering::SeqCst) + 1 == self.clients {

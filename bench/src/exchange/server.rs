@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Io, MESSAGE_SIZE, RESPONSE_SIZE, Responses, Transport, grpc_message, tonic_server};
+use super::{Io, MESSAGE_SIZE, RESPONSE_SIZE, ResponseCounter, Transport, grpc_message, tonic_server};
 
 /// Validity of the server's certificate.
 const VALIDITY: Duration = Duration::from_hours(24);
@@ -38,7 +38,7 @@ pub(super) async fn accept(
     transport: Transport,
     acceptor: TlsAcceptor,
     numbers: watch::Receiver<u64>,
-    responses: Arc<Responses>,
+    responses: Arc<ResponseCounter>,
 ) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
@@ -59,7 +59,7 @@ async fn serve(
     transport: Transport,
     acceptor: TlsAcceptor,
     numbers: watch::Receiver<u64>,
-    responses: Arc<Responses>,
+    responses: Arc<ResponseCounter>,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     match transport {
@@ -74,7 +74,11 @@ async fn serve(
     }
 }
 
-async fn plain(mut io: impl Io, mut numbers: watch::Receiver<u64>, responses: &Responses) -> Result<()> {
+async fn plain(
+    mut io: impl Io,
+    mut numbers: watch::Receiver<u64>,
+    responses: &ResponseCounter,
+) -> Result<()> {
     let mut response = [0; RESPONSE_SIZE];
     while numbers.changed().await.is_ok() {
         io.write_all(&[7; MESSAGE_SIZE]).await?;
@@ -86,7 +90,7 @@ async fn plain(mut io: impl Io, mut numbers: watch::Receiver<u64>, responses: &R
 }
 
 /// Serves the connection and its only call in one task, as `kuma-cp` does.
-async fn http2(io: impl Io, mut numbers: watch::Receiver<u64>, responses: &Responses) -> Result<()> {
+async fn http2(io: impl Io, mut numbers: watch::Receiver<u64>, responses: &ResponseCounter) -> Result<()> {
     let mut connection = h2::server::handshake(io).await?;
     let Some(call) = connection.accept().await else {
         return Ok(());

@@ -17,13 +17,13 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{GRPC_PREFIX, Io, MESSAGE_SIZE, Responses};
+use super::{GRPC_PREFIX, Io, MESSAGE_SIZE, ResponseCounter};
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(
     io: impl Io,
     numbers: watch::Receiver<u64>,
-    responses: Arc<Responses>,
+    responses: Arc<ResponseCounter>,
 ) -> Result<()> {
     let exchange = ExchangeService { numbers, responses };
     let service = service_fn(move |request: http::Request<Incoming>| {
@@ -40,7 +40,7 @@ pub(super) async fn serve(
 #[derive(Clone)]
 struct ExchangeService {
     numbers: watch::Receiver<u64>,
-    responses: Arc<Responses>,
+    responses: Arc<ResponseCounter>,
 }
 
 impl StreamingService<Bytes> for ExchangeService {

@@ -1,4 +1,4 @@
-//! One simulated sidecar: connects, and reconnects with the backoff that `kuma-dp` has after failed attempts.
+//! One simulated sidecar: connects, and reconnects with the backoff of `kuma-dp` between failed attempts.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -87,7 +87,7 @@ async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, configur
         let message = call.receive().await?;
         let bytes = message.len();
         let response = DeltaDiscoveryResponse::decode(message)?;
-        fleet.count(bytes, response.resources.len());
+        fleet.count_response(bytes, response.resources.len());
         for request in envoy.on_response(identity.number, response, &fleet.expected_changes)? {
             call.send(&request.encode_to_vec())?;
         }

@@ -148,7 +148,7 @@ impl Fleet {
 
 impl FleetState {
     /// Counts a received response.
-    pub(super) fn count(&self, bytes: usize, resources: usize) {
+    pub(super) fn count_response(&self, bytes: usize, resources: usize) {
         self.resources.fetch_add(resources as u64, Ordering::Relaxed);
         self.responses.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -71,7 +71,7 @@ impl BenchPod {
     }
 
     /// Returns the name of its Service's resource in Envoy.
-    pub fn resource_name(&self) -> String {
+    pub fn service_resource_name(&self) -> String {
         format!("service-{}_{}_svc_80", self.service, self.namespace())
     }
 
@@ -183,7 +183,7 @@ impl BenchObjects {
             .await?;
         let status = created.status.context("the token request has no status")?;
         Ok(Sidecar {
-            service: pod.resource_name(),
+            service: pod.service_resource_name(),
             namespace,
             name,
             authorization: format!("Bearer {}", status.token).into(),

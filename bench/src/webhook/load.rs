@@ -51,12 +51,12 @@ impl LoadGenerator {
     /// When a connection cannot be opened.
     pub async fn open(
         connector: &Connector,
-        concurrency: usize,
+        connection_count: usize,
         reviews: Vec<Review>,
         expected: Expected,
     ) -> Result<Self> {
         Ok(Self {
-            connections: try_join_all((0..concurrency).map(|_| connector.connect())).await?,
+            connections: try_join_all((0..connection_count).map(|_| connector.connect())).await?,
             reviews: Arc::new(reviews),
             expected,
         })

@@ -20,8 +20,11 @@ pub(crate) enum CniCommand {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}: {details}")]
 pub(crate) struct Failure {
+    /// The specification defines the codes below 100; the plugin defines codes from 100.
     code: u16,
+    /// Kind of the error, the same for all errors with this code.
     message: &'static str,
+    /// Cause and affected object.
     details: String,
 }
 

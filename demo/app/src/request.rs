@@ -24,7 +24,9 @@ pub(crate) struct HttpResponse {
 #[derive(Clone, Debug)]
 pub(crate) struct Url {
     target: Target,
+    /// Value of the header `host`.
     authority: HeaderValue,
+    /// Path and query.
     path: Uri,
 }
 

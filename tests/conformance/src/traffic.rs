@@ -162,7 +162,7 @@ fn compare_uid_exclusion(case: &Case<'_>) -> Result<Outcome> {
 }
 
 /// Evaluates Kermode's rules for every kind of packet, and compares the dispositions with the expected ones. `tables`
-/// gives the ports and users for which packets are made.
+/// gives the ports and UIDs for which packets are made.
 fn compare_dispositions(
     tables: &Tables,
     rules: &RuleSet,
@@ -172,7 +172,7 @@ fn compare_dispositions(
     let mut differences: BTreeMap<String, Value> = BTreeMap::new();
     let mut redirected = 0;
     let mut not_redirected = 0;
-    for packet in packet::all(&tables.ports(), &tables.users(), is_ipv6) {
+    for packet in packet::all(&tables.ports(), &tables.uids(), is_ipv6) {
         let expected = expected(&packet).with_context(|| packet.to_string())?;
         let actual = rules::disposition(rules, &packet)?;
         if expected.redirect.is_some() {

@@ -222,7 +222,7 @@ impl Fixture {
         let before = self.client_counters().await?;
         wait_for("responses to the client", Duration::from_secs(30), async || {
             let increase = self.client_counters().await?.since(&before);
-            Ok(done_if(increase.succeeded > 0, (), || increase.failure_summary()))
+            Ok(done_if(increase.succeeded > 0, (), || increase.request_summary()))
         })
         .await
     }

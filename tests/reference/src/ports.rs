@@ -23,6 +23,7 @@ pub(crate) fn tables() -> Vec<GeneratedTable> {
     }]
 }
 
+/// Returns the ports of [`PORTS`], in the same order.
 fn service_ports() -> [ServicePort; 3] {
     [
         (

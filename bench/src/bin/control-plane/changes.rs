@@ -109,9 +109,9 @@ impl Bench<'_> {
         let received_before = fleet.received();
         let is_addition = matches!(change, Change::Ready | Change::Created);
         // The lag includes the request to the API server.
-        let expected = self
-            .expected_changes
-            .add(&pod.resource_name(), &pod.ip(), is_addition, fleet.size());
+        let expected =
+            self.expected_changes
+                .add(&pod.service_resource_name(), &pod.ip(), is_addition, fleet.size());
         let writer = self.objects.pod_writer();
         match change {
             Change::Unready => writer.set_ready(pod, false).await?,
@@ -259,10 +259,10 @@ async fn replace(
     old: BenchPod,
     new: BenchPod,
 ) -> Result<Vec<f64>> {
-    let removal = expected_changes.add(&old.resource_name(), &old.ip(), false, sidecars);
+    let removal = expected_changes.add(&old.service_resource_name(), &old.ip(), false, sidecars);
     writer.delete(&old).await?;
     writer.create(&new).await?;
-    let addition = expected_changes.add(&new.resource_name(), &new.ip(), true, sidecars);
+    let addition = expected_changes.add(&new.service_resource_name(), &new.ip(), true, sidecars);
     writer.set_ready(&new, true).await?;
     let mut lags = expected_changes.wait(&removal, TIMEOUT).await?;
     lags.extend(expected_changes.wait(&addition, TIMEOUT).await?);

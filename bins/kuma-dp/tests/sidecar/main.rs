@@ -26,14 +26,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_rustls::TlsConnector;
 
-/// Control plane of a mesh with mTLS.
+/// Behaviour of a control plane whose mesh has mTLS.
 const MTLS: Behaviour = Behaviour {
     token: "first",
     mtls: true,
     certificate_lifetime: Some(Duration::from_hours(24)),
 };
 
-/// Returns the certificate that the proxy under test presents to another workload of the mesh.
+/// Returns the certificate that the proxy under test presents to another workload of the mesh; `None` if no connection
+/// can be made.
 async fn presented_certificate(control_plane: &ControlPlane) -> Option<CertificateDer<'static>> {
     let (issued, key, bundle) = control_plane.mk_client_identity();
     let mut roots = RootCertStore::empty();

@@ -101,16 +101,16 @@ impl Tables {
 
     /// Returns UIDs for which packets are made: the bounds of the rules' ranges, the UIDs beside them, and a few
     /// others.
-    pub(super) fn users(&self) -> Vec<u32> {
-        let mut users = BTreeSet::from([0, 1000, 5678]);
+    pub(super) fn uids(&self) -> Vec<u32> {
+        let mut uids = BTreeSet::from([0, 1000, 5678]);
         for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
             if let Condition::Owner(first, last) = condition {
                 for bound in [*first, *last] {
-                    users.extend([bound.saturating_sub(1), bound, bound.saturating_add(1)]);
+                    uids.extend([bound.saturating_sub(1), bound, bound.saturating_add(1)]);
                 }
             }
         }
-        users.into_iter().collect()
+        uids.into_iter().collect()
     }
 
     /// Evaluates all rules for a packet.

@@ -57,7 +57,7 @@ impl fmt::Display for Disposition {
 }
 
 /// Returns packets of all combinations, with these destination ports and UIDs.
-pub(super) fn all(ports: &[u16], users: &[u32], is_ipv6: bool) -> impl Iterator<Item = Packet> {
+pub(super) fn all(ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<Item = Packet> {
     let mut packets = Vec::new();
     for (source, destination) in addresses(is_ipv6) {
         for (sent, loopback) in [(true, true), (true, false), (false, false)] {
@@ -77,17 +77,17 @@ pub(super) fn all(ports: &[u16], users: &[u32], is_ipv6: bool) -> impl Iterator<
             }
         }
     }
-    let (ports, users) = (ports.to_vec(), users.to_vec());
+    let (ports, uids) = (ports.to_vec(), uids.to_vec());
     packets.into_iter().flat_map(move |packet| {
         // A received packet has no sending process, so one UID is enough.
-        let users = if packet.sent { users.clone() } else { vec![0] };
+        let uids = if packet.sent { uids.clone() } else { vec![0] };
         let with_port = |destination_port| {
             let with_uid = move |uid| Packet {
                 destination_port,
                 uid,
                 ..packet
             };
-            users.clone().into_iter().map(with_uid)
+            uids.clone().into_iter().map(with_uid)
         };
         ports.iter().flat_map(|port| with_port(*port)).collect::<Vec<_>>()
     })

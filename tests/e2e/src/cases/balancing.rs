@@ -28,13 +28,13 @@ pub(super) async fn client_sidecar_balances_requests_over_all_servers(fixture: &
                 format!(
                     "responses by Pod: {:?}; {}",
                     increase.by_pod,
-                    increase.failure_summary()
+                    increase.request_summary()
                 )
             }))
         },
     )
     .await?;
-    ensure!(increase.failed == 0, "{}", increase.failure_summary());
+    ensure!(increase.failed == 0, "{}", increase.request_summary());
 
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
     let endpoints = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, &client, "client")

@@ -113,7 +113,7 @@ pub(super) async fn capture_without_mtls_shows_plain_text(fixture: &Fixture) -> 
     fixture.apply_strict_mesh().await?;
     wait_for_client_identity(fixture, true).await?;
     let observation = outcome?;
-    let failures = fixture.client_counters().await?.since(&before).failure_summary();
+    let failures = fixture.client_counters().await?.since(&before).request_summary();
     ensure!(
         !observation.readable.is_empty(),
         "the capture contains no readable request without mTLS"
@@ -137,7 +137,7 @@ async fn wait_for_client_identity(fixture: &Fixture, visible: bool) -> Result<()
             Ok(done_if(has_identity == visible, (), || {
                 format!(
                     "last response {response}; {}",
-                    counters.since(&before).failure_summary()
+                    counters.since(&before).request_summary()
                 )
             }))
         },

@@ -56,7 +56,7 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let requests = ClientRequests::begin(fixture).await?;
     let (leader, old_holder) = leader(fixture).await?;
     kill_program(&leader, "kuma-cp")?;
-    let time_after_leader = time_to_first_response(fixture, "after-leader").await?;
+    let time_to_response_after_leader = time_to_first_response(fixture, "after-leader").await?;
     let election = wait_for("another leader", ELECTION_DEADLINE, async || {
         let holder = lease_holder(fixture).await?;
         Ok(done_if(holder != old_holder, holder.clone(), || {
@@ -67,19 +67,20 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let other_replica = replicas.iter().find(|pod| pod.name_any() != leader.name_any());
     kill_program(other_replica.context("no other replica is ready")?, "kuma-cp")?;
-    let time_after_other = time_to_first_response(fixture, "after-other").await?;
+    let time_to_response_after_other = time_to_first_response(fixture, "after-other").await?;
     wait_for_all_replicas(fixture).await?;
     for replica in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
         kill_program(&replica, "kuma-cp")?;
     }
-    let time_after_all = time_to_first_response(fixture, "after-all").await?;
+    let time_to_response_after_all = time_to_first_response(fixture, "after-all").await?;
     wait_for_all_replicas(fixture).await?;
     let counts = wait_for_connected_sidecars(fixture).await?;
     let request_summary = requests.end(fixture).await?;
     Ok(format!(
         "{request_summary}; sidecars by replica at the end: {counts:?}; a new Pod got a response \
-         {time_after_leader:.1?} after the leader was killed, {time_after_other:.1?} after another replica was killed, \
-         {time_after_all:.1?} after all were killed"
+         {time_to_response_after_leader:.1?} after the leader was killed, \
+         {time_to_response_after_other:.1?} after another replica was killed, \
+         {time_to_response_after_all:.1?} after all were killed"
     ))
 }
 
@@ -283,7 +284,7 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fix
         async || {
             let increase = crash_client.counters(fixture).await?.since(&counters_at_crash);
             Ok(done_if(increase.succeeded >= 20, crash_time.elapsed(), || {
-                increase.failure_summary()
+                increase.request_summary()
             }))
         },
     )
@@ -450,7 +451,7 @@ impl ClientRequests {
     /// summary.
     async fn end(self, fixture: &Fixture) -> Result<String> {
         let increase = fixture.client_counters().await?.since(&self.before);
-        ensure!(increase.failed == 0, "{}", increase.failure_summary());
+        ensure!(increase.failed == 0, "{}", increase.request_summary());
         // The client sends a request every 50 ms. Half of them are enough, because the machine may be busy.
         let expected = self.start.elapsed().as_secs() * 10;
         ensure!(
@@ -458,7 +459,7 @@ impl ClientRequests {
             "the client got {} responses, fewer than {expected}",
             increase.succeeded
         );
-        Ok(increase.failure_summary())
+        Ok(increase.request_summary())
     }
 }
 
@@ -497,9 +498,9 @@ impl CrashClient {
         ensure!(
             increase.succeeded >= expected && increase.failed <= 50,
             "{}, but at least {expected} responses and at most 50 failures were expected",
-            increase.failure_summary()
+            increase.request_summary()
         );
-        Ok(increase.failure_summary())
+        Ok(increase.request_summary())
     }
 }
 
@@ -558,7 +559,7 @@ async fn start_client(fixture: &Fixture, name: &str, deadline: Duration) -> Resu
             Ok(
                 match demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, name).await {
                     Ok(counters) => done_if(counters.succeeded > 0, start.elapsed(), || {
-                        counters.failure_summary()
+                        counters.request_summary()
                     }),
                     Err(error) => Progress::NotYet(format!("{error:#}")),
                 },

@@ -90,7 +90,7 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
     fixture.restart_deployment(APP_NAMESPACE, "server").await?;
 
     let increase = fixture.client_counters().await?.since(&before);
-    ensure!(increase.failed == 0, "{}", increase.failure_summary());
+    ensure!(increase.failed == 0, "{}", increase.request_summary());
     // The client sends several times as many requests. The bound shows that it sent requests during the whole rotation.
     ensure!(
         increase.succeeded >= 5 * times.finished.as_secs(),
@@ -113,7 +113,7 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
     Ok(format!(
         "{}; {} handshakes; both roots trusted after {:.1} s, \
          certificates re-issued after {:.0} s, old root removed after {:.0} s",
-        increase.failure_summary(),
+        increase.request_summary(),
         handshakes_after.completed - handshakes_before.completed,
         times.trusted.as_secs_f64(),
         times.reissued.as_secs_f64(),

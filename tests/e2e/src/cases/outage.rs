@@ -52,7 +52,7 @@ pub(super) async fn while_the_control_plane_is_down_pods_of_labelled_namespaces_
         .pods(APP_NAMESPACE)
         .delete("late", &DeleteParams::default().grace_period(0))
         .await?;
-    Ok(fixture.client_counters().await?.since(&before).failure_summary())
+    Ok(fixture.client_counters().await?.since(&before).request_summary())
 }
 
 /// Guards against a time between the stop of the old replica and the start of the new one in which Pods would be
@@ -150,7 +150,7 @@ async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
     wait_for("responses to the client", DEADLINE, async || {
         let increase = fixture.client_counters().await?.since(&before);
         Ok(done_if(increase.succeeded >= 20, (), || {
-            increase.failure_summary()
+            increase.request_summary()
         }))
     })
     .await

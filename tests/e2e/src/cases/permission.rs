@@ -57,7 +57,7 @@ pub(super) async fn server_sidecar_denies_requests_of_a_client_without_permissio
     wait_for("responses to the client", DEADLINE, async || {
         let increase = fixture.client_counters().await?.since(&before);
         Ok(done_if(increase.succeeded >= 20, (), || {
-            increase.failure_summary()
+            increase.request_summary()
         }))
     })
     .await?;
@@ -79,7 +79,7 @@ async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
                 earlier = now;
             }
             let all_deny = increase.failed >= 10 && increase.succeeded == 0;
-            let failures = increase.failure_summary();
+            let failures = increase.request_summary();
             Ok(done_if(all_deny, increase, || failures))
         },
     )
@@ -95,10 +95,10 @@ async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
     ensure!(
         denied > 0,
         "no server's Envoy counted a denied request, although {}",
-        increase.failure_summary()
+        increase.request_summary()
     );
     Ok(format!(
         "{}; the servers' Envoys counted {denied} denied requests",
-        increase.failure_summary()
+        increase.request_summary()
     ))
 }

@@ -95,13 +95,13 @@ async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()
         Ok(done_if(done, now, || {
             format!(
                 "responses from {responding:?} of {names:?}; {}",
-                increase.failure_summary()
+                increase.request_summary()
             )
         }))
     })
     .await?;
     check_responding_pods(&counters.since(&counters_after_change), &names)?;
-    Ok(counters.since(&before).failure_summary())
+    Ok(counters.since(&before).request_summary())
 }
 
 /// Checks that deleted Pods have responded only to the few requests that were already in flight.

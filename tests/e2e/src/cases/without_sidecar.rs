@@ -80,5 +80,5 @@ async fn check_no_response(fixture: &Fixture, namespace: &str, app: &str) -> Res
         counters.succeeded
     );
     ensure!(counters.failed > 0, "{app} has not sent a request yet");
-    Ok(format!("{failure}; {}", counters.failure_summary()))
+    Ok(format!("{failure}; {}", counters.request_summary()))
 }

@@ -40,8 +40,8 @@ impl Counters {
         }
     }
 
-    /// Returns the numbers of requests and failures, and the reasons, as text.
-    pub(crate) fn failure_summary(&self) -> String {
+    /// Returns the number of requests, the number of failures, and the reasons of the failures, as text.
+    pub(crate) fn request_summary(&self) -> String {
         let total = self.succeeded + self.failed;
         let reasons: Vec<_> = self
             .by_failure
@@ -127,7 +127,7 @@ mod tests {
         let increase = counters(9, 2, &[("a", 4), ("b", 2)]).since(&counters(5, 1, &[("a", 4)]));
         assert_eq!(increase.by_pod, BTreeMap::from([("b".to_owned(), 2)]));
         assert_eq!(
-            increase.failure_summary(),
+            increase.request_summary(),
             "1 of 5 requests failed: status 503: 1"
         );
     }
