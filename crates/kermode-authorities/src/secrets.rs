@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn ca_in_use_is_restored_and_a_ca_that_does_not_sign_yet_is_cancelled() {
+    fn ca_in_use_is_restored_and_a_rotation_to_a_ca_that_does_not_sign_yet_is_cancelled() {
         let start = SystemTime::now();
         let (first, second) = (mk_generation(1, start), mk_generation(2, start));
         let memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two generations");

@@ -35,7 +35,7 @@ pub use self::events::{ObjectUpdate, WatchEvent, WatchKind};
 pub use self::metrics::Metrics;
 
 /// Maximum number of events in a batch.
-const MAX_BATCH: usize = 1024;
+const MAX_BATCH_SIZE: usize = 1024;
 
 /// Estimated time to push a change to one proxy.
 const PUSH_TIME_PER_PROXY: Duration = Duration::from_micros(30);
@@ -87,12 +87,12 @@ impl Engine {
             sync: InitialSync::default(),
             readiness_guard,
         });
-        let mut batch = Vec::with_capacity(MAX_BATCH);
+        let mut batch = Vec::with_capacity(MAX_BATCH_SIZE);
         let mut is_leader = self.is_leader.clone();
         let store = self.publisher.store().clone();
         loop {
             tokio::select! {
-                received = events.recv_many(&mut batch, MAX_BATCH) => {
+                received = events.recv_many(&mut batch, MAX_BATCH_SIZE) => {
                     if received == 0 {
                         return;
                     }

@@ -111,7 +111,7 @@ impl TokenAuthenticator {
         }
     }
 
-    /// Authenticates the caller by the token in the metadata and checks its access to the proxy's Dataplane.
+    /// Authenticates the caller by the token in the metadata and checks that the caller is the proxy `proxy`.
     pub async fn authenticate_as(
         &self,
         metadata: &http::HeaderMap,

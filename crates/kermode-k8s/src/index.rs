@@ -12,9 +12,9 @@
 mod addresses;
 mod changes;
 mod entry;
+mod label_lookup;
 mod pool;
 mod read;
-mod selection;
 
 use std::collections::hash_map;
 use std::collections::{HashMap, HashSet};
@@ -26,8 +26,8 @@ use kermode_model::{Mesh, MeshName, ObjectKey, ServiceName, TrafficPermission};
 pub use self::addresses::of_service as service_addresses;
 pub use self::changes::{Changes, DataplaneChange, Desired, PodIdentity};
 use self::entry::PodEntry;
+use self::label_lookup::LabelLookup;
 use self::pool::Pool;
-use self::selection::LabelLookup;
 use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
 use crate::convert::{self, ConvertError, ConvertSettings, Converted};
 
@@ -43,7 +43,7 @@ pub struct Index {
     owners: HashMap<OwnerId, OwnerFacts>,
     pods_by_owner: HashMap<OwnerId, HashSet<ObjectKey>>,
     /// For each namespace, the lookup of its Pods and Services by labels.
-    selections: HashMap<Arc<str>, LabelLookup>,
+    lookups: HashMap<Arc<str>, LabelLookup>,
     pool: Pool,
     /// Number of conversions of Pods so far.
     conversions: u64,
@@ -185,15 +185,15 @@ impl Index {
 
     /// Stores or removes a Service, and updates the lookup by labels.
     fn set_service(&mut self, key: &ObjectKey, service: Option<ServiceFacts>) {
-        let selection = self.selections.entry(key.namespace.clone()).or_default();
-        selection.remove_service(&key.name);
+        let lookup = self.lookups.entry(key.namespace.clone()).or_default();
+        lookup.remove_service(&key.name);
         if let Some(service) = service {
             if service.yields_inbounds() {
-                selection.add_service(&key.name, &service.selector);
+                lookup.add_service(&key.name, &service.selector);
             }
             self.services.insert(key.clone(), service);
         }
-        self.remove_empty_selection(&key.namespace);
+        self.remove_empty_lookup(&key.namespace);
     }
 
     fn replace_addresses(&mut self, old: Option<&ServiceFacts>, new: Option<&ServiceFacts>) -> Vec<Touched> {
@@ -213,9 +213,9 @@ impl Index {
 
     fn pods_selected_by(&self, service: &ServiceFacts) -> Vec<ObjectKey> {
         let namespace = &service.key.namespace;
-        let candidates = self.selections.get(namespace).into_iter();
+        let candidates = self.lookups.get(namespace).into_iter();
         candidates
-            .flat_map(|selection| selection.pods_for(&service.selector))
+            .flat_map(|lookup| lookup.pods_for(&service.selector))
             .filter_map(|name| self.pods.get(&ObjectKey::new(namespace.clone(), name.clone())))
             .filter(|entry| convert::selects(service, &entry.facts))
             .map(|entry| entry.key().clone())
@@ -225,7 +225,7 @@ impl Index {
     /// Converts the Pods of a Namespace whose mesh may differ.
     fn reconvert_namespace(&mut self, name: &Arc<str>) -> Changes {
         let namespace = self.namespaces.get(name);
-        let pods = self.selections.get(name).into_iter().flat_map(LabelLookup::pods);
+        let pods = self.lookups.get(name).into_iter().flat_map(LabelLookup::pods);
         let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
         // Only the mesh of a Pod depends on the Namespace, and injection writes the mesh of most Pods as an annotation.
         let mesh_may_differ = |entry: &PodEntry| match &entry.current {
@@ -262,8 +262,8 @@ impl Index {
 
     fn convert_pod(&self, pod: &PodFacts) -> Result<Option<Converted>, ConvertError> {
         let namespace = &pod.key.namespace;
-        let selection = self.selections.get(namespace).into_iter();
-        let candidates = selection.flat_map(|selection| selection.services_for(&pod.labels));
+        let lookup = self.lookups.get(namespace).into_iter();
+        let candidates = lookup.flat_map(|lookup| lookup.services_for(&pod.labels));
         let services = convert::selecting_services(
             candidates.filter_map(|name| {
                 self.services
@@ -278,8 +278,8 @@ impl Index {
 
     /// Adds a Pod to the lookups by labels and by owner.
     fn link(&mut self, pod: &PodFacts) {
-        let selection = self.selections.entry(pod.key.namespace.clone()).or_default();
-        selection.add_pod(&pod.key.name, &pod.labels);
+        let lookup = self.lookups.entry(pod.key.namespace.clone()).or_default();
+        lookup.add_pod(&pod.key.name, &pod.labels);
         if let Some(owner) = owner_id(pod) {
             self.pods_by_owner
                 .entry(owner)
@@ -293,8 +293,8 @@ impl Index {
         let Some(entry) = self.pods.get(key) else {
             return;
         };
-        if let Some(selection) = self.selections.get_mut(&key.namespace) {
-            selection.remove_pod(&key.name, &entry.facts.labels);
+        if let Some(lookup) = self.lookups.get_mut(&key.namespace) {
+            lookup.remove_pod(&key.name, &entry.facts.labels);
         }
         if let Some(owner) = owner_id(&entry.facts)
             && let hash_map::Entry::Occupied(mut owned) = self.pods_by_owner.entry(owner)
@@ -304,12 +304,12 @@ impl Index {
                 owned.remove();
             }
         }
-        self.remove_empty_selection(&key.namespace);
+        self.remove_empty_lookup(&key.namespace);
     }
 
-    fn remove_empty_selection(&mut self, namespace: &Arc<str>) {
-        if self.selections.get(namespace).is_some_and(LabelLookup::is_empty) {
-            self.selections.remove(namespace);
+    fn remove_empty_lookup(&mut self, namespace: &Arc<str>) {
+        if self.lookups.get(namespace).is_some_and(LabelLookup::is_empty) {
+            self.lookups.remove(namespace);
         }
     }
 }

@@ -36,8 +36,11 @@ fn explain_pod(outcome: &PodOutcome) -> String {
             &format!("assumed: the Pod has no IP yet, {PLACEHOLDER_ADDRESS} is used in its place"),
         );
     }
-    for (service, selection) in &outcome.explanation.services {
-        line(1, &format!("Service {service} {}", selection_text(selection)));
+    for (service, service_match) in &outcome.explanation.services {
+        line(
+            1,
+            &format!("Service {service} {}", service_match_text(service_match)),
+        );
     }
     if let Some(origin) = outcome.dataplane.as_ref().ok().and_then(gateway_tags_origin) {
         line(
@@ -80,8 +83,8 @@ fn gateway_tags_origin(dataplane: &Value) -> Option<&'static str> {
     })
 }
 
-fn selection_text(selection: &ServiceMatch) -> String {
-    match selection {
+fn service_match_text(service_match: &ServiceMatch) -> String {
+    match service_match {
         ServiceMatch::Selects => "selects the Pod".to_owned(),
         ServiceMatch::Differs { key, wanted, found } => match found {
             Some(found) => {

@@ -32,7 +32,7 @@ enum RequestResult {
     Issued,
     /// Denied because of the request: its token, its content, its rate, or its time limit.
     Refused,
-    /// Denied because the control plane does not know the proxy, or its mesh with mTLS, yet.
+    /// Denied because this replica does not know the proxy's Pod or Dataplane yet, or because the mesh has no mTLS.
     NotReady,
     /// Denied because of a failure of the API server, of the CA, or of signing.
     Failed,

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 const QUEUE_SIZE: usize = 4096;
 
 /// Maximum length of an Event's note in characters. The API server rejects longer notes.
-const MAX_NOTE: usize = 1024;
+const MAX_NOTE_LENGTH: usize = 1024;
 
 /// Handle of the task that writes Events; cheap to clone. Repeated Events are aggregated as in client-go.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ impl Events {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            note: Some(message.chars().take(MAX_NOTE).collect()),
+            note: Some(message.chars().take(MAX_NOTE_LENGTH).collect()),
             action: action.to_owned(),
             secondary: None,
         };

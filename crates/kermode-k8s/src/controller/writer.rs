@@ -40,9 +40,9 @@ pub const FIELD_MANAGER: &str = "kuma-cp";
 /// Field manager of the leader's part of the status.
 const STATUS_MANAGER: &str = "kuma-cp-inbounds";
 /// Maximum number of concurrent writes; bounds the load on the API server.
-const CONCURRENCY: usize = 16;
+const MAX_CONCURRENT_WRITES: usize = 16;
 /// Maximum number of status writes per second; leaves the API server's capacity to Dataplanes.
-const STATUSES_PER_SECOND: u32 = 100;
+const MAX_STATUS_WRITES_PER_SECOND: u32 = 100;
 
 /// Desired state of a Dataplane.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,7 +115,7 @@ impl Writer {
                 observed: Mutex::default(),
                 rejections: Mutex::default(),
                 waiting: WaitingForMesh::default(),
-                status: StatusWriter::new(STATUS_MANAGER, STATUSES_PER_SECOND),
+                status: StatusWriter::new(STATUS_MANAGER, MAX_STATUS_WRITES_PER_SECOND),
                 metrics,
                 completeness: watch::Sender::default(),
             }),
@@ -242,12 +242,12 @@ impl Writer {
         }
     }
 
-    /// Reconciles queued Dataplanes until dropped, at most [`CONCURRENCY`] at a time.
+    /// Reconciles queued Dataplanes until dropped, at most [`MAX_CONCURRENT_WRITES`] at a time.
     async fn reconcile_queued(&self) {
         let mut tasks = JoinSet::new();
         loop {
             let key = self.inner.queue.pop().await;
-            if tasks.len() >= CONCURRENCY {
+            if tasks.len() >= MAX_CONCURRENT_WRITES {
                 tasks.join_next().await;
             }
             while tasks.try_join_next().is_some() {}

@@ -92,7 +92,7 @@ pub fn explain(
     DataplaneExplanation {
         services: services
             .iter()
-            .map(|service| (service.key.name.clone(), selection(service, pod)))
+            .map(|service| (service.key.name.clone(), service_match(service, pod)))
             .collect(),
         inbounds,
         dropped_labels: pod
@@ -127,7 +127,7 @@ fn sorted_tags(generate: impl FnOnce(TagVisitor<'_>)) -> Vec<(Arc<str>, Arc<str>
         .collect()
 }
 
-fn selection(service: &ServiceFacts, pod: &PodFacts) -> ServiceMatch {
+fn service_match(service: &ServiceFacts, pod: &PodFacts) -> ServiceMatch {
     if selects(service, pod) {
         return ServiceMatch::Selects;
     }

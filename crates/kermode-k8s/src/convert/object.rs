@@ -9,7 +9,7 @@ use kermode_model::{Dataplane, ObjectKey, tag};
 /// Labels of a Dataplane that the control plane manages, so that users can select Dataplanes by them.
 pub const MANAGED_LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
 /// Maximum length of a label value in Kubernetes, in bytes.
-const MAX_LABEL_VALUE: usize = 63;
+const MAX_LABEL_VALUE_LENGTH: usize = 63;
 
 /// Returns the custom resource of a Dataplane. The Pod owns it, so Kubernetes deletes both together.
 pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane {
@@ -71,7 +71,7 @@ fn is_label_value(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let is_outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
-    bytes.len() <= MAX_LABEL_VALUE
+    bytes.len() <= MAX_LABEL_VALUE_LENGTH
         && is_outer(bytes.first())
         && is_outer(bytes.last())
         && bytes.iter().copied().all(is_inner)
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn dataplane_of_several_services_or_of_one_with_a_long_name_has_no_service_label() {
+    fn dataplane_of_several_services_or_of_a_service_with_a_long_name_has_no_service_label() {
         let rest = [pair("kuma.io/mesh", "default"), pair("kuma.io/zone", "east")];
         assert_eq!(labels_of(&["a_ns_svc_80", "b_ns_svc_80"]), rest);
         let long = format!("{}_ns_svc_80", "a".repeat(63));

@@ -366,6 +366,6 @@ fn index_is_empty_after_all_objects_are_removed() {
     index.remove_service(&key("web"));
     index.remove_namespace("demo");
     index.remove_owner(&mk_replica_set("web", None).id);
-    assert!(index.selections.is_empty() && index.pods_by_owner.is_empty() && index.services.is_empty());
+    assert!(index.lookups.is_empty() && index.pods_by_owner.is_empty() && index.services.is_empty());
     assert_eq!(index.view().services(&"default".into()).count(), 0);
 }

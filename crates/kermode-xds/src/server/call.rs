@@ -28,9 +28,9 @@ use crate::stream::{Event, Output, Response, Stream};
 
 /// Maximum length of Envoy's error message for a rejected response, in bytes. The message is stored for each rejected
 /// resource, logged, and shown in statuses.
-const MAX_ERROR_MESSAGE: usize = 1024;
+const MAX_ERROR_MESSAGE_LENGTH: usize = 1024;
 /// Maximum number of characters of an invalid node id in the error message. The caller may send an id of any length.
-const MAX_SHOWN_ID: usize = 100;
+const MAX_SHOWN_ID_LENGTH: usize = 100;
 
 /// An authenticated and authorized stream that may get its first configuration.
 struct AdmittedStream {
@@ -190,7 +190,7 @@ fn claimed_proxy(request: &DeltaDiscoveryRequest) -> Result<ProxyId, Status> {
         .map(|node| node.id.as_str())
         .unwrap_or_default();
     ProxyId::from_node_id(id).ok_or_else(|| {
-        let id: String = id.chars().take(MAX_SHOWN_ID).collect();
+        let id: String = id.chars().take(MAX_SHOWN_ID_LENGTH).collect();
         Status::invalid_argument(format!(
             "node id {id:?} is not of the form <mesh>.<pod>.<namespace>"
         ))
@@ -225,7 +225,7 @@ fn shutdown_status() -> Status {
 
 fn truncate_error_message(request: &mut DeltaDiscoveryRequest) {
     if let Some(error) = &mut request.error_detail {
-        let end = error.message.floor_char_boundary(MAX_ERROR_MESSAGE);
+        let end = error.message.floor_char_boundary(MAX_ERROR_MESSAGE_LENGTH);
         error.message.truncate(end);
     }
 }

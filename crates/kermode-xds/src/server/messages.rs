@@ -20,11 +20,11 @@ use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_R
 /// Size of the gRPC prefix of a message, in bytes: compression flag and length.
 const PREFIX_SIZE: usize = 5;
 /// Maximum size of a piece of a response, in bytes: an HTTP/2 frame of the default size.
-const MAX_PIECE: usize = 16 * 1024;
+const MAX_PIECE_SIZE: usize = 16 * 1024;
 /// Protobuf tag of a response's `resources`: field 2, length-delimited.
 const RESOURCES_TAG: u8 = 2 << 3 | 2;
 /// Maximum size of the protobuf tag and length before a resource, in bytes.
-const MAX_RESOURCE_PREFIX: usize = 6;
+const MAX_RESOURCE_PREFIX_SIZE: usize = 6;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Stream of the call's requests.
@@ -187,11 +187,11 @@ impl FramedResponse {
     fn new(mut response: DeltaDiscoveryResponse) -> Result<Self, Status> {
         let size = response.encoded_len();
         let length = u32::try_from(size).map_err(|_| Status::internal("the response is too large"))?;
-        if PREFIX_SIZE + size <= MAX_PIECE {
+        if PREFIX_SIZE + size <= MAX_PIECE_SIZE {
             return Self::single_part(&response, length);
         }
         let resources = std::mem::take(&mut response.resources);
-        let capacity = PREFIX_SIZE + response.encoded_len() + MAX_RESOURCE_PREFIX * resources.len();
+        let capacity = PREFIX_SIZE + response.encoded_len() + MAX_RESOURCE_PREFIX_SIZE * resources.len();
         let mut part = BytesMut::with_capacity(capacity);
         part.put_u8(0);
         part.put_u32(length);
@@ -230,7 +230,7 @@ impl Iterator for FramedResponse {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let size = self.remaining.min(MAX_PIECE);
+        let size = self.remaining.min(MAX_PIECE_SIZE);
         if size == 0 {
             self.parts = VecDeque::new();
             return None;
@@ -322,9 +322,9 @@ mod tests {
         for sizes in [
             &[][..],
             &[0],
-            &[5, MAX_PIECE, 1],
-            &[3 * MAX_PIECE, 0, 100, 200],
-            &[MAX_PIECE - 30; 4],
+            &[5, MAX_PIECE_SIZE, 1],
+            &[3 * MAX_PIECE_SIZE, 0, 100, 200],
+            &[MAX_PIECE_SIZE - 30; 4],
         ] {
             let response = DeltaDiscoveryResponse {
                 nonce: "7".to_owned(),
@@ -337,7 +337,7 @@ mod tests {
                 .expect("a response below the limit")
                 .collect();
             let (last, others) = pieces.split_last().expect("a piece");
-            assert!(others.iter().all(|piece| piece.len() == MAX_PIECE) && !last.is_empty());
+            assert!(others.iter().all(|piece| piece.len() == MAX_PIECE_SIZE) && !last.is_empty());
             let message = pieces.concat();
             assert_eq!(
                 message[1..PREFIX_SIZE],

@@ -344,7 +344,7 @@ async fn request_above_the_size_limit_is_rejected() {
 }
 
 #[tokio::test]
-async fn early_proxy_is_served_once_its_dataplane_is_known() {
+async fn proxy_that_connects_before_its_dataplane_is_known_is_served_afterwards() {
     let fixture = Fixture::new();
     fixture
         .authenticator

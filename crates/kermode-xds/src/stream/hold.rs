@@ -1,8 +1,8 @@
 //! Holds: on-demand resources that wait, for a bounded time, until the client has ACKed or NACKed other resources.
 //!
-//! A resource lists the others in [`OnDemand::after`]. Only the resource itself waits: other names of its kind, other
-//! kinds and the first response to a wildcard subscription are not delayed, and no resource waits for a held one. The
-//! clock is passed in, see [`Stream::next_deadline`].
+//! [`OnDemand::after`] lists the resources for which a resource waits. Only the resource itself waits: other names of
+//! its kind, other kinds and the first response to a wildcard subscription are not delayed, and no resource waits for a
+//! held one. The clock is passed in, see [`Stream::next_deadline`].
 //!
 //! [`OnDemand::after`]: kermode_envoy::OnDemand::after
 //! [`Stream::next_deadline`]: super::Stream::next_deadline

@@ -25,7 +25,8 @@ pub(super) enum DelayedChanges {
     Nothing,
     /// New and changed resources with this sequence number or a later one.
     Upserts {
-        /// Sequence number of the oldest resource that they may refer to and that the client does not have.
+        /// Sequence number of the oldest resource that the client does not have and that the new and changed resources
+        /// may refer to.
         fence: u64,
     },
     /// Removals with this sequence number or a later one.

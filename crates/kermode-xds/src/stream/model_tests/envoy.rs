@@ -1,4 +1,4 @@
-//! Model of Envoy as a client of the management server, which checks the responses that it receives.
+//! Model of Envoy as a client of the management server. The model checks the responses that it receives.
 //!
 //! Bodies are text: `eds:1`, `static:1` for clusters, `1` for endpoints, `c0,c1/r0:1` for listeners (clusters, then an
 //! optional route). Envoy rejects a body that ends in `!`. A subscribed name stays subscribed: Envoy does not request
@@ -204,8 +204,8 @@ impl Envoy {
         }
     }
 
-    /// Subscribes to the endpoints of new clusters and the routes of new listeners, and unsubscribes from those of
-    /// removed ones. Envoy does not subscribe again for a changed cluster.
+    /// Subscribes to the endpoints of new clusters and the routes of new listeners, and unsubscribes from the endpoints
+    /// of removed clusters and the routes of removed listeners. Envoy does not subscribe again for a changed cluster.
     fn update_subscriptions(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let clusters = self.applied(Cluster);
         let eds = clusters

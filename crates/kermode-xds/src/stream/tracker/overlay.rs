@@ -3,8 +3,9 @@
 //!
 //! A value is either the version that the client has (`Arc<VersionedName>`) or only the name (`Arc<str>`). Thousands of
 //! proxies have nearly the same resources. The base is therefore a version of the store's map of all resources of the
-//! mesh ([`VersionedNames`]), a persistent map whose nodes all its versions and all streams share. An overlay itself
-//! holds only the names whose value differs from that in the base. Without a base, every name is a difference.
+//! mesh ([`VersionedNames`]). That map is persistent: its versions, and the streams that hold them, share nodes. An
+//! overlay itself holds only the names whose value differs from that in the base. Without a base, every name is a
+//! difference.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -111,40 +111,40 @@ mod tests {
 
     #[test]
     fn services_that_share_a_label_are_indexed_by_another_label() {
-        let mut selection = LabelLookup::default();
+        let mut lookup = LabelLookup::default();
         for app in ["a", "b", "c", "d"] {
-            selection.add_service(&app.into(), &pairs(&[("app", app), ("env", "prod")]));
+            lookup.add_service(&app.into(), &pairs(&[("app", app), ("env", "prod")]));
         }
         let labels = pairs(&[("app", "c"), ("env", "prod")]);
-        let candidates: Vec<_> = selection.services_for(&labels).map(AsRef::as_ref).collect();
+        let candidates: Vec<_> = lookup.services_for(&labels).map(AsRef::as_ref).collect();
         assert!(candidates.contains(&"c"));
         assert!(candidates.len() <= 2, "{candidates:?}");
     }
 
     #[test]
     fn candidates_of_a_selector_have_its_rarest_label() {
-        let mut selection = LabelLookup::default();
+        let mut lookup = LabelLookup::default();
         for number in 0..10 {
             let app = if number == 0 { "a" } else { "b" };
-            selection.add_pod(
+            lookup.add_pod(
                 &format!("pod-{number}").into(),
                 &pairs(&[("app", app), ("env", "prod")]),
             );
         }
         let selector = pairs(&[("app", "a"), ("env", "prod")]);
-        let candidates: Vec<_> = selection.pods_for(&selector).map(AsRef::as_ref).collect();
+        let candidates: Vec<_> = lookup.pods_for(&selector).map(AsRef::as_ref).collect();
         assert_eq!(candidates, ["pod-0"]);
     }
 
     #[test]
-    fn selection_is_empty_after_all_pods_and_services_are_removed() {
-        let mut selection = LabelLookup::default();
+    fn lookup_is_empty_after_all_pods_and_services_are_removed() {
+        let mut lookup = LabelLookup::default();
         let labels = pairs(&[("app", "a"), ("env", "prod")]);
-        selection.add_pod(&"pod".into(), &labels);
-        selection.add_service(&"service".into(), &labels);
-        selection.remove_pod(&"pod".into(), &labels);
-        selection.remove_service(&"service".into());
-        assert!(selection.is_empty());
-        assert!(selection.pods_by_label.is_empty() && selection.services_by_label.is_empty());
+        lookup.add_pod(&"pod".into(), &labels);
+        lookup.add_service(&"service".into(), &labels);
+        lookup.remove_pod(&"pod".into(), &labels);
+        lookup.remove_service(&"service".into());
+        assert!(lookup.is_empty());
+        assert!(lookup.pods_by_label.is_empty() && lookup.services_by_label.is_empty());
     }
 }
