@@ -7,13 +7,13 @@ use std::time::Duration;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// Upper bound of the backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// Upper bound of the backoff while the control plane has not seen the Pod. Its watch delivers a new Pod within a
-/// second.
+/// Upper bound of the backoff while the control plane has not seen the Pod. The control plane's watch delivers a new
+/// Pod within a second.
 const MAX_EARLY_BACKOFF: Duration = Duration::from_millis(500);
 /// Number of attempts that [`MAX_EARLY_BACKOFF`] applies to.
 const EARLY_ATTEMPTS: u32 = 10;
-/// Time span over which the proxies of a failed replica spread their first reconnection. They have configuration and
-/// certificates, so reconnecting is not urgent.
+/// Time span over which the proxies of a failed replica spread their first reconnection. These proxies have
+/// configuration and certificates, so reconnecting is not urgent.
 const RECONNECTION_SPREAD: Duration = Duration::from_secs(2);
 /// Number of failures that a lost connection counts as. If the reconnection fails too, the next backoff is up to
 /// 800 ms.

@@ -157,7 +157,7 @@ impl Renewal {
         }
     }
 
-    /// Requests a certificate for a new key and publishes both. Every certificate has its own key.
+    /// Requests a certificate for a new key and publishes key and certificate. Every certificate has its own key.
     async fn issue(&self, previous: Option<&CurrentCertificate>) -> anyhow::Result<CurrentCertificate> {
         let key = WorkloadKey::generate()?;
         let name = self.proxy.proxy_name();
@@ -269,7 +269,7 @@ impl State {
     }
 }
 
-/// Formats a status with its sources. The last source is the cause of a lost connection.
+/// Formats a status with its sources. The status of a lost connection has the cause as its last source.
 fn describe(status: &Status) -> String {
     let mut text = format!(
         "the control plane responded with {:?}: {}",

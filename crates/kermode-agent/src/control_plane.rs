@@ -78,7 +78,7 @@ impl fmt::Debug for ControlPlaneConfig {
 // === impl ControlPlane ===
 
 impl ControlPlane {
-    /// Returns a factory of channels. It opens no connection.
+    /// Returns a factory of channels. Opens no connection.
     ///
     /// # Errors
     /// Fails when the address or a root certificate is malformed.

@@ -34,7 +34,8 @@ use crate::token::TokenFile;
 /// Timeout of the first response of the control plane to a new Envoy; then the cache responds. The control plane is
 /// preferred because the cached configuration may have crashed the previous Envoy.
 const CACHE_DELAY: Duration = Duration::from_secs(1);
-/// Limit on responses that wait for Envoy to read them. Above it the relay stops reading from the control plane.
+/// Limit on responses that wait for Envoy to read them. Above the limit, the relay stops reading from the control
+/// plane.
 const MAX_QUEUED_RESPONSES: usize = 4;
 
 /// ADS service for Envoy; cheap to clone.

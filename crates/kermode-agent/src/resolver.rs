@@ -23,7 +23,8 @@ pub struct SystemDns {
 }
 
 impl SystemDns {
-    /// Reads the file at `path`. If it yields no name servers, the control plane can only be reached by its IP address.
+    /// Reads the file at `path`. If the file yields no name servers, the control plane can only be reached by its IP
+    /// address.
     pub fn read(path: &Path) -> Self {
         let parsed = fs::read(path).map_err(NetError::from).and_then(parse_resolv_conf);
         let (config, options) = parsed.unwrap_or_else(|error| {

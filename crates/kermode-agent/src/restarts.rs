@@ -7,7 +7,8 @@ use std::time::Duration;
 
 /// Delay of the second consecutive restart; it doubles with each further one. The first restart is immediate.
 const INITIAL_DELAY: Duration = Duration::from_millis(200);
-/// Limit on consecutive restarts. Above it the agent exits, and the kubelet restarts the container with longer delays.
+/// Limit on consecutive restarts. Above the limit, the agent exits, and the kubelet restarts the container with longer
+/// delays.
 const MAX_RESTARTS: u32 = 5;
 /// Run time after which a crash starts a new series of restarts.
 const STABLE_RUN_TIME: Duration = Duration::from_mins(1);

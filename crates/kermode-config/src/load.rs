@@ -1,8 +1,8 @@
 //! Loader of a configuration: defaults, then a YAML file, then environment variables.
 //!
-//! The serialised defaults are the schema. A key that they do not contain is unknown, and the default at a path decides
-//! how the text of an environment variable is parsed. Each override is deserialised on its own, on top of the defaults,
-//! so that one run reports all mistakes.
+//! The serialised defaults are the schema. A key that the defaults do not contain is unknown, and the default at a path
+//! decides how the text of an environment variable is parsed. Each override is deserialised on its own, on top of the
+//! defaults, so that one run reports all mistakes.
 
 use std::fmt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use serde_json::Value;
 /// An environment variable and the dotted path of the setting that it overrides.
 pub(crate) type Variable = (&'static str, &'static str);
 
-/// Rules for overrides. They complement the serialised defaults.
+/// Rules for overrides, in addition to the serialised defaults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OverrideRules<'a> {
     /// Accepted environment variables.

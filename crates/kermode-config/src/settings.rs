@@ -1,4 +1,5 @@
-//! Table of all settings: key, environment variables, meaning. `docs/reference/configuration.md` is generated from it.
+//! Table of all settings: key, environment variables, meaning. `docs/reference/configuration.md` is generated from the
+//! table.
 //!
 //! Variables of the injector are declared in `kermode-inject`, beside the settings themselves.
 

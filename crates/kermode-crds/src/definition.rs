@@ -23,7 +23,7 @@ pub fn all() -> Vec<Value> {
     ]
 }
 
-/// Returns the name of a CustomResourceDefinition. `plural` is the plural name of the resource that it defines.
+/// Returns the name of a CustomResourceDefinition. `plural` is the plural name of the defined resource.
 pub fn name(plural: &str) -> String {
     format!("{plural}.{GROUP}")
 }

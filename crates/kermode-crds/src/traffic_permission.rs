@@ -137,7 +137,8 @@ pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRul
     Ok(model::PermissionRule { from, action })
 }
 
-/// Converts a reference to the proxies that it selects. `field` is the path of the reference, for errors.
+/// Converts a reference into the group of proxies that the reference selects. `field` is the path of the reference, for
+/// errors.
 pub(crate) fn principal(field: &str, target: &TargetRef) -> Result<model::Principal, InvalidPermission> {
     let service = || {
         let name = target.name.as_deref().filter(|name| !name.is_empty());

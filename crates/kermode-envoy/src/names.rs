@@ -1,5 +1,5 @@
-//! Names of Envoy resources and SPIFFE ids (docs/reference/envoy.md#names). They are an interface: users search for
-//! them in statistics and logs.
+//! Names of Envoy resources and SPIFFE ids (docs/reference/envoy.md#names). The names are an interface: users search
+//! for them in statistics and logs.
 
 use std::net::SocketAddr;
 

@@ -103,8 +103,9 @@ impl Resource {
 
     /// Makes the version of these endpoints depend on the version of their cluster.
     ///
-    /// Envoy rebuilds a changed cluster and waits for its endpoints. A delta server sends them again only if their
-    /// version changed; otherwise Envoy waits until `initial_fetch_timeout` (envoyproxy/envoy#28877).
+    /// Envoy rebuilds a changed cluster and waits for its endpoints. A delta server sends the endpoints again only if
+    /// the version of the endpoints changed; otherwise Envoy waits until `initial_fetch_timeout`
+    /// (envoyproxy/envoy#28877).
     pub(crate) fn resent_with(self, cluster: &Self) -> Self {
         Self {
             version: version(&[cluster.version.as_bytes(), &self.body]),
@@ -117,9 +118,9 @@ impl Resource {
 ///
 /// A change is sent only if the version differs, so a collision between two versions of one resource leaves a proxy
 /// with stale configuration. With 128 bits, a collision by accident is as unlikely as a hardware error. XXH3 has
-/// a fixed specification, so replicas, releases and restarts agree, which the hasher of `std` does not promise. It also
-/// hashes at memory speed, and each full publication of a mesh hashes megabytes. It does not resist deliberate
-/// collisions, which are harmless here: an author of a resource could only delay its own updates.
+/// a fixed specification, so replicas, releases and restarts agree, which the hasher of `std` does not promise. XXH3
+/// also hashes at memory speed, and each full publication of a mesh hashes megabytes. XXH3 does not resist deliberate
+/// collisions. They are harmless here: an author of a resource could only delay its own updates.
 fn version(parts: &[&[u8]]) -> Arc<str> {
     let mut hasher = Xxh3Default::new();
     for part in parts {

@@ -77,8 +77,8 @@ impl RenewalTimer {
         *self = Self::new((validity.renew_at() - early).max(now + MIN_INTERVAL));
     }
 
-    /// Schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of it, unless one is due
-    /// earlier.
+    /// Schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of the window, unless a renewal
+    /// is due earlier.
     pub fn renew_within(&mut self, window: Duration, now: SystemTime, jitter: f64) {
         self.due = self.due.min(now + window.mul_f64(jitter.clamp(0.0, 1.0)));
     }

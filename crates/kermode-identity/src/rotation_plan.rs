@@ -1,9 +1,10 @@
 //! Generations of a mesh's CA: which one signs, which ones are trusted, and when a rotation is due.
 //!
-//! A new CA has a fixed schedule, so all replicas that have read it agree at any time: first its root is trusted beside
-//! the old one, then it signs, then the old root is removed. Each phase is longer than the lifetime of a certificate.
-//! Every proxy with a valid certificate has thus received both roots before the new CA signs, and all certificates of
-//! the old CA have expired before its root is removed (`docs/reference/certificates.md#rotation`).
+//! A new CA has a fixed schedule, so all replicas that have read it agree at any time: first the root of the new CA is
+//! trusted beside the old root, then the new CA signs, then the old root is removed. Each phase is longer than the
+//! lifetime of a certificate. Every proxy with a valid certificate has thus received both roots before the new CA
+//! signs, and all certificates of the old CA have expired before its root is removed
+//! (`docs/reference/certificates.md#rotation`).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -207,8 +208,8 @@ impl RotationPlan {
     }
 
     /// Returns the reason why a new CA has to be generated now, if there is one. `request` is the user's current
-    /// rotation request, any text. It causes a rotation if it differs from the request of the newest CA. A rotation in
-    /// progress is finished first.
+    /// rotation request, any text. The request causes a rotation if it differs from the request of the newest CA. A
+    /// rotation in progress is finished first.
     pub fn due_rotation(&self, now: SystemTime, request: Option<&str>) -> Option<RotationReason> {
         if self.phase(now) != Phase::Settled {
             return None;

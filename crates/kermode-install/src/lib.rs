@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub use assignment::InvalidAssignment;
 pub use workload::{POD_FIELD_VARIABLES, PORTS, Port};
 
-/// Settings of an installation. The caller has checked all of them except the assignments.
+/// Settings of an installation. The caller has checked all settings except the assignments.
 #[derive(Clone, Debug)]
 pub struct Installation {
     /// Namespace of the control plane.

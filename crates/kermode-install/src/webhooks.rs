@@ -1,6 +1,7 @@
 //! Registrations of the control plane's webhooks, see `docs/reference/injection.md#registration`.
 //!
-//! The control plane writes `caBundle`. It is absent here, so that applying the manifests again does not remove it.
+//! The control plane writes `caBundle`. The field is absent here, so that applying the manifests again does not remove
+//! it.
 
 use kermode_crds::{GROUP, VERSION, annotation};
 use serde_json::{Value, json};
@@ -16,8 +17,8 @@ const INJECT_PATH: &str = "/inject-sidecar";
 const VALIDATE_PATH: &str = "/validate-kuma-io-v1alpha1";
 const WORKLOADS_PATH: &str = "/validate-workloads";
 
-/// Registration of the injector, with three webhooks. Those for labelled Namespaces and for labelled Pods have the
-/// failure policy of the installation. The third, for annotations and for other values of the label, never blocks a
+/// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and for labelled Pods have
+/// the failure policy of the installation. The third, for annotations and for other values of the label, never blocks a
 /// Pod.
 pub(crate) fn mutating(installation: &Installation) -> Value {
     let policy = installation.injector_failure_policy.as_str();

@@ -199,6 +199,6 @@ pub fn parse_gateway(value: &str) -> Result<Option<GatewayIdentity>, WrongValue>
 pub struct WrongValue {
     /// Key of the label or annotation.
     pub key: String,
-    /// Its value.
+    /// Value of the label or annotation.
     pub value: String,
 }

@@ -106,11 +106,11 @@ impl DirectAccess {
                 .map(|name| ServiceName::from(name.as_str()))
                 .collect()
         };
-        let all = direct.iter().any(|name| name == ALL_SERVICES);
+        let selects_all = direct.iter().any(|name| name == ALL_SERVICES);
         let reachable = &settings.reachable_services;
         Some(Self {
             proxy: dataplane.key.clone(),
-            services: (!all).then(|| names(direct)),
+            services: (!selects_all).then(|| names(direct)),
             reachable: (!reachable.is_empty()).then(|| names(reachable)),
         })
     }

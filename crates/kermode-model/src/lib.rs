@@ -1,6 +1,6 @@
 //! The data model of a mesh, shared by Kermode's other crates: no IO, no Kubernetes types, no Envoy types.
 //!
-//! `kermode-k8s` converts Kubernetes objects to it, `kermode-envoy` generates Envoy resources from it.
+//! `kermode-k8s` converts Kubernetes objects to the model, `kermode-envoy` generates Envoy resources from the model.
 
 pub mod annotation;
 mod dataplane;

@@ -1,4 +1,4 @@
-//! The Mesh: settings shared by all its proxies.
+//! The Mesh: settings that all proxies of a mesh share.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! MeshTrafficPermission: the callers that an inbound allows, and the inbounds that a permission applies to.
 //!
-//! The mesh view holds one [`PermissionSet`] for each mesh. Its rules for an inbound become Envoy's RBAC filter in
-//! `kermode-envoy`.
+//! The mesh view holds one [`PermissionSet`] for each mesh. The set's rules for an inbound become Envoy's RBAC filter
+//! in `kermode-envoy`.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -152,8 +152,8 @@ impl Nft {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(run_error)?;
-        // Dropping stdin ends the input of nft. If nft fails, its own error is reported in place of an error of
-        // writing.
+        // Dropping stdin ends the input of nft. If nft fails, the error that nft prints is reported in place of
+        // an error of writing.
         let write_result = process
             .stdin
             .take()

@@ -33,7 +33,7 @@ pub enum CheckError {
     NotRedirected {
         /// Destination of the connection.
         target: SocketAddr,
-        /// Port that it should have been redirected to.
+        /// Port that the connection should have been redirected to.
         port: u16,
         /// Error of the connection.
         source: io::Error,
@@ -149,7 +149,7 @@ fn has_route(target: SocketAddr) -> bool {
 }
 
 /// Connects to `target` and expects `listener` to accept the connection. The listener sends a token, by which the
-/// client recognizes it.
+/// client recognizes the listener.
 fn expect_token(listener: &TcpListener, target: SocketAddr, step_timeout: Duration) -> io::Result<()> {
     let token = token();
     let mut client = TcpStream::connect_timeout(&target, step_timeout)?;

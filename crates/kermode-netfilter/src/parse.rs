@@ -79,7 +79,7 @@ pub fn parse_ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
 
 /// Parses the UID exclusions of one setting, separated by `;`.
 ///
-/// `transport` is the protocol of the setting `…-tcp-ports-for-uids` or `…-udp-ports-for-uids`. It is `None` for the
+/// `transport` is the protocol of the setting `…-tcp-ports-for-uids` or `…-udp-ports-for-uids`. `transport` is `None` for the
 /// setting `…-ports-for-uids`, whose items have the general form and may name protocols.
 ///
 /// # Errors
@@ -167,7 +167,7 @@ pub(crate) fn parse_number<T: FromStr<Err = ParseIntError>>(text: &str) -> Optio
 }
 
 /// Parses a comma-separated list of numbers and ranges `first-last`. `mk_problem` receives an invalid item and the part
-/// of it that is not a number.
+/// of the item that is not a number.
 pub(crate) fn parse_numbers<T: Number>(
     text: &str,
     mk_problem: impl Fn(&str, &str) -> ParseProblem,

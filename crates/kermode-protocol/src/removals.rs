@@ -3,7 +3,7 @@
 //! One server-streaming call, authenticated as for ADS. The first response is sent immediately, further ones after each
 //! change, until the caller closes the stream. Replicas of the control plane do not communicate with each other: each
 //! response lists the addresses of the other replicas, and the sidecar calls these replicas as well. The names on the
-//! wire contain *departure*, an older term. They stay, so that sidecars and control planes of different versions
+//! wire contain *departure*, an older term. These names stay, so that sidecars and control planes of different versions
 //! understand each other.
 
 /// Name of the gRPC service, package included.

@@ -12,7 +12,7 @@ use tonic::server::NamedService;
 pub trait GrpcService: Clone + Send + 'static {
     /// Name of the service, package included.
     const NAME: &'static str;
-    /// Paths of its methods: `/<service>/<method>`.
+    /// Paths of the service's methods: `/<service>/<method>`.
     const METHODS: &'static [&'static str];
 
     /// Serves one call. The path of the request is one of [`Self::METHODS`].

@@ -41,7 +41,7 @@ impl ReadinessGuard {
     /// Marks the part as started.
     pub fn mark_ready(self) {
         self.readiness.pending.lock().remove(self.part);
-        tracing::info!(part = self.part, "ready");
+        tracing::info!(part = self.part, "part of the process is ready");
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use kermode_identity::{TrustBundle, Validity};
 use kermode_protocol::certificates::RootsUpdate;
 
-/// Time within which the certificate is renewed if the new trust bundle shares no root with the current one. It is
-/// short, because peers with the new bundle reject the current certificate.
+/// Time within which the certificate is renewed if the new trust bundle shares no root with the current one. The time
+/// is short, because peers with the new bundle reject the current certificate.
 const RENEWAL_AFTER_UNRELATED_CA: Duration = Duration::from_secs(2);
 
 /// State of the current certificate and of the trust bundle that Envoy verifies peers with. The certificate itself is

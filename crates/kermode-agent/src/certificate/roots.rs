@@ -65,7 +65,7 @@ impl RootsWatch {
         }
     }
 
-    /// Forwards the updates of one stream until it ends. Fails if it ends without an update.
+    /// Forwards the updates of one stream until the stream ends. Fails if the stream ends without an update.
     async fn forward_updates(&self) -> anyhow::Result<()> {
         let opened = async {
             let mut stream = self.open().await?;

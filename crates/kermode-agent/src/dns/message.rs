@@ -1,6 +1,6 @@
 //! The parts of a DNS message that the DNS server reads: header and question (RFC 1035 section 4.1). Pure.
 //!
-//! `hickory-proto` decodes them. Records are not decoded: the DNS server passes messages on as bytes.
+//! `hickory-proto` decodes header and question. Records are not decoded: the DNS server passes messages on as bytes.
 
 use hickory_proto::op::{Header, HeaderCounts, MessageType, Metadata, Query as Question, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder};
@@ -40,8 +40,8 @@ impl<'a> Query<'a> {
 
     /// Returns whether `response` responds to this query, sent under `id`.
     ///
-    /// Names are compared without case, because some servers change it. A server that cannot decode the question may
-    /// omit it from its error response.
+    /// Names are compared without case, because some servers change the case. A server that cannot decode the question
+    /// may omit it from its error response.
     pub(crate) fn is_answered_by(&self, response: &[u8], id: u16) -> bool {
         let Some((header, question)) = header_and_question(response) else {
             return false;

@@ -1,4 +1,4 @@
-//! Client of Envoy's admin interface. `kuma-dp wait` uses its HTTP request as well.
+//! Client of Envoy's admin interface. `kuma-dp wait` uses this module's function `request` as well.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -126,7 +126,7 @@ pub(crate) fn literal_address(url: &Uri) -> anyhow::Result<SocketAddr> {
 fn count_connections(statistics: &str) -> u64 {
     let gauges = statistics.lines().filter_map(|line| line.rsplit_once(": "));
     gauges
-        // The request for the gauges itself uses the admin listener. Workers' gauges repeat those of their listener.
+        // The request for the gauges itself uses the admin listener. The gauges of workers repeat the listener's gauge.
         .filter(|(name, _)| !name.starts_with("listener.admin.") && !name.contains(".worker_"))
         .filter_map(|(_, count)| count.trim().parse::<u64>().ok())
         .sum()

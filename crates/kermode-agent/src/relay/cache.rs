@@ -1,5 +1,5 @@
 //! Cache of acknowledged resources, from which a restarted Envoy is configured while the control plane does not
-//! respond. The cache exists in memory only. It contains no secrets: Envoy gets those by SDS.
+//! respond. The cache exists in memory only. It contains no secrets: Envoy gets secrets by SDS.
 
 use std::collections::HashMap;
 use std::sync::Arc;

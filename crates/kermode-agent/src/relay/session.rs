@@ -104,18 +104,18 @@ impl Session {
         }
         let nonce = self.on_ack_or_nack(&request, cache);
         let (index, is_first) = self.subscribe(&request, cache);
-        let responses = if self.is_offline {
+        let cached_response = if self.is_offline {
             self.respond_from_cache(index, is_first, &request.resource_names_subscribe, cache)
         } else {
             None
         };
         Output {
-            responses: responses.into_iter().collect(),
+            responses: cached_response.into_iter().collect(),
             request: self.forward(request, nonce, is_first),
         }
     }
 
-    /// Handles the start of an upstream stream. Returns the requests that it starts with.
+    /// Handles the start of an upstream stream. Returns the requests that the stream starts with.
     pub(super) fn on_open(&mut self) -> Vec<DeltaDiscoveryRequest> {
         self.epoch += 1;
         self.upstream = Upstream::New;
@@ -253,8 +253,9 @@ impl Session {
         request
     }
 
-    /// Returns a response with cached resources: those in `names` and, if `include_all` is set and the subscription is
-    /// a wildcard, all others that Envoy has not acknowledged. Returns `None` if the cache has nothing to send.
+    /// Returns a response with cached resources: the resources in `names` and, if `include_all` is set and the
+    /// subscription is a wildcard, all other resources that Envoy has not acknowledged. Returns `None` if the cache has
+    /// nothing to send.
     fn respond_from_cache(
         &mut self,
         index: usize,
@@ -413,7 +414,7 @@ impl Subscription {
                 continue;
             }
             self.acknowledged.insert(name.clone(), Some(item.version.clone()));
-            // A slice of the response would keep all of it in memory.
+            // A slice of the response would keep the whole response in memory.
             let encoded = if is_from_control_plane {
                 Bytes::copy_from_slice(&item.encoded)
             } else {

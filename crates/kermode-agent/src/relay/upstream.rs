@@ -17,10 +17,11 @@ use tonic::{Code, Status};
 use crate::backoff::Backoff;
 use crate::token::TokenFile;
 
-/// Timeout from the connection attempt to the first response. It includes the time that the control plane waits for a
-/// Dataplane that it has not seen yet.
+/// Timeout from the connection attempt to the first response. The timeout includes the time for which the control
+/// plane waits for a Dataplane that it has not seen yet.
 const FIRST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Limit on requests that wait to be sent. Above it, the agent disconnects from a control plane that does not read.
+/// Limit on requests that wait to be sent. Above the limit, the agent disconnects from a control plane that does not
+/// read.
 const MAX_QUEUED_REQUESTS: usize = 1024;
 
 type Responses = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
@@ -28,7 +29,7 @@ type Responses = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
 /// Event of the stream.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A new stream is being opened. It carries all requests that are sent from now on.
+    /// A new stream is being opened. The new stream carries all requests that are sent from now on.
     Opening,
     /// Response of the control plane.
     Response(DeltaDiscoveryResponse),
@@ -170,7 +171,7 @@ async fn open(
         .unwrap_or(Err(timed_out))
 }
 
-/// Replaces the message of a status by that of its innermost source, if it has one. The result has no source,
+/// Replaces the message of a status by the message of its innermost source, if there is a source. The result has none,
 /// because [`UpstreamStream::next`] treats a status with a source as a lost connection.
 fn root_cause(status: Status) -> Status {
     let mut message = status.message().to_owned();

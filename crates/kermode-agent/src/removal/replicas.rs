@@ -31,7 +31,8 @@ pub(super) enum Progress {
     },
     /// Every proxy has acknowledged the removal: none starts another request to this endpoint.
     Finished {
-        /// Time from the publication of the removal to its last acknowledgement. The longest of all replicas.
+        /// Time from the publication of the removal to its last acknowledgement: the longest of the times that
+        /// the replicas reported.
         took: Duration,
         /// Number of replicas that responded.
         replicas: usize,

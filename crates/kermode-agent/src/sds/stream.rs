@@ -8,7 +8,7 @@ use kermode_protocol::secrets::{
 };
 use prost::Message as _;
 
-/// Certificate, private key and trust bundle of a proxy, in PEM, from which its secrets are made.
+/// Certificate, private key and trust bundle of a proxy, in PEM, from which the proxy's secrets are made.
 pub struct SecretMaterial {
     /// Number that increases with every change.
     pub version: u64,
@@ -118,7 +118,7 @@ impl SdsStream {
         self.response(material)
     }
 
-    /// Returns whether Envoy subscribed to secrets and none has been sent to it.
+    /// Returns whether Envoy subscribed to secrets and no secret has been sent for this subscription.
     pub(crate) fn envoy_waits_for_secrets(&self) -> bool {
         !self.subscribed.is_empty() && self.sent_version.is_none()
     }

@@ -1,7 +1,7 @@
 //! Status of a Dataplane.
 //!
-//! Two field managers write it: the leader writes `inbounds` and the condition `Ready`; the replica that serves the
-//! proxy writes `sidecar` and the other conditions.
+//! Two field managers write the status: the leader writes `inbounds` and the condition `Ready`; the replica that serves
+//! the proxy writes `sidecar` and the other conditions.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kermode_model as model;
@@ -61,7 +61,7 @@ pub struct SidecarStatus {
     /// Replica that serves the sidecar; absent while it is not connected.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub control_plane: String,
-    /// State of its configuration.
+    /// State of the sidecar's configuration.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
 }

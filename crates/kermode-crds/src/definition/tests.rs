@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// Returns the schema of a resource. `plural` is its plural name.
+/// Returns the schema of a resource. `plural` is the plural name of the resource.
 fn schema(plural: &str) -> Value {
     let definition_name = name(plural);
     let found = all()

@@ -126,13 +126,13 @@ fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
 }
 
 /// Checks the port of Envoy's admin interface. The interface listens on loopback, so no inbound on loopback may have
-/// its port.
+/// the interface's port.
 fn check_admin(networking: &Value, inbounds: &[Value], problems: &mut Vec<Problem>) {
-    let admin = &networking["admin"]["port"];
-    if admin.is_null() || *admin == 0 {
+    let admin_port = &networking["admin"]["port"];
+    if admin_port.is_null() || *admin_port == 0 {
         return;
     }
-    if !is_port(admin) {
+    if !is_port(admin_port) {
         problems.push(Problem::new("spec.networking.admin.port", PORT_RANGE));
     }
     let is_on_loopback = |inbound: &&Value| {
@@ -143,7 +143,7 @@ fn check_admin(networking: &Value, inbounds: &[Value], problems: &mut Vec<Proble
     if inbounds
         .iter()
         .filter(is_on_loopback)
-        .any(|inbound| inbound["port"] == *admin)
+        .any(|inbound| inbound["port"] == *admin_port)
     {
         let message = "must differ from the ports of inbounds on loopback";
         problems.push(Problem::new("spec.networking.admin.port", message));

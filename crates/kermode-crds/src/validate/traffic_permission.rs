@@ -6,7 +6,8 @@ use serde_json::Value;
 use super::Problem;
 use crate::traffic_permission::{MeshTrafficPermission, TARGET_FIELD, TargetRef, principal, rule};
 
-/// Returns the problems of a MeshTrafficPermission. It is valid only in `system_namespace`.
+/// Returns the problems of a MeshTrafficPermission in `namespace`. MeshTrafficPermissions are valid only in
+/// `system_namespace`.
 pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
     if namespace != system_namespace {

@@ -3,9 +3,10 @@
 //! Two rules avoid lost requests during rollouts without repeating a request that an application may have received
 //! (docs/design.md#safe-retries):
 //!
-//! 1. The client's sidecar retries a request only if it was not sent on a connection.
-//! 2. If the server's sidecar cannot connect to its application, which often exits before its endpoint is removed, it
-//!    marks the 503 response as undelivered, and the client's sidecar retries the request at another endpoint.
+//! 1. The client's sidecar retries a request only if the request was not sent on a connection.
+//! 2. If the server's sidecar cannot connect to its application, which often exits before its endpoint is removed, the
+//!    server's sidecar marks the 503 response as undelivered, and the client's sidecar retries the request at another
+//!    endpoint.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Inbound listeners and their local clusters (docs/reference/envoy.md#inbound-listeners).
 //!
-//! Several Service ports may have the same container port. Their inbounds share one listener with the most specific
-//! of their protocols (docs/design.md#shared-container-ports).
+//! Several Service ports may have the same container port. The inbounds of these Service ports share one listener,
+//! which has the most specific of the inbounds' protocols (docs/design.md#shared-container-ports).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 //! `kermode-xds`.
 //!
 //! Each function generates the resources of one part of the view ([`kermode_model::view::Touched`]), so the cost of a
-//! change depends on what it touches. The resources of a service ([`service`]) are the same for all its clients.
+//! change depends on the touched parts. The resources of a service ([`service`]) are the same for all its clients.
 //!
 //! Encoding is deterministic: versions are hashes of the encoded bytes and must be equal in all replicas. Messages
 //! with protobuf maps of more than one entry are therefore not encoded from `HashMap`s.
@@ -58,7 +58,7 @@ pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) ->
     resources
 }
 
-/// The listener of one inbound port. Only these listeners depend on permissions. `None` if the Dataplane has no such
+/// The listener of one inbound port. Only inbound listeners depend on permissions. `None` if the Dataplane has no such
 /// inbound.
 pub fn inbound_listener(
     mesh: &Mesh,

@@ -2,8 +2,8 @@
 //! (docs/reference/envoy.md#passthrough).
 //!
 //! Redirected connections arrive at these listeners. Envoy hands a connection to the listener of its original
-//! destination if that listener exists, and passes it through otherwise. As in Kuma, plain text reaches ports without
-//! an inbound even in strict mode (docs/design.md#strict-covers-every-port).
+//! destination if that listener exists, and passes the connection through otherwise. As in Kuma, plain text reaches
+//! ports without an inbound even in strict mode (docs/design.md#strict-covers-every-port).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

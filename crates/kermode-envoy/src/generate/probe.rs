@@ -1,7 +1,7 @@
 //! Listener for virtual probes (docs/reference/injection.md#virtual-probes).
 //!
-//! The kubelet has no certificate of the mesh, so injection rewrites HTTP probes to this plain-text listener. It maps
-//! each probe to the original port and path of the application.
+//! The kubelet has no certificate of the mesh, so injection rewrites HTTP probes to this plain-text listener. The
+//! listener maps each probe to the original port and path of the application.
 
 use std::net::SocketAddr;
 

@@ -27,8 +27,8 @@ use kermode_protocol::secrets;
 use crate::names;
 use crate::proto::{boolean, duration, exact, prefix, transport_socket};
 
-/// ALPN protocol that client sidecars offer. By it, a permissive inbound distinguishes TLS of the mesh from TLS of the
-/// application.
+/// ALPN protocol that client sidecars offer. By this protocol, a permissive inbound distinguishes TLS of the mesh from
+/// TLS of the application.
 pub(crate) const ALPN: &str = "kuma";
 
 const TLS_TRANSPORT_SOCKET: &str = "envoy.transport_sockets.tls";

@@ -112,7 +112,7 @@ impl RuleSetBuilder<'_> {
             REDIRECTED_ZONE,
             "the proxy's answers",
         ));
-        // Kuma tracks queries of excluded users in the zone of redirected queries. Their responses then match no
+        // Kuma tracks queries of excluded users in the zone of redirected queries. The responses then match no
         // connection, and a later query from the same source port is not redirected.
         let dns_exclusions = self
             .config

@@ -228,7 +228,7 @@ fn removed_resources_are_not_cached() {
     session.on_request(unsubscribe(EDS, "b"), &mut cache);
     assert_eq!((cache.get(CDS, "b"), cache.get(EDS, "b")), (None, None));
 
-    // The first response to a wildcard has all resources: those that it lacks no longer exist.
+    // The first response to a wildcard has all resources: resources that the response lacks no longer exist.
     let mut restarted = Session::default();
     restarted.on_request(subscribe(CDS, &[]), &mut cache);
     restarted.on_open();

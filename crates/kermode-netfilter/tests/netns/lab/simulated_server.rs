@@ -1,7 +1,7 @@
 //! Simulated servers that respond with their name, in place of Envoy, the application and remote servers.
 //!
 //! Over TCP the response is `<name> from <peer address>`, or `<name> to <original destination> from <peer address>` for
-//! a redirected connection. Over UDP it is the name.
+//! a redirected connection. Over UDP the response is the name.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
