@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-/// Delay of the second consecutive restart; it doubles with each further one. The first restart is immediate.
+/// Delay of the second consecutive restart; the delay doubles with each further restart. The first restart is
+/// immediate.
 const INITIAL_DELAY: Duration = Duration::from_millis(200);
 /// Limit on consecutive restarts. Above the limit, the agent exits, and the kubelet restarts the container with longer
 /// delays.

@@ -19,7 +19,7 @@ pub struct ContainerPatch {
     /// Field of Kuma, without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh: Option<String>,
-    /// Patches of both containers.
+    /// Patches of the sidecar and of the init container.
     #[serde(default)]
     pub spec: ContainerPatchSpec,
 }

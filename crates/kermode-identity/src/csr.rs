@@ -19,7 +19,8 @@ use crate::{Entitlement, Error};
 
 /// Limit on a request, in bytes. Requests with an accepted type of key are far smaller.
 const MAX_REQUEST_SIZE: usize = 8 * 1024;
-/// Scheme of the URI name that binds a request to the proxy that made it. Certificates do not contain it.
+/// Scheme of the URI name that binds a request to the proxy that made it. Certificates do not contain
+/// this name.
 pub(crate) const PROXY_SCHEME: &str = "kermode-proxy:";
 
 /// Certificate signing request with a verified signature.

@@ -75,7 +75,8 @@ impl Issuer {
         Self::assemble(certificate, key)
     }
 
-    /// Combines certificate and key. Fails unless they belong together and the certificate is that of a CA.
+    /// Combines certificate and key. Fails unless the key belongs to the certificate, and the certificate is one of a
+    /// CA.
     fn assemble(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::Certificate {
             what: "the CA",

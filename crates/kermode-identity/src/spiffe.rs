@@ -40,7 +40,7 @@ pub struct Entitlement {
 
 impl Entitlement {
     /// Returns the names of a Dataplane's proxy: `spiffe://<mesh>/<service>` per service, then `kuma://<tag>/<value>`
-    /// per tag and value, both sorted and without duplicates.
+    /// per tag and value. Each of the two groups is sorted and has no duplicates.
     pub fn of(dataplane: &Dataplane) -> Self {
         let services = dataplane.services();
         let spiffe = services

@@ -52,8 +52,9 @@ pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
 
 /// Position of a permission in its set; a later permission overrules an earlier one.
 ///
-/// A permission for a service overrules one for other tags, which overrules one for the whole mesh; more tags
-/// overrule fewer. Among equals, the alphabetically first name wins, as in Kuma.
+/// A permission whose target names a service overrules a permission for other tags, and a permission for tags overrules
+/// a permission for the whole mesh. Within these classes, more tags overrule fewer. Among equals, the alphabetically
+/// first name wins, as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
     /// Whether the target contains `kuma.io/service`.

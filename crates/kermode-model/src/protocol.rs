@@ -48,7 +48,7 @@ impl Protocol {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc)
     }
 
-    /// The most specific protocol that includes both: gRPC is also HTTP/2, and every protocol is also TCP.
+    /// The most specific protocol that includes both protocols: gRPC is also HTTP/2, and every protocol is also TCP.
     #[must_use]
     pub fn common(self, other: Self) -> Self {
         match (self, other) {

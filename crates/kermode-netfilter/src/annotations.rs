@@ -17,7 +17,8 @@ type Annotations = BTreeMap<String, String>;
 impl TrafficConfig {
     /// Reads the settings of an injected pod. A missing annotation means the injector's default.
     ///
-    /// The result equals that of `kuma-init` with the arguments that the injector derives from the same annotations.
+    /// The settings equal those that `kuma-init` reads from its arguments, which the injector derives from the same
+    /// annotations.
     /// Kuma's CNI plugin ignores some of these annotations (docs/reference/transparent-proxying.md#cni).
     ///
     /// # Errors

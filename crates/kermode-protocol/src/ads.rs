@@ -2,7 +2,7 @@
 //!
 //! Derived by hand from Envoy's `envoy/service/discovery/v3/discovery.proto`. A resource is encoded once and passed on
 //! as bytes from the generator to Envoy. Unlisted fields are skipped when a message is decoded.
-//! `kermode-xds/tests/wire.rs` compares every message with the one that is generated from Envoy's definitions, byte
+//! `kermode-xds/tests/wire.rs` compares every message with the message that is generated from Envoy's definitions, byte
 //! for byte.
 
 mod node;

@@ -70,7 +70,7 @@ impl ServingCertificate {
     /// Replaces chain and key.
     ///
     /// # Errors
-    /// If certificate and key do not match. The previous ones stay in use.
+    /// If certificate and key do not match. The previous chain and key stay in use.
     pub fn replace(
         &self,
         chain: Vec<CertificateDer<'static>>,

@@ -18,7 +18,8 @@ pub(super) struct AddressLimit {
 #[derive(Debug, Default)]
 struct AddressState {
     connections: usize,
-    /// Whether a rejected connection was logged. Further ones are not, so that a client cannot fill the log.
+    /// Whether a rejected connection was logged. Further rejections are not logged, so that a client cannot
+    /// fill the log.
     is_rejection_logged: bool,
 }
 
