@@ -127,7 +127,11 @@ pub fn run(mut command: Command) -> Result<String> {
         .output()
         .with_context(|| format!("{program} cannot be started"))?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program}: {}: {errors}", output.status);
+    ensure!(
+        output.status.success(),
+        "{program} ended with {}: {errors}",
+        output.status
+    );
     Ok(String::from_utf8(output.stdout)?)
 }
 
@@ -141,7 +145,7 @@ fn run_cluster_tool(config: &Config, arguments: &[&str]) -> Result<()> {
         .context("python3 cannot be started")?;
     ensure!(
         status.success(),
-        "kermode_cluster {}: {status}",
+        "kermode_cluster {} ended with {status}",
         arguments.join(" ")
     );
     Ok(())

@@ -92,7 +92,7 @@ impl Connection {
         let body = response.into_body().collect().await?.to_bytes();
         ensure!(
             status == StatusCode::OK,
-            "{status}: {}",
+            "the server responded with {status}: {}",
             String::from_utf8_lossy(&body)
         );
         Ok(body)

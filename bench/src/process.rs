@@ -49,7 +49,8 @@ impl Process {
     /// # Errors
     /// When the process has ended.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let text = std::fs::read_to_string(self.folder.join("stat")).context("the process has ended")?;
+        let text = std::fs::read_to_string(self.folder.join("stat"))
+            .with_context(|| format!("process or thread {} has ended", self.pid))?;
         let ticks = parse_cpu_ticks(&text).context("/proc/PID/stat has an unexpected format")?;
         Ok(Duration::from_micros(ticks * 1_000_000 / self.ticks_per_second))
     }
@@ -69,8 +70,8 @@ impl Process {
     /// # Errors
     /// When the process has ended.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let text =
-            std::fs::read_to_string(self.folder.join("smaps_rollup")).context("the process has ended")?;
+        let text = std::fs::read_to_string(self.folder.join("smaps_rollup"))
+            .with_context(|| format!("process {} has ended", self.pid))?;
         parse_resident_bytes(&text).context("/proc/PID/smaps_rollup has an unexpected format")
     }
 }

@@ -54,7 +54,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let mut components = tokio::select! {
         signal = signals.next() => {
-            tracing::info!(signal, "stopped during the start");
+            tracing::info!(signal, "signal during the start: ending at once");
             return Ok(());
         }
         started = start(&config, &readiness, &shutdown) => started?,

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => args.into_config().map_err(Into::into).and_then(|config| {
             logging::init(&config.log_level.to_string(), logging::Format::Text)?;
-            tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "kuma-dp starts");
             block_on(run::run(config))
         }),
         Command::Wait(args) => args

@@ -71,7 +71,8 @@ fn dataplane(mesh: &MeshName, object: &Value) -> Result<Dataplane> {
         ready: inbound.health.map(|health| health.ready),
     };
     Ok(Dataplane {
-        key: ObjectKey::from_proxy_name(name).context("the Dataplane's name has no namespace")?,
+        key: ObjectKey::from_proxy_name(name)
+            .with_context(|| format!("the name {name:?} of a Dataplane of the case has no namespace"))?,
         mesh: mesh.clone(),
         address: networking.address.parse()?,
         inbounds: networking.inbound.into_iter().map(inbound).collect(),

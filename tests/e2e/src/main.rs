@@ -56,7 +56,7 @@ async fn main() -> Result<ExitCode> {
     let cluster = Cluster::up(&arguments.cluster, &config).await?;
     let report = tokio::select! {
         report = run(cluster, &tests, &config) => report,
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("SIGINT interrupted the tests")),
     };
     if config.keep {
         runner::print_line(&format!(

@@ -25,8 +25,11 @@ fn objects(flags: &[&str]) -> Vec<Value> {
 
 fn find(objects: &[Value], kind: &str) -> Value {
     let mut found = objects.iter().filter(|object| object["kind"] == kind);
-    let object = found.next().unwrap_or_else(|| panic!("no {kind}")).clone();
-    assert!(found.next().is_none(), "more than one {kind}");
+    let object = found
+        .next()
+        .unwrap_or_else(|| panic!("no object is a {kind}"))
+        .clone();
+    assert!(found.next().is_none(), "more than one object is a {kind}");
     object
 }
 
@@ -57,8 +60,8 @@ fn assert_equals_golden(name: &str, flags: &[&str]) {
     if std::env::var_os("UPDATE_GOLDENS").is_some() {
         std::fs::write(&path, &text).expect("the golden is written");
     }
-    let expected =
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let expected = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
     assert!(
         text == expected,
         "{} differs from the output; look at the difference after a run with UPDATE_GOLDENS=1",

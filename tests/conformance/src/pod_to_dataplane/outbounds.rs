@@ -60,7 +60,8 @@ fn model_dataplane(dataplane: &Value) -> Result<Dataplane> {
         })
     });
     Ok(Dataplane {
-        key: ObjectKey::from_proxy_name(name).context("the Dataplane's name has no namespace")?,
+        key: ObjectKey::from_proxy_name(name)
+            .with_context(|| format!("the name {name:?} of a Dataplane of the case has no namespace"))?,
         mesh: MeshName::new(MESH),
         address: serde_json::from_value(networking["address"].clone())?,
         inbounds: inbounds.collect::<Result<_>>()?,

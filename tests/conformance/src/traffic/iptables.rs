@@ -176,7 +176,11 @@ impl Rule {
                 negated = true;
                 continue;
             }
-            let mut value = || words.next().with_context(|| format!("{word} has no value"));
+            let mut value = || {
+                words
+                    .next()
+                    .with_context(|| format!("option {word} has no value"))
+            };
             let condition = match word {
                 "-m" => {
                     value()?;
@@ -208,7 +212,7 @@ impl Rule {
                     let (first, last) = range(value()?, &['-', ':']);
                     Condition::Owner(first.parse()?, last.parse()?)
                 }
-                other => bail!("{other} is not supported"),
+                other => bail!("option {other} is not supported"),
             };
             conditions.push((std::mem::take(&mut negated), condition));
         }

@@ -107,7 +107,7 @@ async fn wait_for_ca_bundles(
 ) -> Result<Vec<Value>> {
     let api = registration_api(fixture, registration.0);
     wait_for(
-        &format!("the expected caBundles of {}", registration.1),
+        &format!("all caBundles of {} to be as expected", registration.1),
         DEADLINE,
         async || {
             let object = api.get(registration.1).await?;

@@ -117,7 +117,7 @@ pub(super) async fn unready_pod_has_an_unready_dataplane_and_gets_no_requests(
         .spec
         .as_mut()
         .and_then(|spec| spec.containers.first_mut())
-        .context("the Pod has no container")?;
+        .context("Pod unready has no container")?;
     container.ports = serde_json::from_value(json!([{"name": "http", "containerPort": 8080}]))?;
     // No process listens on this port.
     container.readiness_probe =

@@ -94,7 +94,10 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
     let waiting_time = deletion_time.elapsed();
     drop(frozen);
     let line = wait_for_completion(fixture, SECOND_SERVER).await?;
-    ensure!(line.contains(&format!("replicas={REPLICAS}")), "{line}");
+    ensure!(
+        line.contains(&format!("replicas={REPLICAS}")),
+        "not all {REPLICAS} replicas reported the removal as complete: {line}"
+    );
     Ok(format!(
         "the removal waited {waiting_time:.1?} for the frozen proxy: {}",
         line.trim()

@@ -79,7 +79,7 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
     for (pod, secrets) in &sidecar_secrets(fixture).await? {
         ensure!(
             secrets.trusts(&[&old_root]),
-            "{pod} trusts other roots than that of the mesh before the rotation"
+            "before the rotation, {pod} does not trust exactly one root, that of the mesh"
         );
     }
     let before = fixture.client_counters().await?;
@@ -94,7 +94,7 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
     // The client sends several times as many requests. The bound shows that it sent requests during the whole rotation.
     ensure!(
         increase.succeeded >= 5 * times.finished.as_secs(),
-        "only {} requests were made in {:?}",
+        "the client got only {} responses in {:?}",
         increase.succeeded,
         times.finished
     );
@@ -302,7 +302,9 @@ fn parse_secrets(dump: &str) -> Result<SidecarSecrets> {
 /// Returns the certificate of the newest CA.
 async fn newest_root(fixture: &Fixture) -> Result<CertificateDer<'static>> {
     let data = newest_ca_secret(fixture).await?.data.unwrap_or_default();
-    let pem = data.get("certificate").context("the Secret has no certificate")?;
+    let pem = data
+        .get("certificate")
+        .context("the Secret of the newest CA has no certificate")?;
     Ok(CertificateDer::from_pem_slice(&pem.0)?)
 }
 
@@ -547,7 +549,7 @@ async fn client_sidecar(fixture: &Fixture) -> Result<Value> {
         .iter()
         .find(|pod| is_ready(pod))
         .context("no client is ready")?;
-    let spec = pod.spec.as_ref().context("the Pod has no spec")?;
+    let spec = pod.spec.as_ref().context("the Pod of the client has no spec")?;
     let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     let found = containers.find(|container| container.name == SIDECAR);
     Ok(serde_json::to_value(found.context("the client has no sidecar")?)?)

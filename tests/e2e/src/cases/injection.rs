@@ -37,7 +37,7 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) ->
             let (init_containers, containers) = container_names(&pod);
             ensure!(
                 init_containers.contains(&INIT_CONTAINER),
-                "{INIT_CONTAINER} is missing from the init containers of {}: {init_containers:?}",
+                "{INIT_CONTAINER} is missing from the init containers of Pod {}: {init_containers:?}",
                 pod.name_any()
             );
             let sidecars = init_containers
@@ -47,7 +47,7 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) ->
                 .count();
             ensure!(
                 sidecars == 1,
-                "{} has {sidecars} containers {SIDECAR} instead of one",
+                "Pod {} has {sidecars} containers {SIDECAR} instead of one",
                 pod.name_any()
             );
             let annotation = pod
@@ -56,7 +56,7 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) ->
                 .map(String::as_str);
             ensure!(
                 annotation == Some("true"),
-                "{} has kuma.io/sidecar-injected {annotation:?}",
+                "annotation kuma.io/sidecar-injected of Pod {} is {annotation:?}, not true",
                 pod.name_any()
             );
         }
@@ -70,7 +70,7 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) ->
             let (init_containers, containers) = container_names(&pod);
             ensure!(
                 init_containers.is_empty() && containers.len() == 1,
-                "{} was injected: it has the init containers {init_containers:?} and the containers {containers:?}",
+                "Pod {} was injected: it has the init containers {init_containers:?} and the containers {containers:?}",
                 pod.name_any()
             );
             let annotations: Vec<_> = pod
@@ -80,7 +80,7 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) ->
                 .collect();
             ensure!(
                 annotations.is_empty(),
-                "{} has annotations {annotations:?}",
+                "Pod {}, which was not injected, has annotations of the mesh: {annotations:?}",
                 pod.name_any()
             );
         }
@@ -117,7 +117,7 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
             let found = found
                 .with_context(|| format!("Pod {} has no container {}", pod.name_any(), original.name))?;
             check_unchanged(original, found)
-                .with_context(|| format!("container {} of {}", original.name, pod.name_any()))?;
+                .with_context(|| format!("container {} of Pod {}", original.name, pod.name_any()))?;
             let others: Vec<&str> = spec
                 .containers
                 .iter()
@@ -126,7 +126,7 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
                 .collect();
             ensure!(
                 others.is_empty(),
-                "{} has other containers: {others:?}",
+                "Pod {} has containers besides {app} and the sidecar: {others:?}",
                 pod.name_any()
             );
             let (template, spec) = (json!(template), json!(spec));
@@ -134,7 +134,7 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
                 let (before, after) = (&template[field], &spec[field]);
                 ensure!(
                     before == after,
-                    "{field} of {}: {before} became {after}",
+                    "{field} of Pod {}: {before} became {after}",
                     pod.name_any()
                 );
             }
@@ -166,7 +166,7 @@ fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
             .context("the container is not a JSON object")?
             .retain(|_, value| !value.is_null());
     }
-    ensure!(original == injected, "{original} became {injected}");
+    ensure!(original == injected, "the fields {original} became {injected}");
     Ok(())
 }
 

@@ -123,12 +123,12 @@ fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
     ]);
     ensure!(
         networking["inbound"] == expected,
-        "the inbounds are {:#} instead of {expected:#}",
+        "the inbounds of the Dataplane are {:#} instead of {expected:#}",
         networking["inbound"]
     );
     ensure!(
         networking["address"] == ip(app)?,
-        "the address is {}, not that of the Pod",
+        "the address of the Dataplane is {}, not that of the Pod",
         networking["address"]
     );
     let redirect = json!({
@@ -136,17 +136,17 @@ fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
     });
     ensure!(
         networking["transparentProxying"] == redirect,
-        "transparentProxying is {:#}",
+        "transparentProxying of the Dataplane is {:#} instead of {redirect:#}",
         networking["transparentProxying"]
     );
     ensure!(
         networking["admin"] == json!({"port": 9901}),
-        "admin is {:#}",
+        "admin of the Dataplane is {:#}, not port 9901",
         networking["admin"]
     );
     ensure!(
         dataplane["mesh"] == "default",
-        "the mesh is {:#}",
+        "the mesh of the Dataplane is {:#}, not default",
         dataplane["mesh"]
     );
     ensure!(
@@ -160,7 +160,7 @@ fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
     });
     ensure!(
         dataplane["metadata"]["ownerReferences"] == json!([owner]),
-        "the owner references are {:#}",
+        "the owner references of the Dataplane are {:#} instead of {owner:#} alone",
         dataplane["metadata"]["ownerReferences"]
     );
     Ok(())
@@ -240,7 +240,10 @@ async fn check_kubectl_columns(fixture: &Fixture) -> Result<()> {
         "3/3",
         "my-service_my-namespace_svc_80",
     ] {
-        ensure!(text.contains(expected), "{expected} is missing from\n{text}");
+        ensure!(
+            text.contains(expected),
+            "{expected} is missing from the Dataplanes that kubectl prints:\n{text}"
+        );
     }
     let all = fixture
         .cluster

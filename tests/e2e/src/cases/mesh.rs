@@ -89,7 +89,10 @@ pub(super) async fn status_shows_mtls_mode_and_numbers_of_dataplanes_and_service
     .await?;
     let text = fixture.cluster.kubectl.run(&["get", "meshes"]).await?;
     for expected in ["MTLS", "BACKEND", "DATAPLANES", "STRICT", "ca-1"] {
-        ensure!(text.contains(expected), "{expected} is missing from\n{text}");
+        ensure!(
+            text.contains(expected),
+            "{expected} is missing from the Meshes that kubectl prints:\n{text}"
+        );
     }
     Ok(format!(
         "{} Dataplanes of {} services",
@@ -118,7 +121,7 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
         permission["spec"]
             == json!({"targetRef": {"kind": "Mesh"},
                 "from": [{"targetRef": {"kind": "Mesh"}, "default": {"action": "Allow"}}]}),
-        "the initial permission has the spec {:#}",
+        "the initial permission does not allow all traffic: its spec is {:#}",
         permission["spec"]
     );
     let mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";

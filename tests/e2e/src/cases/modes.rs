@@ -54,7 +54,7 @@ pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(
     let (init_containers, containers) = container_names(&created);
     ensure!(
         init_containers == ["kuma-init"] && containers == [SIDECAR, "client"],
-        "{} has the init containers {init_containers:?} and the containers {containers:?}",
+        "Pod {} has the init containers {init_containers:?} and the containers {containers:?}",
         created.name_any()
     );
     Ok(String::new())

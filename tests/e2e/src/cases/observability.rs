@@ -132,6 +132,6 @@ fn max_value(text: &str, prefix: &str) -> Option<f64> {
 
 async fn control_plane_address(fixture: &Fixture) -> Result<String> {
     let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
-    let pod = pods.first().context("no control plane is ready")?;
+    let pod = pods.first().context("no replica of the control plane is ready")?;
     Ok(ip(pod)?.to_owned())
 }

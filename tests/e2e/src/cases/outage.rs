@@ -192,7 +192,10 @@ pub(super) async fn uninstallation_removes_everything(fixture: &Fixture) -> Resu
                 .any(|word| line.contains(word))
         })
         .collect();
-    ensure!(remaining.is_empty(), "objects remain: {remaining:?}");
+    ensure!(
+        remaining.is_empty(),
+        "objects remain after the uninstallation: {remaining:?}"
+    );
     let pods = fixture.pods("kube-system").list(&ListParams::default()).await?;
     ensure!(
         pods.iter().all(is_ready),

@@ -90,7 +90,7 @@ pub(super) async fn sidecar_needs_no_capability_but_net_bind_service(fixture: &F
     let outcome = wait_for("Pod confined to succeed", DEADLINE, async || {
         let status = pods.get("confined").await?.status.unwrap_or_default();
         let phase = status.phase.clone().unwrap_or_default();
-        ensure!(phase != "Failed", "the Pod failed: {status:?}");
+        ensure!(phase != "Failed", "Pod confined failed: {status:?}");
         Ok(done_if(phase == "Succeeded", (), || format!("phase {phase}")))
     })
     .await;

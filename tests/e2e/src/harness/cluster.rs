@@ -110,7 +110,7 @@ async fn run_cluster_tool(config: &Config, arguments: &[&str]) -> Result<()> {
         .context("python3 cannot be started")?;
     ensure!(
         status.success(),
-        "kermode_cluster {}: {status}",
+        "kermode_cluster {} ended with {status}",
         arguments.join(" ")
     );
     Ok(())
