@@ -10,7 +10,7 @@ use super::*;
 
 fn load_text(text: &str) -> Result<Config, InvalidConfig> {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all(text.as_bytes()).expect("written");
+    file.write_all(text.as_bytes()).expect("a writable file");
     Config::load(Some(file.path()), |_| None)
 }
 
@@ -35,7 +35,7 @@ fn collect_leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 
 #[test]
 fn table_lists_every_setting_and_no_other() {
-    let defaults = serde_json::to_value(Config::default()).expect("serialisable");
+    let defaults = serde_json::to_value(Config::default()).expect("JSON");
     let mut expected = BTreeSet::new();
     collect_leaves(&defaults, "", &mut expected);
     let listed: Vec<String> = settings().into_iter().map(|setting| setting.path).collect();
@@ -64,13 +64,16 @@ fn default_url_for_proxies_names_the_service_in_the_system_namespace() {
 
 #[test]
 fn file_with_all_defaults_is_accepted() {
-    let text = serde_json::to_string(&Config::default()).expect("serialisable");
-    assert_eq!(load_text(&text).expect("valid"), Config::default());
+    let text = serde_json::to_string(&Config::default()).expect("JSON");
+    assert_eq!(
+        load_text(&text).expect("a valid configuration"),
+        Config::default()
+    );
 }
 
 #[test]
 fn sampling_ratio_above_1_is_rejected() {
-    let error = load_text("tracing: {openTelemetry: {samplingRatio: 2}}").expect_err("rejected");
+    let error = load_text("tracing: {openTelemetry: {samplingRatio: 2}}").expect_err("the ratio is above 1");
     assert_eq!(
         error.to_string(),
         "configuration: tracing.openTelemetry.samplingRatio (KUMA_TRACING_OPENTELEMETRY_SAMPLING_RATIO): 2 is not \

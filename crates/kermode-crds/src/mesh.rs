@@ -270,9 +270,9 @@ mod tests {
     #[test]
     fn enabled_backend_is_strict_and_issues_certificates_for_a_day_by_default() {
         let backend = json!({"name": "ca-1", "type": "builtin"});
-        let mesh =
-            convert(json!({"mtls": {"enabledBackend": "ca-1", "backends": [backend]}})).expect("valid");
-        let mtls = mesh.mtls.expect("enabled");
+        let mesh = convert(json!({"mtls": {"enabledBackend": "ca-1", "backends": [backend]}}))
+            .expect("a valid Mesh");
+        let mtls = mesh.mtls.expect("an enabled backend");
         assert_eq!(
             (mtls.mode, mtls.certificate_lifetime),
             (model::MtlsMode::Strict, Duration::from_hours(24))
@@ -283,12 +283,12 @@ mod tests {
     fn errors_name_the_field() {
         let backend = json!({"name": "ca-1", "type": "builtin", "mode": "LAX"});
         let error = convert(json!({"mtls": {"enabledBackend": "ca-1", "backends": [backend]}}))
-            .expect_err("an unknown mode");
+            .expect_err("the mode is unknown");
         assert_eq!(
             error.to_string(),
             "spec.mtls.backends[0].mode: \"LAX\" is unknown: use STRICT or PERMISSIVE"
         );
-        let error = convert(json!({"mtls": {"enabledBackend": "ca-2"}})).expect_err("an unknown backend");
+        let error = convert(json!({"mtls": {"enabledBackend": "ca-2"}})).expect_err("the backend is unknown");
         assert!(
             error.to_string().starts_with("spec.mtls.enabledBackend: "),
             "{error}"

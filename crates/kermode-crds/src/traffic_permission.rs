@@ -172,7 +172,7 @@ mod tests {
     fn convert(target: serde_json::Value, from: serde_json::Value) -> model::TrafficPermission {
         let object = json!({"metadata": {"name": "p"}, "spec": {"targetRef": target, "from": from}});
         let permission: MeshTrafficPermission = serde_json::from_value(object).expect("a permission");
-        model::TrafficPermission::try_from(&permission).expect("convertible")
+        model::TrafficPermission::try_from(&permission).expect("a valid permission")
     }
 
     fn tags(tags: &[(&str, &str)]) -> model::Tags {

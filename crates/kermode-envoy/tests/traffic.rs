@@ -325,7 +325,7 @@ fn websocket_passes_through_both_sidecars() {
     while !response.ends_with(b"\r\n\r\n") {
         socket
             .read_exact(&mut byte)
-            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&response)));
+            .unwrap_or_else(|_| panic!("the response ends early: {}", String::from_utf8_lossy(&response)));
         response.push(byte[0]);
     }
     assert!(

@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn invalid_yaml_is_reported_with_the_first_line_of_its_document() {
-        let error = parse("a: 1\n---\n\nb: [\n").expect_err("no YAML");
+        let error = parse("a: 1\n---\n\nb: [\n").expect_err("the second document is not YAML");
         assert!(error.to_string().contains("from line 2 on"), "{error}");
     }
 

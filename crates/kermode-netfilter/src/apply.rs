@@ -219,7 +219,7 @@ mod tests {
     fn error_names_a_missing_program() {
         let error = Nft::at("/nonexistent/nft")
             .apply(&mk_rules())
-            .expect_err("rejected")
+            .expect_err("the program does not exist")
             .to_string();
         assert!(error.contains("/nonexistent/nft"), "{error}");
     }

@@ -213,11 +213,12 @@ mod tests {
         assert_eq!(intercepted_port(&config, 0), Some(20001));
         config.outbound.excluded_ports = PortSet::from_iter([(20001, 65535)]);
         assert_eq!(intercepted_port(&config, 0), Some(1));
-        config.outbound.excluded_uids = parse_uid_exclusions("key", None, "tcp:1-52:0").expect("valid");
+        config.outbound.excluded_uids =
+            parse_uid_exclusions("key", None, "tcp:1-52:0").expect("valid exclusions");
         config.dns = Some(crate::DnsRedirect::all(crate::DnsRedirect::DEFAULT_PORT));
         assert_eq!(intercepted_port(&config, 0), Some(54));
         assert_eq!(intercepted_port(&config, 7), Some(1));
-        config.outbound.excluded_uids = parse_uid_exclusions("key", None, "0").expect("valid");
+        config.outbound.excluded_uids = parse_uid_exclusions("key", None, "0").expect("valid exclusions");
         assert_eq!(intercepted_port(&config, 0), None);
     }
 }

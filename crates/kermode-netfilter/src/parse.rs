@@ -196,11 +196,11 @@ mod tests {
 
     #[test]
     fn list_of_ports_may_contain_whitespace_ranges_and_empty_items() {
-        let set = parse_ports("--exclude-inbound-ports", " 22, 8000-8010 ,,443").expect("valid");
+        let set = parse_ports("--exclude-inbound-ports", " 22, 8000-8010 ,,443").expect("valid ports");
         assert_eq!(set.to_string(), "{ 22, 443, 8000-8010 }");
         assert!(
             parse_ports("--exclude-inbound-ports", "")
-                .expect("valid")
+                .expect("valid ports")
                 .is_empty()
         );
     }
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn error_of_a_bad_port_names_the_setting_its_value_and_the_remedy() {
         let error = parse_ports("traffic.kuma.io/exclude-inbound-ports", "22,http")
-            .expect_err("rejected")
+            .expect_err("a port is malformed")
             .to_string();
         assert_eq!(
             error,
@@ -229,11 +229,11 @@ mod tests {
 
     #[test]
     fn virtual_networks_of_both_families_are_parsed() {
-        let network = parse_virtual_network("--vnet", "br+:172.18.0.0/16").expect("valid");
+        let network = parse_virtual_network("--vnet", "br+:172.18.0.0/16").expect("a valid network");
         assert_eq!((network.interface.as_str(), network.prefix), ("br+", 16));
         assert!(
             parse_virtual_network("--vnet", "iface:::1/64")
-                .expect("valid")
+                .expect("a valid network")
                 .address
                 .is_ipv6()
         );

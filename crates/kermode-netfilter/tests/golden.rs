@@ -21,7 +21,7 @@ fn every_input_gives_its_golden_text() {
         let text = case.rules().to_string();
         let golden = case.golden();
         if is_update_requested() {
-            fs::write(&golden, &text).expect("writable");
+            fs::write(&golden, &text).expect("a writable golden file");
         } else if fs::read_to_string(&golden).unwrap_or_default() != text {
             differing.push(format!("{}:\n{text}", golden.display()));
         }

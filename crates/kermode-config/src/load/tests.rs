@@ -47,7 +47,7 @@ const RULES: OverrideRules<'_> = OverrideRules {
 
 fn try_load(text: &str, environment: &[(&str, &str)]) -> Result<Config, InvalidConfig> {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all(text.as_bytes()).expect("written");
+    file.write_all(text.as_bytes()).expect("a writable file");
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
     load(RULES, Some(file.path()), |name| {
         environment.get(name).map(|&text| text.to_owned())
@@ -56,16 +56,20 @@ fn try_load(text: &str, environment: &[(&str, &str)]) -> Result<Config, InvalidC
 
 #[test]
 fn defaults_apply_without_file_and_environment() {
-    assert_eq!(try_load("", &[]).expect("valid"), Config::default());
     assert_eq!(
-        load::<Config>(RULES, None, |_| None).expect("valid"),
+        try_load("", &[]).expect("a valid configuration"),
+        Config::default()
+    );
+    assert_eq!(
+        load::<Config>(RULES, None, |_| None).expect("a valid configuration"),
         Config::default()
     );
 }
 
 #[test]
 fn environment_overrides_the_file() {
-    let config = try_load("server: {port: 81}\nzone: east\n", &[("APP_PORT", "82")]).expect("valid");
+    let config =
+        try_load("server: {port: 81}\nzone: east\n", &[("APP_PORT", "82")]).expect("a valid configuration");
     assert_eq!(config.server, Server { port: 82, tls: true });
     assert_eq!(config.zone.as_deref(), Some("east"));
 }
@@ -73,7 +77,7 @@ fn environment_overrides_the_file() {
 #[test]
 fn variables_hold_lists_and_maps_as_text() {
     let environment = [("APP_NAMES", "x, y,"), ("APP_LABELS", "k:v,l:*")];
-    let config = try_load("", &environment).expect("valid");
+    let config = try_load("", &environment).expect("a valid configuration");
     assert_eq!(config.names, ["x", "y"]);
     assert_eq!(
         config.labels,
@@ -83,7 +87,7 @@ fn variables_hold_lists_and_maps_as_text() {
 
 #[test]
 fn map_in_the_file_replaces_the_default_map() {
-    let config = try_load("labels: {own: '1'}\n", &[]).expect("valid");
+    let config = try_load("labels: {own: '1'}\n", &[]).expect("a valid configuration");
     assert_eq!(config.labels, BTreeMap::from([("own".into(), "1".into())]));
 }
 
@@ -93,7 +97,7 @@ fn all_problems_are_reported_at_once() {
         "server: {prot: 1, port: many}\nfoo: 1\n",
         &[("APP_TLS", "perhaps"), ("APP_LABELS", "x"), ("APP_PORT", "70000")],
     )
-    .expect_err("six mistakes")
+    .expect_err("the configuration has six mistakes")
     .to_string();
     for part in [
         "unknown key server.prot",
@@ -109,12 +113,12 @@ fn all_problems_are_reported_at_once() {
 
 #[test]
 fn error_names_an_unreadable_file() {
-    let error =
-        load::<Config>(RULES, Some(Path::new("/nowhere/config.yaml")), |_| None).expect_err("no file");
+    let error = load::<Config>(RULES, Some(Path::new("/nowhere/config.yaml")), |_| None)
+        .expect_err("the file does not exist");
     assert!(
         error.to_string().contains("/nowhere/config.yaml: cannot be read"),
         "{error}"
     );
-    let error = try_load("a: [", &[]).expect_err("no YAML");
+    let error = try_load("a: [", &[]).expect_err("the file is not YAML");
     assert!(error.to_string().contains("is not valid YAML"), "{error}");
 }

@@ -202,7 +202,7 @@ mod tests {
         parent[member.replace("~1", "/").as_str()] = value;
         let problems = problems(&object);
         assert_eq!(problems.len(), 1, "{problems:?}");
-        problems.into_iter().next().expect("one")
+        problems.into_iter().next().expect("a problem")
     }
 
     #[test]

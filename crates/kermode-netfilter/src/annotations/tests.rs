@@ -32,8 +32,8 @@ fn annotations_replace_the_defaults() {
         (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, "443:1234"),
         (key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, "0"),
     ])
-    .expect("valid");
-    let port = |number| NonZeroU16::new(number).expect("not zero");
+    .expect("valid annotations");
+    let port = |number| NonZeroU16::new(number).expect("a port other than 0");
     assert_eq!(config.proxy_uid, 70000);
     assert_eq!(
         config.inbound,
@@ -73,21 +73,21 @@ fn annotations_replace_the_defaults() {
 fn port_0_and_mode_ipv4_disable_ipv6() {
     assert_eq!(
         read(&[(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "0")])
-            .expect("valid")
+            .expect("valid annotations")
             .inbound
             .port_v6,
         None
     );
     assert_eq!(
         read(&[(key::IP_FAMILY_MODE, "ipv4")])
-            .expect("valid")
+            .expect("valid annotations")
             .inbound
             .port_v6,
         None
     );
     assert!(
         read(&[(key::IP_FAMILY_MODE, "dualstack")])
-            .expect("valid")
+            .expect("valid annotations")
             .inbound
             .port_v6
             .is_some()
@@ -100,14 +100,14 @@ fn deprecated_dns_keys_apply_if_the_new_ones_are_absent() {
         (key::BUILTIN_DNS_DEPRECATED, "true"),
         (key::BUILTIN_DNS_PORT_DEPRECATED, "1053"),
     ])
-    .expect("valid");
-    assert_eq!(config.dns.expect("enabled").port.get(), 1053);
+    .expect("valid annotations");
+    assert_eq!(config.dns.expect("redirection of DNS").port.get(), 1053);
     assert_eq!(
         read(&[
             (key::BUILTIN_DNS_DEPRECATED, "true"),
             (key::BUILTIN_DNS, "disabled")
         ])
-        .expect("valid")
+        .expect("valid annotations")
         .dns,
         None
     );
@@ -116,7 +116,7 @@ fn deprecated_dns_keys_apply_if_the_new_ones_are_absent() {
 #[test]
 fn error_of_a_wrong_value_names_key_and_value() {
     let error = read(&[(key::GATEWAY, "yes please")])
-        .expect_err("rejected")
+        .expect_err("the value is wrong")
         .to_string();
     assert!(
         error.contains("annotation \"kuma.io/gateway\" has wrong value \"yes please\""),
@@ -128,7 +128,7 @@ fn error_of_a_wrong_value_names_key_and_value() {
         (key::TRANSPARENT_PROXYING_OUTBOUND_PORT, "65536"),
         (key::BUILTIN_DNS, "on"),
     ] {
-        let error = read(&[(key, value)]).expect_err("rejected").to_string();
+        let error = read(&[(key, value)]).expect_err("the value is wrong").to_string();
         assert!(error.contains(key) && error.contains(value), "{error}");
     }
 }

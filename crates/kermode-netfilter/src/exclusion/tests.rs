@@ -6,7 +6,7 @@ use crate::parse::parse_uid_exclusions;
 const TCP_KEY: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
 
 fn tcp(value: &str) -> Vec<(String, String)> {
-    let exclusions = parse_uid_exclusions(TCP_KEY, Some(Tcp), value).expect("valid");
+    let exclusions = parse_uid_exclusions(TCP_KEY, Some(Tcp), value).expect("valid exclusions");
     exclusions
         .iter()
         .map(|exclusion| (exclusion.ports.to_string(), exclusion.uids.to_string()))
@@ -15,13 +15,13 @@ fn tcp(value: &str) -> Vec<(String, String)> {
 
 fn tcp_error(value: &str) -> String {
     parse_uid_exclusions(TCP_KEY, Some(Tcp), value)
-        .expect_err("rejected")
+        .expect_err("the exclusion is malformed")
         .to_string()
 }
 
 fn general_error(value: &str) -> String {
     parse_uid_exclusions("--exclude-outbound-ports-for-uids", None, value)
-        .expect_err("rejected")
+        .expect_err("the exclusion is malformed")
         .to_string()
 }
 
@@ -55,7 +55,7 @@ fn star_means_all_ports() {
 #[test]
 fn general_form_may_name_protocols() {
     let read = |value| {
-        let exclusions = parse_uid_exclusions("key", None, value).expect("valid");
+        let exclusions = parse_uid_exclusions("key", None, value).expect("valid exclusions");
         exclusions
             .iter()
             .map(|exclusion| (exclusion.transport, exclusion.ports.to_string()))

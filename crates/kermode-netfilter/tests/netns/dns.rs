@@ -67,7 +67,7 @@ fn queries_over_udp_are_not_redirected_without_dns_settings() {
 #[test]
 fn only_queries_to_listed_servers_are_redirected() {
     let servers = ["10.1.2.9", "fd02::1"]
-        .map(|text| text.parse().expect("address"))
+        .map(|text| text.parse().expect("an address"))
         .to_vec();
     let lab = NetnsLab::with_rules(&with_dns(DnsRedirect {
         servers: DnsServers::Only(servers),
@@ -127,7 +127,8 @@ fn query_of_the_proxy_collides_with_a_redirected_query_without_zones() {
 #[test]
 fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
     let mut config = with_dns(all_queries());
-    config.outbound.excluded_uids = parse_uid_exclusions("key", None, "udp:53:1234").expect("valid");
+    config.outbound.excluded_uids =
+        parse_uid_exclusions("key", None, "udp:53:1234").expect("valid exclusions");
     let lab = NetnsLab::with_rules(&config);
     assert_eq!(query_from_fixed_port(&lab, 1234), "server");
     assert_eq!(query_from_fixed_port(&lab, APP_UID), "dns");
@@ -136,7 +137,8 @@ fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
 #[test]
 fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
     let mut config = with_dns(all_queries());
-    config.outbound.excluded_uids = parse_uid_exclusions("key", None, "udp:53:1234").expect("valid");
+    config.outbound.excluded_uids =
+        parse_uid_exclusions("key", None, "udp:53:1234").expect("valid exclusions");
     let lab = NetnsLab::with_rules(&config);
     let firewall = "table inet firewall {
         chain input {

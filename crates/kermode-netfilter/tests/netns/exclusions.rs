@@ -10,7 +10,7 @@ fn mk_lab(annotations: &[(&str, &str)]) -> NetnsLab {
         .iter()
         .chain(annotations)
         .map(|&(key, value)| (key.to_owned(), value.to_owned()));
-    NetnsLab::with_rules(&TrafficConfig::from_annotations(&pairs.collect()).expect("valid"))
+    NetnsLab::with_rules(&TrafficConfig::from_annotations(&pairs.collect()).expect("valid annotations"))
 }
 
 const TCP_KEY: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";

@@ -107,7 +107,7 @@ fn proxy_uid_above_65535_is_not_truncated() {
 #[test]
 fn traffic_of_a_virtual_network_counts_as_outbound() {
     let config = TrafficConfig {
-        virtual_networks: vec![parse_virtual_network("--vnet", "eth+:10.1.1.0/24").expect("valid")],
+        virtual_networks: vec![parse_virtual_network("--vnet", "eth+:10.1.1.0/24").expect("a valid network")],
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()
     };

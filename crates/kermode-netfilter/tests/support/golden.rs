@@ -39,7 +39,7 @@ struct GoldenSettings {
 pub(crate) fn cases() -> Vec<GoldenCase> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = fs::read_dir(folder).expect("the folder of the goldens");
-    let paths = entries.map(|entry| entry.expect("readable").path());
+    let paths = entries.map(|entry| entry.expect("a directory entry").path());
     let mut inputs: Vec<_> = paths
         .filter(|path| path.to_string_lossy().ends_with(".input.yaml"))
         .collect();
@@ -49,7 +49,7 @@ pub(crate) fn cases() -> Vec<GoldenCase> {
 
 impl GoldenCase {
     fn read(input: PathBuf) -> Self {
-        let text = fs::read_to_string(&input).expect("readable");
+        let text = fs::read_to_string(&input).expect("a readable input");
         let settings =
             serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", input.display()));
         Self { input, settings }
@@ -73,7 +73,7 @@ impl GoldenCase {
         let networks = settings
             .virtual_networks
             .iter()
-            .map(|text| parse_virtual_network("--vnet", text).expect("valid"));
+            .map(|text| parse_virtual_network("--vnet", text).expect("a valid network"));
         config.virtual_networks = networks.collect();
         let families = if settings.ipv6 {
             IpFamilies::DualStack

@@ -43,7 +43,7 @@ impl Server {
         let serving = tokio::spawn(serve_with_limits(limits, listener, certificate, router, shutdown));
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .expect("versions")
+            .expect("TLS versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
         Self {

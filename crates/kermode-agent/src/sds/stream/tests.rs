@@ -49,12 +49,12 @@ fn both_secrets_are_served_by_name() {
         (IDENTITY, AUTHORITY)
     );
     let Some(SecretKind::TlsCertificate(certificate)) = identity.kind else {
-        panic!("not a certificate")
+        panic!("the identity secret has no certificate")
     };
     assert_eq!(certificate.certificate_chain.unwrap().inline_bytes, b"chain 1");
     assert_eq!(certificate.private_key.unwrap().inline_bytes, b"key");
     let Some(SecretKind::ValidationContext(context)) = authority.kind else {
-        panic!("not a validation context")
+        panic!("the authority secret has no validation context")
     };
     assert_eq!(context.trusted_ca.unwrap().inline_bytes, b"roots");
 }

@@ -69,7 +69,7 @@ impl Namespace {
             child
                 .stdin
                 .take()
-                .expect("piped")
+                .expect("a pipe")
                 .write_all(input.as_bytes())
                 .expect("the input is read");
             let output = child.wait_with_output().expect("the program ends");

@@ -54,7 +54,7 @@ impl SimulatedServer {
         let socket = socket.expect("the port is free");
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
-            .expect("not zero");
+            .expect("a timeout other than 0");
         let stopped = Arc::new(AtomicBool::new(false));
         let stop_flag = Arc::clone(&stopped);
         let serve = move || {
