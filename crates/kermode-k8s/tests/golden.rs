@@ -40,7 +40,7 @@ fn apply(index: &mut Index, object: &Value) -> Changes {
 }
 
 /// Applies the objects of an input, which has only one Pod, to an index. Returns the last change of the Pod's
-/// Dataplane.
+/// Dataplane as documents of a golden file.
 fn outcome(input: &[Value]) -> Vec<Value> {
     let settings = input
         .iter()

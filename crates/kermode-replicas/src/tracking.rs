@@ -28,8 +28,8 @@ use tokio::time::{Instant, interval_at};
 const POD_LABEL: (&str, &str) = ("app", "kuma-control-plane");
 /// Name of the container that runs the replica.
 const CONTAINER_NAME: &str = "control-plane";
-/// Interval between log lines that this replica does not find itself. The kubelet reports a container as running within
-/// seconds, so a healthy start causes none.
+/// Interval between warnings while this replica does not find its own Pod in the list. The kubelet reports a container
+/// as running within seconds, so a healthy start causes none.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
 /// Capacity of the channel from the watch, in updates.
 const QUEUE_CAPACITY: usize = 16;
@@ -102,7 +102,7 @@ pub async fn run(
                     metrics.known.set(tracker.known_replicas());
                     replicas.send_replace(tracker.replicas());
                 }
-                _ = warnings.tick() => tracker.warn_if_missing(),
+                _ = warnings.tick() => tracker.warn_if_own_pod_is_missing(),
             }
         }
     };
@@ -141,7 +141,7 @@ fn running_replica(pod: &Pod) -> Option<Replica> {
 impl Metrics {
     /// Registers all metrics.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Running replicas of the control plane, this one included; 0 while this replica does not find itself";
+        let help = "Running replicas of the control plane, this one included; 0 while this one is not found";
         registry.register("replicas_known", help, self.known.clone());
     }
 }
@@ -210,7 +210,7 @@ impl ReplicaTracker {
         i64::try_from(known).unwrap_or(i64::MAX)
     }
 
-    fn warn_if_missing(&self) {
+    fn warn_if_own_pod_is_missing(&self) {
         if self.is_synced && !self.are_known() {
             tracing::warn!(
                 pod = %self.own,

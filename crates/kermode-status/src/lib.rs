@@ -3,7 +3,7 @@
 //! Each replica writes the connection and configuration status of the proxies that it serves. The task of a stream only
 //! updates a map. The [`StatusWriter`] writes connections and rejections within seconds. The configuration versions
 //! that a proxy was sent and has acknowledged are written every few minutes only, since every change of an endpoint
-//! in the mesh changes them. The lease holder writes the status of Meshes ([`MeshStatuses`]).
+//! in the mesh changes them. The leader writes the status of Meshes ([`MeshStatuses`]).
 
 mod debug;
 mod mesh;
@@ -42,7 +42,7 @@ const DISCONNECT_DELAY: Duration = Duration::from_secs(10);
 /// Minimum interval between writes that only change configuration versions. A change of an endpoint changes the
 /// versions of every proxy of the mesh, and these writes would cost more than sending the change to the proxies.
 const VERSION_WRITE_INTERVAL: Duration = Duration::from_mins(5);
-/// Delay of a retry when the Dataplane does not exist yet: a sidecar may connect before the lease holder has created
+/// Delay of a retry when the Dataplane does not exist yet: a sidecar may connect before the leader has created
 /// its Dataplane.
 const MISSING_DATAPLANE_RETRY: Duration = Duration::from_secs(2);
 
@@ -86,7 +86,7 @@ impl ProxyStatuses {
         connected.collect()
     }
 
-    /// Handles the deletion of a Dataplane. If its proxy is connected, the lease holder recreates the Dataplane, and
+    /// Handles the deletion of a Dataplane. If its proxy is connected, the leader recreates the Dataplane, and
     /// the status is written to the new object.
     pub fn on_dataplane_deleted(&self, key: &ObjectKey) {
         let is_connected = self

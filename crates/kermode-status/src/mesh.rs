@@ -1,4 +1,4 @@
-//! Status of Meshes: the mTLS mode in force, and the number of Dataplanes and services. The lease holder writes it
+//! Status of Meshes: the mTLS mode in force, and the number of Dataplanes and services. The leader writes it
 //! after changes, at most every few seconds.
 
 use std::collections::BTreeMap;
@@ -34,12 +34,12 @@ pub struct MeshStatuses {
     pub index: SharedIndex,
     /// Notified when the number of Dataplanes or services of a mesh may have changed.
     pub changed: Arc<Notify>,
-    /// Whether this replica holds the Lease.
+    /// Whether this replica is the leader.
     pub is_leader: watch::Receiver<bool>,
 }
 
 impl MeshStatuses {
-    /// Runs until the future is dropped; writes while this replica holds the Lease.
+    /// Runs until the future is dropped; writes while this replica is the leader.
     pub async fn run(self) {
         while_leading(self.is_leader.clone(), || self.write_statuses()).await;
     }

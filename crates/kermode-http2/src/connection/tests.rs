@@ -79,7 +79,7 @@ struct TestConnection {
     /// Whether the server has called `on_call`.
     on_call_ran: Arc<AtomicBool>,
     /// Starts the shutdown of the server.
-    close: oneshot::Sender<()>,
+    shutdown: oneshot::Sender<()>,
     /// Task of the server's connection.
     serving: JoinHandle<Result<(), h2::Error>>,
     /// Task of the client's connection.
@@ -105,7 +105,7 @@ impl TestConnection {
             client,
             echo,
             on_call_ran,
-            close,
+            shutdown: close,
             serving,
             client_connection,
         }
@@ -209,7 +209,7 @@ async fn closing_connection_ends_with_its_last_call() {
     let mut test = TestConnection::new().await;
     let (response, mut body) = test.call("/echo").await;
     let response = within_timeout(response).await.expect("a response");
-    test.close.send(()).expect("the connection runs");
+    test.shutdown.send(()).expect("the connection runs");
     let goaway_received = async {
         // Until GOAWAY arrives, the client accepts calls.
         while let Ok(ready) = test.client.clone().ready().await {
@@ -262,7 +262,7 @@ async fn closing_connection_with_calls_is_dropped_after_a_minute() {
     // An open call keeps the connection from ending.
     let (response, _body) = test.call("/endless").await;
     let _response = response.await.expect("a response");
-    test.close.send(()).expect("the connection runs");
+    test.shutdown.send(()).expect("the connection runs");
     let closing_since = tokio::time::Instant::now();
     within_minutes(test.serving)
         .await

@@ -1,7 +1,7 @@
 //! Kubernetes IO around the pure stages: reads watches; writes Dataplanes, default objects, Secrets, Events and webhook
 //! registrations.
 //!
-//! All replicas watch; the holder of the [`lease`] writes Dataplanes and their Events.
+//! All replicas watch; the leader (see [`lease`]) writes Dataplanes and their Events.
 
 pub mod client;
 pub mod defaults;

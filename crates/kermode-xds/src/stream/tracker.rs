@@ -52,7 +52,7 @@ pub(super) struct Tracker {
     in_flight: Option<InFlight>,
     /// Whether the client ever ACKed or NACKed a response.
     has_ack_or_nack: bool,
-    /// Clusters that were sent before the client first requested endpoints.
+    /// Clusters that were sent before the client first requested endpoints. Used by the tracker of clusters only.
     sent_before_endpoints: BTreeSet<Arc<str>>,
 }
 

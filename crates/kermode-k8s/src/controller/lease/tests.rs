@@ -206,25 +206,25 @@ async fn renewing_holder_keeps_the_lease_regardless_of_its_clock() {
 async fn disconnected_holder_stops_before_another_replica_leads() {
     for millis in (0..4000).step_by(250) {
         let server = LeaseServer::default();
-        let (link, mut first, one) = server.start_candidate("a");
+        let (link, mut first, first_task) = server.start_candidate("a");
         wait_for_leading(&mut first, true).await;
-        let (_link, mut second, two) = server.start_candidate("b");
+        let (_link, mut second, second_task) = server.start_candidate("b");
         sleep(Duration::from_millis(10_000 + millis)).await;
         link.disconnect();
         assert_gap(&mut first, &mut second).await;
-        one.abort();
-        two.abort();
+        first_task.abort();
+        second_task.abort();
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn delayed_response_does_not_extend_leadership() {
     let server = LeaseServer::default();
-    let (link, mut first, one) = server.start_candidate("a");
+    let (link, mut first, first_task) = server.start_candidate("a");
     wait_for_leading(&mut first, true).await;
     // The second replica reads the Lease soon after the first one writes it.
     sleep(Duration::from_millis(500)).await;
-    let (_link, mut second, two) = server.start_candidate("b");
+    let (_link, mut second, second_task) = server.start_candidate("b");
     sleep(Duration::from_millis(8500)).await;
     // Requests arrive at once, but the responses to the read and to the write of the Lease take 2.4 s each; then the
     // link is cut.
@@ -232,8 +232,8 @@ async fn delayed_response_does_not_extend_leadership() {
     sleep(Duration::from_millis(7200)).await;
     link.disconnect();
     assert_gap(&mut first, &mut second).await;
-    one.abort();
-    two.abort();
+    first_task.abort();
+    second_task.abort();
 }
 
 #[tokio::test(start_paused = true)]
