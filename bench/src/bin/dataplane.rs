@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_mins(5);
 /// Pause between readiness changes, so that each is measured alone.
 const CHANGE_PAUSE: Duration = Duration::from_millis(40);
 
-/// Number of rounds that the readiness changes are divided into.
+/// Number of rounds that the readiness changes (`flips`) are divided into.
 const ROUNDS: usize = 5;
 /// Number of changes of Services.
 const SERVICE_CHANGES: usize = 100;

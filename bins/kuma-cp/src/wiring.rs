@@ -156,10 +156,10 @@ fn spawn_engine_watches(
     components: &mut Components,
     client: &Client,
     namespace: &str,
-    events: &mpsc::Sender<WatchEvent>,
+    watch_events: &mpsc::Sender<WatchEvent>,
     shutdown: &Shutdown,
 ) {
-    for watch in watches::all(client, namespace, events) {
+    for watch in watches::all(client, namespace, watch_events) {
         spawn(
             components,
             "watch of the engine",

@@ -1,4 +1,4 @@
-//! `kuma-dp run`: connects the components of `kermode-agent` and runs until Envoy ends without a restart.
+//! `kuma-dp run`: connects the components of `kermode-agent` and runs until Envoy ends and is not restarted.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -24,15 +24,15 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PORT", default_value_t = InboundRedirect::DEFAULT_PORT)]
     pub(crate) redirect_inbound_port: NonZeroU16,
 
-    /// Port that inbound IPv6 connections are redirected to; 0 disables the interception of IPv6
+    /// Port that inbound IPv6 connections are redirected to; 0 disables the redirection of IPv6 in both directions
     #[arg(long, value_name = "PORT", default_value_t = InboundRedirect::DEFAULT_PORT_V6.to_string())]
     pub(crate) redirect_inbound_port_v6: String,
 
-    /// IP families that are intercepted: dualstack or ipv4
+    /// IP families that are redirected: dualstack or ipv4
     #[arg(long, value_name = "MODE", default_value = "dualstack", value_parser = ["dualstack", "ipv4"])]
     pub(crate) ip_family_mode: String,
 
-    /// UID of the proxy, whose own traffic is not intercepted
+    /// UID of the proxy, whose own connections to other hosts are not redirected
     #[arg(long, value_name = "UID", conflicts_with = "kuma_dp_user")]
     pub(crate) kuma_dp_uid: Option<u32>,
 
@@ -40,23 +40,23 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAME")]
     pub(crate) kuma_dp_user: Option<String>,
 
-    /// Inbound ports that are not intercepted: a comma-separated list of ports and ranges
+    /// Inbound ports that are not redirected: a comma-separated list of ports and ranges
     #[arg(long, value_name = "PORTS", default_value = "")]
     pub(crate) exclude_inbound_ports: String,
 
-    /// Outbound ports that are not intercepted: a comma-separated list of ports and ranges
+    /// Outbound ports that are not redirected: a comma-separated list of ports and ranges
     #[arg(long, value_name = "PORTS", default_value = "")]
     pub(crate) exclude_outbound_ports: String,
 
-    /// TCP ports that are not intercepted for certain UIDs, as ports:uids; may be repeated
+    /// TCP ports that are not redirected for certain UIDs, as ports:uids; may be repeated
     #[arg(long, value_name = "PORTS:UIDS")]
     pub(crate) exclude_outbound_tcp_ports_for_uids: Vec<String>,
 
-    /// UDP ports that are not intercepted for certain UIDs, as ports:uids; may be repeated
+    /// UDP ports that are not redirected for certain UIDs, as ports:uids; may be repeated
     #[arg(long, value_name = "PORTS:UIDS")]
     pub(crate) exclude_outbound_udp_ports_for_uids: Vec<String>,
 
-    /// Ports that are not intercepted for certain UIDs, as [protocols:][ports:]uids; may be repeated
+    /// Ports that are not redirected for certain UIDs, as [protocols:][ports:]uids; may be repeated
     #[arg(long, value_name = "[PROTOCOLS:][PORTS:]UIDS")]
     pub(crate) exclude_outbound_ports_for_uids: Vec<String>,
 

@@ -20,7 +20,7 @@ pub struct SuiteReport {
     pub passed: Vec<String>,
     /// Cases whose result is that of their own known deviation, with the decision and the reason.
     pub deviating: Vec<(String, String)>,
-    /// Number of passed cases to which a general deviation applies, by deviation.
+    /// Number of passed cases to which a general deviation applies, by the description of the deviation.
     pub general_deviations: BTreeMap<String, usize>,
     /// Cases that failed, with their differences.
     pub failed: Vec<(String, Vec<String>)>,
