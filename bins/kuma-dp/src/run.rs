@@ -12,7 +12,7 @@ use kermode_agent::relay::Relay;
 use kermode_agent::removal::RemovalWatch;
 use kermode_agent::resolver::SystemDns;
 use kermode_agent::sds::SecretService;
-use kermode_agent::shutdown::Shutdown;
+use kermode_agent::shutdown::EnvoyShutdown;
 use kermode_agent::socket::AgentSocket;
 use kermode_agent::supervisor;
 use kermode_agent::token::TokenFile;
@@ -44,7 +44,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let envoy = start_envoy()?;
     let (mut components, removal_watch) = start_components(&config, listener).await?;
     let admin = Admin::new(config.envoy.admin_port);
-    let new_shutdown = || Shutdown::new(config.envoy.drain_time, config.native_sidecar);
+    let new_shutdown = || EnvoyShutdown::new(config.envoy.drain_time, config.native_sidecar);
     tokio::select! {
         code = supervisor::supervise(envoy, start_envoy, admin, signals, new_shutdown, removal_watch) => {
             code.map(ExitCode::from)

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-use self::replicas::{Progress, Replica, Replicas};
+use self::replicas::{CalledReplicas, Progress, Replica};
 use crate::backoff::Backoff;
 use crate::control_plane::ControlPlane;
 use crate::token::TokenFile;
@@ -48,7 +48,7 @@ impl RemovalWatch {
         // Dropping the set ends all calls.
         let mut calls = JoinSet::new();
         calls.spawn(self.clone().call(Replica::SelectedByService, sender.clone()));
-        let mut replicas = Replicas::default();
+        let mut replicas = CalledReplicas::default();
         while let Some((replica, report)) = reports.recv().await {
             let progress = match report {
                 Report::Response(response) => replicas.on_response(replica, response),

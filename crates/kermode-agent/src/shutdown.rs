@@ -21,7 +21,7 @@ pub(crate) enum Event {
     DrainNotStarted,
     /// Envoy has no downstream connections.
     Idle,
-    /// The time of [`Shutdown::deadline`] has come.
+    /// The time of [`EnvoyShutdown::deadline`] has come.
     Deadline,
     /// Envoy ended with this exit code.
     EnvoyEnded(u8),
@@ -44,7 +44,7 @@ pub(crate) enum Action {
 
 /// State machine of one Envoy's shutdown.
 #[derive(Debug)]
-pub struct Shutdown {
+pub struct EnvoyShutdown {
     drain_time: Duration,
     is_native_sidecar: bool,
     state: State,
@@ -65,7 +65,7 @@ enum State {
     Killed,
 }
 
-impl Shutdown {
+impl EnvoyShutdown {
     /// Returns the initial state. Kubernetes signals a native sidecar after the application's containers have ended, so
     /// it drains only until its last connection is closed. A classic sidecar drains for all of `drain_time`.
     pub fn new(drain_time: Duration, is_native_sidecar: bool) -> Self {

@@ -1,5 +1,5 @@
 //! Supervision of Envoy: restarts it after a crash, drains and terminates it after a signal. The decisions are made by
-//! the state machines [`Shutdown`] and [`Restarts`]; this module performs their IO.
+//! the state machines [`EnvoyShutdown`] and [`Restarts`]; this module performs their IO.
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::envoy::{Admin, Envoy};
 use crate::removal::RemovalWatch;
 use crate::restarts::{Decision, Restarts};
-use crate::shutdown::{Action, Event, Shutdown};
+use crate::shutdown::{Action, EnvoyShutdown, Event};
 
 /// Interval at which Envoy's connections are counted during the drain of a native sidecar.
 const CONNECTION_COUNT_INTERVAL: Duration = Duration::from_millis(200);
@@ -27,7 +27,7 @@ pub async fn supervise(
     start_envoy: impl Fn() -> anyhow::Result<Envoy>,
     admin: Admin,
     mut signals: Signals,
-    new_shutdown: impl Fn() -> Shutdown,
+    new_shutdown: impl Fn() -> EnvoyShutdown,
     removal: RemovalWatch,
 ) -> anyhow::Result<u8> {
     let mut restarts = Restarts::default();
@@ -79,7 +79,7 @@ async fn supervise_one(
     mut envoy: Envoy,
     admin: Admin,
     signals: &mut Signals,
-    mut shutdown: Shutdown,
+    mut shutdown: EnvoyShutdown,
     removal: &RemovalWatch,
 ) -> anyhow::Result<End> {
     // Both futures are set when the first signal is received.

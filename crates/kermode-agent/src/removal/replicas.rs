@@ -39,15 +39,15 @@ pub(super) enum Progress {
     },
 }
 
-/// Latest response of each called replica.
+/// Replicas that are called, with the latest response of each.
 #[derive(Debug, Default)]
-pub(super) struct Replicas {
+pub(super) struct CalledReplicas {
     responses: BTreeMap<Replica, WatchRemovalResponse>,
     /// Addresses of the replicas that were called, besides [`Replica::SelectedByService`].
     called: BTreeSet<SocketAddr>,
 }
 
-impl Replicas {
+impl CalledReplicas {
     /// Handles a response of a replica.
     pub(super) fn on_response(&mut self, replica: Replica, response: WatchRemovalResponse) -> Progress {
         self.responses.insert(replica, response);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn single_replica_finishes_the_watch() {
-        let mut replicas = Replicas::default();
+        let mut replicas = CalledReplicas::default();
         let progress = replicas.on_response(Replica::SelectedByService, mk_pending(2, &[]));
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 2 });
         let end = Progress::Finished {
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn watch_finishes_when_every_replica_has_finished() {
-        let mut replicas = Replicas::default();
+        let mut replicas = CalledReplicas::default();
         let call = replicas.on_response(Replica::SelectedByService, mk_finished(7, &[B, C]));
         assert_eq!(call, Progress::Call(vec![B.parse().unwrap(), C.parse().unwrap()]));
         let progress = replicas.on_response(replica(B), mk_finished(9, &[]));
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn incomplete_report_and_report_before_the_removal_do_not_finish_the_watch() {
-        let mut replicas = Replicas::default();
+        let mut replicas = CalledReplicas::default();
         let incomplete = WatchRemovalResponse {
             complete: false,
             ..mk_finished(7, &[])
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn watch_waits_for_a_disconnected_replica_while_it_is_listed() {
-        let mut replicas = Replicas::default();
+        let mut replicas = CalledReplicas::default();
         replicas.on_response(Replica::SelectedByService, mk_pending(2, &[B]));
         replicas.on_response(replica(B), mk_finished(3, &[]));
         assert_eq!(
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn invalid_address_keeps_the_watch_from_finishing() {
-        let mut replicas = Replicas::default();
+        let mut replicas = CalledReplicas::default();
         let progress = replicas.on_response(Replica::SelectedByService, mk_finished(7, &["kuma-cp:5678"]));
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
     }
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn replica_that_only_another_replica_lists_keeps_the_watch_from_finishing() {
         const A: &str = "10.0.0.1:5678";
-        let mut replicas = Replicas::default();
+        let mut replicas = CalledReplicas::default();
         replicas.on_response(Replica::SelectedByService, mk_finished(7, &[B]));
         let progress = replicas.on_response(replica(B), mk_finished(9, &[A, C]));
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
@@ -243,7 +243,7 @@ mod tests {
     fn number_of_called_replicas_is_limited() {
         let addresses: Vec<String> = (0..20).map(|last| format!("10.0.1.{last}:5678")).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        let mut replicas = Replicas::default();
+        let mut replicas = CalledReplicas::default();
         let call = replicas.on_response(Replica::SelectedByService, mk_finished(1, &addresses));
         assert!(matches!(call, Progress::Call(called) if called.len() == MAX_REPLICAS));
         for address in &addresses[..MAX_REPLICAS] {

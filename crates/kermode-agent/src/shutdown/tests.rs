@@ -4,8 +4,8 @@ use super::*;
 
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
-fn mk_draining(is_native_sidecar: bool, now: Instant) -> Shutdown {
-    let mut shutdown = Shutdown::new(DRAIN_TIME, is_native_sidecar);
+fn mk_draining(is_native_sidecar: bool, now: Instant) -> EnvoyShutdown {
+    let mut shutdown = EnvoyShutdown::new(DRAIN_TIME, is_native_sidecar);
     assert_eq!(shutdown.on(Event::Signal, now), Action::FailHealthcheck);
     assert_eq!(shutdown.on(Event::DrainStarted, now), Action::None);
     shutdown
@@ -57,7 +57,7 @@ fn native_sidecar_drains_at_most_for_the_drain_time() {
 #[test]
 fn envoy_that_cannot_be_drained_is_terminated() {
     let now = Instant::now();
-    let mut shutdown = Shutdown::new(DRAIN_TIME, false);
+    let mut shutdown = EnvoyShutdown::new(DRAIN_TIME, false);
     shutdown.on(Event::Signal, now);
     assert_eq!(shutdown.on(Event::DrainNotStarted, now), Action::Terminate);
 }
@@ -73,7 +73,7 @@ fn second_signal_ends_the_drain_and_third_signal_exits() {
 #[test]
 fn second_signal_before_the_drain_terminates_envoy() {
     let now = Instant::now();
-    let mut shutdown = Shutdown::new(DRAIN_TIME, false);
+    let mut shutdown = EnvoyShutdown::new(DRAIN_TIME, false);
     shutdown.on(Event::Signal, now);
     assert_eq!(shutdown.on(Event::Signal, now), Action::Terminate);
     assert_eq!(shutdown.on(Event::DrainStarted, now), Action::None);
@@ -84,11 +84,11 @@ fn second_signal_before_the_drain_terminates_envoy() {
 fn exit_code_of_an_envoy_that_ends_by_itself_is_passed_on() {
     let now = Instant::now();
     assert_eq!(
-        Shutdown::new(DRAIN_TIME, false).on(Event::EnvoyEnded(0), now),
+        EnvoyShutdown::new(DRAIN_TIME, false).on(Event::EnvoyEnded(0), now),
         Action::Exit(0)
     );
     assert_eq!(
-        Shutdown::new(DRAIN_TIME, false).on(Event::EnvoyEnded(139), now),
+        EnvoyShutdown::new(DRAIN_TIME, false).on(Event::EnvoyEnded(139), now),
         Action::Exit(139)
     );
     assert_eq!(
