@@ -178,11 +178,11 @@ mod tests {
 
         assert!(
             !own.renew_if_due(start + CERTIFICATE_LIFETIME / 2)
-                .expect("no renewal")
+                .expect("the check succeeds")
         );
         assert_eq!(own.issued.certificate.chain, first);
         let late = start + CERTIFICATE_LIFETIME - CHECK_INTERVAL;
-        assert!(own.renew_if_due(late).expect("renewed"));
+        assert!(own.renew_if_due(late).expect("the renewal succeeds"));
         assert_ne!(own.issued.certificate.chain, first);
         assert!(
             own.issued

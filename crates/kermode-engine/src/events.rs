@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn initial_sync_is_complete_once_every_watch_has_synced() {
         let mut sync = InitialSync::default();
-        let (last, others) = WatchKind::ALL.split_last().expect("watches");
+        let (last, others) = WatchKind::ALL.split_last().expect("a watch");
         for watch in others.iter().chain(others) {
             sync.mark_synced(*watch);
             assert!(!sync.is_complete(), "{watch:?}");

@@ -116,7 +116,7 @@ impl TestConnection {
         let request = Request::post(format!("http://cp{path}")).body(());
         ready
             .send_request(request.expect("a request"), false)
-            .expect("sent")
+            .expect("sending succeeds")
     }
 }
 
@@ -130,8 +130,11 @@ async fn connect(client_io: DuplexStream) -> (SendRequest<Bytes>, JoinHandle<()>
 async fn read(mut stream: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     let mut read = Vec::new();
     while let Some(data) = stream.data().await {
-        let data = data.expect("data");
-        stream.flow_control().release_capacity(data.len()).expect("read");
+        let data = data.expect("data without an error");
+        stream
+            .flow_control()
+            .release_capacity(data.len())
+            .expect("the capacity is released");
         read.extend_from_slice(&data);
     }
     (read, stream.trailers().await.expect("trailers"))
@@ -151,8 +154,10 @@ async fn service_receives_the_whole_request_and_the_client_the_whole_response() 
     // Larger than all windows and buffers together.
     let sent: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
     let sending = async {
-        send_all(&mut body, sent.clone().into()).await.expect("sent");
-        body.send_data(Bytes::new(), true).expect("sent");
+        send_all(&mut body, sent.clone().into())
+            .await
+            .expect("sending succeeds");
+        body.send_data(Bytes::new(), true).expect("sending succeeds");
     };
     let reading = async { read(response.await.expect("a response").into_body()).await };
     let ((), (received, trailers)) = within_timeout(async { tokio::join!(sending, reading) }).await;
@@ -201,7 +206,7 @@ async fn connection_without_a_handshake_ends_at_shutdown() {
     within_timeout(serving)
         .await
         .expect("no panic")
-        .expect("no error");
+        .expect("the connection ends without an error");
 }
 
 #[tokio::test]
@@ -219,12 +224,12 @@ async fn closing_connection_ends_with_its_last_call() {
     };
     within_timeout(goaway_received).await;
     assert!(!test.serving.is_finished());
-    body.send_data("late".into(), true).expect("sent");
+    body.send_data("late".into(), true).expect("sending succeeds");
     assert_eq!(within_timeout(read(response.into_body())).await.0, b"late");
     within_timeout(test.serving)
         .await
         .expect("no panic")
-        .expect("no error");
+        .expect("the connection ends without an error");
 }
 
 /// Like [`within_timeout`], for a paused clock that advances by minutes.
@@ -239,7 +244,7 @@ async fn idle_connection_is_closed_after_a_minute() {
     let mut test = TestConnection::new().await;
     for _ in 0..3 {
         let (response, mut body) = test.call("/echo").await;
-        body.send_data(Bytes::new(), true).expect("sent");
+        body.send_data(Bytes::new(), true).expect("sending succeeds");
         read(response.await.expect("a response").into_body()).await;
         tokio::time::sleep(IDLE_TIMEOUT / 2).await;
         assert!(!test.serving.is_finished());
@@ -267,7 +272,7 @@ async fn closing_connection_with_calls_is_dropped_after_a_minute() {
     within_minutes(test.serving)
         .await
         .expect("no panic")
-        .expect("no error");
+        .expect("the connection ends without an error");
     let elapsed = closing_since.elapsed();
     assert!((IDLE_TIMEOUT..2 * IDLE_TIMEOUT).contains(&elapsed), "{elapsed:?}");
     within_minutes(test.echo.call_ended.notified()).await;

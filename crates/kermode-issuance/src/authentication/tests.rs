@@ -206,7 +206,10 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
         let stream = fixture.authenticator.identify(&token).await;
         let key = ObjectKey::new("shop", pod);
         let certificate = fixture.authenticator.authenticate_as(&token, &key).await;
-        for error in [stream.expect_err("forged"), certificate.expect_err("forged")] {
+        for error in [
+            stream.expect_err("a forged token"),
+            certificate.expect_err("a forged token"),
+        ] {
             let status = log_and_convert(&error);
             responses.push((status.code(), status.message().to_owned()));
         }
@@ -267,7 +270,9 @@ async fn review_times_out_when_the_api_server_hangs() {
     fixture.authenticator.review_timeout = Duration::from_millis(10);
     let token = mk_token("robot", "web", "1", "good");
     let identified = tokio::time::timeout(TEST_TIMEOUT, fixture.identify(&token)).await;
-    let error = identified.expect("a response").expect_err("not reviewed");
+    let error = identified
+        .expect("a response")
+        .expect_err("a review that times out");
     assert_eq!(code(&error), Code::Unavailable);
 }
 

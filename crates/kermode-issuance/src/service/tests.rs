@@ -27,7 +27,10 @@ async fn proxy_gets_a_certificate_with_the_names_of_its_dataplane() {
     assert_eq!((issued.signer, issued.roots_der.len()), (1, 1));
     let leaf: CertificateDer<'_> = issued.chain_der[0].clone().into();
     let web = kermode_model::ObjectKey::new("shop", "web");
-    let (dataplane, _) = server.index.dataplane_and_mesh(&web).expect("in the index");
+    let (dataplane, _) = server
+        .index
+        .dataplane_and_mesh(&web)
+        .expect("the Dataplane is in the index");
     for uri in Entitlement::of(&dataplane).uris() {
         let found = leaf.windows(uri.len()).any(|window| window == uri.as_bytes());
         assert!(found, "{uri} is not in the certificate");
@@ -49,7 +52,10 @@ async fn request_for_another_mesh_or_for_a_mesh_without_mtls_is_denied() {
         mesh: "other".to_owned(),
         ..mk_request(&key, "web.shop")
     };
-    let denied = server.issue(&web_token(), other).await.expect_err("not its mesh");
+    let denied = server
+        .issue(&web_token(), other)
+        .await
+        .expect_err("a mesh other than the proxy's");
     assert_eq!(denied.code(), tonic::Code::NotFound);
     server
         .index

@@ -86,11 +86,14 @@ where
             .patch(&name, &PatchParams::default(), &Patch::<()>::Json(patch))
             .await
         {
-            Ok(_) => return tracing::info!(name, "caBundle set"),
+            Ok(_) => return tracing::info!(name, "caBundle of the webhook registration set"),
             Err(error) => {
                 tracing::warn!(
                     "{}; retrying",
-                    describe(&format!("caBundle of {name} cannot be set"), &error)
+                    describe(
+                        &format!("caBundle of webhook registration {name} cannot be set"),
+                        &error
+                    )
                 );
             }
         }
@@ -122,6 +125,8 @@ fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) 
     let version_check = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
     let patch = std::iter::once(version_check).chain(operations).collect();
     serde_json::from_value(serde_json::Value::Array(patch))
-        .inspect_err(|error| tracing::error!(%error, "caBundle patch cannot be built"))
+        .inspect_err(
+            |error| tracing::error!(name = registration.name_any(), %error, "caBundle patch cannot be built"),
+        )
         .ok()
 }

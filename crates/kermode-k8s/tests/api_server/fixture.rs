@@ -210,7 +210,7 @@ impl Fixture {
         let api: Api<Namespace> = Api::all(self.client.clone());
         api.delete(&self.namespace, &kube::api::DeleteParams::default())
             .await
-            .expect("deleted");
+            .expect("the deletion succeeds");
         let namespace = api
             .get(&self.namespace)
             .await
@@ -333,7 +333,7 @@ async fn apply_definitions(client: Client) {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         api.patch(&name, &params, &Patch::Apply(object))
             .await
-            .expect("applied");
+            .expect("the definition is applied");
     }
     let dataplanes = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<Dataplane>(&()));
     let deadline = Instant::now() + TIMEOUT;

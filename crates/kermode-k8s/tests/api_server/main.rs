@@ -110,7 +110,7 @@ async fn edits_of_users_are_reverted() {
         .dataplanes
         .patch("web", &user_edit(), &Patch::Merge(team))
         .await
-        .expect("labelled");
+        .expect("the edit succeeds");
     fixture.apply_pod(&replica, "web", false).await;
     let dataplane = fixture
         .wait_for_dataplane("web", |dataplane| {
@@ -135,7 +135,7 @@ async fn status_edits_of_users_are_reverted() {
         .dataplanes
         .patch_status("web", &user_edit(), &Patch::Merge(edit))
         .await
-        .expect("patched");
+        .expect("the edit succeeds");
     assert_eq!(edited.data["status"]["inbounds"]["summary"], "9/9");
     fixture.wait_for_dataplane("web", has_one_ready_inbound).await;
 }
@@ -150,7 +150,7 @@ async fn dataplane_that_a_user_deletes_is_recreated() {
         .dataplanes
         .delete("web", &DeleteParams::default())
         .await
-        .expect("deleted");
+        .expect("the deletion succeeds");
     fixture
         .wait_for_dataplane("web", |dataplane| {
             is_as_generated(dataplane) && dataplane["metadata"]["uid"] != first["metadata"]["uid"]
@@ -178,7 +178,7 @@ async fn dataplane_of_a_deleted_pod_is_deleted_and_dataplane_of_a_user_remains()
             .dataplanes
             .create(&PostParams::default(), &serde_json::from_value(object).unwrap())
             .await
-            .expect("created");
+            .expect("the creation succeeds");
     }
     let replica = fixture.start_replica_before_first_lists();
     fixture.apply_pod(&replica, "web", true).await;
@@ -254,7 +254,7 @@ async fn two_leading_replicas_do_not_overwrite_each_other() {
         .dataplanes
         .patch("web", &user_edit(), &Patch::Merge(edit))
         .await
-        .expect("edited");
+        .expect("the edit succeeds");
     fixture.wait_for_dataplane("web", is_as_generated).await;
     // The status of a later Dataplane is written after all earlier writes.
     for replica in &replicas {
@@ -357,7 +357,7 @@ async fn schema_of_dataplanes_limits_inbounds_and_defaults_health_to_unready() {
         .dataplanes
         .create(&PostParams::default(), &dataplane(vec![inbound(json!({}))]))
         .await
-        .expect("created");
+        .expect("the creation succeeds");
     assert_eq!(
         created.data["spec"]["networking"]["inbound"][0]["health"],
         json!({"ready": false})

@@ -82,7 +82,11 @@ async fn call_beyond_the_limit_of_a_proxy_ends_its_oldest_call() {
     for _ in 0..=MAX_CALLS_PER_PROXY {
         let call = WatchRemoval(service.inner.clone()).call(request("Bearer web"));
         let mut responses = call.await.expect("an accepted call").into_inner();
-        responses.next().await.expect("a response").expect("no error");
+        responses
+            .next()
+            .await
+            .expect("a response")
+            .expect("a stream without an error");
         calls.push(responses);
     }
     assert!(calls[0].next().await.is_none(), "the oldest call has ended");

@@ -501,7 +501,7 @@ impl Session {
         {
             self.metrics.of(Some(*kind)).rejections.inc();
             let names: Vec<_> = resources.iter().map(|resource| &*resource.name).collect();
-            tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "configuration rejected: {message}");
+            tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "Envoy rejected configuration: {message}");
             self.reporter.on_rejected(*kind, &names, message);
         }
     }

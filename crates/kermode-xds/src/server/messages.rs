@@ -280,7 +280,7 @@ mod tests {
 
     fn mk_framed(request: &DeltaDiscoveryRequest) -> Vec<u8> {
         let message = request.encode_to_vec();
-        let length = u32::try_from(message.len()).expect("small");
+        let length = u32::try_from(message.len()).expect("a small message");
         [&[0], &length.to_be_bytes()[..], &message].concat()
     }
 
@@ -342,7 +342,7 @@ mod tests {
             assert_eq!(
                 message[1..PREFIX_SIZE],
                 u32::try_from(message.len() - PREFIX_SIZE)
-                    .expect("small")
+                    .expect("a small message")
                     .to_be_bytes()
             );
             assert_eq!(

@@ -161,7 +161,7 @@ impl Fixture {
         client
             .streaming(request, path, codec)
             .await
-            .expect("headers")
+            .expect("the headers of a response")
             .into_inner()
     }
 
@@ -179,7 +179,7 @@ impl Fixture {
         });
         let endpoint = Endpoint::from_static("http://cp");
         let channel = endpoint.connect_with_connector(connector).await;
-        (channel.expect("connected"), serving)
+        (channel.expect("a connection"), serving)
     }
 
     /// Opens a stream that subscribes to all clusters as `web` and stays open.
@@ -228,13 +228,17 @@ impl RawCall {
             .header("authorization", format!("Bearer {token}"))
             .body(())
             .expect("a request");
-        let (response, mut requests) = client.send_request(request, false).expect("sent");
+        let (response, mut requests) = client.send_request(request, false).expect("sending succeeds");
         let mut message = subscription("default.web.shop");
         message.resource_names_subscribe = vec!["*".to_owned(), "x".repeat(size)];
         let message = message.encode_to_vec();
-        let length = u32::try_from(message.len()).expect("small").to_be_bytes();
+        let length = u32::try_from(message.len())
+            .expect("a small message")
+            .to_be_bytes();
         let message = [&[0], &length[..], &message].concat();
-        requests.send_data(message.into(), false).expect("sent");
+        requests
+            .send_data(message.into(), false)
+            .expect("sending succeeds");
         let responses = response.await.expect("a response").into_body();
         Self {
             _client: client,
@@ -254,7 +258,7 @@ impl RawCall {
         let mut received = 0;
         loop {
             let data = tokio::time::timeout(TIMEOUT, self.responses.data()).await;
-            match data.expect("an end") {
+            match data.expect("data or the end in time") {
                 Some(Ok(data)) => received += data.len(),
                 Some(Err(error)) => return error.reason() == Some(h2::Reason::CANCEL) && received == bytes,
                 None => return false,
@@ -265,7 +269,10 @@ impl RawCall {
     /// Returns the status with which the server ends the call.
     async fn status(mut self) -> Code {
         let trailers = tokio::time::timeout(TIMEOUT, self.responses.trailers()).await;
-        let trailers = trailers.expect("an end").expect("trailers").expect("trailers");
+        let trailers = trailers
+            .expect("the end in time")
+            .expect("a call without a reset")
+            .expect("trailers");
         Code::from_bytes(trailers["grpc-status"].as_bytes())
     }
 }
@@ -492,7 +499,7 @@ async fn long_error_message_of_a_rejection_is_truncated() {
 
 #[test]
 fn node_id_is_parsed_into_mesh_and_dataplane() {
-    let id = ProxyId::from_node_id("default.web-0.x.shop").expect("valid");
+    let id = ProxyId::from_node_id("default.web-0.x.shop").expect("a valid node id");
     assert_eq!(
         id,
         ProxyId {
@@ -632,7 +639,9 @@ fn with_web_token<T>(requests: T) -> Request<T> {
 
 /// Waits for the end of a connection.
 async fn wait_for_connection_end(serving: JoinHandle<Result<(), h2::Error>>) {
-    let result = tokio::time::timeout(TIMEOUT, serving).await.expect("an end");
+    let result = tokio::time::timeout(TIMEOUT, serving)
+        .await
+        .expect("the end in time");
     // The result is an error if the client closes the connection first.
     let _ = result.expect("no panic");
 }
@@ -648,7 +657,7 @@ async fn stream_of_a_client_that_does_not_read_can_be_superseded() {
     let connected = &fixture.server.state.metrics.connected;
     assert_eq!(
         connected.get(),
-        i64::try_from(Settings::default().streams_per_proxy).expect("few")
+        i64::try_from(Settings::default().streams_per_proxy).expect("a small number")
     );
     assert_eq!(unread.swap_remove(0).status().await, Code::Aborted);
 }

@@ -213,7 +213,7 @@ async fn signing_requests_with_additional_names_or_unsupported_key_types_are_den
 async fn malformed_huge_and_tampered_signing_requests_are_denied() {
     let server = Server::start().await;
     let mut tampered = mk_new_request("web.shop").csr;
-    *tampered.last_mut().expect("bytes") ^= 1;
+    *tampered.last_mut().expect("a signing request that is not empty") ^= 1;
     for (csr, reason) in [
         (Vec::new(), "SigningRequestUnreadable"),
         (b"garbage".to_vec(), "SigningRequestUnreadable"),

@@ -17,7 +17,11 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 async fn new_root_is_sent_at_once() {
     let server = Server::start().await;
     let mut stream = server.watch(&web_token(), "web.shop").await.expect("a stream");
-    let first = stream.message().await.expect("no error").expect("the roots");
+    let first = stream
+        .message()
+        .await
+        .expect("a stream without an error")
+        .expect("the roots");
     assert_eq!((first.roots_der.len(), first.signer), (1, 1));
 
     let mesh = mk_mesh();
@@ -39,7 +43,7 @@ async fn new_root_is_sent_at_once() {
     let update = tokio::time::timeout(TEST_TIMEOUT, stream.message())
         .await
         .expect("a message");
-    let update = update.expect("no error").expect("the roots");
+    let update = update.expect("a stream without an error").expect("the roots");
     assert_eq!((update.roots_der.len(), update.signer), (2, 1));
     assert!(update.roots_version > first.roots_version);
     assert_eq!(update.roots_der[0], first.roots_der[0]);

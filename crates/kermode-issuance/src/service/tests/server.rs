@@ -182,7 +182,7 @@ async fn serve(issuance: CertificateIssuance) -> (Channel, Trigger) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .expect("versions")
+        .expect("supported versions of TLS")
         .with_root_certificates(store)
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"h2".to_vec()];
