@@ -79,8 +79,8 @@ pub fn parse_ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
 
 /// Parses the UID exclusions of one setting, separated by `;`.
 ///
-/// `transport` is the protocol of the setting `…-tcp-ports-for-uids` or `…-udp-ports-for-uids`. `transport` is `None` for the
-/// setting `…-ports-for-uids`, whose items have the general form and may name protocols.
+/// `transport` is the protocol of the setting `…-tcp-ports-for-uids` or `…-udp-ports-for-uids`. `transport` is `None`
+/// for the setting `…-ports-for-uids`, whose items have the general form and may name protocols.
 ///
 /// # Errors
 /// When an item is malformed.
