@@ -127,7 +127,7 @@ async fn rotation_goes_through_its_phases_on_every_replica() {
     assert_eq!(
         api_server.secret_names(),
         [FIRST_CERTIFICATE_SECRET, FIRST_SECRET, SECOND_SECRET],
-        "one replica started the rotation"
+        "only one replica must start the rotation"
     );
 
     // The Secret of the old CA may be deleted and is not restored.

@@ -116,7 +116,7 @@ fn proxy_without_a_stream_is_pending_until_it_reconnects_and_acknowledges() {
     assert_eq!(
         fixture.acknowledge("b", 2, 8),
         NOTHING_COMPLETED,
-        "acknowledgements of the older stream are ignored"
+        "acknowledgements of the older stream must be ignored"
     );
     assert_eq!(fixture.acknowledge("b", 3, 8), completed_after(1));
 }
@@ -133,7 +133,7 @@ fn proxy_without_a_stream_expires_after_a_minute() {
     assert_eq!(
         fixture.state.proxies.len(),
         1,
-        "the state of the expired proxy is removed"
+        "the state of the expired proxy must be removed"
     );
 }
 
@@ -193,7 +193,7 @@ fn deleted_pods_leave_no_state() {
     assert_eq!(
         fixture.acknowledge("b", 2, 8),
         completed_after(1),
-        "the completed removal is measured although the Pod is deleted"
+        "the completed removal must be measured although the Pod is deleted"
     );
     for (proxy, stream) in [("a", 1), ("b", 2)] {
         fixture.state.delete_dataplane(&key(proxy), now);
@@ -240,7 +240,7 @@ fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
     assert_eq!(
         fixture.acknowledge("b", 2, 3),
         NOTHING_COMPLETED,
-        "a query is not a removal"
+        "a query must not count as a removal"
     );
     let acknowledged = RemovalStatus::Acknowledged {
         after: Duration::from_secs(1),
@@ -249,13 +249,17 @@ fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
     assert_eq!(
         fixture.state.start_query(&early, "default".into(), 9, now),
         NOTHING_COMPLETED,
-        "a second query has no effect"
+        "a second query must have no effect"
     );
     assert_eq!(fixture.state.status(&early), acknowledged);
 
     let late = key("late");
     fixture.state.start_query(&late, "default".into(), 4, now);
-    assert_eq!(fixture.state.open_count(), 0, "a query is not a removal");
+    assert_eq!(
+        fixture.state.open_count(),
+        0,
+        "a query must not count as a removal"
+    );
     assert_eq!(fixture.state.open_removals().count(), 0);
     for proxy in [&early, &late] {
         fixture.state.delete_dataplane(proxy, now);

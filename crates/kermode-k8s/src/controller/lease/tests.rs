@@ -156,7 +156,7 @@ async fn first_candidate_leads_without_a_transition() {
     assert_eq!(
         server.spec()["leaseTransitions"],
         0,
-        "a renewal is not a transition"
+        "a renewal must not count as a transition"
     );
     assert!(*is_leader.borrow());
     task.abort();
