@@ -42,7 +42,7 @@ fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
         }
         quit_requests = index
             .apply_pod(PodFacts::from(&decode::<Pod>(&pod)?))
-            .completed
+            .sidecars_to_quit
             .len();
     }
     Ok(Outcome::Compared {
