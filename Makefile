@@ -145,7 +145,8 @@ test-demo: ## unit tests of the demo
 # The flags are those of the image builder, so images and benchmarks share one build. `nice` gives the benchmark and the
 # programs that it starts priority over other processes of the machine.
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
-RELEASE = RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target $(HOST_TRIPLE)
+RELEASE_FLAGS = $(shell $(CLUSTER_TOOL) rustflags)
+RELEASE = RUSTFLAGS='$(RELEASE_FLAGS)' cargo build --quiet --release --target $(HOST_TRIPLE)
 BENCH = $(or $(CARGO_TARGET_DIR),target)/$(HOST_TRIPLE)/release
 
 .PHONY: bench-dataplane

@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add_command("load-images", "import the built images that a cluster does not have")
     commands.add_parser("images", help="build Kermode's images that changed")
     commands.add_parser("images-push", help="push the built images to $KERMODE_REGISTRY")
+    commands.add_parser("rustflags", help="print the compiler flags of the images' binaries")
     commands.add_parser("envoy", help="print the path of the pinned Envoy binary")
     add_command("kubeconfig", "print the path of the kubeconfig")
     kubectl = add_command("kubectl", "run kubectl of the cluster's version", positional=False)
@@ -81,6 +82,8 @@ def dispatch(options) -> int:
     elif options.command == "images-push":
         images.show(images.build())
         print("\n".join(images.push(registry()).values()))
+    elif options.command == "rustflags":
+        print(images.rustflags(images.host_triple()))
     elif options.command == "envoy":
         print(envoy.binary())
     elif options.command == "kubeconfig":

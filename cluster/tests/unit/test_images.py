@@ -31,6 +31,10 @@ class Images(unittest.TestCase):
             [oci.Entry("etc/note", text=text, mode=0o644), oci.Entry("tmp", mode=0o1777)]], user="5678:5678")
         return archives.pack(image, "docker.io/kermode/program", "1.2.3", self.folder)
 
+    def test_functions_are_folded_only_where_lld_is_the_default_linker(self):
+        self.assertIn("--icf=all", images.rustflags("x86_64-unknown-linux-gnu"))
+        self.assertEqual(images.rustflags("aarch64-unknown-linux-gnu"), "-C target-feature=+crt-static")
+
     def test_same_content_gives_the_same_reference_and_archive(self):
         first, archive = self.pack()
         before = archive.read_bytes()
