@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(
             skip_reason(&mk_pod(&[], 2, Some("enabled"))),
             Some(SkipReason::NotInjected),
-            "a value other than true counts as injected"
+            "a value other than true must not count as injected"
         );
     }
 }

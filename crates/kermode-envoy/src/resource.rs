@@ -120,7 +120,9 @@ impl Resource {
 /// with stale configuration. With 128 bits, a collision by accident is as unlikely as a hardware error. XXH3 has
 /// a fixed specification, so replicas, releases and restarts agree, which the hasher of `std` does not promise. XXH3
 /// also hashes at memory speed, and each full publication of a mesh hashes megabytes. XXH3 does not resist deliberate
-/// collisions. They are harmless here: an author of a resource could only delay its own updates.
+/// collisions. They are harmless here: a user who constructs one, for example with the annotations of a Pod, only keeps
+/// proxies on an older version of the resource that is generated from that user's own objects, until the resource
+/// changes again.
 fn version(parts: &[&[u8]]) -> Arc<str> {
     let mut hasher = Xxh3Default::new();
     for part in parts {

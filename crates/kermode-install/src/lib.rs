@@ -142,7 +142,8 @@ fn namespace(installation: &Installation) -> Value {
     })
 }
 
-/// Labels of every object of the installation.
+/// Labels of the objects whose metadata [`namespaced`] and [`cluster_scoped`] return, and of the control plane's Pods.
+/// The Namespace has labels of its own; CustomResourceDefinitions have none.
 pub(crate) fn labels() -> Value {
     json!({"app": NAME, "app.kubernetes.io/name": "kuma", "app.kubernetes.io/instance": "kuma"})
 }

@@ -52,7 +52,7 @@ impl ProxyState {
         self.stream.is_some()
     }
 
-    /// Applies a report. Reports of a superseded stream are ignored.
+    /// Applies a report. Reports of streams older than the newest one are ignored.
     pub(super) fn on_report(&mut self, stream: u64, report: &Report<'_>, now: Timestamp) -> Urgency {
         if self.stream.is_some_and(|newest| newest > stream) {
             return Urgency::None;
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_a_superseded_stream_changes_nothing() {
+    fn end_of_an_older_stream_changes_nothing() {
         let mut proxy = mk_connected_proxy();
         let reconnected = Report::Connected(Versions::default(), Arc::default());
         proxy.on_report(2, &reconnected, at(2));

@@ -54,11 +54,11 @@ pub(super) fn run_until_shutdown(
     shutdown: &Shutdown,
     component: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
-    let finished = shutdown.clone().wait();
+    let shutdown_signal = shutdown.clone().wait();
     async move {
         tokio::select! {
             () = component => anyhow::bail!("the component ended before shutdown"),
-            () = finished => Ok(()),
+            () = shutdown_signal => Ok(()),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
-/// Maximum number of cells of the table of subsequence lengths. Texts that need more are shown with all lines from the
-/// first to the last change replaced.
+/// Maximum number of cells of the table of subsequence lengths. For texts that need more, all lines between the first
+/// and the last difference are shown as removed and then added.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn large_differences_are_shown_as_replaced() {
+    fn large_differences_are_shown_as_removed_and_then_added() {
         let many = |letter: &str| {
             let lines: Vec<String> = (0..3_000).map(|index| format!("{letter}{index}")).collect();
             lines.join("\n")

@@ -135,10 +135,10 @@ fn log_failure(kind: &'static str, error: &watcher::Error) {
     tracing::warn!(kind, "{reason}; retrying");
 }
 
-/// Maximum backoff after the first failure.
+/// Pause after the first failure, before jitter shortens it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-/// Maximum backoff. kube's default grows to a minute, during which no change would reach a sidecar after the API server
-/// has recovered; an attempt is one small request.
+/// Longest pause, before jitter shortens it. kube's default grows to a minute, during which no change would reach
+/// a sidecar after the API server has recovered; an attempt is one small request.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Time without a failure after which the backoff is reset.
 const BACKOFF_RESET: Duration = Duration::from_secs(30);
@@ -146,8 +146,8 @@ const BACKOFF_RESET: Duration = Duration::from_secs(30);
 /// Minimum interval between log lines about one failing watch. If the API server is down, all watches fail.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Backoff of a failed watch: doubles from [`FIRST_BACKOFF`] to [`MAX_BACKOFF`], with a jitter of up to half, so that
-/// replicas and watches do not retry at the same time.
+/// Backoff of a failed watch. The pause doubles from [`FIRST_BACKOFF`] to [`MAX_BACKOFF`]. Jitter shortens each pause
+/// by up to half, so that replicas and watches do not retry at the same time.
 #[derive(Debug, Default)]
 struct WatchBackoff {
     /// Number of failures since the last reset.
@@ -164,11 +164,11 @@ impl Iterator for WatchBackoff {
         if last_failure.is_some_and(|last| last.elapsed() > BACKOFF_RESET) {
             self.failures = 0;
         }
-        let maximum = FIRST_BACKOFF
+        let pause_before_jitter = FIRST_BACKOFF
             .saturating_mul(1 << self.failures.min(8))
             .min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);
-        Some(maximum.mul_f64(0.5 + fastrand::f64() / 2.0))
+        Some(pause_before_jitter.mul_f64(0.5 + fastrand::f64() / 2.0))
     }
 }
 

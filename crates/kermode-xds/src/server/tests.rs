@@ -461,7 +461,8 @@ async fn stream_above_the_limit_of_its_proxy_supersedes_the_oldest() {
     }
     assert_eq!(next_response(&mut streams[0]).await, Err(Code::Aborted));
     fixture.publish("2");
-    // The first response is in flight until its ACK, so only the end of the stream could arrive.
+    // No stream has sent an ACK for its first response, so none receives version 2. A stream that has ended would yield
+    // its end; a pending one is still open.
     for open in &mut streams[1..] {
         assert!(futures::poll!(open.next()).is_pending());
     }

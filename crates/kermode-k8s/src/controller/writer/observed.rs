@@ -23,7 +23,7 @@ pub struct ObservedDataplane {
     pub(super) resource_version: u64,
 }
 
-/// Hashes of all fields that the leader writes.
+/// Hashes of the fields that the leader writes, without the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ContentHash {
     /// Hash of labels, mesh, spec and owner.

@@ -146,7 +146,7 @@ impl WriterInner {
             RETRY_PAUSE
         };
         if pause >= MAX_REJECTION_PAUSE {
-            self.report_generation_failure(key, desired, error);
+            self.report_persistent_failure(key, desired, error);
         }
         self.report_failure(&format!("Dataplane {key} cannot be written"), error);
         RetryAfter(pause)
@@ -162,13 +162,13 @@ impl WriterInner {
                 "Mesh \"{mesh}\" does not exist: create the Mesh, or correct the annotation kuma.io/mesh"
             );
             tracing::warn!(dataplane = %key, "Dataplane cannot be written: {problem}");
-            self.report_generation_failure(key, desired, &problem);
+            self.report_persistent_failure(key, desired, &problem);
         }
         RetryAfter(pause)
     }
 
-    /// Counts a Dataplane that cannot be written, and publishes an Event on its Pod.
-    fn report_generation_failure(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
+    /// Counts a Dataplane that still cannot be written after several attempts, and publishes an Event on its Pod.
+    fn report_persistent_failure(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
         self.metrics.count_generation_failure();
         let message = format!("Failed to generate Kuma Dataplane: {problem}");
         self.events

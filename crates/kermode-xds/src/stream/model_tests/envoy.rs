@@ -1,8 +1,9 @@
 //! Model of Envoy as a client of the management server. The model checks the responses that it receives.
 //!
-//! Bodies are text: `eds:1`, `static:1` for clusters, `1` for endpoints, `c0,c1/r0:1` for listeners (clusters, then an
-//! optional route). Envoy rejects a body that ends in `!`. A subscribed name stays subscribed: Envoy does not request
-//! it again after a response listed it in `removed_resources`, but accepts the resource if it is sent later.
+//! Bodies are text: `eds:1` or `static:1` for clusters, `1` for endpoints and routes, `c0,c1/r0:1` for listeners
+//! (clusters, then an optional route). The number is a revision, which makes two bodies of a resource differ. Envoy
+//! rejects a body that ends in `!`. A subscribed name stays subscribed: Envoy does not request it again after
+//! a response listed it in `removed_resources`, but accepts the resource if it is sent later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -90,7 +91,7 @@ impl Envoy {
         if !self.subscribed.entry(Cluster).or_default().insert(name.into()) {
             return Vec::new();
         }
-        vec![subscribe(Cluster, [name.to_owned()], [])]
+        vec![subscription_change(Cluster, [name.to_owned()], [])]
     }
 
     /// Unsubscribes from a cluster.
@@ -99,7 +100,7 @@ impl Envoy {
             return Vec::new();
         }
         self.missing.remove(&(Cluster, name.to_owned()));
-        vec![subscribe(Cluster, [], [name.to_owned()])]
+        vec![subscription_change(Cluster, [], [name.to_owned()])]
     }
 
     /// Handles a response. Returns the requests that follow from it. The ACK or NACK is the last of them, except that
@@ -125,8 +126,8 @@ impl Envoy {
             .collect();
         let is_rejected = !invalid.is_empty();
         for (name, version, body) in resources.iter().filter(|(name, ..)| is_kept(name)) {
-            // Envoy applies a response of endpoints or routes as a whole, but each valid cluster or listener of a
-            // response.
+            // Envoy applies endpoints or routes only if every resource of the response is valid. Of clusters or
+            // listeners, it applies each valid one, even if it rejects others of the response.
             let is_applied = !is_rejected || (matches!(kind, Cluster | Listener) && !body.ends_with('!'));
             if is_applied {
                 self.apply(kind, name, body);
@@ -233,7 +234,7 @@ impl Envoy {
                 self.missing.remove(&(kind, name.clone()));
             }
             if !added.is_empty() || !dropped.is_empty() {
-                requests.push(subscribe(kind, added, dropped));
+                requests.push(subscription_change(kind, added, dropped));
             }
         }
         requests
@@ -256,7 +257,7 @@ impl Envoy {
     }
 }
 
-fn subscribe(
+fn subscription_change(
     kind: ResourceKind,
     added: impl IntoIterator<Item = String>,
     dropped: impl IntoIterator<Item = String>,
