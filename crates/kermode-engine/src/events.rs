@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::controller::watch::Update;
-use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
+use kermode_k8s::convert::facts::{
+    IntermediateFacts, IntermediateKind, NamespaceFacts, PodFacts, ServiceFacts,
+};
 use kermode_model::{Mesh, MeshName, TrafficPermission};
 
 macro_rules! watch_kinds {
@@ -58,7 +60,7 @@ pub enum ObjectUpdate {
     /// A Namespace.
     Namespace(Update<NamespaceFacts>),
     /// A ReplicaSet or Job.
-    Owner(OwnerKind, Update<OwnerFacts>),
+    Intermediate(IntermediateKind, Update<IntermediateFacts>),
     /// A Mesh.
     Mesh(Update<Mesh>),
     /// A MeshTrafficPermission, with its mesh.
@@ -91,8 +93,8 @@ impl ObjectUpdate {
             Self::Pod(Update::Synced) => Some(WatchKind::Pods),
             Self::Service(Update::Synced) => Some(WatchKind::Services),
             Self::Namespace(Update::Synced) => Some(WatchKind::Namespaces),
-            Self::Owner(OwnerKind::ReplicaSet, Update::Synced) => Some(WatchKind::ReplicaSets),
-            Self::Owner(OwnerKind::Job, Update::Synced) => Some(WatchKind::Jobs),
+            Self::Intermediate(IntermediateKind::ReplicaSet, Update::Synced) => Some(WatchKind::ReplicaSets),
+            Self::Intermediate(IntermediateKind::Job, Update::Synced) => Some(WatchKind::Jobs),
             Self::Mesh(Update::Synced) => Some(WatchKind::Meshes),
             Self::Permission(Update::Synced) => Some(WatchKind::Permissions),
             Self::ContainerPatch(Update::Synced) => Some(WatchKind::ContainerPatches),
@@ -132,8 +134,10 @@ mod tests {
             WatchKind::Meshes => ObjectUpdate::Mesh(Update::Synced),
             WatchKind::Permissions => ObjectUpdate::Permission(Update::Synced),
             WatchKind::ContainerPatches => ObjectUpdate::ContainerPatch(Update::Synced),
-            WatchKind::ReplicaSets => ObjectUpdate::Owner(OwnerKind::ReplicaSet, Update::Synced),
-            WatchKind::Jobs => ObjectUpdate::Owner(OwnerKind::Job, Update::Synced),
+            WatchKind::ReplicaSets => {
+                ObjectUpdate::Intermediate(IntermediateKind::ReplicaSet, Update::Synced)
+            }
+            WatchKind::Jobs => ObjectUpdate::Intermediate(IntermediateKind::Job, Update::Synced),
             WatchKind::Services => ObjectUpdate::Service(Update::Synced),
             WatchKind::Pods => ObjectUpdate::Pod(Update::Synced),
         }

@@ -20,7 +20,7 @@ use kermode_admission::directory::{Directory, NamespaceRecord};
 use kermode_k8s::controller::recorder::{Events, Subject};
 use kermode_k8s::controller::watch::Update;
 use kermode_k8s::controller::writer::Writer;
-use kermode_k8s::convert::facts::{NamespaceFacts, OwnerId};
+use kermode_k8s::convert::facts::{IntermediateId, NamespaceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::view::Touched;
@@ -205,8 +205,10 @@ impl Engine {
             ObjectUpdate::Service(Update::Applied(_, service)) => index.apply_service(service),
             ObjectUpdate::Service(Update::Gone(key)) => index.remove_service(&key),
             ObjectUpdate::Namespace(update) => self.apply_namespace(index, update),
-            ObjectUpdate::Owner(_, Update::Applied(_, owner)) => index.apply_owner(owner),
-            ObjectUpdate::Owner(kind, Update::Gone(key)) => index.remove_owner(&OwnerId { kind, key }),
+            ObjectUpdate::Intermediate(_, Update::Applied(_, facts)) => index.apply_intermediate(facts),
+            ObjectUpdate::Intermediate(kind, Update::Gone(key)) => {
+                index.remove_intermediate(&IntermediateId { kind, key })
+            }
             ObjectUpdate::Mesh(Update::Applied(key, mesh)) => {
                 self.directory.write().meshes.insert(key.name);
                 index.apply_mesh(mesh)
@@ -229,7 +231,7 @@ impl Engine {
             }
             ObjectUpdate::Pod(Update::Synced)
             | ObjectUpdate::Service(Update::Synced)
-            | ObjectUpdate::Owner(_, Update::Synced)
+            | ObjectUpdate::Intermediate(_, Update::Synced)
             | ObjectUpdate::Mesh(Update::Synced)
             | ObjectUpdate::Permission(Update::Synced)
             | ObjectUpdate::ContainerPatch(Update::Synced) => Changes::default(),

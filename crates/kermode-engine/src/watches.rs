@@ -8,7 +8,9 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
 use kermode_k8s::controller::watch::{Conversion, Update, convert_if_decoded, follow, watch_config};
-use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
+use kermode_k8s::convert::facts::{
+    IntermediateFacts, IntermediateKind, NamespaceFacts, PodFacts, ServiceFacts,
+};
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::watcher;
@@ -62,22 +64,22 @@ fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
         WatchKind::ReplicaSets => builder.build(
             Api::<PartialObjectMeta<ReplicaSet>>::all(client),
             |object| {
-                convert_owner(&ReplicaSet {
+                convert_intermediate(&ReplicaSet {
                     metadata: object.metadata,
                     ..ReplicaSet::default()
                 })
             },
-            |update| ObjectUpdate::Owner(OwnerKind::ReplicaSet, update),
+            |update| ObjectUpdate::Intermediate(IntermediateKind::ReplicaSet, update),
         ),
         WatchKind::Jobs => builder.build(
             Api::<PartialObjectMeta<Job>>::all(client),
             |object| {
-                convert_owner(&Job {
+                convert_intermediate(&Job {
                     metadata: object.metadata,
                     ..Job::default()
                 })
             },
-            |update| ObjectUpdate::Owner(OwnerKind::Job, update),
+            |update| ObjectUpdate::Intermediate(IntermediateKind::Job, update),
         ),
         WatchKind::Services => builder.build(
             Api::<Service>::all(client),
@@ -122,11 +124,11 @@ impl WatchBuilder<'_> {
 }
 
 /// Converts a ReplicaSet or Job. Objects without an owner are ignored.
-fn convert_owner<K>(object: &K) -> Conversion<OwnerFacts>
+fn convert_intermediate<K>(object: &K) -> Conversion<IntermediateFacts>
 where
-    for<'a> OwnerFacts: From<&'a K>,
+    for<'a> IntermediateFacts: From<&'a K>,
 {
-    Some(OwnerFacts::from(object))
+    Some(IntermediateFacts::from(object))
         .filter(|facts| facts.owner.is_some())
         .into()
 }

@@ -28,7 +28,7 @@ use kermode_model::{DEFAULT_MESH, Dataplane, MeshName};
 
 pub use self::error::ConvertError;
 pub use self::explain::{DataplaneExplanation, InboundExplanation, ServiceMatch, explain};
-use self::facts::{NamespaceFacts, PodFacts, PodPhase, ServiceFacts, Workload};
+use self::facts::{NamespaceFacts, OwnerRef, PodFacts, PodPhase, ServiceFacts};
 pub use self::object::{MANAGED_LABELS, dataplane_object, owner_reference};
 pub use self::select::{selecting_services, selects};
 pub use self::tags::{LabelDropReason, TagSource};
@@ -63,7 +63,7 @@ pub fn convert(
     pod: &PodFacts,
     services: &[&ServiceFacts],
     namespace: Option<&NamespaceFacts>,
-    workload: Option<&Workload>,
+    workload: Option<&OwnerRef>,
     settings: &ConvertSettings,
 ) -> Result<Option<Converted>, ConvertError> {
     let (Some(address), PodPhase::Active | PodPhase::Failed) = (pod.ip, pod.phase) else {

@@ -28,7 +28,7 @@ pub use self::changes::{Changes, DataplaneChange, Desired, PodIdentity};
 use self::entry::PodEntry;
 use self::label_lookup::LabelLookup;
 use self::pool::Pool;
-use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
+use crate::convert::facts::{IntermediateFacts, IntermediateId, NamespaceFacts, PodFacts, ServiceFacts};
 use crate::convert::{self, ConvertError, ConvertSettings, Converted};
 
 /// Facts of all relevant objects, and the mesh view derived from them.
@@ -40,8 +40,9 @@ pub struct Index {
     pods: HashMap<ObjectKey, PodEntry>,
     services: HashMap<ObjectKey, ServiceFacts>,
     namespaces: HashMap<Arc<str>, NamespaceFacts>,
-    owners: HashMap<OwnerId, OwnerFacts>,
-    pods_by_owner: HashMap<OwnerId, HashSet<ObjectKey>>,
+    /// ReplicaSets and Jobs.
+    intermediates: HashMap<IntermediateId, IntermediateFacts>,
+    pods_by_intermediate: HashMap<IntermediateId, HashSet<ObjectKey>>,
     /// For each namespace, the lookup of its Pods and Services by labels.
     lookups: HashMap<Arc<str>, LabelLookup>,
     pool: Pool,
@@ -123,18 +124,18 @@ impl Index {
     }
 
     /// Adds or replaces a ReplicaSet or Job, before or after its Pods.
-    pub fn apply_owner(&mut self, owner: OwnerFacts) -> Changes {
-        if self.owners.get(&owner.id) == Some(&owner) {
+    pub fn apply_intermediate(&mut self, intermediate: IntermediateFacts) -> Changes {
+        if self.intermediates.get(&intermediate.id) == Some(&intermediate) {
             return Changes::default();
         }
-        let id = owner.id.clone();
-        self.owners.insert(id.clone(), owner);
+        let id = intermediate.id.clone();
+        self.intermediates.insert(id.clone(), intermediate);
         self.reconvert_owned(&id)
     }
 
     /// Removes a ReplicaSet or Job.
-    pub fn remove_owner(&mut self, id: &OwnerId) -> Changes {
-        match self.owners.remove(id) {
+    pub fn remove_intermediate(&mut self, id: &IntermediateId) -> Changes {
+        match self.intermediates.remove(id) {
             Some(_) => self.reconvert_owned(id),
             None => Changes::default(),
         }
@@ -239,8 +240,8 @@ impl Index {
     }
 
     /// Converts the Pods of a ReplicaSet or Job.
-    fn reconvert_owned(&mut self, owner: &OwnerId) -> Changes {
-        let pods = self.pods_by_owner.get(owner);
+    fn reconvert_owned(&mut self, id: &IntermediateId) -> Changes {
+        let pods = self.pods_by_intermediate.get(id);
         let keys: Vec<_> = pods.into_iter().flatten().cloned().collect();
         self.reconvert(keys)
     }
@@ -271,24 +272,24 @@ impl Index {
             }),
             pod,
         );
-        let workload = convert::top_workload(pod, |id| self.owners.get(id));
+        let workload = convert::top_workload(pod, |id| self.intermediates.get(id));
         let namespace_facts = self.namespaces.get(namespace);
         convert::convert(pod, &services, namespace_facts, workload.as_ref(), &self.settings)
     }
 
-    /// Adds a Pod to the lookups by labels and by owner.
+    /// Adds a Pod to the lookups by labels and by intermediate.
     fn link(&mut self, pod: &PodFacts) {
         let lookup = self.lookups.entry(pod.key.namespace.clone()).or_default();
         lookup.add_pod(&pod.key.name, &pod.labels);
-        if let Some(owner) = owner_id(pod) {
-            self.pods_by_owner
-                .entry(owner)
+        if let Some(id) = intermediate_of(pod) {
+            self.pods_by_intermediate
+                .entry(id)
                 .or_default()
                 .insert(pod.key.clone());
         }
     }
 
-    /// Removes a Pod from the lookups by labels and by owner.
+    /// Removes a Pod from the lookups by labels and by intermediate.
     fn unlink(&mut self, key: &ObjectKey) {
         let Some(entry) = self.pods.get(key) else {
             return;
@@ -296,8 +297,8 @@ impl Index {
         if let Some(lookup) = self.lookups.get_mut(&key.namespace) {
             lookup.remove_pod(&key.name, &entry.facts.labels);
         }
-        if let Some(owner) = owner_id(&entry.facts)
-            && let hash_map::Entry::Occupied(mut owned) = self.pods_by_owner.entry(owner)
+        if let Some(id) = intermediate_of(&entry.facts)
+            && let hash_map::Entry::Occupied(mut owned) = self.pods_by_intermediate.entry(id)
         {
             owned.get_mut().remove(key);
             if owned.get().is_empty() {
@@ -314,9 +315,10 @@ impl Index {
     }
 }
 
-fn owner_id(pod: &PodFacts) -> Option<OwnerId> {
+/// Returns the identifier of the ReplicaSet or Job that owns a Pod.
+fn intermediate_of(pod: &PodFacts) -> Option<IntermediateId> {
     let owner = pod.owner.as_ref()?;
-    OwnerId::of(&pod.key.namespace, owner)
+    IntermediateId::of(&pod.key.namespace, owner)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use kermode_model::ObjectKey;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
+use crate::convert::facts::{IntermediateFacts, IntermediateId, NamespaceFacts, PodFacts, ServiceFacts};
 use crate::convert::{
     ConvertError, ConvertSettings, ConvertWarning, DataplaneExplanation, convert, dataplane_object, explain,
     selecting_services, top_workload,
@@ -66,7 +66,7 @@ struct ManifestObjects {
     pods: Vec<PodFacts>,
     services: Vec<ServiceFacts>,
     namespaces: Vec<NamespaceFacts>,
-    owners: Vec<OwnerFacts>,
+    intermediates: Vec<IntermediateFacts>,
 }
 
 /// Converts the Pods among the objects, in order. `namespace` is the namespace of objects without one. Objects of other
@@ -99,12 +99,16 @@ impl ManifestObjects {
             Some("Namespace") => self
                 .namespaces
                 .push(NamespaceFacts::from(&read::<Namespace>(object.clone())?)),
-            Some("ReplicaSet") => self.owners.push(OwnerFacts::from(&read_namespaced::<ReplicaSet>(
-                object, namespace,
-            )?)),
+            Some("ReplicaSet") => self
+                .intermediates
+                .push(IntermediateFacts::from(&read_namespaced::<ReplicaSet>(
+                    object, namespace,
+                )?)),
             Some("Job") => self
-                .owners
-                .push(OwnerFacts::from(&read_namespaced::<Job>(object, namespace)?)),
+                .intermediates
+                .push(IntermediateFacts::from(&read_namespaced::<Job>(
+                    object, namespace,
+                )?)),
             _ => {}
         }
         Ok(())
@@ -119,8 +123,8 @@ impl ManifestObjects {
             .iter()
             .filter(|service| service.key.namespace == pod.key.namespace)
             .collect();
-        let owner = |id: &OwnerId| self.owners.iter().find(|owner| owner.id == *id);
-        let workload = top_workload(&pod, owner);
+        let intermediate = |id: &IntermediateId| self.intermediates.iter().find(|facts| facts.id == *id);
+        let workload = top_workload(&pod, intermediate);
         let explanation = explain(&pod, &services, workload.as_ref(), settings);
         let namespace = self
             .namespaces

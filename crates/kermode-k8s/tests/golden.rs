@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, PodFacts, ServiceFacts};
+use kermode_k8s::convert::facts::{IntermediateFacts, NamespaceFacts, PodFacts, ServiceFacts};
 use kermode_k8s::convert::{ConvertSettings, dataplane_object};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use serde::de::DeserializeOwned;
@@ -29,11 +29,11 @@ fn apply(index: &mut Index, object: &Value) -> Changes {
         Some("Namespace") => index.apply_namespace(NamespaceFacts::from(&decode(object))),
         Some("ReplicaSet") => {
             let replica_set: k8s_openapi::api::apps::v1::ReplicaSet = decode(object);
-            index.apply_owner(OwnerFacts::from(&replica_set))
+            index.apply_intermediate(IntermediateFacts::from(&replica_set))
         }
         Some("Job") => {
             let job: k8s_openapi::api::batch::v1::Job = decode(object);
-            index.apply_owner(OwnerFacts::from(&job))
+            index.apply_intermediate(IntermediateFacts::from(&job))
         }
         other => panic!("inputs do not support objects of kind {other:?}"),
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kermode_inject::virtual_target;
-use kermode_k8s::convert::facts::{OwnerFacts, PodFacts, ServiceFacts, Workload};
+use kermode_k8s::convert::facts::{IntermediateFacts, OwnerRef, PodFacts, ServiceFacts};
 use kermode_k8s::convert::{
     ConvertError, ConvertSettings, Converted, convert, dataplane_object, selecting_services, top_workload,
 };
@@ -67,7 +67,7 @@ struct Objects {
     pod: PodFacts,
     services: Vec<ServiceFacts>,
     /// ReplicaSets, which may own the Pod.
-    owners: Vec<OwnerFacts>,
+    intermediates: Vec<IntermediateFacts>,
     settings: ConvertSettings,
 }
 
@@ -87,17 +87,17 @@ pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
 
 impl Objects {
     /// Decodes the objects of a case.
-    fn decode(pod: &Value, services: &[Value], owners: &[Value], zone: &Value) -> Result<Self> {
+    fn decode(pod: &Value, services: &[Value], replica_sets: &[Value], zone: &Value) -> Result<Self> {
         let services = services
             .iter()
             .map(|service| Ok(ServiceFacts::from(&decode::<Service>(service)?)));
-        let owners = owners
+        let intermediates = replica_sets
             .iter()
-            .map(|owner| Ok(OwnerFacts::from(&decode::<ReplicaSet>(owner)?)));
+            .map(|replica_set| Ok(IntermediateFacts::from(&decode::<ReplicaSet>(replica_set)?)));
         Ok(Self {
             pod: PodFacts::from(&decode::<Pod>(pod)?),
             services: services.collect::<Result<_>>()?,
-            owners: owners.collect::<Result<_>>()?,
+            intermediates: intermediates.collect::<Result<_>>()?,
             settings: ConvertSettings {
                 zone: zone.as_str().map(Into::into),
             },
@@ -105,16 +105,23 @@ impl Objects {
     }
 
     fn from_files(case: &Case<'_>) -> Result<Self> {
-        let (services, owners) = (
+        let (services, replica_sets) = (
             case.file_documents("servicesForPod")?,
             case.file_documents("replicaSets")?,
         );
-        Self::decode(&case.file("pod")?, &services, &owners, case.at("/settings/zone"))
+        Self::decode(
+            &case.file("pod")?,
+            &services,
+            &replica_sets,
+            case.at("/settings/zone"),
+        )
     }
 
     /// Returns the top-level workload that owns the Pod.
-    fn workload(&self) -> Option<Workload> {
-        top_workload(&self.pod, |id| self.owners.iter().find(|owner| owner.id == *id))
+    fn workload(&self) -> Option<OwnerRef> {
+        top_workload(&self.pod, |id| {
+            self.intermediates.iter().find(|facts| facts.id == *id)
+        })
     }
 
     /// Makes the Dataplane with all Services of the case, as if each of them selected the Pod.
@@ -282,8 +289,8 @@ fn run_error(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Returns the expected result, or the expected error in the form of an actual one. Kermode may append a remedy to an
-/// expected error; then the actual error is returned, so that both are equal.
+/// Returns the expected result. If the case expects an error, returns `{"error": text}`: the actual text if it starts
+/// with the expected text (Kermode may append a remedy), so that the comparison succeeds; otherwise the expected text.
 fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
     let Some(expected_text) = case.at("/expectedError/exact").as_str() else {
         return case.at("/expected").clone();

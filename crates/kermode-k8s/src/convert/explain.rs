@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kermode_model::{Inbound, ObjectKey};
 
-use super::facts::{PodFacts, ServiceFacts, TargetPort, Workload};
+use super::facts::{OwnerRef, PodFacts, ServiceFacts, TargetPort};
 use super::tags::{self, LabelDropReason, TagSource, TagVisitor};
 use super::{ConvertSettings, gateway, health, inbounds, selects};
 
@@ -61,7 +61,7 @@ pub struct InboundExplanation {
 pub fn explain(
     pod: &PodFacts,
     services: &[&ServiceFacts],
-    workload: Option<&Workload>,
+    workload: Option<&OwnerRef>,
     settings: &ConvertSettings,
 ) -> DataplaneExplanation {
     let mut services = services.to_vec();
@@ -105,7 +105,7 @@ pub fn explain(
 
 fn without_service(
     pod: &PodFacts,
-    workload: Option<&Workload>,
+    workload: Option<&OwnerRef>,
     settings: &ConvertSettings,
 ) -> InboundExplanation {
     InboundExplanation {

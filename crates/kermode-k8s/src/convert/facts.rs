@@ -3,11 +3,13 @@
 //! The index compares new facts with the stored ones, so an update that changes no relevant field (heartbeat, resource
 //! version) causes no work. The index also deduplicates equal strings of many Pods.
 
-mod cluster;
+mod namespace;
+mod owner;
 mod pod;
 mod service;
 
-pub use cluster::{NamespaceFacts, OwnerFacts, OwnerId, OwnerKind, Workload};
+pub use namespace::NamespaceFacts;
+pub use owner::{IntermediateFacts, IntermediateId, IntermediateKind, OwnerRef};
 pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, ProbeFacts, ProbeKind, RestartPolicy};
 pub use service::{ServiceFacts, ServicePortFacts, TargetPort};
 

@@ -7,7 +7,7 @@ use kermode_crds::annotation::{self, GatewayIdentity};
 use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, tag};
 
 use super::error::ConvertError;
-use super::facts::{PodFacts, Workload};
+use super::facts::{OwnerRef, PodFacts};
 
 /// Returns whether the gateway is named after its workload or its Service; `None` if the Pod is not a gateway.
 pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, ConvertError> {
@@ -25,7 +25,7 @@ pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, Conver
 pub(super) fn of_workload(
     identity: Option<GatewayIdentity>,
     pod: &PodFacts,
-    workload: Option<&Workload>,
+    workload: Option<&OwnerRef>,
 ) -> Option<Gateway> {
     let workload = workload.filter(|_| identity == Some(GatewayIdentity::Workload))?;
     let name = ServiceName::of_workload(&workload.name, &pod.key.namespace);

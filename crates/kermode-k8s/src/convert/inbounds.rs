@@ -7,7 +7,7 @@ use kermode_crds::annotation;
 use kermode_model::{Inbound, Protocol, ServiceName};
 
 use super::error::ConvertError;
-use super::facts::{PodFacts, ServiceFacts, ServicePortFacts, TargetPort, Workload};
+use super::facts::{OwnerRef, PodFacts, ServiceFacts, ServicePortFacts, TargetPort};
 use super::warning::ConvertWarning;
 use super::{ConvertSettings, health, tags};
 
@@ -21,7 +21,7 @@ pub(super) struct InboundSource<'a> {
 /// Returns the inbound of a service-less Pod (docs/reference/dataplane.md#service-less-pods).
 pub(super) fn without_service(
     pod: &PodFacts,
-    workload: Option<&Workload>,
+    workload: Option<&OwnerRef>,
     settings: &ConvertSettings,
 ) -> Inbound {
     Inbound {

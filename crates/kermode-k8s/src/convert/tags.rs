@@ -7,7 +7,7 @@ use kermode_crds::annotation::RESERVED_KEY_PART;
 use kermode_model::{Protocol, ServiceName, Tags, tag};
 
 use super::ConvertSettings;
-use super::facts::{PodFacts, ServiceFacts, ServicePortFacts, Workload};
+use super::facts::{OwnerRef, PodFacts, ServiceFacts, ServicePortFacts};
 
 /// Origin of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub(super) fn of_service_port(
 /// Visits the tags of the inbound of a service-less Pod (docs/design.md#service-less-names).
 pub(super) fn without_service(
     pod: &PodFacts,
-    workload: Option<&Workload>,
+    workload: Option<&OwnerRef>,
     settings: &ConvertSettings,
     visit: TagVisitor<'_>,
 ) {

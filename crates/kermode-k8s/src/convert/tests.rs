@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_model::{Protocol, tag};
 use serde_json::{Value, json};
 
-use super::facts::{NamespaceFacts, PodFacts, ServiceFacts, Workload};
+use super::facts::{NamespaceFacts, OwnerRef, PodFacts, ServiceFacts};
 use super::*;
 
 fn mk_pod(spec: &Value, status: &Value, annotations: &Value) -> PodFacts {
@@ -369,7 +369,7 @@ fn mesh_annotation_of_the_pod_precedes_that_of_the_namespace() {
 #[test]
 fn service_less_pod_is_named_after_its_workload_or_else_itself() {
     let pod = annotated_pod(json!({}));
-    let service_name = |workload: Option<&Workload>| {
+    let service_name = |workload: Option<&OwnerRef>| {
         let converted = convert(&pod, &[], None, workload, &ConvertSettings::default());
         converted
             .expect("the Pod is valid")
@@ -379,7 +379,7 @@ fn service_less_pod_is_named_after_its_workload_or_else_itself() {
             .to_string()
     };
     assert_eq!(
-        service_name(Some(&Workload::new("Deployment", "web"))),
+        service_name(Some(&OwnerRef::new("Deployment", "web"))),
         "web_demo_svc"
     );
     assert_eq!(service_name(None), "web-1_demo_svc");
@@ -400,7 +400,7 @@ fn provided_gateway_is_named_after_its_workload_whatever_services_select_it() {
             "CronJob",
             "Rollout",
         ] {
-            let workload = Workload::new(kind, "edge");
+            let workload = OwnerRef::new(kind, "edge");
             let converted = convert(
                 &pod,
                 &services,

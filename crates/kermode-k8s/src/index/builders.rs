@@ -6,7 +6,7 @@ use kermode_model::ObjectKey;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::convert::facts::{NamespaceFacts, OwnerFacts, PodFacts, ServiceFacts};
+use crate::convert::facts::{IntermediateFacts, NamespaceFacts, PodFacts, ServiceFacts};
 
 fn decode<T: DeserializeOwned>(object: Value) -> T {
     serde_json::from_value(object).expect("an object of the requested kind")
@@ -53,12 +53,12 @@ pub(super) fn mk_namespace(name: &str, mesh: Option<&str>) -> NamespaceFacts {
     ))
 }
 
-pub(super) fn mk_replica_set(name: &str, deployment: Option<&str>) -> OwnerFacts {
+pub(super) fn mk_replica_set(name: &str, deployment: Option<&str>) -> IntermediateFacts {
     let owners: Vec<_> = deployment
         .map(|name| json!({"kind": "Deployment", "name": name, "controller": true, "uid": "", "apiVersion": "apps/v1"}))
         .into_iter()
         .collect();
-    OwnerFacts::from(&decode::<ReplicaSet>(json!({
+    IntermediateFacts::from(&decode::<ReplicaSet>(json!({
         "metadata": {"name": name, "namespace": "demo", "ownerReferences": owners},
     })))
 }

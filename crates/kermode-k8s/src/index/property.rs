@@ -252,9 +252,11 @@ fn apply_write(index: &mut Index, write: &Write) -> Changes {
         }
         Write::RemoveNamespace => index.remove_namespace("demo"),
         Write::ReplicaSet(name, owned) => {
-            index.apply_owner(mk_replica_set(&format!("r{name}"), owned.then_some("deployment")))
+            index.apply_intermediate(mk_replica_set(&format!("r{name}"), owned.then_some("deployment")))
         }
-        Write::RemoveReplicaSet(name) => index.remove_owner(&mk_replica_set(&format!("r{name}"), None).id),
+        Write::RemoveReplicaSet(name) => {
+            index.remove_intermediate(&mk_replica_set(&format!("r{name}"), None).id)
+        }
         Write::Permission(name, shape) => {
             let (mesh, permission) = mk_permission(shape);
             index.apply_permission(&permission_key(*name), &mesh, permission)
@@ -376,7 +378,7 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     for entry in index.pods.values() {
         let pod = &entry.facts;
         let services = convert::selecting_services(index.services.values(), pod);
-        let workload = convert::top_workload(pod, |id| index.owners.get(id));
+        let workload = convert::top_workload(pod, |id| index.intermediates.get(id));
         let namespace = index.namespaces.get("demo");
         let result = convert::convert(pod, &services, namespace, workload.as_ref(), &index.settings);
         if let Ok(Some(converted)) = result {

@@ -135,7 +135,7 @@ fn owner_that_is_listed_after_its_pods_determines_their_service_name() {
         service_name_of(&index, "web-5d4f-abc").as_deref(),
         Some("web-5d4f_demo_svc")
     );
-    let changes = index.apply_owner(mk_replica_set("web-5d4f", Some("web")));
+    let changes = index.apply_intermediate(mk_replica_set("web-5d4f", Some("web")));
     assert_eq!(upserted_pods(&changes), ["web-5d4f-abc"]);
     assert_eq!(
         service_name_of(&index, "web-5d4f-abc").as_deref(),
@@ -143,7 +143,7 @@ fn owner_that_is_listed_after_its_pods_determines_their_service_name() {
     );
     assert!(
         index
-            .apply_owner(mk_replica_set("web-5d4f", Some("web")))
+            .apply_intermediate(mk_replica_set("web-5d4f", Some("web")))
             .is_empty()
     );
 }
@@ -361,11 +361,11 @@ fn index_is_empty_after_all_objects_are_removed() {
     index.apply_namespace(mk_namespace("demo", None));
     index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
-    index.apply_owner(mk_replica_set("web", None));
+    index.apply_intermediate(mk_replica_set("web", None));
     index.remove_pod(&key("web-1"));
     index.remove_service(&key("web"));
     index.remove_namespace("demo");
-    index.remove_owner(&mk_replica_set("web", None).id);
-    assert!(index.lookups.is_empty() && index.pods_by_owner.is_empty() && index.services.is_empty());
+    index.remove_intermediate(&mk_replica_set("web", None).id);
+    assert!(index.lookups.is_empty() && index.pods_by_intermediate.is_empty() && index.services.is_empty());
     assert_eq!(index.view().services(&"default".into()).count(), 0);
 }

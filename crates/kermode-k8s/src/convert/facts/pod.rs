@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kermode_crds::annotation;
 use kermode_model::ObjectKey;
 
-use super::{Deduplicate, Pairs, SIDECAR, Workload, is_tcp, port_number};
+use super::{Deduplicate, OwnerRef, Pairs, SIDECAR, is_tcp, port_number};
 
 /// Facts of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct PodFacts {
     /// HTTP probes with a numeric port, if the Pod has virtual probes.
     pub probes: Box<[ProbeFacts]>,
     /// Controlling owner.
-    pub owner: Option<Workload>,
+    pub owner: Option<OwnerRef>,
     /// Restart policy of terminated containers.
     pub restart_policy: Option<RestartPolicy>,
 }
@@ -181,7 +181,7 @@ impl From<&Pod> for PodFacts {
             } else {
                 Box::default()
             },
-            owner: Workload::controlling(&pod.metadata),
+            owner: OwnerRef::controlling(&pod.metadata),
             restart_policy: match spec.restart_policy.as_deref() {
                 Some("Always") => Some(RestartPolicy::Always),
                 Some("OnFailure") => Some(RestartPolicy::OnFailure),
