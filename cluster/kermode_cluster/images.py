@@ -88,9 +88,8 @@ def host_triple() -> str:
 def rustflags(triple: str) -> str:
     """Returns the compiler flags of the static binaries.
 
-    The linker folds identical functions. Each crate has its own copy of a generic function that several crates use; without
-    folding, the binaries are an eighth larger, and as much more of them is resident. Only lld can fold functions, and it is
-    the default linker only on x86-64.
+    The linker folds identical functions. Each crate has its own copy of a generic function that several crates use; folding
+    makes kuma-cp 4 % and kuma-dp 3 % smaller. Only lld can fold functions, and it is the default linker only on x86-64.
     """
     flags = "-C target-feature=+crt-static"
     return f"{flags} -C link-arg=-Wl,--icf=all" if triple.startswith("x86_64-") else flags
