@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 use super::messages::{Requests, Responses};
 use super::status::Reporter;
 use super::{AdsServerState, Metrics, ProxyId};
-use crate::store::Watcher;
+use crate::store::{View, Watcher};
 use crate::stream::{Event, Output, Response, Stream};
 
 /// Maximum length of Envoy's error message for a rejected response, in bytes. The message is stored for each rejected
@@ -434,9 +434,24 @@ impl Session {
     }
 
     fn on_change(&mut self) -> Vec<DeltaDiscoveryResponse> {
+        self.step(|_, _| Output::default())
+    }
+
+    /// Ends the wait of the held resources whose deadline has passed. Returns the responses that may be sent now.
+    fn on_deadline(&mut self) -> Vec<DeltaDiscoveryResponse> {
+        self.step(|stream, view| stream.on_deadline(Instant::now(), view))
+    }
+
+    /// Handles the changes of the view and then what `handle` adds. Reports the acknowledged sequence number, because no
+    /// later step sees these changes.
+    fn step(
+        &mut self,
+        handle: impl FnOnce(&mut Stream, Option<&View<'_>>) -> Output,
+    ) -> Vec<DeltaDiscoveryResponse> {
         let Self { watcher, stream, .. } = self;
         let (output, acknowledged) = watcher.read(|view, changes| {
-            let output = stream.on_change(changes, view.as_ref());
+            let mut output = stream.on_change(changes, view.as_ref());
+            output.responses.extend(handle(stream, view.as_ref()).responses);
             // While endpoints are in flight, the acknowledged sequence number is not reported: their ACK reports a
             // higher one.
             let view_to_report = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
@@ -446,18 +461,6 @@ impl Session {
             )
         });
         self.acknowledgements.acknowledge(acknowledged);
-        self.record(output)
-    }
-
-    /// Ends the wait of the held resources whose deadline has passed. Returns the responses that may be sent now.
-    fn on_deadline(&mut self) -> Vec<DeltaDiscoveryResponse> {
-        let Self { watcher, stream, .. } = self;
-        let output = watcher.read(|view, changes| {
-            let mut output = stream.on_change(changes, view.as_ref());
-            let deadline_output = stream.on_deadline(Instant::now(), view.as_ref());
-            output.responses.extend(deadline_output.responses);
-            output
-        });
         self.record(output)
     }
 
