@@ -216,7 +216,8 @@ impl ReplicaTracker {
                 pod = %self.own,
                 "this replica is not among the Pods of the control plane, so it reports no endpoint removal as complete \
                  and does not rebalance proxies; check that POD_NAME and POD_NAMESPACE name this Pod and that its \
-                 container is named {CONTAINER_NAME}"
+                 container is named {CONTAINER_NAME}; a control plane outside of the cluster is never among \
+                 them"
             );
         }
     }
