@@ -1,5 +1,5 @@
-//! Reads the settings from the annotations of an injected pod (docs/reference/injection.md#annotations-written), for
-//! the CNI plugin.
+//! Reads the settings of transparent proxying from the annotations of an injected pod
+//! (docs/reference/injection.md#annotations-written). The CNI plugin uses this module.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -17,12 +17,11 @@ type Annotations = BTreeMap<String, String>;
 impl TrafficConfig {
     /// Reads the settings of an injected pod. A missing annotation means the injector's default.
     ///
-    /// The settings equal those that `kuma-init` reads from its arguments, which the injector derives from the same
-    /// annotations.
+    /// `kuma-init` gets the same settings from its arguments: the injector derives the arguments from the annotations.
     /// Kuma's CNI plugin ignores some of these annotations (docs/reference/transparent-proxying.md#cni).
     ///
     /// # Errors
-    /// Names the annotation, its value and the remedy.
+    /// When the value of an annotation is invalid. The error names the annotation, its value and the remedy.
     pub fn from_annotations(annotations: &Annotations) -> Result<Self, SettingError> {
         let reader = Reader(annotations);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Applies rules to the kernel by `nft`, in the network namespace of the calling thread.
+//! Applies rules to the kernel with `nft`, in the network namespace of the calling thread.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub struct AppliedRules {
     pub families: IpFamilies,
     /// Rules in force.
     pub rules: RuleSet,
-    /// Problem that did not prevent the rules from being applied, as a sentence.
+    /// Problem to log, as a sentence. The rules are in force despite the problem.
     pub warning: Option<String>,
 }
 
@@ -63,10 +63,11 @@ pub enum ApplyError {
 /// Builds the rules for the network namespace of the calling thread and applies them, in place of the rules of an
 /// earlier call.
 ///
-/// IPv6 is intercepted if the settings have a port for it and an interface other than loopback has an IPv6 address.
+/// IPv6 is intercepted if the settings have an inbound IPv6 port and an interface other than loopback has an IPv6
+/// address.
 ///
 /// # Errors
-/// The previous rules remain in force.
+/// When the rules cannot be applied. The previous rules then remain in force.
 pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<AppliedRules, ApplyError> {
     let families = IpFamilies::detect(config);
     let rules = RuleSet::new(config, families);
@@ -101,7 +102,7 @@ impl IpFamilies {
 // === impl Nft ===
 
 impl Default for Nft {
-    /// Uses `nft` beside the running program, else `/usr/sbin/nft`.
+    /// Uses `nft` in the directory of the running program if that file exists, otherwise `/usr/sbin/nft`.
     fn default() -> Self {
         let beside_program = std::env::current_exe()
             .ok()
@@ -124,10 +125,10 @@ impl Nft {
         &self.path
     }
 
-    /// Replaces the table `kuma_mesh` by these rules atomically.
+    /// Replaces the table `kuma_mesh` atomically.
     ///
     /// # Errors
-    /// The previous rules remain in force.
+    /// When the rules cannot be applied. The previous rules then remain in force.
     pub fn apply(&self, rules: &RuleSet) -> Result<(), ApplyError> {
         self.run(&["-f", "-"], rules)
     }
@@ -152,8 +153,8 @@ impl Nft {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(run_error)?;
-        // Dropping stdin ends the input of nft. If nft fails, the error that nft prints is reported in place of
-        // an error of writing.
+        // Dropping stdin ends the input of nft. A write error is reported only if nft succeeds: the errors that nft
+        // prints are more specific.
         let write_result = process
             .stdin
             .take()
@@ -185,7 +186,7 @@ impl ApplyError {
     }
 }
 
-/// Returns the first error lines of nft without quoted input. One cause may repeat for each rule.
+/// Returns the first error lines of nft, joined by `; `. Skips the input that nft quotes below each error.
 fn first_errors(stderr: &str) -> String {
     /// Maximum number of reported lines.
     const MAX_LINES: usize = 3;

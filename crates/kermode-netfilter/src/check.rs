@@ -1,4 +1,4 @@
-//! Checks the redirection: a connection to an unroutable address must reach a local listener of this process.
+//! Checks the redirection: a connection to an address that no host has must reach a local listener of this process.
 //!
 //! The check is not possible in a process of the proxy's user, or once the proxy listens.
 
@@ -39,7 +39,7 @@ pub enum CheckError {
         source: io::Error,
     },
     /// The listener could not be created.
-    #[error("cannot listen on {address} to check the redirect: {source}")]
+    #[error("cannot listen on {address} to check the redirection: {source}")]
     Listen {
         /// Address of the listener.
         address: SocketAddr,
@@ -49,11 +49,11 @@ pub enum CheckError {
 }
 
 /// IPv4 address that is reserved for documentation (RFC 5737), so no host has it.
-const UNROUTABLE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const DOCUMENTATION_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 /// IPv6 address that is reserved for documentation (RFC 3849), so no host has it.
-const UNROUTABLE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+const DOCUMENTATION_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
-/// Connects to an unroutable address of each family and expects a local listener to accept the connection.
+/// For each IP family, connects to an address that no host has, and expects a local listener to accept the connection.
 /// `step_timeout` limits connecting, accepting and reading.
 ///
 /// # Errors
@@ -74,16 +74,16 @@ pub fn check_redirect(
             "all ports are excluded from interception for UID {uid}"
         )));
     };
-    let mut targets = vec![(UNROUTABLE_V4, IpAddr::V4(Ipv4Addr::LOCALHOST))];
+    let mut targets = vec![(DOCUMENTATION_V4, IpAddr::V4(Ipv4Addr::LOCALHOST))];
     if families == IpFamilies::DualStack {
-        targets.push((UNROUTABLE_V6, IpAddr::V6(Ipv6Addr::LOCALHOST)));
+        targets.push((DOCUMENTATION_V6, IpAddr::V6(Ipv6Addr::LOCALHOST)));
     }
     let mut redirected = Vec::new();
     for (target, loopback) in targets {
         let listen_address = SocketAddr::new(loopback, config.outbound.port.get());
         match check_family(SocketAddr::new(target, port), listen_address, step_timeout)? {
             FamilyCheck::Redirected => redirected.push(target),
-            FamilyCheck::Unroutable => {}
+            FamilyCheck::NoRoute => {}
             FamilyCheck::Occupied => {
                 return Ok(CheckOutcome::NotPossible(format!(
                     "another process listens on {listen_address}"
@@ -103,7 +103,7 @@ pub fn check_redirect(
 enum FamilyCheck {
     Redirected,
     /// The routing table has no route, so the rules do not apply.
-    Unroutable,
+    NoRoute,
     /// Another process listens on the port, presumably the proxy.
     Occupied,
 }
@@ -124,7 +124,7 @@ fn check_family(
         }
     };
     if !has_route(target) {
-        return Ok(FamilyCheck::Unroutable);
+        return Ok(FamilyCheck::NoRoute);
     }
     match expect_token(&listener, target, step_timeout) {
         Ok(()) => Ok(FamilyCheck::Redirected),

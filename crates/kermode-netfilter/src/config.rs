@@ -49,19 +49,19 @@ pub struct OutboundRedirect {
 pub struct DnsRedirect {
     /// DNS port of the proxy.
     pub port: NonZeroU16,
-    /// Queries to these servers are redirected.
+    /// Queries that are redirected.
     pub servers: DnsServers,
     /// Whether the proxy's own queries and the redirected ones use separate connection tracking zones. In a common
     /// zone, two queries with the same source port would collide.
     pub split_conntrack_zones: bool,
 }
 
-/// DNS servers to which redirected queries are addressed.
+/// Selects DNS queries by the server to which they are addressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsServers {
-    /// All servers.
+    /// Queries to all servers.
     All,
-    /// The listed servers.
+    /// Queries to the listed servers.
     Only(Vec<IpAddr>),
 }
 
@@ -91,7 +91,7 @@ impl Default for TrafficConfig {
 }
 
 impl TrafficConfig {
-    /// UID of the sidecar by default (docs/reference/names-and-ports.md#names).
+    /// Default UID of the proxy (docs/reference/names-and-ports.md#names).
     pub const DEFAULT_PROXY_UID: u32 = 5678;
 }
 
@@ -148,7 +148,7 @@ impl DnsRedirect {
     }
 }
 
-/// Converts a constant, which must not be 0.
+/// Converts a port number other than 0.
 const fn port(number: u16) -> NonZeroU16 {
     match NonZeroU16::new(number) {
         Some(port) => port,

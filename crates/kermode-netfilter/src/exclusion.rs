@@ -28,8 +28,8 @@ pub enum Transport {
 impl UidExclusion {
     /// Parses `ports:uids`, an item of `traffic.kuma.io/exclude-outbound-tcp-ports-for-uids` or its UDP equivalent.
     ///
-    /// Both parts are lists of numbers and ranges; `*` means all ports. Kuma 2.1 rejects `*` and UIDs above 65535,
-    /// which are accepted here.
+    /// Both parts are lists of numbers and ranges; `*` means all ports. This parser accepts `*` and UIDs above 65535;
+    /// Kuma 2.1 rejects both.
     pub(crate) fn parse_for_transport(transport: Transport, item: &str) -> Result<Self, ParseProblem> {
         let Some((ports, uids)) = item.split_once(':').filter(|(_, uids)| !uids.contains(':')) else {
             return Err(ParseProblem::new(
@@ -45,7 +45,7 @@ impl UidExclusion {
     }
 
     /// Parses `[protocols:][ports:]uids`, an item of `traffic.kuma.io/exclude-outbound-ports-for-uids` (Kuma 2.5 and
-    /// later). UIDs are one number or one range.
+    /// later). `uids` is one number or one range.
     pub(crate) fn parse_general(item: &str) -> Result<Vec<Self>, ParseProblem> {
         let fields: Vec<_> = item.split(':').map(str::trim).collect();
         let (protocols, ports, uids) = match fields[..] {
@@ -79,7 +79,7 @@ impl UidExclusion {
     }
 }
 
-/// Whether error texts quote values: the texts of Kuma 2.5 quote them, those of Kuma 2.1 do not.
+/// Whether an error text puts values in quotes. Kuma 2.5 does in the general form; Kuma 2.1 does not.
 #[derive(Clone, Copy)]
 enum Quote {
     No,

@@ -1,4 +1,4 @@
-//! Writes rules as text for `nft -f`: one transaction that replaces the table `kuma_mesh` and no other.
+//! Writes rules as text for `nft -f`: one transaction that replaces only the table `kuma_mesh`.
 
 use std::fmt::{Display, Formatter, Result};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ const TABLE: &str = "inet kuma_mesh";
 
 impl Display for RuleSet {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        // The declaration creates a missing table, so that its deletion succeeds.
+        // Creates the table if it is missing, so that the deletion succeeds.
         writeln!(f, "table {TABLE}")?;
         writeln!(f, "delete table {TABLE}")?;
         writeln!(f, "table {TABLE} {{")?;

@@ -1,4 +1,4 @@
-//! Parsers of values that are given by a flag or an annotation. Errors name the setting, its value and the remedy.
+//! Parsers of the values of flags and annotations. Errors name the setting, its value and the remedy.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU16, ParseIntError};

@@ -30,24 +30,24 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-/// Names of chains. They correspond to the names `KUMA_MESH_*` of Kuma's chains.
+/// Names of chains. Kuma's names of the same chains start with `KUMA_MESH_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainName {
-    /// Connection tracking zones of received packets.
+    /// Sets the connection tracking zones of received packets.
     RawPrerouting,
-    /// Connection tracking zones of sent packets.
+    /// Sets the connection tracking zones of sent packets.
     RawOutput,
-    /// Received connections.
+    /// Handles received connections.
     Prerouting,
-    /// Connections that processes of the pod open.
+    /// Handles connections that processes of the pod open.
     Output,
-    /// Selection of received connections that are intercepted.
+    /// Selects the received connections to intercept.
     Inbound,
-    /// Redirection to the proxy's inbound port.
+    /// Redirects to the proxy's inbound port.
     InboundRedirect,
-    /// Selection of connections that processes of the pod open, and that are intercepted.
+    /// Selects the opened connections to intercept.
     Outbound,
-    /// Redirection to the proxy's outbound port.
+    /// Redirects to the proxy's outbound port.
     OutboundRedirect,
 }
 
@@ -92,9 +92,9 @@ pub enum Match {
     From(IpAddr),
     /// Destination address.
     To(IpAddr),
-    /// Any destination address of the same family but this one.
+    /// Any other destination address of the same family.
     NotTo(IpAddr),
-    /// Any destination address of the same family outside the network: its address and prefix length in bits.
+    /// Any destination address of the same family outside the network (address, prefix length in bits).
     NotToNetwork(IpAddr, u8),
     /// Transport protocol.
     Protocol(Transport),
@@ -102,7 +102,7 @@ pub enum Match {
     SourcePort(Transport, u16),
     /// Protocol and destination port.
     DestinationPort(Transport, PortSet),
-    /// Protocol, and any destination port but this one.
+    /// Protocol, and any other destination port.
     NotDestinationPort(Transport, u16),
 }
 

@@ -19,11 +19,11 @@ fn every_input_gives_its_golden_text() {
     let mut differing = Vec::new();
     for case in cases {
         let text = case.rules().to_string();
-        let golden = case.golden();
+        let golden_path = case.golden_path();
         if is_update_requested() {
-            fs::write(&golden, &text).expect("a writable golden file");
-        } else if fs::read_to_string(&golden).unwrap_or_default() != text {
-            differing.push(format!("{}:\n{text}", golden.display()));
+            fs::write(&golden_path, &text).expect("a writable golden file");
+        } else if fs::read_to_string(&golden_path).unwrap_or_default() != text {
+            differing.push(format!("{}:\n{text}", golden_path.display()));
         }
     }
     assert!(
@@ -33,7 +33,7 @@ fn every_input_gives_its_golden_text() {
     );
 }
 
-/// Returns whether the golden files are to be rewritten.
+/// Returns whether the variable `UPDATE_GOLDENS` is 1.
 #[allow(clippy::disallowed_methods, reason = "switch of the golden tests")]
 fn is_update_requested() -> bool {
     std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1")

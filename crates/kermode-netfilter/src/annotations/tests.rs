@@ -95,7 +95,7 @@ fn port_0_and_mode_ipv4_disable_ipv6() {
 }
 
 #[test]
-fn deprecated_dns_keys_apply_if_the_new_ones_are_absent() {
+fn deprecated_dns_keys_apply_if_the_current_keys_are_absent() {
     let config = read(&[
         (key::BUILTIN_DNS_DEPRECATED, "true"),
         (key::BUILTIN_DNS_PORT_DEPRECATED, "1053"),

@@ -26,7 +26,7 @@ fn general_error(value: &str) -> String {
 }
 
 #[test]
-fn example_of_the_manual_page_is_one_port_of_one_user() {
+fn example_from_kumas_documentation_is_one_port_of_one_user() {
     assert_eq!(tcp("443:1234"), [("443".to_owned(), "1234".to_owned())]);
 }
 

@@ -7,7 +7,7 @@ use crate::config::{DnsRedirect, DnsServers, TrafficConfig};
 use crate::exclusion::Transport::{self, Tcp, Udp};
 use crate::{PortSet, UidSet};
 
-/// Inputs of the chains.
+/// Builds the chains of a [`RuleSet`].
 struct RuleSetBuilder<'a> {
     config: &'a TrafficConfig,
     /// Addresses of each intercepted IP family.
@@ -73,8 +73,8 @@ impl RuleSet {
 impl RuleSetBuilder<'_> {
     fn raw_prerouting(&self, dns: &DnsRedirect) -> Chain {
         let mut rules = self.ipv6_guard();
-        // Kuma leaves these queries in the default zone. The proxy's responses are in another zone, so they do not
-        // match the connections of the queries.
+        // Queries of virtual networks get the zone of the proxy's responses, so that connection tracking matches the
+        // two. Kuma leaves these queries in the default zone.
         for interface in self.virtual_interfaces() {
             for query in self.redirected_queries(dns, Udp) {
                 let matches = [interface.clone()].into_iter().chain(query);
@@ -112,8 +112,9 @@ impl RuleSetBuilder<'_> {
             REDIRECTED_ZONE,
             "the proxy's answers",
         ));
-        // Kuma tracks queries of excluded users in the zone of redirected queries. The responses then match no
-        // connection, and a later query from the same source port is not redirected.
+        // Queries of excluded users are not redirected, so they get the zone of direct queries. In the zone of
+        // redirected queries, as in Kuma, their responses would match no connection, and a later query from the same
+        // source port would not be redirected.
         let dns_exclusions = self
             .config
             .outbound
@@ -235,9 +236,9 @@ impl RuleSetBuilder<'_> {
         }
     }
 
-    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. Rule 4 precedes rule 5, so rule 5 need
-    /// not exclude the proxy by `meta skuid !=`, which, unlike iptables' `! --uid-owner`, does not match a packet
-    /// without an owner.
+    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. Rule 4 handles the proxy's packets, so
+    /// rule 5 needs no `meta skuid !=`. A packet without an owner does not match `meta skuid !=`, but matches iptables'
+    /// `! --uid-owner`.
     fn outbound(&self) -> Chain {
         let dns = self.config.dns.as_ref();
         let not_dns = || dns.map(|_| Match::NotDestinationPort(Tcp, DNS_PORT));

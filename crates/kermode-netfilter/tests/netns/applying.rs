@@ -21,7 +21,7 @@ fn rules_of_every_golden_test_are_accepted_by_the_real_nft() {
     let namespace = Namespace::new();
     for case in golden::cases() {
         let checked = namespace.run(|| Nft::default().check(&case.rules()));
-        assert!(checked.is_ok(), "{}: {checked:?}", case.golden().display());
+        assert!(checked.is_ok(), "{}: {checked:?}", case.golden_path().display());
     }
 }
 
@@ -38,7 +38,7 @@ fn applying_the_same_rules_twice_changes_nothing() {
 }
 
 #[test]
-fn applying_replaces_only_its_own_table() {
+fn applying_does_not_change_other_tables() {
     let lab = NetnsLab::without_rules();
     let other = "table inet other {\n\tchain output {\n\t\ttype filter hook output priority filter; policy accept;\n\t\ttcp dport 9 drop\n\t}\n}\n";
     lab.pod.command("nft", &["-f", "-"], other);
@@ -52,7 +52,7 @@ fn applying_replaces_only_its_own_table() {
     assert_eq!(
         lab.pod_udp(APP_UID, "10.1.2.1:53"),
         "server",
-        "the second call removes the DNS rules of the first"
+        "the second call of `apply` removes the DNS rules of the first"
     );
     assert_eq!(lab.pod_tcp(APP_UID, "10.1.2.1:80"), "server from 10.1.2.2");
     assert!(list_rules(&lab).contains(other), "{}", list_rules(&lab));

@@ -77,8 +77,8 @@ fn only_queries_to_listed_servers_are_redirected() {
     assert_eq!(lab.pod_udp(APP_UID, "[fd02::1]:53"), "dns");
     assert_eq!(lab.pod_udp(APP_UID, "10.1.2.1:53"), "server");
     assert_eq!(lab.pod_udp(PROXY_UID, "[fd02::1]:53"), "server");
-    // Only rule 7 of the outbound chain prevents the redirection of these connections: rule 5 does not apply to port
-    // 53.
+    // Only the rule "to localhost" prevents the redirection of these connections: the rule "inside the pod" does not
+    // apply to port 53.
     assert!(
         lab.pod_tcp(APP_UID, "127.0.0.1:53").contains("refused"),
         "a connection to a port without listener must not be redirected"

@@ -1,4 +1,4 @@
-//! Tests of UID exclusions, from annotations to the server that accepts a connection.
+//! Tests of UID exclusions that are given by annotations.
 
 use kermode_netfilter::TrafficConfig;
 
@@ -27,7 +27,7 @@ fn reaches_server(lab: &NetnsLab, uid: u32, port: u16) -> [bool; 2] {
 }
 
 #[test]
-fn example_of_the_manual_page_excludes_an_init_container() {
+fn example_from_kumas_documentation_excludes_one_port_of_one_user() {
     let lab = mk_lab(&[(TCP_KEY, "443:1234"), (UDP_KEY, "53:1234")]);
     assert_eq!(reaches_server(&lab, 1234, 443), [true; 2]);
     assert_eq!(

@@ -56,7 +56,7 @@ impl GoldenCase {
     }
 
     /// Returns the path of the golden file.
-    pub(crate) fn golden(&self) -> PathBuf {
+    pub(crate) fn golden_path(&self) -> PathBuf {
         PathBuf::from(self.input.to_string_lossy().replace(".input.yaml", ".golden.nft"))
     }
 

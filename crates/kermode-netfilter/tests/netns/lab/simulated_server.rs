@@ -35,7 +35,7 @@ impl SimulatedServer {
             // Shutdown of the listener makes accept fail, which ends the loop.
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
-                // Fails only if the client has closed the connection; then the client's test fails.
+                // Fails only if the client has closed the connection. The test then fails at the client.
                 let _ = respond(stream, name);
             }
         };
@@ -95,7 +95,7 @@ impl SimulatedServer {
 impl Drop for SimulatedServer {
     fn drop(&mut self) {
         (self.stop)();
-        // A panic of the thread was printed; a second panic during unwinding would abort.
+        // Ignores a panic of the thread, because a second panic during unwinding would abort.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
