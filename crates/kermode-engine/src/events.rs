@@ -1,4 +1,4 @@
-//! Watch events, the input of the engine, and the set of watches whose initial list is still missing.
+//! Watch events, which are the input of the engine, and the set of watches without a complete initial list.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use kermode_model::{Mesh, MeshName, TrafficPermission};
 
 macro_rules! watch_kinds {
     ($($kind:ident = $name:literal,)*) => {
-        /// Kinds of watch. There is one watch of each kind, and the engine waits for the initial lists of all.
+        /// The watches of the engine, one for each kind of object.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum WatchKind {
             $(#[doc = concat!("Watch of ", $name, ".")] $kind,)*
@@ -50,7 +50,7 @@ pub struct WatchEvent {
     pub(crate) update: ObjectUpdate,
 }
 
-/// Update of an object, or the end of an initial list, by kind.
+/// Update of an object, or the end of the initial list of a watch. Each variant is one kind of object.
 #[derive(Debug)]
 pub enum ObjectUpdate {
     /// A Pod.

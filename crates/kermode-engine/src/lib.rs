@@ -39,12 +39,12 @@ const MAX_BATCH_SIZE: usize = 1024;
 
 /// Estimated time to push a change to one proxy.
 const PUSH_TIME_PER_PROXY: Duration = Duration::from_micros(30);
-/// Upper bound of the delay of writes. Users who read Dataplanes with `kubectl` do not notice it.
+/// Upper bound of the delay of writes, short enough to be unnoticeable in `kubectl`.
 const MAX_WRITE_DELAY: Duration = Duration::from_millis(250);
 
 /// Inputs and outputs of the engine.
 pub struct Engine {
-    /// Index; only the engine writes it.
+    /// The index. Only the engine updates it.
     pub index: SharedIndex,
     /// Directory of the webhooks; updated with the index.
     pub directory: Directory,
@@ -67,12 +67,12 @@ pub struct Engine {
 /// State until the first publication.
 struct Startup {
     sync: InitialSync,
-    /// Keeps the replica unready.
+    /// Keeps the replica unready until the first publication.
     readiness_guard: ReadinessGuard,
 }
 
-/// Returns the delay of writes to the API server after a change, so that the writes do not compete with the push of
-/// the change to `proxies` proxies.
+/// Returns how long writes to the API server are delayed after a change, so that the change reaches `proxies` proxies
+/// first.
 fn write_delay(proxies: usize) -> Duration {
     let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);
     PUSH_TIME_PER_PROXY.saturating_mul(proxies).min(MAX_WRITE_DELAY)
@@ -81,8 +81,12 @@ fn write_delay(proxies: usize) -> Duration {
 // === impl Engine ===
 
 impl Engine {
-    /// Runs until all senders of events are dropped. Marks the replica as ready after the first publication.
-    pub async fn run(mut self, mut events: mpsc::Receiver<WatchEvent>, readiness_guard: ReadinessGuard) {
+    /// Runs until all senders of watch events are dropped. Marks the replica as ready after the first publication.
+    pub async fn run(
+        mut self,
+        mut watch_events: mpsc::Receiver<WatchEvent>,
+        readiness_guard: ReadinessGuard,
+    ) {
         let mut startup = Some(Startup {
             sync: InitialSync::default(),
             readiness_guard,
@@ -92,20 +96,20 @@ impl Engine {
         let store = self.publisher.store().clone();
         loop {
             tokio::select! {
-                received = events.recv_many(&mut batch, MAX_BATCH_SIZE) => {
+                received = watch_events.recv_many(&mut batch, MAX_BATCH_SIZE) => {
                     if received == 0 {
                         return;
                     }
-                    self.on_batch(&mut startup, &mut batch, events.len());
+                    self.on_batch(&mut startup, &mut batch, watch_events.len());
                 }
                 Ok(()) = is_leader.changed() => {
-                    // A new leader also records the warnings from before its election.
+                    // A new leader also records the warnings that were raised before its election.
                     if *is_leader.borrow_and_update() && startup.is_none() {
                         self.record_all_warnings();
                     }
                 }
                 proxies = store.demand_changed() => {
-                    // The first publication includes all proxies that are connected by then.
+                    // During startup, the first publication includes the connected proxies.
                     if startup.is_none() {
                         self.publisher.update_demand(self.index.read().view(), proxies);
                     }
@@ -184,18 +188,19 @@ impl Engine {
         mut startup: Option<&mut Startup>,
     ) -> Changes {
         let mut index = self.index.write();
-        let before = index.conversions();
-        let mut all = Changes::default();
+        let conversions_before = index.conversions();
+        let mut all_changes = Changes::default();
         for update in updates {
             if let (Some(watch), Some(startup)) = (update.synced_watch(), &mut startup) {
                 startup.sync.mark_synced(watch);
             }
             let changes = self.apply_update(&mut index, update);
-            all.touched.extend(changes.touched);
-            all.dataplanes.extend(changes.dataplanes);
+            all_changes.touched.extend(changes.touched);
+            all_changes.dataplanes.extend(changes.dataplanes);
         }
-        self.metrics.pods_converted(index.conversions() - before);
-        all
+        self.metrics
+            .pods_converted(index.conversions() - conversions_before);
+        all_changes
     }
 
     fn apply_update(&self, index: &mut Index, update: ObjectUpdate) -> Changes {
@@ -254,7 +259,7 @@ impl Engine {
         }
     }
 
-    /// Registers the ready endpoints of the first publication for the tracking of endpoint removals.
+    /// Registers the endpoints of the first publication, so that their removals are tracked.
     fn add_ready_endpoints(&self) {
         let index = self.index.read();
         let ready = index
@@ -267,7 +272,7 @@ impl Engine {
         }
     }
 
-    /// Registers an endpoint that a change has added or removed. Called after the publication of the change.
+    /// Registers the endpoint that a change added or removed. Called after the change is published.
     fn update_removals(&self, change: &DataplaneChange) {
         let published = |mesh: &MeshName| self.publisher.published_sequence(mesh);
         match change {
@@ -286,8 +291,8 @@ impl Engine {
         }
     }
 
-    /// Counts and logs a failed conversion, and records the warnings or the error of a change. Returns the key of the
-    /// Dataplane to write or delete, if any.
+    /// Counts and logs a failed conversion, and records the warnings or the error of a change as Events. Returns the
+    /// key of the Dataplane to write or delete, if any.
     fn report(&self, change: DataplaneChange) -> Option<ObjectKey> {
         let to_write = match &change {
             DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),

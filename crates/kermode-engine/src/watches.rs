@@ -1,4 +1,4 @@
-//! Watches of the API server: for each kind, the conversion of its objects and the resulting engine event.
+//! Watches of the API server. Each watch converts the objects of one kind and sends the results to the engine.
 
 use std::fmt::Debug;
 
@@ -23,7 +23,7 @@ use crate::events::{ObjectUpdate, WatchEvent, WatchKind};
 /// One watch, which runs while it is polled.
 pub type Watch = BoxFuture<'static, ()>;
 
-/// Returns the watches of all kinds that the engine reads.
+/// Returns all watches of the engine. They send their events to `sink`.
 pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<WatchEvent>) -> Vec<Watch> {
     let kinds = WatchKind::ALL.iter();
     kinds
@@ -59,8 +59,7 @@ fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             move |patch| convert_if_decoded(kind.name(), patch, |patch| Conversion::Keep(patch.spec)),
             ObjectUpdate::ContainerPatch,
         ),
-        // Metadata suffices for ReplicaSets and Jobs: only their owner is read, and their status changes with every
-        // Pod.
+        // Only the owners of ReplicaSets and Jobs are read, so their metadata suffices.
         WatchKind::ReplicaSets => builder.build(
             Api::<PartialObjectMeta<ReplicaSet>>::all(client),
             |object| {
@@ -123,7 +122,7 @@ impl WatchBuilder<'_> {
     }
 }
 
-/// Converts a ReplicaSet or Job. Objects without an owner are ignored.
+/// Converts a ReplicaSet or Job. An object without an owner is ignored.
 fn convert_intermediate<K>(object: &K) -> Conversion<IntermediateFacts>
 where
     for<'a> IntermediateFacts: From<&'a K>,

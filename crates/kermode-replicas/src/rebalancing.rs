@@ -14,28 +14,27 @@ use kermode_xds::server::AdsServer;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// Tolerated excess of a replica over its share of proxies, as a divisor of the share.
-const EXCESS_DIVISOR: usize = 4;
-/// Lower bound of the tolerated excess, in proxies: the Service spreads connections randomly, so small differences are
-/// normal.
-const MIN_EXCESS: usize = 3;
+/// A replica may exceed its share of proxies by the share divided by this number.
+const TOLERANCE_DIVISOR: usize = 4;
+/// A replica may always exceed its share by this number of proxies, because the Service distributes connections
+/// randomly.
+const MIN_TOLERANCE: usize = 3;
 /// Limit of proxies evicted at once.
 const MAX_EVICTIONS_AT_ONCE: usize = 10;
-/// Interval between evictions. With [`MAX_EVICTIONS_AT_ONCE`], it limits the rate of reconnections to the other
-/// replicas.
+/// Interval between evictions.
 const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between checks while the proxies are balanced.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of consecutive balanced checks after which the counter of evicted proxies is reset.
 const BALANCED_CHECKS_BEFORE_RESET: u32 = 12;
-/// Number of evictions per excess proxy after which rebalancing is suspended. With two replicas, every second evicted
-/// proxy reconnects to this replica. When nearly all of them do, the Service prefers this replica, for example by
-/// topology.
+/// Rebalancing is suspended after this number of evictions per excess proxy. With two replicas, two evictions are
+/// expected, because half of the evicted proxies reconnect to the same replica. More evictions mean that the Service
+/// prefers this replica, for example because of topology-aware routing.
 const MAX_EVICTIONS_PER_EXCESS_PROXY: usize = 4;
 /// Time for which rebalancing is suspended.
 const SUSPENSION: Duration = Duration::from_mins(30);
 
-/// Numbers from which the next action is decided.
+/// Input of [`Rebalancer::next_action`].
 #[derive(Clone, Copy, Debug)]
 struct ProxyCounts {
     /// Proxies connected to this replica.
@@ -74,8 +73,8 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
     loop {
         let counts = {
             let replicas = replicas.borrow();
-            // Before the replicas are stable, proxies of an ended replica are still reconnecting, and not every node
-            // routes to a new replica.
+            // Until the replicas are stable, the proxies of an ended replica are still reconnecting, and some nodes do
+            // not route to a new replica yet.
             replicas.are_stable().then(|| ProxyCounts {
                 own: ads.proxy_count(),
                 proxies: index.read().view().dataplanes().count(),
@@ -109,7 +108,7 @@ impl ProxyCounts {
     /// Returns the number of proxies beyond the sum of the share and the tolerated excess.
     fn excess(self) -> usize {
         let share = self.proxies.div_ceil(self.replicas.max(1));
-        let tolerance = (share / EXCESS_DIVISOR).max(MIN_EXCESS);
+        let tolerance = (share / TOLERANCE_DIVISOR).max(MIN_TOLERANCE);
         self.own.saturating_sub(share + tolerance)
     }
 }
@@ -160,21 +159,21 @@ mod tests {
             (4_000, 10_000, 3),
         ] {
             let excess = mk_counts(own, proxies, replicas).excess();
-            assert_eq!(excess, 0, "{own} of {proxies} at {replicas}");
+            assert_eq!(excess, 0, "{own} of {proxies} proxies with {replicas} replicas");
         }
-        // More proxies are connected to this replica than the index has.
+        // More proxies are connected to this replica than the index contains.
         assert_eq!(mk_counts(10, 3, 3).excess(), 6);
     }
 
     #[test]
-    fn replica_that_had_all_proxies_ends_close_to_its_share() {
+    fn evictions_reduce_a_replica_with_all_proxies_to_about_its_share() {
         for (proxies, replicas) in [(16, 3), (1_000, 2), (10_000, 3), (10_000, 10)] {
             let mut rebalancer = Rebalancer::default();
             let mut own = proxies;
             let mut steps = 0;
             while let Action::Evict(count) = rebalancer.next_action(mk_counts(own, proxies, replicas)) {
                 assert!((1..=MAX_EVICTIONS_AT_ONCE).contains(&count));
-                // Of the evicted proxies, 1 / replicas come back.
+                // One of `replicas` evicted proxies reconnects to this replica.
                 own -= count - count / replicas;
                 steps += 1;
             }
@@ -183,7 +182,10 @@ mod tests {
                 Action::Check
             );
             let share = proxies / replicas;
-            assert!(own <= share + share / 3 + MIN_EXCESS, "{own} of {proxies}");
+            assert!(
+                own <= share + share / 3 + MIN_TOLERANCE,
+                "{own} of {proxies} proxies"
+            );
             assert!(steps <= proxies, "{steps}");
         }
     }

@@ -1,12 +1,12 @@
-//! Tracking of the replicas of the control plane: the addresses at which they serve proxies, and the time of the last
-//! start or end of one.
+//! Tracks the running replicas of the control plane: their addresses, and the time at which a replica last started or
+//! ended.
 //!
 //! Replicas do not communicate with each other. A draining sidecar gets the addresses of all replicas and requests the
-//! removal status of its endpoint from each (`kermode_removals`).
+//! removal status of its endpoint from each replica (`kermode_removals`).
 //!
-//! A replica that is missing from the list would make a removal look complete while its proxies still send requests.
-//! The list therefore fails closed: a replica that does not find its own Pod in the list knows no replicas at all, and
-//! a running Pod that has either the label or the container name of the control plane counts as a replica.
+//! If a replica were missing from the list, a removal would look complete while proxies of that replica still send
+//! requests. Therefore a list that lacks the own Pod counts as incomplete, and a running Pod with either the label or
+//! the container name of the control plane counts as a replica.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -28,8 +28,8 @@ use tokio::time::{Instant, interval_at};
 const POD_LABEL: (&str, &str) = ("app", "kuma-control-plane");
 /// Name of the container that runs the replica.
 const CONTAINER_NAME: &str = "control-plane";
-/// Interval between warnings while this replica does not find its own Pod in the list. The kubelet reports a container
-/// as running within seconds, so a healthy start causes none.
+/// Interval between warnings while the list lacks the own Pod. A healthy start causes no warning, because the kubelet
+/// reports a container as running within seconds.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
 /// Capacity of the channel from the watch, in updates.
 const QUEUE_CAPACITY: usize = 16;
@@ -40,11 +40,11 @@ pub struct Metrics {
     known: Gauge,
 }
 
-/// Pod of the control plane that runs a process of it.
+/// Running replica, as described by its Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Replica {
     ip: IpAddr,
-    /// ID of the container. Another ID means a new process, which has none of the streams of the previous process.
+    /// ID of the container. A new ID means a new process, which has no streams yet.
     container_id: String,
     /// Whether the Pod is an endpoint of the Service.
     is_ready: bool,
@@ -57,7 +57,7 @@ impl Replica {
     }
 }
 
-/// Running replicas.
+/// Tracks the running replicas.
 #[derive(Debug)]
 struct ReplicaTracker {
     /// Pod of this process.
@@ -109,8 +109,8 @@ pub async fn run(
     tokio::join!(following, tracking);
 }
 
-/// Converts a Pod to a replica. `None` for a Pod that is not of the control plane, and while the container does not
-/// run, since the Pod serves no streams then.
+/// Converts a Pod to a replica. Returns `None` if the Pod does not belong to the control plane, or if its container is
+/// not running.
 fn running_replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.as_deref().unwrap_or_default();
@@ -120,7 +120,7 @@ fn running_replica(pod: &Pod) -> Option<Replica> {
     let has_label = labels
         .and_then(|labels| labels.get(POD_LABEL.0))
         .is_some_and(|value| value == POD_LABEL.1);
-    // In a Pod that has the label but no container of that name, any container may be the replica.
+    // In a Pod with the label but without a container of that name, any container may be the replica.
     let is_candidate = |status: &ContainerStatus| is_named(status) || (has_label && !has_named_container);
     let is_running = |status: &ContainerStatus| {
         let state = status.state.as_ref();
@@ -194,30 +194,33 @@ impl ReplicaTracker {
         Replicas {
             others: Arc::from(others),
             ready_others,
-            unchanged_since: self.are_known().then_some(self.changed_at),
+            unchanged_since: self.is_list_complete().then_some(self.changed_at),
         }
     }
 
-    /// Whether the list is complete, as far as this replica can tell: the first list has been read, and this replica is
-    /// in the list.
-    fn are_known(&self) -> bool {
+    /// Whether the first list of the watch has been read and the own Pod is among the replicas.
+    fn is_list_complete(&self) -> bool {
         self.is_synced && self.running.contains_key(&self.own)
     }
 
-    /// Returns the number of replicas, or 0 while they are not known.
+    /// Returns the number of running replicas, or 0 while the list is incomplete.
     fn known_replicas(&self) -> i64 {
-        let known = if self.are_known() { self.running.len() } else { 0 };
+        let known = if self.is_list_complete() {
+            self.running.len()
+        } else {
+            0
+        };
         i64::try_from(known).unwrap_or(i64::MAX)
     }
 
     fn warn_if_own_pod_is_missing(&self) {
-        if self.is_synced && !self.are_known() {
+        if self.is_synced && !self.is_list_complete() {
             tracing::warn!(
                 pod = %self.own,
                 "this replica is not among the Pods of the control plane, so it reports no endpoint removal as complete \
                  and does not rebalance proxies; check that POD_NAME and POD_NAMESPACE name this Pod and that its \
-                 container is named {CONTAINER_NAME}; a control plane outside of the cluster is never among \
-                 them"
+                 container is named {CONTAINER_NAME}; if the control plane runs outside of the cluster, ignore this \
+                 warning"
             );
         }
     }
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn pod_is_a_replica_while_its_process_runs() {
+    fn pod_is_a_replica_while_its_container_runs() {
         let running = mk_replica("10.0.0.1", json!({"running": {}})).expect("a replica");
         assert_eq!(running.ip.to_string(), "10.0.0.1");
         assert_eq!(running.container_id, "containerd://10.0.0.1");
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn pod_is_a_replica_by_its_container_whatever_its_labels_and_by_its_label_whatever_its_container() {
+    fn pod_with_the_container_name_or_the_label_is_a_replica() {
         let running = json!({"running": {}});
         let replica = |labels: Value, container: &str| {
             mk_pod_replica(&labels, container, "10.0.0.1", running.clone())
@@ -281,13 +284,13 @@ mod tests {
         let own_container = Some("containerd://10.0.0.1".to_owned());
         assert_eq!(replica(label.clone(), CONTAINER_NAME), own_container);
         assert_eq!(replica(other_label.clone(), CONTAINER_NAME), own_container);
-        // No container has the name, so the first running one is taken for the replica.
+        // No container has the name, so the first running container counts as the replica.
         assert_eq!(replica(label, "kuma-cp"), Some("containerd://0".to_owned()));
         assert_eq!(replica(other_label, "kuma-cp"), None);
     }
 
     #[test]
-    fn replica_that_is_missing_from_the_list_knows_no_replicas() {
+    fn list_without_the_own_pod_is_incomplete() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mk_running = |ip| mk_replica(ip, json!({"running": {}})).expect("a replica");
@@ -298,14 +301,14 @@ mod tests {
         assert_eq!(
             (tracker.replicas().unchanged_since, tracker.known_replicas()),
             (None, 0),
-            "the list has another replica only"
+            "the list has only another replica"
         );
         assert_eq!(others(&tracker), ["10.0.0.2:5678"]);
         tracker.on_update(Update::Applied(pod_key("a"), mk_running("10.0.0.1")), at(2));
         assert_eq!(
             (tracker.replicas().unchanged_since, tracker.known_replicas()),
             (Some(at(2)), 2),
-            "the time since which the list is complete starts anew"
+            "adding the own Pod updates the time"
         );
         tracker.on_update(Update::Gone(pod_key("a")), at(3));
         assert_eq!(tracker.replicas().unchanged_since, None);
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn other_replicas_are_known_after_the_first_list_and_each_start_or_end_updates_the_time() {
+    fn start_or_end_of_a_replica_after_the_first_list_updates_the_time() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mk_running = |ip| mk_replica(ip, json!({"running": {}})).expect("a replica");
@@ -344,7 +347,7 @@ mod tests {
             ),
             (1, Some(start))
         );
-        // A restarted container has none of the previous streams.
+        // A restarted container is a new process.
         let restarted = Replica {
             container_id: "containerd://restarted".to_owned(),
             ..mk_running("10.0.0.2")

@@ -1,10 +1,10 @@
-//! Conversion of a sidecar's status to the response of `/debug/proxies`.
+//! Converts the status of a sidecar to the response of `/debug/proxies`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kermode_crds::{ConfigurationStatus, RejectionStatus, SidecarStatus};
 use kermode_protocol::debug::{Configuration, ConnectedProxy, Rejection};
 
-/// Returns the response for one connected proxy. Its JSON equals that of the status, with sorted keys.
+/// Returns the response for one connected proxy. Its JSON equals the JSON of the status with sorted keys.
 pub(crate) fn connected_proxy(sidecar: SidecarStatus) -> ConnectedProxy {
     let ConfigurationStatus {
         sent,
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_equals_that_of_the_status() {
+    fn json_equals_the_json_of_the_status() {
         let rejected = SidecarStatus {
             version: "0.1.0".to_owned(),
             envoy_version: "1.40.0".to_owned(),

@@ -1,9 +1,9 @@
 //! Status of Dataplanes and Meshes, written to the API server.
 //!
-//! Each replica writes the connection and configuration status of the proxies that it serves. The task of a stream only
-//! updates a map. The [`StatusWriter`] writes connections and rejections within seconds. The configuration versions
-//! that a proxy was sent and has acknowledged are written every few minutes only, since every change of an endpoint
-//! in the mesh changes them. The leader writes the status of Meshes ([`MeshStatuses`]).
+//! Each replica writes the connection and configuration status of the proxies that it serves ([`ProxyStatuses`]).
+//! Connections and rejections are written within seconds. The sent and acknowledged configuration versions are written
+//! only every few minutes, because every change of an endpoint in the mesh changes them. The leader writes the status
+//! of Meshes ([`MeshStatuses`]).
 
 mod debug;
 mod mesh;
@@ -28,8 +28,8 @@ use parking_lot::{Mutex, MutexGuard};
 pub use self::mesh::MeshStatuses;
 use self::proxy::{ProxyState, Urgency};
 
-/// Field manager of the sidecar status. All replicas use the same one, so that a replica can overwrite the status that
-/// the proxy's previous replica wrote.
+/// Field manager of the sidecar status. All replicas use the same field manager, so that a replica can overwrite the
+/// status that the previous replica of a proxy wrote.
 const MANAGER: &str = "kuma-cp-sidecar";
 /// Limit of statuses written per second.
 const MAX_WRITES_PER_SECOND: u32 = 50;
@@ -39,11 +39,11 @@ const CHANGE_DELAY: Duration = Duration::from_secs(1);
 /// Delay of a write after a stream ended. Most proxies reconnect within this time, to this or to another replica, so
 /// the disconnection is not written.
 const DISCONNECT_DELAY: Duration = Duration::from_secs(10);
-/// Minimum interval between writes that only change configuration versions. A change of an endpoint changes the
-/// versions of every proxy of the mesh, and these writes would cost more than sending the change to the proxies.
+/// Minimum interval between writes that only change configuration versions. Without this limit, a change of an endpoint
+/// would cause a write for every proxy of the mesh.
 const VERSION_WRITE_INTERVAL: Duration = Duration::from_mins(5);
-/// Delay of a retry when the Dataplane does not exist yet: a sidecar may connect before the leader has created
-/// its Dataplane.
+/// Delay of a retry when the Dataplane does not exist. A sidecar may connect before the leader has created its
+/// Dataplane.
 const MISSING_DATAPLANE_RETRY: Duration = Duration::from_secs(2);
 
 /// Statuses of the proxies that this replica serves; cheap to clone.
@@ -86,8 +86,8 @@ impl ProxyStatuses {
         connected.collect()
     }
 
-    /// Handles the deletion of a Dataplane. If its proxy is connected, the leader recreates the Dataplane, and
-    /// the status is written to the new object.
+    /// Handles the deletion of a Dataplane. If its proxy is connected, the status is written again once the leader has
+    /// recreated the Dataplane.
     pub fn on_dataplane_deleted(&self, key: &ObjectKey) {
         let is_connected = self
             .state
@@ -129,7 +129,8 @@ impl StatusesState {
         self.proxies.lock()
     }
 
-    /// Returns the status of a proxy that disconnected, and removes the proxy. `None` if another replica serves it now.
+    /// Removes a disconnected proxy and returns its last status. Returns `None` if the proxy has reconnected, or if this
+    /// replica did not write the current status of the Dataplane.
     async fn disconnected_status(&self, key: &ObjectKey) -> Option<WantedStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();

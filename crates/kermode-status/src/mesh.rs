@@ -1,5 +1,5 @@
-//! Status of Meshes: the mTLS mode in force, and the number of Dataplanes and services. The leader writes it
-//! after changes, at most every few seconds.
+//! Writes the status of Meshes: the mTLS mode in force, and the numbers of Dataplanes and services. Only the leader
+//! writes, at most every few seconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl MeshStatuses {
                     "{}",
                     describe(&format!("Status of Mesh {name} cannot be written"), &error)
                 );
-                // The next write retries.
+                // Schedules a retry.
                 self.changed.notify_one();
             }
         }
@@ -111,7 +111,7 @@ impl MeshStatuses {
     }
 }
 
-/// Returns the status to write; `None` when it is up to date.
+/// Returns the status to write, or `None` if the current status is up to date.
 fn changed_status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Option<MeshStatus> {
     let before = mesh.status.clone().unwrap_or_default();
     let converted = kermode_model::Mesh::try_from(mesh);
@@ -178,7 +178,7 @@ mod tests {
         );
         mesh.status = Some(first);
         assert_eq!(changed_status(&mesh, 2, 1, at(2)), None);
-        let second = changed_status(&mesh, 3, 1, at(3)).expect("a changed number");
+        let second = changed_status(&mesh, 3, 1, at(3)).expect("a changed status");
         assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
     }
 

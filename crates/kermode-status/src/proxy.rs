@@ -1,4 +1,4 @@
-//! State of one proxy as reported by its streams, and the Dataplane status made of it. No IO.
+//! State of one proxy, updated by the reports of its streams, and its conversion to the status of a Dataplane. No IO.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,12 +14,12 @@ const MAX_MESSAGE_LENGTH: usize = 1024;
 /// Maximum number of rejected resources that the status names.
 const MAX_REJECTED_NAMES: usize = 10;
 
-/// State of a proxy that is connected, or that has disconnected and whose status is still to be written.
+/// State of a connected proxy, or of a disconnected proxy until its status is written.
 #[derive(Debug, Default)]
 pub(super) struct ProxyState {
     /// Number of the newest stream; `None` when it has ended.
     stream: Option<u64>,
-    /// Versions of agent and Envoy.
+    /// Versions of the agent and of Envoy.
     versions: Versions,
     /// Last reported progress of the newest stream.
     progress: Progress,
@@ -34,7 +34,7 @@ pub(super) struct ProxyState {
     pub(super) written_at: Option<Instant>,
 }
 
-/// Urgency of writing the change that a report made.
+/// How urgently the change of a report is written to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
     /// Nothing changed.
@@ -111,7 +111,7 @@ impl ProxyState {
 
     /// Returns the status fields that this replica writes; `replica` is its name.
     pub(super) fn status(&self, replica: &str) -> DataplaneStatus {
-        // 0 means that no version was sent or acknowledged.
+        // 0 means that no version has been sent or acknowledged.
         let version = |number: u64| {
             if number == 0 {
                 String::new()
