@@ -71,7 +71,7 @@ fn application_tests() -> Vec<Test> {
         dataplane::unready_pod_has_an_unready_dataplane_and_gets_no_requests,
         dataplane::dataplane_is_deleted_with_its_pod,
         dataplane::invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane,
-        manual_page::pod_of_the_example_gets_the_dataplane_of_the_example,
+        manual_page::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,
         encryption::sidecars_use_mtls_and_the_server_sees_the_client_identity,
         encryption::traffic_between_pods_is_encrypted,
@@ -82,16 +82,16 @@ fn application_tests() -> Vec<Test> {
         mesh::denial_of_an_invalid_resource_names_the_field_and_the_remedy,
         mesh::status_shows_mtls_mode_and_numbers_of_dataplanes_and_services,
         mesh::initial_permission_allows_all_traffic_and_is_not_recreated_after_its_deletion,
-        mesh::without_passthrough_requests_that_leave_the_mesh_fail,
+        mesh::requests_that_leave_the_mesh_fail_without_passthrough,
         permission::server_sidecar_denies_requests_of_a_client_without_permission,
         job::job_uses_the_mesh_in_its_init_container_and_completes,
         admission::denial_of_an_invalid_injection_label_names_key_and_value,
         admission::denial_of_an_unknown_mesh_names_the_mesh,
         modes::classic_sidecar_is_ready_before_the_application_starts,
-        patches::patch_of_the_manual_page_changes_sidecar_and_init_container_as_documented,
+        patches::documented_patch_changes_sidecar_and_init_container,
         patches::denial_of_a_pod_names_missing_patches,
         patches::patch_outside_the_system_namespace_or_with_invalid_json_is_denied,
-        patches::sidecar_needs_no_capability_but_net_bind_service,
+        patches::sidecar_needs_only_the_capability_net_bind_service,
         patches::restricted_pods_pass_pod_security_admission,
         server_changes::added_pods_get_requests,
         server_changes::removed_pods_get_no_requests,
@@ -104,7 +104,7 @@ fn application_tests() -> Vec<Test> {
     ]
 }
 
-/// Tests with three replicas of the control plane. All but the first cause a fault.
+/// Tests of replicas and faults, with three replicas of the control plane.
 fn fault_tests() -> Vec<Test> {
     tests![
         high_availability::added_replicas_get_their_share_of_sidecars,
@@ -121,7 +121,7 @@ fn fault_tests() -> Vec<Test> {
 /// Tests that stop the control plane, uninstall it, or run it outside of the cluster.
 fn uninstallation_tests() -> Vec<Test> {
     tests![
-        outage::while_the_control_plane_is_down_pods_of_labelled_namespaces_are_denied_and_others_start,
+        outage::only_pods_of_labelled_namespaces_are_denied_while_the_control_plane_is_down,
         outage::uninstallation_removes_everything,
         outside::application_works_with_a_control_plane_outside_the_cluster,
     ]

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use kermode_checkout::{Checkout, is_on, variable};
 
 /// Default length of an outage of the API server. It exceeds the duration of the leader's Lease and the timeout of dead
-/// connections. It is too short for Kubernetes to mark the node as unreachable, from which the node would take a minute
-/// to recover.
+/// connections. A longer outage makes Kubernetes mark the node as unreachable, and the node recovers only after a
+/// minute.
 const DEFAULT_OUTAGE: Duration = Duration::from_secs(30);
 
 /// Paths and options of a test run.

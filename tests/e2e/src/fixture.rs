@@ -32,9 +32,9 @@ pub(crate) const DEBUG_PORT: u16 = 5684;
 pub(crate) const APP_NAMESPACE: &str = "e2e-mesh";
 /// Namespace outside of the mesh.
 pub(crate) const OUTSIDE_NAMESPACE: &str = "e2e-outside";
-/// `kuma.io/service` of the application's server. Envoy's cluster for the server has the same name.
+/// Value of the tag `kuma.io/service` of the application's server. Envoy's cluster for the server has the same name.
 pub(crate) const SERVER_SERVICE: &str = "server_e2e-mesh_svc_80";
-/// URL of the application's server, which the client calls.
+/// URL at which the client calls the application's server.
 pub(crate) const SERVER_URL: &str = "http://server.e2e-mesh.svc/";
 
 const MESH_MANIFEST: &str = include_str!("../manifests/mesh.yaml");
@@ -181,7 +181,7 @@ impl Fixture {
         .await
     }
 
-    /// Waits until the control plane has created the Mesh `default`, which shows that the control plane works.
+    /// Waits until the control plane has created the Mesh `default`.
     pub(crate) async fn wait_for_default_mesh(&self) -> Result<()> {
         wait_for("Mesh default", Duration::from_secs(30), async || {
             let output = self
@@ -243,8 +243,8 @@ impl Fixture {
         Api::namespaced(self.cluster.client.clone(), namespace)
     }
 
-    /// Returns the API of Dataplanes. It is untyped, because the tests take names and values from the documented
-    /// reference and not from the product's types.
+    /// Returns an untyped API of Dataplanes, so that the tests use the documented field names instead of the product's
+    /// types.
     pub(crate) fn dataplanes(&self, namespace: &str) -> Api<DynamicObject> {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Dataplane"));
         Api::namespaced_with(self.cluster.client.clone(), namespace, &kind)

@@ -11,7 +11,7 @@ use crate::fixture::Fixture;
 /// Name of the sidecar's container.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";
 
-/// Returns a Pod, as a user would write it, that runs the demo program in a container `client`, in any role.
+/// Returns a Pod without a sidecar. Its only container, `client`, runs the demo program with these arguments.
 pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
     Ok(serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
@@ -42,7 +42,7 @@ pub(crate) async fn check_injection_in_dry_run(fixture: &Fixture) -> Result<()> 
     Ok(())
 }
 
-/// Returns the names of the init containers, and those of the other containers.
+/// Returns the names of the init containers and the names of the other containers.
 pub(crate) fn container_names(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
     let spec = pod.spec.iter();
     let init = spec

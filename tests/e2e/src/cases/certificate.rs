@@ -1,5 +1,4 @@
-//! CA of the control plane's webhooks. The control plane restores the Secret of the CA, and the caBundles of the
-//! webhook registrations.
+//! CA of the control plane: the control plane restores the CA's Secret and the caBundles of the webhook registrations.
 
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ const REGISTRATIONS: [(&str, &str); 2] = [
 ];
 /// Secret with the CA of the control plane.
 const CA_SECRET: &str = "kuma-control-plane-ca";
-/// Deadline of a restoration, for which the control plane needs one watch event and one request to the API server.
+/// Deadline of a restoration. It takes the control plane one watch event and one request to the API server.
 const DEADLINE: Duration = Duration::from_secs(15);
 
 pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) -> Result<Note> {

@@ -1,4 +1,4 @@
-//! Dataplanes that the control plane derives from Pods and Services, as kubectl shows them.
+//! Dataplanes that the control plane writes for Pods.
 
 use std::time::Duration;
 
@@ -150,7 +150,7 @@ async fn check_unready_pod(fixture: &Fixture) -> Result<()> {
                 .flat_map(|status| status.container_statuses.iter().flatten());
             let runs = statuses.any(|container| container.started == Some(true));
             let data = dataplane.map(|dataplane| dataplane.data).unwrap_or_default();
-            // `{}` and `{"ready": false}` are equal; an absent `health` means ready.
+            // An empty `health` means unready; an absent `health` means ready.
             let health = &data["spec"]["networking"]["inbound"][0]["health"];
             let unready = health.is_object() && health["ready"] != true;
             Ok(done_if(runs && unready && !is_ready(&pod), (), || {
@@ -223,7 +223,7 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(fixture: &Fixture) -> Resu
     Ok(String::new())
 }
 
-/// Annotation, as an argument of kubectl, whose value is not a port.
+/// Argument of `kubectl annotate`. Its value is not a port.
 const INVALID_ADMIN_PORT: &str = "kuma.io/envoy-admin-port=nine";
 
 pub(super) async fn invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane(
@@ -300,6 +300,6 @@ async fn wait_for_reported_failure(fixture: &Fixture, pod: &str) -> Result<f64> 
     let value: f64 = value
         .with_context(|| format!("metric {metric} is missing from\n{text}"))?
         .parse()?;
-    ensure!(value >= 1.0, "metric {metric} is {value}, but a failure occurred");
+    ensure!(value >= 1.0, "metric {metric} is {value}, but must be at least 1");
     Ok(value)
 }

@@ -1,4 +1,5 @@
-//! Endpoint removal: the control plane notifies a terminating sidecar once no proxy can send it new requests.
+//! Endpoint removal: a terminating sidecar logs when the proxies of all replicas have acknowledged the removal of its
+//! endpoint.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::high_availability::{REPLICAS, delete_pod, ensure_three_replicas};
 use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, DEBUG_PORT, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
-use crate::harness::fault::Frozen;
+use crate::harness::fault::FrozenProcess;
 use crate::harness::kubectl::PortForward;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
@@ -25,12 +26,12 @@ const COMPLETION_DEADLINE: Duration = Duration::from_secs(90);
 const FIRST_SERVER: &str = "removed-first";
 /// Server whose removal must wait for the remote client.
 const SECOND_SERVER: &str = "removed";
-/// Client that is connected to another replica than the second server.
+/// Client whose sidecar is connected to another replica than the sidecar of [`SECOND_SERVER`].
 const REMOTE_CLIENT: &str = "remote-client";
-/// Number of attempts to create a client that connects to another replica than the second server. Each attempt succeeds
-/// with a probability of two thirds.
+/// Number of attempts to create [`REMOTE_CLIENT`]. With three replicas, each attempt succeeds with a probability of two
+/// thirds.
 const ATTEMPTS: usize = 12;
-/// Message that the sidecar logs once its removal is complete.
+/// Message that the sidecar logs once the removal of its endpoint is complete.
 const COMPLETION_MESSAGE: &str = "every proxy has acknowledged that this endpoint is gone";
 
 pub(super) async fn removal_is_complete_when_the_proxies_of_all_replicas_have_acknowledged_it(
@@ -46,7 +47,7 @@ pub(super) async fn removal_is_complete_when_the_proxies_of_all_replicas_have_ac
 
 async fn check_removal(fixture: &Fixture) -> Result<Note> {
     let replicas = Replica::all(fixture).await?;
-    // A first removal: once it is complete, no replica waits for reconnecting proxies any more.
+    // Once the first removal is complete, no replica waits for reconnecting proxies any more.
     create_draining_server(fixture, FIRST_SERVER).await?;
     fixture
         .pods(APP_NAMESPACE)
@@ -57,7 +58,7 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
     let server = create_draining_server(fixture, SECOND_SERVER).await?;
     let server_replica = Replica::of_sidecar(&replicas, &server).await?;
     let (client, client_replica) = create_remote_client(fixture, &replicas, server_replica).await?;
-    let frozen = Frozen::freeze(&client, "kuma-dp")?;
+    let frozen = FrozenProcess::freeze(&client, "kuma-dp")?;
     let deletion_time = Instant::now();
     fixture
         .pods(APP_NAMESPACE)
@@ -104,8 +105,8 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
     ))
 }
 
-/// Creates a server with a classic sidecar, which serves until its drain time is over. The drain time is longer than
-/// the test.
+/// Creates a server with a classic sidecar. The sidecar serves until its drain time, which is longer than the test, is
+/// over.
 async fn create_draining_server(fixture: &Fixture, name: &str) -> Result<Pod> {
     let annotations = [
         ("kuma.io/sidecar-mode", "classic"),
@@ -114,9 +115,9 @@ async fn create_draining_server(fixture: &Fixture, name: &str) -> Result<Pod> {
     create_ready_pod(fixture, name, &["server"], &annotations).await
 }
 
-/// Waits until a terminating sidecar logs that its removal is complete, and returns the line.
+/// Waits until a terminating sidecar logs that the removal of its endpoint is complete. Returns the line of the log.
 async fn wait_for_completion(fixture: &Fixture, name: &str) -> Result<String> {
-    let condition = format!("the sidecar of {name} to log that its removal is complete");
+    let condition = format!("the sidecar of {name} to log that the removal of its endpoint is complete");
     wait_for(&condition, COMPLETION_DEADLINE, async || {
         let log = sidecar_log(fixture, name).await?;
         let line = log.lines().find(|line| line.contains(COMPLETION_MESSAGE));
@@ -242,8 +243,8 @@ impl Replica {
         .await
     }
 
-    /// Returns this replica's status of the removal of a Pod's endpoint. Null if there is no removal, or if all proxies
-    /// of this replica have acknowledged it.
+    /// Returns this replica's entry in `/debug/removals` for the endpoint of a Pod. Returns null if the removal has not
+    /// begun, or if all proxies of this replica have acknowledged it.
     async fn removal(&self, pod: &str) -> Result<Value> {
         let removals: Vec<Value> = serde_json::from_str(&self.debug.get("/debug/removals").await?)?;
         let proxy = format!("{pod}.{APP_NAMESPACE}");

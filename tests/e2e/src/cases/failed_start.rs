@@ -1,5 +1,5 @@
-//! Failed starts of kuma-cp, which runs on this machine without one of its prerequisites. It exits with an error that
-//! names the object and the remedy.
+//! Failed starts of kuma-cp, run on this machine. If a prerequisite is missing, kuma-cp exits with an error that names
+//! the object and the remedy.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

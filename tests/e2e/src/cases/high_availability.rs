@@ -36,14 +36,13 @@ const TOLERATED_EXCESS: usize = 3;
 const REBALANCING_DEADLINE: Duration = Duration::from_secs(110);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
-/// Deadline of an election: twice the time without a renewal after which another replica may acquire the Lease.
+/// Deadline of an election: twice the duration of the Lease.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 /// Deadline of the recovery from an outage of the API server. After an outage of ten minutes, the kubelet needs nearly
 /// two more minutes until it lists its Pods.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(150);
-/// Components of Kubernetes that usually exit when they cannot renew their Leases. In this cluster, they run without
-/// leader election and would keep running, and after the outage they would mark the node as unreachable. So the test
-/// stops them.
+/// Components of Kubernetes that are stopped during an outage. In this cluster, they run without leader election, so
+/// they would keep running, and would mark the node as unreachable after the outage.
 const CONTROLLERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 /// Deadline of the detection of dead connections. Replicas close them after 19 s; then the sidecar of a new Pod
 /// retries.
@@ -373,7 +372,7 @@ async fn leader(fixture: &Fixture) -> Result<(Pod, String)> {
 /// Waits until all sidecars of the application are connected to replicas. Returns the number of sidecars of each
 /// replica.
 async fn wait_for_connected_sidecars(fixture: &Fixture) -> Result<Vec<usize>> {
-    let sidecars = fixture
+    let sidecar_count = fixture
         .dataplanes(APP_NAMESPACE)
         .list(&ListParams::default())
         .await?
@@ -399,8 +398,8 @@ async fn wait_for_connected_sidecars(fixture: &Fixture) -> Result<Vec<usize>> {
             );
         }
         let connected: usize = counts.iter().sum();
-        Ok(done_if(connected == sidecars, counts, || {
-            format!("{connected} of {sidecars} are connected")
+        Ok(done_if(connected == sidecar_count, counts, || {
+            format!("{connected} of {sidecar_count} are connected")
         }))
     })
     .await
@@ -489,12 +488,12 @@ impl CrashClient {
         demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await
     }
 
-    /// Checks that the client got responses during nearly all of `time`: to at least half of its requests, 5 s of the
-    /// crash excepted. Deletes the client.
-    async fn end(self, fixture: &Fixture, time: Duration) -> Result<String> {
+    /// Checks that the client got at least 5 responses per second of `outage` after the first 5 s, and that at most 50
+    /// requests failed. Deletes the client.
+    async fn end(self, fixture: &Fixture, outage: Duration) -> Result<String> {
         let increase = self.counters(fixture).await?.since(&self.before);
         delete_pod(fixture, CRASH_CLIENT).await?;
-        let expected = time.saturating_sub(Duration::from_secs(5)).as_secs() * 5;
+        let expected = outage.saturating_sub(Duration::from_secs(5)).as_secs() * 5;
         ensure!(
             increase.succeeded >= expected && increase.failed <= 50,
             "{}, but at least {expected} responses and at most 50 failures were expected",
@@ -504,7 +503,7 @@ impl CrashClient {
     }
 }
 
-/// Creates a client and returns the time from its creation until it gets responses. Deletes the client.
+/// Creates a client, waits until it gets responses, and deletes it. Returns the time until the first response.
 async fn time_to_first_response(fixture: &Fixture, name: &str) -> Result<Duration> {
     time_to_first_response_within(fixture, name, DEADLINE).await
 }
@@ -530,7 +529,7 @@ pub(super) async fn delete_pod(fixture: &Fixture, name: &str) -> Result<()> {
     }
 }
 
-/// Creates a client and waits until it gets responses. Returns the time that this took.
+/// Creates a client and waits until it gets responses. Returns the time until the first response.
 async fn start_client(fixture: &Fixture, name: &str, deadline: Duration) -> Result<Duration> {
     let start = Instant::now();
     let client = demo_pod(

@@ -41,9 +41,8 @@ spec:
         rotation:
           expiration: 1m
 ";
-/// Deadline of the propagation of a new root to every sidecar. Usually it takes one watch event and one response on a
-/// stream. A sidecar that got no certificate, because an earlier test disabled mTLS, requests one again as soon as its
-/// Envoy waits for it, and retries within 10 s.
+/// Deadline of the propagation of a new root to every sidecar. After a test that disables mTLS, a sidecar without a
+/// certificate may wait 10 s before it retries its request for one.
 const PROPAGATION_DEADLINE: Duration = Duration::from_secs(45);
 /// Deadline of the renewal of all certificates.
 const RENEWAL_DEADLINE: Duration = Duration::from_mins(1);
@@ -79,7 +78,7 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
     for (pod, secrets) in &sidecar_secrets(fixture).await? {
         ensure!(
             secrets.trusts(&[&old_root]),
-            "before the rotation, {pod} does not trust exactly one root, that of the mesh"
+            "before the rotation, {pod} must trust only the root of the mesh"
         );
     }
     let before = fixture.client_counters().await?;
@@ -201,8 +200,8 @@ async fn check_events(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Starts a step of the rotation: sets its time in the Secret of the newest CA to now, as an operator may do once every
-/// proxy is ready for the step. By default, a step starts later than the lifetime of a certificate.
+/// Starts a step of the rotation now: sets the step's time in the Secret of the newest CA to the current time. Without
+/// this change, the step would start later than the end of this test.
 async fn start_step(fixture: &Fixture, step: &str) -> Result<()> {
     let patch = json!({"stringData": {step: unix_seconds().to_string()}}).to_string();
     let name = format!("secret/{}", newest_ca_secret(fixture).await?.name_any());
@@ -262,7 +261,7 @@ async fn wait_for_secrets(
         Ok(done_if(
             pending.is_empty() && sidecars.len() > 1,
             start.elapsed(),
-            || format!("it does not hold for {pending:?}, of {} sidecars", sidecars.len()),
+            || format!("not the case for {pending:?}, of {} sidecars", sidecars.len()),
         ))
     })
     .await
@@ -345,7 +344,7 @@ struct Impostor {
     name: &'static str,
     /// Name of the proxy that the impostor claims to be.
     claimed_proxy: String,
-    /// Token that the Pod presents; none for the token of its own ServiceAccount.
+    /// Token that the Pod presents instead of its own.
     stolen_token: Option<String>,
     /// Value of the label `reason` in the metric that counts the denial.
     reason: &'static str,
@@ -396,7 +395,7 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
     };
     let bound_kind = "--bound-object-kind=Pod";
     let bound_name = |pod: &str| format!("--bound-object-name={pod}");
-    // A token that is bound to a Pod, which is then deleted.
+    // The Pod to which this token is bound is deleted.
     let deleted = pod_without_sidecar(fixture, "e2e-deleted")?;
     fixture
         .pods(APP_NAMESPACE)
@@ -432,7 +431,7 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
     ])
 }
 
-/// Starts the impostors and checks that each is denied a certificate, for its reason.
+/// Starts the impostors. Checks that each is denied a certificate with the expected reason.
 async fn check_denials(
     fixture: &Fixture,
     diagnostics: &PortForward,

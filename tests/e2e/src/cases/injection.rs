@@ -170,7 +170,7 @@ fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
     Ok(())
 }
 
-/// Returns a probe as injection must change it. `container` gives the numbers of named ports.
+/// Returns the probe that injection must make of an original probe. `container` contains the numbers of named ports.
 fn with_virtual_probe(mut probe: Value, container: &Value) -> Value {
     if let Some(http) = probe.get_mut("httpGet") {
         let ports = container["ports"].as_array().into_iter().flatten();

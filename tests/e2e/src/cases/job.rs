@@ -13,10 +13,10 @@ use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_URL};
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 
-/// Deadline of the Job, whose sidecar may drain for its whole drain time.
+/// Deadline of the Job. It includes the drain time of the sidecar.
 const DEADLINE: Duration = Duration::from_mins(1);
 const NAME: &str = "caller";
-/// Identity of the Job's Pod, which the server repeats in its response.
+/// Identity of the Job's Pod. The server repeats the identity in its response.
 const IDENTITY: &str = "spiffe://default/caller_e2e-mesh_svc";
 
 pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(fixture: &Fixture) -> Result<Note> {

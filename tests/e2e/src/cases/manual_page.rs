@@ -1,6 +1,5 @@
-//! The example of the manual page, Kuma's "Data plane on Kubernetes": the Pod of the example must get the Dataplane
-//! that the page shows. The control plane must also write the status of the Dataplane, and undo manual changes of the
-//! Dataplane.
+//! The example of Kuma's manual page "Data plane on Kubernetes": the Pod of the example must get the Dataplane that the
+//! page shows. The control plane must also write the status of the Dataplane, and undo manual changes of the Dataplane.
 
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ metadata:
   labels: {kuma.io/sidecar-injection: enabled}
 ";
 
-pub(super) async fn pod_of_the_example_gets_the_dataplane_of_the_example(fixture: &Fixture) -> Result<Note> {
+pub(super) async fn example_pod_gets_the_documented_dataplane(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
     fixture.cluster.kubectl.apply(NAMESPACE_MANIFEST).await?;
     let outcome = check_example(fixture).await;

@@ -145,23 +145,19 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
         kubectl
             .run(&["patch", "mesh", "e2e-second", "--type=merge", patch])
             .await?;
-        wait_for(
-            "the status to be that of the changed Mesh",
-            DEADLINE,
-            async || {
-                let output =
-                    "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
-                let text = kubectl.run(&["get", "mesh", "e2e-second", output]).await?;
-                let current = text
-                    .split_once(' ')
-                    .is_some_and(|(generation, observed)| generation == observed);
-                Ok(done_if(current, (), || text))
-            },
-        )
+        wait_for("the status of the changed Mesh", DEADLINE, async || {
+            let output =
+                "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
+            let text = kubectl.run(&["get", "mesh", "e2e-second", output]).await?;
+            let current = text
+                .split_once(' ')
+                .is_some_and(|(generation, observed)| generation == observed);
+            Ok(done_if(current, (), || text))
+        })
         .await?;
         ensure!(
             read_permission("allow-all-e2e-second").await.is_err(),
-            "the deleted permission was created a second time"
+            "the deleted permission was recreated"
         );
         Ok(())
     };
@@ -171,7 +167,7 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
     Ok(String::new())
 }
 
-pub(super) async fn without_passthrough_requests_that_leave_the_mesh_fail(fixture: &Fixture) -> Result<Note> {
+pub(super) async fn requests_that_leave_the_mesh_fail_without_passthrough(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
     let kubectl = &fixture.cluster.kubectl;
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;

@@ -1,5 +1,4 @@
-//! Debug endpoints and metrics of the control plane. The deployment of the application and earlier tests have increased
-//! the metrics.
+//! Debug endpoints and metrics of the control plane.
 
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use crate::pods::ip;
 /// Metric that counts complete endpoint removals.
 const COMPLETE_REMOVALS: &str = "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_count";
 
-/// Beginnings of the series of each stage of the control plane, and whether their highest value must be above 0.
+/// For each metric: the prefix of its series, and whether the highest value of these series must be above 0.
 const METRICS: [(&str, bool); 14] = [
     ("kuma_cp_engine_lag_seconds_count", true),
     ("kuma_cp_engine_work_seconds_count", true),

@@ -14,7 +14,7 @@ use crate::pods::{check_injection_in_dry_run, demo_pod, is_ready};
 /// Deadline of each condition.
 const DEADLINE: Duration = Duration::from_secs(45);
 
-pub(super) async fn while_the_control_plane_is_down_pods_of_labelled_namespaces_are_denied_and_others_start(
+pub(super) async fn only_pods_of_labelled_namespaces_are_denied_while_the_control_plane_is_down(
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_application().await?;
@@ -55,8 +55,7 @@ pub(super) async fn while_the_control_plane_is_down_pods_of_labelled_namespaces_
     Ok(fixture.client_counters().await?.since(&before).request_summary())
 }
 
-/// Guards against a time between the stop of the old replica and the start of the new one in which Pods would be
-/// denied.
+/// Creates Pods while the old replica stops and the new replica starts.
 pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
     check_injection_in_dry_run(fixture).await?;
@@ -81,7 +80,7 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
         tokio::select! {
             restarted = &mut restart => break restarted?,
             outcome = check_injection_in_dry_run(fixture) => {
-                outcome.with_context(|| format!("a Pod got no sidecar, after {admitted} that got one"))?;
+                outcome.with_context(|| format!("a Pod got no sidecar after {admitted} Pods with a sidecar"))?;
                 admitted += 1;
             }
         }

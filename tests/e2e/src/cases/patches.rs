@@ -20,9 +20,7 @@ const PATCHES_ANNOTATION: &str = "kuma.io/container-patches";
 /// Deadline from the creation to the end of a Pod that makes a few requests.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-pub(super) async fn patch_of_the_manual_page_changes_sidecar_and_init_container_as_documented(
-    fixture: &Fixture,
-) -> Result<Note> {
+pub(super) async fn documented_patch_changes_sidecar_and_init_container(fixture: &Fixture) -> Result<Note> {
     let pod = create_patched_in_dry_run(fixture, "container-patch-1").await?;
     let sidecar = container(&pod, SIDECAR)?;
     let expected = json!({"runAsGroup": 5678, "runAsUser": 5678, "privileged": true});
@@ -76,7 +74,7 @@ pub(super) async fn patch_outside_the_system_namespace_or_with_invalid_json_is_d
     Ok(String::new())
 }
 
-pub(super) async fn sidecar_needs_no_capability_but_net_bind_service(fixture: &Fixture) -> Result<Note> {
+pub(super) async fn sidecar_needs_only_the_capability_net_bind_service(fixture: &Fixture) -> Result<Note> {
     let mut caller = apply_patches_and_build_pod(fixture, "net-bind-service-alone").await?;
     caller.metadata.name = Some("confined".to_owned());
     if let Some(spec) = &mut caller.spec {
@@ -120,8 +118,8 @@ pub(super) async fn restricted_pods_pass_pod_security_admission(fixture: &Fixtur
     Ok(String::new())
 }
 
-/// Returns a Pod that `kumactl inject` has injected, with the CNI enabled, for a namespace with this Pod Security
-/// level.
+/// Injects a Pod with `kumactl inject`, for a namespace of this Pod Security level and with the CNI enabled. Returns
+/// the manifest of the injected Pod.
 async fn inject_by_kumactl(fixture: &Fixture, level: &str) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let write_file = |name: &str, text: &str| {
@@ -190,7 +188,7 @@ fn restricted_pod() -> Value {
     })
 }
 
-/// Applies the ContainerPatches of the manifest, and returns a Pod whose annotation names `patches`.
+/// Applies the ContainerPatches of [`PATCHES_MANIFEST`]. Returns a Pod whose annotation names `patches`.
 async fn apply_patches_and_build_pod(fixture: &Fixture, patches: &str) -> Result<Pod> {
     fixture.ensure_application().await?;
     fixture.cluster.kubectl.apply(PATCHES_MANIFEST).await?;

@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use super::cluster::Cluster;
 use super::packet::{Segment, segments};
 
-/// Deadline of the start of tcpdump, and of its end after SIGINT.
-const TCPDUMP_DEADLINE: Duration = Duration::from_secs(20);
+/// Timeout for each line that tcpdump prints while it starts or ends.
+const TCPDUMP_LINE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Running capture.
 pub(crate) struct Capture {
@@ -57,19 +57,19 @@ impl Capture {
         let output = tcpdump
             .stdout
             .take()
-            .context("the standard output of tcpdump is not captured")?;
+            .context("the standard output of tcpdump is not piped")?;
         let pcap = Arc::new(Mutex::new(Vec::new()));
         let reader = tokio::spawn(append_output(output, Arc::clone(&pcap)));
         let mut messages = BufReader::new(
             tcpdump
                 .stderr
                 .take()
-                .context("the standard error of tcpdump is not captured")?,
+                .context("the standard error of tcpdump is not piped")?,
         )
         .lines();
         let mut printed = Vec::new();
         loop {
-            let line = tokio::time::timeout(TCPDUMP_DEADLINE, messages.next_line())
+            let line = tokio::time::timeout(TCPDUMP_LINE_TIMEOUT, messages.next_line())
                 .await
                 .context("tcpdump has not started in time")??;
             match line {
@@ -102,7 +102,7 @@ impl Capture {
         let pid = self.tcpdump.id().context("tcpdump has already ended")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGINT)?;
         let mut printed = Vec::new();
-        while let Some(line) = tokio::time::timeout(TCPDUMP_DEADLINE, self.messages.next_line())
+        while let Some(line) = tokio::time::timeout(TCPDUMP_LINE_TIMEOUT, self.messages.next_line())
             .await
             .context("tcpdump has not ended in time")??
         {

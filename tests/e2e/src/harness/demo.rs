@@ -1,4 +1,4 @@
-//! The demo program in Pods: single requests, and the counters of its client, which sends requests continuously.
+//! The demo program in Pods: it makes single requests, and its client sends requests continuously and counts them.
 
 use std::collections::BTreeMap;
 

@@ -85,11 +85,11 @@ impl Statistics {
 
     /// Returns the sum of the statistics whose names have this prefix and suffix.
     pub(crate) fn sum(&self, prefix: &str, suffix: &str) -> u64 {
-        let names = self
+        let matching = self
             .0
             .iter()
             .filter(|(name, _)| name.starts_with(prefix) && name.ends_with(suffix));
-        names.map(|(_, value)| value).sum()
+        matching.map(|(_, value)| value).sum()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Faults that tests cause from outside of Kubernetes: killed or frozen processes in containers, and dead connections.
+//! Faults that tests cause from outside of Kubernetes: killed or frozen processes, and severed connections.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,10 +14,10 @@ use tokio::io::AsyncWriteExt;
 use super::cluster::Cluster;
 use crate::pods::ip;
 
-/// nftables table, in the node's network namespace, whose rules drop the packets of dead connections.
+/// nftables table, in the node's network namespace, whose rules drop the packets of severed connections.
 const TABLE: &str = "inet kermode-e2e-severed";
 
-/// Sends SIGKILL to the process of a Pod whose program has the name `program`.
+/// Sends SIGKILL to the process named `program` in a Pod.
 ///
 /// # Errors
 /// The Pod does not have exactly one such process.
@@ -26,11 +26,11 @@ pub(crate) fn kill_program(pod: &Pod, program: &str) -> Result<()> {
     kill(pid, Signal::SIGKILL).with_context(|| format!("cannot signal {program} of Pod {}", pod.name_any()))
 }
 
-/// Process of a Pod that is frozen until this value is dropped.
-pub(crate) struct Frozen(Pid);
+/// Frozen process. Dropping this value resumes the process.
+pub(crate) struct FrozenProcess(Pid);
 
-impl Frozen {
-    /// Sends SIGSTOP to the process of a Pod whose program has the name `program`.
+impl FrozenProcess {
+    /// Sends SIGSTOP to the process named `program` in a Pod.
     ///
     /// # Errors
     /// The Pod does not have exactly one such process.
@@ -42,9 +42,9 @@ impl Frozen {
     }
 }
 
-impl Drop for Frozen {
+impl Drop for FrozenProcess {
     fn drop(&mut self) {
-        // The process may have ended meanwhile.
+        // The process may have ended.
         let _ = kill(self.0, Signal::SIGCONT);
     }
 }
@@ -65,8 +65,8 @@ fn pid_of(pod: &Pod, program: &str) -> Result<Pid> {
     Ok(Pid::from_raw(pids[0]))
 }
 
-/// Whether a process of this machine runs the program in a container of the Pod with this UID. The name of a
-/// container's cgroup contains the UID of its Pod.
+/// Whether a process runs the program in a container of the Pod with this UID. The name of a container's cgroup
+/// contains the UID of its Pod.
 fn runs_program(pid: i32, pod_uid: &str, program: &str) -> bool {
     let folder = Path::new("/proc").join(pid.to_string());
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default();

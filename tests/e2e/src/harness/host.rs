@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// Deadline of a program's exit: after a start that must fail, and after SIGTERM.
+/// Time within which a program must exit, after SIGTERM or after a start that must fail.
 const EXIT_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Runs a program and returns its standard output.
@@ -69,7 +69,7 @@ pub(crate) async fn run_expecting_failure(mut command: Command) -> Result<String
         .to_owned())
 }
 
-/// Returns a port that is currently free.
+/// Returns a port that is currently free at an IP address of this machine.
 pub(crate) fn free_port(host: &str) -> Result<u16> {
     let listener = TcpListener::bind(SocketAddr::new(host.parse()?, 0))?;
     Ok(listener.local_addr()?.port())

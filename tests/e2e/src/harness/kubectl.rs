@@ -1,4 +1,4 @@
-//! Runs kubectl, so that tests use the interface that users use.
+//! Runs kubectl, the interface that users use.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -162,7 +162,7 @@ impl Kubectl {
         let stdout = child
             .stdout
             .take()
-            .context("the standard output of kubectl is not captured")?;
+            .context("the standard output of kubectl is not piped")?;
         let mut stdout = BufReader::new(stdout).lines();
         let line = stdout.next_line().await?.unwrap_or_default();
         // kubectl prints: Forwarding from 127.0.0.1:40123 -> 5684

@@ -67,17 +67,14 @@ pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
     let magic = little_endian_u32(file, 0).context("the capture file has no header")?;
     ensure!(
         magic == MAGIC,
-        "a capture file begins with {MAGIC:#x}, not {magic:#x}"
+        "the capture file begins with {magic:#x} instead of {MAGIC:#x}"
     );
-    let (link_header, ethertype_offset) = match little_endian_u32(file, 20)
-        .context("the capture file has no link type")?
-    {
-        SLL => (16, 14),
-        SLL2 => (20, 0),
-        other => bail!(
-            "link type {other} is none of those that tcpdump writes for the device \"any\": {SLL} or {SLL2}"
-        ),
-    };
+    let (link_header, ethertype_offset) =
+        match little_endian_u32(file, 20).context("the capture file has no link type")? {
+            SLL => (16, 14),
+            SLL2 => (20, 0),
+            other => bail!("the link type of the capture file is {other} instead of {SLL} or {SLL2}"),
+        };
     let mut found = Vec::new();
     let mut rest = &file[FILE_HEADER..];
     while let Some(length) = little_endian_u32(rest, 8).map(|length| length as usize)

@@ -20,8 +20,7 @@ pub(crate) enum Progress<T> {
 /// error, after the words "waiting for".
 ///
 /// # Errors
-/// The condition does not hold after `within`: the error contains the state of the last check. Or the check itself
-/// fails.
+/// A check fails, or the condition does not hold after `within`. The second error contains the state of the last check.
 pub(crate) async fn wait_for<T>(
     condition: &str,
     within: Duration,
