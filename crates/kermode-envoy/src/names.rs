@@ -1,44 +1,43 @@
-//! Names of Envoy resources and SPIFFE ids (docs/reference/envoy.md#names). The names are an interface: users search
-//! for them in statistics and logs.
+//! Names of Envoy resources, and SPIFFE ids (docs/reference/envoy.md#names). Users search for these names in statistics
+//! and logs, so a changed name is a breaking change.
 
 use std::net::SocketAddr;
 
 use kermode_model::{MeshName, ServiceName};
 
-/// Listener and cluster in front of Envoy's admin interface.
+/// Name of the listener in front of Envoy's admin interface, and of its cluster.
 pub const ADMIN: &str = "kuma:envoy:admin";
-/// Listener for the kubelet's HTTP probes of the application.
+/// Name of the listener for the kubelet's HTTP probes of the application.
 pub const PROBES: &str = "probe:listener";
-/// Cluster that connects to the address that the application has chosen, with the mesh's TLS.
+/// Name of the direct access cluster. It connects with mesh TLS to the original destination of a connection.
 pub const DIRECT_ACCESS: &str = "direct_access";
 
-/// Inbound listener of one port. IPv6 addresses are in brackets, here and in all other names.
+/// Name of the inbound listener at an address. In all names, IPv6 addresses are in brackets.
 pub fn inbound(address: SocketAddr) -> String {
     format!("inbound:{address}")
 }
 
-/// Cluster that connects to a port of the application.
+/// Name of the cluster that connects to a port of the application.
 pub fn local(port: u16) -> String {
     format!("localhost:{port}")
 }
 
-/// Outbound listener of one address of a service.
+/// Name of the outbound listener for one address of a service.
 pub fn outbound(address: SocketAddr) -> String {
     format!("outbound:{address}")
 }
 
-/// Cluster of one endpoint of a headless service. Kuma numbers these clusters per client; a name with the address is
-/// the same for all clients.
+/// Name of the cluster for one endpoint of a headless service. The name is the same for all clients.
 pub fn headless_endpoint(service: &ServiceName, address: SocketAddr) -> String {
     format!("{service}-_{address}_")
 }
 
-/// Listener of one Pod address with direct access.
+/// Name of the direct access listener for one address of a Pod.
 pub fn direct_access(address: SocketAddr) -> String {
     format!("{DIRECT_ACCESS}_{address}")
 }
 
-/// Listener and cluster for traffic to addresses without a listener.
+/// Name of a passthrough listener and of its cluster. `direction` is `inbound` or `outbound`.
 pub(crate) fn passthrough(direction: &str, is_ipv6: bool) -> String {
     format!(
         "{direction}:passthrough:{}",
@@ -56,17 +55,17 @@ pub fn spiffe_id(mesh: &MeshName, service: &ServiceName) -> String {
     format!("spiffe://{mesh}/{service}")
 }
 
-/// URI of one tag in a workload's certificate.
+/// The URI that represents a tag in a proxy's certificate.
 pub fn tag_uri(key: &str, value: &str) -> String {
     format!("kuma://{key}/{value}")
 }
 
-/// Server name (SNI) of connections to a service.
+/// The server name (SNI) of TLS connections to a service.
 pub(crate) fn sni(mesh: &MeshName, service: &ServiceName) -> String {
     format!("{service}{{mesh={mesh}}}")
 }
 
-/// Converts a name for use in statistics: unsafe characters become underscores.
+/// Converts a name for use in statistics: characters other than ASCII letters, digits, `_` and `-` become `_`.
 pub(crate) fn stat_name(name: &str) -> String {
     let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     name.chars().map(|c| if is_safe(c) { c } else { '_' }).collect()

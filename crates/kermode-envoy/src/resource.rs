@@ -1,4 +1,4 @@
-//! One encoded Envoy resource: the unit that this crate generates and `kermode-xds` stores and sends.
+//! Encoded Envoy resources, which this crate generates and `kermode-xds` stores and sends.
 
 use std::sync::Arc;
 
@@ -57,21 +57,21 @@ pub struct Resource {
     /// Name of the resource, unique among the resources of its kind that one proxy has.
     pub name: Arc<str>,
     /// Version of the resource: 32 hexadecimal digits of a hash of `body`. The version of endpoints also covers the
-    /// version of their cluster, see [`Resource::resent_with`]. Every replica computes the same version.
+    /// version of their cluster, see [`Resource::with_cluster_version`]. Every replica computes the same version.
     pub version: Arc<str>,
     /// Encoded message: the `value` of the `google.protobuf.Any` in the response.
     pub body: Bytes,
     /// Service that the resource belongs to; `None` for resources of one proxy or of the whole mesh.
     pub service: Option<ServiceName>,
-    /// Present if the resource is sent only for a subscription by name, not for a wildcard.
+    /// Present if the resource is sent only to explicit subscriptions, not to wildcard subscriptions.
     pub on_demand: Option<Box<OnDemand>>,
 }
 
-/// Conditions of sending a resource on demand.
+/// Conditions for sending a resource to an explicit subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDemand {
-    /// Kinds and names of resources that the proxy must ACK or NACK before the resource on demand is sent. A deadline
-    /// of the stream bounds the wait. Names that do not exist are ignored.
+    /// Kinds and names of other resources that the proxy must ACK or NACK before this resource is sent. The stream
+    /// limits the delay. Names of resources that do not exist are ignored.
     pub after: Vec<(ResourceKind, Arc<str>)>,
 }
 
@@ -103,10 +103,10 @@ impl Resource {
 
     /// Makes the version of these endpoints depend on the version of their cluster.
     ///
-    /// Envoy rebuilds a changed cluster and waits for its endpoints. A delta server sends the endpoints again only if
-    /// the version of the endpoints changed; otherwise Envoy waits until `initial_fetch_timeout`
-    /// (envoyproxy/envoy#28877).
-    pub(crate) fn resent_with(self, cluster: &Self) -> Self {
+    /// Envoy rebuilds a changed cluster and waits until the server sends the endpoints of the cluster again. A delta
+    /// server sends unchanged endpoints again only if their version differs. Otherwise, Envoy waits until
+    /// `initial_fetch_timeout` (envoyproxy/envoy#28877).
+    pub(crate) fn with_cluster_version(self, cluster: &Self) -> Self {
         Self {
             version: version(&[cluster.version.as_bytes(), &self.body]),
             ..self
@@ -114,15 +114,13 @@ impl Resource {
     }
 }
 
-/// Returns the version of a resource with this content: XXH3 with 128 bits and seed 0, in hexadecimal.
+/// Returns the version of a resource with this content: the XXH3 hash (128 bits, seed 0) in hexadecimal.
 ///
-/// A change is sent only if the version differs, so a collision between two versions of one resource leaves a proxy
-/// with stale configuration. With 128 bits, a collision by accident is as unlikely as a hardware error. XXH3 has
-/// a fixed specification, so replicas, releases and restarts agree, which the hasher of `std` does not promise. XXH3
-/// also hashes at memory speed, and each full publication of a mesh hashes megabytes. XXH3 does not resist deliberate
-/// collisions. They are harmless here: a user who constructs one, for example with the annotations of a Pod, only keeps
-/// proxies on an older version of the resource that is generated from that user's own objects, until the resource
-/// changes again.
+/// All replicas and releases compute the same hash, because XXH3 has a fixed specification. XXH3 is fast enough for a
+/// full publication of a mesh, which hashes megabytes.
+///
+/// XXH3 does not resist deliberate collisions. Users can construct collisions only in resources that are generated from
+/// their own objects. Proxies then keep the previous content of such a resource until it changes again.
 fn version(parts: &[&[u8]]) -> Arc<str> {
     let mut hasher = Xxh3Default::new();
     for part in parts {
@@ -140,8 +138,8 @@ mod tests {
     }
 
     #[test]
-    fn version_is_the_hash_of_the_reference_implementation_of_xxh3() {
-        // Values of `xxhsum -H128` of the reference implementation.
+    fn version_equals_the_output_of_xxhsum() {
+        // `xxhsum -H128` computes these values.
         assert_eq!(&*mk_resource(b"").version, "99aa06d3014798d86001c324468d497f");
         assert_eq!(&*mk_resource(b"a").version, "a96faf705af16834e6c632b61e964e1f");
     }
@@ -149,13 +147,13 @@ mod tests {
     #[test]
     fn version_of_endpoints_changes_with_their_cluster() {
         let endpoints = || Resource::new(ResourceKind::Endpoints, "a", b"same".to_vec());
-        let before = endpoints().resent_with(&mk_resource(b"plain"));
-        let after = endpoints().resent_with(&mk_resource(b"tls"));
+        let before = endpoints().with_cluster_version(&mk_resource(b"plain"));
+        let after = endpoints().with_cluster_version(&mk_resource(b"tls"));
         assert_eq!(before.body, after.body);
         assert_ne!(before.version, after.version);
         assert_eq!(
             after.version,
-            endpoints().resent_with(&mk_resource(b"tls")).version
+            endpoints().with_cluster_version(&mk_resource(b"tls")).version
         );
     }
 

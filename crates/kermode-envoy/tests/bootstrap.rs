@@ -1,4 +1,4 @@
-//! Contents of the bootstrap, and its validation by the real Envoy.
+//! Tests of the bootstrap: its contents, and its validation by the real Envoy.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 

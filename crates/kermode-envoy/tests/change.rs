@@ -1,4 +1,4 @@
-//! Resources whose versions change with a change of the mesh. Only these are sent to Envoy.
+//! Tests which resources get a new version when the mesh changes. The control plane sends only these to Envoy.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use kermode_envoy::ResourceKind::{self, Cluster, Endpoints, Listener};
 use support::input::Input;
 
-/// Returns a mesh with a client Pod and a server Pod, which has one inbound of a service with a ClusterIP and one of a
-/// headless service. `settings` are lines of YAML; `ready` is the health of both inbounds.
-fn mk_input(settings: &str, ready: bool) -> Input {
+/// Returns a mesh with a client Pod and a server Pod. The server Pod has an inbound of a service with a ClusterIP, and
+/// an inbound of a headless service. `settings` are lines of YAML. `is_ready` is the readiness of both inbounds.
+fn mk_input(settings: &str, is_ready: bool) -> Input {
     Input::parse(&format!(
         "{settings}
 proxy: client-0.demo
@@ -23,13 +23,13 @@ dataplanes:
   web-0.demo:
     address: 10.244.0.2
     inbound:
-      - {{ port: 8080, ready: {ready}, tags: {{ kuma.io/service: web_demo_svc_80, kuma.io/protocol: http }} }}
-      - {{ port: 5432, ready: {ready}, tags: {{ kuma.io/service: db_demo_svc_5432 }} }}
+      - {{ port: 8080, ready: {is_ready}, tags: {{ kuma.io/service: web_demo_svc_80, kuma.io/protocol: http }} }}
+      - {{ port: 5432, ready: {is_ready}, tags: {{ kuma.io/service: db_demo_svc_5432 }} }}
 "
     ))
 }
 
-/// Returns kind and name of the resources that are new or have a new version.
+/// Returns the kinds and names of the resources that are new or have a new version.
 fn changed_resources(before: &Input, after: &Input) -> BTreeSet<(ResourceKind, String)> {
     let versions = |input: &Input| -> BTreeSet<_> {
         let resources = input.resources().into_iter();

@@ -1,5 +1,5 @@
-//! Golden pairs: `golden/<case>.input.yaml` describes a mesh, `golden/<case>.golden.yaml` contains all resources of one
-//! of its proxies. The real Envoy validates the resources of each case. `UPDATE_GOLDENS=1` rewrites the golden files.
+//! Golden tests: `golden/<case>.input.yaml` describes a mesh, and `golden/<case>.golden.yaml` contains all resources of
+//! one proxy of the mesh. The real Envoy validates these resources. `UPDATE_GOLDENS=1` rewrites the golden files.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 

@@ -1,4 +1,4 @@
-//! Envoy with real redirection, in its own network namespace (needs `unshare`, `ip`, `nft` and `curl`).
+//! Test of Envoy with nftables redirection, in a network namespace (needs `unshare`, `ip`, `nft` and `curl`).
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -11,9 +11,11 @@ use support::envoy;
 use support::input::Input;
 
 /// Starts Envoy with the configuration `$CONFIG`, connects to a redirected address and then to the redirect port
-/// itself, and prints the total number of Envoy's upstream connections after each attempt. If Envoy connected to itself
-/// in a loop, the limit of file descriptors would end the loop. Only connections from the client's source ports are
-/// redirected. In a Pod, the rules exempt Envoy's user instead.
+/// itself, and prints the total number of Envoy's upstream connections after each attempt.
+///
+/// If Envoy connected to itself in a loop, the limit of file descriptors would end the loop. Only connections from the
+/// client's source ports are redirected, so Envoy's own connections are not. In a Pod, the rules exempt Envoy's user
+/// instead.
 const SCRIPT: &str = r#"
 set -eu
 ulimit -n 4000
@@ -70,6 +72,6 @@ fn connection_to_the_redirect_port_itself_is_closed() {
         .lines()
         .filter_map(|line| line.rsplit_once(": ").map(|(_, count)| count.to_owned()))
         .collect();
-    // Envoy passes the redirected connection through, and not the connection to the redirect port.
+    // Only the redirected connection is passed through. Envoy closes the connection to the redirect port.
     assert_eq!(counts, ["1", "1"], "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,7 +1,7 @@
-//! Requests through two real Envoys on loopback: the sidecars of a client and of a server.
+//! Tests of requests through two real Envoys on loopback: the sidecar of a client and the sidecar of a server.
 //!
-//! Two parts of the generated resources work only in a Pod and are replaced: listeners are bound to free ports instead
-//! of receiving redirected connections, and secrets come from files instead of `kuma-dp`.
+//! Two parts of the generated resources work only in a Pod, so the tests replace them. Listeners bind free ports
+//! instead of receiving redirected connections, and secrets come from files instead of `kuma-dp`.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -28,13 +28,13 @@ struct TestMesh {
     application: Application,
     server: RunningEnvoy,
     client: RunningEnvoy,
-    /// Address of the inbound of `web`.
+    /// Address of the inbound of the service `web`.
     web: SocketAddr,
     _secrets: [TempDir; 2],
 }
 
-/// Services: `web` allows all callers, `locked` allows only a caller that does not exist, and one of the two endpoints
-/// of `half` has no application.
+/// Names and addresses of the services: `web`, which allows all callers; `locked`, which allows only a caller that does
+/// not exist; and `half`, which has two endpoints, one of them without an application.
 const SERVICES: [(&str, &str); 3] = [
     ("web_demo_svc_80", "10.96.0.1:80"),
     ("locked_demo_svc_80", "10.96.0.2:80"),
@@ -92,8 +92,8 @@ impl TestMesh {
     }
 }
 
-/// Returns the mesh in the form of golden inputs. The addresses are those of the inbounds; nothing listens on `closed`,
-/// the second endpoint of `half`.
+/// Returns the mesh as YAML for [`Input::parse`], without the key `proxy`. `web`, `locked` and `half` are the addresses
+/// of the inbounds of these services. `closed` is the second endpoint of `half`, on which nothing listens.
 fn mk_input(mode: &str, web: SocketAddr, locked: SocketAddr, half: SocketAddr, closed: SocketAddr) -> String {
     let inbound = |address: SocketAddr, service: &str| {
         let port = address.port();
@@ -131,7 +131,7 @@ services:
     )
 }
 
-/// Opens a port that forwards to the application. Each service has its own port.
+/// Opens a port that forwards connections to the application, and returns its address.
 fn forward_to(application: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -173,8 +173,8 @@ fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
     folder
 }
 
-/// Starts the proxy that `input` names. `ports` maps each generated endpoint port to the port that its listener is
-/// bound to in this test.
+/// Starts the Envoy of the proxy that `input` names. `ports` maps the port of each generated endpoint to the port that
+/// the inbound listener of the endpoint is bound to in this test.
 fn start_proxy(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
     let input = Input::parse(input);
     let resources: Vec<_> = input
@@ -269,7 +269,7 @@ fn application_receives_the_verified_identity_of_its_caller() {
 }
 
 #[test]
-fn caller_that_a_permission_denies_does_not_reach_the_application() {
+fn request_of_a_denied_caller_does_not_reach_the_application() {
     let mesh = TestMesh::start("STRICT");
     let response = get(mesh.outbound(LOCKED), "/");
     assert!(response.starts_with("HTTP/1.1 503"), "{response}");

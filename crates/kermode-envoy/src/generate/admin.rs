@@ -1,7 +1,7 @@
-//! Readiness of Envoy on the Pod's address (docs/reference/envoy.md#readiness-and-probes).
+//! Listener for readiness probes of Envoy (docs/reference/envoy.md#readiness-and-probes).
 //!
-//! Envoy's admin interface listens on loopback only, because its clients can stop the proxy. This listener on the Pod's
-//! address forwards only the path `/ready`, which the kubelet probes.
+//! Envoy's admin interface listens only on loopback, because its clients can stop Envoy. This listener on the Pod's
+//! address forwards the path `/ready`, which the kubelet probes, and no other path.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -17,7 +17,7 @@ use super::{DEFAULT_ADMIN_PORT, cluster, http, listener};
 use crate::{Resource, ResourceKind, names};
 
 pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
-    // On loopback, the admin interface itself uses the address.
+    // The admin interface already listens on the loopback address.
     if dataplane.address.is_loopback() {
         return Vec::new();
     }

@@ -32,8 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Key of a cluster's HTTP options.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// A cluster whose endpoints come from ADS, under the name of the cluster. If two clusters shared the name of their
-/// endpoints, Envoy would leave the second cluster waiting for them.
+/// A cluster whose endpoints come from ADS. The endpoints have the name of the cluster, because two clusters must not
+/// share endpoints: Envoy would never initialize the second cluster.
 pub(crate) fn eds(name: &str) -> Cluster {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
@@ -49,7 +49,7 @@ pub(crate) fn eds(name: &str) -> Cluster {
     }
 }
 
-/// A cluster of one static address.
+/// A cluster with one static address.
 pub(crate) fn single_address(name: &str, endpoint: SocketAddr) -> Cluster {
     Cluster {
         load_assignment: Some(endpoints(name, [endpoint])),
@@ -140,7 +140,7 @@ pub(crate) fn with_http_options(
     cluster
 }
 
-/// HTTP/2 options between sidecars. CONNECT is allowed because a WebSocket upgrade is a CONNECT request on HTTP/2.
+/// HTTP/2 options. CONNECT is allowed because a WebSocket upgrade is a CONNECT request on HTTP/2.
 pub(crate) fn http2_options() -> Http2ProtocolOptions {
     Http2ProtocolOptions {
         allow_connect: true,
@@ -148,8 +148,8 @@ pub(crate) fn http2_options() -> Http2ProtocolOptions {
     }
 }
 
-/// A cluster of a type, with the options that all clusters share.
-fn new_cluster(name: &str, kind: DiscoveryType) -> Cluster {
+/// A cluster with the options that all clusters share.
+fn new_cluster(name: &str, discovery_type: DiscoveryType) -> Cluster {
     let stat_name = names::stat_name(name);
     Cluster {
         name: name.into(),
@@ -159,14 +159,14 @@ fn new_cluster(name: &str, kind: DiscoveryType) -> Cluster {
             stat_name
         },
         connect_timeout: duration(CONNECT_TIMEOUT),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind.into())),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery_type.into())),
         circuit_breakers: Some(unlimited_circuit_breakers()),
         ..Default::default()
     }
 }
 
-/// Circuit breakers without limits: Envoy's default of 1024 causes 503 responses under load that the service can
-/// handle.
+/// Circuit breakers without limits. With Envoy's default limit of 1024, requests would get 503 responses although the
+/// service can handle the load.
 fn unlimited_circuit_breakers() -> CircuitBreakers {
     let thresholds = Thresholds {
         priority: RoutingPriority::Default.into(),

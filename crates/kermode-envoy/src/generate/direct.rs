@@ -1,6 +1,5 @@
-//! Direct access: Pods called by their own IP, with the mesh's TLS (docs/reference/envoy.md#direct-access).
-//!
-//! [`kermode_model::direct_access`] determines the addresses of each proxy.
+//! Cluster and listeners for direct access: calls with mesh TLS to the IP addresses of Pods
+//! (docs/reference/envoy.md#direct-access). [`kermode_model::direct_access`] determines the addresses for each proxy.
 
 use std::net::SocketAddr;
 
@@ -12,7 +11,7 @@ use super::tls::MeshTls;
 use super::{cluster, listener};
 use crate::{Resource, ResourceKind, names};
 
-/// The cluster that the listeners of all addresses share.
+/// The cluster that all direct access listeners of a proxy share.
 pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     let cluster = Cluster {
         transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_workload()),

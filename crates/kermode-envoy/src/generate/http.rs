@@ -41,20 +41,20 @@ use crate::proto::{any, boolean, duration, http_filter, network_filter, number};
 
 /// Idle timeout of an HTTP stream (docs/reference/envoy.md#timeouts).
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
-/// Header of a response to a request that no application has received. Sidecars remove the header from
-/// responses of applications.
+/// Header that a server's sidecar adds to its response if the application has not received the request. Sidecars remove
+/// the header from responses of applications.
 const UNDELIVERED_HEADER: &str = "x-kermode-undelivered";
 /// Header in which Kuma's sidecars send the caller's tags. Inbounds remove it, because a client could forge it.
 const KUMA_TAGS_HEADER: &str = "x-kuma-tags";
-/// Maximum number of retries. With half of a service's endpoints unreachable, six attempts fail for at most 1.6 % of
-/// the requests (0.5^6; endpoints are not tried twice).
+/// Maximum number of retries. If half of a service's endpoints are unreachable, all six attempts fail for at most 1.6 %
+/// of the requests (0.5^6).
 const MAX_RETRIES: u32 = 5;
 /// Envoy's response flag of a failed upstream connection.
 const CONNECTION_FAILURE: &str = "UF";
 
 /// The connection manager of the listener at `socket` for requests from other sidecars to the application.
 pub(crate) fn inbound(socket: SocketAddr, service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
-    // The application may close a connection before the request is sent on it.
+    // The application may close an idle connection just before Envoy sends a request on it.
     let retry = RetryPolicy {
         retry_on: "reset-before-request".into(),
         num_retries: number(2),
@@ -91,8 +91,8 @@ pub(crate) fn outbound(socket: SocketAddr, service: &str, cluster: &str, protoco
     )
 }
 
-/// The connection manager of the listener at `socket` for requests to Envoy's admin interface or for virtual probes,
-/// with Envoy's default timeouts.
+/// The connection manager of the listener at `socket` for readiness probes or virtual probes. It has Envoy's default
+/// timeouts.
 pub(crate) fn without_retries(socket: SocketAddr, stat_prefix: &str, routes: RouteConfiguration) -> Filter {
     manager_filter(
         socket,
@@ -148,8 +148,10 @@ fn manager_filter(socket: SocketAddr, manager: HttpConnectionManager) -> Filter 
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
-/// Accepts HTTP/1.0, which Envoy otherwise answers with 426. A request of HTTP/1.0 may lack the header `host`, which
-/// HTTP/2 between sidecars requires; the address that the client has connected to takes its place.
+/// HTTP/1 options that accept HTTP/1.0, which Envoy rejects by default with status 426.
+///
+/// An HTTP/1.0 request may lack the header `host`, but HTTP/2 between sidecars requires a host. The default host is the
+/// address of the listener.
 fn http1_options(socket: SocketAddr) -> Http1ProtocolOptions {
     Http1ProtocolOptions {
         accept_http_10: true,

@@ -1,7 +1,7 @@
 //! Inbound listeners and their local clusters (docs/reference/envoy.md#inbound-listeners).
 //!
-//! Several Service ports may have the same container port. The inbounds of these Service ports share one listener,
-//! which has the most specific of the inbounds' protocols (docs/design.md#shared-container-ports).
+//! Several Service ports may have the same container port. The inbounds of these Service ports share one listener. Its
+//! protocol is the most specific protocol of these inbounds (docs/design.md#shared-container-ports).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,8 +19,8 @@ use super::{http, listener, permission};
 use crate::proto::{duration, listener_filter};
 use crate::{Resource, ResourceKind, names};
 
-/// Timeout for the first bytes of a client of a permissive inbound. Afterwards the connection is treated as plain text,
-/// because some clients wait for the server to send first (MySQL, SMTP). Client sidecars always send first.
+/// Time that a permissive inbound waits for the first bytes of a client, which show whether the client uses TLS. After
+/// this time, the inbound treats the connection as plain text: in some protocols, the server sends first (MySQL, SMTP).
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub(crate) fn listener_of_port(
     inbound_listener(mesh, dataplane, &inbounds, permissions)
 }
 
-/// The listener for the inbounds of one port; `None` if there are none.
+/// The listener for the inbounds of one port; `None` if `inbounds` is empty.
 fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,
@@ -79,7 +79,7 @@ fn inbound_listener(
     Some(listener::encode_with_tags(&listener, &inbound.tags))
 }
 
-/// The inbounds of a Dataplane by port, without those of service-less Pods.
+/// Groups the inbounds of a Dataplane by port. Omits the inbounds of service-less Pods, which get no listener.
 fn inbounds_by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     let mut ports: BTreeMap<u16, Vec<&Inbound>> = BTreeMap::new();
     for inbound in dataplane
@@ -92,8 +92,8 @@ fn inbounds_by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     ports
 }
 
-/// The inbound that determines protocol, service name and tags of a listener: the inbound with the most specific
-/// protocol. If there are several, the first by service name. The order in the Dataplane has no effect.
+/// The inbound that determines the protocol, service name and tags of a listener: the inbound with the most specific
+/// protocol. Of several such inbounds, the inbound whose service name is alphabetically first.
 fn most_specific<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
     let rank = |inbound: &&Inbound| (std::cmp::Reverse(inbound.protocol()), inbound.service());
     inbounds.iter().copied().min_by_key(rank)

@@ -1,4 +1,4 @@
-//! Constructors for listeners, and the TCP proxy filter.
+//! Constructors for listeners, filter chains and TCP proxy filters.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,8 +35,8 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
     }
 }
 
-/// Makes a listener accept redirected connections whose original destination is its address, instead of binding the
-/// address.
+/// Makes a listener not bind its address. Envoy hands redirected connections to the listener if their original
+/// destination is this address.
 pub(crate) fn without_bind(listener: Listener) -> Listener {
     Listener {
         bind_to_port: boolean(false),
@@ -52,8 +52,8 @@ pub(crate) fn filter_chain(filters: Vec<Filter>) -> FilterChain {
     }
 }
 
-/// Proxies bytes to a cluster, with at most `attempts` connection attempts, each to an endpoint chosen by the load
-/// balancer.
+/// A filter that forwards bytes to a cluster. `attempts` is the maximum number of connection attempts. The load
+/// balancer chooses an endpoint for each attempt.
 pub(crate) fn tcp_proxy(stat_prefix: &str, cluster: &str, attempts: u32) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: names::stat_name(stat_prefix),
@@ -72,8 +72,8 @@ pub(crate) fn encode(listener: &Listener) -> Resource {
 
 /// Encodes a listener with the tags of its inbound as metadata `io.kuma.tags`.
 ///
-/// The generated types hold metadata in `HashMap`s, whose order differs from run to run. Concatenated protobuf
-/// messages merge, so the metadata is encoded in order and appended.
+/// The generated types hold metadata in `HashMap`s, whose order differs from run to run. Therefore, the metadata is
+/// encoded separately, in sorted order, and appended: a protobuf decoder merges concatenated messages.
 pub(crate) fn encode_with_tags(listener: &Listener, tags: &Tags) -> Resource {
     let string_value = |value: &str| Value {
         kind: Some(Kind::StringValue(value.into())),

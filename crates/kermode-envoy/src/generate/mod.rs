@@ -1,11 +1,10 @@
-//! Generation of Envoy resources from the mesh view, between the index in `kermode-k8s` and the store in
-//! `kermode-xds`.
+//! Generates Envoy resources from the mesh view.
 //!
-//! Each function generates the resources of one part of the view ([`kermode_model::view::Touched`]), so the cost of a
-//! change depends on the touched parts. The resources of a service ([`service`]) are the same for all its clients.
+//! Each function generates the resources of one part of the view ([`kermode_model::view::Touched`]), so that a change
+//! regenerates only the parts that it touches.
 //!
-//! Encoding is deterministic: versions are hashes of the encoded bytes and must be equal in all replicas. Messages
-//! with protobuf maps of more than one entry are therefore not encoded from `HashMap`s.
+//! The encoding is deterministic: versions are hashes of the encoded bytes and must be equal in all replicas.
+//! Therefore, protobuf maps with more than one entry are never encoded from a `HashMap`.
 
 mod admin;
 mod cluster;
@@ -28,26 +27,28 @@ pub use outbound::own_outbound_names;
 
 use crate::Resource;
 
-/// Default port of Envoy's admin interface and of the listener in front of it.
+/// Default port of Envoy's admin interface on loopback, and of the listener in front of it on the Pod's address.
 pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 
-/// Resources for the clients of a service: cluster, endpoints and outbound listeners. They are the same for all proxies
-/// of the mesh; [`own_outbound_names`] lists the resources that a proxy must not get. Empty for a service without an
-/// address.
+/// Generates the resources for the clients of a service: clusters, endpoints and outbound listeners. Returns no
+/// resources for a service without an address.
 ///
-/// If two headless services select the same Pod port, their listeners have the same name, and a proxy gets the listener
-/// of the first service by name.
+/// The resources are the same for all proxies of the mesh. The store hides the resources in [`own_outbound_names`] from
+/// a proxy.
+///
+/// If two headless services select the same Pod port, their listeners have the same name. A proxy then gets only the
+/// listener of the service whose name is alphabetically first.
 pub fn service(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
     outbound::generate(mesh, name, service)
 }
 
-/// Resources of a mesh that all its proxies share: the passthrough clusters.
+/// Generates the resources that all proxies of a mesh share: the IPv4 passthrough clusters.
 pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
     passthrough::shared_clusters(mesh)
 }
 
-/// Resources of one proxy: inbound listeners with their clusters, and listeners for passthrough, the admin interface
-/// and virtual probes.
+/// Generates the resources of one proxy: inbound listeners with their clusters, and listeners for passthrough, the
+/// admin interface and virtual probes.
 ///
 /// `permissions` are the permissions of the mesh. With mTLS, an inbound without an allowing rule denies all callers.
 pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
@@ -58,8 +59,9 @@ pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) ->
     resources
 }
 
-/// The listener of one inbound port. Only inbound listeners depend on permissions. `None` if the Dataplane has no such
-/// inbound.
+/// Generates the listener of one inbound port. Returns `None` if the Dataplane has no inbound at the port.
+///
+/// Only inbound listeners depend on permissions, so the publisher calls this function when permissions change.
 pub fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,
@@ -69,15 +71,13 @@ pub fn inbound_listener(
     inbound::listener_of_port(mesh, dataplane, port, permissions)
 }
 
-/// The cluster for direct access and a listener for each address (see [`kermode_model::direct_access`]). They depend
-/// on the endpoints of other Pods, unlike everything in [`proxy`].
+/// Generates the cluster for direct access, and a listener for each address (see [`kermode_model::direct_access`]).
 pub fn direct_access(mesh: &Mesh, addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<Resource> {
     let listeners = addresses.into_iter().map(direct_access_listener);
     [direct::cluster(mesh)].into_iter().chain(listeners).collect()
 }
 
-/// The listener for direct access to one address, the same for all proxies. [`crate::names::direct_access`] is its
-/// name.
+/// Generates the listener for direct access to one address. The listener is the same for all proxies.
 pub fn direct_access_listener(address: SocketAddr) -> Resource {
     direct::listener_at(address)
 }

@@ -1,4 +1,4 @@
-//! Resources for the clients of one service (docs/reference/envoy.md#outbound-listeners), the same for all clients.
+//! Resources for the clients of one service (docs/reference/envoy.md#outbound-listeners).
 
 use std::net::SocketAddr;
 
@@ -14,10 +14,10 @@ use super::{http, listener};
 use crate::proto::number;
 use crate::{Resource, ResourceKind, names};
 
-/// Maximum number of connection attempts to endpoints for one TCP connection of a client.
+/// Maximum number of attempts to connect to an endpoint, for each TCP connection of a client.
 const CONNECT_ATTEMPTS: u32 = 5;
-/// Idle timeout of HTTP connections to endpoints. It is shorter than [`listener::IDLE_TIMEOUT`], which the server's
-/// sidecar uses: no request may be sent on a connection that the server closes.
+/// Idle timeout of HTTP connections to endpoints. It is shorter than [`listener::IDLE_TIMEOUT`] of the server's
+/// sidecar. Otherwise, the client could send a request on a connection that the server is closing.
 const HTTP_IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
 
 pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
@@ -43,7 +43,7 @@ fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<
     let ready_addresses = service.ready_endpoints().map(|(address, _)| *address);
     let endpoints = cluster::endpoints(name.as_str(), ready_addresses);
     let endpoints =
-        Resource::encode(ResourceKind::Endpoints, name.as_str(), &endpoints).resent_with(&cluster);
+        Resource::encode(ResourceKind::Endpoints, name.as_str(), &endpoints).with_cluster_version(&cluster);
     let mut resources = vec![cluster, endpoints];
     let mut cluster_ips = service.addresses.cluster_ips.clone();
     cluster_ips.sort();
@@ -56,8 +56,7 @@ fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<
 
 /// A cluster and a listener for each endpoint, because the client chooses the Pod.
 ///
-/// Unready endpoints are included: peers of a StatefulSet connect to each other before they are ready. Therefore a
-/// change of readiness changes none of these resources.
+/// Unready endpoints are included, because the Pods of a StatefulSet connect to each other before they are ready.
 fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
     let mut resources = Vec::new();
     for (address, endpoint) in &service.endpoints {
@@ -70,9 +69,9 @@ fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&M
     resources
 }
 
-/// Resources of [`super::service`] that a proxy must not get: the resources of headless services for its own Pod. Their
-/// outbound listeners would have the same addresses as the proxy's inbound listeners
-/// (docs/reference/dataplane.md#outbounds).
+/// Returns the kinds and names of the resources of [`super::service`] that a proxy must not get: the resources of
+/// headless services for the endpoints of the proxy's own Pod. Their outbound listeners would have the same addresses
+/// as the inbound listeners of the proxy (docs/reference/dataplane.md#outbounds).
 pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
     let mut own = Vec::new();
     for inbound in &dataplane.inbounds {
@@ -96,8 +95,7 @@ fn with_upstream_options(
 ) -> Cluster {
     let cluster = Cluster {
         transport_socket: mesh_tls.map(|mesh_tls| mesh_tls.to_service(service)),
-        // Envoy removes an endpoint at once, even a healthy one: the endpoint gets no new requests and finishes its
-        // open requests.
+        // A removed endpoint gets no new requests, even if it is still healthy. Open requests continue.
         ignore_health_on_host_removal: true,
         upstream_connection_options: Some(keepalive_options()),
         ..cluster

@@ -1,9 +1,9 @@
-//! Passthrough: traffic out of the mesh, and to ports of the Pod without an inbound
-//! (docs/reference/envoy.md#passthrough).
+//! Listeners and clusters for passthrough: traffic to destinations outside the mesh, and to ports of the Pod that have
+//! no inbound (docs/reference/envoy.md#passthrough).
 //!
-//! Redirected connections arrive at these listeners. Envoy hands a connection to the listener of its original
-//! destination if that listener exists, and passes the connection through otherwise. As in Kuma, plain text reaches
-//! ports without an inbound even in strict mode (docs/design.md#strict-covers-every-port).
+//! All redirected connections arrive at these listeners. If Envoy has a listener for the original destination of a
+//! connection, that listener handles the connection. Otherwise, Envoy passes the connection through. As in Kuma, plain
+//! text reaches ports without an inbound even in strict mode (docs/design.md#strict-covers-every-port).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -18,12 +18,12 @@ use crate::{Resource, ResourceKind, names};
 const INBOUND: &str = "inbound";
 const OUTBOUND: &str = "outbound";
 
-/// The IPv4 clusters, shared by all proxies of the mesh.
+/// The IPv4 passthrough clusters, which all proxies of the mesh share.
 pub(crate) fn shared_clusters(mesh: &Mesh) -> Vec<Resource> {
     clusters(mesh, false)
 }
 
-/// The listeners of a proxy, and the IPv6 clusters if IPv6 is redirected.
+/// The passthrough listeners of a proxy, and the IPv6 passthrough clusters if IPv6 is redirected.
 pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane) -> Vec<Resource> {
     let Some(redirect) = &dataplane.transparent_proxying else {
         return Vec::new();
@@ -52,7 +52,7 @@ fn clusters(mesh: &Mesh, is_ipv6: bool) -> Vec<Resource> {
     };
     let inbound = cluster::original_destination(&names::passthrough(INBOUND, is_ipv6));
     let inbound = cluster::with_exempt_source(inbound, is_ipv6);
-    // Without outbound passthrough, this cluster does not exist, and the listener closes the connections.
+    // If the mesh disables outbound passthrough, this cluster does not exist, and the listener closes connections.
     let outbound = mesh
         .outbound_passthrough
         .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, is_ipv6)));
@@ -72,7 +72,7 @@ fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &Transpar
     };
     let listener = Listener {
         use_original_dst: boolean(true),
-        filter_chains: own_ports(redirect)
+        filter_chains: redirect_ports(redirect)
             .into_iter()
             .map(closing_chain)
             .chain([passthrough_chain])
@@ -82,8 +82,8 @@ fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &Transpar
     listener::encode(&listener)
 }
 
-/// The ports to which connections are redirected.
-fn own_ports(redirect: &TransparentProxying) -> Vec<u16> {
+/// The ports of Envoy to which connections are redirected.
+fn redirect_ports(redirect: &TransparentProxying) -> Vec<u16> {
     let v6 = redirect.redirect_port_inbound_v6;
     let mut ports: Vec<_> = [redirect.redirect_port_inbound, redirect.redirect_port_outbound]
         .into_iter()
@@ -94,8 +94,8 @@ fn own_ports(redirect: &TransparentProxying) -> Vec<u16> {
     ports
 }
 
-/// A chain without filters, which closes connections to one of Envoy's own redirect ports. Envoy would otherwise
-/// connect to itself in an endless loop.
+/// A filter chain that closes connections to a redirect port, because it has no filters. Otherwise, Envoy would connect
+/// to itself in an endless loop.
 fn closing_chain(port: u16) -> FilterChain {
     let port_match = FilterChainMatch {
         destination_port: number(u32::from(port)),

@@ -1,8 +1,9 @@
 //! MeshTrafficPermission as Envoy's RBAC filter (docs/reference/resources.md#meshtrafficpermission).
 //!
-//! In a list of rules, the last rule that matches the caller decides; in Envoy's policy, any match allows. Therefore
-//! each rule becomes a principal that matches the rule's callers, except those that a later rule with a different
-//! action matches. Without an allowing rule, the list of principals is empty, and Envoy denies all callers.
+//! In a list of rules, the last rule that matches a caller decides. Envoy's policy instead allows a caller if any of
+//! its principals matches the caller. Therefore, each allowing rule becomes a principal that excludes the callers of
+//! later denying rules. Without an allowing rule, the list of principals is empty, and Envoy denies all callers. Shadow
+//! rules are generated in the same way.
 
 use std::collections::HashMap;
 
@@ -21,8 +22,8 @@ use crate::proto::{exact, network_filter};
 /// Name of the only policy of a filter.
 const POLICY: &str = "MeshTrafficPermission";
 
-/// The RBAC filter of a listener. If several inbounds share the listener, the filter allows every caller that is
-/// allowed for any of these inbounds.
+/// The RBAC filter of a listener. `inbounds` are the tags of the inbounds that share the listener. The filter allows
+/// every caller that the permissions allow for any of these inbounds.
 pub(crate) fn filter(
     mesh: &MeshName,
     listener: &str,
@@ -51,7 +52,7 @@ pub(crate) fn filter(
     network_filter("envoy.filters.network.rbac", &rbac)
 }
 
-/// Principals of the callers whose last matching rule has a wanted action.
+/// Principals that match the callers whose last matching rule has an action for which `is_wanted` returns `true`.
 fn principals(mesh: &MeshName, rules: &[&PermissionRule], is_wanted: fn(Action) -> bool) -> Vec<Principal> {
     let mut principals: Vec<Principal> = Vec::new();
     for (position, rule) in rules.iter().enumerate() {
@@ -77,7 +78,7 @@ fn principals(mesh: &MeshName, rules: &[&PermissionRule], is_wanted: fn(Action) 
     principals
 }
 
-/// Matches the callers of a rule: certificates that have the URIs of the rule's service and of all its tags.
+/// Matches the callers of a rule. Their certificates contain the URI of the rule's service and of each of its tags.
 fn callers_of(mesh: &MeshName, rule: &PermissionRule) -> Principal {
     let service = rule
         .from
@@ -93,14 +94,14 @@ fn callers_of(mesh: &MeshName, rule: &PermissionRule) -> Principal {
     all_of(uris)
 }
 
-/// Matches callers whose certificate has a URI.
+/// Matches callers whose certificate contains the URI.
 fn has_uri(uri: String) -> Principal {
     principal(Identifier::Authenticated(Authenticated {
         principal_name: Some(exact(uri)),
     }))
 }
 
-/// Matches `callers` that no excluded principal matches.
+/// Matches each caller that `callers` matches and no principal in `excluded` matches.
 fn except(callers: Principal, excluded: Vec<Principal>) -> Principal {
     if excluded.is_empty() {
         return callers;
@@ -112,7 +113,7 @@ fn except(callers: Principal, excluded: Vec<Principal>) -> Principal {
     all_of(callers.into_iter().chain(not_excluded).collect())
 }
 
-/// Matches callers that all principals match.
+/// Matches each caller that all principals in `ids` match.
 fn all_of(mut ids: Vec<Principal>) -> Principal {
     match ids.len() {
         0 => any_caller(),

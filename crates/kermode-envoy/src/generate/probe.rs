@@ -1,7 +1,7 @@
 //! Listener for virtual probes (docs/reference/injection.md#virtual-probes).
 //!
-//! The kubelet has no certificate of the mesh, so injection rewrites HTTP probes to this plain-text listener. The
-//! listener maps each probe to the original port and path of the application.
+//! The kubelet has no certificate of the mesh, so injection rewrites HTTP probes to call this plain-text listener. The
+//! listener maps each probe to its original port and path.
 
 use std::net::SocketAddr;
 
@@ -74,7 +74,7 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
 fn forward_to_application(probe: &ApplicationProbe) -> Action {
     Action::Route(RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(names::local(probe.inbound_port))),
-        // The route matches the exact path, so this replaces the whole path. Envoy keeps the query of the request.
+        // The route matches the exact path, so the rewrite replaces the whole path. Envoy keeps the request's query.
         prefix_rewrite: without_query(&probe.inbound_path).into(),
         ..Default::default()
     })

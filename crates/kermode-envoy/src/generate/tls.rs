@@ -1,7 +1,7 @@
 //! Mutual TLS between sidecars (docs/reference/envoy.md#tls).
 //!
-//! Resources contain no certificates: they name secrets, which Envoy requests from `kuma-dp` over a unix socket.
-//! Private keys stay in the Pod, and a rotation changes no resource.
+//! Resources contain the names of secrets instead of certificates. Envoy requests the secrets from `kuma-dp` over a
+//! unix socket. Therefore, private keys stay in the Pod, and a rotation changes no resource.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use kermode_protocol::secrets;
 use crate::names;
 use crate::proto::{boolean, duration, exact, prefix, transport_socket};
 
-/// ALPN protocol that client sidecars offer. By this protocol, a permissive inbound distinguishes TLS of the mesh from
+/// ALPN protocol that client sidecars offer. A permissive inbound uses the ALPN protocol to distinguish mesh TLS from
 /// TLS of the application.
 pub(crate) const ALPN: &str = "kuma";
 
@@ -45,7 +45,7 @@ pub(crate) struct MeshTls {
 }
 
 impl MeshTls {
-    /// The names for a mesh; `None` without mTLS.
+    /// The names for a mesh; `None` if the mesh has no mTLS.
     pub(crate) fn of(mesh: &Mesh) -> Option<Self> {
         mesh.mtls.as_ref()?;
         Some(Self {
@@ -63,12 +63,12 @@ impl MeshTls {
         )
     }
 
-    /// TLS of connections to any workload of the mesh.
+    /// TLS of connections to any proxy of the mesh.
     pub(crate) fn to_any_workload(&self) -> TransportSocket {
         self.upstream(prefix(names::spiffe_prefix(&self.mesh)), String::new())
     }
 
-    /// TLS of an inbound: accepts certificates of all workloads of the mesh; RBAC decides about access.
+    /// TLS of an inbound. It accepts the certificates of all proxies of the mesh; the RBAC filter restricts access.
     pub(crate) fn downstream(&self) -> TransportSocket {
         let context = DownstreamTlsContext {
             // No ALPN on the server side: if "kuma" were negotiated, Envoy would detect HTTP/2 as HTTP/1.
@@ -81,7 +81,7 @@ impl MeshTls {
         transport_socket(TLS_TRANSPORT_SOCKET, &context)
     }
 
-    /// `peer` matches the SPIFFE id in the server's certificate.
+    /// TLS of connections to a server. `peer` matches the SPIFFE id in the server's certificate.
     fn upstream(&self, peer: StringMatcher, sni: String) -> TransportSocket {
         let common_tls_context = Some(self.common_context(peer, vec![ALPN.into()]));
         transport_socket(
@@ -108,7 +108,7 @@ impl MeshTls {
             validation_context_sds_secret_config: Some(sds_secret(&self.trust_bundle)),
             ..Default::default()
         };
-        // Both ends are sidecars of Kermode. By default, Envoy's clients use at most TLS 1.2.
+        // Both ends are sidecars, which support TLS 1.3. By default, Envoy's clients use at most TLS 1.2.
         let versions = TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
@@ -143,7 +143,8 @@ fn sds_secret(name: &str) -> SdsSecretConfig {
     let sds_config = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
         resource_api_version: ApiVersion::V3.into(),
-        // Zero disables the timeout: a listener without its certificate would reject all connections.
+        // Zero disables the timeout. After a timeout, Envoy would start the listener without its certificate, and the
+        // listener would reject all connections.
         initial_fetch_timeout: duration(Duration::ZERO),
         ..Default::default()
     };

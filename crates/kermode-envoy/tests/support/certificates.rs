@@ -43,7 +43,7 @@ impl Authority {
         )
     }
 
-    /// A secret with the certificate of the CA as trust bundle.
+    /// A secret with a trust bundle: the certificate of the CA.
     pub(crate) fn trust_bundle(&self) -> Value {
         secret(
             "mesh_ca:secret:default",

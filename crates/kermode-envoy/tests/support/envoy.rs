@@ -1,4 +1,4 @@
-//! The real Envoy, downloaded by `make`.
+//! Runs the real Envoy, which `make` downloads, and renders its configuration.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use super::readable;
 
 const VERSION: &str = "1.40.0";
 
-/// Path of Envoy: `KERMODE_ENVOY`, or else the binary in the cache directory.
+/// Returns the path of Envoy: `$KERMODE_ENVOY`, or by default the binary in the cache directory.
 #[allow(
     clippy::disallowed_methods,
     reason = "location of a tool for tests, not configuration"

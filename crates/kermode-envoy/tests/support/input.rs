@@ -1,4 +1,4 @@
-//! Input of tests: a mesh described in YAML, and its mesh view.
+//! Input of tests: a mesh described in YAML, which is converted to a mesh view.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -115,8 +115,8 @@ impl Input {
         ObjectKey::from_proxy_name(&self.proxy).expect("proxy is <name>.<namespace>")
     }
 
-    /// All resources of the proxy: its own, and those that it shares with other proxies, as the store of `kermode-xds`
-    /// merges them.
+    /// Generates all resources that the proxy gets: its own resources, and the resources that it shares with other
+    /// proxies.
     pub(crate) fn resources(&self) -> Vec<Resource> {
         let view = self.view();
         let mesh = view.mesh(&MESH.into()).expect("the mesh");
@@ -180,8 +180,8 @@ impl Input {
             },
             |permissions| permissions.iter().map(mk_permission).collect(),
         );
-        // Of permissions with equal precedence, the first by name wins. In the input, the last permission wins, so it
-        // gets the first name.
+        // Among permissions with equal precedence, the alphabetically first name wins. In the input, the last
+        // permission wins, so the names are given in reverse order.
         for (number, permission) in permissions.into_iter().rev().enumerate() {
             let key = ObjectKey::new("kuma-control-plane", format!("permission-{number:02}"));
             view.upsert_permission(&key, &MeshName::new(MESH), permission);

@@ -1,4 +1,4 @@
-//! Servers for tests: an Envoy process that ends with the test, and an application.
+//! Servers for tests: an Envoy process and an application.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -67,7 +67,7 @@ impl RunningEnvoy {
         }
     }
 
-    /// Address that a listener is bound to.
+    /// Returns the address that a listener is bound to.
     pub(crate) fn address_of(&self, listener: &str) -> SocketAddr {
         let listeners = self.admin("/listeners?format=json");
         let listeners: Value = serde_json::from_str(&listeners).expect("JSON");
@@ -84,7 +84,7 @@ impl RunningEnvoy {
         .expect("an address")
     }
 
-    /// Sum of the counters whose names match the expression.
+    /// Returns the sum of the counters whose names match the regular expression.
     pub(crate) fn counter_sum(&self, expression: &str) -> u64 {
         let stats = self.admin(&format!("/stats?filter=^{expression}$"));
         let value = |line: &str| {
@@ -140,7 +140,7 @@ impl Application {
         Self { address, requests }
     }
 
-    /// Number of requests received.
+    /// Returns the number of requests received.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -198,7 +198,7 @@ fn decode_chunks(mut body: &str) -> String {
     text
 }
 
-/// The response to a GET, head included; empty when the connection fails.
+/// Sends a GET request and returns the response, including its head; empty if the connection fails.
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     send(
         address,
@@ -206,7 +206,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     )
 }
 
-/// Sends text and reads to the end; empty when the connection fails.
+/// Sends text and returns everything that the server sends; empty if the connection fails.
 pub(crate) fn send(address: SocketAddr, text: &str) -> String {
     let mut response = Vec::new();
     if let Ok(mut connection) = TcpStream::connect(address) {

@@ -1,4 +1,4 @@
-//! Equivalence of rules and generated principals, for all lists of up to three rules and all certificates.
+//! Tests that rules and generated principals are equivalent, for all lists of up to three rules.
 
 use super::*;
 use kermode_model::{Principal as Caller, ServiceName};
@@ -37,7 +37,7 @@ fn every_rule() -> Vec<PermissionRule> {
     callers.iter().flat_map(rule).collect()
 }
 
-/// Certificates with every combination of the URIs in the rules.
+/// Returns the URIs of certificates: every combination of the URIs in the rules.
 fn every_certificate() -> Vec<Vec<&'static str>> {
     let uris = ["spiffe://default/a", "spiffe://default/b", "kuma://role/x"];
     (0..8_u8)
@@ -51,7 +51,7 @@ fn every_certificate() -> Vec<Vec<&'static str>> {
         .collect()
 }
 
-/// Evaluates a principal according to Envoy's documentation.
+/// Returns whether a principal matches a certificate with the URIs, according to Envoy's documentation.
 fn matches(principal: &Principal, uris: &[&str]) -> bool {
     match principal.identifier.as_ref().expect("an identifier") {
         Identifier::Any(any) => *any,
@@ -64,7 +64,7 @@ fn matches(principal: &Principal, uris: &[&str]) -> bool {
     }
 }
 
-/// Evaluates a list of rules according to Kuma's documentation: the last matching rule decides.
+/// Returns the action of the last rule that matches a certificate with the URIs, as in Kuma's documentation.
 fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
     let matches_uris = |rule: &&&PermissionRule| {
         let service = rule
