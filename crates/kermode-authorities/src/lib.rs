@@ -2,11 +2,10 @@
 //! (docs/reference/certificates.md#secrets).
 //!
 //! All replicas must sign with the same CA and trust the same roots. The Secrets are the source of truth and are never
-//! updated: each generation of a CA has its own Secret, with the times at which this generation takes over. When
-//! several replicas start a rotation at once, one creates the Secret and the others read it; from then on the phases
-//! depend on the clock alone. A deleted Secret of a CA in use is restored from memory. A key that is missing while its
-//! certificate exists is never replaced by a new CA, because proxies that trust the old certificate would not trust the
-//! new one.
+//! updated. Each generation of a CA has its own Secret, which also holds the schedule of its rotation. If several
+//! replicas start a rotation at once, only one replica creates the Secret, and the other replicas read it. A deleted
+//! Secret of a CA in use is restored from memory. If the Secret with the key is missing but the Secret with the
+//! certificate exists, no new CA is created, because proxies that trust the old CA would not trust the new CA.
 //!
 //! [`Authorities::run_rotation`] rotates the CAs and publishes the roots. The CA of the control plane's own servers is
 //! in [`serving`].
@@ -35,17 +34,23 @@ use tokio::time::{Instant, timeout};
 pub use self::metrics::Metrics;
 use self::secrets::{SECRET_TYPE, SecretNames, VALUE_ENTRY, decode, encode, reconcile};
 
-/// Maximum age of cached CAs with which a certificate is issued without reading the Secrets.
+/// Maximum age at which [`Authorities::get`] returns cached CAs without reading the Secrets.
 const CACHE_TTL: Duration = Duration::from_secs(10);
-/// Minimum interval between a failed read of the Secrets and the next one.
+/// Minimum interval between a failed read of the Secrets and the next read.
 const READ_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit for reading and creating the Secrets of a backend.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Mesh and name of its mTLS backend. The names of the Secrets contain both.
-type BackendId = (MeshName, String);
-/// Roots of a backend as they are sent to proxies; `None` before they are read. The channel closes when the mesh uses
-/// another backend.
+/// Identifies an mTLS backend.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct BackendId {
+    mesh: MeshName,
+    /// Name of the backend in the Mesh.
+    backend: String,
+}
+
+/// Receiver of the roots of a backend. The value is `None` before the first publication. The channel closes when the
+/// mesh no longer uses the backend.
 pub type RootsReceiver = watch::Receiver<Option<Arc<RootsUpdate>>>;
 
 /// CAs of all meshes; cheap to clone. The first CA of a mesh is created at first use.
@@ -62,9 +67,9 @@ struct AuthoritiesState {
     rotation_requests: Mutex<HashMap<MeshName, String>>,
 }
 
-/// CAs of one backend. The lock is held while the Secrets are read, so that concurrent requests cause one read. Other
-/// backends are not affected.
+/// CAs of one backend.
 struct BackendEntry {
+    /// The lock is held while the Secrets are read, so that concurrent requests share one read.
     cache: tokio::sync::Mutex<CachedPlan>,
     roots: watch::Sender<Option<Arc<RootsUpdate>>>,
 }
@@ -72,9 +77,9 @@ struct BackendEntry {
 #[derive(Default)]
 struct CachedPlan {
     plan: Option<Arc<RotationPlan>>,
-    /// Time of the last successful read; `None` after the Secrets changed.
+    /// Time of the last successful read. Set to `None` when a Secret changes.
     read_at: Option<Instant>,
-    /// Time of the last successful read, kept when the Secrets change.
+    /// Time of the last successful read. Not affected by changes of Secrets.
     confirmed_at: Option<Instant>,
     /// Time of the last failed read.
     failed_at: Option<Instant>,
@@ -98,18 +103,17 @@ impl Authorities {
     /// Returns the CAs of a mesh's backend.
     ///
     /// # Errors
-    /// When the Secrets cannot be read or created, or are inconsistent, and the cached CAs are older than
-    /// [`MAX_STALENESS`]. Younger cached CAs are returned. Older ones are not, because a rotation that is unknown to
-    /// this replica may have started since.
+    /// If the Secrets cannot be read or created, or are inconsistent, and the cached CAs are older than
+    /// [`MAX_STALENESS`]. Cached CAs of that age are not used, because another replica may have started a rotation.
     pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<RotationPlan>> {
-        let id = (mesh.clone(), backend.to_owned());
+        let id = BackendId::new(mesh, backend);
         let backend = self.backend(&id);
         let mut cache = backend.cache.lock().await;
         let is_fresh = cache.read_at.is_some_and(|at| at.elapsed() < CACHE_TTL);
         self.read_unless_fresh(&id, &mut cache, is_fresh).await
     }
 
-    /// Returns the CAs from the cache at any age, and reads them only if the Secrets have changed since.
+    /// Returns the cached CAs regardless of their age. Reads the Secrets only if they have changed or were never read.
     async fn get_cached(&self, id: &BackendId) -> anyhow::Result<Arc<RotationPlan>> {
         let backend = self.backend(id);
         let mut cache = backend.cache.lock().await;
@@ -119,9 +123,7 @@ impl Authorities {
 
     /// Subscribes to the roots of a mesh's backend.
     pub fn roots(&self, mesh: &MeshName, backend: &str) -> RootsReceiver {
-        self.backend(&(mesh.clone(), backend.to_owned()))
-            .roots
-            .subscribe()
+        self.backend(&BackendId::new(mesh, backend)).roots.subscribe()
     }
 
     /// Returns the cached CAs if they are fresh, and otherwise reads the Secrets.
@@ -165,7 +167,7 @@ impl Authorities {
             Err(error) => {
                 if !failed_recently {
                     cache.failed_at = Some(Instant::now());
-                    let (mesh, backend) = id;
+                    let BackendId { mesh, backend } = id;
                     tracing::warn!(%mesh, backend, "Secrets of the CA cannot be read: {error:#}");
                 }
                 let is_usable = cache.confirmed_at.is_some_and(|at| at.elapsed() < MAX_STALENESS);
@@ -180,7 +182,7 @@ impl Authorities {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
-        let names = SecretNames::of(&id.0, &id.1);
+        let names = SecretNames::of(&id.mesh, &id.backend);
         let mut found = Vec::new();
         if let Some(data) = secret::get(client, namespace, &names.first).await? {
             found.push(self.decode(&names, 1, &data)?);
@@ -210,7 +212,8 @@ impl Authorities {
         Ok(reconciled.plan)
     }
 
-    /// Creates the first CA of a backend, unless its key was lost.
+    /// Creates the first CA of a backend. Fails if its key was lost, that is, if only the Secret with the certificate
+    /// exists.
     async fn create_first(&self, id: &BackendId, names: &SecretNames) -> anyhow::Result<Generation> {
         let AuthoritiesState {
             client, namespace, ..
@@ -221,21 +224,21 @@ impl Authorities {
                 .await?
                 .is_none(),
             "Secret {namespace}/{key_secret} is missing but {certificate_secret} exists: restore it from a backup; or \
-             delete {certificate_secret} to get a new CA, and restart all Pods of the mesh"
+             delete {certificate_secret} to get a new CA, then restart all Pods of the mesh"
         );
         let generated = Generation {
             number: 1,
-            authority: Arc::new(Authority::generate(&id.0, SystemTime::now())?),
+            authority: Arc::new(Authority::generate(&id.mesh, SystemTime::now())?),
             schedule: None,
-            request: self.rotation_requests().get(&id.0).cloned(),
+            request: self.rotation_requests().get(&id.mesh).cloned(),
         };
         let first = self.create_secret(names, &generated).await?;
         self.create_certificate_secret(names, &first.authority).await?;
         Ok(first)
     }
 
-    /// Creates the Secret of a CA. Returns the CA in the Secret, which is another replica's CA if that replica created
-    /// the Secret first.
+    /// Creates the Secret of a CA. If the Secret exists, another replica has created it, and the CA of that replica is
+    /// returned.
     async fn create_secret(
         &self,
         names: &SecretNames,
@@ -250,7 +253,7 @@ impl Authorities {
         self.decode(names, generation.number, &data)
     }
 
-    /// Creates the Secret with the certificate of the first CA. Users and tools read this Secret under Kuma's name.
+    /// Creates the Secret with the certificate of the first CA, for users and tools.
     async fn create_certificate_secret(
         &self,
         names: &SecretNames,
@@ -295,6 +298,17 @@ impl Authorities {
 
     fn rotation_requests(&self) -> MutexGuard<'_, HashMap<MeshName, String>> {
         self.state.rotation_requests.lock()
+    }
+}
+
+// === impl BackendId ===
+
+impl BackendId {
+    fn new(mesh: &MeshName, backend: &str) -> Self {
+        Self {
+            mesh: mesh.clone(),
+            backend: backend.to_owned(),
+        }
     }
 }
 

@@ -76,7 +76,7 @@ impl Metrics {
             RotationReason::Requested => RotationReasonLabel::Requested,
             RotationReason::Ageing => RotationReasonLabel::Ageing,
         };
-        let mesh = id.0.to_string();
+        let mesh = id.mesh.to_string();
         self.rotations
             .get_or_create(&RotationLabels { mesh, reason })
             .inc();
@@ -84,7 +84,7 @@ impl Metrics {
 
     /// Sets the phase and the expiry of the roots of a backend.
     pub(super) fn set_phase_and_expiry(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime) {
-        let (mesh, backend) = (id.0.to_string(), id.1.clone());
+        let (mesh, backend) = (id.mesh.to_string(), id.backend.clone());
         let current = match plan.phase(now) {
             Phase::Settled => PhaseLabel::Settled,
             Phase::Distributing => PhaseLabel::Distributing,

@@ -1,7 +1,7 @@
 //! Rotation of CAs: starts a rotation when it is requested or due, and publishes the roots of each phase to proxies.
 //!
-//! The controller sleeps until a Mesh or a Secret changes, or until the next phase of a rotation. Every replica runs
-//! it: a rotation starts with the creation of a Secret, which only one replica can do.
+//! Every replica runs the controller. It acts when a Mesh or a Secret changes, and when the next phase of a rotation
+//! begins. A rotation starts with the creation of a Secret, and only one replica can create the Secret.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -27,9 +27,10 @@ use super::{Authorities, BackendId, Metrics};
 
 /// Interval between attempts after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Once a new CA signs, proxies renew the certificates of the old CA within the lifetime divided by this.
+/// Once a new CA signs, proxies replace certificates of the old CA within the certificate lifetime divided by this
+/// number.
 const RENEWAL_DIVISOR: u32 = 2;
-/// Longest sleep between checks: timers stop while a machine is suspended, but certificates continue to age.
+/// Maximum sleep between checks. Timers stop while a machine is suspended, but certificates continue to age.
 const MAX_SLEEP: Duration = Duration::from_hours(1);
 
 /// Controller that rotates the CAs of all meshes.
@@ -43,15 +44,15 @@ pub(super) struct RotationController {
     pub(super) phases: HashMap<BackendId, ReportedPhase>,
 }
 
-/// Phase of a rotation that was reported in the log.
+/// Phase of a rotation that was reported.
 #[derive(Clone, Copy)]
 pub(super) struct ReportedPhase {
     phase: Phase,
-    /// Whether this replica started the rotation and therefore writes its Events.
+    /// Whether this replica started the rotation. Only this replica writes Events about the rotation.
     is_own_rotation: bool,
 }
 
-/// Settings of a Mesh for its CA.
+/// CA settings of a Mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CaSettings {
     /// Name of the enabled mTLS backend.
@@ -101,8 +102,8 @@ impl RotationController {
         }
     }
 
-    /// Applies an event of the watch of Meshes. Meshes of a list are collected in `listed` until the list is complete.
-    /// Returns whether the known meshes may have changed.
+    /// Applies an event of the watch of Meshes. Meshes of an initial list are collected in `listed` and applied when
+    /// the list is complete. Returns whether `self.meshes` may have changed.
     fn on_mesh_event(
         &mut self,
         event: Result<watcher::Event<DeserializeGuard<Mesh>>, watcher::Error>,
@@ -167,11 +168,11 @@ impl RotationController {
             Some(settings) => self.meshes.insert(mesh.clone(), settings),
             None => self.meshes.remove(mesh),
         };
-        // Streams of the roots of the previous backend end; their proxies open new ones for the current backend.
+        // Removing a backend ends the streams that send its roots. The proxies then open streams for the new backend.
         if let Some(before) = before
             && backend.as_ref() != Some(&before.backend)
         {
-            let id = (mesh.clone(), before.backend);
+            let id = BackendId::new(mesh, &before.backend);
             self.phases.remove(&id);
             self.authorities.backends().remove(&id);
         }
@@ -181,12 +182,12 @@ impl RotationController {
     pub(super) async fn reconcile_all(&mut self) -> Duration {
         let mut pause = MAX_SLEEP;
         for (mesh, settings) in self.meshes.clone() {
-            let id = (mesh, settings.backend.clone());
+            let id = BackendId::new(&mesh, &settings.backend);
             match self.reconcile(&id, &settings).await {
                 Ok(until_change) => pause = pause.min(until_change),
                 Err(error) => {
                     self.metrics.count_secret_failure();
-                    tracing::warn!(mesh = %id.0, backend = id.1, "CA cannot be reconciled: {error:#}");
+                    tracing::warn!(mesh = %id.mesh, backend = id.backend, "CA cannot be reconciled: {error:#}");
                     pause = pause.min(RETRY_INTERVAL);
                 }
             }
@@ -224,28 +225,34 @@ impl RotationController {
         let newest = plan.newest();
         let next = Generation {
             number: newest.number + 1,
-            authority: Arc::new(Authority::generate(&id.0, now)?),
+            authority: Arc::new(Authority::generate(&id.mesh, now)?),
             schedule: Some(Schedule::starting(now, settings.lifetime)),
-            // A rotation that starts because the CA expires also completes a pending request.
+            // A rotation that is due because of the CA's age also fulfils a pending request.
             request: settings.request.clone(),
         };
         let stored = self
             .authorities
-            .create_secret(&SecretNames::of(&id.0, &id.1), &next)
+            .create_secret(&SecretNames::of(&id.mesh, &id.backend), &next)
             .await
             .inspect_err(|_| self.metrics.count_secret_failure())?;
         self.authorities.invalidate(id).await;
         let is_own_rotation = stored.authority.certificate() == next.authority.certificate();
         if is_own_rotation {
             self.metrics.count_rotation(id, reason);
-            tracing::info!(mesh = %id.0, backend = id.1, generation = next.number, ?reason, "CA created");
+            tracing::info!(
+                mesh = %id.mesh,
+                backend = id.backend,
+                generation = next.number,
+                ?reason,
+                "CA created"
+            );
         }
         Ok(is_own_rotation)
     }
 
-    /// Reports a new phase: in the log of every replica, and in an Event of the replica that started the rotation.
+    /// Logs a new phase of a rotation. If this replica started the rotation, also writes an Event.
     ///
-    /// `is_own_rotation` is set when a rotation has just started, and otherwise taken from the last report.
+    /// `is_own_rotation` is `None` unless a rotation has just started. The value of the last report is then used.
     fn report_phase(
         &mut self,
         id: &BackendId,
@@ -264,7 +271,7 @@ impl RotationController {
             is_own_rotation,
         };
         self.phases.insert(id.clone(), reported);
-        // A backend that is first seen without a rotation has nothing to report.
+        // The phase `Settled` of a new backend is not reported.
         let phase_before = before.map_or(Phase::Settled, |before| before.phase);
         if phase == phase_before {
             return;
@@ -286,12 +293,12 @@ impl RotationController {
                 ),
             ),
         };
-        tracing::info!(mesh = %id.0, backend = id.1, ?phase, "{message}");
+        tracing::info!(mesh = %id.mesh, backend = id.backend, ?phase, "{message}");
         if is_own_rotation {
             let mesh = ObjectReference {
                 api_version: Some("kuma.io/v1alpha1".to_owned()),
                 kind: Some("Mesh".to_owned()),
-                name: Some(id.0.to_string()),
+                name: Some(id.mesh.to_string()),
                 uid: settings.uid.clone(),
                 ..ObjectReference::default()
             };
@@ -319,7 +326,7 @@ impl Authorities {
 
     /// Publishes the roots of a mesh to its proxies, if they changed.
     pub fn publish(&self, mesh: &MeshName, mtls: &model::Mtls, plan: &RotationPlan) {
-        let id = (mesh.clone(), mtls.backend.clone());
+        let id = BackendId::new(mesh, &mtls.backend);
         self.publish_roots(&id, plan, SystemTime::now(), mtls.certificate_lifetime);
     }
 
@@ -332,11 +339,11 @@ impl Authorities {
             renew_within: u32::try_from((lifetime / RENEWAL_DIVISOR).as_secs()).unwrap_or(u32::MAX),
         };
         self.backend(id).roots.send_if_modified(|current| {
-            let is_new = current.as_deref() != Some(&update);
-            if is_new {
+            let has_changed = current.as_deref() != Some(&update);
+            if has_changed {
                 *current = Some(Arc::new(update));
             }
-            is_new
+            has_changed
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Encoding of a CA in a Secret, and reconciliation of the Secrets found with the CAs in memory. No IO.
+//! Encodes CAs as Secrets, and merges the CAs of the Secrets with the CAs in memory. No IO.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use kermode_model::MeshName;
 
 /// Type of the Secrets, as in Kuma.
 pub(super) const SECRET_TYPE: &str = "system.kuma.io/secret";
-/// Entry with the private key, or with the certificate in a Secret that has only a certificate, as in Kuma.
+/// Entry with the private key. In a Secret without a private key, the same entry has the certificate, as in Kuma.
 pub(super) const VALUE_ENTRY: &str = "value";
 /// Entry with the certificate.
 const CERTIFICATE_ENTRY: &str = "certificate";
@@ -62,11 +62,11 @@ impl SecretNames {
         }
     }
 
-    /// Returns the number of the generation in the Secret with the name; `None` unless it is a later generation of this
-    /// backend.
+    /// Returns the number of the generation whose Secret has this name. Returns `None` if the name is not the name of a
+    /// second or later generation of this backend.
     pub(super) fn generation_number(&self, secret: &str) -> Option<u32> {
         let number = secret.strip_prefix(&self.later_prefix)?.parse().ok()?;
-        // Other spellings of the number, such as `02`, are not names of generations.
+        // Rejects other spellings of the number, such as `02`.
         (number > 1 && self.of_generation(number) == secret).then_some(number)
     }
 }
@@ -131,9 +131,10 @@ fn seconds(time: SystemTime) -> u64 {
 
 // === reconciliation ===
 
-/// Returns the CAs of a backend. The Secrets are authoritative, except that a CA in use whose Secret is missing is
-/// taken from memory, since proxies trust it. Deleting the Secret of a CA that does not sign yet cancels its rotation.
-/// `None` without any CA.
+/// Returns the CAs of a backend: the CAs that were `found` in Secrets, and the CAs `in_memory` that are in use but have
+/// no Secret. A CA is in use if it signs, or has signed and is still trusted. Returns `None` if there is no CA.
+///
+/// A user cancels a rotation by deleting the Secret of a CA that does not sign yet.
 pub(super) fn reconcile(
     found: Vec<Generation>,
     in_memory: Option<&RotationPlan>,
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn ca_in_use_is_restored_and_a_rotation_to_a_ca_that_does_not_sign_yet_is_cancelled() {
+    fn ca_without_a_secret_is_restored_if_in_use_and_dropped_if_it_does_not_sign_yet() {
         let start = SystemTime::now();
         let (first, second) = (mk_generation(1, start), mk_generation(2, start));
         let memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two generations");
@@ -232,7 +233,7 @@ mod tests {
             reconcile(vec![first.clone()], Some(&memory), schedule.signs_from).expect("both generations");
         assert_eq!(numbers(&restored.lost), [2]);
 
-        // The Secret of the old CA may be deleted when its root is not trusted any more.
+        // An old CA whose root is no longer trusted is not restored.
         let end = schedule.predecessor_trusted_until;
         let settled = reconcile(vec![second], Some(&memory), end).expect("the second generation");
         assert!(settled.lost.is_empty());

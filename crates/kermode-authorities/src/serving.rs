@@ -31,7 +31,7 @@ pub struct ServingIdentity {
     own: OwnCertificate,
 }
 
-/// Serving certificate with the CA and names to renew it.
+/// Serving certificate, with the CA and the names for its renewal.
 struct OwnCertificate {
     authority: ServingAuthority,
     names: Vec<String>,
@@ -62,7 +62,7 @@ impl ServingIdentity {
         self.own.authority.certificate_pem()
     }
 
-    /// Returns the certificate that the servers present. It is replaced in place when it is renewed.
+    /// Returns the certificate that the servers present. A renewal replaces its content.
     pub fn certificate(&self) -> Arc<ServingCertificate> {
         self.own.current.clone()
     }
@@ -70,8 +70,8 @@ impl ServingIdentity {
     /// Renews the certificate before it expires and restores the Secret if it is deleted, until shutdown.
     ///
     /// # Errors
-    /// When the Secret holds a different CA than this replica: clients of the replicas would trust different CAs. All
-    /// replicas therefore restart and use the new one.
+    /// If the Secret holds a different CA than this replica. The replica then has to restart, because clients may trust
+    /// only the CA in the Secret.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut shutdown = std::pin::pin!(shutdown.wait());
         let mut secrets = std::pin::pin!(secret::follow(&self.client, &self.namespace, CA_SECRET));
@@ -103,8 +103,8 @@ impl ServingIdentity {
         };
         anyhow::ensure!(
             decode_ca(&found).is_ok_and(|ca| ca.certificate_pem() == self.ca_pem()),
-            "Secret {namespace}/{CA_SECRET} now holds a different CA: this replica restarts to use it; restart all \
-             Pods that were injected before"
+            "Secret {namespace}/{CA_SECRET} now holds a different CA: this replica restarts to use the new CA; restart \
+             all Pods with a sidecar, because they trust only the previous CA"
         );
         Ok(())
     }
@@ -124,7 +124,7 @@ impl OwnCertificate {
 
     /// Renews the certificate if it is due. Returns whether it was renewed.
     fn renew_if_due(&mut self, now: SystemTime) -> anyhow::Result<bool> {
-        if !self.issued.needs_rotation(now) {
+        if !self.issued.needs_renewal(now) {
             return Ok(false);
         }
         self.issued = self.authority.issue(&self.names, CERTIFICATE_LIFETIME, now)?;
@@ -140,8 +140,8 @@ fn decode_ca(data: &secret::SecretData) -> anyhow::Result<ServingAuthority> {
         let text = data.get(entry).and_then(|bytes| std::str::from_utf8(bytes).ok());
         text.with_context(|| {
             format!(
-                "it has no {entry}: restore it from a backup; without one, delete the Secret, then restart the control \
-                 plane and all Pods with a sidecar"
+                "it has no {entry}: restore the Secret from a backup; if there is no backup, delete the Secret, then \
+                 restart the control plane and all Pods with a sidecar"
             )
         })
     };

@@ -1,4 +1,4 @@
-//! An API server for tests: Secrets and Events in memory, behind the client that the product uses.
+//! In-memory API server for tests, with Secrets and Events.
 
 #![allow(
     clippy::expect_used,
@@ -102,7 +102,7 @@ impl ApiServer {
         self.secrets().remove(name).expect("the Secret exists")
     }
 
-    /// Makes the times of the schedule in the Secret `name` earlier.
+    /// Moves the times of the schedule in the Secret `name` into the past by `by`.
     pub fn backdate_schedule(&self, name: &str, by: Duration) {
         let mut secrets = self.secrets();
         let data = &mut secrets.get_mut(name).expect("the Secret exists")["data"];
@@ -120,8 +120,8 @@ impl ApiServer {
     }
 
     /// Sets whether all requests fail.
-    pub fn set_failing(&self, failing: bool) {
-        self.state.is_failing.store(failing, Ordering::Relaxed);
+    pub fn set_failing(&self, is_failing: bool) {
+        self.state.is_failing.store(is_failing, Ordering::Relaxed);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Replicas of a control plane that share an API server, and rotations from start to end.
+//! Tests of CAs and rotations with several replicas that share an API server.
 
 use kermode_identity::Phase;
 use kermode_k8s::controller::recorder::Events;
@@ -9,7 +9,7 @@ use crate::testing::ApiServer;
 
 const NAMESPACE: &str = "kong-mesh-system";
 const LIFETIME: Duration = Duration::from_hours(1);
-/// Time limit of a wait. A test that waits longer has failed.
+/// Time limit of a wait. A test that waits longer fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A replica of the control plane.
@@ -61,7 +61,7 @@ impl Replica {
     }
 }
 
-/// Time for which a phase of a rotation lasts: the lifetime of a certificate, a twentieth of it, and some seconds.
+/// Duration of a phase of a rotation, rounded up: the lifetime of a certificate and the margins of a [`Schedule`].
 fn phase_duration() -> Duration {
     LIFETIME + LIFETIME / 20 + Duration::from_secs(42)
 }
@@ -112,7 +112,7 @@ async fn rotation_goes_through_its_phases_on_every_replica() {
     for replica in &mut replicas {
         replica.reconcile(Some("please")).await;
     }
-    // Number of roots and signing generation in each phase.
+    // Number of roots, and number of the generation that signs, in each phase.
     for (root_count, signer) in [(2, 1), (2, 2), (1, 2)] {
         for replica in &mut replicas {
             replica.invalidate_cache().await;
@@ -127,7 +127,7 @@ async fn rotation_goes_through_its_phases_on_every_replica() {
     assert_eq!(
         api_server.secret_names(),
         [FIRST_CERTIFICATE_SECRET, FIRST_SECRET, SECOND_SECRET],
-        "only one replica must start the rotation"
+        "only one replica starts the rotation"
     );
 
     // The Secret of the old CA may be deleted and is not restored.
@@ -266,7 +266,7 @@ async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
     let replica = Replica::new(&api_server);
     replica.get().await.expect("a CA");
     api_server.set_failing(true);
-    let backend = replica.authorities.backend(&(mesh(), "ca-1".to_owned()));
+    let backend = replica.authorities.backend(&BackendId::new(&mesh(), "ca-1"));
     let set_cache_age = async |age: Duration| {
         let mut cache = backend.cache.lock().await;
         let read_at = Instant::now().checked_sub(age).expect("an uptime above the age");

@@ -1,4 +1,4 @@
-//! Builtin CA of a mesh, kept by the control plane: signs the certificates of its workloads.
+//! Builtin CA of a mesh. Signs the certificates of the mesh's workloads.
 
 use std::time::{Duration, SystemTime};
 
@@ -31,7 +31,7 @@ impl Authority {
         })
     }
 
-    /// Reads a signing request and signs its key: [`SigningRequest::read`] and [`Authority::sign`].
+    /// Reads a signing request ([`SigningRequest::read`]) and issues a certificate for it ([`Authority::sign`]).
     pub fn sign_csr(
         &self,
         csr: &[u8],
@@ -45,8 +45,8 @@ impl Authority {
     /// Issues a certificate for the key of a signing request, with exactly the names of the entitlement.
     ///
     /// # Errors
-    /// Fails when the request has a name outside the entitlement, the entitlement has no service, or this CA is not
-    /// valid at `now`.
+    /// Fails if the request has a name that is not part of the entitlement, if the entitlement has no service, or if
+    /// this CA is not valid at `now`.
     pub fn sign(
         &self,
         request: &SigningRequest,

@@ -6,9 +6,6 @@ use rustls_pki_types::pem::PemObject;
 use crate::{Error, pem};
 
 /// Root certificates in insertion order, without duplicates.
-///
-/// A rotation adds the new root, then signs with the new CA, then removes the old root, so that peers accept each
-/// other's certificates at any time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustBundle {
     roots: Vec<CertificateDer<'static>>,
@@ -59,7 +56,7 @@ impl TrustBundle {
         self.roots.is_empty()
     }
 
-    /// Returns whether the bundles have a common root. Consecutive versions of a mesh's bundle do.
+    /// Returns whether the bundles have a common root. Consecutive versions of a mesh's bundle always have one.
     pub fn shares_a_root_with(&self, other: &Self) -> bool {
         self.roots.iter().any(|root| other.roots.contains(root))
     }

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use crate::{Error, pem};
 
-/// Time by which a certificate's validity starts before its issuance. A peer whose clock is behind by at most this time
-/// accepts a new certificate.
+/// The validity of a certificate starts this long before its issuance, so that a peer whose clock is behind accepts a
+/// new certificate.
 pub const BACKDATE: Duration = Duration::from_secs(10);
 
 /// Validity of a certificate, in whole seconds as in X.509.
@@ -21,7 +21,7 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Returns the validity from `now`, backdated by [`BACKDATE`], for `lifetime`.
+    /// Returns the validity that starts [`BACKDATE`] before `now` and ends `lifetime` after `now`.
     pub(crate) fn starting(now: SystemTime, lifetime: Duration) -> Result<Self, Error> {
         let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = UNIX_EPOCH + Duration::from_secs(seconds);
@@ -62,14 +62,14 @@ impl Validity {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Returns the time at which renewal is due: after 4/5 of the span between start and end. The remaining fifth
-    /// covers an outage of the control plane.
+    /// Returns the time at which renewal is due: after 4/5 of the validity. The remaining fifth covers an outage of the
+    /// control plane.
     pub fn renew_at(&self) -> SystemTime {
         let span = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + span * 4 / 5
     }
 
-    /// Returns the validity with its end limited to `limit`: a certificate does not outlive its issuer.
+    /// Returns the validity with its end limited to `limit`, the end of the issuer's validity.
     pub(crate) fn ending_by(self, limit: SystemTime) -> Self {
         Self {
             not_after: self.not_after.min(limit),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn renewal_is_due_at_four_fifths_of_the_span() {
+    fn renewal_is_due_at_four_fifths_of_the_validity() {
         let validity = Validity::from_unix(1000, 2000);
         assert_eq!(validity.renew_at(), Validity::from_unix(1800, 0).not_before);
     }

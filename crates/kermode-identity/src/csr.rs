@@ -1,7 +1,7 @@
 //! Certificate signing requests: verification of the signature, the key and the requested names.
 //!
-//! A certificate's names come from the Dataplane. A request for other names is rejected instead of signed without them,
-//! so that attempts to obtain another identity become visible.
+//! A certificate's names come from the Dataplane. A request that contains any other name is rejected, so that attempts
+//! to obtain another identity become visible.
 
 use std::borrow::Cow;
 
@@ -17,10 +17,9 @@ use x509_parser::x509::AlgorithmIdentifier;
 
 use crate::{Entitlement, Error};
 
-/// Limit on a request, in bytes. Requests with an accepted type of key are far smaller.
+/// Maximum size of a request, in bytes.
 const MAX_REQUEST_SIZE: usize = 8 * 1024;
-/// Scheme of the URI name that binds a request to the proxy that made it. Certificates do not contain
-/// this name.
+/// Scheme of the URI name that binds a request to the proxy that made it. Certificates do not contain this name.
 pub(crate) const PROXY_SCHEME: &str = "kermode-proxy:";
 
 /// Certificate signing request with a verified signature.
@@ -34,8 +33,8 @@ impl SigningRequest {
     /// Reads a request (PKCS#10, DER or PEM) with an ECDSA P-256 or Ed25519 key.
     ///
     /// # Errors
-    /// Fails when the request is malformed, too long, has another type of key, an invalid signature, or anything but
-    /// URI names.
+    /// Fails if the request is malformed or too long, has another type of key or an invalid signature, or requests
+    /// anything other than URI names.
     pub fn read(csr: &[u8]) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::RequestUnreadable { reason };
         if csr.len() > MAX_REQUEST_SIZE {
@@ -64,11 +63,11 @@ impl SigningRequest {
         })
     }
 
-    /// Checks that the request names `proxy` (`<pod>.<namespace>`) as its maker. Another proxy cannot use a copied
+    /// Checks that the request is bound to `proxy` (`<pod>.<namespace>`), so that no other proxy can use a copy of the
     /// request.
     ///
     /// # Errors
-    /// Fails when the request names another proxy, several, or none.
+    /// Fails if the request is bound to another proxy, to several proxies, or to none.
     pub fn check_made_by(&self, proxy: &str) -> Result<(), Error> {
         let mut named = self.uris.iter().filter_map(|uri| uri.strip_prefix(PROXY_SCHEME));
         match (named.next(), named.next()) {
@@ -84,7 +83,7 @@ impl SigningRequest {
         if names.all(|uri| entitlement.uris().contains(uri)) {
             Ok(())
         } else {
-            Err(not_allowed("a name that is not the proxy's"))
+            Err(not_allowed("a name that the proxy is not entitled to"))
         }
     }
 }
@@ -115,7 +114,7 @@ fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error
     Ok(uris)
 }
 
-/// Decodes a PEM request. Returns other bytes unchanged, as DER.
+/// Returns a request as DER. Decodes PEM, and returns all other bytes unchanged.
 fn to_der(csr: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     if !csr.starts_with(b"-----BEGIN") {
         return Ok(Cow::Borrowed(csr));

@@ -76,13 +76,15 @@ pub enum Error {
         /// Description of the part.
         what: &'static str,
     },
-    /// The signing request does not name the proxy that made it.
+    /// The signing request is not bound to a proxy.
     #[error(
         "certificate signing request does not name the proxy that made it; run a kuma-dp of the control plane's version"
     )]
     RequestUnbound,
-    /// The signing request names another proxy, or several proxies, as its maker.
-    #[error("certificate signing request was made by another proxy; make one with this proxy's own key")]
+    /// The signing request is bound to another proxy, or to several proxies.
+    #[error(
+        "certificate signing request is bound to another proxy; create a request with this proxy's own key"
+    )]
     RequestOfAnotherProxy,
     /// The Dataplane has no service.
     #[error(

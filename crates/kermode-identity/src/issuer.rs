@@ -17,7 +17,7 @@ use crate::{Error, IssuedCertificate, Validity, pem};
 
 /// Lifetime of a generated CA: ten years.
 pub(crate) const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
-/// Time by which a CA's validity starts before its creation. A replica whose clock is behind can sign with it
+/// The validity of a CA starts this long before its creation, so that a replica whose clock is behind can sign
 /// immediately.
 const AUTHORITY_BACKDATE: Duration = Duration::from_hours(24);
 
@@ -29,7 +29,7 @@ pub(crate) struct Issuer {
     inner: rcgen::Issuer<'static, KeyPair>,
 }
 
-/// Parts of a leaf certificate that the caller of [`Issuer::sign`] decides.
+/// Contents of a leaf certificate that [`Issuer::sign`] issues.
 pub(crate) struct Leaf {
     pub(crate) names: Vec<SanType>,
     pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
@@ -75,8 +75,8 @@ impl Issuer {
         Self::assemble(certificate, key)
     }
 
-    /// Combines certificate and key. Fails unless the key belongs to the certificate, and the certificate is one of a
-    /// CA.
+    /// Combines a CA certificate and its key. Fails if the certificate is not a CA certificate, or if the key does not
+    /// match.
     fn assemble(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::Certificate {
             what: "the CA",
@@ -163,7 +163,7 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// Returns the parameters with which every certificate begins: validity, random serial number, empty subject.
+/// Returns the parameters that all certificates have in common: validity, random serial number, empty subject.
 fn base_params(validity: Validity) -> Result<CertificateParams, Error> {
     let mut serial = [0_u8; 16];
     SystemRandom::new().fill(&mut serial).map_err(|_| Error::Crypto {
@@ -180,7 +180,7 @@ fn base_params(validity: Validity) -> Result<CertificateParams, Error> {
     Ok(params)
 }
 
-/// Returns a URI name. `what` describes the name in errors about its characters.
+/// Returns a URI as a subject alternative name. `what` describes the URI in error messages.
 pub(crate) fn uri_name(what: &'static str, text: &str) -> Result<SanType, Error> {
     let not_allowed = || Error::NameNotAllowed {
         what,

@@ -1,8 +1,8 @@
 //! SPIFFE identities: certificate authorities, issuance and rotation. No IO; the clock is passed in.
 //!
-//! The control plane keeps the [`RotationPlan`] of a mesh's [`Authority`]s and issues certificates with the names of a
-//! Dataplane's [`Entitlement`]. The sidecar agent keeps its [`WorkloadKey`] in memory and renews its certificate at the
-//! times of the [`RenewalTimer`]. Control plane and agent exchange the messages of `kermode-protocol`.
+//! The control plane issues certificates: [`RotationPlan`] selects the [`Authority`] that signs, and [`Entitlement`]
+//! contains the names of the certificate. The sidecar agent requests certificates for its [`WorkloadKey`] at the times
+//! of its [`RenewalTimer`].
 
 mod authority;
 mod bundle;

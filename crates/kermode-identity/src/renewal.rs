@@ -1,4 +1,4 @@
-//! State machine of the renewal of a workload's certificate, run by the sidecar agent. No IO.
+//! Timer of the sidecar agent's certificate requests. No IO.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,12 +6,12 @@ use crate::Validity;
 
 /// Backoff after the first of consecutive failures. It doubles with each further failure.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-/// Upper bound of the backoff: short compared with the fifth of a lifetime that remains when renewal starts.
+/// Upper bound of the backoff.
 const MAX_RETRY: Duration = Duration::from_secs(10);
 /// Pause between requests while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
 const DISABLED_RETRY: Duration = Duration::from_mins(1);
-/// Part of a certificate's validity over which renewals are spread, as a divisor. This tenth ends when 4/5 of the
-/// validity have passed. Proxies that started together thus renew at different times.
+/// Renewals are spread over the validity of a certificate divided by this number, so that proxies that started together
+/// renew at different times.
 const SPREAD_DIVISOR: u32 = 10;
 /// Minimum time between a success and the next renewal. It bounds the request rate when the clocks of the sidecar and
 /// the control plane differ by more than a lifetime.
@@ -31,14 +31,14 @@ pub enum RenewalStep {
 pub enum RemainingLifetime {
     /// At least a tenth of the validity.
     Sufficient,
-    /// Less than a tenth of the validity: renewals have failed for a while.
+    /// This time, which is less than a tenth of the validity. Renewals have failed for a while.
     Short(Duration),
     /// The certificate has expired.
     Expired,
 }
 
-/// Schedule of certificate requests: the first immediately, further ones between 7/10 and 4/5 of the certificate's
-/// validity, with backoff after failures.
+/// Timer of certificate requests. The first request is due immediately, and each renewal between 7/10 and 4/5 of the
+/// certificate's validity. Failed requests are retried with backoff.
 #[derive(Clone, Debug)]
 pub struct RenewalTimer {
     /// Time of the next request.
@@ -106,8 +106,8 @@ impl RenewalTimer {
         }
     }
 
-    /// Records that Envoy waits for a certificate. Ends the long pause of [`RenewalTimer::on_mtls_disabled`] and
-    /// prevents further ones until a certificate is issued.
+    /// Records that Envoy waits for a certificate. Ends the long pause of [`RenewalTimer::on_mtls_disabled`], and
+    /// prevents further long pauses until a certificate is issued.
     pub fn on_certificate_wanted(&mut self, now: SystemTime) {
         if self.is_mtls_disabled {
             *self = Self::new(now);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn first_certificate_is_due_immediately_and_the_next_at_four_fifths() {
+    fn first_request_is_due_immediately_and_the_renewal_at_four_fifths_of_the_validity() {
         let mut timer = RenewalTimer::new(at(1000));
         assert_eq!(timer.next_step(at(1000)), RenewalStep::Renew);
         timer.on_issued(Validity::from_unix(1000, 2000), at(1010), 0.0);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_that_started_together_renew_over_a_tenth_of_the_span() {
+    fn jitter_spreads_renewals_over_a_tenth_of_the_validity() {
         let mut timer = RenewalTimer::new(at(1000));
         timer.on_issued(Validity::from_unix(1000, 2000), at(1000), 1.0);
         assert_eq!(

@@ -1,10 +1,9 @@
-//! Generations of a mesh's CA: which one signs, which ones are trusted, and when a rotation is due.
+//! Rotation plan of a mesh's CA: which generation signs, which generations are trusted, and when a rotation is due.
 //!
-//! A new CA has a fixed schedule, so all replicas that have read it agree at any time: first the root of the new CA is
-//! trusted beside the old root, then the new CA signs, then the old root is removed. Each phase is longer than the
-//! lifetime of a certificate. Every proxy with a valid certificate has thus received both roots before the new CA
-//! signs, and all certificates of the old CA have expired before its root is removed
-//! (`docs/reference/certificates.md#rotation`).
+//! Each new CA has a fixed schedule. First, proxies trust the new root in addition to the old root. Then the new CA
+//! signs. Finally, the old root is removed. Each phase is longer than the lifetime of a certificate. Therefore every
+//! proxy with a valid certificate has received both roots before the new CA signs, and all certificates of the old CA
+//! have expired before the old root is removed (`docs/reference/certificates.md#rotation`).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,16 +12,16 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{Authority, TrustBundle};
 
-/// Time for which a replica may use the CAs that it read last, while reading fails.
+/// Maximum age of cached CAs that a replica uses when it cannot read the Secrets.
 pub const MAX_STALENESS: Duration = Duration::from_secs(20);
-/// Fixed part by which a phase is longer than a certificate's lifetime. Covers [`MAX_STALENESS`], and clocks that are
-/// wrong by up to [`crate::BACKDATE`] in both directions.
+/// Fixed margin that is added to a certificate's lifetime to get the duration of a phase. Covers [`MAX_STALENESS`], and
+/// clocks that are ahead or behind by up to [`crate::BACKDATE`].
 const FIXED_MARGIN: Duration = Duration::from_secs(40);
-/// Part of a certificate's lifetime, as a divisor, by which a phase is longer as well: clocks drift more during long
-/// lifetimes.
+/// The lifetime divided by this number is added to the duration of a phase as well. Covers clock drift, which grows
+/// with the lifetime.
 const DRIFT_MARGIN_DIVISOR: u32 = 20;
 
-/// Schedule of a new CA, in whole seconds as in its Secret.
+/// Schedule of a new CA. Its times are whole seconds, because its Secret stores seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// Time from which the CA signs.
@@ -40,11 +39,11 @@ pub struct Generation {
     pub authority: Arc<Authority>,
     /// Schedule; absent in the first generation.
     pub schedule: Option<Schedule>,
-    /// Rotation request that the CA was generated for, see [`RotationPlan::due_rotation`].
+    /// Rotation request of the user when the CA was generated; see [`RotationPlan::due_rotation`].
     pub request: Option<String>,
 }
 
-/// Generations of the CA of a Mesh's mTLS backend with their schedules; at least one generation.
+/// Generations of the CA of a mesh's mTLS backend. Contains at least one generation.
 #[derive(Clone, Debug)]
 pub struct RotationPlan {
     generations: Vec<Generation>,
@@ -53,7 +52,7 @@ pub struct RotationPlan {
 /// Phase of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// One root; no rotation.
+    /// No rotation is in progress. One root is trusted.
     Settled,
     /// Proxies receive the new root; the old CA signs.
     Distributing,
@@ -61,12 +60,12 @@ pub enum Phase {
     Reissuing,
 }
 
-/// Reason of a due rotation.
+/// Reason for a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RotationReason {
     /// The user requested the rotation.
     Requested,
-    /// 4/5 of the current CA's span have passed.
+    /// 4/5 of the validity of the current CA have passed.
     Ageing,
 }
 
@@ -101,7 +100,7 @@ impl Schedule {
 // === impl RotationPlan ===
 
 impl RotationPlan {
-    /// Returns the plan of these generations, in any order. Returns `None` without a generation.
+    /// Creates a plan from generations in any order. Returns `None` if there are no generations.
     pub fn new(mut generations: Vec<Generation>) -> Option<Self> {
         generations.sort_by_key(|generation| generation.number);
         generations.dedup_by_key(|generation| generation.number);
@@ -120,7 +119,7 @@ impl RotationPlan {
 
     /// Returns the generation that signs.
     pub fn signer(&self, now: SystemTime) -> &Generation {
-        // An expired CA does not sign, whatever the schedule.
+        // An expired CA never signs.
         let may_sign = |generation: &&Generation| {
             generation
                 .schedule
@@ -130,12 +129,12 @@ impl RotationPlan {
         self.generations
             .iter()
             .rfind(may_sign)
-            // Signing then fails with an error that names the newest CA.
+            // If no CA may sign, the newest CA is returned, so that the error of signing names this CA.
             .unwrap_or_else(|| self.newest())
     }
 
-    /// Returns the lifetime of a certificate that is signed at `now`: `wanted`, limited to the time for which its root
-    /// is trusted. The mesh's setting may have increased since the schedule was made.
+    /// Returns the lifetime of a certificate that is signed at `now`: `wanted`, limited to the time for which the root
+    /// of the signer remains trusted. The limit matters if the mesh's lifetime setting was increased during a rotation.
     pub fn lifetime(&self, now: SystemTime, wanted: Duration) -> Duration {
         let signer = self.signer(now).number;
         let mut successors = self
@@ -166,13 +165,13 @@ impl RotationPlan {
             .map(|(generation, _)| generation)
     }
 
-    /// Returns trust bundle and signer.
+    /// Returns the trust bundle and the signer.
     pub fn trust(&self, now: SystemTime) -> Trust {
         let roots: Vec<CertificateDer<'static>> = self
             .trusted(now)
             .map(|generation| generation.authority.certificate().clone())
             .collect();
-        // Each generation changes the roots twice: its root is added, then the previous one is removed.
+        // Each generation changes the roots twice: its root is added, and later the previous root is removed.
         let is_previous_removed = u64::from(roots.len() == 1);
         Trust {
             bundle: TrustBundle::new(roots),
@@ -192,7 +191,7 @@ impl RotationPlan {
         }
     }
 
-    /// Returns the next time at which signer, trust bundle or due rotation change.
+    /// Returns the next time at which the signer or the trust bundle changes, or a rotation becomes due.
     pub fn next_change(&self, now: SystemTime) -> Option<SystemTime> {
         let ageing =
             (self.phase(now) == Phase::Settled).then(|| self.newest().authority.validity().renew_at());
@@ -207,9 +206,9 @@ impl RotationPlan {
             .min()
     }
 
-    /// Returns the reason why a new CA has to be generated now, if there is one. `request` is the user's current
-    /// rotation request, any text. The request causes a rotation if it differs from the request of the newest CA. A
-    /// rotation in progress is finished first.
+    /// Returns the reason to start a rotation now, if any. `request` is the user's rotation request, an arbitrary text.
+    /// It causes a rotation if it differs from the request of the newest CA. No rotation is due while another rotation
+    /// is in progress.
     pub fn due_rotation(&self, now: SystemTime, request: Option<&str>) -> Option<RotationReason> {
         if self.phase(now) != Phase::Settled {
             return None;

@@ -1,4 +1,5 @@
-//! TLS of the control plane itself: a private CA, trusted by proxies and the API server, and server certificates.
+//! CA of the control plane's servers, which proxies and the API server trust, and the server certificates that the CA
+//! issues.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -84,8 +85,8 @@ pub struct IssuedServingCertificate {
 }
 
 impl IssuedServingCertificate {
-    /// Returns whether 4/5 of the certificate's span have passed.
-    pub fn needs_rotation(&self, now: SystemTime) -> bool {
+    /// Returns whether renewal is due: 4/5 of the certificate's validity have passed.
+    pub fn needs_renewal(&self, now: SystemTime) -> bool {
         now >= self.certificate.validity.renew_at()
     }
 

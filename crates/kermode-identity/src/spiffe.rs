@@ -10,12 +10,12 @@ use kermode_model::{Dataplane, MeshName, ServiceName};
 pub struct SpiffeId(String);
 
 impl SpiffeId {
-    /// Returns the ID that every proxy of the service has.
+    /// Returns the ID of a service. Every proxy of the service has this ID.
     pub fn of_service(mesh: &MeshName, service: &ServiceName) -> Self {
         Self(format!("spiffe://{mesh}/{service}"))
     }
 
-    /// Returns the ID of the mesh, which is the name of its CA: `spiffe://<mesh>`.
+    /// Returns the ID of a mesh. The certificate of the mesh's CA has this ID.
     pub fn of_mesh(mesh: &MeshName) -> Self {
         Self(format!("spiffe://{mesh}"))
     }
@@ -48,7 +48,7 @@ impl Entitlement {
             .map(|service| SpiffeId::of_service(&dataplane.mesh, service).0);
         let inbounds = dataplane.inbounds.iter().map(|inbound| &inbound.tags);
         let gateway = dataplane.gateway.iter().map(|gateway| &gateway.tags);
-        // Sorting URIs instead of pairs would order a tag that is a prefix of another differently, because of the `/`.
+        // Sorts pairs instead of URIs: in a URI, the `/` after the tag would affect the order.
         let tags: BTreeSet<(&str, &str)> = inbounds
             .chain(gateway)
             .flatten()

@@ -1,4 +1,4 @@
-//! Certificates that a mesh's CA signs, as x509-parser and rustls read them.
+//! Tests of the certificates that a mesh's CA signs. x509-parser and rustls read the certificates.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -155,11 +155,11 @@ fn request_with_names_beyond_the_entitlement_is_rejected() {
             Box::new(|params| params.distinguished_name.push(rcgen::DnType::CommonName, "admin")),
         ),
         (
-            "to be a CA",
+            "the CA constraint",
             Box::new(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
         ),
         (
-            "to sign certificates",
+            "the key usage of a CA",
             Box::new(|params| params.key_usages.push(KeyUsagePurpose::KeyCertSign)),
         ),
     ];

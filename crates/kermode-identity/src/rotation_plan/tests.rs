@@ -1,4 +1,4 @@
-//! Rotation of a CA under a simulated clock: no valid certificate is rejected.
+//! Tests of CA rotations with a simulated clock.
 
 use kermode_model::MeshName;
 
@@ -82,8 +82,7 @@ fn version_increases_with_each_change_of_the_roots() {
     assert!(versions.is_sorted() && versions[0] < versions[1] && versions[1] < versions[2]);
 }
 
-/// Proxies renew at any age of their certificate; replicas have different clocks and may have read the CAs some time
-/// ago.
+/// Simulates proxies that renew at any age of their certificate, and replicas with wrong clocks and outdated CAs.
 #[test]
 fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     let lifetime = Duration::from_mins(1);
@@ -118,20 +117,20 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     for skew in [-10, 0, 10] {
         replicas.extend([(skew, Duration::ZERO), (skew, MAX_STALENESS)]);
     }
-    let span = (lifetime
+    let duration = (lifetime
         + schedule
             .predecessor_trusted_until
             .duration_since(start())
             .unwrap())
     .as_secs();
-    for second in (0..span + 60).step_by(3) {
+    for second in (0..duration + 60).step_by(3) {
         let now = start() + Duration::from_secs(second);
         // A certificate that is valid now was requested at most one lifetime ago, measured by the clock of the replica
         // that signed it.
         let mut responses = Vec::new();
         for (skew, staleness) in &replicas {
-            let oldest = lifetime.as_secs().saturating_add_signed(*skew);
-            for age in (0..=oldest).step_by(5) {
+            let max_age = lifetime.as_secs().saturating_add_signed(*skew);
+            for age in (0..=max_age).step_by(5) {
                 responses.push(respond(now - Duration::from_secs(age), *skew, *staleness));
             }
         }
@@ -183,7 +182,7 @@ fn one_request_causes_one_rotation_and_rotations_do_not_overlap() {
 }
 
 #[test]
-fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
+fn ca_is_rotated_at_four_fifths_of_its_validity_without_a_request() {
     let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
     let due = single.newest().authority.validity().renew_at();
     assert_eq!(single.due_rotation(due - Duration::from_secs(1), None), None);
@@ -192,7 +191,7 @@ fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
 }
 
 #[test]
-fn validity_of_certificates_of_both_cas_starts_before_their_issuance() {
+fn certificates_of_both_cas_are_backdated() {
     let (plan, schedule) = mk_plan();
     let entitlement = Entitlement::of(&mk_dataplane(&[&[("kuma.io/service", "web_demo_svc_80")]]));
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();

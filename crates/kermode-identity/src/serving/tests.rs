@@ -1,4 +1,4 @@
-//! Server certificates of the control plane, verified as a proxy verifies them.
+//! Tests of the control plane's server certificates. They are verified as a proxy verifies them.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -44,14 +44,14 @@ fn serving_certificate_verifies_for_its_names_and_no_other() {
 }
 
 #[test]
-fn rotation_is_due_at_four_fifths_of_the_span() {
+fn renewal_is_due_at_four_fifths_of_the_validity() {
     let serving = ServingAuthority::generate(now())
         .unwrap()
         .issue(&["cp"], DAY, now())
         .unwrap();
-    assert!(!serving.needs_rotation(now()));
-    assert!(!serving.needs_rotation(now() + DAY * 7 / 10));
-    assert!(serving.needs_rotation(now() + DAY * 8 / 10));
+    assert!(!serving.needs_renewal(now()));
+    assert!(!serving.needs_renewal(now() + DAY * 7 / 10));
+    assert!(serving.needs_renewal(now() + DAY * 8 / 10));
 }
 
 #[test]
