@@ -15,11 +15,10 @@ const EARLY_ATTEMPTS: u32 = 10;
 /// Time span over which the proxies of a failed replica spread their first reconnection. These proxies have
 /// configuration and certificates, so reconnecting is not urgent.
 const RECONNECTION_SPREAD: Duration = Duration::from_secs(2);
-/// Number of failures that a lost connection counts as. If the reconnection fails too, the next backoff is up to
-/// 800 ms.
-const FAILURES_OF_A_LOSS: u32 = 3;
+/// Number of failures that one lost connection adds. If the reconnection fails too, the next backoff is up to 800 ms.
+const FAILURES_PER_LOSS: u32 = 3;
 
-/// Number of consecutive failures, from which the backoff follows.
+/// State of the backoff: the number of consecutive failures.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Backoff {
     failures: u32,
@@ -36,7 +35,7 @@ impl Backoff {
         full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// Returns the backoff after `NOT_FOUND`: as [`Backoff::next`], but at most 500 ms for the first ten attempts. A
+    /// Returns the backoff after `NOT_FOUND`: like [`Backoff::next`], but at most 500 ms for the first ten attempts. A
     /// sidecar may start before the control plane has seen its Pod.
     pub(crate) fn next_after_not_found(&mut self, jitter: f64) -> Duration {
         let is_early = self.failures < EARLY_ATTEMPTS;
@@ -50,7 +49,7 @@ impl Backoff {
 
     /// Returns the backoff after a working connection is lost: up to 2 s, because all proxies of the replica reconnect.
     pub(crate) fn next_after_loss(&mut self, jitter: f64) -> Duration {
-        self.failures = self.failures.saturating_add(FAILURES_OF_A_LOSS);
+        self.failures = self.failures.saturating_add(FAILURES_PER_LOSS);
         RECONNECTION_SPREAD.mul_f64(jitter.clamp(0.0, 1.0))
     }
 

@@ -1,6 +1,6 @@
 //! Renewal of the workload's certificate: generates keys, has the control plane issue certificates for them, and
-//! publishes keys and certificates to SDS. [`kermode_identity::RenewalTimer`] decides when; this module performs the
-//! IO.
+//! publishes keys and certificates to SDS. [`kermode_identity::RenewalTimer`] decides when to renew; this module performs
+//! the IO.
 
 mod current;
 mod roots;
@@ -116,7 +116,7 @@ impl Renewal {
     fn on_update(&self, state: &mut State, update: &RootsUpdate) {
         let Some(current) = &mut state.current else { return };
         let reaction = current.on_update(update);
-        if reaction.publish {
+        if reaction.must_publish {
             let roots = current.roots.bundle.to_pem();
             tracing::info!(
                 roots = current.roots.bundle.roots().len(),

@@ -35,7 +35,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(5);
 /// Timeout of one HTTP/2 ping.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Address of the control plane, and how both sides authenticate.
+/// Address, trusted roots and token for the connections to the control plane.
 pub struct ControlPlaneConfig {
     /// Host name or IP address, without brackets.
     pub host: String,
@@ -137,7 +137,7 @@ fn tls_config(config: &ControlPlaneConfig) -> anyhow::Result<ClientConfig> {
     for root in config.trust.roots() {
         roots
             .add(root.clone())
-            .context("KUMA_CONTROL_PLANE_CA_CERT: a certificate in it cannot be used")?;
+            .context("KUMA_CONTROL_PLANE_CA_CERT: a root certificate cannot be used")?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = ClientConfig::builder_with_provider(provider)
@@ -203,7 +203,7 @@ async fn connect_tcp(target: &Target, resolver: &TokioResolver) -> io::Result<Tc
     Err(last_error)
 }
 
-/// Resolves `host` without the resolver of a libc: the images contain none.
+/// Resolves `host` with hickory-resolver: the images contain no libc resolver.
 async fn resolve(host: &str, resolver: &TokioResolver) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);

@@ -1,4 +1,5 @@
-//! Components of the sidecar agent. `kuma-dp` reads the configuration and connects them; each runs until it is dropped.
+//! Components of the sidecar agent. The program `kuma-dp` reads the configuration and connects the components. Each
+//! component runs until its future is dropped.
 //!
 //! ```text
 //! control plane ──ADS──▶ relay ───┐

@@ -31,8 +31,8 @@ use self::session::Session;
 use self::upstream::{Event, UpstreamStream};
 use crate::token::TokenFile;
 
-/// Timeout of the first response of the control plane to a new Envoy; then the cache responds. The control plane is
-/// preferred because the cached configuration may have crashed the previous Envoy.
+/// Time for which a new stream of Envoy waits for the control plane's first response before the cache responds. The
+/// control plane has priority because the cached configuration may have crashed the previous Envoy.
 const CACHE_DELAY: Duration = Duration::from_secs(1);
 /// Limit on responses that wait for Envoy to read them. Above the limit, the relay stops reading from the control
 /// plane.
@@ -57,7 +57,7 @@ struct RelayedStream {
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
-/// Envoy ended its stream.
+/// Result that ends the relay of a stream: Envoy ended the stream.
 struct EnvoyEndedStream;
 
 // === impl Relay ===

@@ -1,4 +1,5 @@
-//! Watches the removal of this sidecar's endpoint, from the start of the drain until no proxy sends requests to it.
+//! Watches the removal of this sidecar's endpoint, from the start of the drain until no proxy sends requests to the
+//! endpoint.
 //!
 //! Each replica of the control plane tracks the acknowledgements of its own proxies only, so the agent calls all
 //! replicas. The result goes to the log: an operator sees how much of the drain time was needed. The drain does not
@@ -82,8 +83,8 @@ impl RemovalWatch {
         }
     }
 
-    /// Calls one replica, with backoff after each failure, and sends a report for each response and for each end of a
-    /// call, until the receiver is dropped.
+    /// Calls one replica repeatedly, with a backoff between calls. Sends a report for each response and for the end of
+    /// each call. Returns when the receiver of `reports` is dropped.
     async fn call(self, replica: Replica, reports: mpsc::Sender<(Replica, Report)>) {
         let client = match replica {
             Replica::SelectedByService => self.client.clone(),

@@ -50,7 +50,7 @@ impl SystemDns {
     pub fn resolver(&self) -> anyhow::Result<Arc<TokioResolver>> {
         let mut options = self.options.clone();
         options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-        // The agent resolves a single name, and only when it connects. A cached address may be outdated by then.
+        // The agent resolves a name only when it connects. A cached address may be outdated by then.
         options.cache_size = 0;
         let builder =
             TokioResolver::builder_with_config(self.config.clone(), TokioRuntimeProvider::default());

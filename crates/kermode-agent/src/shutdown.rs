@@ -21,7 +21,7 @@ pub(crate) enum Event {
     DrainNotStarted,
     /// Envoy has no downstream connections.
     Idle,
-    /// The time of [`EnvoyShutdown::deadline`] has come.
+    /// [`EnvoyShutdown::deadline`] has passed.
     Deadline,
     /// Envoy ended with this exit code.
     EnvoyEnded(u8),
@@ -66,8 +66,8 @@ enum State {
 }
 
 impl EnvoyShutdown {
-    /// Returns the initial state. Kubernetes signals a native sidecar after the application's containers have ended, so
-    /// it drains only until its last connection is closed. A classic sidecar drains for all of `drain_time`.
+    /// Returns the initial state. Kubernetes signals a native sidecar after the application's containers have ended, so a
+    /// native sidecar drains only until its last connection is closed. A classic sidecar drains for all of `drain_time`.
     pub fn new(drain_time: Duration, is_native_sidecar: bool) -> Self {
         Self {
             drain_time,
@@ -90,13 +90,13 @@ impl EnvoyShutdown {
         }
     }
 
-    /// Returns whether [`Event::Idle`] has an effect. Only then the supervisor has to count connections.
+    /// Returns whether [`Event::Idle`] has an effect. If not, the supervisor need not count connections.
     pub(crate) fn ends_when_idle(&self) -> bool {
         self.is_native_sidecar && matches!(self.state, State::Draining { .. })
     }
 
     /// Handles an event.
-    pub(crate) fn on(&mut self, event: Event, now: Instant) -> Action {
+    pub(crate) fn on_event(&mut self, event: Event, now: Instant) -> Action {
         match (self.state, event) {
             (State::Serving, Event::Signal) => {
                 self.state = State::StartingDrain;
@@ -116,7 +116,7 @@ impl EnvoyShutdown {
                 self.state = State::Killed;
                 Action::Kill
             }
-            // Envoy was terminated by the agent, so its exit code is no error.
+            // The agent terminated Envoy, so Envoy's exit code is not an error.
             (State::Terminating { .. } | State::Killed, Event::EnvoyEnded(_)) => Action::Exit(0),
             (_, Event::EnvoyEnded(code)) => Action::Exit(code),
             (_, Event::DrainStarted | Event::DrainNotStarted | Event::Idle | Event::Deadline) => Action::None,

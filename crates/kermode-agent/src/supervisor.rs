@@ -112,7 +112,7 @@ async fn supervise_one(
                 Event::Deadline
             }
         };
-        match shutdown.on(event, Instant::now()) {
+        match shutdown.on_event(event, Instant::now()) {
             Action::None => {}
             Action::FailHealthcheck => {
                 drain_start.set(Some(start_drain(admin)));

@@ -1,5 +1,5 @@
-//! Token that authenticates the proxy: the Pod's service account token. The kubelet replaces it from time to time, so
-//! the file is read for every call.
+//! Token that authenticates the proxy: the Pod's service account token. The kubelet replaces the token from time to
+//! time, so the file is read for every call.
 
 use std::path::PathBuf;
 

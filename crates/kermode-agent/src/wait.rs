@@ -25,8 +25,8 @@ impl Wait {
     /// Returns once the URL responds with a success status.
     ///
     /// # Errors
-    /// Fails at the timeout, with the failure of the last request; and for a URL that is not `http`, or whose host is
-    /// neither an IP address nor `localhost`.
+    /// Fails when the URL does not begin with `http://` or its host is neither an IP address nor `localhost`. Fails at
+    /// the timeout; the error then contains the failure of the last request.
     pub async fn run(&self) -> anyhow::Result<()> {
         let address = literal_address(&self.url).context("--url")?;
         let deadline = Instant::now() + self.timeout;

@@ -1,4 +1,4 @@
-//! State of the current certificate and of the trust bundle, and how messages of the control plane change it. No IO.
+//! State of the current certificate and of the trust bundle. Messages of the control plane change the state. No IO.
 //!
 //! The control plane sends the trust bundle with each certificate, and on a stream when the bundle changes. A replica
 //! of the control plane may briefly lag behind another, so an older bundle does not replace a newer one.
@@ -38,7 +38,7 @@ pub(super) struct Roots {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reaction {
     /// Whether the trust bundle changed and has to be published to Envoy.
-    pub(super) publish: bool,
+    pub(super) must_publish: bool,
     /// Time within which the certificate has to be renewed early; `None` if the regular renewal suffices.
     pub(super) renew_within: Option<Duration>,
 }
@@ -77,16 +77,16 @@ impl CurrentCertificate {
         if !roots.bundle.shares_a_root_with(&self.roots.bundle) {
             // The renewal replaces certificate and trust bundle together.
             return Reaction {
-                publish: false,
+                must_publish: false,
                 renew_within: Some(RENEWAL_AFTER_UNRELATED_CA),
             };
         }
-        let publish = roots.bundle != self.roots.bundle;
+        let must_publish = roots.bundle != self.roots.bundle;
         self.roots = roots;
         let is_new_signer = update.signer != self.signer && update.signer != self.announced_signer;
         self.announced_signer = update.signer;
         Reaction {
-            publish,
+            must_publish,
             renew_within: is_new_signer.then(|| Duration::from_secs(update.renew_within.into())),
         }
     }
@@ -110,6 +110,7 @@ impl Roots {
 mod tests {
     use super::*;
 
+    /// Returns an update in which each byte of `roots` stands for one root.
     fn mk_update(roots: &[u8], roots_version: u64, signer: u32) -> RootsUpdate {
         RootsUpdate {
             roots_der: roots.iter().map(|byte| vec![*byte; 8]).collect(),
@@ -135,7 +136,7 @@ mod tests {
     fn second_root_is_published_without_a_renewal() {
         let mut current = mk_current(&[1], 3, 1);
         let only_publish = Reaction {
-            publish: true,
+            must_publish: true,
             renew_within: None,
         };
         assert_eq!(current.on_update(&mk_update(&[1, 2], 4, 1)), only_publish);
@@ -173,7 +174,7 @@ mod tests {
     fn unrelated_ca_is_not_trusted_before_it_has_issued_a_certificate() {
         let mut current = mk_current(&[1, 2], 4, 1);
         let reaction = Reaction {
-            publish: false,
+            must_publish: false,
             renew_within: Some(RENEWAL_AFTER_UNRELATED_CA),
         };
         assert_eq!(current.on_update(&mk_update(&[9], 3, 1)), reaction);

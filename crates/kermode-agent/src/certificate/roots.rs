@@ -19,9 +19,8 @@ use crate::token::TokenFile;
 /// Pause after `UNIMPLEMENTED`: the control plane is too old to implement this RPC. The trust bundle still comes with
 /// each certificate.
 const UNIMPLEMENTED_PAUSE: Duration = Duration::from_mins(5);
-/// Pause while mTLS is disabled in the mesh. If mTLS is enabled and the CA rotated during the pause, this proxy gets
-/// the new root after the pause. That is early enough: a rotation waits longer between distributing a new root and
-/// signing with its key.
+/// Pause while mTLS is disabled in the mesh. A CA rotation waits longer than this pause between distributing a new root
+/// and signing with its key, so the proxy gets the root in time.
 const MTLS_DISABLED_PAUSE: Duration = Duration::from_secs(30);
 /// Time span over which proxies spread their reconnections after a stream ends. Configuration and certificates are more
 /// urgent, and each stream costs the API server a token review.

@@ -35,8 +35,8 @@ impl NameServers {
         Self { servers, timeout }
     }
 
-    /// Returns the first response that is neither `SERVFAIL` nor `REFUSED`, as a libc's resolver does. If there is
-    /// none, returns the last response, or `SERVFAIL` if no server responded.
+    /// Returns the first response that is neither `SERVFAIL` nor `REFUSED`, like the resolvers of libcs. If there
+    /// is no such response, returns the last response, or `SERVFAIL` if no server responded.
     pub(crate) async fn resolve(&self, query: &Query<'_>, transport: Transport) -> Vec<u8> {
         let mut last = None;
         for &server in &self.servers {

@@ -8,7 +8,7 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodab
 /// Length of the encoded header, in bytes.
 const HEADER_LENGTH: usize = 12;
 
-/// Query with exactly one question, as all resolvers send it.
+/// Query with exactly one question. Resolvers send no other queries.
 #[derive(Clone, Debug)]
 pub struct Query<'a> {
     bytes: &'a [u8],
@@ -17,8 +17,8 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Decodes a query. Returns `None` for responses, for messages with another number of questions and for bytes that
-    /// are not a DNS message.
+    /// Decodes a query. Returns `None` for responses, for messages with no or several questions, and for bytes that are
+    /// not a DNS message.
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, question) = header_and_question(bytes)?;
         (header.message_type == MessageType::Query && header.counts.queries == 1).then_some(Self {
@@ -28,7 +28,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// Returns the encoded query under another ID.
+    /// Returns the encoded query with its ID replaced by `id`.
     pub(crate) fn with_id(&self, id: u16) -> Vec<u8> {
         with_id(self.bytes.to_vec(), id)
     }
@@ -88,7 +88,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Returns an encoded message under another ID.
+/// Replaces the ID of an encoded message.
 pub(crate) fn with_id(mut message: Vec<u8>, id: u16) -> Vec<u8> {
     if let Some(field) = message.get_mut(..2) {
         field.copy_from_slice(&id.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Client of Envoy's admin interface. `kuma-dp wait` uses this module's function `request` as well.
+//! Client of Envoy's admin interface, and the HTTP request that this client shares with `kuma-dp wait`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -56,7 +56,7 @@ impl Admin {
     }
 
     async fn request(self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-        let uri = path.parse().context("path of the admin interface")?;
+        let uri = path.parse().context("invalid path of Envoy's admin interface")?;
         request(self.address, method, uri, REQUEST_TIMEOUT)
             .await
             .with_context(|| format!("Envoy's admin interface at {}", self.address))
@@ -126,7 +126,8 @@ pub(crate) fn literal_address(url: &Uri) -> anyhow::Result<SocketAddr> {
 fn count_connections(statistics: &str) -> u64 {
     let gauges = statistics.lines().filter_map(|line| line.rsplit_once(": "));
     gauges
-        // The request for the gauges itself uses the admin listener. The gauges of workers repeat the listener's gauge.
+        // Excludes the admin listener, which serves this request, and the gauges of workers, which repeat the gauge of
+        // their listener.
         .filter(|(name, _)| !name.starts_with("listener.admin.") && !name.contains(".worker_"))
         .filter_map(|(_, count)| count.trim().parse::<u64>().ok())
         .sum()

@@ -18,7 +18,7 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts Envoy in its own process group, so that signals to the agent's group do not reach it.
+    /// Starts Envoy in its own process group, so that signals to the agent's group do not reach Envoy.
     pub fn start(binary: &Path, arguments: Vec<OsString>) -> anyhow::Result<Self> {
         // The kernel sends the parent-death signal when the *thread* that started the child ends. The main thread
         // starts the child and lives as long as the process; the runtime has no other thread.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 /// Limit on the cache, in bytes. With a full cache, the agent stays within the memory request of a sidecar.
 pub(crate) const LIMIT: usize = 8 << 20;
-/// Memory of an entry besides its contents, in bytes: keys, pointers, the slot of the table.
+/// Estimated memory of an entry besides its contents, in bytes: pointers and the slot of the table.
 const ENTRY_OVERHEAD: usize = 128;
 
 /// Resource as the control plane sent it.
@@ -37,7 +37,7 @@ pub(crate) struct Cache {
     bytes: usize,
     /// Limit on `bytes`.
     limit: usize,
-    /// Whether the limit was exceeded. Nothing is cached then until Envoy starts without resources.
+    /// Whether the cache is disabled, because the limit was exceeded. An Envoy that starts without resources enables it.
     is_disabled: bool,
 }
 

@@ -179,8 +179,8 @@ impl Session {
             .collect()
     }
 
-    /// Handles an ACK or NACK of a response. Returns the nonce that the control plane gave the response, to be
-    /// forwarded, if the response came from the current upstream stream.
+    /// Handles an ACK or NACK of a response. If the response came from the current upstream stream, returns the control
+    /// plane's nonce of the response.
     fn on_ack_or_nack(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> Option<String> {
         let in_flight = self.in_flight.remove(&request.response_nonce)?;
         let is_from_control_plane = in_flight.source != Source::Cache;
@@ -414,7 +414,7 @@ impl Subscription {
                 continue;
             }
             self.acknowledged.insert(name.clone(), Some(item.version.clone()));
-            // A slice of the response would keep the whole response in memory.
+            // Copies the resource, because a slice would keep the whole response in memory.
             let encoded = if is_from_control_plane {
                 Bytes::copy_from_slice(&item.encoded)
             } else {
@@ -423,7 +423,7 @@ impl Subscription {
             cache.put(&self.kind, name, Entry::Present(Item { encoded, ..item }));
         }
         for name in removed {
-            // A restarted Envoy that subscribes to the name again has to get the absence from the cache.
+            // Caches the absence for a restarted Envoy that subscribes to the name.
             if self.names.contains(&name) {
                 let name: Arc<str> = name.into();
                 self.acknowledged.insert(name.clone(), None);
@@ -434,8 +434,7 @@ impl Subscription {
             }
         }
         if is_from_control_plane && self.is_wildcard {
-            // Cached resources that this Envoy process did not receive come from an earlier process and no longer
-            // exist.
+            // Drops resources that only an earlier Envoy process received: they no longer exist.
             cache.retain(&self.kind, |name| self.acknowledged.contains_key(name));
             cache.set_complete(&self.kind);
         }

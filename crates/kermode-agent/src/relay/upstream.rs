@@ -43,6 +43,7 @@ pub(super) struct UpstreamStream {
     token: TokenFile,
     backoff: Backoff,
     state: State,
+    /// Queue of requests on the current stream; `None` during a pause.
     requests: Option<mpsc::Sender<DeltaDiscoveryRequest>>,
 }
 
@@ -117,8 +118,8 @@ impl UpstreamStream {
                         .and_then(Result::err)
                         .unwrap_or_else(|| Status::unavailable("the control plane ended the stream"));
                     let jitter = fastrand::f64();
-                    // A replica that ends streams by a status ends few at a time. A lost connection affects all proxies
-                    // of a replica, so they spread their reconnections over a longer time.
+                    // A replica that ends streams with a status ends only a few at a time. A lost connection affects
+                    // all proxies of a replica, so the proxies spread their reconnections over a longer time.
                     let is_connection_lost = status.source().is_some();
                     let pause = if is_connection_lost {
                         self.backoff.next_after_loss(jitter)

@@ -19,7 +19,7 @@ pub(super) enum Replica {
     At(SocketAddr),
 }
 
-/// Result of a report: replicas to call, or the progress of the watch.
+/// Progress of the watch after a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Newly listed replicas, which have to be called.
@@ -103,9 +103,8 @@ impl CalledReplicas {
         addresses.filter_map(|address| address.parse().ok()).collect()
     }
 
-    /// Returns whether no response contradicts the list of replicas: every address is valid, and the lists of the other
-    /// replicas name no further replica. The only address that they may add is the one of the replica that the Service
-    /// selected, which does not list itself.
+    /// Returns whether every address that a replica has listed is valid and in `others`. One more address is allowed: the
+    /// replica that the Service selected does not list itself, but the others list it.
     fn is_list_complete(&self, others: &BTreeSet<SocketAddr>) -> bool {
         let addresses = self
             .responses
@@ -129,6 +128,7 @@ impl fmt::Display for Replica {
 mod tests {
     use super::*;
 
+    /// Addresses of two replicas that the replica of the Service lists.
     const B: &str = "10.0.0.2:5678";
     const C: &str = "10.0.0.3:5678";
 

@@ -8,7 +8,7 @@ use kermode_protocol::secrets::{
 };
 use prost::Message as _;
 
-/// Certificate, private key and trust bundle of a proxy, in PEM, from which the proxy's secrets are made.
+/// Certificate, private key and trust bundle of a proxy, in PEM. The proxy's secrets consist of them.
 pub struct SecretMaterial {
     /// Number that increases with every change.
     pub version: u64,
@@ -98,7 +98,8 @@ impl SdsStream {
             return None;
         }
         if let Some(error) = request.error_detail {
-            // Envoy would reject the same secret again, so it is not repeated. The next renewal changes the secret.
+            // Envoy would reject the same secret again, so the agent does not repeat it. The next renewal changes the
+            // secret.
             tracing::error!(names = ?request.resource_names, error = error.message, "Envoy rejected a secret");
         }
         if request.resource_names != self.subscribed {

@@ -1,5 +1,5 @@
-//! Envoy's stream across lost and new upstream streams. A model of Envoy has to end with the configuration of the
-//! control plane, and a restarted Envoy with the configuration of the previous Envoy.
+//! Tests of a session across lost and new upstream streams: single steps, and random interleavings with models of Envoy
+//! and of the control plane.
 
 use std::collections::BTreeMap;
 
@@ -161,7 +161,7 @@ fn restarted_envoy_gets_the_acknowledged_configuration() {
 }
 
 #[test]
-fn rejected_version_does_not_replace_the_acknowledged_one() {
+fn rejected_version_does_not_replace_the_acknowledged_version() {
     let mut cache = mk_cache();
     let mut session = mk_configured(&mut cache);
     let bad = session.on_response(response(CDS, "3", &[("a", "2")], &["b"]));
@@ -198,7 +198,7 @@ fn fully_configured_envoy_gets_nothing_when_the_control_plane_is_lost() {
     let mut session = mk_configured(&mut cache);
     session.on_closed();
     assert_eq!(session.go_offline(&cache), []);
-    // Envoy subscribes again when it warms a cluster again, and needs a response.
+    // Envoy subscribes again when a cluster is updated, and waits for the response.
     let output = session.on_request(subscribe(EDS, &["a"]), &mut cache);
     assert_eq!(versions_in(&output.responses[0]), mk_versions(&[("a", "1")]));
 }
@@ -351,7 +351,7 @@ fn full_cache_drops_unused_resources_before_it_is_disabled() {
     assert!(cache.get(CDS, "0").is_none() && cache.get(EDS, "c").is_none());
 }
 
-// === arbitrary interleavings ===
+// === random interleavings ===
 
 /// One stream of a model control plane: the part of delta xDS that the test needs. It shares no code with the session.
 #[derive(Default)]
@@ -458,7 +458,7 @@ impl Server {
             for name in &removed {
                 kind.client_versions.remove(name);
             }
-            // A response contains removals or one resource, so a NACK always means that resource.
+            // A response contains either removals or one resource, so a NACK always rejects that resource.
             let changed = changed.filter(|_| removed.is_empty());
             let resource = changed.map(|(name, version)| SentResource {
                 name: name.clone(),
@@ -506,10 +506,10 @@ impl Envoy {
             for name in &next.removed_resources {
                 self.endpoints.remove(name);
             }
-            let of_clusters = versions_in(&next)
+            let endpoints_of_clusters = versions_in(&next)
                 .into_iter()
                 .filter(|(name, _)| self.clusters.contains_key(name));
-            self.endpoints.extend(of_clusters);
+            self.endpoints.extend(endpoints_of_clusters);
             return requests;
         }
         for (name, version) in versions_in(&next) {

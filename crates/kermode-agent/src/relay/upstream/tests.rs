@@ -36,7 +36,7 @@ fn is_paused(upstream: &UpstreamStream) -> bool {
 }
 
 #[tokio::test]
-async fn stream_that_the_control_plane_denies_increases_the_backoff_and_a_response_resets_it() {
+async fn denied_stream_increases_the_backoff_and_a_response_resets_it() {
     let mut upstream = mk_stream();
     for denials in 1..=2 {
         let denied = Status::unauthenticated("invalid token");

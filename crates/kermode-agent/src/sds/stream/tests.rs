@@ -136,7 +136,7 @@ fn secret_of_another_mesh_is_not_served() {
 fn debug_of_a_secret_hides_the_key() {
     let names = SecretNames::of(&MeshName::new("default"));
     let secret = names.secret(IDENTITY, &mk_material(1)).unwrap();
-    // `Debug` of the bytes is `[107, 101, 121]`; 107 would also show a part of the key.
+    // `Debug` of the key's bytes is `[107, 101, 121]`; the check for 107 also detects a part of the key.
     let bytes = format!("{:?}", b"key");
     let text = format!("{secret:?} {:?}", secret.kind);
     assert!(
