@@ -123,7 +123,7 @@ impl Webhooks {
     }
 
     fn respond_injected(&self, request: &Request, namespace: &str, injection: Injection) -> Response {
-        let reason = injection.reason.as_str();
+        let reason = injection.source.as_str();
         self.metrics.count(WEBHOOK, "injected", reason);
         let (pod, mesh) = (request.pod_name(), injection.mesh.as_str());
         tracing::debug!(namespace, pod, mesh, reason, "sidecar injected");

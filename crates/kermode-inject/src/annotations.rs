@@ -13,16 +13,16 @@ use crate::values::Values;
 const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
 
-/// Annotation by which Cluster Autoscaler evicts a Pod in spite of the listed local volumes, separated by commas.
+/// Annotation that lists local volumes, comma-separated. Cluster Autoscaler may evict the Pod despite these volumes.
 /// <https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md>
 const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
-/// Returns the annotations to write, by key. `pod` holds the annotations of the incoming Pod; `reason` is the label or
+/// Returns the annotations to write, by key. `pod_annotations` are those of the incoming Pod. `source` is the label or
 /// annotation that requested injection.
 pub(crate) fn annotations_to_write(
     plan: &Plan<'_>,
-    reason: InjectionSource,
-    pod: &Values<'_>,
+    source: InjectionSource,
+    pod_annotations: &Values<'_>,
 ) -> BTreeMap<String, String> {
     let settings = plan.settings;
     let sidecar = &settings.sidecar_container;
@@ -31,7 +31,7 @@ pub(crate) fn annotations_to_write(
 
     write(key::MESH, plan.mesh.clone());
     write(key::SIDECAR_INJECTED, "true".to_owned());
-    write(key::INJECTION_REASON, reason.as_str().to_owned());
+    write(key::INJECTION_REASON, source.as_str().to_owned());
     write(key::SIDECAR_UID, sidecar.uid.to_string());
     write(key::TRANSPARENT_PROXYING, ENABLED.to_owned());
     write(
@@ -70,7 +70,7 @@ pub(crate) fn annotations_to_write(
         ),
     ] {
         // The Pod's own annotation replaces the setting.
-        let value = pod
+        let value = pod_annotations
             .get(name)
             .map_or_else(|| comma_separated(ports), str::to_owned);
         if !value.is_empty() {
@@ -84,7 +84,7 @@ pub(crate) fn annotations_to_write(
     if plan.has_tmp() {
         write(
             EVICTABLE_VOLUMES,
-            with_item(pod.get(EVICTABLE_VOLUMES), TMP_VOLUME),
+            with_item(pod_annotations.get(EVICTABLE_VOLUMES), TMP_VOLUME),
         );
     }
     if settings.cni_enabled {
@@ -93,7 +93,7 @@ pub(crate) fn annotations_to_write(
     annotations
 }
 
-/// Appends an item to a comma-separated list that does not contain it.
+/// Appends an item to a comma-separated list, unless the list contains the item.
 fn with_item(list: Option<&str>, item: &str) -> String {
     match list.filter(|list| !list.trim().is_empty()) {
         Some(list) if notation::list(list).any(|present| present == item) => list.to_owned(),

@@ -1,4 +1,4 @@
-//! Differences between two JSON values, one line of text each, for the injection trace.
+//! Describes the differences between two JSON values, one line of text for each, for the injection trace.
 
 use serde_json::Value;
 

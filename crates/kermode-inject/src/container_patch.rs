@@ -31,7 +31,7 @@ pub struct Operation<'a> {
     pub block: &'a JsonPatchBlock,
 }
 
-/// Kind of a container. Kubernetes allows some fields for one kind only.
+/// Role of a container. Kubernetes rejects probes and lifecycle hooks of an [`Init`](Self::Init) container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerRole {
     /// An ordinary container, or an init container with `restartPolicy: Always`.
@@ -68,8 +68,8 @@ pub(crate) struct SelectedPatches(Vec<(String, ContainerPatchSpec)>);
 // === impl SelectedPatches ===
 
 impl SelectedPatches {
-    /// Looks up the ContainerPatches in the list of the Pod's annotation (`own`), or in the list of the setting
-    /// (`default`) if the Pod has no annotation. An empty annotation selects none
+    /// Looks up the ContainerPatches that the Pod's annotation names (`own`). Without the annotation, the
+    /// ContainerPatches of the setting (`default`) apply. An empty annotation selects none
     /// (docs/design.md#container-patches-replace-defaults).
     pub(crate) fn look_up(
         own: Option<Vec<String>>,
@@ -162,8 +162,8 @@ fn truncated(path: &str) -> String {
     format!("{start}...")
 }
 
-/// Applies operations to a container, all or none, and validates the result. The result remains raw JSON; members that
-/// are null are dropped, as the API server drops them.
+/// Applies operations to a container, all or none, and validates the result. Null members are dropped, as the API
+/// server drops them. Problems that the container has without the operations are ignored.
 ///
 /// # Errors
 /// When an operation does not apply, or Kubernetes would reject the result or drop part of it.
@@ -257,7 +257,7 @@ fn introducing_operation<'a, 'b>(
     role: ContainerRole,
     problem: &String,
 ) -> &'a Operation<'b> {
-    // Numbers of operations after which the problem is absent and present.
+    // The problem is absent after the first `absent` operations, and present after the first `present` operations.
     let (mut absent, mut present) = (0, operations.len());
     while present - absent > 1 {
         let middle = usize::midpoint(absent, present);

@@ -12,7 +12,7 @@ use crate::reason::{InjectionSource, Obstacle, SkipReason};
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
-/// Annotation by which a kubelet marks the mirror of a static Pod.
+/// Annotation that a kubelet sets on the mirror Pod of a static Pod.
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-mirror>
 const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 
@@ -32,7 +32,8 @@ pub(crate) struct ObjectMetadata<'a> {
     pub(crate) namespace_annotations: Values<'a>,
 }
 
-/// Decides on a Pod. `exceptions` holds the labels of Pods that are never injected; the value `*` matches any value.
+/// Decides whether a Pod is injected. `exceptions` holds the labels of Pods that are never injected; the value `*`
+/// matches any value.
 pub(crate) fn decide(
     pod: &Pod<'_>,
     metadata: &ObjectMetadata<'_>,
@@ -56,7 +57,7 @@ pub(crate) fn decide(
     }
     trace.note(TraceTopic::Decision, || "no container is a sidecar".to_owned());
     for source in InjectionSource::IN_ORDER {
-        let values = metadata.of(source);
+        let values = metadata.values_of(source);
         let requested = values.boolean(SIDECAR_INJECTION);
         trace.note(TraceTopic::Decision, || {
             describe_request(&values, requested.as_ref())
@@ -73,8 +74,8 @@ pub(crate) fn decide(
     Ok(InjectionDecision::Skip(SkipReason::NotRequested))
 }
 
-/// Decides on a Pod for which `source` requests injection. A Pod that cannot carry a sidecar is skipped if its Namespace
-/// requests injection for all of its Pods, and denied if it requests injection itself.
+/// Decides whether a Pod for which `source` requests injection is injected. A Pod that cannot carry a sidecar is denied
+/// if `source` is the Pod itself, and skipped if `source` is the Namespace.
 fn inject_unless_impossible(
     pod: &Pod<'_>,
     source: InjectionSource,
@@ -158,7 +159,7 @@ fn has_sidecar_variables(container: &Container<'_>) -> bool {
 
 impl<'a> ObjectMetadata<'a> {
     /// Returns the labels or annotations of a source.
-    pub(crate) fn of(&self, source: InjectionSource) -> Values<'a> {
+    pub(crate) fn values_of(&self, source: InjectionSource) -> Values<'a> {
         match source {
             InjectionSource::PodLabel => self.pod_labels,
             InjectionSource::PodAnnotation => self.pod_annotations,

@@ -118,7 +118,8 @@ pub enum Denial {
         /// Description of the problem.
         problem: String,
     },
-    /// The Pod requests a native sidecar, but the API server does not support them.
+    /// The Pod or the setting `sidecarMode` requests a native sidecar, but the API server does not support native
+    /// sidecars.
     #[error(
         "kuma.io/sidecar-mode: native needs Kubernetes 1.29 or later, this API server is older: use auto or classic on {object} or in the setting sidecarMode"
     )]

@@ -1,4 +1,4 @@
-//! Termination budget: the sidecar's drain time must fit into the Pod's grace period
+//! Limits the sidecar's drain time, so that the drain ends within the Pod's grace period
 //! (docs/design.md#termination-budget).
 
 use std::time::Duration;
@@ -19,18 +19,18 @@ const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
 const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
 /// Limits the drain time of a rendered sidecar to the grace period less [`STOP_RESERVE`]. The drain time may come from
-/// the setting, an annotation, an environment variable or a ContainerPatch. `set_by_pod`: the Pod has the annotation.
+/// the setting, an annotation, an environment variable or a ContainerPatch. `is_set_by_pod`: the Pod has the
+/// annotation.
 ///
-/// A drain time that does not fit gives a warning only if the user configured it: by the annotation, or to a value
-/// other than the default. The default drain time does not fit into the default grace period, and users who set neither
-/// need no warning.
+/// Exceeding the limit gives a warning only if the drain time was configured: by the annotation, or to a value other
+/// than the default. A Pod with the default drain time and grace period, 30 s each, always exceeds the limit.
 ///
-/// A Pod without a grace period did not come from an API server, so its grace period is unknown. Its drain time is
-/// kept, with a warning if Kubernetes' default would be too short.
+/// A Pod without a grace period comes from a manifest, because an API server always sets one. Its drain time is kept,
+/// and the warning compares the drain time with Kubernetes' default grace period.
 pub(crate) fn limit_drain_time(
     sidecar: &mut Value,
     grace_period_seconds: Option<u64>,
-    set_by_pod: bool,
+    is_set_by_pod: bool,
     warnings: &mut Vec<String>,
     trace: &mut Trace,
 ) {
@@ -44,13 +44,17 @@ pub(crate) fn limit_drain_time(
         ));
         return;
     };
-    let grace_period_known = grace_period_seconds.is_some();
+    let has_grace_period = grace_period_seconds.is_some();
     let grace_period = grace_period_seconds.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
     let max_drain_time = grace_period.saturating_sub(STOP_RESERVE).max(MIN_DRAIN_TIME);
-    let configured = set_by_pod || drain_time != SidecarContainer::default().drain_time;
+    let is_configured = is_set_by_pod || drain_time != SidecarContainer::default().drain_time;
     trace.note(TraceTopic::Drain, || {
-        let origin = if configured { "configured" } else { "the default" };
-        let grace_origin = if grace_period_known {
+        let origin = if is_configured {
+            "configured"
+        } else {
+            "the default"
+        };
+        let grace_origin = if has_grace_period {
             "set by the Pod"
         } else {
             "Kubernetes' default"
@@ -65,12 +69,12 @@ pub(crate) fn limit_drain_time(
         return;
     }
     let mut warn = |warning: String| {
-        if configured {
+        if is_configured {
             warnings.push(warning);
         }
     };
     let (drain_text, grace_text) = (duration::format(drain_time), duration::format(grace_period));
-    if !grace_period_known {
+    if !has_grace_period {
         warn(format!(
             "drain time {drain_text} does not fit into Kubernetes' default grace period of {grace_text}: \
              set spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
@@ -106,13 +110,13 @@ mod tests {
         limit_with(drain_time, grace_period, true)
     }
 
-    fn limit_with(drain_time: &str, grace_period: Option<u64>, set_by_pod: bool) -> (String, Vec<String>) {
+    fn limit_with(drain_time: &str, grace_period: Option<u64>, is_set_by_pod: bool) -> (String, Vec<String>) {
         let mut sidecar = json!({"env": [{"name": "X"}, {"name": DRAIN_TIME_VARIABLE, "value": drain_time}]});
         let mut warnings = Vec::new();
         limit_drain_time(
             &mut sidecar,
             grace_period,
-            set_by_pod,
+            is_set_by_pod,
             &mut warnings,
             &mut Trace::off(),
         );
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn drain_time_never_exceeds_the_grace_period_less_five_seconds() {
+    fn drain_time_is_limited_to_the_grace_period_less_five_seconds() {
         for (drain_time, grace_period, result, warns) in [
             ("30s", 30, "25s", true),
             ("25s", 30, "25s", false),
@@ -140,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_of_the_default_drain_time_gives_no_warning() {
+    fn limiting_the_default_drain_time_gives_no_warning() {
         assert_eq!(limit_with("30s", Some(30), false), ("25s".to_owned(), vec![]));
         assert_eq!(limit_with("30s", None, false), ("30s".to_owned(), vec![]));
         let (value, warnings) = limit_with("31s", Some(30), false);

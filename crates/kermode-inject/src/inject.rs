@@ -30,7 +30,7 @@ pub struct Context<'a> {
     pub namespace: Namespace<'a>,
     /// URL of the control plane for sidecars, for example `https://kuma-control-plane.kong-mesh-system:5678`.
     pub control_plane_url: &'a str,
-    /// CA that sidecars verify the control plane's certificate with, in PEM.
+    /// CA certificates in PEM, which sidecars use to verify the control plane's certificate.
     pub control_plane_ca_pem: &'a str,
     /// Returns whether a Mesh exists.
     pub mesh_exists: &'a dyn Fn(&str) -> bool,
@@ -66,15 +66,15 @@ pub struct Injection {
     /// Warnings for the AdmissionReview response.
     pub warnings: Vec<String>,
     /// Label or annotation that requested injection.
-    pub reason: InjectionSource,
+    pub source: InjectionSource,
     /// Name of the mesh that the Pod joins.
     pub mesh: String,
 }
 
-/// Decides on a Pod and renders its sidecar.
+/// Decides whether a Pod is injected. Renders the sidecar and builds the patch if so.
 ///
 /// # Errors
-/// When the Pod must not be admitted.
+/// When the Pod must be denied.
 pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result<Outcome, Denial> {
     inject_traced(pod, settings, context, &mut Trace::off())
 }
@@ -101,25 +101,25 @@ fn inject_traced(
         namespace_labels: Values::labels(context.namespace.labels, &namespace_object),
         namespace_annotations: Values::annotations(context.namespace.annotations, &namespace_object),
     };
-    let reason = match decide(&pod, &metadata, &settings.exceptions.labels, trace)? {
+    let source = match decide(&pod, &metadata, &settings.exceptions.labels, trace)? {
         InjectionDecision::Skip(reason) => return Ok(Outcome::Skipped(reason)),
-        InjectionDecision::Inject(reason) => reason,
+        InjectionDecision::Inject(source) => source,
     };
     let plan = Plan::resolve(settings, context, &metadata, pod.resources, trace)?;
-    let mut warnings = warnings::of(&plan, reason, &metadata);
+    let mut warnings = warnings::collect(&plan, source, &metadata);
     uid::check(&pod, settings.sidecar_container.uid, &mut warnings)?;
     let patch = Rendering {
         pod: &pod,
         plan: &plan,
         context,
         annotations: metadata.pod_annotations,
-        reason,
+        source,
     }
     .patch(&mut warnings, trace)?;
     Ok(Outcome::Injected(Injection {
         patch,
         warnings,
-        reason,
+        source,
         mesh: plan.mesh,
     }))
 }
@@ -131,7 +131,8 @@ struct Rendering<'a> {
     context: &'a Context<'a>,
     /// Annotations of the Pod.
     annotations: Values<'a>,
-    reason: InjectionSource,
+    /// Label or annotation that requested injection.
+    source: InjectionSource,
 }
 
 // === impl Rendering ===
@@ -148,7 +149,7 @@ impl Rendering<'_> {
         )?;
         let token = render::token(pod, &self.annotations, trace)?;
         let sidecar = self.sidecar(&patches, &token, warnings, trace)?;
-        let new_annotations = annotations::annotations_to_write(plan, self.reason, &self.annotations);
+        let new_annotations = annotations::annotations_to_write(plan, self.source, &self.annotations);
         let init = self.init(&patches, &new_annotations, trace)?;
 
         let mut builder = PatchBuilder::new(pod);
@@ -158,7 +159,7 @@ impl Rendering<'_> {
         }
         builder.append_volumes(volumes_to_add(pod, plan, token, &sidecar));
         match plan.placement {
-            Placement::Native => builder.insert_init_containers(vec![init, sidecar], true),
+            Placement::Native => builder.insert_init_containers(vec![init, sidecar], /* first: */ true),
             Placement::Classic => {
                 builder.insert_init_containers(vec![init], plan.init_is_first());
                 builder.insert_first_container(sidecar);
@@ -185,8 +186,8 @@ impl Rendering<'_> {
         let mut sidecar =
             container_patch::apply_traced(&rendered, &patches.sidecar(), ContainerRole::Running, trace)?;
         if plan.placement == Placement::Native {
-            // If a ContainerPatch removed the policy, the kubelet would wait for the sidecar to terminate before it
-            // starts the next container.
+            // Overrides a ContainerPatch: with another policy, the kubelet would wait for the sidecar to terminate
+            // before starting the next container.
             sidecar["restartPolicy"] = "Always".into();
         }
         drop_own_token_if_replaced(&mut sidecar);
@@ -239,7 +240,7 @@ impl Rendering<'_> {
     }
 }
 
-/// Removes the sidecar's own token mount if a ContainerPatch mounted another token.
+/// Removes the mount of [`TOKEN_VOLUME`] if a ContainerPatch added another mount at the same path.
 fn drop_own_token_if_replaced(sidecar: &mut Value) {
     let Some(mounts) = sidecar.get_mut("volumeMounts").and_then(Value::as_array_mut) else {
         return;
@@ -253,7 +254,8 @@ fn drop_own_token_if_replaced(sidecar: &mut Value) {
     }
 }
 
-/// Returns the volumes to add to the Pod. The token's volume is omitted if the ContainerPatches removed its mount.
+/// Returns the volumes to add to the Pod. The token's volume is omitted if `sidecar` does not mount it, which can be
+/// the effect of a ContainerPatch.
 fn volumes_to_add(pod: &Pod<'_>, plan: &Plan<'_>, token: Token, sidecar: &Value) -> Vec<Value> {
     let is_mounted = |name: &str| {
         let mounts = sidecar.get("volumeMounts").and_then(Value::as_array);

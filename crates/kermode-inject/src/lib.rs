@@ -6,8 +6,7 @@
 //! ```
 //!
 //! The crate does no IO: all inputs are arguments, and Meshes and ContainerPatches are looked up through [`Context`].
-//! The Pod is never re-encoded. The result is a list of operations on the raw JSON, so fields that are unknown to the
-//! bindings survive.
+//! The Pod stays raw JSON, and the result is a list of operations on it, so unknown fields of the Pod survive.
 
 mod annotations;
 mod changes;

@@ -1,4 +1,4 @@
-//! Names of injected containers, volumes and paths.
+//! Names of injected containers and volumes, and paths and ports that they use.
 
 /// Container of the sidecar.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";

@@ -1,5 +1,4 @@
-//! Last stage: builds the `add` and `replace` operations on the incoming Pod. No operation names an unknown field, so
-//! unknown fields survive.
+//! Last stage: builds the JSON patch, a list of `add` and `replace` operations on the incoming Pod.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +30,7 @@ impl PatchBuilder {
         Patch(self.operations)
     }
 
-    /// Sets annotations. An annotation that already has its value gets no operation.
+    /// Sets the annotations `new`. An annotation that has its value already (`before`) gets no operation.
     pub(crate) fn set_annotations(
         &mut self,
         before: &BTreeMap<String, String>,
@@ -50,8 +49,8 @@ impl PatchBuilder {
         }
     }
 
-    /// Redirects probes to their virtual targets. Must be called before containers are inserted, because the indices
-    /// are those of the incoming Pod.
+    /// Redirects probes to their virtual targets. Must be called before containers are inserted, because the probes
+    /// have the container indices of the incoming Pod.
     pub(crate) fn redirect_probes(&mut self, probes: &[RewrittenProbe]) {
         for probe in probes {
             let index = probe.container_index.to_string();
@@ -81,7 +80,7 @@ impl PatchBuilder {
         }
     }
 
-    /// Inserts init containers before (`first`) or after the Pod's own, in the given order.
+    /// Inserts init containers in the given order: before the Pod's own if `first`, else after them.
     pub(crate) fn insert_init_containers(&mut self, containers: Vec<Value>, first: bool) {
         if containers.is_empty() {
             return;

@@ -1,5 +1,4 @@
-//! Second stage: resolves the Pod's annotations, its Namespace and the settings into one value for each option, before
-//! anything is rendered.
+//! Second stage: resolves each option of injection from the Pod's annotations, its Namespace and the settings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::settings::{DrainMode, SecurityProfile, Settings, SidecarMode};
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
-/// Label by which a Namespace enforces a level of the Pod Security Standards.
+/// Label of a Namespace with the level of the Pod Security Standards that the API server enforces.
 const ENFORCED_POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
 /// Resolved options of one Pod; the input of rendering.
@@ -50,10 +49,10 @@ pub(crate) struct Plan<'a> {
     /// Whether the application's HTTP probes are redirected to the proxy.
     pub(crate) virtual_probes: bool,
     pub(crate) virtual_probes_port: u16,
-    /// Whether the application starts after a classic sidecar is ready. A native sidecar always delays it.
+    /// Whether the application waits until a classic sidecar is ready. It always waits for a native sidecar.
     pub(crate) wait_for_ready: bool,
     /// Whether the Pod requests that `kuma-init` precede the Pod's own init containers in classic mode.
-    pub(crate) init_first: bool,
+    pub(crate) init_first_requested: bool,
     /// Whether `--experimental-transparent-proxy-engine` is passed to `kuma-init`, which ignores it.
     pub(crate) experimental_engine: bool,
     /// Resources of the Pod as a whole.
@@ -79,54 +78,56 @@ impl<'a> Plan<'a> {
         pod_resources: PodResources<'a>,
         trace: &mut Trace,
     ) -> Result<Self, Denial> {
-        let pod = metadata.pod_annotations;
+        let annotations = metadata.pod_annotations;
         let mesh = mesh_of(metadata, trace);
         if !(context.mesh_exists)(&mesh) {
             return Err(Denial::MeshNotFound {
                 mesh,
-                object: pod.object.to_owned(),
+                object: annotations.object.to_owned(),
             });
         }
         let sidecar = &settings.sidecar_container;
-        let gateway = pod.is_gateway()?;
+        let gateway = annotations.is_gateway()?;
         Ok(Self {
             settings,
             control_plane_url: context.control_plane_url,
             control_plane_ca_pem: context.control_plane_ca_pem,
             mesh,
-            placement: placement(settings, &pod, trace)?,
+            placement: placement(settings, &annotations, trace)?,
             restricted: is_restricted(settings, &metadata.namespace_labels, trace),
-            admin_port: pod.port(key::ENVOY_ADMIN_PORT)?.unwrap_or(sidecar.admin_port),
-            concurrency: pod
+            admin_port: annotations
+                .port(key::ENVOY_ADMIN_PORT)?
+                .unwrap_or(sidecar.admin_port),
+            concurrency: annotations
                 .number(key::SIDECAR_PROXY_CONCURRENCY)?
                 .unwrap_or_else(|| default_concurrency(settings, pod_resources)),
-            drain_time: pod
+            drain_time: annotations
                 .duration(key::SIDECAR_DRAIN_TIME)?
                 .unwrap_or(sidecar.drain_time),
-            drain_time_set_by_pod: pod.get(key::SIDECAR_DRAIN_TIME).is_some(),
-            drain_mode: drain_mode(settings, &pod)?,
-            log_level: pod.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
-            env_vars: env_vars(settings, &pod)?,
-            dns_port: dns_port(settings, &pod)?,
-            virtual_probes: virtual_probes(settings, &pod, gateway)?,
-            virtual_probes_port: pod
+            drain_time_set_by_pod: annotations.get(key::SIDECAR_DRAIN_TIME).is_some(),
+            drain_mode: drain_mode(settings, &annotations)?,
+            log_level: annotations.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
+            env_vars: env_vars(settings, &annotations)?,
+            dns_port: dns_port(settings, &annotations)?,
+            virtual_probes: virtual_probes(settings, &annotations, gateway)?,
+            virtual_probes_port: annotations
                 .port(key::VIRTUAL_PROBES_PORT)?
                 .unwrap_or(settings.virtual_probes_port),
-            wait_for_ready: pod
+            wait_for_ready: annotations
                 .boolean(key::WAIT_FOR_DATAPLANE_READY)?
                 .unwrap_or(sidecar.wait_for_dataplane_ready),
-            init_first: pod.boolean(key::INIT_FIRST)?.unwrap_or(false),
-            experimental_engine: pod
+            init_first_requested: annotations.boolean(key::INIT_FIRST)?.unwrap_or(false),
+            experimental_engine: annotations
                 .boolean(key::EXPERIMENTAL_ENGINE)?
                 .unwrap_or(settings.transparent_proxy_v2),
             pod_resources,
         })
     }
 
-    /// Whether the init container precedes the Pod's own in classic mode. `kuma-validation` always comes first: it must
-    /// fail before another container sends traffic.
+    /// Whether the injected init container precedes the Pod's own in classic mode. `kuma-validation` always does, so
+    /// that no other container sends traffic before the check.
     pub(crate) fn init_is_first(&self) -> bool {
-        self.init_first || self.settings.cni_enabled
+        self.init_first_requested || self.settings.cni_enabled
     }
 
     /// Whether the sidecar gets a volume for `/tmp`.
@@ -135,11 +136,11 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Returns the mesh of the Pod: the first value of [`key::MESH`] that is not empty, in the order of
-/// [`InjectionSource::IN_ORDER`].
+/// Returns the mesh of the Pod: the first value of [`key::MESH`] that is not empty, by
+/// [precedence of the sources](InjectionSource::IN_ORDER).
 fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
     for source in InjectionSource::IN_ORDER {
-        let values = metadata.of(source);
+        let values = metadata.values_of(source);
         if let Some(mesh) = values.text(key::MESH) {
             trace.note(TraceTopic::Mesh, || {
                 format!("{} is {mesh}", values.location(key::MESH))
@@ -153,8 +154,8 @@ fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
     DEFAULT_MESH.to_owned()
 }
 
-/// Returns the number of Envoy's worker threads: the whole CPUs of the sidecar's limit, or of the Pod's if that is lower,
-/// but at least 2.
+/// Returns the default number of Envoy's worker threads: the lower of the CPU limits of the sidecar and the Pod, in
+/// whole CPUs, but at least 2.
 fn default_concurrency(settings: &Settings, pod_resources: PodResources<'_>) -> u32 {
     let own = settings.sidecar_container.resources.limits.cpu.whole_units();
     let of_pod = pod_resources.limit("cpu").map(|limit| match limit {
@@ -164,19 +165,19 @@ fn default_concurrency(settings: &Settings, pod_resources: PodResources<'_>) -> 
     own.min(of_pod.unwrap_or(own)).max(2)
 }
 
-fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result<Placement, Denial> {
+fn placement(settings: &Settings, annotations: &Values<'_>, trace: &mut Trace) -> Result<Placement, Denial> {
     let choices = [
         ("auto", SidecarMode::Auto),
         ("native", SidecarMode::Native),
         ("classic", SidecarMode::Classic),
     ];
-    let annotated = pod.choice(key::SIDECAR_MODE, &choices)?;
+    let annotated = annotations.choice(key::SIDECAR_MODE, &choices)?;
     let mode = annotated.unwrap_or(settings.sidecar_mode);
     trace.note(TraceTopic::SidecarMode, || {
         let choice = choices.iter().find(|(_, choice)| *choice == mode);
         let name = choice.map_or("", |(name, _)| *name);
         match annotated {
-            Some(_) => format!("{} is {name}", pod.location(key::SIDECAR_MODE)),
+            Some(_) => format!("{} is {name}", annotations.location(key::SIDECAR_MODE)),
             None => format!("the setting sidecarMode is {name}"),
         }
     });
@@ -192,7 +193,7 @@ fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result
         (SidecarMode::Auto, false) | (SidecarMode::Classic, _) => Placement::Classic,
         (SidecarMode::Native, false) => {
             return Err(Denial::NativeUnsupported {
-                object: pod.object.to_owned(),
+                object: annotations.object.to_owned(),
             });
         }
     };
@@ -220,36 +221,35 @@ fn is_restricted(settings: &Settings, namespace_labels: &Values<'_>, trace: &mut
     restricted
 }
 
-fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Denial> {
+fn drain_mode(settings: &Settings, annotations: &Values<'_>) -> Result<DrainMode, Denial> {
     let choices = [
         ("wait", DrainMode::Wait),
         ("acknowledged", DrainMode::Acknowledged),
     ];
-    Ok(pod
+    Ok(annotations
         .choice(key::DRAIN_MODE, &choices)?
         .unwrap_or(settings.drain_mode))
 }
 
-/// Returns the configured variables. The annotation overrides the settings; both override the variables that injection
-/// renders.
-fn env_vars(settings: &Settings, pod: &Values<'_>) -> Result<BTreeMap<String, String>, Denial> {
+/// Returns the configured environment variables of the sidecar. The annotation overrides the settings.
+fn env_vars(settings: &Settings, annotations: &Values<'_>) -> Result<BTreeMap<String, String>, Denial> {
     let mut variables = settings.sidecar_container.env_vars.clone();
-    variables.extend(pod.map(key::SIDECAR_ENV_VARS)?);
+    variables.extend(annotations.map(key::SIDECAR_ENV_VARS)?);
     Ok(variables)
 }
 
-fn dns_port(settings: &Settings, pod: &Values<'_>) -> Result<Option<u16>, Denial> {
-    let enabled = pod
+fn dns_port(settings: &Settings, annotations: &Values<'_>) -> Result<Option<u16>, Denial> {
+    let enabled = annotations
         .first_boolean(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
         .unwrap_or(settings.builtin_dns.enabled);
-    let port = pod
+    let port = annotations
         .first_port(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?
         .unwrap_or(settings.builtin_dns.port);
     Ok(enabled.then_some(port))
 }
 
-fn virtual_probes(settings: &Settings, pod: &Values<'_>, gateway: bool) -> Result<bool, Denial> {
-    match (gateway, pod.boolean(key::VIRTUAL_PROBES)?) {
+fn virtual_probes(settings: &Settings, annotations: &Values<'_>, gateway: bool) -> Result<bool, Denial> {
+    match (gateway, annotations.boolean(key::VIRTUAL_PROBES)?) {
         (true, Some(true)) => Err(Denial::VirtualProbesOnGateway),
         (true, _) => Ok(false),
         (false, requested) => Ok(requested.unwrap_or(settings.virtual_probes_enabled)),

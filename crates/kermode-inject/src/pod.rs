@@ -1,4 +1,4 @@
-//! The incoming Pod. Reads the fields that injection needs from raw JSON; a field of the wrong type is an error with
+//! Reads the fields of the incoming Pod that injection needs from raw JSON. A field of the wrong type is an error with
 //! its path.
 
 use std::collections::BTreeMap;
@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 
 use crate::denial::Denial;
 
-/// Maximum number of containers, init containers or volumes. The API server's size limit allows far fewer.
+/// Maximum length of a list, such as the containers. The API server's size limit for a Pod allows far fewer items.
 const MAX_ITEMS: usize = 100_000;
-/// Labels of nodes with their operating system; the second is the name before Kubernetes 1.14.
+/// Node labels that hold the operating system. The second is the name before Kubernetes 1.14.
 const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
-/// Value of these labels and of `spec.os.name` for Windows.
+/// Windows, as a value of [`OS_LABELS`] and of `spec.os.name`.
 const WINDOWS: &str = "windows";
 
 /// The fields of a Pod that injection reads.
@@ -37,16 +37,16 @@ pub(crate) struct Pod<'a> {
     pub(crate) is_windows: bool,
     /// `spec.resources`: the budget of all containers together.
     pub(crate) resources: PodResources<'a>,
-    /// Objects and lists that the patch must create.
+    /// Objects and lists that the Pod lacks.
     pub(crate) missing: Missing,
 }
 
-/// Resources of the Pod as a whole, which containers share.
+/// Resources of the Pod as a whole (`spec.resources`), which its containers share.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PodResources<'a>(Option<&'a Map<String, Value>>);
 
-/// Whether objects and lists are absent from the Pod or null. A patch must create such a parent before it can add a
-/// member.
+/// Whether each of these objects and lists is absent from the Pod, or null. The patch then creates it together with its
+/// members.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::struct_excessive_bools)] // independent fields
 pub(crate) struct Missing {
@@ -114,8 +114,8 @@ impl<'a> Pod<'a> {
 // === impl PodResources ===
 
 impl<'a> PodResources<'a> {
-    /// Whether the Pod requests or limits a resource (`cpu`, `memory`) as a whole.
-    pub(crate) fn cover(self, resource: &str) -> bool {
+    /// Whether the Pod as a whole has a request or limit of a resource (`cpu`, `memory`).
+    pub(crate) fn contains(self, resource: &str) -> bool {
         ["requests", "limits"]
             .iter()
             .any(|list| self.amount(list, resource).is_some())
@@ -157,8 +157,8 @@ impl<'a> Container<'a> {
     }
 }
 
-/// Whether a Pod names Windows as its operating system, by `spec.os`, by a node selector, or by a required node affinity
-/// all of whose terms select Windows.
+/// Whether a Pod requires Windows: by `spec.os`, by a node selector, or by a required node affinity in which every term
+/// selects Windows.
 fn is_windows(spec: &Map<String, Value>) -> bool {
     let os = spec.get("os").and_then(|os| os.get("name"));
     let selected = OS_LABELS

@@ -7,10 +7,10 @@ pub(crate) fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
-/// Splits a pointer into its tokens; the empty pointer has none.
+/// Splits a pointer into its tokens, and unescapes them. The empty pointer has no tokens.
 ///
 /// # Errors
-/// When the pointer does not start with a slash, or a tilde is not part of an escape sequence.
+/// When a pointer that is not empty does not start with a slash, or a tilde is not part of an escape sequence.
 pub(crate) fn tokens(pointer: &str) -> Result<Vec<String>, String> {
     if pointer.is_empty() {
         return Ok(Vec::new());
@@ -38,7 +38,7 @@ fn unescape(token: &str) -> Result<String, String> {
     Ok(plain)
 }
 
-/// Joins tokens to a pointer.
+/// Joins tokens into a pointer, and escapes them.
 pub(crate) fn join(tokens: &[String]) -> String {
     tokens.iter().fold(String::new(), |mut pointer, token| {
         // Writing to a String cannot fail.
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_round_trip() {
+    fn split_pointer_joins_to_the_same_pointer() {
         let pointer = "/resources/limits/example.com~1gpu/a~0b//";
         let parts = tokens(pointer).unwrap();
         assert_eq!(parts, ["resources", "limits", "example.com/gpu", "a~b", "", ""]);

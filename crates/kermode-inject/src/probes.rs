@@ -1,4 +1,4 @@
-//! Virtual probes: redirects the HTTP probes of the application to a plaintext listener of the proxy
+//! Redirects the HTTP probes of the application to the virtual probes, a plaintext listener of the sidecar
 //! (docs/reference/injection.md#virtual-probes).
 
 use serde_json::Value;
@@ -33,7 +33,7 @@ pub struct VirtualTarget {
     pub port: u16,
 }
 
-/// Returns the virtual target of a probe on `port` and `path`.
+/// Returns the virtual target of a probe whose original target is `port` and `path`.
 ///
 /// # Errors
 /// When `port` is the port of the virtual probes.
@@ -98,7 +98,7 @@ fn resolve_port(container: &Container<'_>, field: &'static str, port: Option<&Va
         Some(Value::Number(number)) => number.as_u64(),
         Some(Value::String(name)) => match named_port(container, name) {
             Some(number) => Some(number),
-            // Kubernetes treats a string of digits as a port name too, so the lookup by name comes first.
+            // A string that is not the name of a port may be a number.
             None => Some(
                 name.parse()
                     .map_err(|_| denial(format!("the container has no port named {name:?}")))?,

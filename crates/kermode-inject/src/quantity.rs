@@ -1,4 +1,4 @@
-//! Kubernetes quantities (`50m`, `64Mi`, `0.1`, `1e3`): parsed for validation and comparison, never rewritten.
+//! Parses Kubernetes quantities (`50m`, `64Mi`, `0.1`, `1e3`) for validation and comparison.
 //!
 //! Grammar: <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>
 
@@ -48,7 +48,7 @@ const SUFFIXES: [(&str, i128); 16] = [
 /// Parses a quantity. Digits finer than a billionth are dropped.
 ///
 /// # Errors
-/// When the text is not a quantity or exceeds 128 bits.
+/// When the text is not a quantity, or its value in billionths exceeds 128 bits.
 pub fn parse(text: &str) -> Result<Amount, InvalidQuantity> {
     parse_billionths(text).map(Amount).ok_or_else(|| InvalidQuantity {
         text: text.chars().take(64).collect(),
@@ -102,7 +102,7 @@ fn scale_of(suffix: &str) -> Option<i128> {
 // === impl Quantity ===
 
 impl Quantity {
-    /// Creates a quantity from a constant without validation.
+    /// Creates a quantity without validating the text.
     pub fn new_unchecked(text: &str) -> Self {
         Self(text.to_owned())
     }
@@ -112,7 +112,7 @@ impl Quantity {
         &self.0
     }
 
-    /// Whether the text is empty, which means no request or limit.
+    /// Whether the text is empty: the setting requests no request or limit.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

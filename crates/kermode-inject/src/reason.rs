@@ -1,8 +1,8 @@
-//! Reasons for injecting or skipping a Pod, as stable identifiers.
+//! Why a Pod is injected or skipped, as stable identifiers for Events and metrics.
 
 use std::fmt;
 
-/// Place of a value that injection reads, such as the request for injection.
+/// Origin of a value that injection reads: the labels or the annotations of the Pod or of its Namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InjectionSource {
     /// A label of the Pod.
@@ -26,7 +26,7 @@ pub enum Obstacle {
     Windows,
 }
 
-/// Reason for which a Pod was skipped.
+/// Reason for skipping a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SkipReason {
     /// A label of the Pod is in the setting `exceptions.labels`.
@@ -44,7 +44,7 @@ pub enum SkipReason {
 // === impl InjectionSource ===
 
 impl InjectionSource {
-    /// All sources, by precedence: the first one that has a key decides its value
+    /// All sources in order of precedence: for each key, the first source that has the key decides
     /// (docs/design.md#injection-precedence).
     pub(crate) const IN_ORDER: [Self; 4] = [
         Self::PodLabel,

@@ -12,13 +12,13 @@ pub(crate) use self::token::{Token, is_token_mount, token};
 use crate::pod::PodResources;
 use crate::settings::{ResourceAmounts, Resources};
 
-/// Renders an emptyDir for small files: sockets and state.
+/// Renders an emptyDir volume of at most 10 MB.
 pub(crate) fn small_empty_dir(name: &str) -> Value {
     json!({"name": name, "emptyDir": {"sizeLimit": "10M"}})
 }
 
-/// Renders the requests and limits of a container. A resource that the Pod requests or limits as a whole gets none: the
-/// container shares the budget of the Pod, and the API server rejects containers that exceed it.
+/// Renders the requests and limits of a container. A resource in `of_pod` is omitted: the containers share the amount
+/// of the Pod, and the API server rejects a container that exceeds it.
 fn resources(resources: &Resources, of_pod: PodResources<'_>) -> Value {
     json!({"requests": amounts(&resources.requests, of_pod), "limits": amounts(&resources.limits, of_pod)})
 }
@@ -26,7 +26,7 @@ fn resources(resources: &Resources, of_pod: PodResources<'_>) -> Value {
 fn amounts(amounts: &ResourceAmounts, of_pod: PodResources<'_>) -> Value {
     let non_empty = [("cpu", &amounts.cpu), ("memory", &amounts.memory)]
         .into_iter()
-        .filter(|(name, quantity)| !quantity.is_empty() && !of_pod.cover(name))
+        .filter(|(name, quantity)| !quantity.is_empty() && !of_pod.contains(name))
         .map(|(name, quantity)| (name.to_owned(), Value::from(quantity.as_str())));
     Value::Object(non_empty.collect::<Map<_, _>>())
 }

@@ -22,10 +22,10 @@ pub struct Settings {
     pub cni_enabled: bool,
     /// ContainerPatches of Pods without the annotation `kuma.io/container-patches`.
     pub container_patches: Vec<String>,
-    /// File of the CA that sidecars verify the control plane's certificate with. The control plane reads the file and
-    /// passes its content as [`crate::Context::control_plane_ca_pem`].
+    /// Path of the file with the CA certificates that sidecars use to verify the control plane's certificate. The
+    /// control plane passes the content of the file as [`crate::Context::control_plane_ca_pem`].
     pub ca_cert_file: String,
-    /// Whether the application's HTTP probes go through the proxy.
+    /// Whether the application's HTTP probes are redirected to the sidecar.
     pub virtual_probes_enabled: bool,
     /// Port of the virtual probes.
     pub virtual_probes_port: u16,
@@ -120,7 +120,8 @@ pub enum SidecarMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SecurityProfile {
-    /// User and group only; `Restricted` in a Namespace that enforces Pod Security `restricted`.
+    /// User, group and required capabilities only. In a Namespace that enforces Pod Security `restricted`, the profile
+    /// `Restricted` applies instead.
     #[default]
     Default,
     /// The requirements of Pod Security `restricted`.
@@ -134,7 +135,7 @@ pub enum DrainMode {
     /// The drain lasts the whole drain time.
     #[default]
     Wait,
-    /// The drain ends when every proxy has acknowledged the endpoint removal, at the latest after the drain time.
+    /// The drain ends when every proxy has acknowledged the removal of the endpoint, or after the drain time.
     Acknowledged,
 }
 

@@ -1,7 +1,6 @@
 //! Trace of an injection for `kumactl inject --explain`: the inputs examined and the resulting decisions, in order.
 //!
-//! The code that decides also writes the trace, so trace and behaviour cannot diverge. The webhook turns the trace off,
-//! which avoids its cost.
+//! The webhook turns the trace off, which avoids its cost.
 
 use std::fmt;
 
@@ -15,8 +14,8 @@ use crate::inject::Outcome;
 pub struct InjectionExplanation {
     /// Inputs and decisions, in order. The list ends early if the Pod is denied or skipped.
     pub steps: Vec<TraceStep>,
-    /// Rendered containers before and after their ContainerPatches, the sidecar first. A container is absent if the Pod
-    /// is skipped, or denied before the container is complete.
+    /// Rendered containers, the sidecar first. A container is absent if the Pod is skipped, or denied before the
+    /// container is complete.
     pub containers: Vec<RenderedContainer>,
     /// Result of [`crate::inject`].
     pub result: Result<Outcome, Denial>,
@@ -65,7 +64,7 @@ pub struct RenderedContainer {
     pub after: Value,
 }
 
-/// Recorder of trace steps; off if `None`.
+/// Recorder of an injection; `None` turns it off.
 #[derive(Debug)]
 pub(crate) struct Trace(Option<Record>);
 

@@ -22,8 +22,7 @@ pub(crate) fn check(pod: &Pod<'_>, uid: u32, warnings: &mut Vec<String>) -> Resu
     Ok(())
 }
 
-/// Returns the names of the containers that run as a user. The Pod's `runAsUser` applies to containers without their
-/// own.
+/// Returns the names of the containers that run as user `uid`. The Pod's `runAsUser` is the default of its containers.
 fn names_with_uid(containers: &[Container<'_>], pod: &Pod<'_>, uid: u32) -> Vec<String> {
     containers
         .iter()

@@ -137,7 +137,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Parses a word that stands for one of several values.
+    /// Parses one of several fixed words; returns the value of the word.
     pub(crate) fn choice<T: Copy>(
         &self,
         key: &'static str,

@@ -7,10 +7,14 @@ use crate::decision::ObjectMetadata;
 use crate::plan::Plan;
 use crate::reason::InjectionSource;
 
-/// Returns the warnings that are known before rendering. `reason` is the label or annotation that requested injection.
-pub(crate) fn of(plan: &Plan<'_>, reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Vec<String> {
+/// Returns the warnings that are known before rendering. `source` is the label or annotation that requested injection.
+pub(crate) fn collect(
+    plan: &Plan<'_>,
+    source: InjectionSource,
+    metadata: &ObjectMetadata<'_>,
+) -> Vec<String> {
     let warnings = [
-        fail_open_request(reason, metadata),
+        fail_open_request(source, metadata),
         unserved_dns_port(plan),
         init_under_restricted_profile(plan),
         deprecated_annotation(metadata, key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
@@ -19,12 +23,12 @@ pub(crate) fn of(plan: &Plan<'_>, reason: InjectionSource, metadata: &ObjectMeta
     warnings.into_iter().flatten().collect()
 }
 
-/// Warns about a request for injection that only a fail-open webhook matches: the fail-closed webhooks select the label
-/// value `enabled` (docs/reference/injection.md#registration).
-fn fail_open_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Option<String> {
+/// Warns about a request for injection that only a fail-open webhook registration selects. The fail-closed
+/// registrations select the label value `enabled` (docs/reference/injection.md#registration).
+fn fail_open_request(source: InjectionSource, metadata: &ObjectMetadata<'_>) -> Option<String> {
     let key = key::SIDECAR_INJECTION;
-    let values = metadata.of(reason);
-    match reason {
+    let values = metadata.values_of(source);
+    match source {
         InjectionSource::PodAnnotation | InjectionSource::NamespaceAnnotation => Some(format!(
             "annotation {key} on {} is deprecated: use a label, since with an annotation the Pod starts without a sidecar \
              while the control plane is unavailable",

@@ -1,4 +1,4 @@
-//! Workloads and their Pod templates, for checks of manifests before Pods exist.
+//! Finds the Pod templates of workloads, and requests for injection outside of the templates.
 
 use kermode_crds::annotation::SIDECAR_INJECTION;
 use serde_json::Value;

@@ -29,6 +29,7 @@ fn injected_with(annotations: Value) -> Result<Value, Denial> {
     }
 }
 
+/// Returns the argument of `kuma-init` that starts with a prefix.
 fn argument_of_init(pod: &Value, prefix: &str) -> String {
     let arguments = pod["spec"]["initContainers"][0]["args"]
         .as_array()
@@ -41,7 +42,7 @@ fn argument_of_init(pod: &Value, prefix: &str) -> String {
 }
 
 #[test]
-fn inbound_traffic_and_probes_of_every_kind_of_gateway_are_not_redirected() {
+fn gateway_annotation_turns_redirection_of_inbound_traffic_and_probes_off() {
     for (value, is_gateway) in [
         ("enabled", true),
         ("true", true),
@@ -68,7 +69,8 @@ fn inbound_traffic_and_probes_of_every_kind_of_gateway_are_not_redirected() {
     );
 }
 
-/// Variables of the sidecar that the annotation `kuma.io/sidecar-env-vars` sets.
+/// Returns the variables of the sidecar that the annotation `kuma.io/sidecar-env-vars` sets, as pairs of name and
+/// value.
 fn configured_variables(annotation: &str) -> Vec<(String, String)> {
     let variables = |annotations: Value| -> Vec<(String, String)> {
         let pod = injected_with(annotations).expect("injected");
@@ -88,7 +90,7 @@ fn configured_variables(annotation: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn values_of_environment_variables_may_contain_any_separator_but_the_semicolon() {
+fn configured_variables_may_contain_commas_and_equals_signs() {
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(
         configured_variables("OTEL_RESOURCE_ATTRIBUTES=team=payments,env=prod; B=2;"),

@@ -76,7 +76,7 @@ fn first_source_with_the_key_decides() {
                 *last = Some("nonsense");
             }
             match decide_with(values).unwrap() {
-                Outcome::Injected(injection) => assert!(enabled && injection.reason == source, "{values:?}"),
+                Outcome::Injected(injection) => assert!(enabled && injection.source == source, "{values:?}"),
                 Outcome::Skipped(reason) => {
                     assert!(!enabled && reason == SkipReason::Disabled(source), "{values:?}");
                 }
@@ -90,7 +90,7 @@ fn first_source_with_the_key_decides() {
 }
 
 #[test]
-fn wrong_value_of_the_deciding_source_is_denied_with_key_value_and_object() {
+fn denial_of_a_wrong_value_names_key_value_and_object() {
     for (index, location) in [
         "a label of Pod shop/p",
         "an annotation of Pod shop/p",
@@ -153,7 +153,7 @@ fn mesh_of_pod_or_namespace_must_exist() {
 }
 
 #[test]
-fn label_other_than_enabled_gives_a_warning() {
+fn label_value_other_than_enabled_gives_a_warning() {
     let mut pod = mk_pod();
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     for (value, warnings) in [("enabled", 0), ("true", 1)] {

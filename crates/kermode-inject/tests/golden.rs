@@ -99,7 +99,7 @@ fn describe(pod: &Value, outcome: Result<Outcome, Denial>) -> Value {
                 )
             };
             json!({
-                "injected": injection.reason.as_str(),
+                "injected": injection.source.as_str(),
                 "warnings": injection.warnings,
                 "operations": injection.patch.0.iter().map(operation).collect::<Vec<_>>(),
                 "pod": patched,

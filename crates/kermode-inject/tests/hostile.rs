@@ -1,5 +1,5 @@
-//! Tests with hostile input: randomly mutated golden Pods, and oversized Pods. Injection must not panic, patches must
-//! apply, and memory must stay bounded.
+//! Tests with hostile input: randomly mutated golden inputs, and oversized Pods. Injection must not panic, its patches
+//! must apply, and memory must stay bounded.
 //!
 //! Runs [`ITERATIONS`] inputs by default; `make fuzz-inject SECONDS=600` runs for 600 s with random seeds.
 
@@ -26,12 +26,13 @@ use serde_json::{Value, json};
 use crate::fixture::Fixture;
 use crate::mutation::Mutator;
 
-/// Number of mutated inputs of a run without a duration.
+/// Number of mutated inputs if `KERMODE_FUZZ_SECONDS` is not set.
 const ITERATIONS: u64 = 4_000;
 /// Maximum resident memory of the test process, in KiB: a few hundred times the largest input.
 const MAX_MEMORY_KIB: u64 = 1024 * 1024;
 
-/// Returns the documents to mutate, as JSON: those of the golden inputs, with a request for injection.
+/// Returns the documents of the golden inputs as JSON. All except ContainerPatches get the label that requests
+/// injection.
 fn corpus() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut corpus = Vec::new();
@@ -53,7 +54,7 @@ fn corpus() -> Vec<Vec<u8>> {
     corpus
 }
 
-/// Passes one input to all entry points. Returns whether a sidecar was injected.
+/// Passes one input to all entry points. Returns whether the input is a Pod that was injected.
 fn process(input: &[u8]) -> bool {
     // The webhook uses the same parser, which limits the nesting depth.
     let Ok(value) = serde_json::from_slice::<Value>(input) else {

@@ -1,4 +1,4 @@
-//! Tests that injection preserves all fields of a Pod: those of a current schema, and unknown ones.
+//! Tests that injection preserves all fields of a Pod: the fields of the schema, and unknown fields.
 //!
 //! `pod/schema.json` was derived by `pod/derive.py` from the API server's own OpenAPI document.
 
@@ -168,7 +168,7 @@ fn only_path_and_port_of_probes_change() {
     for container in pod["spec"]["containers"].as_array_mut().unwrap() {
         for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
             container[probe]["httpGet"]["port"] = 9000.into();
-            // The probe's port is named 8080 and resolves to container port 7.
+            // The generator names a port 8080 and gives it the number 7.
             container[probe]["httpGet"]["path"] = "/7/8080".into();
         }
     }

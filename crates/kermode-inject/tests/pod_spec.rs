@@ -1,4 +1,4 @@
-//! Tests of fields of a Pod's spec, other than its containers, that injection respects.
+//! Tests that injection respects the resources of the Pod as a whole and keeps the Pod evictable.
 
 #![allow(
     clippy::unwrap_used,
@@ -46,7 +46,7 @@ fn injected(pod: &Value, settings: &Settings) -> Value {
     after
 }
 
-/// All containers and init containers.
+/// Returns all containers and init containers.
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     ["containers", "initContainers"]
         .into_iter()
@@ -61,8 +61,8 @@ fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
 
 // Resources of the Pod as a whole
 
-/// Asserts what the API server validates for a resource that the Pod requests or limits as a whole: no container has a
-/// higher limit, and no container requests more. A container without a request requests as much as its limit.
+/// Asserts that no container has a higher limit or request of a resource than the Pod as a whole. The API server
+/// rejects such containers. A container without a request requests its limit.
 fn assert_within_budget(pod: &Value, resource: &str) {
     let of_pod = &pod["spec"]["resources"];
     let amount = |value: &Value| parse_quantity(value.as_str().expect("a string")).expect("a quantity");
@@ -77,8 +77,8 @@ fn assert_within_budget(pod: &Value, resource: &str) {
         let request = own["requests"]
             .get(resource)
             .or_else(|| own["limits"].get(resource));
-        // The API server validates the sum of the requests of containers that run at the same time; here, only one of
-        // them has a request.
+        // The API server adds up the requests of containers that run at the same time. Here, only one container has a
+        // request.
         if let (Some(request), Some(budget)) = (request, of_pod["requests"].get(resource)) {
             assert!(
                 amount(request) <= amount(budget),
@@ -112,7 +112,7 @@ fn injected_containers_stay_within_the_resources_of_the_pod() {
 }
 
 #[test]
-fn resource_that_the_pod_does_not_budget_keeps_the_settings() {
+fn settings_apply_to_resources_that_the_pod_does_not_limit_as_a_whole() {
     for resources in [
         json!({"limits": {"memory": "128Mi"}}),
         json!({"requests": {"memory": "32Mi", "cpu": null}}),
@@ -140,7 +140,7 @@ fn resource_that_the_pod_does_not_budget_keeps_the_settings() {
 }
 
 #[test]
-fn worker_threads_follow_the_lower_of_both_cpu_limits() {
+fn worker_threads_follow_the_lower_cpu_limit_of_sidecar_and_pod() {
     let mut settings = settings(SidecarMode::Native);
     settings.sidecar_container.resources = serde_json::from_value(json!({"limits": {"cpu": "8"}})).unwrap();
     for (limit, threads) in [
@@ -164,7 +164,7 @@ fn worker_threads_follow_the_lower_of_both_cpu_limits() {
 // Local volumes
 
 #[test]
-fn emptydir_of_the_sidecar_does_not_keep_the_autoscaler_from_evicting_the_pod() {
+fn volume_of_the_sidecar_is_appended_to_the_evictable_volumes() {
     for (own, expected) in [
         (Value::Null, "kuma-sidecar-tmp"),
         (json!(""), "kuma-sidecar-tmp"),
@@ -185,7 +185,7 @@ fn emptydir_of_the_sidecar_does_not_keep_the_autoscaler_from_evicting_the_pod() 
 }
 
 #[test]
-fn every_local_volume_that_injection_adds_is_listed_for_the_autoscaler() {
+fn every_added_local_volume_is_listed_as_evictable() {
     for mode in [SidecarMode::Native, SidecarMode::Classic] {
         let pod = injected(&mk_pod(json!({})), &settings(mode));
         let listed = pod["metadata"]["annotations"][EVICTABLE_VOLUMES]

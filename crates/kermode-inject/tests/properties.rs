@@ -175,7 +175,7 @@ fn assert_contains(before: &Value, after: &Value, path: &str) {
 
 proptest! {
     #[test]
-    fn any_json_does_not_panic(json in any_json(), native: bool) {
+    fn injection_of_any_json_does_not_panic(json in any_json(), native: bool) {
         let fixture = Fixture::default();
         let _ = fixture.with(|context| inject(&json, &settings(native), context));
     }
@@ -192,7 +192,7 @@ proptest! {
             before["metadata"].as_object_mut().unwrap().remove("annotations");
             assert_contains(&before, &after, "");
             prop_assert_eq!(&after["metadata"]["annotations"]["kuma.io/sidecar-injected"], "true");
-            // A second call, by another webhook registration, skips the Pod.
+            // The API server calls the webhook again if a second registration selects the Pod.
             let second = fixture.with(|context| inject(&after, &settings, context)).unwrap();
             prop_assert!(matches!(second, Outcome::Skipped(_)));
         }

@@ -36,7 +36,7 @@ fn explain_workload(workload: &WorkloadOutcome) -> String {
 fn outcome(workload: &WorkloadOutcome) -> String {
     match &workload.explanation.result {
         Ok(Outcome::Injected(injection)) => {
-            format!("injected ({}), mesh {}", injection.reason, injection.mesh)
+            format!("injected ({}), mesh {}", injection.source, injection.mesh)
         }
         Ok(Outcome::Skipped(reason)) => format!("skipped ({reason})"),
         Err(denial) => format!("denied ({})", denial.reason()),

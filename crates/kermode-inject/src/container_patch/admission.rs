@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_is_not_json_is_rejected_at_admission() {
+    fn invalid_operations_are_rejected_at_admission() {
         let problems = validate_container_patch(
             &mk_patch(json!([
                 {"op": "add", "path": "/image", "value": "other"},

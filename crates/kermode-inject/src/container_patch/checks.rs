@@ -39,7 +39,7 @@ fn check_name(container: &Container, report: &mut Report<'_>) {
     {
         report(
             "name".to_owned(),
-            "must be 1 to 63 lower-case letters, digits and -, without - at either end",
+            "must be 1 to 63 lower-case letters, digits and -, and must not start or end with -",
         );
     }
 }
@@ -81,7 +81,7 @@ fn check_ports(container: &Container, report: &mut Report<'_>) {
         if !is_port_name(name) {
             report(
                 format!("ports[{index}].name"),
-                "must be at most 15 lower-case letters, digits and -, with a letter, and - neither doubled nor at either end",
+                "must be at most 15 lower-case letters, digits and -, with at least one letter, without --, and must not start or end with -",
             );
         }
         if !names.insert(name) {

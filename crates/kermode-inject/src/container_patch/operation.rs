@@ -1,18 +1,18 @@
-//! One JSON patch operation (RFC 6902) on raw JSON, with the extension that `add` creates missing parents.
+//! Applies one JSON patch operation (RFC 6902) to raw JSON. As extensions, `add` creates missing parents, and negative
+//! indices count from the end.
 //!
-//! Negative indices count from the end, as in the library that Kuma uses. Size and depth of the result are bounded,
-//! because repeated `copy` operations grow a document exponentially.
+//! Size and depth of the result are bounded, because repeated `copy` operations grow a document exponentially.
 
 use kermode_crds::{JsonPatchBlock, JsonPatchOp};
 use serde_json::{Map, Value};
 
 use crate::pointer;
 
-/// Maximum number of JSON values in a container; a typical one has about a hundred.
+/// Maximum number of JSON values in a container; a typical container has about a hundred.
 const MAX_VALUES: usize = 10_000;
 /// Maximum nesting depth of a container; Kubernetes' own types need about ten levels.
 const MAX_DEPTH: usize = 48;
-/// Maximum number of tokens in a path; a longer one would exceed [`MAX_DEPTH`].
+/// Maximum number of tokens in a path; a longer path would create values deeper than [`MAX_DEPTH`].
 const MAX_PATH_TOKENS: usize = MAX_DEPTH;
 
 /// Applies one operation. After an error, the document may be partly changed.
@@ -99,7 +99,8 @@ fn add(document: &mut Value, path: &[String], value: Value, parents: Parents) ->
     Ok(())
 }
 
-/// Creates the member `token` if it is missing or null: a list if an index or `-` follows, else an object.
+/// Creates the member `token` of `parent` if the member is missing or null. The new member is a list if `next`, the
+/// token after `token`, is an index or `-`. Otherwise it is an object.
 fn create_if_missing(parent: &mut Value, token: &str, next: &str) {
     let Value::Object(members) = parent else {
         return;
@@ -170,7 +171,7 @@ fn insertion_index(token: &str, len: usize) -> Result<usize, String> {
         .ok_or_else(|| format!("index {index} is outside of a list of {len} elements"))
 }
 
-/// Resolves an index; a negative one counts from `len`.
+/// Resolves an index. A negative index is added to `len`.
 fn resolve_index(index: i64, len: usize) -> Option<usize> {
     match usize::try_from(index) {
         Ok(index) => Some(index),

@@ -16,8 +16,8 @@ const POD_FIELDS: [(&str, &str); 3] = [
     ("INSTANCE_IP", "status.podIP"),
 ];
 
-/// Returns the variables in order: fields of the Pod, then the others by name. Configured variables replace rendered
-/// ones of the same name.
+/// Returns the variables in order: fields of the Pod, then the others by name. A configured variable replaces the
+/// rendered variable of the same name.
 pub(super) fn env(plan: &Plan<'_>) -> Vec<Value> {
     let mut configured = plan.env_vars.clone();
     let fields = POD_FIELDS.map(|(name, path)| match configured.remove(name) {
@@ -53,7 +53,7 @@ fn rendered_variables(plan: &Plan<'_>) -> BTreeMap<String, String> {
     if let Some(level) = &plan.log_level {
         set("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", level.clone());
     }
-    // The agent writes the admin port into Envoy's bootstrap.
+    // `kuma-dp` writes the admin port into Envoy's bootstrap, and has the same default.
     if plan.admin_port != DEFAULT_ADMIN_PORT {
         set("KUMA_DATAPLANE_ADMIN_PORT", plan.admin_port.to_string());
     }

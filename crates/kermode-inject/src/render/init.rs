@@ -40,7 +40,8 @@ pub(crate) fn init(
     }))
 }
 
-/// Redirection requires root and two capabilities. The restricted profile drops all other privileges.
+/// Renders the security context of `kuma-init`: root and two capabilities. The restricted profile drops all other
+/// privileges.
 fn security_context(plan: &Plan<'_>) -> Value {
     let capabilities = json!(["NET_ADMIN", "NET_RAW"]);
     if plan.restricted {
@@ -75,17 +76,18 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
     }))
 }
 
-/// Returns the arguments of `kuma-init` for the annotations of an injected Pod. The flag of an empty list is followed
-/// by an empty argument, as in Kuma.
+/// Returns the arguments of `kuma-init` for the annotations of an injected Pod. `--exclude-inbound-ports` and
+/// `--exclude-outbound-ports` have an empty value if no port is excluded, as in Kuma.
 ///
 /// # Errors
 /// When an annotation cannot be parsed.
 pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Denial> {
-    let pod = Values::annotations(annotations, "the Pod");
-    let gateway = pod.is_gateway()?;
-    let text = |key: &str| pod.get(key).unwrap_or_default().to_owned();
+    let values = Values::annotations(annotations, "the Pod");
+    let gateway = values.is_gateway()?;
+    let text = |key: &str| values.get(key).unwrap_or_default().to_owned();
     let flag_if_annotated = |name: &str, key: &str| {
-        pod.get(key)
+        values
+            .get(key)
             .map_or_else(Vec::new, |value| vec![name.to_owned(), value.to_owned()])
     };
     let flag = |name: &str, value: &str| [name.to_owned(), value.to_owned()];
@@ -133,11 +135,11 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
             arguments.extend([name.to_owned(), item.to_owned()]);
         }
     }
-    if pod
+    if values
         .first_boolean(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
         .unwrap_or(false)
     {
-        let port = pod.first_port(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?;
+        let port = values.first_port(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?;
         arguments.push("--redirect-all-dns-traffic".to_owned());
         arguments.extend([
             "--redirect-dns-port".to_owned(),
@@ -145,7 +147,7 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
         ]);
     }
     arguments.extend(flag_if_annotated("--ip-family-mode", key::IP_FAMILY_MODE));
-    if pod.boolean(key::EXPERIMENTAL_ENGINE)?.unwrap_or(false) {
+    if values.boolean(key::EXPERIMENTAL_ENGINE)?.unwrap_or(false) {
         arguments.push("--experimental-transparent-proxy-engine".to_owned());
     }
     Ok(arguments)

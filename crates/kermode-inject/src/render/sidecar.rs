@@ -31,7 +31,7 @@ pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
             container["restartPolicy"] = "Always".into();
             container["startupProbe"] = probe(plan, &settings.startup_probe, 1);
         }
-        // The kubelet starts the next container after this hook has returned.
+        // The kubelet starts the next container after the postStart hook has returned.
         Placement::Classic if plan.wait_for_ready => {
             let url = format!("http://localhost:{}{READY_PATH}", plan.admin_port);
             let command = json!(["kuma-dp", "wait", "--url", url]);

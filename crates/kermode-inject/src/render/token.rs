@@ -10,15 +10,17 @@ use crate::pod::Pod;
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
-/// Token of the sidecar: its volume mount, and a volume if one has to be added to the Pod.
+/// Service account token of the sidecar.
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
+    /// Volume mount of the sidecar.
     pub(crate) mount: Value,
+    /// Volume to add to the Pod; `None` if the Pod has the volume.
     pub(crate) volume: Option<Value>,
 }
 
-/// Selects the token: the volume named by the annotation, else the token that a container of the Pod mounts, else a
-/// projected token for the sidecar alone, which the kubelet binds to the Pod.
+/// Selects the token, in this order: the volume that the annotation names; the token that a container of the Pod
+/// mounts; a new projected token for the sidecar alone.
 pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) -> Result<Token, Denial> {
     if let Some(volume) = annotations.text(SERVICE_ACCOUNT_TOKEN_VOLUME) {
         if !pod.volumes.contains(&volume) {
@@ -67,8 +69,8 @@ fn mount_of(volume: &str) -> Value {
     json!({"name": volume, "readOnly": true, "mountPath": TOKEN_DIRECTORY})
 }
 
-/// Renders the projected volume. It requests no audience: the control plane verifies the token by TokenReview, which
-/// expects the API server's audience.
+/// Renders the projected volume. Without an explicit audience, the token has the API server's audience, which
+/// TokenReview expects.
 fn own_volume() -> Value {
     json!({
         "name": TOKEN_VOLUME,

@@ -1,7 +1,7 @@
 //! Environment variables of the injection settings (docs/reference/configuration.md#file-and-environment).
 
-/// Environment variables of the control plane, and the path in its configuration that each of them sets. Lists are
-/// comma-separated, maps have the form `k:v,k2:v2`. A variable overrides the file.
+/// Environment variables of the control plane, each with the path of the setting that it overrides. Lists are
+/// comma-separated; maps have the form `k:v,k2:v2`.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_CNI_ENABLED",
@@ -188,7 +188,7 @@ mod tests {
     use crate::Settings;
 
     #[test]
-    fn each_variable_sets_a_setting_and_almost_each_setting_has_a_variable() {
+    fn variables_match_the_settings() {
         let settings = serde_json::json!({
             "runtime": {"kubernetes": {"injector": serde_json::to_value(Settings::default()).unwrap()}}
         });
@@ -203,10 +203,10 @@ mod tests {
         collect_leaves("", &settings, &mut leaves);
         for leaf in leaves {
             let has_variable = ENVIRONMENT.iter().any(|(_, path)| leaf.starts_with(path));
-            let needs_no_variable = leaf.contains("initContainer.resources")
+            let is_exception = leaf.contains("initContainer.resources")
                 || leaf.ends_with("livenessProbe.successThreshold")
                 || leaf.ends_with("startupProbe.successThreshold");
-            assert!(has_variable || needs_no_variable, "no variable sets {leaf}");
+            assert!(has_variable || is_exception, "no variable sets {leaf}");
         }
     }
 

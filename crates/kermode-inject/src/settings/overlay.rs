@@ -1,4 +1,5 @@
-//! Deserializes nested settings over their defaults, so that setting one field keeps its siblings.
+//! Deserializes nested settings over their defaults, so that a configuration that sets one field keeps the defaults of
+//! the other fields.
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};

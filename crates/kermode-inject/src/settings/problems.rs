@@ -49,7 +49,8 @@ impl Settings {
                 problems.push(format!("{path}: must be a port from 1 to 65535"));
             }
         }
-        // Kuma's variables name this port and the two after it; `kuma-dp` listens on this port only.
+        // The sidecar's environment names this port and the two after it, as in Kuma; `kuma-dp` listens on this port
+        // only.
         if self.builtin_dns.port > u16::MAX - 2 {
             problems.push(
                 "builtinDNS.port: must be at most 65533, since variables of the sidecar name the two following ports"

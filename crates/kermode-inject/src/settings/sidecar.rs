@@ -35,7 +35,8 @@ pub struct SidecarContainer {
     /// Liveness probe of the sidecar. Its success threshold is always 1.
     #[serde(deserialize_with = "overlay::liveness")]
     pub liveness_probe: ProbeSettings,
-    /// Startup probe of a native sidecar, which delays the next container. Its success threshold is always 1.
+    /// Startup probe of a native sidecar. The kubelet starts the next container once the probe has succeeded. Its
+    /// success threshold is always 1.
     #[serde(deserialize_with = "overlay::startup")]
     pub startup_probe: ProbeSettings,
     /// Resource requests and limits.
@@ -43,7 +44,7 @@ pub struct SidecarContainer {
     pub resources: Resources,
     /// Environment variables; they override the variables that injection sets.
     pub env_vars: BTreeMap<String, String>,
-    /// Whether the application starts after the sidecar is ready in classic mode. In native mode it always does.
+    /// Whether the application waits until a classic sidecar is ready. It always waits for a native sidecar.
     pub wait_for_dataplane_ready: bool,
 }
 
@@ -57,9 +58,9 @@ pub struct ProbeSettings {
     pub timeout_seconds: u32,
     /// Seconds between probes.
     pub period_seconds: u32,
-    /// Consecutive successes after which the probe succeeds.
+    /// Consecutive successes after which a failed container counts as healthy.
     pub success_threshold: u32,
-    /// Consecutive failures after which the probe fails.
+    /// Consecutive failures after which the container counts as unhealthy.
     pub failure_threshold: u32,
 }
 

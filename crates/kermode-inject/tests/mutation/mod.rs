@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// Maximum length of an input, in bytes.
 const MAX_LENGTH: usize = 2_000_000;
 
-/// Strings that injection interprets, and malformed ones.
+/// Strings that injection interprets, and malformed strings.
 const FRAGMENTS: &[&str] = &[
     "kuma-sidecar",
     "kuma.io/container-patches",
