@@ -1,11 +1,11 @@
 //! Authentication of proxies by service-account tokens that are bound to their Pods.
 //!
-//! The API server reviews the token. Namespace, service account, name and UID of the token's Pod must be those of the
-//! requested Dataplane's Pod, so that no proxy gets the configuration or certificate of another one
+//! The API server reviews the token. The namespace, service account, Pod name and Pod UID in the token must match the
+//! Pod of the requested Dataplane. Therefore, no proxy gets the configuration or certificate of another proxy
 //! (docs/design.md#authentication-of-proxies).
 //!
-//! The port is open to every caller. Until the API server has accepted the token, responses depend on the token alone
-//! and do not reveal which Pods exist. The number of concurrent TokenReviews is bounded.
+//! The port is open to every caller. Before the API server has accepted the token, responses do not reveal which Pods
+//! exist. The number of concurrent TokenReviews is limited.
 
 mod token;
 
@@ -26,16 +26,16 @@ use tonic::{Code, Status};
 
 use self::token::TokenClaims;
 
-/// Key of the Pod's name in the `extra` of a TokenReview. Present if the token is bound to a Pod.
+/// Key in `status.user.extra` of a TokenReview: the name of the Pod that the token is bound to.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
-/// Key of the Pod's UID in the `extra` of a TokenReview. Present if the token is bound to a Pod.
+/// Key in `status.user.extra` of a TokenReview: the UID of the Pod that the token is bound to.
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
-/// Limit of concurrent reviews of tokens whose claims name a Pod of the index and its UID.
+/// Limit of concurrent TokenReviews for known Pods: the index has a Pod with the name and UID in the token.
 const MAX_KNOWN_POD_REVIEWS: usize = 24;
-/// Limit of concurrent reviews of all other tokens: those of sidecars that start before the watch has reported their
-/// Pod, and those of unauthorized callers, which must not delay the proxies.
+/// Limit of concurrent TokenReviews for unknown Pods. The separate limit prevents unauthorized callers from delaying
+/// known Pods. The Pod of a sidecar is also unknown until the watch has reported the Pod.
 const MAX_UNKNOWN_POD_REVIEWS: usize = 8;
-/// Time limit of a review, including the wait for a permit.
+/// Time limit of a TokenReview, including the wait for a permit.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Error of a caller that cannot be authenticated or authorized.
@@ -53,8 +53,8 @@ pub enum AuthenticationError {
     /// The API server rejects the token.
     #[error("the token is not valid: {0}")]
     InvalidToken(String),
-    /// The service account of the token is not that of the Pod.
-    #[error("the token's service account {token_account} is not that of Pod {pod}")]
+    /// The token and its Pod have different service accounts.
+    #[error("the token has service account {token_account}, but Pod {pod} has another service account")]
     ServiceAccountMismatch {
         /// Service account of the token.
         token_account: Arc<str>,
@@ -68,7 +68,7 @@ pub enum AuthenticationError {
     UnknownProxy(ObjectKey),
     /// The index has another Pod of the same name.
     #[error(
-        "Dataplane {0} belongs to another Pod of the same name: one of the two was deleted or created just now"
+        "Dataplane {0} belongs to another Pod of the same name: one of the two Pods was deleted or created just now"
     )]
     UidMismatch(ObjectKey),
     /// The TokenReview failed.
@@ -81,7 +81,7 @@ pub enum AuthenticationError {
     ReviewTimedOut,
 }
 
-/// Authenticates proxies by their tokens and the index of Pods; cheap to clone.
+/// Authenticates proxies by their tokens, and checks their Pods in the index. Cheap to clone.
 #[derive(Clone)]
 pub struct TokenAuthenticator {
     client: Client,
@@ -97,7 +97,7 @@ struct ReviewPermits {
 }
 
 impl TokenAuthenticator {
-    /// Creates an authenticator that sends TokenReviews with the client and looks Pods up in the index.
+    /// Creates an authenticator that sends TokenReviews with `client` and looks up Pods in `index`.
     pub fn new(client: Client, index: SharedIndex) -> Self {
         let permits = ReviewPermits {
             known_pods: Semaphore::new(MAX_KNOWN_POD_REVIEWS),
@@ -131,8 +131,7 @@ impl TokenAuthenticator {
         self.verify(token, &claims).await
     }
 
-    /// Checks against the index that the Dataplane with the name of the token's Pod belongs to this Pod, and that the
-    /// Pod has the token's service account.
+    /// Checks that the index has the Pod of the identity, with the same UID and the same service account.
     pub fn check_access(&self, identity: &ProxyIdentity) -> Result<(), AuthenticationError> {
         let proxy = &identity.key;
         self.index.pod_identity(proxy, |known| {
@@ -150,18 +149,18 @@ impl TokenAuthenticator {
         })
     }
 
-    /// Verifies the claims of the token by a TokenReview.
+    /// Verifies the token by a TokenReview, and checks that the reviewed identity matches the claims.
     async fn verify(&self, token: &str, claims: &TokenClaims) -> Result<ProxyIdentity, AuthenticationError> {
         let has_claimed_uid =
             |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claims.uid);
-        // UIDs cannot be guessed, so the choice of the semaphore reveals nothing to unauthorized callers.
+        // UIDs cannot be guessed, so the choice of the semaphore does not reveal which Pods exist.
         let permits = if self.index.pod_identity(&claims.pod, has_claimed_uid) {
             &self.permits.known_pods
         } else {
             &self.permits.unknown_pods
         };
         let review = async {
-            // The semaphore is never closed.
+            // This error cannot occur, because the semaphore is never closed.
             let _permit = permits
                 .acquire()
                 .await
@@ -220,8 +219,8 @@ impl Authenticator for TokenAuthenticator {
     }
 }
 
-/// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged at debug
-/// level only, since anyone can cause any number of them.
+/// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged only at
+/// debug level, because any caller can cause them in any number.
 pub(crate) fn log_and_convert(error: &AuthenticationError) -> Status {
     let code = match error {
         AuthenticationError::UnknownProxy(_) | AuthenticationError::UidMismatch(_) => Code::NotFound,
@@ -247,7 +246,7 @@ fn read_token(metadata: &http::HeaderMap) -> Result<(&str, TokenClaims), Authent
     Ok((token, claims))
 }
 
-/// Returns the Pod that a reviewed token is bound to.
+/// Returns the identity in the status of a TokenReview; `None` if the token is not bound to a Pod.
 fn bound_identity(status: TokenReviewStatus) -> Option<ProxyIdentity> {
     let user = status.user?;
     let name = user.username?;

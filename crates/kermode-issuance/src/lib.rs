@@ -1,8 +1,8 @@
 //! Authentication of proxies and the gRPC service that issues certificates to them.
 //!
-//! [`TokenAuthenticator`] identifies the Pod of the caller by its service-account token; every service for proxies uses
-//! it. [`CertificateIssuance`] signs workload certificates with the CA of the proxy's mesh and streams the mesh's
-//! roots.
+//! [`TokenAuthenticator`] identifies the Pod of the caller by its service-account token. All gRPC services for proxies
+//! use this authenticator. [`CertificateIssuance`] signs workload certificates with the CA of the proxy's mesh, and
+//! streams the roots of the mesh.
 
 mod authentication;
 mod service;

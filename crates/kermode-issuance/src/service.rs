@@ -1,6 +1,6 @@
 //! The gRPC service that issues workload certificates and streams the roots of a mesh to its proxies.
 //!
-//! A caller must send a token that is bound to its Pod, and gets a certificate with exactly the names of its own
+//! A caller must send a token that is bound to its Pod. The certificate contains exactly the names of the Pod's
 //! Dataplane. Requests with another token, requests for other names, and requests above the rate limits are denied,
 //! logged and counted. `kermode-identity` signs the certificates.
 
@@ -36,14 +36,15 @@ pub use self::metrics::Metrics;
 use self::roots::{RootsCodec, WatchRoots, stream_limit};
 use crate::authentication::{AuthenticationError, TokenAuthenticator};
 
-/// Size limit of a message, in bytes: half of it for the signing request, the rest for the names.
+/// Size limit of a message, in bytes: twice the size limit of a signing request.
 const MAX_MESSAGE_SIZE: usize = 16 * 1024;
-/// Time limit of a call, from the head of the request to the response, or to the head of the response for a stream.
+/// Time limit of a call, from the head of the request to the response. For a stream, the limit ends with the head of
+/// the response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
-/// Maximum length of the claimed name in a log line, in characters. Callers choose this name freely, so it may be long.
+/// Maximum length of the claimed name in a log line, in characters. Callers can claim names of any length.
 const MAX_LOGGED_NAME_LENGTH: usize = 100;
 
-/// Certificate issuance service; cheap to clone.
+/// The gRPC service that issues certificates. Cheap to clone.
 #[derive(Clone)]
 pub struct CertificateIssuance {
     state: Arc<IssuanceState>,
@@ -120,7 +121,7 @@ impl IssuanceState {
         Ok(to_response(&issued, &trust))
     }
 
-    /// Authenticates the caller as the proxy with the name (`<pod>.<namespace>`).
+    /// Authenticates the caller as the proxy with this name (`<pod>.<namespace>`), and checks the rate of the caller.
     async fn authenticate(&self, metadata: MetadataMap, name: &str) -> Result<(ObjectKey, CallerId), Denial> {
         let headers = metadata.into_headers();
         let token = headers.get(http::header::AUTHORIZATION);
@@ -135,20 +136,24 @@ impl IssuanceState {
     /// Returns the Dataplane of the proxy, its mesh, and the mTLS settings of the mesh.
     ///
     /// # Errors
-    /// When the index has no Dataplane of the proxy, when the Dataplane belongs to another mesh, or when the mesh has
-    /// no mTLS.
-    fn mesh_of(&self, proxy: &ObjectKey, mesh: &str) -> Result<(Arc<Dataplane>, Arc<Mesh>, Mtls), Denial> {
+    /// If the index has no Dataplane of the proxy, if the Dataplane does not belong to the requested mesh, or if the
+    /// mesh has no mTLS.
+    fn mesh_of(
+        &self,
+        proxy: &ObjectKey,
+        requested_mesh: &str,
+    ) -> Result<(Arc<Dataplane>, Arc<Mesh>, Mtls), Denial> {
         let (dataplane, mesh) = self
             .index
             .dataplane_and_mesh(proxy)
-            .filter(|(dataplane, _)| dataplane.mesh == MeshName::from(mesh))
+            .filter(|(dataplane, _)| dataplane.mesh == MeshName::from(requested_mesh))
             .ok_or_else(|| Denial::DataplaneNotFound(proxy.clone()))?;
         let mtls = mesh.mtls.clone();
         let mtls = mtls.ok_or_else(|| Denial::NoMtls(mesh.name.to_string()))?;
         Ok((dataplane, mesh, mtls))
     }
 
-    /// Returns the generations of the mesh's CA, with their schedules.
+    /// Returns the rotation plan of the mesh's CA: all generations with their schedules.
     async fn rotation_plan(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<RotationPlan>, Denial> {
         let plan = self.authorities.get(&mesh.name, &mtls.backend).await;
         plan.map_err(|error| {
@@ -196,22 +201,22 @@ impl GrpcService for CertificateIssuance {
     }
 }
 
-/// Decodes the message and calls the method. tonic itself responds to messages that are too large or cannot be decoded.
+/// Decodes the message and calls the method. If the message is too large or cannot be decoded, tonic responds itself.
 async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> http::Response<Body> {
     if request.uri().path() == WATCH_ROOTS {
         let mut grpc = Grpc::new(RootsCodec).max_decoding_message_size(MAX_MESSAGE_SIZE);
         return grpc.server_streaming(WatchRoots(state.clone()), request).await;
     }
-    let decoded = Arc::new(AtomicBool::new(false));
+    let is_decoded = Arc::new(AtomicBool::new(false));
     let method = IssueCertificate {
         state: state.clone(),
-        decoded: decoded.clone(),
+        is_decoded: is_decoded.clone(),
     };
     let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE_SIZE);
     let response = grpc.unary(method, request).await;
-    if !decoded.load(Ordering::Relaxed) {
+    if !is_decoded.load(Ordering::Relaxed) {
         state.metrics.count_denial(&Denial::Unreadable);
-        // tonic has made the response; the denial is only logged.
+        // Only logs the denial, because tonic has already responded.
         state.deny(&Denial::Unreadable, "");
     }
     response
@@ -221,7 +226,7 @@ async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> ht
 struct IssueCertificate {
     state: Arc<IssuanceState>,
     /// Whether the message was decoded.
-    decoded: Arc<AtomicBool>,
+    is_decoded: Arc<AtomicBool>,
 }
 
 impl UnaryService<IssueCertificateRequest> for IssueCertificate {
@@ -229,7 +234,7 @@ impl UnaryService<IssueCertificateRequest> for IssueCertificate {
     type Future = BoxFuture<'static, Result<Response<IssueCertificateResponse>, Status>>;
 
     fn call(&mut self, request: Request<IssueCertificateRequest>) -> Self::Future {
-        self.decoded.store(true, Ordering::Relaxed);
+        self.is_decoded.store(true, Ordering::Relaxed);
         let state = self.state.clone();
         Box::pin(async move {
             let name = request.get_ref().name.clone();

@@ -1,4 +1,4 @@
-//! Valid and invalid tokens against an API server that accepts tokens with the signature `good`.
+//! Tests of authentication with valid and invalid tokens. The mock API server accepts tokens with the signature `good`.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::*;
 
-/// Time limit of a wait. A test that waits longer has failed.
+/// Time limit of each wait. A test that reaches the limit fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Fixture {
@@ -36,13 +36,13 @@ impl Fixture {
         Self::with_api_server(true)
     }
 
-    fn with_api_server(hangs: bool) -> Self {
+    fn with_api_server(is_hanging: bool) -> Self {
         let reviews = Arc::new(AtomicUsize::new(0));
         let counter = reviews.clone();
         let service = tower::service_fn(move |request| {
             counter.fetch_add(1, Ordering::Relaxed);
             async move {
-                if hangs {
+                if is_hanging {
                     std::future::pending::<()>().await;
                 }
                 review(request).await
@@ -61,7 +61,7 @@ impl Fixture {
 
     async fn identify(&self, token: &str) -> Result<ProxyIdentity, AuthenticationError> {
         let identified = self.authenticator.identify(&metadata(token)).await;
-        // A stream authenticates and authorizes in two steps, a certificate request in one; both must agree.
+        // ADS streams authenticate and authorize in two steps, certificate requests in one. Both ways must agree.
         if let Ok(identity) = &identified {
             let checked = self
                 .authenticator
@@ -81,8 +81,8 @@ impl Fixture {
     }
 }
 
-/// Reviews a token: accepts the signature `good`. Rejects the signature `expired` with an error of its own, and all
-/// others with one common error.
+/// Handles a TokenReview. Accepts the signature `good`, and rejects all others. The signature `expired` has its own
+/// error message.
 pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>> {
     assert!(request.uri().path().ends_with("/tokenreviews"));
     let body = request.into_body().collect().await.expect("a body").to_bytes();
@@ -178,7 +178,7 @@ async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
 }
 
 #[tokio::test]
-async fn token_without_or_with_other_pod_claims_is_not_reviewed() {
+async fn token_without_claims_of_the_requested_pod_is_not_reviewed() {
     let fixture = Fixture::new();
     let unbound = format!("e30.{}.good", BASE64_URL_SAFE_NO_PAD.encode("{}"));
     for token in ["", "abc", "a.b.c", &unbound] {
@@ -188,8 +188,8 @@ async fn token_without_or_with_other_pod_claims_is_not_reviewed() {
             .expect_err("the token is not bound to a Pod");
         assert_eq!(code(&error), Code::Unauthenticated, "{token}");
     }
-    let of_another = metadata(&mk_token("robot", "other", "2", "good"));
-    let error = fixture.authenticator.authenticate_as(&of_another, &web()).await;
+    let headers = metadata(&mk_token("robot", "other", "2", "good"));
+    let error = fixture.authenticator.authenticate_as(&headers, &web()).await;
     assert_eq!(
         code(&error.expect_err("the token of another Pod")),
         Code::Unauthenticated
@@ -202,13 +202,13 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
     let fixture = Fixture::new();
     let mut responses = Vec::new();
     for pod in ["web", "nothing"] {
-        let token = metadata(&mk_token("robot", pod, "guess", "forged"));
-        let stream = fixture.authenticator.identify(&token).await;
+        let headers = metadata(&mk_token("robot", pod, "guess", "forged"));
+        let identified = fixture.authenticator.identify(&headers).await;
         let key = ObjectKey::new("shop", pod);
-        let certificate = fixture.authenticator.authenticate_as(&token, &key).await;
+        let authenticated = fixture.authenticator.authenticate_as(&headers, &key).await;
         for error in [
-            stream.expect_err("a forged token"),
-            certificate.expect_err("a forged token"),
+            identified.expect_err("a forged token"),
+            authenticated.expect_err("a forged token"),
         ] {
             let status = log_and_convert(&error);
             responses.push((status.code(), status.message().to_owned()));
@@ -279,10 +279,10 @@ async fn review_times_out_when_the_api_server_hangs() {
 #[tokio::test]
 async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
     let fixture = Fixture::with_hanging_api_server();
-    let unknown_pods: Vec<_> = (0..50)
+    let unknown_tokens: Vec<_> = (0..50)
         .map(|number| mk_token("robot", "web", &format!("guess {number}"), "forged"))
         .collect();
-    let unknown_pods = futures::future::join_all(unknown_pods.iter().map(|token| fixture.identify(token)));
+    let unknown_pods = futures::future::join_all(unknown_tokens.iter().map(|token| fixture.identify(token)));
     let token = mk_token("robot", "web", "1", "good");
     let known = fixture.identify(&token);
     let known_pod_reviewed = async {

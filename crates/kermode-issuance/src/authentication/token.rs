@@ -1,5 +1,5 @@
-//! Unverified claims of a service-account token. They are read before the TokenReview: a token that cannot be valid is
-//! rejected without one. The claims depend on the request alone, so this rejection reveals nothing about the cluster.
+//! Reads the unverified claims of a service-account token. A token without the expected claims is rejected without a
+//! TokenReview.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) struct TokenClaims {
     pub(super) uid: Arc<str>,
 }
 
-/// Payload of a service-account token, reduced to the claims that are read
+/// Payload of a service-account token, reduced to the claims in [`TokenClaims`]
 /// (<https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#schema-for-service-account-private-claims>).
 #[derive(Deserialize)]
 struct Payload {
@@ -38,7 +38,7 @@ struct Reference {
     uid: Arc<str>,
 }
 
-/// Returns the bearer token of the `authorization` metadata.
+/// Returns the bearer token in the metadata `authorization`; `None` if it is missing, empty or too long.
 pub(super) fn bearer(metadata: &http::HeaderMap) -> Option<&str> {
     let value = metadata.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?.trim();
@@ -46,7 +46,8 @@ pub(super) fn bearer(metadata: &http::HeaderMap) -> Option<&str> {
 }
 
 impl TokenClaims {
-    /// Decodes a JWT without verifying its signature. `None` for other text and for tokens not bound to a Pod.
+    /// Decodes a JWT without verifying its signature. Returns `None` if the text is not a JWT, or if the token is not
+    /// bound to a Pod.
     pub(super) fn read(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);

@@ -1,5 +1,4 @@
-//! Denials of proxies' requests to the issuance service: the status of the response, the label of the metric, and the
-//! log line.
+//! Denials of requests to the issuance service, with their gRPC statuses, metric labels and log lines.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,17 +13,17 @@ use tonic::{Code, Status};
 use super::limits::RateExceeded;
 use crate::authentication::{AuthenticationError, log_and_convert};
 
-/// Limit of log lines per minute and reason. A flood of denials for one reason does not hide the others.
+/// Maximum number of log lines per minute for each reason.
 const MAX_LINES_PER_MINUTE: u32 = 10;
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Error for which a request is denied.
+/// Error because of which a request is denied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Denial {
     /// The caller is not authenticated as the proxy that it names.
     #[error(transparent)]
     Authentication(#[from] AuthenticationError),
-    /// The name is not that of a proxy.
+    /// The requested name does not have the form `<pod>.<namespace>`.
     #[error("the proxy's name does not have the form <pod>.<namespace>")]
     InvalidName,
     /// The Dataplane does not exist, or belongs to another mesh.
@@ -39,12 +38,12 @@ pub(crate) enum Denial {
     /// The signing request is invalid, or signing the certificate failed.
     #[error(transparent)]
     SigningRequest(#[from] Error),
-    /// The proxy exceeds its rate.
+    /// The proxy exceeds its rate limit.
     #[error(
         "this proxy requests certificates too often: at most 20 at once, then one every 3 s; retry later"
     )]
     ProxyRate,
-    /// All proxies together exceed the total rate.
+    /// All proxies together exceed the total rate limit.
     #[error("too many certificates are requested: at most 500 per second; retry later")]
     TotalRate,
     /// The proxy, or all proxies together, have reached the limit of open streams of roots.
@@ -58,7 +57,7 @@ pub(crate) enum Denial {
     Unreadable,
 }
 
-/// Reason of a denial, as a label of metrics and in the log; see [`Denial::reason`].
+/// Reason of a denial, in metric labels and log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum DenialReason {
     NoToken,
@@ -79,15 +78,15 @@ pub(crate) enum DenialReason {
     /// The signing request has an unsupported type of key.
     SigningRequestKey,
     SigningRequestSignature,
-    /// The signing request contains something that is not allowed.
+    /// The signing request contains a name or attribute that is not allowed.
     SigningRequestNotAllowed,
     /// The signing request does not name the proxy that made it, or names another proxy.
     SigningRequestProxy,
-    /// The certificate cannot be signed, for a reason that has no variant of its own.
+    /// The certificate cannot be signed for any other reason.
     SigningFailed,
-    /// The proxy exceeds its rate.
+    /// The proxy exceeds its rate limit.
     ProxyRate,
-    /// All proxies together exceed the total rate.
+    /// All proxies together exceed the total rate limit.
     TotalRate,
     /// The limit of open streams of roots is reached.
     TooManyStreams,
@@ -96,7 +95,8 @@ pub(crate) enum DenialReason {
     MessageUnreadable,
 }
 
-/// Log of denials, with a limited number of lines per reason. A line contains the number of lines suppressed before it.
+/// Log of denials, with a limited number of lines for each reason. Each line contains the number of suppressed lines
+/// before the line.
 #[derive(Debug, Default)]
 pub(super) struct DenialLog {
     windows: Mutex<HashMap<DenialReason, Window>>,
@@ -114,7 +114,7 @@ impl From<RateExceeded> for Denial {
 }
 
 impl Denial {
-    /// Returns the label of the denial in metrics and in the log.
+    /// Returns the reason of the denial.
     pub(crate) fn reason(&self) -> DenialReason {
         match self {
             Self::Authentication(error) => authentication_reason(error),
@@ -152,8 +152,8 @@ impl Denial {
         Status::new(code, self.to_string())
     }
 
-    /// Returns whether the denial is logged at debug level only, because it is expected while a proxy starts, or
-    /// because its cause is in the control plane, which logs it elsewhere.
+    /// Returns whether the denial is logged only at debug level. Either the denial is expected while a proxy starts, or
+    /// another log line of the control plane already contains the error.
     fn is_logged_at_debug(&self) -> bool {
         matches!(
             self.reason(),
@@ -184,7 +184,7 @@ fn authentication_reason(error: &AuthenticationError) -> DenialReason {
 // === impl DenialLog ===
 
 impl DenialLog {
-    /// Logs a denial with the name that the caller claims, never with its token.
+    /// Logs a denial with the name that the caller claims. The token of the caller is never logged.
     pub(super) fn log(&self, denial: &Denial, claimed_name: &str) {
         if denial.is_logged_at_debug() {
             tracing::debug!(proxy = claimed_name, "request denied: {denial}");
@@ -201,7 +201,7 @@ impl DenialLog {
         }
     }
 
-    /// Admits a line and returns the number of lines suppressed before it. `None` if this line is suppressed.
+    /// Returns the number of suppressed lines before this line, or `None` if this line is suppressed too.
     fn try_admit(&self, reason: DenialReason, now: Instant) -> Option<u64> {
         let mut windows = self.windows.lock();
         let window = windows.entry(reason);
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(
             log.try_admit(DenialReason::SigningRequestNotAllowed, now),
             Some(0),
-            "another reason"
+            "another reason has its own limit"
         );
         let suppressed = 1000 - u64::from(MAX_LINES_PER_MINUTE);
         assert_eq!(

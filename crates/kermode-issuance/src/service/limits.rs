@@ -1,36 +1,36 @@
-//! Rates at which certificates are issued: per proxy and in total. No IO; the clock is passed in.
+//! Limits on the rate of issued certificates, per proxy and in total.
 //!
-//! A thousand Pods that start at once get their certificates without delay. A proxy that requests certificates in a
-//! loop is limited, and its surplus requests cause no TokenReviews.
+//! A thousand Pods that start at once get their certificates without delay. If a proxy requests certificates in a loop,
+//! its surplus requests are denied before they cause a TokenReview.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
 use kermode_limit::rate::{KeyedRateLimit, Rate, TokenBucket};
 
-/// Rate of certificates for all proxies together. A certificate takes about 0.2 ms of CPU, so this rate is a tenth of a
-/// core.
+/// Maximum rate of certificates for all proxies together. A certificate takes about 0.2 ms of CPU time, so 500
+/// certificates per second take a tenth of a core.
 const TOTAL_RATE: Rate = Rate {
     burst: 2000.0,
     per_second: 500.0,
 };
-/// Rate of certificates for one proxy. A sidecar renews a certificate with the shortest lifetime, one minute, after 39
-/// s at the earliest, and requests a few more certificates after a restart.
+/// Maximum rate of certificates for one proxy. A certificate with the shortest lifetime (one minute) is renewed after
+/// 39 s at the earliest. A sidecar requests a few more certificates after a restart.
 const PROXY_RATE: Rate = Rate {
     burst: 20.0,
     per_second: 1.0 / 3.0,
 };
 
-/// Rate that a request exceeds.
+/// Rate limit that a request exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RateExceeded {
-    /// Rate of the caller.
+    /// Rate limit of the caller.
     PerProxy,
-    /// Rate of all callers together.
+    /// Rate limit of all callers together.
     Total,
 }
 
-/// Caller of a request, identified by a hash of its bearer token and never by the name that it claims. The hash cannot
+/// Caller of a request, identified by a hash of its bearer token, because a caller can claim any name. The hash cannot
 /// be reversed and differs between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CallerId(u64);
@@ -59,8 +59,8 @@ impl IssuanceLimits {
         CallerId(self.hasher.hash_one(token))
     }
 
-    /// Checks the rate of a caller before its bearer token is reviewed. Only requests of authenticated callers are
-    /// counted, so an unauthenticated caller passes.
+    /// Checks the rate of a caller before its bearer token is reviewed. Unauthenticated callers always pass, because
+    /// only requests of authenticated callers are counted.
     pub(super) fn check(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
         if self.callers.has_token(&caller, now) {
             Ok(())
@@ -69,7 +69,7 @@ impl IssuanceLimits {
         }
     }
 
-    /// Counts a request of an authenticated caller.
+    /// Counts a request of an authenticated caller. Returns an error if a rate limit is exceeded.
     pub(super) fn take(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
         if !self.callers.try_take(caller, now) {
             return Err(RateExceeded::PerProxy);

@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::denial::{Denial, DenialReason};
 
-/// Metrics of the issuance service; cheap to clone.
+/// Metrics of the issuance service. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     requests: Family<ResultLabel, Counter>,

@@ -1,4 +1,4 @@
-//! Streams of the roots of a mesh: one message when the stream begins, and one whenever the roots change.
+//! Streams that send the roots of a mesh to proxies: one message at the start, and one message after each change.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 use super::denial::Denial;
 use super::{IssuanceState, MAX_MESSAGE_SIZE};
 
-/// Limit of open streams in total: as many as the limit of ADS streams of a replica.
+/// Maximum number of open streams in total, equal to the limit of ADS streams of a replica.
 pub(super) const MAX_STREAMS: usize = 20_000;
-/// Limit of open streams of one proxy. Two, because a proxy may reconnect before the broken connection of its first
-/// stream is detected.
+/// Maximum number of open streams of one proxy. Two, because a proxy may reconnect before the control plane detects
+/// that the connection of the first stream is broken.
 pub(super) const MAX_STREAMS_PER_PROXY: usize = 2;
 
-/// Initial size of the buffers of a stream, in bytes: a message with two roots. Every proxy has a stream, so tonic's
-/// default of 8 KiB would take too much memory.
+/// Initial size of the buffers of a stream, in bytes. A message with two roots fits. Every proxy has a stream, so
+/// tonic's default of 8 KiB would take too much memory.
 const BUFFER_SIZE: usize = 1536;
 
 /// Stream of roots to one proxy.
@@ -66,7 +66,7 @@ impl Drop for RootsStream {
     }
 }
 
-/// Returns a stream of roots: the current ones, and the new ones after each change. The stream ends when the mesh
+/// Returns a stream with the current roots, and with the new roots after each change. The stream ends when the mesh
 /// switches to another backend.
 fn updates(mut roots: RootsReceiver) -> BoxStream<'static, Arc<RootsUpdate>> {
     roots.mark_changed();

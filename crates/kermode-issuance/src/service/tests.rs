@@ -1,4 +1,4 @@
-//! Requests of well-behaved and hostile proxies to the service, over TLS: certificates, denials, log lines and metrics.
+//! Tests of the issuance service over TLS.
 
 mod hostile;
 mod limits;
@@ -48,12 +48,12 @@ async fn proxy_gets_a_certificate_with_the_names_of_its_dataplane() {
 async fn request_for_another_mesh_or_for_a_mesh_without_mtls_is_denied() {
     let server = Server::start().await;
     let key = WorkloadKey::generate().expect("a key");
-    let other = IssueCertificateRequest {
+    let other_mesh = IssueCertificateRequest {
         mesh: "other".to_owned(),
         ..mk_request(&key, "web.shop")
     };
     let denied = server
-        .issue(&web_token(), other)
+        .issue(&web_token(), other_mesh)
         .await
         .expect_err("a mesh other than the proxy's");
     assert_eq!(denied.code(), tonic::Code::NotFound);

@@ -1,4 +1,4 @@
-//! Attempts to obtain another proxy's certificate: each is denied, logged without the token, and counted by its reason.
+//! Attempts to obtain the certificate of another proxy. Each attempt is denied, logged without the token, and counted.
 
 use kermode_identity::WorkloadKey;
 use kermode_model::ObjectKey;
@@ -10,8 +10,9 @@ use super::server::{Server, mk_request};
 use super::web_token;
 use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_in};
 
-/// Sends a request and asserts how it is denied, logged and counted. When the token does not authenticate the caller as
-/// the named proxy, a stream of roots with the same token and name must be denied as well.
+/// Sends a request, and asserts that it is denied with the code, and logged and counted with the reason. If the token
+/// does not authenticate the caller as the named proxy, a stream of roots with the same token and name must be denied
+/// too.
 async fn assert_denied(
     server: &Server,
     token: &str,
@@ -50,8 +51,8 @@ async fn assert_denied(
     assert_eq!(server.issued_count(), 0);
 }
 
-/// Makes a request with a valid signing request of the proxy with the name, for a new key.
-fn mk_new_request(name: &str) -> IssueCertificateRequest {
+/// Makes a request of the named proxy, with a valid signing request for a new key.
+fn mk_request_for_new_key(name: &str) -> IssueCertificateRequest {
     mk_request(&WorkloadKey::generate().expect("a key"), name)
 }
 
@@ -61,7 +62,7 @@ async fn request_with_the_name_of_another_pod_is_denied() {
     assert_denied(
         &server,
         &web_token(),
-        mk_new_request("other.shop"),
+        mk_request_for_new_key("other.shop"),
         Code::Unauthenticated,
         "TokenOfOtherProxy",
     )
@@ -69,7 +70,7 @@ async fn request_with_the_name_of_another_pod_is_denied() {
     assert_denied(
         &server,
         &web_token(),
-        mk_new_request("web.other"),
+        mk_request_for_new_key("web.other"),
         Code::Unauthenticated,
         "TokenOfOtherProxy",
     )
@@ -83,7 +84,7 @@ async fn invalid_names_are_denied() {
         assert_denied(
             &server,
             &web_token(),
-            mk_new_request(name),
+            mk_request_for_new_key(name),
             Code::InvalidArgument,
             "InvalidName",
         )
@@ -107,7 +108,7 @@ async fn token_that_does_not_prove_the_claimed_name_is_denied() {
         assert_denied(
             &server,
             token,
-            mk_new_request("web.shop"),
+            mk_request_for_new_key("web.shop"),
             Code::Unauthenticated,
             reason,
         )
@@ -117,7 +118,7 @@ async fn token_that_does_not_prove_the_claimed_name_is_denied() {
     assert_denied(
         &server,
         &other_account,
-        mk_new_request("web.shop"),
+        mk_request_for_new_key("web.shop"),
         Code::PermissionDenied,
         "WrongServiceAccount",
     )
@@ -128,14 +129,18 @@ async fn token_that_does_not_prove_the_claimed_name_is_denied() {
 async fn token_of_a_deleted_pod_is_denied_for_a_new_pod_of_the_same_name() {
     let server = Server::start().await;
     server.index.write().apply_pod(mk_pod_of("web", "10.0.0.3", "3"));
-    let outcome = server.issue(&web_token(), mk_new_request("web.shop")).await;
+    let outcome = server
+        .issue(&web_token(), mk_request_for_new_key("web.shop"))
+        .await;
     assert_eq!(
         outcome.expect_err("the index has another Pod of the name").code(),
         Code::NotFound
     );
     assert_eq!(server.denial_count("UidMismatch"), 1);
     server.index.write().remove_pod(&ObjectKey::new("shop", "web"));
-    let outcome = server.issue(&web_token(), mk_new_request("web.shop")).await;
+    let outcome = server
+        .issue(&web_token(), mk_request_for_new_key("web.shop"))
+        .await;
     assert_eq!(
         outcome.expect_err("the index has no Pod of the name").code(),
         Code::NotFound
@@ -148,10 +153,10 @@ async fn token_of_a_deleted_pod_is_denied_for_a_new_pod_of_the_same_name() {
 async fn signing_request_that_names_another_proxy_or_none_is_denied() {
     let server = Server::start().await;
     // The intercepted signing request is complete, and its signature is valid.
-    let intercepted = mk_new_request("other.shop").csr;
+    let intercepted = mk_request_for_new_key("other.shop").csr;
     let replayed = IssueCertificateRequest {
         csr: intercepted,
-        ..mk_new_request("web.shop")
+        ..mk_request_for_new_key("web.shop")
     };
     assert_denied(
         &server,
@@ -165,7 +170,7 @@ async fn signing_request_that_names_another_proxy_or_none_is_denied() {
     let unbound_csr = WorkloadKey::generate().expect("a key").csr_der();
     let unbound = IssueCertificateRequest {
         csr: unbound_csr.expect("a signing request"),
-        ..mk_new_request("web.shop")
+        ..mk_request_for_new_key("web.shop")
     };
     assert_denied(
         &server,
@@ -177,8 +182,8 @@ async fn signing_request_that_names_another_proxy_or_none_is_denied() {
     .await;
 }
 
-/// Sends signing requests that OpenSSL made, with the name of the proxy `web.shop`. Each is valid except for the defect
-/// that its file is named after.
+/// Sends signing requests that OpenSSL made for the proxy `web.shop`. Each file is named after the only defect of its
+/// signing request.
 #[tokio::test]
 async fn signing_requests_with_additional_names_or_unsupported_key_types_are_denied() {
     let server = Server::start().await;
@@ -203,7 +208,7 @@ async fn signing_requests_with_additional_names_or_unsupported_key_types_are_den
     ] {
         let request = IssueCertificateRequest {
             csr: csr.to_vec(),
-            ..mk_new_request("web.shop")
+            ..mk_request_for_new_key("web.shop")
         };
         assert_denied(&server, &web_token(), request, Code::InvalidArgument, reason).await;
     }
@@ -212,7 +217,7 @@ async fn signing_requests_with_additional_names_or_unsupported_key_types_are_den
 #[tokio::test]
 async fn malformed_huge_and_tampered_signing_requests_are_denied() {
     let server = Server::start().await;
-    let mut tampered = mk_new_request("web.shop").csr;
+    let mut tampered = mk_request_for_new_key("web.shop").csr;
     *tampered.last_mut().expect("a signing request that is not empty") ^= 1;
     for (csr, reason) in [
         (Vec::new(), "SigningRequestUnreadable"),
@@ -222,13 +227,13 @@ async fn malformed_huge_and_tampered_signing_requests_are_denied() {
     ] {
         let request = IssueCertificateRequest {
             csr,
-            ..mk_new_request("web.shop")
+            ..mk_request_for_new_key("web.shop")
         };
         assert_denied(&server, &web_token(), request, Code::InvalidArgument, reason).await;
     }
     let huge = IssueCertificateRequest {
         csr: vec![0x30; 1024 * 1024],
-        ..mk_new_request("web.shop")
+        ..mk_request_for_new_key("web.shop")
     };
     assert_denied(&server, &web_token(), huge, Code::OutOfRange, "MessageUnreadable").await;
 }

@@ -1,4 +1,4 @@
-//! Rate limits and time limits of the service, over TLS.
+//! Tests of the rate limits and time limits of the issuance service, over TLS.
 
 use std::time::Duration;
 

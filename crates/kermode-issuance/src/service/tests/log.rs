@@ -8,7 +8,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Lines of the levels warn and error, captured until this value is dropped.
+/// Log lines with level `WARN` or `ERROR`, captured until this value is dropped.
 pub(super) struct CapturedLog {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,

@@ -1,4 +1,4 @@
-//! Streams of roots, over TLS.
+//! Tests of the streams of roots, over TLS.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use super::server::{Server, mk_mesh};
 use super::web_token;
 use crate::authentication::tests::mk_token;
 
-/// Time limit of a wait. A test that waits longer has failed.
+/// Time limit of each wait. A test that reaches the limit fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The issuance service behind TLS on loopback, with an API server in memory that has Secrets and reviews tokens.
+//! Runs the issuance service with TLS on loopback. A mock API server stores Secrets and reviews tokens.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,7 +33,7 @@ use crate::authentication::TokenAuthenticator;
 use crate::authentication::tests::{mk_pod_of, review};
 use crate::service::{CALL_TIMEOUT, CertificateIssuance, Metrics};
 
-/// The service and its dependencies, in a cluster with the Pods `shop/web` (UID 1) and `shop/other` (UID 2).
+/// The service and its dependencies. The index contains the Pods `shop/web` (UID 1) and `shop/other` (UID 2).
 pub(super) struct Server {
     pub(super) index: SharedIndex,
     pub(super) channel: Channel,
@@ -53,7 +53,7 @@ pub(super) fn mk_mesh() -> Mesh {
     mesh
 }
 
-/// Makes a request with a signing request of the proxy with the name.
+/// Makes a request of the named proxy, with a valid signing request for the key.
 pub(super) fn mk_request(key: &WorkloadKey, name: &str) -> IssueCertificateRequest {
     IssueCertificateRequest {
         mesh: "default".to_owned(),
@@ -143,7 +143,7 @@ impl Server {
         self.metric(&format!("certificate_refusals_total{{reason=\"{reason}\"}}"))
     }
 
-    /// Returns the value of the metric with the name and labels; 0 if it does not exist.
+    /// Returns the value of the metric with the name and labels; 0 if the metric does not exist.
     pub(super) fn metric(&self, name_and_labels: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("metrics");
