@@ -1,8 +1,8 @@
 //! Debug endpoint: state of this replica as JSON over plain HTTP, for troubleshooting.
 //!
-//! Its server listens on loopback, so only `kubectl port-forward` reaches it. Responses contain no keys and no tokens.
-//! Of a proxy's resources, they show the names, versions and sizes, but not the contents. [`kermode_protocol::debug`]
-//! has the types of the responses.
+//! The server listens on loopback, so only `kubectl port-forward` reaches it. Responses contain neither keys nor
+//! tokens. They contain the names, versions and sizes of resources, but not their contents. The types of the responses
+//! are in [`kermode_protocol::debug`].
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -90,14 +90,14 @@ async fn resources(
     Query(ResourcesQuery { proxy }): Query<ResourcesQuery>,
 ) -> Result<Json<Resources>, (StatusCode, String)> {
     let key = ObjectKey::from_proxy_name(&proxy).ok_or_else(|| {
-        let text = format!("proxy: {proxy:?} is not <pod>.<namespace>\n");
+        let text = format!("query parameter proxy: {proxy:?} is not of the form <pod>.<namespace>\n");
         (StatusCode::BAD_REQUEST, text)
     })?;
     let mut watcher = state.store.watch(&key);
     let mut resources = watcher.read(|view, _| view.as_ref().map(resources_by_kind));
     if resources.is_none() {
-        // The store keeps no resources of a proxy without a stream. While the watcher exists, the proxy counts as
-        // having one, so the publisher generates its resources.
+        // The store holds no own resources of a proxy without a stream. The watcher counts as a stream, so the
+        // publisher generates the resources.
         let _ = tokio::time::timeout(GENERATION_TIMEOUT, watcher.changed()).await;
         resources = watcher.read(|view, _| view.as_ref().map(resources_by_kind));
     }

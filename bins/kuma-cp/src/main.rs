@@ -1,4 +1,4 @@
-//! The control plane's program.
+//! Binary of the control plane.
 
 use std::process::ExitCode;
 

@@ -54,7 +54,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let mut components = tokio::select! {
         signal = signals.next() => {
-            tracing::info!(signal, "signal during the start: ending at once");
+            tracing::info!(signal, "signal received during startup; ending at once");
             return Ok(());
         }
         started = start(&config, &readiness, &shutdown) => started?,
@@ -200,7 +200,7 @@ fn spawn_controllers(
         "writer of proxy statuses",
         run_until_shutdown(shutdown, status_writer),
     );
-    // Several replicas cannot start the same rotation: it starts with a Secret, which only one of them can create.
+    // Only one replica can start a rotation, because only one replica can create the Secret of the new CA.
     let ca_rotation = state.rotate_authorities(registry);
     spawn(
         components,

@@ -19,15 +19,14 @@ use crate::repoll::Repoll;
 const MAX_CONCURRENT_CALLS: u32 = 32;
 /// Maximum size of the headers of a request, in bytes. A service-account token takes about 2,000.
 const MAX_HEADER_SIZE: u32 = 16 * 1024;
-/// Receive window of a connection, in bytes. It exceeds the 64 KiB window of a call, so that a call whose handler does
-/// not read does not block the others.
+/// Receive window of a connection, in bytes. Larger than the 64 KiB window of a call, so that a handler that does not
+/// read its call blocks no other call.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Size of the send buffer of a call, in bytes: two frames. Bounds the memory that a slow client takes.
 const SEND_BUFFER_SIZE: usize = 32 * 1024;
 
-/// Time without calls after which a connection is sent GOAWAY; also the time from GOAWAY until a connection with open
-/// calls is dropped. Bounds the time for which an unused connection, or a client that ignores GOAWAY, occupies a
-/// connection slot.
+/// Time without calls after which a connection is sent GOAWAY. After the same time, a connection that was sent GOAWAY
+/// is dropped, even if calls are open. Bounds how long an unused connection occupies a connection slot.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Output of the futures that are polled together with the connection.
@@ -102,7 +101,7 @@ struct Driver<IO> {
     open_calls: usize,
     /// Whether GOAWAY was sent.
     is_closing: bool,
-    /// End of the idle timeout, or of the time for the last calls once the connection is closing.
+    /// Time at which an idle connection is sent GOAWAY, or a closing connection is dropped.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 
-/// Maximum number of consecutive polls. After them the task yields, so that other tasks are not delayed.
+/// Maximum number of consecutive polls before the task yields to other tasks.
 const MAX_POLLS: usize = 8;
 
 /// State between polls: the next wake-up has to wake the task.
@@ -68,11 +68,11 @@ impl<T> Future for Repoll<T> {
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);
             }
-            let was_not_woken = wake_state
+            let was_woken = wake_state
                 .state
                 .compare_exchange(POLLING, IDLE, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok();
-            if was_not_woken {
+                .is_err();
+            if !was_woken {
                 return Poll::Pending;
             }
         }

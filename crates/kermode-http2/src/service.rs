@@ -18,8 +18,8 @@ use tower::{Service, ServiceExt as _};
 use crate::handler::{AfterCall, CallHandler};
 use crate::send::{send_some, wait_for_reset};
 
-/// Time within which the service has to return the headers of the response. Includes receiving the request and
-/// authenticating the caller.
+/// Time within which the service has to return the headers of the response. Includes the time to receive the request
+/// and to authenticate the caller.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time within which the client has to read one message of the response.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
@@ -97,7 +97,7 @@ async fn send_body(stream: &mut SendStream<Bytes>, body: impl Body<Data = Bytes>
     }
 }
 
-/// Sends all data, as far as the client's window allows.
+/// Sends all data. Waits while the client's window is full.
 pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
     while !data.is_empty() {
         send_some(stream, &mut data).await?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Upper bound of the idle time for which a bucket gains tokens. Bounds the floating-point error.
 const MAX_IDLE: Duration = Duration::from_hours(1);
-/// Number of keys below which full buckets are not removed.
+/// Minimum number of keys at which full buckets are removed.
 const MIN_PRUNE_AT: usize = 1024;
 
 /// Rate of a token bucket.

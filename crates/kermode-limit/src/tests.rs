@@ -1,4 +1,4 @@
-//! Permits up to the limits, and their revocation.
+//! Tests of the limits, and of the revocation of permits.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Bootstrap of a sidecar's Envoy: the node that it presents, and the agent's unix socket as its only static cluster.
+//! Bootstrap of a sidecar's Envoy. Contains Envoy's node, and the agent's unix socket as the only static cluster.
 //!
 //! The agent renders the bootstrap from the agent's environment (`docs/reference/sidecar.md#bootstrap`). The control
 //! plane reads the node's metadata ([`crate::ads::Node::versions`]), and generated TLS contexts refer to
@@ -67,8 +67,8 @@ pub fn bootstrap(config: &BootstrapConfig) -> Value {
                 "max_active_downstream_connections": MAX_DOWNSTREAM_CONNECTIONS,
             },
         }]},
-        // Most clusters of a sidecar that knows every service never carry a request, so the statistics of a cluster are
-        // created with its first request. Statistics are flushed when they are read.
+        // Most clusters of a sidecar never carry a request, so the statistics of a cluster are created with its first
+        // request. Statistics are flushed when they are read.
         "deferred_stat_options": { "enable_deferred_creation_stats": true },
         "stats_flush_on_admin": true,
     })
@@ -110,7 +110,7 @@ fn dynamic_resources() -> Value {
             "set_node_on_first_message_only": true,
             "grpc_services": [{ "envoy_grpc": {
                 "cluster_name": AGENT_CLUSTER,
-                // Attempts on a local socket are cheap. Envoy's default backs off up to 30 s.
+                // Connecting to a local socket is cheap. Envoy's default backoff grows to 30 s.
                 "retry_policy": { "retry_back_off": { "base_interval": "0.05s", "max_interval": "0.5s" } },
             }}],
         },

@@ -22,8 +22,8 @@ pub struct IssueCertificateRequest {
     /// Name of the proxy, `<pod>.<namespace>`.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Certificate signing request (PKCS#10, DER or PEM). The control plane issues a certificate for its key. The names
-    /// in the certificate come from the Dataplane; a signing request that contains other names is rejected.
+    /// Certificate signing request (PKCS#10, DER or PEM) with the key. The names in the certificate come from the
+    /// Dataplane. A signing request that contains other names is rejected.
     #[prost(bytes = "vec", tag = "3")]
     pub csr: Vec<u8>,
 }

@@ -10,7 +10,7 @@
 //! | [`bootstrap`] | agent and Envoy: Envoy's start configuration |
 //! | [`debug`] | control plane and operators' tools: responses of `/debug` |
 //!
-//! [`rpc`] adapts hand-written gRPC methods to tonic's router; [`client`] is the agent's side of all calls.
+//! [`rpc`] adapts hand-written gRPC methods to tonic's router. [`client`] is the agent's client of the control plane.
 //! Messages are derived by hand from their protobuf definitions: no code generator runs, and no dependent crate
 //! compiles Envoy's full API.
 

@@ -1,5 +1,5 @@
-//! The handle that `kuma-cp`, ADS streams and the gRPC service share: state behind a lock, metrics, and notification of
-//! watchers.
+//! [`EndpointRemovals`], which `kuma-cp`, ADS streams and the gRPC service share: state behind a lock, metrics, and
+//! notification of watchers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +20,8 @@ use crate::status::{OpenRemoval, RemovalReport, RemovalStatus};
 /// Maximum number of proxies that an [`OpenRemoval`] names.
 const MAX_EXAMPLES: usize = 20;
 
-/// Interval at which a watched removal is evaluated while no removal starts or completes. In between, the number of
-/// pending proxies falls and absent proxies expire without a notification.
+/// Interval at which a watched removal is evaluated without a notification. Watchers are notified only when a removal
+/// starts or completes, not when the number of pending proxies falls or an absent proxy expires.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Function that returns the mesh of a proxy and the sequence number up to which that mesh is published, or `None` when
@@ -108,14 +108,15 @@ impl EndpointRemovals {
             .update(|state, now| state.remove_endpoint(endpoint, sequence, now));
     }
 
-    /// Reports that the Dataplane of a proxy was deleted. The removal of its endpoint must have been reported before.
+    /// Reports that the Dataplane of a proxy was deleted. Must be called after the removal of the proxy's endpoint was
+    /// reported.
     pub fn on_dataplane_deleted(&self, proxy: &ObjectKey) {
         self.inner.update(|state, now| state.delete_dataplane(proxy, now));
     }
 
     /// Returns the status of an endpoint's removal.
     pub fn status(&self, endpoint: &ObjectKey) -> RemovalStatus {
-        // No timer expires absent proxies: only the readers of a status need to know that a proxy has expired.
+        // Absent proxies expire here and not by a timer, because only a status depends on the expiry.
         self.inner.update(RemovalState::expire_absent);
         self.inner.state.lock().status(endpoint)
     }
@@ -179,7 +180,7 @@ impl EndpointRemovals {
     ) -> RemovalReport {
         let has_endpoint_or_removal = self.inner.state.lock().has_endpoint_or_removal(endpoint);
         if !has_endpoint_or_removal && let Some((mesh, sequence)) = published(endpoint) {
-            // No configuration published here up to this sequence number contains the endpoint.
+            // The configuration that this replica published with this sequence number does not contain the endpoint.
             self.inner
                 .update(|state, now| state.start_query(endpoint, mesh, sequence, now));
         }

@@ -1,5 +1,5 @@
-//! The replicas of the control plane, as seen by one of them. `kuma-cp` watches their Pods; endpoint removals and
-//! rebalancing read the result.
+//! The replicas of the control plane, as one replica observes them. `kuma-cp` derives them from a watch of Pods.
+//! Endpoint removals and rebalancing read them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,9 +18,8 @@ pub struct Replicas {
     pub others: Arc<[SocketAddr]>,
     /// Number of other replicas that are ready, and so receive connections from the Service.
     pub ready_others: usize,
-    /// Time of the last start or end of a replica, including this one; `None` while the replicas are not known: until
-    /// the first list is complete, and while the list does not contain this replica. The proxies of an ended replica
-    /// keep their configuration and connect to another replica.
+    /// Time of the last start or end of a replica, including this one. `None` while the replicas are not known: until
+    /// the first list is complete, and while the list does not contain this replica.
     pub unchanged_since: Option<Instant>,
 }
 

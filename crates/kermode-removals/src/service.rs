@@ -22,7 +22,7 @@ use crate::status::{RemovalReport, RemovalStatus};
 /// Maximum size of a request, in bytes. Requests are empty.
 const MAX_REQUEST_SIZE: usize = 1024;
 
-/// Maximum number of concurrent calls of a proxy; a further call supersedes the oldest. A sidecar needs one.
+/// Maximum number of concurrent calls of a proxy. A further call supersedes the oldest. A sidecar needs one call.
 const MAX_CALLS_PER_PROXY: usize = 4;
 /// Maximum number of concurrent calls of all proxies. Bounds CPU time, since each call evaluates its removal once a
 /// second.
@@ -112,8 +112,8 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
         Box::pin(async move {
             let metadata = request.into_parts().0.into_headers();
             let identity = inner.authenticator.authenticate(&metadata).await?;
-            // A terminating Pod still has its Dataplane, so it is authorized. A deleted Pod whose name another Pod has
-            // taken is rejected.
+            // Accepts a terminating Pod, because its Dataplane still exists. Rejects a deleted Pod if another Pod has
+            // its name now.
             inner.authenticator.authorize(&identity)?;
             let permit = inner.calls.acquire_superseding(&identity.key);
             let mut permit = permit.map_err(too_many_calls)?;

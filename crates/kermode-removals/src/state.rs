@@ -1,11 +1,11 @@
-//! Acknowledged sequence numbers of all proxies, and the removals that they complete. No IO; the clock is passed in.
+//! State of endpoint removals, and the acknowledged sequence number of each proxy. No IO; the clock is passed in.
 //!
 //! A proxy acknowledges a sequence number of the store once it has applied every endpoint change up to this number. A
-//! removal is pending for the proxies whose acknowledged number is lower than the sequence number of the removal; they
-//! are a range of an ordered set. Memory therefore grows with the number of proxies, not with proxies times removals.
+//! removal is pending for the proxies whose acknowledged number is lower than the sequence number of the removal. The
+//! proxies are ordered by acknowledged number, so no removal needs a list of its pending proxies.
 //!
-//! A sidecar can ask whether its own endpoint is removed everywhere, even if that endpoint was never part of this
-//! replica's configuration. Such a query is handled like a removal, but not counted as one.
+//! A sidecar can query whether its own endpoint is removed everywhere, even if this replica never published the
+//! endpoint. Such a query is handled like a removal, but not counted as a removal.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -43,8 +43,7 @@ struct Removal {
     /// Time from the start until every proxy had acknowledged the removal. A proxy that connects later may still have
     /// the endpoint.
     acknowledged_after: Option<Duration>,
-    /// Whether the endpoint's Dataplane was deleted. Nobody queries the status after that, so the removal is discarded
-    /// once it is complete.
+    /// Whether the endpoint's Dataplane was deleted. If so, the removal is discarded once it is complete.
     is_deleted: bool,
 }
 
@@ -124,7 +123,7 @@ impl RemovalState {
         self.start_removal(proxy, mesh, sequence, is_published, now)
     }
 
-    /// Records that the Dataplane of a proxy was deleted. The removal of its endpoint was started before.
+    /// Records that the Dataplane of a proxy was deleted. Called after the removal of the proxy's endpoint was started.
     pub(crate) fn delete_dataplane(&mut self, proxy: &ObjectKey, now: Instant) -> Vec<Duration> {
         let is_complete = self.removals.get_mut(proxy).is_some_and(|removal| {
             removal.is_deleted = true;
@@ -144,8 +143,8 @@ impl RemovalState {
         }
     }
 
-    /// Adds a stream of a proxy. A proxy that is new here, or has changed its mesh, counts as having acknowledged
-    /// nothing; one that reconnects keeps its acknowledged number.
+    /// Adds a stream of a proxy. A proxy that is new at this replica, or has changed its mesh, starts without an
+    /// acknowledgement. A proxy that reconnects keeps its acknowledged number.
     pub(crate) fn open_stream(
         &mut self,
         proxy: &ObjectKey,
@@ -202,8 +201,8 @@ impl RemovalState {
         self.complete_removals(&mesh, now)
     }
 
-    /// Removes a stream of a proxy. The proxy stays, because its Envoy keeps the configuration and may reconnect; it is
-    /// removed at once only if its Dataplane was deleted.
+    /// Removes a stream of a proxy. The proxy stays, because its Envoy keeps the configuration and may reconnect. A
+    /// proxy whose Dataplane was deleted is removed at once.
     pub(crate) fn close_stream(&mut self, proxy: &ObjectKey, stream: u64, now: Instant) -> Vec<Duration> {
         let Some(known) = self.proxies.get_mut(proxy) else {
             return Vec::new();
@@ -252,8 +251,8 @@ impl RemovalState {
         }
     }
 
-    /// Returns the published removals that are not complete, with their start and the proxies that have not
-    /// acknowledged.
+    /// Returns the published removals that are not complete: the endpoint, the start time, and the proxies that have
+    /// not acknowledged the removal.
     pub(crate) fn open_removals(&self) -> impl Iterator<Item = (&ObjectKey, Instant, Vec<&ObjectKey>)> {
         let open = self
             .removals
@@ -309,7 +308,7 @@ impl RemovalState {
         endpoint: &ObjectKey,
         removal: &Removal,
     ) -> impl Iterator<Item = u64> + use<'a> {
-        // The endpoint's own sidecar need not acknowledge.
+        // The sidecar of the endpoint does not have to acknowledge the removal.
         let own = self.proxies.get(endpoint).map(|known| known.id);
         let acknowledgements = self.meshes.get(&removal.mesh);
         let behind =
@@ -342,7 +341,7 @@ impl RemovalState {
         completed
     }
 
-    /// Completes a removal. Returns the time that it took if it was published.
+    /// Completes a removal. Returns how long it took, or `None` for a query.
     fn complete_removal(&mut self, endpoint: &ObjectKey, now: Instant) -> Option<Duration> {
         let removal = self.removals.get_mut(endpoint)?;
         let after = now.saturating_duration_since(removal.started_at);

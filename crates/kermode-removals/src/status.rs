@@ -31,8 +31,8 @@ pub struct RemovalReport {
     pub status: RemovalStatus,
     /// Addresses at which the other replicas serve proxies. A caller has to query each of them, too.
     pub other_replicas: Arc<[SocketAddr]>,
-    /// Whether every proxy that may have the endpoint is known to this replica or to one of the others. False while
-    /// the replicas are not known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.
+    /// Whether the reports of all replicas together cover every proxy that may have the endpoint. False while the
+    /// replicas are not known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.
     pub covers_all_proxies: bool,
 }
 

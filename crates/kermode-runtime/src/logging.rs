@@ -26,7 +26,7 @@ pub struct UnknownLevel(String);
 /// # Errors
 /// If the level is invalid.
 pub fn init(level: &str, format: Format) -> Result<(), UnknownLevel> {
-    // Only tests initialise logging twice. The first initialisation stays.
+    // Only tests initialize logging twice. The second call has no effect.
     let _ = Registry::default().with(layer(level, format)?).try_init();
     Ok(())
 }

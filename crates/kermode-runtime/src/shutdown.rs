@@ -3,7 +3,7 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// Starts the shutdown, at the latest when the trigger is dropped.
+/// Starts the shutdown. Dropping the trigger starts the shutdown as well.
 #[derive(Debug)]
 pub struct Trigger(watch::Sender<bool>);
 
@@ -11,7 +11,7 @@ pub struct Trigger(watch::Sender<bool>);
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 
-/// Creates a trigger, and the shutdown that it starts.
+/// Creates a trigger, and an observer of the shutdown that the trigger starts.
 pub fn channel() -> (Trigger, Shutdown) {
     let (sender, receiver) = watch::channel(false);
     (Trigger(sender), Shutdown(receiver))

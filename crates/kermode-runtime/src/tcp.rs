@@ -13,8 +13,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const USER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Disables Nagle's algorithm, and enables TCP keep-alive so that a vanished peer is detected within a minute. HTTP/2
-/// pings would account for most of the cost of thousands of idle connections. A hanging process whose kernel still
-/// responds is detected once its socket buffers are full.
+/// pings would detect it as well, but at most of the cost of thousands of idle connections. A hanging process whose
+/// kernel still responds is detected once its socket buffers are full.
 ///
 /// # Errors
 /// If the kernel rejects an option.

@@ -29,9 +29,9 @@ use crate::tcp;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit from the handshake to the complete head of the first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Limit on the connections of one address, as a divisor of the limit on all connections.
+/// The limit on the connections from one address is the limit on all connections divided by this number.
 const PER_ADDRESS_DIVISOR: usize = 4;
-/// Lower bound of the limit on the connections of one address: many proxies may share the address of a node.
+/// Lower bound of the limit on the connections from one address, because many proxies may share the address of a node.
 const MIN_PER_ADDRESS: usize = 16;
 /// Pause after a connection could not be accepted. The usual cause is a lack of file descriptors, which are released
 /// when other connections end.
@@ -138,9 +138,9 @@ impl ConnectionSignals {
     }
 }
 
-/// Serves a protocol over TLS until shutdown. At most `max_connections` are open at once, and a quarter of them from
-/// one address. Beyond the total limit, connections wait to be accepted. Beyond the limit of an address, they are
-/// closed.
+/// Serves a protocol over TLS until shutdown. At most `max_connections` connections are open at once, and at most a
+/// quarter of this number (but at least 16) from one address. Connections above the total limit wait to be accepted.
+/// Connections above the limit of an address are closed.
 ///
 /// # Errors
 /// If TLS cannot be set up.

@@ -1,7 +1,7 @@
-//! Publisher: generates the Envoy resources of the touched parts of the mesh view and writes them to the store.
+//! Publisher: generates Envoy resources from the changed parts of the mesh view and writes them to the store.
 //!
-//! Called by the engine after each batch of watch events. The own resources of a proxy, which no other proxy gets, are
-//! published only while the proxy has a stream on this replica.
+//! The engine calls the publisher after each batch of watch events. All proxies of a mesh get its shared resources. The
+//! own resources of a proxy are for that proxy alone, and are published only while it has a stream on this replica.
 
 mod direct;
 
@@ -25,23 +25,24 @@ pub struct Publisher {
     metrics: Metrics,
 }
 
-/// Counters of resources that were encoded, and of those that differed from the store and were published.
 #[derive(Clone, Debug, Default)]
 struct Metrics {
+    /// Encoded resources.
     encoded: Counter,
+    /// Published changes of resources, including removals.
     changed: Counter,
 }
 
 /// Parts of the mesh view to publish for a batch of changes, without duplicates.
 #[derive(Default)]
 struct Work {
-    /// Meshes of which all shared resources are published.
+    /// Meshes whose shared resources are all published.
     meshes: HashSet<MeshName>,
-    /// Services of which all shared resources are published, by mesh. Only of meshes that are not in `meshes`.
+    /// Services whose shared resources are all published, by mesh. Contains no mesh of `meshes`.
     services: HashMap<MeshName, HashSet<ServiceName>>,
-    /// Proxies of which all own resources are published.
+    /// Proxies whose own resources are all published.
     proxies: HashSet<ObjectKey>,
-    /// Ports of the inbounds whose listeners are published, by proxy. Only of proxies that are not in `proxies`.
+    /// Ports of the inbounds whose listeners are published, by proxy. Contains no proxy of `proxies`.
     inbounds: HashMap<ObjectKey, Vec<u16>>,
 }
 
@@ -65,15 +66,15 @@ impl Publisher {
         registry.register("xds_resources_changed", help, self.metrics.changed.clone());
     }
 
-    /// Generates and publishes the resources of touched parts. Shared resources are published first, so that no
+    /// Generates and publishes the resources of the parts in `touched`. Publishes shared resources first, so that no
     /// stream sees a listener before its clusters.
     pub fn apply(&mut self, view: &MeshView, touched: &[Touched]) {
         let mut work = Self::plan(view, touched);
         self.publish(view, &mut work);
     }
 
-    /// Publishes the own resources of proxies that have a stream now, and removes those of proxies that have none.
-    /// `changed` contains the proxies that may have gained their first stream or lost their last one.
+    /// Publishes the own resources of the proxies in `changed` that have a stream, and removes those of the others.
+    /// `changed` lists the proxies that gained their first stream or lost their last one.
     pub fn update_demand(&mut self, view: &MeshView, changed: HashSet<ObjectKey>) {
         let (connected, disconnected): (HashSet<_>, HashSet<_>) = changed
             .into_iter()
@@ -100,9 +101,8 @@ impl Publisher {
             .into_iter()
             .partition(|proxy| has_mesh(view, proxy));
         work.proxies = publishable;
-        // A proxy whose Mesh was deleted keeps its configuration: the proxy is removed from the store before the shared
-        // resources of the Mesh are. In the other order, the proxy's streams would remove the shared resources from an
-        // Envoy that still serves.
+        // Proxies of a deleted Mesh are removed before the shared resources of the Mesh. In the other order, their
+        // streams would remove the shared resources from Envoys that still serve.
         for proxy in &without_mesh {
             self.remove_proxy(proxy);
         }
@@ -134,7 +134,7 @@ impl Publisher {
         self.store.mesh_sequence(mesh)
     }
 
-    /// Returns the parts to publish for the touched parts.
+    /// Returns what to publish for the touched parts.
     fn plan(view: &MeshView, touched: &[Touched]) -> Work {
         let mut work = Work::default();
         for touched in touched {
@@ -209,7 +209,7 @@ impl Publisher {
         self.metrics.changed.inc_by(changed as u64);
     }
 
-    /// Publishes the listeners of some inbounds of a proxy, after their permissions changed.
+    /// Publishes the listeners of the inbounds with these ports, after a change of their permissions.
     fn publish_inbounds(&self, view: &MeshView, key: &ObjectKey, ports: &[u16]) {
         let dataplane = view.dataplane(key).filter(|_| self.store.has_stream(key));
         let mesh = dataplane.and_then(|dataplane| view.mesh(&dataplane.mesh));
@@ -235,8 +235,8 @@ impl Publisher {
         });
         self.count_encoded(&listeners);
         let removals: Vec<_> = removals.collect();
-        let stored = self.store.update_proxy(&changes.proxy, listeners, &removals);
-        self.metrics.changed.inc_by(stored.unwrap_or_default() as u64);
+        let changed = self.store.update_proxy(&changes.proxy, listeners, &removals);
+        self.metrics.changed.inc_by(changed.unwrap_or_default() as u64);
     }
 
     fn count_encoded(&self, resources: &[Resource]) {

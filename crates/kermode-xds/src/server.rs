@@ -1,8 +1,8 @@
 //! gRPC server of delta ADS: authenticates a stream, then passes messages between its transport and its state machine.
 //!
 //! A stream consists of a state machine ([`crate::stream`]) and a watcher of the store, and runs in the task of its
-//! HTTP/2 connection. Its memory is bounded: it sends nothing while the client does not read, and it holds two cursors
-//! into the store's logs of changes instead of a queue of changes.
+//! HTTP/2 connection. The memory of a stream is bounded: the stream sends nothing while the client does not read, and
+//! holds two cursors into the store's logs of changes instead of a queue of changes.
 
 mod call;
 mod messages;
@@ -58,7 +58,7 @@ impl ProxyId {
 pub struct Settings {
     /// Limits of each stream.
     pub limits: Limits,
-    /// Time limit for authenticating the caller of a stream, and then, separately, for its Dataplane to appear.
+    /// Time limit for authenticating the caller of a stream. The wait for the caller's Dataplane has the same limit.
     pub authentication_timeout: Duration,
     /// Maximum number of streams of a proxy; a further stream supersedes the oldest.
     pub streams_per_proxy: usize,
@@ -68,13 +68,13 @@ pub struct Settings {
     /// read while it waits. Sending the first configuration takes a hundred times the memory of an idle stream, and a
     /// higher number does not reduce the time until all streams have it.
     pub concurrent_starts: usize,
-    /// Time limit for the first request of a stream that may start. Also the time after which a stream stops counting
-    /// towards [`Self::concurrent_starts`] although it does not have its first configuration yet, so that a slow proxy
-    /// does not delay the others.
+    /// Time limit for the first request of a stream, once the stream may start. A stream without its first
+    /// configuration stops counting towards [`Self::concurrent_starts`] after the same time, so that a slow proxy does
+    /// not delay others.
     pub start_timeout: Duration,
     /// Maximum time that a stream waits to start. Less than the 30 s after which `kuma-dp` reconnects.
     pub start_queue_timeout: Duration,
-    /// Time within which a proxy has to read one response; its stream is ended otherwise.
+    /// Time within which a proxy has to read one response. The stream of a slower proxy is ended.
     pub read_timeout: Duration,
     /// Period over which the ends of streams are spread at shutdown, so that proxies do not reconnect all at once.
     pub shutdown_period: Duration,
@@ -110,7 +110,7 @@ struct AdsServerState {
     removals: EndpointRemovals,
     shutdown: watch::Receiver<bool>,
     status_sink: OnceLock<Box<dyn StatusSink>>,
-    /// Number by which [`StatusSink`] identifies the next stream.
+    /// Number of the next stream, which identifies the stream to [`StatusSink`].
     next_stream: AtomicU64,
     open_streams: KeyedLimit<ObjectKey>,
     /// Permits to get the first configuration, see [`Settings::concurrent_starts`].
@@ -152,7 +152,7 @@ impl AdsServer {
         let _ = self.state.status_sink.set(Box::new(sink));
     }
 
-    /// Number of proxies with streams, including streams that wait to start.
+    /// Returns the number of proxies with streams. Streams that wait to start count.
     pub fn proxy_count(&self) -> usize {
         self.state.open_streams.key_count()
     }

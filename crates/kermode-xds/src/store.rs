@@ -4,8 +4,8 @@
 //! publisher ──replace_*, update_*──▶ Store ──Watcher::read──▶ View, Changes ──▶ stream (one for each proxy)
 //! ```
 //!
-//! The store is divided into scopes: one for each mesh, with the resources that its proxies share, and one for each
-//! proxy, with the resources of that proxy alone (its own resources). Each call of the publisher writes into one scope.
+//! The store is divided into scopes. The scope of a mesh holds the resources that its proxies share. The scope of a
+//! proxy holds the resources of that proxy alone: its own resources. Each call of the publisher writes to one scope.
 //! Only resources whose version changed count as changes, and only streams that read the scope are woken.
 //!
 //! A stream holds cursors into the change logs of its two scopes, not a copy of the resources. If a log no longer
@@ -13,10 +13,9 @@
 //! idle or slow. Own resources of a proxy are published only while the proxy has a stream on this replica, see
 //! [`Store::demand_changed`].
 //!
-//! Locking: each scope has one `RwLock`. Readers hold it for one synchronous step of a stream, writers for inserting
-//! entries that were encoded beforehand. A stream locks the scope of its proxy before the scope of the mesh. The
-//! publisher writes the scope of the mesh first, so that no stream sees a listener without the shared cluster that it
-//! refers to.
+//! Each scope has one `RwLock`. A reader holds the lock for one synchronous step of a stream. A writer encodes entries
+//! before it takes the lock. A stream locks the scope of its proxy before the scope of the mesh. The publisher writes
+//! the scope of the mesh first, so that no stream sees a listener before the clusters of that listener.
 
 mod demand;
 mod profile;
@@ -41,8 +40,8 @@ use scopes::{LockedScope, Scopes};
 pub use view::View;
 pub use watcher::{Changes, Watcher};
 
-/// Maximum number of changes that the log of a scope holds. A stream that is further behind compares all names instead,
-/// which costs about as much as reading a log of this length in a mesh of a thousand services.
+/// Maximum number of changes that the log of a scope holds. A stream that is further behind compares all names instead.
+/// In a mesh of a thousand services, the comparison costs about as much as reading a log of this length.
 const LOG_CAPACITY: usize = 4096;
 
 /// Kind and name of a resource.
@@ -69,7 +68,7 @@ pub struct Store {
     meshes: Scopes<MeshName>,
     proxies: Scopes<ObjectKey>,
     demand: Demand,
-    /// Newest sequence number. One counter orders the changes of all scopes.
+    /// Sequence number of the newest change. One counter orders the changes of all scopes.
     sequence: AtomicU64,
     log_capacity: usize,
 }
@@ -83,7 +82,7 @@ impl Default for Store {
 }
 
 impl Store {
-    /// Creates an empty store whose scopes each log this number of changes.
+    /// Creates an empty store. The log of each scope holds at most `log_capacity` changes.
     pub fn with_log_capacity(log_capacity: usize) -> Self {
         Self {
             meshes: Scopes::new(Scope::shared),
@@ -100,7 +99,7 @@ impl Store {
         self.write(&scope, resources, unwanted)
     }
 
-    /// Replaces the shared resources of a mesh that belong to no service. Returns the number of resources that changed.
+    /// Replaces those shared resources that belong to no service. Returns the number of resources that changed.
     pub fn replace_common(&self, mesh: &MeshName, mut resources: Vec<Resource>) -> usize {
         for resource in &mut resources {
             resource.service = None;
@@ -155,9 +154,8 @@ impl Store {
         }))
     }
 
-    /// Changes the profile of a proxy. Streams of the proxy compare only the names that the change concerns. They
-    /// compare all names if the mesh or the tombstones changed, or if a selection changed from all services to some or
-    /// back. Returns whether the profile changed: `false` for a proxy that is not published.
+    /// Applies `change` to the profile of a published proxy. Returns whether the profile changed: always `false` for a
+    /// proxy that is not published.
     pub fn update_profile(&self, proxy: &ObjectKey, change: impl FnOnce(&mut Profile)) -> bool {
         let Some(locked) = self.proxies.get(proxy) else {
             return false;
@@ -174,8 +172,7 @@ impl Store {
         changed
     }
 
-    /// Removes a proxy. Its open streams lose their view and send nothing, so the proxy keeps its configuration while
-    /// it finishes its connections.
+    /// Removes a proxy. Its open streams lose their view and send nothing, so the proxy keeps its configuration.
     pub fn remove_proxy(&self, proxy: &ObjectKey) {
         let Some(locked) = self.proxies.get(proxy) else {
             return;
@@ -198,7 +195,8 @@ impl Store {
         self.meshes.get(mesh).map_or(0, |scope| scope.read().sequence())
     }
 
-    /// Watches the view of one proxy, for one stream. The proxy counts as having a stream while the watcher exists.
+    /// Returns a watcher of a proxy's view, for one stream. The proxy counts as having a stream while the watcher
+    /// exists.
     pub fn watch(self: &Arc<Self>, proxy: &ObjectKey) -> Watcher {
         Watcher::new(self.clone(), proxy.clone())
     }
@@ -219,7 +217,7 @@ impl Store {
         self.demand.changed().await
     }
 
-    /// Number of scopes of meshes and of proxies.
+    /// Returns the number of mesh scopes and the number of proxy scopes.
     pub fn len(&self) -> (usize, usize) {
         (self.meshes.len(), self.proxies.len())
     }
@@ -247,8 +245,8 @@ impl Store {
         })
     }
 
-    /// Inserts `upserts` and removes the entries that `removals` returns for the scope and the ids of `upserts`.
-    /// Returns the number of resources that changed.
+    /// Inserts `upserts` and removes the entries that `removals` returns. `removals` receives the scope and the ids of
+    /// `upserts`. Returns the number of resources that changed.
     fn write(
         &self,
         locked: &LockedScope,

@@ -9,16 +9,15 @@
 //!
 //! - **Flow control**: at most one response of each kind is in flight. Resources that change meanwhile are sent in
 //!   their newest version after the ACK or NACK. A slow client costs at most one pending name for each resource.
-//! - **Make before break** ([`order`]): a listener is sent after the clusters and endpoints that were published before
-//!   it and that the client does not have yet. A cluster is removed after the listeners that changed before its
-//!   removal.
+//! - **Make before break** ([`order`]): a listener waits for missing clusters and endpoints that were published before
+//!   the listener. The removal of a cluster waits for listeners that changed before the removal.
 //! - **Rejections**: a rejected response with several resources is sent again in halves until the invalid resource is
 //!   isolated. That resource is not sent again until it changes, and delays nothing else.
 //! - **Warming**: Envoy waits for the endpoints of each new version of a cluster, even if it has them, and does not
 //!   request them again (envoyproxy/envoy#47302). Endpoints are therefore sent after every version of their cluster.
 //! - **On-demand resources**: sent to a subscription by name, not to a wildcard subscription. For a name that does not
-//!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. A resource can wait, for a
-//!   bounded time, for the acknowledgement of other resources ([`hold`]).
+//!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. An on-demand resource can be
+//!   held for a bounded time, until other resources are acknowledged ([`hold`]).
 
 mod hold;
 mod order;
@@ -39,16 +38,16 @@ use tracker::{Batch, Tracker};
 /// Limits of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum size of a response in bytes. Further resources go into the next response. A larger resource is sent in a
-    /// response of its own.
+    /// Maximum size of a response in bytes. Further resources go into the next response. A resource above this size is
+    /// sent in a response of its own.
     pub response_bytes: usize,
     /// Maximum number of names that a client may subscribe to, of all kinds together.
     pub names: usize,
-    /// Maximum number of changed names of one kind that are stored while a response is in flight. Beyond it the stream
-    /// compares all names after the ACK or NACK.
+    /// Maximum number of changed names of one kind that are stored while a response is in flight. If more names change,
+    /// the stream compares all names after the ACK or NACK.
     pub pending: usize,
-    /// Maximum time that an on-demand resource waits for the acknowledgement of other resources. Less than the 5 s
-    /// after which Envoy gives up an on-demand discovery.
+    /// Maximum time for which an on-demand resource is held until other resources are acknowledged. Must be less than
+    /// the 5 s after which an on-demand discovery of Envoy times out.
     pub hold: Duration,
 }
 
@@ -104,7 +103,7 @@ pub struct Rejection {
     pub message: Arc<str>,
 }
 
-/// A request that ends the stream.
+/// Reason why a request ends the stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The client subscribed to more names than [`Limits::names`] allows.
@@ -117,8 +116,8 @@ pub enum RequestError {
     },
 }
 
-/// Maximum number of unserved resource types of which a stream stores a request until the proxy is published. Bounds
-/// memory; Envoy requests fewer.
+/// Maximum number of stored requests for types that Kermode does not serve. A stream stores these requests until its
+/// proxy is published. Bounds memory; Envoy requests fewer types.
 const MAX_UNSERVED_TYPES: usize = 16;
 
 /// State of one delta ADS stream.
@@ -129,7 +128,7 @@ pub struct Stream {
     nonces: u64,
     /// State of each kind, indexed by the kind.
     trackers: [Tracker; ResourceKind::ALL.len()],
-    /// Requested type URLs that Kermode does not serve, with the subscribed names, until the response is sent.
+    /// Unanswered requests for types that Kermode does not serve: the type URL and the subscribed names.
     unserved: Vec<(String, Vec<String>)>,
     holds: Holds,
 }
@@ -161,7 +160,7 @@ impl Stream {
         }
     }
 
-    /// Handles a request. Without a view, that is, before the proxy is published, the request is only recorded: an
+    /// Handles a request. Before the proxy is published, there is no view and the request is only recorded, because an
     /// Envoy that receives an empty response starts without configuration.
     pub fn on_request(
         &mut self,
@@ -171,8 +170,8 @@ impl Stream {
         let mut events = Vec::new();
         match ResourceKind::from_type_url(&request.type_url) {
             Some(kind) => {
-                // The endpoints of these clusters have to be sent after the clusters (see *Warming* above).
-                let sent_without_endpoints = if kind == ResourceKind::Endpoints {
+                // The endpoints of these clusters are sent again (see *Warming* in the module documentation).
+                let sent_before_endpoints = if kind == ResourceKind::Endpoints {
                     self.trackers[ResourceKind::Cluster as usize].take_sent_before_endpoints()
                 } else {
                     BTreeSet::new()
@@ -180,7 +179,7 @@ impl Stream {
                 let tracker = &mut self.trackers[kind as usize];
                 events.extend(tracker.on_acknowledgement(&request));
                 tracker.on_subscription(&request, view);
-                tracker.resend_subscribed(sent_without_endpoints);
+                tracker.resend_subscribed(sent_before_endpoints);
             }
             None => self.on_unserved(request),
         }
@@ -212,8 +211,8 @@ impl Stream {
         }
     }
 
-    /// Returns the time at which [`Stream::on_deadline`] has to be called, if any. Has to be called after every step:
-    /// the time limit of resources that the step began to hold starts at `now`.
+    /// Returns the time at which the server must call [`Stream::on_deadline`], if any. Must be called after every step,
+    /// because the time limit of newly held resources starts at `now`.
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         self.holds.next_deadline(now, self.limits.hold)
     }
@@ -252,13 +251,14 @@ impl Stream {
         self.trackers[kind as usize].is_in_flight()
     }
 
-    /// Returns the sequence number up to which the client has applied every change of endpoints. `None` before the
-    /// client reports the endpoints that it has, and while it rejects any.
+    /// Returns the sequence number up to which the client has applied every change of endpoints. `None` until the
+    /// client has reported its endpoints, and while the client rejects any endpoints.
     pub fn acknowledged_sequence(&self, view: &View<'_>) -> Option<u64> {
         let [clusters, endpoints] =
             [ResourceKind::Cluster, ResourceKind::Endpoints].map(|kind| &self.trackers[kind as usize]);
-        // A client requests the endpoints of its clusters before it ACKs the clusters. If it has ACKed all clusters
-        // without requesting endpoints, it has none. Before that, it may have any endpoints from an earlier stream.
+        // A client requests the endpoints of its clusters before it ACKs the clusters. A client that has ACKed all
+        // clusters without requesting endpoints has none. Until then, the client may have endpoints from an earlier
+        // stream.
         let has_no_endpoints = clusters.has_ack_or_nack() && clusters.is_settled();
         let are_endpoints_known = endpoints.is_requested() || has_no_endpoints;
         if !are_endpoints_known || endpoints.rejected_count() > 0 {
@@ -290,7 +290,8 @@ impl Stream {
         }
         self.holds.update(&self.trackers, view);
         for kind in order::KINDS {
-            // True for all kinds but one in most steps, and cheaper than determining which changes have to wait.
+            // In most steps, only one kind has something to send. This check is cheaper than determining delayed
+            // changes.
             if self.trackers[kind as usize].has_nothing_to_send() {
                 continue;
             }
@@ -311,8 +312,7 @@ impl Stream {
         responses
     }
 
-    /// Schedules the endpoints of the clusters in a batch, which have to be sent after the clusters (see *Warming*
-    /// above).
+    /// Schedules the endpoints of the clusters in a batch to be sent again (see *Warming* in the module documentation).
     fn resend_endpoints(&mut self, clusters: &Batch) {
         let items = clusters.items.iter().filter(|item| !item.is_tombstone);
         let names = items.map(|item| item.resource.name.clone());
@@ -356,7 +356,7 @@ impl Stream {
         }
     }
 
-    /// Returns the response to a request for an unserved type, which states that none of the names exists.
+    /// Returns the response to a request for an unserved type. The response lists all requested names as removed.
     fn empty_response(&mut self, (type_url, mut names): (String, Vec<String>)) -> Response {
         names.retain(|name| name != tracker::WILDCARD);
         let nonce = self.next_nonce();

@@ -1,4 +1,4 @@
-//! Behaviour of the publisher with the real generator: effects of a changed mesh view on the views of streams.
+//! Tests of the publisher with the real generator: effects of a changed mesh view on the views of streams.
 
 #![allow(
     clippy::unwrap_used,
@@ -327,7 +327,7 @@ fn proxy_gets_no_outbound_listener_for_its_own_address() {
 }
 
 #[test]
-fn direct_access_follows_the_pods_of_its_services() {
+fn direct_access_listeners_follow_the_pods_of_a_service() {
     let mut fixture = Fixture::new();
     fixture.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
     assert!(fixture.has_resource("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
@@ -368,12 +368,13 @@ fn cost_of_a_pod_change_for_direct_access_is_independent_of_the_number_of_servic
 /// A change of the mesh view. Pods and services are numbered.
 #[derive(Clone, Debug)]
 enum Write {
-    /// Creates or changes a Pod. Contains the services of its only port, and a number for its address.
+    /// Creates or changes a Pod: its number, the services of its only port, and a number that selects its address.
     UpsertPod(u8, Vec<u8>, u8),
     RemovePod(u8),
-    /// Sets the addresses of a service. Contains whether the service is headless, or `None` to remove the addresses.
+    /// Sets the addresses of a service: its number, and whether it is headless. `None` removes the addresses.
     SetAddresses(u8, Option<bool>),
-    /// Sets the services that Pod `a-0` calls directly (all if the list is empty), and the services that it may reach.
+    /// Sets the services that Pod `a-0` calls directly (all if the list is empty), and the services that it may reach
+    /// (all if the list is empty).
     SetAccess(Vec<u8>, Vec<u8>),
 }
 
@@ -396,8 +397,7 @@ fn service_name(number: u8) -> String {
 
 fn apply_write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
     match write {
-        // No two Pods ever have the same address. For direct access, an address that moves to another Pod is no special
-        // case.
+        // The address contains the number of the Pod, so no two Pods have the same address.
         Write::UpsertPod(pod, services, ip) => {
             let mut dataplane = mk_dataplane(&format!("p-{pod}"), 10 * (pod + 1) + ip, "");
             let inbound = dataplane.inbounds.remove(0);

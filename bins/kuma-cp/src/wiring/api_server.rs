@@ -83,7 +83,7 @@ async fn version_when_ready(client: &Client) -> kube::Result<String> {
     }
 }
 
-/// Whether the error means that the API server did not respond or is not ready.
+/// Returns whether the error means that the API server did not respond or is not ready.
 fn is_unavailable(error: &kube::Error) -> bool {
     match error {
         kube::Error::Service(_) | kube::Error::HyperError(_) => true,

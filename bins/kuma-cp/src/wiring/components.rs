@@ -1,4 +1,4 @@
-//! Components: concurrent futures that end at shutdown. The process ends when a component ends before that.
+//! Components: concurrent futures that end at shutdown. If a component ends earlier, the process ends.
 
 use anyhow::Context;
 use kermode_runtime::shutdown::Shutdown;
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 /// Running components, each with its name and result.
 pub(super) type Components = JoinSet<(&'static str, anyhow::Result<()>)>;
 
-/// Returns the error with which the process ends because a component ended before shutdown.
+/// Returns the error for a component that ended before shutdown.
 pub(super) fn early_end_error(
     ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
 ) -> anyhow::Error {

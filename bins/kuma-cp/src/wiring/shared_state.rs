@@ -37,7 +37,7 @@ pub(super) struct SharedState {
     pub(super) store: Arc<Store>,
     pub(super) writer: Writer,
     pub(super) statuses: ProxyStatuses,
-    /// Notified by the engine; the component that writes the status of Meshes waits for it.
+    /// Notification from the engine to the writer of Mesh statuses.
     pub(super) meshes_changed: Arc<Notify>,
     pub(super) events: Events,
     pub(super) authorities: Authorities,
@@ -207,8 +207,8 @@ impl SharedState {
     }
 }
 
-/// Whether the API server supports native sidecars (restartable init containers), which are enabled by default since
-/// 1.29.
+/// Returns whether the API server supports native sidecars (restartable init containers), which are enabled by default
+/// since 1.29.
 async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
     let version = client.apiserver_version().await?;
     // Some providers append a plus sign, as in `29+`.

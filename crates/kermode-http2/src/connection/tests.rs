@@ -1,4 +1,4 @@
-//! Connections in memory, with a plain HTTP/2 client.
+//! Tests of connections in memory, with a plain HTTP/2 client.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::service::{RequestBody, ServiceHandler, send_all};
 /// Time limit of a wait. A test that waits longer has failed.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A service that returns the body of the request and a trailer. `/never` sends no response and signals its start.
-/// `/endless` sends a response that does not end. Every call signals when it is dropped.
+/// A service that returns the body of the request and a trailer. A call of `/never` gets no response and signals its
+/// start. A call of `/endless` gets a response that does not end. Every call signals when it is dropped.
 #[derive(Clone, Default)]
 struct Echo {
     call_began: Arc<Notify>,

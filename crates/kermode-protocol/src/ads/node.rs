@@ -1,5 +1,5 @@
-//! Versions of a sidecar's parts, read from the [`Node`] of its first request. The agent's version comes from the
-//! bootstrap.
+//! Versions of the agent and of Envoy, read from the [`Node`] of a stream's first request. The agent writes its version
+//! into Envoy's bootstrap, and Envoy sends it as part of the node's metadata.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::Node;
 
-/// Versions of a sidecar's parts; empty where the node has none or its encoding is invalid.
+/// Versions of a sidecar's agent and Envoy. Empty if the node contains no version or cannot be decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Versions {
     /// Version of `kuma-dp`.
@@ -52,7 +52,7 @@ struct SemanticVersion {
 }
 
 impl Node {
-    /// Returns the versions of the sidecar's parts.
+    /// Returns the versions of the agent and of Envoy.
     pub fn versions(&self) -> Versions {
         let metadata = self.metadata.clone().map(Struct::decode);
         let metadata = metadata.and_then(Result::ok).unwrap_or_default();

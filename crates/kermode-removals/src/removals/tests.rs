@@ -1,4 +1,4 @@
-//! Reports on a removal, as a caller that watches it receives them.
+//! Tests of the reports that the watcher of a removal receives.
 
 use std::net::SocketAddr;
 

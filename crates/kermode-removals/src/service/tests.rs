@@ -1,4 +1,4 @@
-//! Calls of the service, with an authenticator that knows one token.
+//! Tests of the service, with an authenticator that accepts one token.
 
 use http::uri::PathAndQuery;
 use kermode_authentication::ProxyIdentity;
@@ -70,7 +70,7 @@ async fn first_response(
 }
 
 #[tokio::test]
-async fn call_beyond_the_limit_of_a_proxy_ends_its_oldest_call() {
+async fn call_above_the_limit_of_a_proxy_supersedes_its_oldest_call() {
     let (_sender, replicas) = watch::channel(Replicas::default());
     let service = RemovalService::new(
         EndpointRemovals::default(),

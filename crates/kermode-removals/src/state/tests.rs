@@ -1,4 +1,4 @@
-//! Removals and acknowledgements, with the time passed in.
+//! Tests of removals and acknowledgements. Each test passes in the time.
 
 use super::*;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Limit on the open connections of each address, and their current numbers. Cheap to clone. Addresses without
-/// connections are removed.
+/// Limit on the open connections from each address, and the current number for each address. Cheap to clone. Addresses
+/// without connections are removed.
 #[derive(Clone, Debug)]
 pub(super) struct AddressLimit {
     limit: usize,
@@ -50,7 +50,7 @@ impl AddressLimit {
                 tracing::warn!(
                     %address,
                     limit = self.limit,
-                    "too many connections from one address: further ones are closed"
+                    "too many connections from one address; further connections from it are closed"
                 );
             }
             return None;

@@ -19,7 +19,7 @@ use super::{BrokenConnection, ConnectionSignals, Protocol};
 /// clients do. If this server closed them earlier, a request could be in flight when the close arrives, and a webhook
 /// with failure policy Fail would deny a Pod.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
-/// Limit on the buffered response of one stream whose client reads slowly, in bytes: two frames.
+/// Maximum size of the send buffer of one request, in bytes: two frames. Bounds the memory that a slow client takes.
 const SEND_BUFFER_SIZE: usize = 32 * 1024;
 /// Limit on concurrent requests of one connection.
 const MAX_CONCURRENT_REQUESTS: u32 = 1024;

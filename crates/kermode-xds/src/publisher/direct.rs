@@ -1,5 +1,5 @@
-//! Direct access to Pods (`kuma.io/direct-access-services`): the proxies that have it, and the listeners that a change
-//! of a service adds to each proxy or removes from it.
+//! Direct access to Pods (`kuma.io/direct-access-services`): tracks the proxies that use it, and determines the
+//! listeners that a change of a service adds to them or removes from them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -20,25 +20,25 @@ struct MeshProxies {
     proxies: HashMap<ObjectKey, DirectAccess>,
 }
 
-/// Effects of changed addresses on the direct-access listeners of one proxy.
+/// Changes of the direct-access listeners of one proxy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListenerChanges {
     pub(super) proxy: ObjectKey,
-    /// Changed addresses that the proxy may call directly: each has a listener.
+    /// Addresses for which the proxy has a listener.
     pub(super) present: Vec<SocketAddr>,
-    /// Changed addresses that the proxy may not call directly: none has a listener.
+    /// Addresses for which the proxy has no listener.
     pub(super) absent: Vec<SocketAddr>,
 }
 
 impl DirectProxies {
-    /// Reads the endpoints of all services of a mesh again.
+    /// Replaces the stored endpoints of a mesh with those of the view.
     pub(super) fn reload_mesh(&mut self, view: &MeshView, mesh: &MeshName) {
         if let Some(mesh_proxies) = self.0.get_mut(mesh) {
             mesh_proxies.addresses = EndpointAddresses::of(view, mesh);
         }
     }
 
-    /// Reads the endpoints of some services of a mesh again. Returns the effects on each proxy with direct access.
+    /// Updates the stored endpoints of `services`. Returns the listener changes of each proxy with direct access.
     pub(super) fn update_services<'a>(
         &mut self,
         view: &MeshView,

@@ -116,8 +116,8 @@ impl Call {
     }
 }
 
-/// Authenticates the caller by the call's metadata. No message is read until then, so an unauthenticated caller takes
-/// at most the memory of its receive window.
+/// Authenticates the caller by the call's metadata. No message is read before authentication, so an unauthenticated
+/// caller takes at most the memory of its receive window.
 async fn authenticate(state: &AdsServerState, metadata: http::HeaderMap) -> Result<ProxyIdentity, Status> {
     let authenticated = state.authenticator.authenticate(&metadata);
     tokio::time::timeout(state.settings.authentication_timeout, authenticated)
@@ -142,8 +142,8 @@ async fn admit(
     let dataplane = wait_for_dataplane(state, &identity, &mut watcher);
     match tokio::time::timeout(state.settings.authentication_timeout, dataplane).await {
         Ok(authorized) => authorized?,
-        // The wait has timed out. The error of this last check states why the stream had to wait. There is none if the
-        // Dataplane has just been indexed.
+        // The wait has timed out. This last check returns the reason as an error, unless the Dataplane has just been
+        // indexed.
         Err(_) => state.authenticator.authorize(&identity)?,
     }
     let waiting = GaugeGuard::new(&state.metrics.waiting);
@@ -278,8 +278,8 @@ struct Session {
 type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 
 /// Completes when the stream has to end because of shutdown. All streams share the shutdown signal, so polling the
-/// signal at every wake-up of a stream would cause contention. `FuturesUnordered` polls its only future only when it is
-/// woken.
+/// signal at every wake-up of a stream would cause contention. `FuturesUnordered` polls its only future only after the
+/// signal has woken that future.
 type ShutdownDeadline = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl Session {
@@ -416,8 +416,8 @@ impl Session {
         }
         let Self { watcher, stream, .. } = self;
         let (change_output, request_output, acknowledged) = watcher.read(|view, changes| {
-            // The changes are applied before the request: the view contains them already, and a listener waits only for
-            // clusters whose change the state machine has recorded.
+            // The changes are applied before the request, because a listener waits only for clusters whose change the
+            // state machine has recorded.
             let change_output = stream.on_change(changes, view.as_ref());
             let request_output = stream.on_request(request, view.as_ref());
             (
@@ -437,13 +437,13 @@ impl Session {
         self.step(|_, _| Output::default())
     }
 
-    /// Ends the wait of the held resources whose deadline has passed. Returns the responses that may be sent now.
+    /// Releases the held resources whose deadline has passed. Returns the responses that may be sent now.
     fn on_deadline(&mut self) -> Vec<DeltaDiscoveryResponse> {
         self.step(|stream, view| stream.on_deadline(Instant::now(), view))
     }
 
-    /// Handles the changes of the view and then what `handle` adds. Reports the acknowledged sequence number, because no
-    /// later step sees these changes.
+    /// Applies the changes of the view, then calls `handle`. Reports the acknowledged sequence number. Returns the
+    /// responses of both.
     fn step(
         &mut self,
         handle: impl FnOnce(&mut Stream, Option<&View<'_>>) -> Output,
@@ -494,7 +494,7 @@ impl Session {
         StreamEnd::ClientGone
     }
 
-    /// Counts, logs and reports the event if it is a rejection.
+    /// Counts, logs and reports a rejection. Ignores other events.
     fn record_event(&self, event: &Event) {
         if let Event::Rejected {
             kind,

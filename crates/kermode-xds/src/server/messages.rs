@@ -44,7 +44,7 @@ pub(super) struct Responses {
     is_partial: bool,
 }
 
-/// An encoded response with its gRPC prefix, without the pieces that were already taken from its start.
+/// Rest of an encoded response: the gRPC prefix and the message, without the pieces that were already taken.
 #[derive(Debug, Default)]
 struct FramedResponse {
     /// Resources, which other streams share, and the encoded fields and tags between them.
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_in_any_fragments_are_decoded_and_leave_no_buffer() {
+    fn requests_in_fragments_of_any_size_are_decoded_and_leave_no_buffer() {
         let (one, two) = (request("one"), request("two"));
         let bytes = [mk_framed(&one), mk_framed(&two)].concat();
         for size in [1, 3, 7, bytes.len()] {

@@ -22,8 +22,8 @@ pub struct Metrics {
     response_bytes: Family<KindLabels, Counter>,
     rejections: Family<KindLabels, Counter>,
     acknowledgement: Family<KindLabels, Histogram, fn() -> Histogram>,
-    /// Metrics of each kind, taken from the families above once: a look-up in a family takes a lock, and every change
-    /// of the mesh is counted for thousands of streams.
+    /// The metrics in the families above, by kind. Cached, because a look-up in a family takes a lock and thousands of
+    /// streams count every change of the mesh.
     kinds: Arc<[KindMetrics]>,
 }
 

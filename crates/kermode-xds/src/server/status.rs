@@ -51,8 +51,8 @@ pub struct Progress {
     pub rejected_resources: usize,
 }
 
-/// Current versions of a stream's configuration. Read on demand instead of being reported, because they change for
-/// every proxy with every change of the mesh, but are written to statuses only every few minutes.
+/// Current versions of a stream's configuration. The sink reads them on demand, because every change of the mesh
+/// changes them for every proxy, but they are written to statuses only every few minutes.
 #[derive(Debug, Default)]
 pub struct ConfigurationVersions {
     sent: AtomicU64,

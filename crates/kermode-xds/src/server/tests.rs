@@ -1,4 +1,4 @@
-//! Server and clients in one process, connected in memory.
+//! Tests of the ADS server with clients in the same process, connected in memory.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -198,7 +198,7 @@ impl Fixture {
     }
 }
 
-/// A call made with `h2` alone, whose flow control the test can observe.
+/// A call made with `h2` directly, so that the test can observe flow control.
 struct RawCall {
     /// Keeps the connection open.
     _client: h2::client::SendRequest<Bytes>,
@@ -351,7 +351,7 @@ async fn request_above_the_size_limit_is_rejected() {
 }
 
 #[tokio::test]
-async fn proxy_that_connects_before_its_dataplane_is_known_is_served_afterwards() {
+async fn stream_opened_before_its_dataplane_exists_is_served_once_the_dataplane_exists() {
     let fixture = Fixture::new();
     fixture
         .authenticator
@@ -461,8 +461,8 @@ async fn stream_above_the_limit_of_its_proxy_supersedes_the_oldest() {
     }
     assert_eq!(next_response(&mut streams[0]).await, Err(Code::Aborted));
     fixture.publish("2");
-    // No stream has sent an ACK for its first response, so none receives version 2. A stream that has ended would yield
-    // its end; a pending one is still open.
+    // No client has ACKed its first response, so no stream sends version 2: an open stream is pending. A stream that
+    // has ended would be ready.
     for open in &mut streams[1..] {
         assert!(futures::poll!(open.next()).is_pending());
     }

@@ -19,7 +19,7 @@ pub enum ServiceSelection {
     Only(HashSet<ServiceName>),
 }
 
-/// Rules by which a proxy's view is composed.
+/// Rules that select the resources of a proxy's view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// Mesh whose shared resources the proxy gets.
@@ -29,11 +29,11 @@ pub struct Profile {
     /// Visible services whose shared resources a wildcard subscription includes. Resources of the other visible
     /// services are sent only to a subscription by name.
     pub eager: ServiceSelection,
-    /// Shared resources that the proxy does not get, regardless of their service: outbound listeners that would replace
-    /// an inbound listener of the proxy at the same address.
+    /// Shared resources that are not in the view, whatever their service. The publisher lists outbound listeners here
+    /// that have the same address as an inbound listener of the proxy.
     pub hidden: HashSet<Key>,
-    /// Source of the resources that are sent for subscribed names that do not exist. Without a source, and for names
-    /// for which it returns `None`, the response lists the name in `removed_resources`.
+    /// Source of the tombstones that are sent for subscribed names that do not exist. For a name without a tombstone,
+    /// the response lists the name in `removed_resources`.
     pub tombstones: Option<Tombstones>,
 }
 
@@ -65,7 +65,7 @@ pub(super) enum ProfileChange {
 // === impl ServiceSelection ===
 
 impl ServiceSelection {
-    /// Returns whether resources of this service, or of none, are selected.
+    /// Returns whether the resources of a service are selected. `None` stands for resources that belong to no service.
     pub(super) fn selects(&self, service: Option<&ServiceName>) -> bool {
         match (self, service) {
             (ServiceSelection::All, _) | (ServiceSelection::Only(_), None) => true,
@@ -73,7 +73,8 @@ impl ServiceSelection {
         }
     }
 
-    /// Returns the services that only one of the two selections includes, or `None` if only one includes all.
+    /// Returns the services that only one of the two selections includes, or `None` if exactly one of the selections is
+    /// [`ServiceSelection::All`].
     fn difference(&self, other: &Self) -> Option<Vec<ServiceName>> {
         match (self, other) {
             (ServiceSelection::All, ServiceSelection::All) => Some(Vec::new()),
@@ -100,17 +101,17 @@ impl Profile {
         }
     }
 
-    /// Returns the names for which the views of two profiles may differ.
+    /// Returns the names whose resources may differ between views with the two profiles.
     pub(super) fn difference(&self, other: &Self) -> ProfileChange {
-        let visible = self.visibility.difference(&other.visibility);
-        let eager = self.eager.difference(&other.eager);
-        let (Some(mut services), Some(eager)) = (visible, eager) else {
+        let visibility_changes = self.visibility.difference(&other.visibility);
+        let eager_changes = self.eager.difference(&other.eager);
+        let (Some(mut services), Some(eager_changes)) = (visibility_changes, eager_changes) else {
             return ProfileChange::Everything;
         };
         if self.mesh != other.mesh || self.tombstones != other.tombstones {
             return ProfileChange::Everything;
         }
-        services.extend(eager);
+        services.extend(eager_changes);
         let keys = self.hidden.symmetric_difference(&other.hidden).cloned();
         ProfileChange::Some {
             services,

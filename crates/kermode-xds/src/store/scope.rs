@@ -1,4 +1,4 @@
-//! One scope of the store: resources by kind and name and by service, and a bounded log of their changes.
+//! One scope of the store: resources, indexed by name and by service, and a bounded log of their changes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Entry {
     pub sequence: u64,
 }
 
-/// Change of a view: creation, change or removal of a resource, or its selection by the profile.
+/// Change of one name in a view: the resource was published or removed, or the profile started or stopped selecting it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Sequence number of the change.
@@ -44,15 +44,15 @@ pub struct Change {
     pub key: Key,
 }
 
-/// Names and versions of the resources of one kind at one moment. A persistent map: a copy shares all nodes that have
-/// not changed since, so that thousands of streams can hold one each.
+/// Names and versions of the resources of one kind at one moment. A persistent map: copies share their unchanged nodes,
+/// so thousands of streams can each hold a copy.
 pub type VersionedNames = HashTrieMapSync<Arc<str>, Arc<VersionedName>>;
 
 /// State of a scope. Only the scope of a published proxy has a profile.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
-    /// Entries by kind and name. Services that share a Pod's port have listeners of the same name; all of them are
-    /// stored, ordered by service, and a view takes the first that its profile selects.
+    /// Entries by kind and name. Services that share a Pod's port have listeners of the same name. Entries of the same
+    /// name are ordered by service, and a view contains the first one that its profile selects.
     entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
     /// For each name, the name and version of its first entry that is not on demand. Present only in the scope of a
     /// mesh, which many streams read.
@@ -218,8 +218,8 @@ impl Scope {
     /// Returns the log entries after a sequence number, oldest first, or `None` if the log does not reach back that
     /// far.
     pub(super) fn log_since(&self, cursor: u64) -> Option<impl Iterator<Item = &LogEntry>> {
-        let read = self.log.partition_point(|entry| entry.sequence <= cursor);
-        (cursor >= self.floor).then(|| self.log.range(read..))
+        let first_unread = self.log.partition_point(|entry| entry.sequence <= cursor);
+        (cursor >= self.floor).then(|| self.log.range(first_unread..))
     }
 
     /// Applies a batch under one sequence number. Returns the number of resources that changed.
@@ -256,8 +256,8 @@ impl Scope {
         count
     }
 
-    /// Sets the profile. Returns whether it changed. The names that the change concerns are logged. If they are not
-    /// known, the log is cleared, so that every stream of the proxy compares all names.
+    /// Sets the profile and logs the names that the change concerns. If any name may be concerned, clears the log
+    /// instead, so that the streams of the proxy compare all names. Returns whether the profile changed.
     pub(super) fn set_profile(
         &mut self,
         counter: &AtomicU64,

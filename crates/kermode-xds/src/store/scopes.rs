@@ -1,4 +1,4 @@
-//! Scopes by mesh or by proxy, each behind a lock, with a channel that wakes the streams that read it.
+//! Map of scopes by mesh or by proxy. Each scope has a lock, and a channel that wakes the streams that read the scope.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -54,7 +54,8 @@ impl<K: Clone + Eq + Hash> Scopes<K> {
             .clone()
     }
 
-    /// Removes a scope that has no profile and at most `references` references, the one of this map included.
+    /// Removes the scope of a key, if the scope has no profile and at most `references` references. The reference of
+    /// this map counts.
     pub(super) fn remove_unused(&self, key: &K, references: usize) {
         let mut scopes = self.scopes.write();
         let unused = scopes

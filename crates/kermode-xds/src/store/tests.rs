@@ -1,4 +1,4 @@
-//! Behaviour of the store, as its watchers see it.
+//! Tests of the store through its watchers.
 
 use futures::FutureExt;
 use kermode_envoy::OnDemand;
@@ -54,7 +54,7 @@ fn clusters(watcher: &mut Watcher) -> Vec<String> {
 }
 
 #[test]
-fn first_read_returns_all_and_later_reads_only_changes() {
+fn first_read_returns_all_names_and_later_reads_return_only_changes() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1"), mk_cluster("b", "1")]);
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
@@ -129,7 +129,7 @@ fn stream_behind_the_bounded_log_compares_all_names() {
 }
 
 #[test]
-fn view_prefers_own_to_shared_resources_and_omits_hidden_ones() {
+fn view_prefers_own_resources_and_omits_hidden_resources() {
     let store = Arc::new(Store::default());
     store.replace_mesh(
         &mesh(),
@@ -328,7 +328,7 @@ fn changed_profile_concerns_only_the_services_and_names_that_changed() {
 }
 
 #[test]
-fn wildcard_includes_neither_on_demand_resources_nor_services_that_are_not_eager() {
+fn wildcard_excludes_on_demand_resources_and_services_that_are_not_eager() {
     let store = Arc::new(Store::default());
     let on_demand = Resource {
         on_demand: Some(Box::new(OnDemand::default())),

@@ -24,7 +24,8 @@ pub struct View<'a> {
 // === impl View ===
 
 impl<'a> View<'a> {
-    /// Returns the resource of this name for a subscription by name.
+    /// Returns the resource of this name for a subscription by name. Prefers the resource that a wildcard subscription
+    /// gets.
     pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
         let own = self.own.get(kind, name);
         if own.is_empty() {
@@ -36,8 +37,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Returns the resource of this name for a wildcard subscription: the same as for a subscription by name, or
-    /// `None`.
+    /// Returns the resource of this name, if a wildcard subscription includes it.
     pub fn get_by_wildcard(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
         let own = self.own.get(kind, name);
         if own.is_empty() {
@@ -73,7 +73,7 @@ impl<'a> View<'a> {
         Some(Entry::new(tombstone))
     }
 
-    /// Returns whether any resource of this kind, visible or not, is sent only to a subscription by name.
+    /// Returns whether the scopes contain any on-demand resource of this kind, visible or not.
     pub fn has_on_demand(&self, kind: ResourceKind) -> bool {
         self.own.has_on_demand(kind) || self.shared.has_on_demand(kind)
     }

@@ -1,4 +1,4 @@
-//! Watcher of one proxy's view: the scopes that its stream reads, and the cursors into their logs.
+//! Watcher of one proxy's view: the two scopes that a stream reads, and its cursor into the log of each.
 
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ pub struct Watcher {
     store: Arc<Store>,
     proxy: ObjectKey,
     own: ScopeCursor,
+    /// Mesh of the profile, and the cursor into the scope of that mesh. `None` before the proxy is published.
     shared: Option<(MeshName, ScopeCursor)>,
 }
 
@@ -65,8 +66,8 @@ impl Watcher {
 
     /// Calls `step` with the current view and the changes since the last call.
     ///
-    /// There is no view before the proxy is published and after it is removed. The scopes are locked during the call,
-    /// so `step` must not block.
+    /// The view is `None` while the proxy is not published. The scopes are locked during the call, so `step` must not
+    /// block.
     pub fn read<T>(&mut self, step: impl FnOnce(Option<View<'_>>, Changes) -> T) -> T {
         self.follow_mesh();
         let own_scope = self.own.scope.read();
@@ -78,8 +79,7 @@ impl Watcher {
             // The proxy moved to another mesh since `follow_mesh`. The change of its profile wakes the stream again.
             return step(None, Changes::Some(Vec::new()));
         }
-        // The scope is borrowed: cloning the `Arc` in thousands of streams would cause contention on its reference
-        // count.
+        // The `Arc` is not cloned, because thousands of streams would contend for its reference count.
         let shared_scope = shared.scope.read();
         let shared_cursor_before = shared.cursor;
         let own_changes = advance(
@@ -111,7 +111,7 @@ impl Watcher {
         step(Some(view), changes)
     }
 
-    /// Switches to the shared scope of the profile's mesh, if the proxy is in another mesh than at the last read.
+    /// Switches to the scope of the profile's mesh, if the mesh has changed since the last read.
     fn follow_mesh(&mut self) {
         let own = self.own.scope.read();
         let current_mesh = self.shared.as_ref().map(|(mesh, _)| mesh);
@@ -148,7 +148,7 @@ impl ScopeCursor {
 /// if they are unknown.
 ///
 /// A log entry for a service yields a change of each resource that the service has in `shared` now. Resources that the
-/// service had before were removed since, so the log of `shared` has entries for their removals.
+/// service no longer has are left out, because the log of `shared` contains their removals.
 fn advance(
     receiver: &mut watch::Receiver<u64>,
     cursor: &mut Option<u64>,

@@ -1,8 +1,7 @@
 //! Holds: on-demand resources that wait, for a bounded time, until the client has ACKed or NACKed other resources.
 //!
-//! [`OnDemand::after`] lists the resources for which a resource waits. Only the resource itself waits: other names of
-//! its kind, other kinds and the first response to a wildcard subscription are not delayed, and no resource waits for a
-//! held one. The clock is passed in, see [`Stream::next_deadline`].
+//! [`OnDemand::after`] lists the resources for which a resource waits. A hold delays only the held resource, neither
+//! other names of its kind nor other kinds. The caller passes in the clock, see [`Stream::next_deadline`].
 //!
 //! [`OnDemand::after`]: kermode_envoy::OnDemand::after
 //! [`Stream::next_deadline`]: super::Stream::next_deadline
@@ -22,12 +21,12 @@ pub(super) struct Holds(BTreeMap<Key, Hold>);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Hold {
-    /// Waiting since the current step.
+    /// Waiting since the current step. The deadline is not set yet.
     New,
     /// Waiting until this time at most.
     Until(Instant),
-    /// No longer waiting. Kept until the resource is acknowledged, so that it does not wait again after a NACK of the
-    /// whole response.
+    /// No longer waiting. Kept until the resource is acknowledged, so that the resource does not wait again if its
+    /// response is rejected.
     Expired,
 }
 
@@ -37,7 +36,7 @@ impl Holds {
     /// Recomputes the holds from the pending names. A hold that continues keeps its deadline.
     pub(super) fn update(&mut self, trackers: &[Tracker], view: &View<'_>) {
         let mut previous = std::mem::take(&mut self.0);
-        // In meshes without on-demand resources, no pending name has to be searched.
+        // Without on-demand resources, the pending names are not searched.
         let on_demand = ResourceKind::ALL
             .into_iter()
             .filter(|kind| view.has_on_demand(*kind));

@@ -35,7 +35,7 @@ struct ServiceSpec {
     cluster: u8,
     endpoints: Option<u8>,
     listener: u8,
-    /// Mask of the services to whose clusters the listener also refers, while they exist.
+    /// Mask of other services. The listener also refers to the clusters of those services that exist.
     references: u8,
     route: Option<u8>,
     /// The on-demand cluster waits for the other resources of the service.
@@ -406,8 +406,8 @@ impl Simulation {
                 Event::Rejected { kind, resources, .. } => {
                     for resource in resources {
                         let key = (kind, resource.name.to_string());
-                        // A resource that was rejected alone is not sent again, so others wait for it no longer. Its
-                        // rejection may have ended already, if the profile no longer selects the resource.
+                        // A resource that was rejected alone is not sent again, so no resource waits for it. The
+                        // rejection is not recorded if the profile no longer selects the resource.
                         if self.last_response_size == 1 || rejected.contains(&key) {
                             self.acked_or_nacked.insert(key.clone());
                         } else {
@@ -538,7 +538,7 @@ impl Simulation {
         self.compare(|_| true);
     }
 
-    /// Returns names and bodies of the resources of a kind that Envoy is meant to have.
+    /// Returns names and bodies of the resources of a kind that Envoy should have.
     fn expected(&self, kind: ResourceKind) -> BTreeMap<String, String> {
         let name_and_body = |resource: &Resource| {
             let body = String::from_utf8(resource.body.to_vec()).unwrap();

@@ -1,10 +1,10 @@
 //! Make before break: the order in which changes of different kinds are sent.
 //!
-//! The stream does not decode resources, so it derives dependencies from the order of publication: a publisher writes a
-//! listener's clusters before the listener or together with it. A change waits only for resources that were published
-//! no later than the change itself and that are in flight or pending. An ACK and a NACK both end the wait, so every
-//! wait is finite, and later changes do not prolong it. The endpoints of a cluster delay a listener only if the client
-//! subscribed to them, which it does only for clusters of type EDS.
+//! The stream does not decode resources, so it derives dependencies from the order of publication: the publisher writes
+//! the clusters of a listener before the listener or together with it. A change waits only for resources that were
+//! published no later than the change itself and that are in flight or pending. Both an ACK and a NACK end the wait.
+//! Later changes do not prolong the wait. Endpoints delay a listener only if the client subscribed to them. Envoy
+//! subscribes only to the endpoints of clusters of type EDS.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use kermode_envoy::ResourceKind::{self, Cluster, Endpoints, Listener, Route, Sec
 use super::tracker::Tracker;
 use crate::store::{Entry, View};
 
-/// Kinds in the order in which they are sent. Clusters occur twice, because clusters may be removed once the other
-/// kinds are sent.
+/// Kinds in the order in which they are sent. Clusters occur again at the end, because sending the other kinds may
+/// allow the removal of clusters.
 pub(super) const KINDS: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
 
 /// Changes of one kind that have to wait in the current step.
@@ -23,20 +23,19 @@ pub(super) const KINDS: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listene
 pub(super) enum DelayedChanges {
     /// No change has to wait.
     Nothing,
-    /// New and changed resources with this sequence number or a later one.
+    /// New and changed resources whose sequence number is `fence` or higher.
     Upserts {
-        /// Sequence number of the oldest resource that the client does not have and that the new and changed resources
-        /// may refer to.
+        /// Sequence number of the oldest cluster or endpoints that the client should have and does not have.
         fence: u64,
     },
-    /// Removals with this sequence number or a later one.
+    /// Removals whose sequence number is `fence` or higher.
     Removals {
-        /// Sequence number of the oldest pending change of a resource that may refer to the removed one.
+        /// Sequence number of the oldest unacknowledged change of a listener or route.
         fence: u64,
     },
-    /// Removals of endpoints whose cluster the client still has and is about to lose.
+    /// Removals of the endpoints of clusters that the client still has and is about to lose.
     EndpointRemovals {
-        /// Names of the clusters.
+        /// Names of the clusters. The endpoints of a cluster have the same name.
         clusters: HashSet<Arc<str>>,
     },
 }

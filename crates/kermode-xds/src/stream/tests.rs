@@ -1,4 +1,4 @@
-//! Behaviour of a stream, one rule per test.
+//! Tests of a stream, one rule in each test.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ const LIMITS: Limits = Limits {
     hold: Duration::from_secs(3),
 };
 
-/// One stream of a proxy, and its store. A text such as `a=1` is the name and version of a resource.
+/// One stream of a proxy, and its store. In texts such as `a=1`, `a` is the name of a resource and `1` its version.
 struct Fixture {
     store: Arc<Store>,
     stream: Stream,
@@ -257,7 +257,7 @@ fn removed_proxy_keeps_its_configuration() {
 }
 
 #[test]
-fn unknown_name_is_reported_as_removed_once_and_sent_when_it_is_created() {
+fn missing_resource_is_reported_as_removed_once_and_sent_after_its_creation() {
     let mut fixture = Fixture::with_shared(&[]);
     assert_eq!(
         fixture.send_and_ack_all(subscribe(Endpoints, &["a"])),
@@ -339,7 +339,7 @@ fn reconnecting_client_gets_differences_and_removals() {
 }
 
 #[test]
-fn changes_during_a_response_in_flight_are_sent_once_after_its_ack() {
+fn changes_while_a_response_is_in_flight_are_sent_once_after_its_ack() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     let responses = fixture.send(request(Cluster));
     for change in ["a=2", "b=1", "a=3", "c=1"] {
@@ -487,7 +487,7 @@ fn listener_waits_for_clusters_and_endpoints_published_before_it() {
 }
 
 #[test]
-fn listener_does_not_wait_for_endpoints_without_subscription() {
+fn listener_does_not_wait_for_endpoints_that_the_client_did_not_subscribe_to() {
     let mut fixture = Fixture::with_shared(&[]);
     fixture.send_and_ack_all(request(Cluster));
     fixture.send_and_ack_all(request(Listener));
@@ -609,7 +609,7 @@ fn endpoints_are_sent_again_after_every_change_of_their_cluster() {
 }
 
 #[test]
-fn rejected_endpoints_of_a_changed_cluster_are_replaced_by_the_earlier_version() {
+fn earlier_version_of_endpoints_is_sent_after_a_cluster_change_and_a_rejection() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
     fixture.send_and_ack_all(request(Cluster));
     fixture.send_and_ack_all(subscribe(Endpoints, &["a"]));
@@ -632,7 +632,7 @@ fn endpoints_are_sent_again_if_their_cluster_was_sent_before_they_were_requested
 }
 
 #[test]
-fn change_of_endpoints_is_acknowledged_only_by_its_ack() {
+fn endpoints_change_is_acknowledged_by_an_ack_and_not_by_a_nack() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
     fixture.send_and_ack_all(request(Cluster));
     fixture.send_and_ack_all(subscribe(Endpoints, &["a"]));
@@ -739,7 +739,7 @@ fn mk_on_demand(text: &str, after: &[(ResourceKind, &str)]) -> Resource {
 }
 
 #[test]
-fn unknown_name_has_a_tombstone_until_it_is_created_and_after_it_is_removed() {
+fn missing_resource_has_a_tombstone_before_its_creation_and_after_its_removal() {
     let mut fixture = Fixture::with_shared(&[]);
     let profile = profile_with_tombstones();
     fixture.store.replace_proxy(&proxy(), profile, Vec::new());

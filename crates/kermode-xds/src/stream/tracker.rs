@@ -32,9 +32,9 @@ const UNKNOWN_VERSION: &str = "";
 pub(super) struct Tracker {
     kind: ResourceKind,
     /// Whether the client has requested this kind on this stream.
-    requested: bool,
+    is_requested: bool,
     /// Whether the client has a wildcard subscription.
-    wildcard: bool,
+    has_wildcard: bool,
     /// Names that the client subscribed to explicitly.
     explicit_names: Overlay<Arc<str>>,
     /// Versions that the client has, or will have after an ACK of the response in flight.
@@ -44,10 +44,10 @@ pub(super) struct Tracker {
     /// Names that may have to be sent. Compared with the client's versions when a response is composed.
     pending: BTreeMap<Arc<str>, Pending>,
     /// Present if all names have to be compared: a lower bound of the sequence numbers of the unknown changes.
-    compare_all: Option<u64>,
-    /// Whether the client waits for a response even if there is nothing to send.
-    response_due: bool,
-    /// Parts of rejected responses, to be sent again.
+    compare_all_since: Option<u64>,
+    /// Whether the client waits for a response, even for an empty one.
+    is_response_due: bool,
+    /// Parts of rejected responses that are sent again. A part is a list of names.
     retries: VecDeque<Vec<Arc<str>>>,
     in_flight: Option<InFlight>,
     /// Whether the client ever ACKed or NACKed a response.
@@ -64,7 +64,7 @@ struct Pending {
     /// Sequence number of the newest change.
     latest: u64,
     /// Whether to send the resource, or its removal, even if the client has the current version.
-    forced: bool,
+    is_forced: bool,
 }
 
 /// The response that the client has not ACKed or NACKed yet.
@@ -77,19 +77,19 @@ struct InFlight {
     removed: Vec<Arc<str>>,
     /// Names of the items that are tombstones.
     tombstones: Vec<Arc<str>>,
-    /// Sequence number with which the oldest resource that is new to the client was created.
+    /// Sequence number of the oldest resource that is new to the client.
     oldest_new: Option<u64>,
     /// Sequence number of the oldest change.
     since: u64,
 }
 
-/// Resource that the client is meant to have for a name.
+/// Resource that the client should have for a name.
 enum Target<'a> {
     Stored(&'a Arc<Entry>),
     Tombstone(Box<Entry>),
 }
 
-/// Change by which the client gets its target.
+/// Change that has to be sent for a name.
 enum Action<'a> {
     None,
     Upsert(&'a Arc<Entry>),
@@ -115,14 +115,14 @@ impl Tracker {
     pub(super) fn new(kind: ResourceKind) -> Self {
         Self {
             kind,
-            requested: false,
-            wildcard: false,
+            is_requested: false,
+            has_wildcard: false,
             explicit_names: Overlay::new(),
             client_versions: Overlay::new(),
             rejected: BTreeMap::new(),
             pending: BTreeMap::new(),
-            compare_all: None,
-            response_due: false,
+            compare_all_since: None,
+            is_response_due: false,
             retries: VecDeque::new(),
             in_flight: None,
             has_ack_or_nack: false,
@@ -153,11 +153,14 @@ impl Tracker {
 
     /// Returns the pending new and changed resources, including those of rejected responses.
     pub(super) fn pending_upserts<'a>(&self, view: &View<'a>) -> impl Iterator<Item = &'a Arc<Entry>> {
-        let pending = self.pending.iter().map(|(name, pending)| (name, pending.forced));
+        let pending = self
+            .pending
+            .iter()
+            .map(|(name, pending)| (name, pending.is_forced));
         let retried = self.retries.iter().flatten().map(|name| (name, false));
         pending
             .chain(retried)
-            .filter_map(|(name, forced)| match self.action(name, forced, view) {
+            .filter_map(|(name, is_forced)| match self.action(name, is_forced, view) {
                 Action::Upsert(entry) => Some(entry),
                 Action::None | Action::Tombstone(_) | Action::Remove => None,
             })
@@ -173,12 +176,12 @@ impl Tracker {
         self.in_flight.is_none()
             && self.pending.is_empty()
             && self.retries.is_empty()
-            && self.compare_all.is_none()
-            && !self.response_due
+            && self.compare_all_since.is_none()
+            && !self.is_response_due
     }
 
-    /// Rebases the overlays onto the current names and versions of the mesh. `changes` are the differences between
-    /// these and those of the last view. Keeps memory use low between calls of [`Tracker::compact`].
+    /// Rebases the overlays onto the current names and versions of the mesh. `changes` are the changes since the last
+    /// view. Keeps memory use low between calls of [`Tracker::compact`].
     pub(super) fn rebase<'a>(&mut self, changes: impl Iterator<Item = &'a Change> + Clone, view: &View<'_>) {
         let (shared, sequences) = (view.shared_versioned_names(self.kind), view.shared_sequences());
         let names = changes
@@ -200,12 +203,12 @@ impl Tracker {
     /// Returns whether no response can be sent: the kind is not requested, a response is in flight, or nothing is
     /// pending.
     pub(super) fn has_nothing_to_send(&self) -> bool {
-        !self.requested
+        !self.is_requested
             || self.in_flight.is_some()
-            || (self.pending.is_empty() && self.retries.is_empty() && !self.response_due)
+            || (self.pending.is_empty() && self.retries.is_empty() && !self.is_response_due)
     }
 
-    /// Records a change of a resource. Beyond `limit` pending names, all names are compared later instead.
+    /// Records a change of a resource. Above `limit` pending names, records instead that all names have to be compared.
     pub(super) fn on_change(&mut self, change: Change, limit: usize) {
         if !self.is_subscribed_to(&change.key.name) {
             return;
@@ -213,7 +216,7 @@ impl Tracker {
         self.enqueue(change.key.name, change.since, change.sequence, false);
         if self.pending.len() > limit {
             let since = self.pending.values().map(|pending| pending.since).min();
-            self.pending.retain(|_, pending| pending.forced);
+            self.pending.retain(|_, pending| pending.is_forced);
             self.compare_all(since.unwrap_or_default());
         }
     }
@@ -227,23 +230,23 @@ impl Tracker {
 
     /// Records that any resource may have changed with this sequence number or a later one.
     pub(super) fn compare_all(&mut self, since: u64) {
-        if !self.requested {
+        if !self.is_requested {
             return;
         }
-        self.compare_all = Some(self.compare_all.map_or(since, |earlier| earlier.min(since)));
+        self.compare_all_since = Some(self.compare_all_since.map_or(since, |earlier| earlier.min(since)));
     }
 
     /// If all names have to be compared and a response can be sent, enqueues the names whose version differs from the
     /// client's.
     pub(super) fn enqueue_differences(&mut self, view: &View<'_>) {
-        if !self.requested || self.in_flight.is_some() {
+        if !self.is_requested || self.in_flight.is_some() {
             return;
         }
-        let Some(since) = self.compare_all.take() else {
+        let Some(since) = self.compare_all_since.take() else {
             return;
         };
         let mut names: Vec<Arc<str>> = Vec::new();
-        if self.wildcard {
+        if self.has_wildcard {
             names.extend(view.wildcard(self.kind).map(|entry| entry.name().clone()));
         }
         names.extend(self.explicit_names.iter().cloned());
@@ -258,8 +261,8 @@ impl Tracker {
         }
     }
 
-    /// Returns the sequence number of the oldest resource that the client is meant to have and does not have. On-demand
-    /// resources do not count, because no resource of a wildcard subscription refers to them.
+    /// Returns the sequence number of the oldest resource that the client should have and does not have. On-demand
+    /// resources do not count, because listeners and routes do not refer to them.
     pub(super) fn oldest_missing(&self, view: &View<'_>) -> Option<u64> {
         let sent = self.in_flight.as_ref().and_then(|sent| sent.oldest_new);
         let names = self.pending.keys().chain(self.retries.iter().flatten());
@@ -269,7 +272,10 @@ impl Tracker {
                 Action::Upsert(entry) if !entry.is_on_demand() => Some(entry.created),
                 _ => None,
             });
-        sent.into_iter().chain(missing).chain(self.compare_all).min()
+        sent.into_iter()
+            .chain(missing)
+            .chain(self.compare_all_since)
+            .min()
     }
 
     /// Returns the sequence number of the oldest change that the client has not acknowledged.
@@ -278,13 +284,13 @@ impl Tracker {
         let pending = self
             .pending
             .iter()
-            .filter(|(name, pending)| !matches!(self.action(name, pending.forced, view), Action::None));
+            .filter(|(name, pending)| !matches!(self.action(name, pending.is_forced, view), Action::None));
         // The sequence numbers of the changes in rejected responses are not stored, so 0 is their lower bound.
         let retried = if self.retries.is_empty() { None } else { Some(0) };
         sent.into_iter()
             .chain(pending.map(|(_, pending)| pending.since))
             .chain(retried)
-            .chain(self.compare_all)
+            .chain(self.compare_all_since)
             .min()
     }
 
@@ -328,15 +334,15 @@ impl Tracker {
         tombstone.is_some_and(|tombstone| tombstone.versioned_name.version == current.version)
     }
 
-    fn enqueue(&mut self, name: Arc<str>, since: u64, latest: u64, forced: bool) {
+    fn enqueue(&mut self, name: Arc<str>, since: u64, latest: u64, is_forced: bool) {
         let pending = self.pending.entry(name).or_insert(Pending {
             since,
             latest,
-            forced,
+            is_forced,
         });
         pending.since = pending.since.min(since);
         pending.latest = pending.latest.max(latest);
-        pending.forced |= forced;
+        pending.is_forced |= is_forced;
     }
 
     fn has_known_version(&self, name: &str) -> bool {
@@ -344,11 +350,11 @@ impl Tracker {
     }
 
     fn is_subscribed_to(&self, name: &str) -> bool {
-        self.wildcard || self.explicit_names.contains(name)
+        self.has_wildcard || self.explicit_names.contains(name)
     }
 
     fn target<'a>(&self, name: &str, view: &View<'a>) -> Option<Target<'a>> {
-        // The name is not hashed in the most common case, a wildcard subscription without names.
+        // Avoids hashing the name in the most common case, a wildcard subscription without explicit names.
         let explicit = (self.explicit_names.len() > 0)
             .then(|| self.explicit_names.get(name))
             .flatten();
@@ -357,15 +363,15 @@ impl Tracker {
                 let stored = view.get(self.kind, name).map(Target::Stored);
                 stored.or_else(|| Some(Target::Tombstone(view.tombstone(self.kind, name)?.into())))
             }
-            None if self.wildcard => view.get_by_wildcard(self.kind, name).map(Target::Stored),
+            None if self.has_wildcard => view.get_by_wildcard(self.kind, name).map(Target::Stored),
             None => None,
         }
     }
 
-    fn action<'a>(&self, name: &str, forced: bool, view: &View<'a>) -> Action<'a> {
+    fn action<'a>(&self, name: &str, is_forced: bool, view: &View<'a>) -> Action<'a> {
         let current = self.client_versions.get(name);
         let Some(target) = self.target(name, view) else {
-            let has_to_be_removed = current.is_some() || (forced && self.is_subscribed_to(name));
+            let has_to_be_removed = current.is_some() || (is_forced && self.is_subscribed_to(name));
             return if has_to_be_removed {
                 Action::Remove
             } else {
@@ -378,7 +384,7 @@ impl Tracker {
                 .get(name)
                 .is_some_and(|rejection| rejection.resource.version == *target.version())
         };
-        if !forced && (is_up_to_date() || is_rejected()) {
+        if !is_forced && (is_up_to_date() || is_rejected()) {
             return Action::None;
         }
         match target {

@@ -1,4 +1,4 @@
-//! The ADS server under test, on loopback, in place of a control plane, and the status that the server reports.
+//! Control plane of the tests: the ADS server on loopback, and the status that the server reports.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -47,8 +47,8 @@ pub(crate) struct ReportedStatus {
 /// Authenticates every caller as the proxy under test.
 struct AcceptAll;
 
-/// Collects the reported status. Reads the versions of the newest stream at each report, so that every change of them
-/// is reported.
+/// Collects the reported status. Reads the versions of the newest stream at each report, because a change of versions
+/// is reported only after the versions were read.
 struct Sink {
     status: Arc<watch::Sender<ReportedStatus>>,
     newest_versions: Mutex<Arc<ConfigurationVersions>>,
@@ -84,7 +84,7 @@ impl ControlPlane {
         self.address
     }
 
-    /// Starts the server, at its earlier address after a stop.
+    /// Starts the server. After a stop, the server gets its earlier address.
     pub(crate) async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("an address");
         self.address = listener.local_addr().expect("an address");
@@ -136,14 +136,13 @@ impl ControlPlane {
             .replace_service(&"default".into(), &service.into(), resources);
     }
 
-    /// Registers an endpoint with the endpoint removals.
+    /// Registers an endpoint, so that its removal can be tracked.
     pub(crate) fn add_endpoint(&self, endpoint: &str) {
         self.removals
             .on_endpoint_added(ObjectKey::new("shop", endpoint), "default".into());
     }
 
-    /// Reports to the endpoint removals that an endpoint's removal was published. Returns when Envoy has acknowledged
-    /// it.
+    /// Starts to track a published removal of an endpoint, and waits until Envoy has acknowledged the removal.
     pub(crate) async fn wait_for_endpoint_removal(&self, endpoint: &str) {
         let endpoint = ObjectKey::new("shop", endpoint);
         let published_sequence = |mesh: &_| self.store.mesh_sequence(mesh);

@@ -103,8 +103,8 @@ impl Envoy {
         vec![subscription_change(Cluster, [], [name.to_owned()])]
     }
 
-    /// Handles a response. Returns the requests that follow from it. The ACK or NACK is the last of them, except that
-    /// the first request for listeners comes after it.
+    /// Handles a response. Returns the requests that Envoy sends in reaction: subscription changes, the ACK or NACK,
+    /// and after the first clusters the first request for listeners.
     pub(super) fn receive(&mut self, response: &DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let kind = ResourceKind::from_type_url(&response.type_url).expect("a served kind");
         let resources: Vec<(String, String, String)> = response.resources.iter().map(decode).collect();
@@ -126,8 +126,8 @@ impl Envoy {
             .collect();
         let is_rejected = !invalid.is_empty();
         for (name, version, body) in resources.iter().filter(|(name, ..)| is_kept(name)) {
-            // Envoy applies endpoints or routes only if every resource of the response is valid. Of clusters or
-            // listeners, it applies each valid one, even if it rejects others of the response.
+            // Envoy applies endpoints and routes only if the whole response is valid. Envoy applies every valid cluster
+            // and listener, even of a rejected response.
             let is_applied = !is_rejected || (matches!(kind, Cluster | Listener) && !body.ends_with('!'));
             if is_applied {
                 self.apply(kind, name, body);

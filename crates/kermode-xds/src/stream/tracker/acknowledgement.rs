@@ -42,11 +42,11 @@ impl Tracker {
         })
     }
 
-    /// Records the rejection of a resource that was sent alone. Schedules the parts of any other response to be sent
-    /// again.
+    /// Handles a NACK. If the response contained one resource alone, records the rejection of that resource. Otherwise,
+    /// schedules parts of the response to be sent again.
     fn on_rejected(&mut self, mut sent: InFlight, message: &Arc<str>) {
         if sent.items.is_empty() {
-            // The response consists of removals, none of which can be invalid.
+            // The response contains only removals. A removal cannot be invalid.
             return;
         }
         if sent.items.len() == 1 && sent.removed.is_empty() {

@@ -1,11 +1,9 @@
-//! Map from resource names to what one stream stores of each resource. The map consists of a base, which streams share,
-//! and the differences from the base.
+//! Overlay: map from resource names to values, stored as the differences from a base that streams share.
 //!
 //! A value is either the version that the client has (`Arc<VersionedName>`) or only the name (`Arc<str>`). Thousands of
-//! proxies have nearly the same resources. The base is therefore a version of the store's map of all resources of the
-//! mesh ([`VersionedNames`]). That map is persistent: its versions, and the streams that hold them, share nodes. An
-//! overlay itself holds only the names whose value differs from that in the base. Without a base, every name is a
-//! difference.
+//! proxies have nearly the same resources. The base is therefore a version of the shared map: the store's map of all
+//! resources of the mesh ([`VersionedNames`]). The shared map is persistent, so its versions share nodes. Without a
+//! base, every name is a difference.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,17 +22,16 @@ pub(super) trait Value: Clone + PartialEq {
 /// Map from resource names to values.
 #[derive(Debug)]
 pub(super) struct Overlay<V> {
-    /// Version of the shared map from which the differences are counted; empty if there is no base.
+    /// Version of the shared map. Empty if there is no base.
     base: VersionedNames,
-    /// Sequence number at which the shared map equals the base; `None` if there is no base, or if the
-    /// changes after that number are unknown.
+    /// Sequence number of the base. `None` if there is no base, or if later changes of the shared map are unknown.
     base_sequence: Option<u64>,
     /// Values that differ from the base, by name. `None` for a name of the base that this map does not contain.
     differences: HashMap<Arc<str>, Option<V>>,
     len: usize,
 }
 
-/// Number of differences up to which `compact` neither tries another base nor frees memory, because the gain is below a
+/// Up to this number of differences, `compact` neither tries another base nor frees memory, because the gain is below a
 /// kilobyte. 1 in tests, which use few names.
 const FEW_DIFFERENCES: usize = if cfg!(test) { 1 } else { 16 };
 
@@ -165,7 +162,7 @@ impl<V: Value> Overlay<V> {
         }
     }
 
-    /// Stops rebasing, because changes of the shared map are unknown, until `compact` chooses another base.
+    /// Stops rebasing until `compact` chooses another base. Called if changes of the shared map are unknown.
     pub(super) fn stop_rebasing(&mut self) {
         self.base_sequence = None;
     }
@@ -175,8 +172,8 @@ impl<V: Value> Overlay<V> {
     pub(super) fn compact(&mut self, shared: Option<&VersionedNames>, now: u64) {
         if self.base_sequence.is_none() && self.differences.len() > FEW_DIFFERENCES {
             match shared {
-                // With this many names or more, the shared map has at least as many names that this map lacks as
-                // there are differences now, so rebasing would not reduce the differences.
+                // In a larger shared map, at least `differences.len()` names are not in this map, so rebasing would
+                // not reduce the differences.
                 Some(shared) if shared.size() < self.len + self.differences.len() => {
                     self.differences = self.differences_from(shared);
                     self.base = shared.clone();
@@ -234,16 +231,18 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
+        /// Inserts this name with this version.
         Insert(u8, u8),
+        /// Removes this name.
         Remove(u8),
-        /// Removes a name by [`Overlay::retain`].
+        /// Removes this name by [`Overlay::retain`].
         RetainOthers(u8),
-        /// The shared map changes, and the overlay is rebased onto it.
+        /// Changes the shared map, and rebases the overlay onto it. `None` removes a name.
         Rebase(Vec<(u8, Option<u8>)>),
-        /// The shared map changes, and the overlay does not learn how.
+        /// Changes the shared map without passing the changes to the overlay.
         UnknownChanges(Vec<(u8, Option<u8>)>),
-        /// The overlay is compacted; true: with the shared map, false: without it.
-        Compact(bool),
+        /// Compacts the overlay.
+        Compact { has_shared_map: bool },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -254,7 +253,7 @@ mod tests {
             (0..6u8).prop_map(Step::RetainOthers),
             changes.clone().prop_map(Step::Rebase),
             changes.prop_map(Step::UnknownChanges),
-            any::<bool>().prop_map(Step::Compact),
+            any::<bool>().prop_map(|has_shared_map| Step::Compact { has_shared_map }),
         ]
     }
 
@@ -275,7 +274,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn overlay_behaves_as_a_map_whatever_its_base(steps in prop::collection::vec(step(), 0..40)) {
+        fn overlay_with_any_base_behaves_like_a_map(steps in prop::collection::vec(step(), 0..40)) {
             let mut shared = VersionedNames::new_sync();
             let mut overlay: Overlay<Arc<VersionedName>> = Overlay::new();
             let mut model: BTreeMap<Arc<str>, Arc<VersionedName>> = BTreeMap::new();
@@ -306,7 +305,9 @@ mod tests {
                         sequence += 1;
                         overlay.stop_rebasing();
                     }
-                    Step::Compact(has_shared) => overlay.compact(has_shared.then_some(&shared), sequence),
+                    Step::Compact { has_shared_map } => {
+                        overlay.compact(has_shared_map.then_some(&shared), sequence);
+                    }
                 }
                 let mut all: Vec<_> = overlay.iter().cloned().collect();
                 all.sort_by(|one, other| one.name.cmp(&other.name));
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn overlay_close_to_the_shared_map_has_few_differences() {
+    fn overlay_similar_to_the_shared_map_has_few_differences() {
         let mut shared = mk_shared();
         let mut overlay = mk_overlay(&shared);
         overlay.insert(mk_resource(100, 0));
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn compaction_keeps_an_overlay_much_smaller_than_the_shared_map_without_a_base() {
+    fn compaction_gives_a_small_overlay_no_base() {
         let shared = mk_shared();
         let mut overlay: Overlay<Arc<VersionedName>> = Overlay::new();
         overlay.compact(Some(&shared), 1);

@@ -1,4 +1,4 @@
-//! Composition of the next response, and the record of the response in flight.
+//! Composes the next response, and records the response in flight.
 
 use std::sync::Arc;
 
@@ -37,13 +37,14 @@ pub(in crate::stream) struct Item {
     created: Option<u64>,
     /// Whether the resource is sent even if the client has this version. After a NACK of such a resource, the version
     /// that the client has is unknown.
-    forced: bool,
+    is_forced: bool,
 }
 
 // === impl Tracker ===
 
 impl Tracker {
-    /// Returns the content of the next response, if one may be sent. Only for a tracker that has something to send.
+    /// Returns the content of the next response, or `None` if everything pending has to wait. Must not be called if
+    /// [`Tracker::has_nothing_to_send`] returns true.
     pub(in crate::stream) fn next_batch(
         &mut self,
         view: &View<'_>,
@@ -61,10 +62,10 @@ impl Tracker {
         let is_complete = self.fill(&mut batch, view, delayed, holds, limit);
         // An empty first response makes Envoy continue without resources, so the first response waits until a delayed
         // resource can be sent.
-        if batch.is_empty() && !(self.response_due && is_complete) {
+        if batch.is_empty() && !(self.is_response_due && is_complete) {
             return None;
         }
-        self.response_due = false;
+        self.is_response_due = false;
         Some(batch)
     }
 
@@ -87,7 +88,7 @@ impl Tracker {
                 return true;
             }
             let exceeds_limit = |bytes: usize, entry: &Entry| bytes > 0 && bytes + size(entry) > limit;
-            match self.action(name, change.forced, view) {
+            match self.action(name, change.is_forced, view) {
                 Action::None => self.drop_stale_rejection(name, view),
                 Action::Upsert(_) if holds.is_held(self.kind, name) => return true,
                 Action::Upsert(entry) => {
@@ -96,7 +97,7 @@ impl Tracker {
                         return true;
                     }
                     bytes += size(entry);
-                    batch.push_upsert(entry, change.since, change.forced);
+                    batch.push_upsert(entry, change.since, change.is_forced);
                 }
                 Action::Tombstone(entry) => {
                     if self.client_versions.contains(name) && delayed.contains_removal(name, change.latest) {
@@ -107,7 +108,7 @@ impl Tracker {
                         return true;
                     }
                     bytes += size(&entry);
-                    batch.push_tombstone(*entry, change.since, change.forced);
+                    batch.push_tombstone(*entry, change.since, change.is_forced);
                 }
                 Action::Remove => {
                     if self.client_versions.contains(name) && delayed.contains_removal(name, change.latest) {
@@ -120,14 +121,15 @@ impl Tracker {
             }
             false
         });
-        // An empty map is dropped: it may still own a node for eleven names, and most trackers have nothing pending.
+        // An empty map is dropped, because it may still own memory.
         if !pending.is_empty() {
             self.pending = pending;
         }
         is_complete
     }
 
-    /// Adds a part of a rejected response to a batch, as far as it still has to be sent.
+    /// Adds the resources of `part`, a part of a rejected response, to a batch. Leaves out resources that have to wait
+    /// or no longer have to be sent.
     fn fill_retry(
         &mut self,
         batch: &mut Batch,
@@ -137,17 +139,20 @@ impl Tracker {
         holds: &Holds,
     ) {
         for name in part {
-            let forced = self.pending.remove(&name).is_some_and(|pending| pending.forced);
-            match self.action(&name, forced, view) {
+            let is_forced = self
+                .pending
+                .remove(&name)
+                .is_some_and(|pending| pending.is_forced);
+            match self.action(&name, is_forced, view) {
                 Action::Upsert(entry)
                     if delayed.contains_upsert(entry) || holds.is_held(self.kind, &name) =>
                 {
-                    self.enqueue(name, 0, view.sequence(), forced);
+                    self.enqueue(name, 0, view.sequence(), is_forced);
                 }
-                Action::Upsert(entry) => batch.push_upsert(entry, 0, forced),
-                // The rejected response contained this name, so its tombstone does not have to wait as a removal does.
-                Action::Tombstone(entry) => batch.push_tombstone(*entry, 0, forced),
-                Action::Remove => self.enqueue(name, 0, view.sequence(), forced),
+                Action::Upsert(entry) => batch.push_upsert(entry, 0, is_forced),
+                // The tombstone does not wait for listeners, because the rejected response contained the name already.
+                Action::Tombstone(entry) => batch.push_tombstone(*entry, 0, is_forced),
+                Action::Remove => self.enqueue(name, 0, view.sequence(), is_forced),
                 Action::None => self.drop_stale_rejection(&name, view),
             }
         }
@@ -163,7 +168,7 @@ impl Tracker {
                 resource,
                 is_tombstone,
                 created,
-                forced,
+                is_forced,
                 ..
             } = item;
             let before = self.client_versions.insert(resource.clone());
@@ -173,7 +178,7 @@ impl Tracker {
             if is_tombstone {
                 tombstones.push(resource.name.clone());
             }
-            let before = if forced {
+            let before = if is_forced {
                 Some(unknown_version(&resource.name))
             } else {
                 before
@@ -202,24 +207,24 @@ impl Batch {
         self.items.is_empty() && self.removed.is_empty()
     }
 
-    fn push_upsert(&mut self, entry: &Entry, since: u64, forced: bool) {
+    fn push_upsert(&mut self, entry: &Entry, since: u64, is_forced: bool) {
         self.items.push(Item {
             resource: entry.versioned_name.clone(),
             encoded: entry.encoded.clone(),
             is_tombstone: false,
             created: (!entry.is_on_demand()).then_some(entry.created),
-            forced,
+            is_forced,
         });
         self.include_change(since);
     }
 
-    fn push_tombstone(&mut self, entry: Entry, since: u64, forced: bool) {
+    fn push_tombstone(&mut self, entry: Entry, since: u64, is_forced: bool) {
         self.items.push(Item {
             resource: entry.versioned_name,
             encoded: entry.encoded,
             is_tombstone: true,
             created: None,
-            forced,
+            is_forced,
         });
         self.include_change(since);
     }

@@ -14,7 +14,7 @@ use crate::store::{VersionedName, View};
 impl Tracker {
     /// Returns whether the client has requested this kind on this stream.
     pub(in crate::stream) fn is_requested(&self) -> bool {
-        self.requested
+        self.is_requested
     }
 
     /// Number of names that the client subscribed to explicitly.
@@ -28,8 +28,8 @@ impl Tracker {
         request: &DeltaDiscoveryRequest,
         view: Option<&View<'_>>,
     ) {
-        let is_first_request = !self.requested;
-        self.requested = true;
+        let is_first_request = !self.is_requested;
+        self.is_requested = true;
         if is_first_request {
             for (name, version) in &request.initial_resource_versions {
                 self.client_versions
@@ -49,7 +49,7 @@ impl Tracker {
                 self.subscribe(name, is_first_request, view);
             }
         }
-        if is_first_request && !self.wildcard {
+        if is_first_request && !self.has_wildcard {
             self.retain_explicit_names();
         }
         if is_first_request {
@@ -57,7 +57,7 @@ impl Tracker {
         }
     }
 
-    /// Schedules these resources to be sent again, as far as the client subscribed to them by name.
+    /// Schedules resources to be sent again. Ignores names to which the client has no explicit subscription.
     pub(in crate::stream) fn resend_subscribed(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
         for name in names {
             if self.explicit_names.contains(&name) {
@@ -84,12 +84,12 @@ impl Tracker {
     }
 
     fn subscribe_wildcard(&mut self, is_first_request: bool) {
-        self.wildcard = true;
+        self.has_wildcard = true;
         if !is_first_request {
             // The client may have unsubscribed and subscribed again in one request, and dropped all resources.
             self.retain_explicit_names();
         }
-        self.response_due = true;
+        self.is_response_due = true;
         self.compare_all(0);
     }
 
@@ -105,14 +105,14 @@ impl Tracker {
             .map_or_else(|| name.into(), |resource| resource.name.clone());
         let is_reported = is_first_request && self.client_versions.contains(&name);
         self.explicit_names.insert(name.clone());
-        // A client that subscribes again may have dropped the resource, so it is sent again.
+        // A client that subscribes again may have dropped the resource, so the resource is sent again.
         self.enqueue(name, 0, 0, !is_reported);
     }
 
     fn unsubscribe(&mut self, name: &str) {
         if name == WILDCARD {
-            self.wildcard = false;
-            self.response_due = false;
+            self.has_wildcard = false;
+            self.is_response_due = false;
             self.retain_explicit_names();
             self.pending.retain(|name, _| self.explicit_names.contains(name));
             self.rejected.retain(|name, _| self.explicit_names.contains(name));
@@ -121,7 +121,7 @@ impl Tracker {
         let Some(name) = self.explicit_names.remove(name) else {
             return;
         };
-        if self.wildcard {
+        if self.has_wildcard {
             // The protocol requires a response: the resource, or its removal if the wildcard does not include it.
             self.enqueue(name, 0, 0, true);
         } else {
@@ -137,7 +137,7 @@ impl Tracker {
             .retain(|name| self.explicit_names.contains(name));
     }
 
-    /// Returns a name and version that the client reports: the store's copy, if the store has this version.
+    /// Returns a name and version that the client reported. Shares the store's copy, if the store has this version.
     fn versioned_name(&self, name: &str, version: &str, view: Option<&View<'_>>) -> Arc<VersionedName> {
         let current = view
             .and_then(|view| view.get(self.kind, name))
