@@ -15,7 +15,7 @@ use crate::network::NetworkConfig;
 use crate::pods::PodLookup;
 use crate::protocol::Failure;
 
-/// Maximum number of attempts to get the pod. Its sandbox is created after the pod object, so an attempt usually fails
+/// Maximum number of attempts to get the pod. The pod object exists before the sandbox, so an attempt usually fails
 /// only because the API server is unavailable.
 const MAX_ATTEMPTS: u32 = 30;
 /// Pause between attempts to get the pod.

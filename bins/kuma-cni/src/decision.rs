@@ -1,6 +1,6 @@
 //! Decides which pods get rules (docs/reference/transparent-proxying.md#cni).
 //!
-//! `kuma-cni` redirects only pods that have a sidecar and that no init container redirects.
+//! A pod gets rules if it has a sidecar but no init container `kuma-init`.
 
 use std::collections::BTreeMap;
 
@@ -28,10 +28,10 @@ pub(crate) enum SkipReason {
     NotInjected,
 }
 
-/// Init container that applies the rules of pods without the CNI plugin.
+/// Init container that applies the rules in place of the CNI plugin.
 const INIT_CONTAINER: &str = "kuma-init";
 
-/// Returns the reason for skipping a pod; `None` if it gets rules.
+/// Returns the reason for skipping a pod; `None` if the pod gets rules.
 pub(crate) fn skip_reason(pod: &PodSummary) -> Option<SkipReason> {
     if pod.init_containers.iter().any(|name| name == INIT_CONTAINER) {
         return Some(SkipReason::HasKumaInit);
@@ -39,11 +39,11 @@ pub(crate) fn skip_reason(pod: &PodSummary) -> Option<SkipReason> {
     if pod.long_running_containers < 2 {
         return Some(SkipReason::SingleContainer);
     }
-    let injected = pod
+    let is_injected = pod
         .annotations
         .get(SIDECAR_INJECTED)
         .is_some_and(|value| value == "true");
-    (!injected).then_some(SkipReason::NotInjected)
+    (!is_injected).then_some(SkipReason::NotInjected)
 }
 
 #[cfg(test)]

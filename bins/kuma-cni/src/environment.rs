@@ -9,7 +9,8 @@ pub(crate) struct Environment {
     pub(crate) command: Option<String>,
     /// `CNI_NETNS`: path of the pod's network namespace.
     pub(crate) network_namespace: Option<PathBuf>,
-    /// `CNI_ARGS`: `KEY=value` pairs separated by semicolons. Kubernetes passes the name of the pod in them.
+    /// `CNI_ARGS`: `KEY=value` pairs separated by semicolons. Kubernetes passes namespace and name of the
+    /// pod in these pairs.
     pub(crate) arguments: String,
 }
 
@@ -17,7 +18,7 @@ impl Environment {
     /// Reads the variables of this process.
     #[allow(
         clippy::disallowed_methods,
-        reason = "this function alone reads variables in this binary"
+        reason = "the only function of this program that reads environment variables"
     )]
     pub(crate) fn read() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -49,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pod_is_known_only_with_both_namespace_and_name() {
+    fn pod_requires_namespace_and_name() {
         let environment = |arguments: &str| Environment {
             arguments: arguments.to_owned(),
             ..Environment::default()

@@ -19,7 +19,7 @@ pub(crate) struct NetworkConfig {
     previous_result: Option<Value>,
     /// Access to the API server, and the excluded namespaces.
     pub(crate) kubernetes: KubernetesSettings,
-    /// Path of nft; by default nft beside this program, else `/usr/sbin/nft`.
+    /// Path of nft. By default, nft in the directory of this program if it exists, otherwise `/usr/sbin/nft`.
     pub(crate) nft: Option<PathBuf>,
 }
 
@@ -54,8 +54,8 @@ impl NetworkConfig {
         serde_json::from_str(input).map_err(|error| Failure::configuration(&error.to_string()))
     }
 
-    /// Returns the result of ADD: the result of the previous plugins. Without previous plugins, which Multus permits,
-    /// the result has only a version.
+    /// Returns the result of ADD: the result of the previous plugins, or only a version if there are none. Multus
+    /// permits a configuration without previous plugins.
     pub(crate) fn result(&self) -> Value {
         self.previous_result
             .clone()
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn previous_result_is_passed_on_unchanged() {
-        let network = NetworkConfig::parse(CHAINED).expect("valid");
+        let network = NetworkConfig::parse(CHAINED).expect("a valid configuration");
         let expected =
             json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24", "futureField": 1 }] });
         assert_eq!(network.result(), expected);
@@ -85,14 +85,14 @@ mod tests {
     #[test]
     fn result_without_previous_plugins_has_only_a_version() {
         let network = NetworkConfig::parse(r#"{"cniVersion":"0.4.0","kubernetes":{"kubeconfig":"/k"}}"#)
-            .expect("valid");
+            .expect("a valid configuration");
         assert_eq!(network.result(), json!({ "cniVersion": "0.4.0" }));
     }
 
     #[test]
     fn configuration_without_kubeconfig_is_rejected() {
-        let failure =
-            NetworkConfig::parse(r#"{"cniVersion":"1.0.0","kubernetes":{}}"#).expect_err("rejected");
+        let failure = NetworkConfig::parse(r#"{"cniVersion":"1.0.0","kubernetes":{}}"#)
+            .expect_err("the kubeconfig is missing");
         assert!(failure.to_json("1.0.0").contains("kubeconfig"));
     }
 

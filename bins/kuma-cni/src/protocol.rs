@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn error_has_the_fields_of_the_specification() {
         let text = Failure::retryable("the API server is unavailable").to_json("1.0.0");
-        let value: serde_json::Value = serde_json::from_str(&text).expect("json");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
         let expected = json!({
             "cniVersion": "1.0.0", "code": 11, "msg": "try again later", "details": "the API server is unavailable"
         });

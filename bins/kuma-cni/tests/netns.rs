@@ -26,7 +26,7 @@ impl Namespace {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (needs CAP_SYS_ADMIN)");
             File::open("/proc/thread-self/ns/net").expect("proc is mounted")
         };
-        Self(thread::spawn(create).join().expect("created"))
+        Self(thread::spawn(create).join().expect("the namespace is created"))
     }
 
     fn path(&self) -> String {
@@ -35,21 +35,21 @@ impl Namespace {
 
     fn rules(&self) -> String {
         let list = || {
-            setns(&self.0, CloneFlags::CLONE_NEWNET).expect("entered");
+            setns(&self.0, CloneFlags::CLONE_NEWNET).expect("the namespace can be entered");
             let output = Command::new("nft")
                 .args(["list", "ruleset"])
                 .output()
                 .expect("nft is installed");
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
-        thread::scope(|scope| scope.spawn(list).join()).expect("listed")
+        thread::scope(|scope| scope.spawn(list).join()).expect("the rules are listed")
     }
 }
 
 /// Starts an API server that serves one request for the pod. Returns a kubeconfig for it.
 fn start_api_server(pod: &Value) -> Value {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound");
+    let address = listener.local_addr().expect("the listener has an address");
     let body = pod.to_string();
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection of the plugin");
@@ -66,7 +66,7 @@ fn start_api_server(pod: &Value) -> Value {
             stream,
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )
-        .expect("response sent");
+        .expect("the plugin reads the response");
         // Closing the socket with unread input would reset the connection before the response is read.
         let _ = stream.read_to_end(&mut Vec::new());
     });
@@ -97,7 +97,7 @@ fn run_plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
     child
         .stdin
         .take()
-        .expect("piped")
+        .expect("a pipe")
         .write_all(input.to_string().as_bytes())
         .expect("the plugin reads its input");
     let output = child.wait_with_output().expect("the plugin ends");
@@ -111,7 +111,7 @@ fn run_plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
 /// a kubeconfig for it to `folder`.
 fn mk_network(folder: &std::path::Path, pod: &Value) -> Value {
     let kubeconfig = folder.join("kubeconfig");
-    fs::write(&kubeconfig, start_api_server(pod).to_string()).expect("writable");
+    fs::write(&kubeconfig, start_api_server(pod).to_string()).expect("the folder is writable");
     json!({
         "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "kuma-cni", "log_level": "info",
         "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24" }] },
@@ -155,7 +155,7 @@ fn rules_after_add(input: &Value) -> String {
     let (succeeded, output) = run_plugin("ADD", &namespace.path(), input);
     assert!(succeeded, "{output}");
     assert_eq!(
-        serde_json::from_str::<Value>(&output).expect("json"),
+        serde_json::from_str::<Value>(&output).expect("valid JSON"),
         input["prevResult"]
     );
     namespace.rules()
@@ -167,7 +167,7 @@ fn failure_has_the_fields_of_the_specification() {
     let annotations = json!({ "kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "root" });
     let input = mk_network(folder.path(), &mk_pod(&annotations));
     let (succeeded, output) = run_plugin("ADD", &Namespace::new().path(), &input);
-    let failure: Value = serde_json::from_str(&output).expect("json");
+    let failure: Value = serde_json::from_str(&output).expect("valid JSON");
     assert!(!succeeded);
     assert_eq!(
         (&failure["code"], &failure["cniVersion"]),
@@ -184,7 +184,7 @@ fn failure_has_the_fields_of_the_specification() {
 #[test]
 fn operations_other_than_add_need_neither_api_server_nor_network_namespace() {
     let (succeeded, output) = run_plugin("VERSION", "", &json!({ "cniVersion": "1.0.0" }));
-    let versions: Value = serde_json::from_str(&output).expect("json");
+    let versions: Value = serde_json::from_str(&output).expect("valid JSON");
     assert!(
         succeeded
             && versions["supportedVersions"]

@@ -1,8 +1,7 @@
 //! Command line of `kuma-dp`, called by the injected container and the kubelet's hooks.
 //!
-//! Every option of `run` can come from the environment, which the injector uses
-//! (`docs/reference/sidecar.md#environment`). Values stay text here; `config.rs` validates them, to report all errors
-//! together.
+//! Every option of `run` has an environment variable (`docs/reference/sidecar.md#environment`). Most values stay text
+//! here, so that `config.rs` can report all invalid values together.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -103,8 +102,7 @@ pub(crate) struct WaitArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Process ID of the caller. If the parent is another process, the caller has ended before the parent-death signal
-    /// was set, and Envoy is not executed.
+    /// Process ID of the caller. Envoy is not executed if the parent is another process: the caller has ended.
     #[arg(long)]
     pub(crate) parent: i32,
     /// Program and arguments.

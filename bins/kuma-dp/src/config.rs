@@ -24,7 +24,7 @@ pub(crate) struct Config {
     pub(crate) proxy: ObjectKey,
     pub(crate) envoy: EnvoyConfig,
     /// Whether this container is a native sidecar, which is signalled after the workload has ended.
-    pub(crate) native_sidecar: bool,
+    pub(crate) is_native_sidecar: bool,
     /// Port on loopback that DNS queries are redirected to; `None` if `kuma-dp` serves no DNS.
     pub(crate) dns_port: Option<NonZeroU16>,
     /// File with the name servers that DNS queries are forwarded to.
@@ -82,7 +82,8 @@ impl RunArgs {
         );
         let mesh = errors.value_of("KUMA_DATAPLANE_MESH", required(Some(self.mesh)));
         let drain_time = errors.value_of("KUMA_DATAPLANE_DRAIN_TIME", positive_duration(&self.drain_time));
-        let native_sidecar = errors.value_of("KUMA_DATAPLANE_NATIVE_SIDECAR", boolean(&self.native_sidecar));
+        let is_native_sidecar =
+            errors.value_of("KUMA_DATAPLANE_NATIVE_SIDECAR", boolean(&self.native_sidecar));
         let admin_port = errors.value_of("KUMA_DATAPLANE_ADMIN_PORT", port(&self.admin_port));
         let concurrency = match self.concurrency.filter(|text| !text.is_empty()) {
             Some(text) => errors.value_of("--concurrency", whole_number(&text)),
@@ -111,7 +112,7 @@ impl RunArgs {
                     admin_port: admin_port?,
                     drain_time: drain_time?,
                 },
-                native_sidecar: native_sidecar?,
+                is_native_sidecar: is_native_sidecar?,
                 dns_port: if dns_enabled? { Some(dns_port?) } else { None },
                 resolv_conf: self.resolv_conf,
                 socket_dir: self.socket_dir.unwrap_or_else(std::env::temp_dir),
@@ -124,12 +125,12 @@ impl RunArgs {
     }
 }
 
-/// Errors of the settings that were validated so far, each with the key of its setting.
+/// Errors of the settings validated so far. Each error starts with the key of its setting.
 #[derive(Default)]
 struct Errors(Vec<String>);
 
 impl Errors {
-    /// Returns the value of a valid setting. Records the error of an invalid one.
+    /// Returns the value of a valid setting. Records the error of an invalid setting.
     fn value_of<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result
             .map_err(|reason| self.0.push(format!("{key}: {reason}")))
@@ -168,7 +169,7 @@ fn port(text: &str) -> Result<NonZeroU16, String> {
     notation::number(text).map_err(|_| format!("`{text}` is not a port between 1 and 65535"))
 }
 
-/// Parses a boolean. The empty text, the value of an empty environment variable, is false.
+/// Parses a boolean. An empty environment variable means false.
 fn boolean(text: &str) -> Result<bool, String> {
     if text.is_empty() {
         return Ok(false);

@@ -44,7 +44,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let envoy = start_envoy()?;
     let (mut components, removal_watch) = start_components(&config, listener).await?;
     let admin = Admin::new(config.envoy.admin_port);
-    let new_shutdown = || EnvoyShutdown::new(config.envoy.drain_time, config.native_sidecar);
+    let new_shutdown = || EnvoyShutdown::new(config.envoy.drain_time, config.is_native_sidecar);
     tokio::select! {
         code = supervisor::supervise(envoy, start_envoy, admin, signals, new_shutdown, removal_watch) => {
             code.map(ExitCode::from)
@@ -89,7 +89,8 @@ fn envoy_bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Valu
     }))
 }
 
-/// Starts the components. Returns them, and the watch of this proxy's endpoint removal for the drain.
+/// Starts the components. The returned watch of the endpoint removal is not started; the supervisor starts it when the
+/// drain begins.
 async fn start_components(
     config: &Config,
     listener: UnixListener,

@@ -1,7 +1,7 @@
 //! Sets up transparent proxying in a pod: reads settings from arguments, applies rules, and checks the redirection.
 //!
-//! The program runs before the application: in the init container `kuma-init`, as user 0 with `NET_ADMIN`; or, if the
-//! CNI plugin applies the rules, in the init container `kuma-validation`, as an unprivileged user who only checks the
+//! The program runs in the init container `kuma-init`, as user 0 with `NET_ADMIN`. If the CNI plugin applies the rules,
+//! the program runs in the init container `kuma-validation` instead, as an unprivileged user, and only checks the
 //! redirection.
 
 mod cli;
@@ -18,10 +18,9 @@ use kermode_netfilter::{CheckOutcome, IpFamilies, Nft, RuleSet, TrafficConfig, c
 
 use crate::cli::Cli;
 
-/// Kuma's text for any failure to set up the redirection.
+/// Kuma's error text for any failure to set up the redirection.
 const SETUP_FAILED: &str = "failed to setup transparent proxy";
-/// Timeout of connecting and of each read, while the redirection is checked. Each takes microseconds, on a busy node
-/// milliseconds.
+/// Timeout of connecting and of each read of the check. A step takes microseconds, on a busy node milliseconds.
 const CHECK_STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command line of this process. Returns 0 for success and 1 for any failure.
@@ -101,7 +100,7 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Returns the cause in one line. The usage text, which clap adds, would clutter the container's log.
+/// Returns the cause in one line, without the usage text that clap adds.
 fn cause_in_one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let cause: Vec<_> = text

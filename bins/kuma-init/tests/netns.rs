@@ -5,7 +5,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
-#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[allow(dead_code, reason = "other tests use the rest of the module")]
 #[path = "../../../crates/kermode-netfilter/tests/netns/lab/namespace.rs"]
 mod namespace;
 
@@ -57,7 +57,8 @@ fn copy_program(directory: &tempfile::TempDir) -> std::path::PathBuf {
         .status()
         .expect("install (coreutils) runs");
     assert!(copied.success(), "install failed to copy the program");
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permitted");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))
+        .expect("the permissions are changed");
     path
 }
 

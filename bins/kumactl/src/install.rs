@@ -45,7 +45,7 @@ pub fn control_plane_objects(flags: &[&str]) -> Result<Vec<Value>> {
     objects(args)
 }
 
-/// Flags of `kumactl install control-plane` without the commands before them.
+/// Command line that consists only of the flags of `kumactl install control-plane`.
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]

@@ -19,8 +19,8 @@ pub use install::control_plane_objects;
 
 /// Runs the command line of this process.
 ///
-/// The exit code is 0 for success, 1 for a failure, 2 for an invalid command line, and 3 where the help of a subcommand
-/// says so.
+/// The exit code is 0 for success, 1 for a failure, and 2 for an invalid command line. The help of a subcommand
+/// describes when its exit code is 3.
 pub fn main() -> ExitCode {
     let success = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {

@@ -1,4 +1,4 @@
-//! The program `kumactl`. Its code is in the library, which tests of other crates use, too.
+//! The program `kumactl`. Its code is in the library, which tests of other crates use.
 
 use std::process::ExitCode;
 

@@ -16,7 +16,7 @@ fn run_kumactl(arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("a process");
-    let mut stdin = child.stdin.take().expect("piped");
+    let mut stdin = child.stdin.take().expect("a pipe");
     // The program may have ended without reading its input.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);

@@ -61,7 +61,7 @@ fn mk_network() -> NetworkConfig {
     NetworkConfig::parse(
         r#"{"cniVersion":"1.0.0","kubernetes":{"kubeconfig":"/k","exclude_namespaces":["kube-system"]}}"#,
     )
-    .expect("valid")
+    .expect("a valid configuration")
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn sandbox_without_a_pod_name_is_skipped() {
 fn lookup_is_attempted_thirty_times() {
     assert!(find_with_retries(&mk_flaky_lookup(29), "shop", "cart-1", Duration::ZERO).is_ok());
     let failure = find_with_retries(&mk_flaky_lookup(30), "shop", "cart-1", Duration::ZERO)
-        .expect_err("attempts exhausted")
+        .expect_err("all attempts fail")
         .to_string();
     assert!(failure.contains("the API server is unavailable"), "{failure}");
 }
@@ -98,7 +98,7 @@ fn pod_without_sidecar_is_skipped() {
 fn failure_for_an_invalid_annotation_names_the_pod_and_the_annotation() {
     let pods = mk_lookup_of_injected_pod(("traffic.kuma.io/exclude-inbound-ports", "http"));
     let failure = add(&mk_environment("shop"), &mk_network(), &pods)
-        .expect_err("rejected")
+        .expect_err("the pod cannot be set up")
         .to_string();
     assert!(
         failure.contains("shop/cart-1") && failure.contains("traffic.kuma.io/exclude-inbound-ports"),
@@ -110,7 +110,7 @@ fn failure_for_an_invalid_annotation_names_the_pod_and_the_annotation() {
 fn failure_without_a_usable_network_namespace_names_the_variable_or_the_path() {
     let pods = mk_lookup_of_injected_pod(("kuma.io/mesh", "default"));
     let failure = add(&mk_environment("shop"), &mk_network(), &pods)
-        .expect_err("rejected")
+        .expect_err("the pod cannot be set up")
         .to_string();
     assert!(failure.contains("CNI_NETNS"), "{failure}");
     let absent_namespace = Environment {
@@ -118,7 +118,7 @@ fn failure_without_a_usable_network_namespace_names_the_variable_or_the_path() {
         ..mk_environment("shop")
     };
     let failure = add(&absent_namespace, &mk_network(), &pods)
-        .expect_err("rejected")
+        .expect_err("the pod cannot be set up")
         .to_string();
     assert!(failure.contains("/nonexistent/netns"), "{failure}");
 }

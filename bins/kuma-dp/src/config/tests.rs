@@ -43,7 +43,7 @@ fn arguments_of_the_injector_are_accepted() {
     assert_eq!(config.envoy.log_level, "info");
     assert_eq!(config.envoy.admin_port.get(), 9901);
     assert_eq!(config.dns_port, NonZeroU16::new(15053));
-    assert!(!config.native_sidecar);
+    assert!(!config.is_native_sidecar);
 }
 
 #[test]

@@ -141,7 +141,8 @@ impl Agent {
         }
     }
 
-    /// Sends a request to Envoy's admin interface. Returns the status and the whole response, or `None` if it failed.
+    /// Sends a request to Envoy's admin interface. Returns the status and the whole response, or `None` if the
+    /// request failed.
     pub(crate) async fn admin_request(&self, method: &str, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin).await.ok()?;
         let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
@@ -232,7 +233,7 @@ fn kuma_dp_path() -> String {
     std::env::var_os("KERMODE_KUMA_DP").map_or(built, |path| path.into_string().unwrap())
 }
 
-/// Returns the path of Envoy: `KERMODE_ENVOY`, or that in the cache.
+/// Returns the path of Envoy: the value of `KERMODE_ENVOY`, or Envoy in the cache directory of Kermode.
 fn envoy_path() -> PathBuf {
     let path = std::env::var_os("KERMODE_ENVOY").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/kermode/envoy/1.40.0/envoy"),

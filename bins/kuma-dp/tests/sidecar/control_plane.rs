@@ -40,8 +40,8 @@ pub(crate) const SPIFFE_ID: &str = "spiffe://default/web_demo_svc_80";
 pub(crate) struct Behaviour {
     /// Accepted token.
     pub(crate) token: &'static str,
-    /// Whether inbounds require mTLS.
-    pub(crate) mtls: bool,
+    /// Whether the mesh has mTLS, so that inbounds require it.
+    pub(crate) has_mtls: bool,
     /// Lifetime of issued certificates; `None` rejects requests for certificates, as in a mesh without mTLS.
     pub(crate) certificate_lifetime: Option<Duration>,
 }
@@ -195,7 +195,7 @@ impl ControlPlaneState {
 
     fn resources(&self) -> Vec<Resource> {
         let mut mesh = Mesh::new("default");
-        mesh.mtls = self.behaviour().mtls.then(|| Mtls {
+        mesh.mtls = self.behaviour().has_mtls.then(|| Mtls {
             backend: "ca-1".to_owned(),
             mode: MtlsMode::Strict,
             authority: CertificateAuthority::Builtin,
@@ -204,13 +204,14 @@ impl ControlPlaneState {
         generate::proxy(&mesh, &self.dataplane, &PermissionSet::new())
     }
 
-    /// Returns the response to a subscription to one type: all of its resources, or those that the request names.
+    /// Returns the response to a subscription to one type: all resources of the type, or the resources that the request
+    /// names.
     fn response(&self, request: &DeltaDiscoveryRequest, nonce: u32) -> DeltaDiscoveryResponse {
         let names = &request.resource_names_subscribe;
-        let all = names.is_empty() || names.iter().any(|name| name == "*");
+        let is_wildcard = names.is_empty() || names.iter().any(|name| name == "*");
         let kind = ResourceKind::from_type_url(&request.type_url);
         let resources = self.resources().into_iter().filter(|resource| {
-            Some(resource.kind) == kind && (all || names.iter().any(|name| **name == *resource.name))
+            Some(resource.kind) == kind && (is_wildcard || names.iter().any(|name| **name == *resource.name))
         });
         DeltaDiscoveryResponse {
             resources: resources

@@ -1,4 +1,4 @@
-//! Tests of crashes of Envoy, of the loss of the control plane, and of both at once.
+//! Tests of crashes of Envoy, with and without a control plane, and of reconnections to the control plane.
 
 use crate::agent::{Agent, is_running};
 use crate::control_plane::ControlPlane;

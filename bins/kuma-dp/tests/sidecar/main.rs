@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 /// Behaviour of a control plane whose mesh has mTLS.
 const MTLS: Behaviour = Behaviour {
     token: "first",
-    mtls: true,
+    has_mtls: true,
     certificate_lifetime: Some(Duration::from_hours(24)),
 };
 
@@ -161,7 +161,7 @@ async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
     // these 15 s, that is at most 2 s after issuance.
     let behaviour = Behaviour {
         token: "first",
-        mtls: true,
+        has_mtls: true,
         certificate_lifetime: Some(Duration::from_secs(5)),
     };
     let control_plane = ControlPlane::start(behaviour).await;
@@ -191,7 +191,7 @@ async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
 async fn envoy_becomes_ready_without_a_certificate_if_mtls_is_off() {
     let control_plane = ControlPlane::start(Behaviour {
         token: "first",
-        mtls: false,
+        has_mtls: false,
         certificate_lifetime: None,
     })
     .await;
@@ -210,7 +210,7 @@ async fn certificate_that_envoy_waits_for_is_requested_until_it_is_issued() {
     // Envoy may receive listeners with mTLS before the issuance service knows that the mesh has mTLS enabled.
     let behaviour = Behaviour {
         token: "first",
-        mtls: true,
+        has_mtls: true,
         certificate_lifetime: None,
     };
     let control_plane = ControlPlane::start(behaviour).await;
@@ -249,8 +249,8 @@ async fn rejected_token_is_reread_and_never_logged() {
 
 #[tokio::test]
 async fn kuma_dp_ends_when_envoy_is_stopped_through_its_admin_interface() {
-    // Kuma's control plane ends the sidecar of a finished Job by this request. Kermode's control plane does not send it
-    // yet (`docs/reference/dataplane.md#finished-jobs`).
+    // Kuma's control plane sends this request to end the sidecar of a finished Job. Kermode's control plane does not
+    // send it yet (`docs/reference/dataplane.md#finished-jobs`).
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
     agent.wait_for_ready_status(200).await;

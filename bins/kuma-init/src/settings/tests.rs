@@ -11,7 +11,7 @@ fn parse(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
 }
 
 fn error(arguments: &[&str]) -> String {
-    format!("{:#}", parse(arguments).expect_err("rejected"))
+    format!("{:#}", parse(arguments).expect_err("the arguments are invalid"))
 }
 
 /// The arguments have the form of docs/reference/injection.md#rendered-containers; two of them are empty.
@@ -44,7 +44,7 @@ fn arguments_of_the_injector_are_accepted() {
         "15053",
         "--experimental-transparent-proxy-engine",
     ])
-    .expect("accepted");
+    .expect("valid arguments");
     let exclusions = config.outbound.excluded_uids.len();
     assert_eq!(exclusions, 3);
     let expected = TrafficConfig {
@@ -63,14 +63,14 @@ fn arguments_of_the_injector_are_accepted() {
 
 #[test]
 fn inbound_of_a_gateway_is_not_redirected() {
-    let config = parse(&["--redirect-inbound=false", "--kuma-dp-uid", "12345"]).expect("accepted");
+    let config = parse(&["--redirect-inbound=false", "--kuma-dp-uid", "12345"]).expect("valid arguments");
     assert!(!config.inbound.enabled);
     assert_eq!(config.proxy_uid, 12345);
 }
 
 #[test]
 fn port_0_and_mode_ipv4_disable_ipv6() {
-    let port_v6 = |arguments: &[&str]| parse(arguments).expect("accepted").inbound.port_v6;
+    let port_v6 = |arguments: &[&str]| parse(arguments).expect("valid arguments").inbound.port_v6;
     assert_eq!(
         port_v6(&["--kuma-dp-uid=1", "--redirect-inbound-port-v6", "0"]),
         None
@@ -81,7 +81,12 @@ fn port_0_and_mode_ipv4_disable_ipv6() {
 
 #[test]
 fn user_of_the_proxy_may_be_given_by_name() {
-    assert_eq!(parse(&["--kuma-dp-user", "root"]).expect("accepted").proxy_uid, 0);
+    assert_eq!(
+        parse(&["--kuma-dp-user", "root"])
+            .expect("valid arguments")
+            .proxy_uid,
+        0
+    );
     assert!(error(&["--kuma-dp-user", "no-such-user"]).contains("--kuma-dp-uid"));
     assert_eq!(error(&[]), "--kuma-dp-user or --kuma-dp-uid should be supplied");
 }
@@ -117,8 +122,8 @@ fn error_of_a_bad_value_names_the_flag() {
 fn name_servers_of_both_families_are_read() {
     let text = "search a b\n# nameserver 1.1.1.1\nnameserver 10.96.0.10\n nameserver\tfe80::1%eth0 # x\nnameserver bad\n";
     let expected: Vec<IpAddr> = vec![
-        "10.96.0.10".parse().expect("address"),
-        "fe80::1".parse().expect("address"),
+        "10.96.0.10".parse().expect("a valid address"),
+        "fe80::1".parse().expect("a valid address"),
     ];
     assert_eq!(name_servers(text), expected);
 }

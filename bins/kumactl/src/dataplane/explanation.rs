@@ -110,6 +110,7 @@ fn inbound_text(inbound: &InboundExplanation) -> String {
         (None, TargetPort::Name(name), _) => {
             format!("{source} yields no inbound: no container has a TCP port named {name}")
         }
+        // Does not occur: a numeric target always yields an inbound.
         (None, TargetPort::Number(port), _) => format!("{source} yields no inbound: its target is {port}"),
         (Some(port), TargetPort::Name(name), Some(container)) => {
             format!("inbound {port}: {source}, whose target {name} is a port of container {container}")

@@ -19,7 +19,7 @@ pub(crate) struct ConfigArgs {
     kubernetes_version: Option<String>,
 }
 
-/// Loads the configuration. Environment variables do not apply: those of this process are not those of the control
+/// Loads the configuration. Ignores environment variables: this process does not have the environment of the control
 /// plane.
 pub(crate) fn load(args: &ConfigArgs) -> Result<Config> {
     let mut config = Config::load(args.config.as_deref(), |_| None)?;
@@ -30,8 +30,8 @@ pub(crate) fn load(args: &ConfigArgs) -> Result<Config> {
     Ok(config)
 }
 
-/// Reads the CA certificate with which sidecars verify the control plane: from `file` if given, else from the
-/// configured file. Returns an empty text if the configured file cannot be read on this machine.
+/// Reads the CA certificate with which sidecars verify the control plane: from `file` if given, otherwise from
+/// the configured file. Returns an empty text if the configured file cannot be read on this machine.
 pub(crate) fn ca_pem(config: &Config, file: Option<&Path>) -> Result<String> {
     if let Some(file) = file {
         let text = std::fs::read_to_string(file);

@@ -26,15 +26,15 @@ const POD: &str = "    metadata:
       - {name: web, image: \"web:1\", unknownField: {kept: true}}
 ";
 
-/// Loads a configuration file with this content.
-fn load(content: &str, version: Option<&str>) -> anyhow::Result<Config> {
+/// Loads a configuration file with this content, for an API server of this version.
+fn load(content: &str, kubernetes_version: Option<&str>) -> anyhow::Result<Config> {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("config.yaml");
-    std::fs::write(&path, content).expect("written");
+    std::fs::write(&path, content).expect("the file is written");
     let args = ["--file=-", "--config"].map(str::to_owned);
     let path = path.display().to_string();
-    let version = version.map(|version| format!("--kubernetes-version={version}"));
-    let flags = args.into_iter().chain([path]).chain(version);
+    let version_flag = kubernetes_version.map(|version| format!("--kubernetes-version={version}"));
+    let flags = args.into_iter().chain([path]).chain(version_flag);
     config::load(&parse_args(flags).config)
 }
 
@@ -231,7 +231,7 @@ fn configuration_of_the_installation_is_accepted() {
     let file = config_map.expect("a ConfigMap")["data"]["config.yaml"]
         .as_str()
         .expect("text");
-    let config = load(file, None).expect("accepted");
+    let config = load(file, None).expect("a valid configuration");
     assert_eq!(config.injector().container_patches, ["x"]);
     assert!(config.injector().native_sidecars_supported);
     assert_eq!(
@@ -243,7 +243,9 @@ fn configuration_of_the_installation_is_accepted() {
 #[test]
 fn all_problems_of_a_configuration_are_reported_at_once() {
     let file = "runtime: {kubernetes: {injector: {sidecarMood: native, virtualProbesPort: x}}}\nstor: {}\n";
-    let text = load(file, None).expect_err("rejected").to_string();
+    let text = load(file, None)
+        .expect_err("the configuration is invalid")
+        .to_string();
     for part in [
         "unknown key runtime.kubernetes.injector.sidecarMood",
         "runtime.kubernetes.injector.virtualProbesPort",
@@ -253,7 +255,9 @@ fn all_problems_of_a_configuration_are_reported_at_once() {
     }
     assert!(load("", Some("new")).is_err());
     let empty_image = "runtime: {kubernetes: {injector: {initContainer: {image: ''}}}}";
-    let text = load(empty_image, None).expect_err("rejected").to_string();
+    let text = load(empty_image, None)
+        .expect_err("the configuration is invalid")
+        .to_string();
     assert!(text.contains("initContainer.image"), "{text}");
 }
 
@@ -270,10 +274,10 @@ fn defaults_are_those_of_the_control_plane() {
 
 #[test]
 fn configuration_with_every_section_is_accepted() {
-    let mut full = serde_json::to_value(Config::default()).expect("serialisable");
+    let mut full = serde_json::to_value(Config::default()).expect("the configuration can be encoded");
     full["tracing"]["openTelemetry"]["enabled"] = true.into();
     full["runtime"]["kubernetes"]["injector"]["virtualProbesPort"] = 9001.into();
-    let config = load(&full.to_string(), None).expect("accepted");
+    let config = load(&full.to_string(), None).expect("a valid configuration");
     assert!(config.tracing.open_telemetry.enabled);
     assert_eq!(config.injector().virtual_probes_port, 9001);
 }
@@ -289,10 +293,12 @@ fn configuration_that_the_control_plane_rejects_is_rejected_with_the_same_text()
     ] {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("config.yaml");
-        std::fs::write(&path, text).expect("written");
+        std::fs::write(&path, text).expect("the file is written");
         let args = ["--file=-".to_owned(), format!("--config={}", path.display())];
-        let by_command = config::load(&parse_args(args.into_iter()).config).expect_err("rejected");
-        let by_control_plane = Config::load(Some(&path), |_| None).expect_err("rejected");
-        assert_eq!(format!("{by_command:#}"), by_control_plane.to_string());
+        let command_error =
+            config::load(&parse_args(args.into_iter()).config).expect_err("the configuration is invalid");
+        let control_plane_error =
+            Config::load(Some(&path), |_| None).expect_err("the configuration is invalid");
+        assert_eq!(format!("{command_error:#}"), control_plane_error.to_string());
     }
 }

@@ -40,17 +40,17 @@ pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Re
 /// `""`.
 fn split_at_commas(line: &str) -> Vec<String> {
     let mut items = vec![String::new()];
-    let mut quoted = false;
+    let mut is_quoted = false;
     let mut characters = line.chars().peekable();
     while let Some(character) = characters.next() {
         let last = items.len() - 1;
         match character {
-            '"' if quoted && characters.peek() == Some(&'"') => {
+            '"' if is_quoted && characters.peek() == Some(&'"') => {
                 characters.next();
                 items[last].push('"');
             }
-            '"' if quoted || items[last].is_empty() => quoted = !quoted,
-            ',' if !quoted => items.push(String::new()),
+            '"' if is_quoted || items[last].is_empty() => is_quoted = !is_quoted,
+            ',' if !is_quoted => items.push(String::new()),
             other => items[last].push(other),
         }
     }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn last_value_replaces_earlier_ones() {
+    fn last_value_replaces_earlier_values() {
         assert_eq!(parse_all(&["A=1", "A=2"]), Ok(pairs(&[("A", "2")])));
     }
 

@@ -220,9 +220,12 @@ fn webhooks_whose_failure_denies_pods_exclude_the_system_namespace() {
     ] {
         let webhooks = find(&objects(flags), "MutatingWebhookConfiguration")["webhooks"].clone();
         for webhook in webhooks.as_array().expect("webhooks") {
-            let excludes = webhook["namespaceSelector"]["matchExpressions"]
+            let excludes_system_namespace = webhook["namespaceSelector"]["matchExpressions"]
                 == json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["mesh"]}]);
-            assert!(excludes || webhook["failurePolicy"] == "Ignore", "{webhook}");
+            assert!(
+                excludes_system_namespace || webhook["failurePolicy"] == "Ignore",
+                "{webhook}"
+            );
         }
     }
 }
@@ -243,14 +246,14 @@ fn failure_of_the_warning_webhook_is_ignored() {
 }
 
 #[test]
-fn registrations_have_no_ca_bundle() {
+fn webhook_registrations_have_no_ca_bundle() {
     for object in objects(&[]) {
         assert!(!object.to_string().contains("caBundle"), "{object}");
     }
 }
 
 #[test]
-fn env_vars_come_after_the_variables_with_pod_fields() {
+fn variables_of_env_var_flags_follow_the_variables_from_pod_fields() {
     let deployment = find(&objects(&["--env-var", "B=1", "--env-var", "A=2"]), "Deployment");
     let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
     let names: Vec<&str> = env

@@ -50,7 +50,7 @@ pub(crate) struct ContainerPatchArgs {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) text: String,
-    pub(super) valid: bool,
+    pub(super) is_valid: bool,
 }
 
 // === impl Report ===
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &ContainerPatchArgs) -> Result<ExitCode> {
     let report =
         check_all(&objects, pod.as_ref(), &config).with_context(|| args.file.display().to_string())?;
     output::print_result(&report.text)?;
-    Ok(if report.valid {
+    Ok(if report.is_valid {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_INVALID)
@@ -95,14 +95,14 @@ pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config)
         .collect();
     ensure!(!patches.is_empty(), "the file contains no ContainerPatch");
     let mut report = Report {
-        valid: true,
+        is_valid: true,
         ..Report::default()
     };
     for patch in &patches {
         check_patch(patch, config, &mut report);
     }
     if let Some(pod) = pod
-        && report.valid
+        && report.is_valid
     {
         check_with_pod(pod, &patches, config, &mut report)?;
     }
@@ -128,7 +128,7 @@ fn check_patch(patch: &Value, config: &Config, report: &mut Report) {
     let problems = validate_container_patch(patch, config.system_namespace())
         .err()
         .unwrap_or_default();
-    report.valid &= problems.is_empty();
+    report.is_valid &= problems.is_empty();
     let verdict = if problems.is_empty() { "valid" } else { "invalid" };
     report.line(&format!("ContainerPatch {}: {verdict}", name_of(patch)));
     for problem in problems {
@@ -150,13 +150,13 @@ fn check_with_pod(pod: &Value, patches: &[Value], config: &Config, report: &mut 
             }
         }
         Ok(Outcome::Skipped(reason)) => {
-            report.valid = false;
+            report.is_valid = false;
             report.line(&format!(
                 "the Pod would not be injected ({reason}): use another Pod with --against"
             ));
         }
         Err(denial) => {
-            report.valid = false;
+            report.is_valid = false;
             report.line(&format!("denied: {denial}"));
         }
     }

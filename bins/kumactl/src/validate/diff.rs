@@ -2,8 +2,8 @@
 
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
-/// Maximum number of cells of the table of subsequence lengths. For texts that need more, all lines between the first
-/// and the last difference are shown as removed and then added.
+/// Limit on the product of the numbers of differing lines in the two texts, which bounds the memory of the comparison.
+/// Above the limit, all lines between the first and the last difference are shown as removed and then added.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) fn unified(before: &str, after: &str) -> String {
         .collect()
 }
 
-/// Compares the texts. Equal lines at the start and at the end are not part of the expensive comparison.
+/// Compares the texts. Skips equal lines at the start and at the end before the expensive comparison.
 fn compare<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let equal = |(left, right): &(&&str, &&str)| left == right;
     let prefix = before.iter().zip(after).take_while(equal).count();
@@ -43,7 +43,7 @@ fn compare<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     lines
 }
 
-/// Compares the lines by a longest common subsequence.
+/// Compares lines by their longest common subsequence.
 fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let width = after.len() + 1;
     if before.len().saturating_mul(width) > MAX_TABLE_CELLS {
@@ -101,13 +101,13 @@ fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     hunks
 }
 
-/// Number of these lines in the text before the change.
+/// Returns how many of the lines are in the text before the change.
 fn lines_before(lines: &[Line<'_>]) -> usize {
     let is_added = |line: &Line<'_>| matches!(line, Line::Added(_));
     lines.iter().filter(|line| !is_added(line)).count()
 }
 
-/// Number of these lines in the text after the change.
+/// Returns how many of the lines are in the text after the change.
 fn lines_after(lines: &[Line<'_>]) -> usize {
     let is_removed = |line: &Line<'_>| matches!(line, Line::Removed(_));
     lines.iter().filter(|line| !is_removed(line)).count()

@@ -27,7 +27,7 @@ fn check(patches: &[Value], pod: Option<&Value>) -> Report {
 fn invalid_operation_is_reported_with_its_path() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "add", "path": "/image", "value": "bare"}]}));
     let report = check(&[patch], Some(&mk_pod()));
-    assert!(!report.valid);
+    assert!(!report.is_valid);
     let expected = "ContainerPatch p: invalid\n  spec.sidecarPatch[0] (add /image): value is not valid JSON";
     assert!(report.text.starts_with(expected), "{}", report.text);
 }
@@ -35,7 +35,7 @@ fn invalid_operation_is_reported_with_its_path() {
 #[test]
 fn namespace_defaults_to_the_system_namespace_and_any_other_namespace_is_rejected() {
     let mut patch = mk_patch(json!({}));
-    assert!(check(std::slice::from_ref(&patch), None).valid);
+    assert!(check(std::slice::from_ref(&patch), None).is_valid);
     patch["metadata"]["namespace"] = "shop".into();
     let report = check(&[patch], None);
     assert!(
@@ -52,7 +52,7 @@ fn changes_of_the_sidecar_and_of_the_init_container_are_printed() {
         "initPatch": [{"op": "remove", "path": "/args"}],
     }));
     let report = check(&[patch], Some(&mk_pod()));
-    assert!(report.valid, "{}", report.text);
+    assert!(report.is_valid, "{}", report.text);
     for line in [
         "--- kuma-sidecar",
         "+++ kuma-sidecar with p",
@@ -73,9 +73,9 @@ fn changes_of_the_sidecar_and_of_the_init_container_are_printed() {
 #[test]
 fn patch_that_does_not_apply_to_the_pod_is_reported() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "replace", "path": "/none/there", "value": "1"}]}));
-    assert!(check(std::slice::from_ref(&patch), None).valid);
+    assert!(check(std::slice::from_ref(&patch), None).is_valid);
     let report = check(&[patch], Some(&mk_pod()));
-    assert!(!report.valid);
+    assert!(!report.is_valid);
     assert!(
         report.text.contains("denied: could not apply patches [\"p\"]"),
         "{}",
