@@ -1,5 +1,5 @@
-//! Deadlines of a review. The API server sends its timeout in the query and discards later responses, so a denial with
-//! a clear message must be sent before the timeout.
+//! Deadlines of a review. The API server sends its timeout in the query, and discards a response after the timeout.
+//! Lookups end early enough to send a denial with a clear message before the timeout.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use kermode_model::duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-/// Timeout of a call without one: the timeout in the webhook registrations of `kumactl install`.
+/// Timeout if the query contains no timeout. It equals the timeout in the webhook registrations of `kumactl install`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest timeout that Kubernetes allows for a webhook.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum time for lookups in the API server, however long the timeout of the caller is.
+/// Maximum time for lookups in the API server.
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
 
 /// Query of a call.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Query {
-    /// Timeout of the caller, in Go's notation.
+    /// Timeout of the caller as a Go duration, such as `10s`.
     timeout: Option<String>,
 }
 
 /// Times by which the parts of a review must be complete.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
-    /// Time by which the whole review must have been read.
+    /// Time by which the whole review must be read.
     read: Instant,
     /// Time by which lookups must be complete.
     look_up: Instant,
@@ -36,7 +36,8 @@ pub(super) struct Deadline {
 pub(super) struct DeadlineExceeded;
 
 impl Deadline {
-    /// Returns the deadlines of a call that begins now. Lookups get half of the timeout; the rest is for the network.
+    /// Returns the deadlines of a call that begins at `now`. Lookups get at most half of the timeout; the rest remains
+    /// for the network.
     pub(super) fn new(query: &Query, now: Instant) -> Self {
         let requested = query
             .timeout
@@ -49,14 +50,14 @@ impl Deadline {
         }
     }
 
-    /// Runs a part of reading the review.
+    /// Runs work that is part of reading the review, until the deadline for reading.
     pub(super) async fn read<T>(self, work: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         tokio::time::timeout_at(self.read, work)
             .await
             .map_err(|_| DeadlineExceeded)
     }
 
-    /// Runs a lookup.
+    /// Runs a lookup until the deadline for lookups.
     pub(super) async fn look_up<T>(self, work: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         tokio::time::timeout_at(self.look_up, work)
             .await

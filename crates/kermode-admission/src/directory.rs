@@ -9,11 +9,11 @@ use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::convert::facts::{NamespaceFacts, Pairs};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Objects that admission reads; cheap to clone. The engine updates the directory from its watches.
+/// Objects that admission reads. The engine updates the directory from its watches. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Directory(Arc<RwLock<Contents>>);
 
-/// Contents of the [`Directory`].
+/// Contents of a [`Directory`].
 #[derive(Debug, Default)]
 pub struct Contents {
     /// Namespaces, by name.
@@ -24,7 +24,7 @@ pub struct Contents {
     pub container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
 }
 
-/// Labels and annotations of a Namespace that injection reads.
+/// Labels and annotations of a Namespace.
 #[derive(Debug, Default)]
 pub struct NamespaceRecord {
     /// All labels.

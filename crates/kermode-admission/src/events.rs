@@ -1,5 +1,6 @@
-//! Events about denied and skipped Pods. A denied Pod does not exist, so the Event is about the controller of the Pod,
-//! or about the Namespace of a Pod without controller. Repetitions and the total rate are limited.
+//! Writes Events about denied and skipped Pods. A Pod does not exist during its admission, so the Event is about the
+//! controller of the Pod, or about the Namespace if the Pod has no controller. Repetitions and the total rate are
+//! limited.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// Maximum length of a name in Kubernetes, in bytes. An owner with a longer name cannot exist.
 const MAX_NAME_BYTES: usize = 253;
 
-/// Action of the Events.
+/// Value of the field `action` in the Events.
 const ACTION: &str = "InjectSidecar";
 
 /// Writer of Events about denied and skipped Pods.
@@ -36,7 +37,7 @@ pub struct InjectionEvents {
 /// Limits repetitions and the total rate of Events.
 #[derive(Debug)]
 struct EventThrottle {
-    /// Topics of the Events within the last [`REPEAT_INTERVAL`], with their times.
+    /// Topics of the Events that were written within the last [`REPEAT_INTERVAL`], with the times of writing.
     written: HashMap<Topic, Instant>,
     rate: Window,
 }
@@ -53,7 +54,7 @@ struct Topic {
 // === impl InjectionEvents ===
 
 impl InjectionEvents {
-    /// Creates a writer.
+    /// Creates a writer of Events.
     pub fn new(events: Events) -> Self {
         Self {
             events,
@@ -61,7 +62,8 @@ impl InjectionEvents {
         }
     }
 
-    /// Writes an Event about a denied Pod. Returns `false` for a dry run, and for an Event that the limits suppress.
+    /// Writes an Event about a denied Pod. Returns `false` if no Event is written, because the request is a dry run or
+    /// because a limit is reached.
     pub(super) fn report_denied(&self, request: &Request, namespace: &str, denial: &Denial) -> bool {
         let pod = request.pod_name();
         let text = format!("Pod {namespace}/{pod} denied: {denial}");
@@ -110,7 +112,7 @@ impl InjectionEvents {
         &self,
         request: &Request,
         namespace: &str,
-        type_: EventType,
+        event_type: EventType,
         reason: &'static str,
         text: &str,
     ) -> bool {
@@ -130,12 +132,12 @@ impl InjectionEvents {
             return false;
         }
         drop(throttle);
-        self.events.publish(object, type_, ACTION, reason, text);
+        self.events.publish(object, event_type, ACTION, reason, text);
         true
     }
 }
 
-/// Whether a label or annotation of the Pod or of its Namespace enables injection.
+/// Returns whether a label or annotation of the Pod or of its Namespace enables injection.
 fn is_injection_enabled(request: &Request, record: &NamespaceRecord) -> bool {
     let is_enabled = |value: &str| parse_bool(SIDECAR_INJECTION, value).unwrap_or(false);
     let pod = ["labels", "annotations"].iter().filter_map(|map| {
@@ -152,8 +154,8 @@ fn is_injection_enabled(request: &Request, record: &NamespaceRecord) -> bool {
     pod.chain(namespace).any(is_enabled)
 }
 
-/// Returns a reference to the controller of the Pod; `None` without a controller. The API server has not validated the
-/// owner references yet.
+/// Returns a reference to the controller of the Pod; `None` if the Pod has no controller or an invalid owner reference.
+/// The API server validates owner references only after admission.
 fn controller_reference(request: &Request, namespace: &str) -> Option<ObjectReference> {
     let owners = request.object.pointer("/metadata/ownerReferences")?.as_array()?;
     let owner = owners
@@ -173,8 +175,8 @@ fn controller_reference(request: &Request, namespace: &str) -> Option<ObjectRefe
     })
 }
 
-/// Returns a reference to a Namespace. The reference has the namespace set, so that its Events are listed with those of
-/// the objects in it.
+/// Returns a reference to a Namespace. The field `namespace` is set too, so that the Events are listed with the other
+/// Events of the Namespace.
 fn namespace_reference(namespace: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),

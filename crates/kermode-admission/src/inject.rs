@@ -10,8 +10,8 @@ use crate::directory::NamespaceRecord;
 
 /// Label of this webhook in metrics.
 const WEBHOOK: &str = "inject";
-/// Maximum number of lookups for the decision on a Pod: one for the Mesh, one for all ContainerPatches. The lookup of
-/// the Namespace precedes them.
+/// Maximum number of times that missing objects of a Pod are looked up: once for the Mesh, and once for all
+/// ContainerPatches. The lookup of the Namespace is not included.
 const MAX_LOOKUPS: usize = 2;
 
 impl Webhooks {
@@ -71,11 +71,11 @@ impl Webhooks {
         })
     }
 
-    /// Decides on the Pod. When objects are missing in the directory, looks them up in the API server and repeats the
-    /// decision.
+    /// Decides on the Pod. If objects are missing in the directory, looks up these objects in the API server and
+    /// repeats the decision.
     ///
     /// # Errors
-    /// The denial, and the error of the lookup if one failed.
+    /// The denial, and the error message of the lookup if the lookup failed.
     async fn decide_with_lookups(
         &self,
         request: &Request,

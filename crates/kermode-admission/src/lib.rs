@@ -1,4 +1,4 @@
-//! The admission webhooks: HTTPS handlers around `kermode-inject` and the validation of Kermode's resources.
+//! The admission webhooks, which inject sidecars, validate Kermode's resources, and warn about misplaced labels.
 //!
 //! A review is decided with the objects of the [`directory`]. An object that the directory does not have yet, such as a
 //! Namespace created a moment ago, is looked up in the API server, within the timeout of the review.
@@ -44,9 +44,9 @@ pub struct Webhooks {
     pub directory: Directory,
     /// Client for lookups of objects that the directory does not have yet.
     pub client: Client,
-    /// URL of the control plane, for sidecars.
+    /// URL at which sidecars connect to the control plane.
     pub control_plane_url: String,
-    /// CA of the control plane, for sidecars; PEM.
+    /// CA certificate with which sidecars verify the control plane, in PEM format.
     pub control_plane_ca_pem: String,
     /// The control plane's namespace.
     pub system_namespace: String,
@@ -72,7 +72,7 @@ pub fn router(webhooks: Webhooks) -> Router {
         .with_state(Arc::new(WebhookState { webhooks, memory }))
 }
 
-/// Extractors of a handler.
+/// Extractors of each handler: the shared state and the query.
 type Call = (State<Arc<WebhookState>>, Query<deadline::Query>);
 
 async fn inject_sidecar((State(state), Query(query)): Call, body: Body) -> HttpResponse {
@@ -139,7 +139,7 @@ impl WebhookState {
             let text = deadline.read(read_body(body, length)).await??;
             let _document_memory = deadline.read(self.memory.reserve_document(&text)).await??;
             let request = review::parse(&text)?;
-            // Released before the decision, which may wait for lookups.
+            // Releases the memory of the body before the decision, which may wait for lookups.
             drop((text, body_memory));
             Ok(decide(request, deadline).await.into_http())
         };
@@ -151,7 +151,7 @@ impl WebhookState {
     }
 }
 
-/// Reads a body of up to [`MAX_BODY`] bytes.
+/// Reads a body of up to [`MAX_BODY`] bytes. `length` is the length of the body, if the request contains it.
 async fn read_body(body: Body, length: Option<usize>) -> Result<Bytes, InvalidCall> {
     if length.is_some_and(|length| length > MAX_BODY) {
         return Err(InvalidCall::TooLarge);

@@ -1,5 +1,5 @@
-//! Lookups in the API server of objects that the directory does not have yet, such as a Mesh created a moment ago. The
-//! result is used for one response only; only the watches change the directory.
+//! Looks up objects in the API server that the directory does not have yet, such as a Mesh created a moment ago. The
+//! result is used for one response and not added to the directory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Webhooks {
     /// Returns a Namespace from the directory, or else from the API server.
     ///
     /// # Errors
-    /// A message for the user when the Namespace cannot be read.
+    /// A message for the user if the Namespace cannot be read.
     pub(super) async fn find_namespace(
         &self,
         name: &str,
@@ -48,7 +48,7 @@ impl Webhooks {
     /// Looks up the objects whose absence caused a denial. Returns whether all of them exist.
     ///
     /// # Errors
-    /// A message for the user when the API server cannot be read.
+    /// A message for the user if an object cannot be read.
     pub(super) async fn look_up(
         &self,
         denial: &Denial,
@@ -83,11 +83,11 @@ impl Webhooks {
     }
 }
 
-/// Converts the error of a read, or its missed deadline, to a message for the user that begins with `problem`.
+/// Converts the error or the timeout of a read to a message for the user. The message begins with `problem`.
 fn read_result<T, L>(problem: &str, result: Result<kube::Result<T>, L>) -> Result<T, String> {
     match result {
         Ok(Ok(object)) => Ok(object),
         Ok(Err(error)) => Err(describe(problem, &error)),
-        Err(_) => Err(format!("{problem}: the API server does not answer in time")),
+        Err(_) => Err(format!("{problem}: the API server does not respond in time")),
     }
 }

@@ -1,31 +1,31 @@
 //! Memory budget of reviews: for bodies while they arrive, and for the JSON documents parsed from them.
 //!
-//! A document takes far more memory than its text: the three bytes `{},` become hundreds. Its memory is estimated
-//! before the text is parsed. A review above the limit of one review is rejected; a review that needs more than the
-//! rest of the budget waits.
+//! A document takes far more memory than its text: the three bytes `{},` become hundreds of bytes. The memory of a
+//! document is estimated before its text is parsed. If the estimate exceeds the limit for one document, the review is
+//! rejected. If the estimate exceeds the rest of the budget, the review waits until other reviews release memory.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Maximum size of a review, in bytes. An object has at most 1.5 MiB (etcd's limit), and a review may hold an old and a
 /// new object.
 pub(super) const MAX_BODY: usize = 8 * 1024 * 1024;
-/// Budget for bodies, in bytes. Both budgets together stay well below the memory limit set by `kumactl install`.
+/// Budget for bodies, in bytes. Both budgets together are well below the memory limit of the control plane's container.
 const BODY_BUDGET: usize = 32 * 1024 * 1024;
 /// Budget for documents, in bytes of estimated memory.
 const DOCUMENT_BUDGET: usize = 128 * 1024 * 1024;
-/// Limit of the estimated memory of one document, in bytes: tens of thousands of objects.
+/// Limit of the estimated memory of one document, in bytes. It allows tens of thousands of JSON objects.
 const MAX_DOCUMENT: usize = 64 * 1024 * 1024;
 
-/// Memory of an object, in bytes: its first B-tree node.
+/// Estimated memory of a JSON object, in bytes: its first B-tree node.
 const OBJECT_BYTES: usize = 640;
-/// Memory of a list, in bytes: capacity for its first four elements.
+/// Estimated memory of a JSON list, in bytes: the capacity for its first four elements.
 const LIST_BYTES: usize = 128;
-/// Memory of each member or element after the first, in bytes: its slot, up to half of which is spare capacity, and its
-/// own small allocations.
+/// Estimated memory of each object member or list element after the first, in bytes. It includes spare capacity of the
+/// container, and small allocations such as the key.
 const ELEMENT_BYTES: usize = 192;
 
-/// Bytes per permit of the semaphores: 1 KiB is precise enough, and keeps the numbers of permits far below the maximum
-/// of a semaphore.
+/// Number of bytes that one permit of a semaphore represents. The number of permits stays far below the maximum of a
+/// semaphore.
 const PERMIT_BYTES: usize = 1024;
 
 /// Memory budget of all reviews.
@@ -70,7 +70,7 @@ impl MemoryBudget {
     /// Reserves memory for the document of a text; waits until there is enough.
     ///
     /// # Errors
-    /// At once when the estimate exceeds [`MAX_DOCUMENT`].
+    /// Immediately, if the estimate exceeds [`MAX_DOCUMENT`].
     pub(super) async fn reserve_document(&self, text: &[u8]) -> Result<Reservation<'_>, TooComplex> {
         let estimate = estimate(text);
         if estimate > MAX_DOCUMENT {
@@ -82,12 +82,12 @@ impl MemoryBudget {
 
 async fn reserve(semaphore: &Semaphore, bytes: usize) -> Reservation<'_> {
     let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
-    // The semaphore is never closed.
+    // `acquire_many` cannot fail, because the semaphore is never closed.
     Reservation(semaphore.acquire_many(permits).await.ok())
 }
 
-/// Returns an upper bound of the memory of the document of a JSON text, in bytes. Brackets and commas in strings are
-/// counted as well: real texts have few of them, and skipping strings takes more time.
+/// Returns an upper bound for the memory of the document that is parsed from a JSON text, in bytes. Brackets and commas
+/// in strings are counted too, because skipping strings takes more time.
 fn estimate(text: &[u8]) -> usize {
     let structure: usize = text
         .iter()
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_pods_that_etcd_stores_fit() {
+    fn large_pods_fit_into_the_budget() {
         let budget = MemoryBudget::default();
         let prose = "Lorem ipsum dolor sit amet, consetetur sadipscing elitr. ".repeat(50_000);
         let variable = json!({"name": "SOME_VARIABLE", "value": "some value or other, such as a host name"});

@@ -1,5 +1,5 @@
-//! AdmissionReview on the wire. The object stays raw JSON: a typed round trip would lose the fields that the bindings
-//! do not have yet.
+//! Requests and responses of the AdmissionReview API. The object stays raw JSON, because typed bindings would lose
+//! unknown fields.
 
 use axum::response::{IntoResponse, Response as HttpResponse};
 use serde::ser::Error as _;
@@ -27,13 +27,13 @@ pub(super) struct Request {
     /// Subresource, such as `eviction`; empty for the object itself.
     #[serde(default)]
     pub(super) sub_resource: String,
-    /// Whether the object will not be stored; the review must then have no side effects.
+    /// Whether the request is a dry run: the object is not stored, and the review must have no side effects.
     #[serde(default)]
     pub(super) dry_run: bool,
     /// Kind of the object.
     #[serde(default)]
     pub(super) kind: Kind,
-    /// Object; `null` for deletions.
+    /// The object; `null` for deletions.
     #[serde(default)]
     pub(super) object: Value,
 }
@@ -41,7 +41,7 @@ pub(super) struct Request {
 /// Kind of an object.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Kind {
-    /// Kind, without its group.
+    /// Name of the kind, such as `Pod`.
     #[serde(default)]
     pub(super) kind: String,
 }
@@ -76,7 +76,7 @@ pub(super) enum InvalidReview {
 /// Parses a review.
 ///
 /// # Errors
-/// When the body is not a review, or nested deeper than the JSON parser allows.
+/// If the body is not a review, or if it is nested more deeply than the JSON parser allows.
 pub(super) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
     let review: Review = serde_json::from_slice(body)?;
     if review.api_version != API_VERSION || review.kind != KIND {
@@ -169,13 +169,13 @@ impl Response {
         self
     }
 
-    /// Adds warnings, which `kubectl` shows. The API server truncates long ones.
+    /// Adds warnings, which `kubectl` shows. The API server truncates long warnings.
     pub(super) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings = warnings;
         self
     }
 
-    /// Returns the HTTP response with the review.
+    /// Converts the response to an HTTP response.
     pub(super) fn into_http(self) -> HttpResponse {
         axum::Json(ReviewResponse {
             api_version: API_VERSION,

@@ -1,4 +1,4 @@
-//! Tests of the webhooks over HTTPS, with a scripted API server for lookups and Events.
+//! Tests of the webhooks over HTTPS, with a mock API server for lookups and Events.
 
 mod api_server;
 mod caller;

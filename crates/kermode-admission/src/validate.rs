@@ -1,4 +1,4 @@
-//! `/validate-kuma-io-v1alpha1`: denies invalid resources of Kermode, with the field and the remedy.
+//! `/validate-kuma-io-v1alpha1`: denies invalid resources of Kermode. The message names the field and the remedy.
 
 use kermode_crds::{Mesh, validate};
 use kermode_model::DEFAULT_MESH;
@@ -45,8 +45,8 @@ impl Webhooks {
         }
     }
 
-    /// Whether a Mesh exists in the directory or in the API server. `true` when the lookup fails: an outage of the API
-    /// server does not make the Dataplane invalid.
+    /// Returns whether a Mesh exists in the directory or in the API server. Returns `true` if the lookup fails, because
+    /// an outage of the API server does not make a Dataplane invalid.
     async fn mesh_exists(&self, name: &str, deadline: Deadline) -> bool {
         if self.directory.read().meshes.contains(name) {
             return true;

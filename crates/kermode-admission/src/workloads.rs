@@ -1,5 +1,6 @@
-//! `/validate-workloads`: warns about a Deployment, StatefulSet, DaemonSet, ReplicaSet, Job or CronJob that has the
-//! injection label on the object instead of on its Pod template, where injection reads it. Never denies.
+//! `/validate-workloads`: warns about a workload that has the injection label on the workload object instead of the Pod
+//! template. Such a label has no effect, because injection reads the labels of Pods. This webhook never denies an
+//! object.
 
 use kermode_crds::annotation::SIDECAR_INJECTION;
 use serde_json::Value;
@@ -12,7 +13,7 @@ const WEBHOOK: &str = "workload";
 
 impl Webhooks {
     pub(super) fn check_workload(&self, request: Request) -> Response {
-        let warning = misplaced_label(&request);
+        let warning = misplaced_label_warning(&request);
         let response = Response::allow(request.uid);
         let Some(warning) = warning else {
             self.metrics.count(WEBHOOK, "allowed", "Valid");
@@ -25,7 +26,7 @@ impl Webhooks {
 
 /// Returns the warning about a workload that has the injection label while its Pod template has neither the injection
 /// label nor the injection annotation.
-fn misplaced_label(request: &Request) -> Option<String> {
+fn misplaced_label_warning(request: &Request) -> Option<String> {
     let path = match request.kind.kind.as_str() {
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => "/spec/template/metadata",
         "CronJob" => "/spec/jobTemplate/spec/template/metadata",
@@ -44,7 +45,7 @@ fn misplaced_label(request: &Request) -> Option<String> {
         return None;
     }
     Some(format!(
-        "label {SIDECAR_INJECTION} on a {} has no effect: injection reads its Pods' labels; set it in {}.labels",
+        "label {SIDECAR_INJECTION} on a {} has no effect: injection reads Pod labels; set the label in {}.labels",
         request.kind.kind,
         path.trim_start_matches('/').replace('/', "."),
     ))
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     fn warning(kind: &str, object: Value) -> Option<String> {
-        misplaced_label(&Request {
+        misplaced_label_warning(&Request {
             kind: crate::review::Kind {
                 kind: kind.to_owned(),
             },
@@ -75,11 +76,11 @@ mod tests {
     }
 
     #[test]
-    fn label_on_the_workload_alone_causes_a_warning_with_the_right_field() {
+    fn label_only_on_the_workload_causes_a_warning_that_names_the_template() {
         for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job"] {
             let text = warning(kind, labelled(template(json!({"labels": {"app": "a"}})))).expect(kind);
             assert!(
-                text.contains(kind) && text.ends_with("set it in spec.template.metadata.labels"),
+                text.contains(kind) && text.ends_with("set the label in spec.template.metadata.labels"),
                 "{text}"
             );
         }

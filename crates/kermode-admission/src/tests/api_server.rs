@@ -1,4 +1,4 @@
-//! Scripted API server: the test sets its objects and its behaviour.
+//! Mock API server. Tests set its objects and its behaviour.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ pub(super) enum Mode {
     Unreachable,
 }
 
-/// Scripted API server; cheap to clone.
+/// Mock API server. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct ApiServer {
     mode: Mode,
@@ -30,13 +30,13 @@ pub(super) struct ApiServer {
 impl ApiServer {
     /// Creates an API server, and a receiver of the Events that are written to it.
     pub(super) fn new(mode: Mode) -> (Self, mpsc::UnboundedReceiver<Value>) {
-        let (events, written) = mpsc::unbounded_channel();
+        let (events, receiver) = mpsc::unbounded_channel();
         let server = Self {
             mode,
             objects: Arc::default(),
             events,
         };
-        (server, written)
+        (server, receiver)
     }
 
     /// Adds an object at a path.

@@ -1,5 +1,4 @@
-//! Client that calls the webhooks as the API server does: TLS with the CA of the control plane, and keep-alive
-//! connections.
+//! Client that calls the webhooks as the API server does: with TLS and keep-alive connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

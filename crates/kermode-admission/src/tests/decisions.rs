@@ -1,4 +1,4 @@
-//! Tests of decisions: injected, skipped and denied Pods, and their warnings, Events and metrics.
+//! Tests of the decisions of the webhooks, with their warnings, Events and metrics.
 
 use http::Method;
 use kermode_crds::annotation::{CONTAINER_PATCHES, MESH, SIDECAR_INJECTION};
@@ -106,7 +106,7 @@ async fn denied_and_opted_out_pods_cause_one_event_about_their_owner_or_namespac
     let unknown_mesh = pod_with("annotations", MESH, "none");
     let opted_out = pod_with("labels", SIDECAR_INJECTION, "disabled");
     for _ in 0..5 {
-        // These two cause no Events: the first Pod does not request injection, and the second one is injected.
+        // The first two Pods cause no Events: the first Pod does not request injection, the second Pod is injected.
         fixture.inject("plain", pod()).await;
         fixture.inject("shop", pod()).await;
         assert_eq!(
@@ -189,7 +189,7 @@ async fn reviews_are_counted_by_outcome_and_reason() {
 }
 
 #[tokio::test]
-async fn pod_with_the_network_of_its_node_is_skipped_with_warning_event_and_metric() {
+async fn pod_with_host_network_is_skipped_with_warning_event_and_metric() {
     let mut fixture = Fixture::new(Mode::Responds).await;
     let mut exporter = pod();
     exporter["spec"]["hostNetwork"] = true.into();
@@ -220,7 +220,7 @@ async fn pod_with_the_network_of_its_node_is_skipped_with_warning_event_and_metr
 }
 
 #[tokio::test]
-async fn sidecar_is_injected_into_new_pods_only() {
+async fn sidecar_is_injected_only_into_new_pods() {
     let fixture = Fixture::new(Mode::Responds).await;
     for (field, value) in [("operation", "UPDATE"), ("subResource", "eviction")] {
         let mut review = review("u-4", "shop", "Pod", pod());
@@ -261,7 +261,7 @@ async fn label_on_a_deployment_instead_of_its_template_causes_a_warning_and_no_d
 }
 
 #[tokio::test]
-async fn container_patch_in_another_namespace_is_denied_with_the_right_namespace() {
+async fn container_patch_outside_the_system_namespace_is_denied() {
     let fixture = Fixture::new(Mode::Responds).await;
     let patch = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": {}});
     let review = review("u-7", "shop", "ContainerPatch", patch);

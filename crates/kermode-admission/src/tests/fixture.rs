@@ -1,5 +1,5 @@
-//! Webhooks behind HTTPS on loopback, with a directory that has the Namespaces `shop` (injected) and `plain`, and the
-//! Mesh `default`.
+//! Runs the webhooks over HTTPS on loopback. The directory contains the Namespaces `shop` (injection enabled) and
+//! `plain` (injection not enabled), and the Mesh `default`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,7 @@ use super::review::{AdmissionResponse, review};
 use crate::directory::{Directory, NamespaceRecord};
 use crate::{InjectionEvents, Metrics, Webhooks, router};
 
-/// Webhooks and their dependencies.
+/// The running webhooks and their dependencies.
 pub(super) struct Fixture {
     pub(super) api_server: ApiServer,
     pub(super) caller: Caller,

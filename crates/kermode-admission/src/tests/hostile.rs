@@ -1,4 +1,4 @@
-//! Tests of invalid calls: truncated, huge, deeply nested, of another kind, never complete, or mutated at random.
+//! Tests of invalid calls: truncated, huge, deeply nested, of another kind, incomplete, or mutated at random.
 
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ async fn incomplete_body_times_out() {
 }
 
 #[tokio::test]
-async fn malformed_pods_are_denied_with_the_field() {
+async fn denial_of_a_malformed_pod_names_the_field() {
     let fixture = Fixture::new(Mode::Responds).await;
     for (pod, expected) in [
         (Value::Null, "expected an object"),
@@ -188,7 +188,7 @@ fn pointers(path: &str, value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Generates reviews of a Pod with many settings of injection, in which one value is replaced by another.
+/// Generates reviews of a Pod with many injection settings. One value of each review is replaced by a random value.
 fn mutated_review() -> impl Strategy<Value = Value> {
     let probe = json!({"httpGet": {"path": "/ready", "port": "http"}});
     let mut pod = pod();
@@ -238,7 +238,7 @@ fn assert_valid(response: &CallResponse) {
 
 proptest! {
     #[test]
-    fn review_with_any_value_anywhere_gets_a_valid_response(
+    fn review_with_a_random_value_gets_a_valid_response(
         review in mutated_review(),
         path in prop::sample::select(&PATHS[..]),
     ) {
@@ -246,7 +246,7 @@ proptest! {
     }
 
     #[test]
-    fn review_with_any_bytes_anywhere_gets_a_valid_response(
+    fn review_with_random_bytes_gets_a_valid_response(
         noise in prop::collection::vec(any::<u8>(), 0..20),
         at in any::<prop::sample::Index>(),
         path in prop::sample::select(&PATHS[..]),

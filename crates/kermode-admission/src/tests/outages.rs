@@ -1,5 +1,4 @@
-//! Tests of an API server that hangs or is unreachable, and of concurrent reviews. The response is sent within the
-//! timeout of the caller and names the cause.
+//! Tests of reviews while the API server hangs or is unreachable, and of concurrent reviews.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use super::api_server::Mode;
 use super::fixture::Fixture;
 use super::review::{AdmissionResponse, pod, pod_with, review};
 
-/// Time after which a test that still waits for a response fails.
+/// Time limit for each response. A test that reaches the limit fails.
 const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 async fn inject(fixture: &Fixture, namespace: &str, pod: Value) -> AdmissionResponse {
@@ -34,7 +33,7 @@ async fn objects_in_the_directory_are_not_looked_up() {
 }
 
 #[tokio::test]
-async fn denial_says_that_the_api_server_does_not_answer() {
+async fn denial_says_that_the_api_server_does_not_respond() {
     let fixture = Fixture::new(Mode::Hangs).await;
     let mesh = pod_with("annotations", MESH, "new");
     let patch = pod_with("annotations", "kuma.io/container-patches", "a,b");
@@ -46,7 +45,7 @@ async fn denial_says_that_the_api_server_does_not_answer() {
         let denied = inject(&fixture, namespace, pod).await;
         let text = denied.denial();
         assert!(
-            text.contains(missing) && text.contains("API server does not answer in time"),
+            text.contains(missing) && text.contains("API server does not respond in time"),
             "{text}"
         );
     }
@@ -69,7 +68,7 @@ async fn denial_says_that_the_api_server_cannot_be_reached() {
 }
 
 #[tokio::test]
-async fn reviews_that_wait_for_the_api_server_do_not_delay_others() {
+async fn reviews_that_wait_for_the_api_server_do_not_delay_other_reviews() {
     let fixture = Fixture::new(Mode::Hangs).await;
     let waiting = (0..40).map(|_| inject(&fixture, "young", pod()));
     let others = async {

@@ -1,4 +1,4 @@
-//! Reviews as the API server sends them, and responses as it reads them.
+//! Reviews in the format that the API server sends, and responses in the format that it reads.
 
 use base64::Engine;
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::caller::CallResponse;
 
-/// Makes a Pod of a ReplicaSet, without a name as in a review.
+/// Makes a Pod of a ReplicaSet. The Pod has no name yet, as in the reviews of the API server.
 pub(super) fn pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -88,7 +88,7 @@ pub(super) struct Status {
 }
 
 impl AdmissionResponse {
-    /// Reads a response and asserts what the API server requires.
+    /// Reads a response, and asserts that the API server accepts its format.
     pub(super) fn read(response: &CallResponse) -> Self {
         let review: AdmissionReview = serde_json::from_value(response.json()).expect("an AdmissionReview");
         assert_eq!(review.api_version, "admission.k8s.io/v1");
