@@ -1,8 +1,7 @@
-//! First stage of the flow: converts Pods and Services to Dataplanes, without IO or clock.
+//! Converts Pods and Services to Dataplanes. No IO and no clock.
 //!
-//! [`facts`] holds the relevant fields of an object, and [`convert`] builds a Dataplane from them. The rules are those
-//! of Kuma's manual page "Data plane on Kubernetes" (sections "Tag generation" and "Lifecycle") and of
-//! docs/reference/dataplane.md#lifecycle.
+//! [`facts`] defines the fields of objects that conversion reads. The rules follow Kuma's manual page "Data plane on
+//! Kubernetes" (sections "Tag generation" and "Lifecycle") and docs/reference/dataplane.md#lifecycle.
 
 mod annotations;
 pub mod completion;
@@ -35,7 +34,7 @@ pub use self::tags::{LabelDropReason, TagSource};
 pub use self::warning::ConvertWarning;
 pub use self::workload::top_workload;
 
-/// Inputs of conversion besides the objects.
+/// Settings of the conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConvertSettings {
     /// Zone of a multi-zone deployment; the value of the tag `kuma.io/zone`.
@@ -51,14 +50,14 @@ pub struct Converted {
     pub warnings: Vec<ConvertWarning>,
 }
 
-/// Converts an injected Pod to a Dataplane. Returns `None` for a Pod that has no IP, has succeeded or was evicted; a
-/// failed Pod has a Dataplane that is not ready.
+/// Converts an injected Pod to a Dataplane. Returns `None` if the Pod has no IP, has succeeded or was evicted. The
+/// inbounds of a failed Pod are not ready.
 ///
 /// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting_services`].
 /// `workload` is the top-level controller of the Pod; see [`top_workload`].
 ///
 /// # Errors
-/// When the Pod's annotations or its Services are invalid; see [`ConvertError`].
+/// Fails if an annotation of the Pod is invalid, or if its Services yield no inbounds or too many.
 pub fn convert(
     pod: &PodFacts,
     services: &[&ServiceFacts],
@@ -77,12 +76,12 @@ pub fn convert(
     } else if services.is_empty() {
         vec![inbounds::without_service(pod, workload, settings)]
     } else {
-        let source = inbounds::InboundSource {
+        let builder = inbounds::InboundBuilder {
             pod,
             settings,
             is_gateway: gateway_identity.is_some(),
         };
-        source.of_services(services, &mut warnings)?
+        builder.of_services(services, &mut warnings)?
     };
     let gateway =
         workload_gateway.or_else(|| gateway_identity.map(|_| gateway::of_first_inbound(&mut inbounds)));
@@ -100,7 +99,7 @@ pub fn convert(
     Ok(Some(Converted { dataplane, warnings }))
 }
 
-/// Returns the mesh of a Pod: its annotation, else the annotation of its Namespace, else `default`.
+/// Returns the mesh of a Pod: from its annotation, else from the annotation of its Namespace, else `default`.
 pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
     let of_namespace = namespace.and_then(|namespace| namespace.annotations.get(annotation::MESH));
     pod.annotations

@@ -1,13 +1,13 @@
 //! The index: derives the mesh view from Kubernetes objects, incrementally and in memory. No IO.
 //!
 //! Each write of an object returns its [`Changes`] and converts only the Pods that depend on the object: for a Service,
-//! the Pods that it selects or selected; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh it
-//! sets. The state does not depend on the order of the writes, with one exception: a Pod that cannot be converted keeps
-//! its last valid Dataplane.
+//! the Pods that it selects now or selected before; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose
+//! mesh it sets. The state does not depend on the order of the writes, with one exception: a Pod that cannot be
+//! converted keeps its last valid Dataplane.
 //!
 //! Each Pod is converted only once if the initial lists are applied in the order Namespaces, ReplicaSets and Jobs,
-//! Services, Pods. A Pod whose Services are not listed yet appears to have none, so nothing may be published before all
-//! lists are complete.
+//! Services, Pods. The engine must not publish changes before all initial lists are complete, because a Pod whose
+//! Services are not listed yet appears to have no Services.
 
 mod addresses;
 mod changes;
@@ -115,7 +115,7 @@ impl Index {
         self.reconvert_namespace(&name)
     }
 
-    /// Removes a Namespace. Objects in the Namespace remain until each of them is removed by a write of its own.
+    /// Removes a Namespace. Objects in the Namespace remain until they are removed individually.
     pub fn remove_namespace(&mut self, name: &str) -> Changes {
         match self.namespaces.remove_entry(name) {
             Some((name, _)) => self.reconvert_namespace(&name),
@@ -170,7 +170,7 @@ impl Index {
 // === impl Index: effects of a write ===
 
 impl Index {
-    /// Adds, replaces or removes a Service, and converts the Pods that the old or the new one selects.
+    /// Adds, replaces or removes a Service, and converts the Pods that its old or new version selects.
     fn replace_service(&mut self, key: &ObjectKey, new: Option<ServiceFacts>) -> Changes {
         let old = self.services.remove(key);
         let selected = |service: &ServiceFacts| self.pods_selected_by(service);
@@ -228,7 +228,7 @@ impl Index {
         let namespace = self.namespaces.get(name);
         let pods = self.lookups.get(name).into_iter().flat_map(LabelLookup::pods);
         let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
-        // Only the mesh of a Pod depends on the Namespace, and injection writes the mesh of most Pods as an annotation.
+        // The Namespace affects only the mesh, and only if the Pod has no mesh annotation of its own.
         let mesh_may_differ = |entry: &PodEntry| match &entry.current {
             Some(current) => current.dataplane.mesh != convert::mesh_of(&entry.facts, namespace),
             None => true,

@@ -1,4 +1,4 @@
-//! Builds the mesh view from Kubernetes objects: conversion, the index, and controllers with Kubernetes IO.
+//! Builds the mesh view from Kubernetes objects, and writes Dataplanes and other objects to the API server.
 
 pub mod controller;
 pub mod convert;

@@ -1,4 +1,4 @@
-//! Converts the Pods of manifests to Dataplanes without an API server, for `kumactl`. The conversion is that of the
+//! Converts the Pods of manifests to Dataplanes without an API server, for `kumactl`. The rules are the same as in the
 //! control plane.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -38,7 +38,7 @@ pub struct PodOutcome {
     pub dataplane: Result<Value, NoDataplane>,
     /// Warnings about likely unintended configuration.
     pub warnings: Vec<ConvertWarning>,
-    /// Origin of inbounds and tags.
+    /// Explanation of the inbounds and tags.
     pub explanation: DataplaneExplanation,
     /// Whether the Pod has no IP, so that [`PLACEHOLDER_ADDRESS`] is used.
     pub has_placeholder_address: bool,
@@ -60,7 +60,7 @@ pub enum NoDataplane {
     Invalid(ConvertError),
 }
 
-/// Decoded objects of the kinds that conversion reads.
+/// Facts of the objects in the manifests. Contains only the kinds that conversion reads.
 #[derive(Debug, Default)]
 struct ManifestObjects {
     pods: Vec<PodFacts>,
@@ -69,11 +69,11 @@ struct ManifestObjects {
     intermediates: Vec<IntermediateFacts>,
 }
 
-/// Converts the Pods among the objects, in order. `namespace` is the namespace of objects without one. Objects of other
-/// kinds are ignored.
+/// Converts the Pods among `objects`, in order. `namespace` applies to objects without a namespace. Kinds that
+/// conversion does not read are ignored.
 ///
 /// # Errors
-/// For the first object that cannot be decoded.
+/// Fails if an object cannot be decoded. The error names the first such object.
 pub fn dataplanes(
     objects: &[Value],
     namespace: &str,

@@ -1,5 +1,4 @@
-//! The index behind a lock. The engine writes it; the authentication of proxies, the issuing of certificates, the
-//! writers of Dataplanes and statuses, and the rebalancing of proxies read it.
+//! The index behind a lock. The engine updates the index, and other components read it.
 
 use std::sync::Arc;
 
@@ -24,13 +23,13 @@ impl SharedIndex {
         self.0.read()
     }
 
-    /// Locks the index for writing; called by the engine only.
+    /// Locks the index for writing. Only the engine writes.
     pub fn write(&self) -> RwLockWriteGuard<'_, Index> {
         self.0.write()
     }
 
-    /// Returns the result of `check` for the identity of a Pod, or for `None` if the Pod has no running proxy. The
-    /// identity is not copied, because every proxy is checked whenever one of its resources changes.
+    /// Calls `check` with the identity of a Pod, or with `None` if the Pod has no running proxy, and returns the result.
+    /// The identity is borrowed, because checks are frequent.
     pub fn pod_identity<T>(&self, key: &ObjectKey, check: impl FnOnce(Option<PodIdentity<'_>>) -> T) -> T {
         check(self.read().pod_identity(key))
     }

@@ -63,8 +63,6 @@ fn outcome(input: &[Value]) -> Vec<Value> {
 }
 
 /// Returns a change as documents of a golden file: the Dataplane, and an Event for each warning or error.
-///
-/// The engine, which handles these changes in the control plane, is in a higher layer and cannot be used here.
 fn describe(change: &DataplaneChange) -> Vec<Value> {
     match change {
         DataplaneChange::Upsert {

@@ -6,8 +6,8 @@ use super::facts::{PodFacts, RestartPolicy};
 /// Whether the sidecar still runs although the application has terminated and will not be restarted.
 ///
 /// Always false for a native sidecar, which the kubelet terminates.
-pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
-    let sidecar = pod.sidecar().filter(|sidecar| !sidecar.native_sidecar);
+pub fn sidecar_must_quit(pod: &PodFacts) -> bool {
+    let sidecar = pod.sidecar().filter(|sidecar| !sidecar.is_native_sidecar);
     let sidecar_runs = sidecar
         .and_then(|sidecar| sidecar.state)
         .is_some_and(|state| state.exit_code.is_none());
@@ -18,7 +18,7 @@ pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
     };
     let mut application = pod
         .application_containers()
-        .filter(|container| !container.native_sidecar)
+        .filter(|container| !container.is_native_sidecar)
         .peekable();
     sidecar_runs
         && application.peek().is_some()

@@ -7,11 +7,11 @@ use kermode_model::Inbound;
 
 use super::facts::ProbeKind;
 
-/// Error of the conversion of a Pod to a Dataplane. The text becomes an Event on the Pod, so most texts do not name the
-/// Pod. Errors that exist in Kuma begin with Kuma's text.
+/// Error of the conversion of a Pod to a Dataplane. The text becomes an Event on the Pod. If Kuma has the same error,
+/// the text begins with Kuma's text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
-    /// Services select the Pod, but none of their ports matches a container port.
+    /// Services select the Pod, but none of their target ports exists in the Pod.
     #[error("A service that selects pod {pod} was found, but it doesn't match any container ports.")]
     NoMatchingPort {
         /// The Pod's name.

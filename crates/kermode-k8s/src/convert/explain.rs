@@ -1,4 +1,4 @@
-//! Explanation of a conversion for `kumactl`: the selecting Services, the inbounds, and the origin of each tag.
+//! Explains a conversion for `kumactl`: the selecting Services, the inbounds, and the origin of each tag.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use super::facts::{OwnerRef, PodFacts, ServiceFacts, TargetPort};
 use super::tags::{self, LabelDropReason, TagSource, TagVisitor};
 use super::{ConvertSettings, gateway, health, inbounds, selects};
 
-/// Origin of a Pod's Dataplane.
+/// Explanation of a Pod's Dataplane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataplaneExplanation {
-    /// Whether each Service of the namespace selects the Pod, sorted by name of the Service.
+    /// For each Service of the namespace, its name, and whether it selects the Pod. Sorted by name.
     pub services: Vec<(Arc<str>, ServiceMatch)>,
-    /// The inbounds in the order of the Dataplane. For a gateway, whose Dataplane has no inbounds, those that its
-    /// Services would yield.
+    /// The inbounds in the order of the Dataplane. The Dataplane of a gateway has no inbounds; for a gateway, this field
+    /// contains the inbounds that its Services would yield.
     pub inbounds: Vec<InboundExplanation>,
     /// Labels that did not become tags.
     pub dropped_labels: Vec<(Arc<str>, LabelDropReason)>,
@@ -25,7 +25,7 @@ pub struct DataplaneExplanation {
 pub enum ServiceMatch {
     /// The Service selects the Pod.
     Selects,
-    /// The Pod lacks a label of the selector or has another value.
+    /// The Pod lacks a label of the selector, or the label has another value.
     Differs {
         /// Key of the label.
         key: Arc<str>,
@@ -131,7 +131,7 @@ fn service_match(service: &ServiceFacts, pod: &PodFacts) -> ServiceMatch {
     if selects(service, pod) {
         return ServiceMatch::Selects;
     }
-    if service.external_name {
+    if service.is_external_name {
         return ServiceMatch::ExternalName;
     }
     if service.selector.is_empty() {
@@ -141,7 +141,7 @@ fn service_match(service: &ServiceFacts, pod: &PodFacts) -> ServiceMatch {
         .selector
         .iter()
         .find(|(key, wanted)| pod.labels.get(key) != Some(wanted));
-    // If none of these reasons applies, the Service has the annotation `kuma.io/ignore`.
+    // The only other reason is the annotation `kuma.io/ignore`.
     differing.map_or(ServiceMatch::Ignored, |(key, wanted)| ServiceMatch::Differs {
         key: key.clone(),
         wanted: wanted.clone(),

@@ -18,11 +18,11 @@ use std::sync::Arc;
 
 use kermode_crds::annotation;
 
-/// Name of the sidecar container, be it an ordinary container or a native sidecar.
+/// Name of the sidecar container. It may be an ordinary container or a native sidecar.
 pub const SIDECAR: &str = "kuma-sidecar";
 
-/// Labels or annotations, sorted by key. A sorted slice is smaller than a map, and Pods of one workload share one
-/// allocation.
+/// Labels or annotations, sorted by key. Stored as a slice, because a slice is smaller than a map and can be shared by
+/// the Pods of a workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pairs(Arc<[(Arc<str>, Arc<str>)]>);
 
@@ -96,12 +96,12 @@ impl FromIterator<(Arc<str>, Arc<str>)> for Pairs {
     }
 }
 
-/// Converts a port number of the API; `None` if it is out of range.
+/// Converts a port number of the Kubernetes API; `None` if it is out of range.
 fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
-/// Whether the protocol of a port is TCP, the default and the only protocol of the mesh.
+/// Whether the protocol of a port is TCP, which is also the default. The mesh supports no other protocol.
 fn is_tcp(protocol: Option<&String>) -> bool {
     protocol.is_none_or(|protocol| protocol.is_empty() || protocol == "TCP")
 }

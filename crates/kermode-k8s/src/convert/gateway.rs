@@ -1,4 +1,4 @@
-//! Delegated gateways: ingress proxies that users install, such as Kong, with a sidecar
+//! Delegated gateways: ingress proxies with a sidecar that users install, such as Kong
 //! (docs/reference/dataplane.md#gateways).
 
 use std::sync::Arc;
@@ -19,9 +19,8 @@ pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, Conver
     })
 }
 
-/// Returns the gateway if it is named after the Pod's workload; `None` if it is named after the Service, or the Pod has
-/// no workload. The Services of a gateway named after its workload have no influence: a Service for metrics does not
-/// name the gateway.
+/// Returns the gateway if it is named after the Pod's workload. Returns `None` if the gateway is named after its Service,
+/// or if the Pod has no workload.
 pub(super) fn of_workload(
     identity: Option<GatewayIdentity>,
     pod: &PodFacts,
@@ -33,8 +32,8 @@ pub(super) fn of_workload(
     Some(delegated(Tags::from([(tag::GATEWAY_SERVICE.into(), value)])))
 }
 
-/// Builds a gateway with the tags of the first inbound. Incoming traffic is not intercepted, so all inbounds are
-/// removed.
+/// Builds a gateway with the tags of the first inbound. Removes all inbounds, because incoming traffic of a gateway is
+/// not intercepted.
 pub(super) fn of_first_inbound(inbounds: &mut Vec<Inbound>) -> Gateway {
     let first = inbounds.drain(..).next();
     delegated(first.map(|inbound| inbound.tags).unwrap_or_default())

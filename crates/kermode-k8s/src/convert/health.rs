@@ -4,12 +4,13 @@ use super::facts::{ContainerFacts, PodFacts, PodPhase};
 
 /// Returns the health of an inbound on a container port; `None` if it is unknown, which counts as ready.
 ///
-/// The sidecar must be ready, and so must the application:
+/// An inbound is ready if the sidecar and the application are ready. The health of the application is determined as
+/// follows:
 ///
-/// - If a container declares the port, that container determines the health of the application.
-/// - Otherwise, if the application has only one container, or has one that declares no ports at all, that container may
-///   serve the port. All containers of the application must then be ready, as for the endpoints of Kubernetes.
-/// - Otherwise the health of the application is unknown, and that of the sidecar decides.
+/// - If a container declares the port, the application is ready if this container is ready.
+/// - Otherwise, if the application has only one container, or a container that declares no ports, this container may
+///   serve the port. The application is then ready if all its containers are ready, as for Kubernetes endpoints.
+/// - Otherwise the health of the application is unknown, and only the health of the sidecar counts.
 pub(super) fn of_port(pod: &PodFacts, port: u16) -> Option<bool> {
     let declares = |container: &&ContainerFacts| container.ports.iter().any(|(_, number)| *number == port);
     let application = match pod.containers.iter().find(declares) {
@@ -27,7 +28,7 @@ pub(super) fn of_pod(pod: &PodFacts) -> Option<bool> {
 
 /// Combines the health of the application with that of the sidecar and the Pod.
 fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
-    if pod.deleting || pod.phase != PodPhase::Active {
+    if pod.is_terminating || pod.phase != PodPhase::Active {
         return Some(false);
     }
     match (application, pod.sidecar().and_then(ready)) {

@@ -11,8 +11,8 @@ use super::facts::{OwnerRef, PodFacts, ServiceFacts, ServicePortFacts, TargetPor
 use super::warning::ConvertWarning;
 use super::{ConvertSettings, health, tags};
 
-/// Inputs of inbounds besides the Services.
-pub(super) struct InboundSource<'a> {
+/// Builds the inbounds of a Pod from its Services.
+pub(super) struct InboundBuilder<'a> {
     pub(super) pod: &'a PodFacts,
     pub(super) settings: &'a ConvertSettings,
     pub(super) is_gateway: bool,
@@ -31,9 +31,9 @@ pub(super) fn without_service(
     }
 }
 
-// === impl InboundSource ===
+// === impl InboundBuilder ===
 
-impl InboundSource<'_> {
+impl InboundBuilder<'_> {
     /// Returns the inbounds for Services that select the Pod, in the order of the Services and their ports.
     pub(super) fn of_services(
         &self,
@@ -73,7 +73,7 @@ impl InboundSource<'_> {
         Ok(inbounds)
     }
 
-    /// Checks the number of inbounds before they are built, so that an excessive number costs little.
+    /// Checks the number of inbounds before they are built.
     fn check_inbound_count(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
         let ports = services.iter().flat_map(|service| &service.ports);
         let found = ports
@@ -87,15 +87,15 @@ impl InboundSource<'_> {
     }
 }
 
-/// Container port that a Service's port resolves to.
+/// Container port that is the target of a Service's port.
 #[derive(Clone, Copy)]
 pub(super) struct ResolvedPort<'p> {
     pub(super) number: u16,
-    /// Container that declares the port; `None` for a number that no container declares.
+    /// Container that declares the port; `None` if no container declares it.
     pub(super) container: Option<&'p Arc<str>>,
 }
 
-/// Resolves a target port in a Pod; `None` for a name that no container declares.
+/// Resolves a target port in a Pod. Returns `None` if the target port is a name that no container declares.
 pub(super) fn resolve_target<'p>(pod: &'p PodFacts, target: &TargetPort) -> Option<ResolvedPort<'p>> {
     match target {
         TargetPort::Number(wanted) => {
@@ -144,17 +144,17 @@ fn invalid_ignore_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
 struct DeclaredProtocols(BTreeMap<u16, Vec<(ServiceName, Protocol)>>);
 
 impl DeclaredProtocols {
-    /// Records the protocol that a Service's port declares for a container port. A port that declares none causes no
-    /// conflict.
+    /// Records the protocol that a Service's port declares for a container port. Does nothing if the Service's port
+    /// declares no protocol.
     fn record(&mut self, container_port: u16, port: &ServicePortFacts) {
         if let Some(protocol) = port.protocol {
-            let of_port = self.0.entry(container_port).or_default();
-            of_port.push((port.service_name().clone(), protocol));
+            let declarations = self.0.entry(container_port).or_default();
+            declarations.push((port.service_name().clone(), protocol));
         }
     }
 
-    /// Returns the ports with conflicting declarations. The greatest protocol is the most specific one, and is used
-    /// (docs/design.md#shared-container-ports).
+    /// Returns a warning for each container port with conflicting declarations. The proxy uses the greatest protocol,
+    /// which is the most specific (docs/design.md#shared-container-ports).
     fn conflicts(self) -> impl Iterator<Item = ConvertWarning> {
         self.0.into_iter().filter_map(|(port, declared)| {
             let used = declared.iter().map(|(_, protocol)| *protocol).max()?;

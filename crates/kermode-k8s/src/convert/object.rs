@@ -6,12 +6,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kermode_crds::{self as crds, annotation};
 use kermode_model::{Dataplane, ObjectKey, tag};
 
-/// Labels of a Dataplane that the control plane manages, so that users can select Dataplanes by them.
+/// Labels of a Dataplane that the control plane sets. Users can select Dataplanes by these labels.
 pub const MANAGED_LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
 /// Maximum length of a label value in Kubernetes, in bytes.
 const MAX_LABEL_VALUE_LENGTH: usize = 63;
 
-/// Returns the custom resource of a Dataplane. The Pod owns it, so Kubernetes deletes both together.
+/// Returns the custom resource of a Dataplane. The Pod owns the Dataplane, so Kubernetes deletes the Dataplane after the
+/// Pod.
 pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane {
     crds::Dataplane {
         types: Some(crds::Dataplane::type_meta()),
@@ -28,7 +29,7 @@ pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane
     }
 }
 
-/// Returns the owner reference of a Dataplane to its Pod, which has the same name.
+/// Returns the reference of a Dataplane to its owner, the Pod of the same name.
 pub fn owner_reference(key: &ObjectKey, pod_uid: &str) -> OwnerReference {
     OwnerReference {
         api_version: "v1".to_owned(),
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn label_values_follow_the_rules_of_kubernetes() {
+    fn label_values_are_validated_as_in_kubernetes() {
         for good in ["a", "web_ns_svc_80", "0.a-b", &"x".repeat(63)] {
             assert!(is_label_value(good), "{good}");
         }

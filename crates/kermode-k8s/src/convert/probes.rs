@@ -1,4 +1,4 @@
-//! Virtual probes: recovers the application's probes from the rewritten ones
+//! Virtual probes: derives the probes of the application from the probes that injection has rewritten
 //! (docs/reference/injection.md#virtual-probes).
 
 use kermode_crds::annotation;

@@ -14,9 +14,8 @@ pub(super) fn declared(app_protocol: Option<&str>, annotation: Option<&str>) -> 
     }
 }
 
-/// Maps the text of an `appProtocol` or annotation to a known protocol. A domain prefix is ignored.
-///
-/// Protocols inside TLS are opaque to a proxy and map to TCP.
+/// Maps the text of an `appProtocol` or annotation to a known protocol. A domain prefix is ignored. A protocol inside
+/// TLS is opaque to a proxy and maps to TCP.
 fn known_protocol(text: &str) -> Option<Protocol> {
     let text = text.to_ascii_lowercase();
     let name = text.rsplit_once('/').map_or(text.as_str(), |(_, name)| name);

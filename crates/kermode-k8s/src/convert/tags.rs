@@ -75,7 +75,7 @@ static SHARED: LazyLock<SharedTexts> = LazyLock::new(|| SharedTexts {
     .map(|protocol| (protocol, protocol.as_str().into())),
 });
 
-/// Callback for the key, value and origin of each tag. A later tag replaces an earlier one of the same key.
+/// Callback for the key, value and origin of each tag. A tag replaces an earlier tag with the same key.
 pub(super) type TagVisitor<'v> = &'v mut dyn FnMut(&Arc<str>, &Arc<str>, TagSource);
 
 /// Collects the visited tags.
@@ -87,7 +87,7 @@ pub(super) fn collect(generate: impl FnOnce(TagVisitor<'_>)) -> Tags {
     tags
 }
 
-/// Visits the tags of the inbound of a Service's port. An inbound of a gateway has no protocol tag other than TCP,
+/// Visits the tags of the inbound of a Service's port. For a gateway, only the protocol TCP yields a protocol tag,
 /// because the sidecar does not intercept the gateway's incoming traffic.
 pub(super) fn of_service_port(
     pod: &PodFacts,
@@ -109,7 +109,7 @@ pub(super) fn of_service_port(
         };
         visit_protocol(protocol, source, visit);
     }
-    if service.headless {
+    if service.is_headless {
         visit(&SHARED.instance, &pod.key.name, TagSource::HeadlessPodName);
     }
 }
@@ -132,7 +132,7 @@ pub(super) fn without_service(
     visit(&SHARED.instance, &pod.key.name, TagSource::ServicelessPodName);
 }
 
-/// Returns the reason why a label does not become a tag; `None` if it becomes one.
+/// Returns the reason why a label does not become a tag; `None` if the label becomes a tag.
 pub(super) fn drop_reason(key: &str, value: &str) -> Option<LabelDropReason> {
     if key.contains(RESERVED_KEY_PART) {
         Some(LabelDropReason::Reserved)
@@ -143,7 +143,7 @@ pub(super) fn drop_reason(key: &str, value: &str) -> Option<LabelDropReason> {
     }
 }
 
-/// Visits the tags that every inbound has. Labels come first, so that they cannot override generated tags.
+/// Visits the tags that every inbound has. Labels come first, so that generated tags override them.
 fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: TagVisitor<'_>) {
     for (key, value) in pod.labels.iter() {
         if drop_reason(key, value).is_none() {

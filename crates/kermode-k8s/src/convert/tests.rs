@@ -69,7 +69,7 @@ fn error_and_field(pod: &PodFacts) -> (String, String) {
 // Lifecycle
 
 #[test]
-fn pod_that_succeeded_or_was_evicted_or_has_no_ip_has_no_dataplane() {
+fn succeeded_pod_evicted_pod_and_pod_without_ip_have_no_dataplane() {
     for status in [
         json!({"podIP": "10.0.0.1", "phase": "Succeeded"}),
         json!({"podIP": "10.0.0.1", "phase": "Failed", "reason": "Evicted"}),
@@ -96,13 +96,13 @@ fn terminating_pod_is_unready_with_and_without_a_service() {
     let spec = json!({"containers": [{"name": "app"}, {"name": "kuma-sidecar"}]});
     let mut pod = mk_pod(&spec, &running_status(&containers), &json!({}));
     assert_eq!(health_of_port(&pod, 8080), Some(true));
-    pod.deleting = true;
+    pod.is_terminating = true;
     assert_eq!(health_of_port(&pod, 8080), Some(false));
     assert_eq!(converted(&pod, &[]).dataplane.inbounds[0].ready, Some(false));
 }
 
 #[test]
-fn ipv6_pod_has_its_first_ip_as_address() {
+fn address_of_a_dual_stack_pod_is_its_first_ip() {
     let status = json!({"podIP": "fd00::1", "podIPs": [{"ip": "fd00::1"}, {"ip": "10.0.0.1"}]});
     let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
     let expected: IpAddr = "fd00::1".parse().expect("an IP");
@@ -141,7 +141,7 @@ fn health_of_a_native_sidecar_is_read_from_the_init_containers() {
 }
 
 #[test]
-fn undeclared_port_is_ready_if_all_containers_are_ready() {
+fn undeclared_port_is_ready_only_if_all_containers_are_ready() {
     let spec =
         json!({"containers": [{"name": "app"}, {"name": "helper", "ports": [{"containerPort": 9090}]}]});
     for (app, helper) in [(true, true), (true, false), (false, true)] {
@@ -183,7 +183,7 @@ fn facts_of_pods_that_differ_in_irrelevant_status_fields_are_equal() {
 // Ports and tags
 
 #[test]
-fn labels_set_neither_reserved_nor_generated_tags_and_empty_labels_are_dropped() {
+fn reserved_and_empty_labels_do_not_become_tags() {
     let pod = annotated_pod(json!({}));
     let service = mk_service("web", &json!([{"port": 80}]));
     for inbound in [
@@ -272,7 +272,7 @@ fn too_many_inbounds_are_an_error_except_for_gateways() {
 }
 
 #[test]
-fn conflicting_protocols_give_a_warning_and_the_most_specific_one_is_used() {
+fn conflicting_protocols_cause_a_warning_and_the_most_specific_protocol_is_used() {
     let pod = annotated_pod(json!({}));
     let services = [
         mk_service(
@@ -302,7 +302,7 @@ fn conflicting_protocols_give_a_warning_and_the_most_specific_one_is_used() {
 }
 
 #[test]
-fn equal_protocols_give_no_warning() {
+fn equal_protocols_cause_no_warning() {
     let pod = annotated_pod(json!({}));
     let services = [
         mk_service(
@@ -318,10 +318,10 @@ fn equal_protocols_give_no_warning() {
 }
 
 #[test]
-fn service_selects_no_pod_if_it_is_ignored_or_external_or_without_selector_or_in_another_namespace() {
+fn ignored_external_and_selectorless_services_and_services_of_other_namespaces_select_no_pod() {
     let pod = annotated_pod(json!({}));
     let mut external = mk_service("external", &json!([{"port": 80}]));
-    external.external_name = true;
+    external.is_external_name = true;
     let mut without_selector = mk_service("without-selector", &json!([{"port": 80}]));
     without_selector.selector = facts::Pairs::default();
     let mut ignored = mk_service("ignored", &json!([{"port": 80}]));
@@ -335,7 +335,7 @@ fn service_selects_no_pod_if_it_is_ignored_or_external_or_without_selector_or_in
 }
 
 #[test]
-fn invalid_ignore_annotation_gives_a_warning_and_is_ignored() {
+fn invalid_ignore_annotation_causes_a_warning_and_has_no_effect() {
     let mut service = mk_service("web", &json!([{"port": 80}]));
     service.annotations = [("kuma.io/ignore".into(), "yes".into())].into_iter().collect();
     let Converted { dataplane, warnings } = converted(&annotated_pod(json!({})), &[service]);
@@ -348,7 +348,7 @@ fn invalid_ignore_annotation_gives_a_warning_and_is_ignored() {
 }
 
 #[test]
-fn mesh_annotation_of_the_pod_precedes_that_of_the_namespace() {
+fn mesh_annotation_of_the_pod_overrides_the_annotation_of_the_namespace() {
     let namespace: Namespace = serde_json::from_value(json!({
         "metadata": {"name": "demo", "annotations": {"kuma.io/mesh": "payments"}}
     }))
@@ -367,7 +367,7 @@ fn mesh_annotation_of_the_pod_precedes_that_of_the_namespace() {
 }
 
 #[test]
-fn service_less_pod_is_named_after_its_workload_or_else_itself() {
+fn service_less_pod_is_named_after_its_workload_or_after_itself() {
     let pod = annotated_pod(json!({}));
     let service_name = |workload: Option<&OwnerRef>| {
         let converted = convert(&pod, &[], None, workload, &ConvertSettings::default());
@@ -386,7 +386,7 @@ fn service_less_pod_is_named_after_its_workload_or_else_itself() {
 }
 
 #[test]
-fn provided_gateway_is_named_after_its_workload_whatever_services_select_it() {
+fn provided_gateway_is_named_after_its_workload_regardless_of_its_services() {
     let pod = annotated_pod(json!({"kuma.io/gateway": "provided"}));
     let metrics = mk_service("edge-metrics", &json!([{"port": 10254}]));
     let unmatched = mk_service("edge", &json!([{"port": 80, "targetPort": "nosuchport"}]));
@@ -423,7 +423,7 @@ fn provided_gateway_is_named_after_its_workload_whatever_services_select_it() {
 }
 
 #[test]
-fn provided_gateway_without_workload_is_named_after_its_service_or_else_itself() {
+fn provided_gateway_without_workload_is_named_after_its_service_or_after_itself() {
     let pod = annotated_pod(json!({"kuma.io/gateway": "provided"}));
     let service_name =
         |services: &[ServiceFacts]| converted(&pod, services).dataplane.services()[0].to_string();
@@ -475,7 +475,7 @@ fn error_of_an_invalid_annotation_names_its_key_and_field() {
 }
 
 #[test]
-fn list_of_direct_access_services_is_trimmed_and_port_0_disables_ipv6() {
+fn list_of_direct_access_services_is_trimmed_and_port_0_disables_ipv6_redirection() {
     let pod = annotated_pod(json!({
         "kuma.io/transparent-proxying": "enabled",
         "kuma.io/transparent-proxying-inbound-port": "15006",
@@ -549,7 +549,7 @@ fn native_sidecar_must_not_quit() {
         "initContainers": [{"name": "kuma-sidecar", "restartPolicy": "Always"}],
         "containers": [{"name": "job"}],
     });
-    assert!(!completion::sidecar_should_quit(&mk_pod(
+    assert!(!completion::sidecar_must_quit(&mk_pod(
         &spec,
         &status,
         &json!({})
@@ -565,7 +565,7 @@ fn sidecar_must_quit_only_if_no_container_will_be_restarted() {
         ]);
         let spec =
             json!({"restartPolicy": policy, "containers": [{"name": "kuma-sidecar"}, {"name": "job"}]});
-        completion::sidecar_should_quit(&mk_pod(&spec, &running_status(&statuses), &json!({})))
+        completion::sidecar_must_quit(&mk_pod(&spec, &running_status(&statuses), &json!({})))
     };
     assert!(!must_quit("OnFailure", 1));
     assert!(must_quit("OnFailure", 0));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kermode_crds::annotation::WrongValue;
 use kermode_model::{ObjectKey, Protocol, ServiceName};
 
-/// Warning about a Pod whose Dataplane was built nevertheless. The text becomes an Event on the Pod.
+/// Warning about a Pod that was converted. The text becomes an Event on the Pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertWarning {
     /// Services declare different protocols for one container port (docs/design.md#shared-container-ports).

@@ -2,9 +2,8 @@
 
 use super::facts::{IntermediateFacts, IntermediateId, OwnerRef, PodFacts};
 
-/// Returns the top-level controller of a Pod: the Deployment of its ReplicaSet, the CronJob of its Job, else its direct
-/// controller. If `intermediate` returns `None` for the Pod's ReplicaSet or Job, the ReplicaSet or Job itself is
-/// returned.
+/// Returns the top-level controller of a Pod: the owner of its ReplicaSet or Job, else its direct controller.
+/// `intermediate` looks up the ReplicaSet or Job.
 pub fn top_workload<'o>(
     pod: &PodFacts,
     intermediate: impl FnOnce(&IntermediateId) -> Option<&'o IntermediateFacts>,

@@ -7,8 +7,8 @@ use kermode_model::view::ServiceAddresses;
 
 use crate::convert::facts::ServiceFacts;
 
-/// The addresses of each port of a Service, with the service name of the port's inbounds. Empty for a Service that
-/// yields no inbounds.
+/// Returns, for each port of a Service, the service name of the port's inbounds and the addresses of the port. Empty if
+/// the Service yields no inbounds.
 pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, ServiceAddresses)> {
     let ports = if service.yields_inbounds() {
         &*service.ports
@@ -19,7 +19,7 @@ pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, 
         let cluster_ips = service.cluster_ips.iter();
         let addresses = ServiceAddresses {
             cluster_ips: cluster_ips.map(|ip| SocketAddr::new(*ip, port.number)).collect(),
-            headless: service.headless,
+            headless: service.is_headless,
         };
         (port.service_name().clone(), addresses)
     })

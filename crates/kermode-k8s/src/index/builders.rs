@@ -1,4 +1,4 @@
-//! Kubernetes objects for tests of the index, decoded from JSON.
+//! Builders of Kubernetes objects for tests of the index.
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};

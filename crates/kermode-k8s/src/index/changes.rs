@@ -1,5 +1,4 @@
-//! Changes caused by a write to the index: touched parts of the mesh view, Dataplanes to write, and sidecars that must
-//! quit.
+//! Results of reads and writes of the index: changes, identities of Pods, and desired Dataplanes.
 
 use std::sync::Arc;
 
@@ -24,9 +23,9 @@ pub struct Changes {
 pub enum DataplaneChange {
     /// The Dataplane must be created or replaced.
     Upsert {
-        /// The Dataplane, with the key of its Pod.
+        /// The Dataplane. It has the key of its Pod.
         dataplane: Arc<Dataplane>,
-        /// UID of the Pod that owns it.
+        /// UID of the Pod that owns the Dataplane.
         pod_uid: Arc<str>,
         /// Warnings to report on the Pod; empty if the same warnings have already been reported.
         warnings: Arc<[ConvertWarning]>,
@@ -50,7 +49,7 @@ impl Changes {
         self.touched.is_empty() && self.dataplanes.is_empty() && self.sidecars_to_quit.is_empty()
     }
 
-    /// Appends later changes.
+    /// Appends later changes. `touched` stays sorted and without duplicates.
     pub fn extend(&mut self, later: Self) {
         self.touched.extend(later.touched);
         self.dataplanes.extend(later.dataplanes);
@@ -77,7 +76,7 @@ impl Changes {
     }
 }
 
-/// Attributes of a Pod that authenticate its proxy.
+/// Attributes of a Pod that identify its proxy in authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodIdentity<'i> {
     /// Service account of the Pod.
@@ -91,6 +90,6 @@ pub struct PodIdentity<'i> {
 pub struct Desired<'i> {
     /// The Dataplane.
     pub dataplane: &'i Arc<Dataplane>,
-    /// UID of the Pod that owns it.
+    /// UID of the Pod that owns the Dataplane.
     pub pod_uid: &'i Arc<str>,
 }

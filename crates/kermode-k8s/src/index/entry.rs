@@ -17,8 +17,8 @@ pub(super) struct PodEntry {
     pub(super) current: Option<CurrentDataplane>,
     /// Error of the last conversion.
     pub(super) error: Option<ConvertError>,
-    /// Whether the sidecar must quit and this has been reported.
-    quit_requested: bool,
+    /// Whether [`Changes`] have reported that the sidecar must quit.
+    is_quit_reported: bool,
 }
 
 /// The Dataplane in use.
@@ -37,7 +37,7 @@ impl PodEntry {
             facts,
             current: None,
             error: None,
-            quit_requested: false,
+            is_quit_reported: false,
         }
     }
 
@@ -47,9 +47,9 @@ impl PodEntry {
 
     /// Applies the result of a conversion.
     ///
-    /// A Pod that cannot be converted keeps its last valid Dataplane, but address and health are updated: a terminating
-    /// Pod stops being an endpoint even if an annotation is invalid. A Pod with another UID does not inherit the
-    /// Dataplane of its predecessor.
+    /// A Pod that cannot be converted keeps its last valid Dataplane, but the address and the health are updated, so
+    /// that a terminating Pod with an invalid annotation is no longer an endpoint. A new Pod does not get the Dataplane
+    /// of an earlier Pod of the same name.
     pub(super) fn apply_result(
         &mut self,
         result: Result<Option<Converted>, ConvertError>,
@@ -71,10 +71,10 @@ impl PodEntry {
             });
         }
         self.error = error;
-        self.request_quit(changes);
+        self.report_quit(changes);
     }
 
-    /// Current error and warnings of the Pod, as the changes that reported them.
+    /// Current error and warnings of the Pod, in the form of the changes that first reported them.
     pub(super) fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
         let failed = self.error.as_ref().map(|error| DataplaneChange::Failed {
             key: self.key().clone(),
@@ -130,8 +130,8 @@ impl PodEntry {
         }
     }
 
-    /// Adds a Dataplane to the view, unless the view has it already. If the Pod is in phase Failed, its Dataplane is
-    /// removed from the view instead, because the Pod no longer runs and its address may already belong to another Pod.
+    /// Adds a Dataplane to the view, unless the view contains an equal one. If the Pod is in phase Failed, its Dataplane
+    /// is removed from the view instead, because the address of the Pod may already belong to another Pod.
     fn update_view(
         &self,
         dataplane: Dataplane,
@@ -164,15 +164,15 @@ impl PodEntry {
         }
     }
 
-    /// Reports once that the sidecar must quit, when the application has finished.
-    fn request_quit(&mut self, changes: &mut Changes) {
-        let must_quit = completion::sidecar_should_quit(&self.facts);
+    /// Reports once that the sidecar must quit because the application has finished.
+    fn report_quit(&mut self, changes: &mut Changes) {
+        let must_quit = completion::sidecar_must_quit(&self.facts);
         if let Some(current) = &self.current
             && must_quit
-            && !self.quit_requested
+            && !self.is_quit_reported
         {
             changes.sidecars_to_quit.push(current.dataplane.clone());
         }
-        self.quit_requested = must_quit && self.current.is_some();
+        self.is_quit_reported = must_quit && self.current.is_some();
     }
 }

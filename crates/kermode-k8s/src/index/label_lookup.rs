@@ -1,8 +1,7 @@
-//! Lookup of the Pods that a Service may select, and of the Services that may select a Pod, within one namespace and
-//! without a scan of the namespace.
+//! Finds the Pods that a Service may select, and the Services that may select a Pod, without a scan of the namespace.
 //!
-//! A Pod is indexed by each of its labels, a Service by one label of its selector. A lookup returns a few candidates;
-//! the caller evaluates the selectors.
+//! A Pod is indexed by each of its labels, and a Service by one label of its selector. A lookup returns a few
+//! candidates, whose selectors the caller evaluates.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -47,8 +46,8 @@ impl LabelLookup {
         }
     }
 
-    /// Indexes a Service by the label of its selector by which the fewest other Services are indexed. Otherwise a label
-    /// that all Services of a namespace share would make all of them candidates for every Pod.
+    /// Indexes a Service by one label of its selector: the label by which the fewest other Services are indexed. If
+    /// Services were indexed by a label that all of them share, every Service would be a candidate for every Pod.
     pub(super) fn add_service(&mut self, name: &Arc<str>, selector: &Pairs) {
         let other_services = |label: &&Label| self.services_by_label.get(*label).map_or(0, HashSet::len);
         let Some(label) = selector.iter().min_by_key(other_services).cloned() else {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::convert::facts::{Deduplicate, Pairs};
 
-/// Number of interned values below which unused ones are not removed, because a scan costs more than it frees.
+/// Unused values are not removed before a pool has this number of values, because the scan would cost more than it
+/// frees.
 const MIN_REMOVAL_THRESHOLD: usize = 1024;
 
 /// Interned strings and labels.
@@ -17,19 +18,19 @@ pub(super) struct Pool {
     pairs: Interner<Pairs>,
 }
 
-/// Interned values of one type. Values that only the pool references are unused; they are removed once the number of
-/// values has doubled since the last removal.
+/// Interned values of one type. A value is unused if only the pool references it. Unused values are removed once the
+/// number of values has doubled since the last removal.
 #[derive(Debug)]
 struct Interner<T> {
     all: HashSet<T>,
-    /// Number of values at which unused ones are removed next.
+    /// Number of values at which unused values are removed next.
     removal_threshold: usize,
 }
 
 impl Deduplicate for Pool {
     fn dedup_text(&mut self, text: &mut Arc<str>) {
         if !self.texts.replace(text) {
-            // One reference is that of the pool.
+            // One reference belongs to the pool.
             self.texts.add(text.clone(), |text| Arc::strong_count(text) > 1);
         }
     }

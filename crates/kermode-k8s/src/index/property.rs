@@ -1,5 +1,5 @@
-//! Property test of the index: after any writes its state equals that of a conversion of all objects from scratch, and
-//! every write returns exactly the changes that it has caused.
+//! Property test of the index with random sequences of writes. Each write returns exactly the changes that it caused.
+//! After all writes, the state of the index equals the result of a conversion of all objects from scratch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,18 +13,21 @@ use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, r
 use super::*;
 use crate::convert::facts::PodPhase;
 
-/// A write. The first number is that of the object's name, from a small range, so that writes affect one another.
+/// A write to the index. A `u8` is the number in the object's name. It has a small range, so that several writes affect
+/// the same object.
 #[derive(Clone, Debug)]
 enum Write {
     Pod(u8, PodShape),
     RemovePod(u8),
     Service(u8, ServiceShape),
     RemoveService(u8),
-    /// `Some(true)` if the Namespace sets the mesh `other`, `Some(false)` if `default`; `None` if it sets no mesh.
-    Namespace(Option<bool>),
+    /// Applies the Namespace with this mesh annotation, if any.
+    Namespace(Option<&'static str>),
     RemoveNamespace,
-    /// Whether a Deployment owns the ReplicaSet.
-    ReplicaSet(u8, bool),
+    ReplicaSet {
+        name: u8,
+        has_deployment: bool,
+    },
     RemoveReplicaSet(u8),
     Permission(u8, PermissionShape),
     RemovePermission(u8),
@@ -33,42 +36,43 @@ enum Write {
 #[allow(clippy::struct_excessive_bools, reason = "each is an independent choice")]
 #[derive(Clone, Debug)]
 struct PodShape {
-    injected: bool,
+    is_injected: bool,
     /// Argument of [`labels`].
     labels: u8,
-    /// Whether the Pod has an annotation for its mesh.
-    own_mesh: bool,
+    has_mesh_annotation: bool,
     /// Number of the owning ReplicaSet.
     owner: Option<u8>,
-    ready: bool,
-    /// From 0 to 3: succeeded, failed, without IP, being deleted. Otherwise running.
+    is_ready: bool,
+    /// 0: succeeded, 1: failed, 2: without IP, 3: terminating; other numbers: running.
     status: u8,
-    wrong_annotation: bool,
-    named_port: bool,
+    has_invalid_annotation: bool,
+    has_named_port: bool,
     uid: u8,
 }
 
 #[derive(Clone, Debug)]
 struct ServiceShape {
     selector: u8,
-    headless: bool,
+    is_headless: bool,
     /// Bit set of the ports.
     ports: u8,
-    ignored: bool,
+    is_ignored: bool,
 }
 
 #[derive(Clone, Debug)]
 struct PermissionShape {
-    other_mesh: bool,
+    is_in_other_mesh: bool,
     target: u8,
     caller: u8,
 }
 
 fn any_permission() -> impl Strategy<Value = PermissionShape> {
-    (prop::bool::weighted(0.3), 0..5u8, 0..2u8).prop_map(|(other_mesh, target, caller)| PermissionShape {
-        other_mesh,
-        target,
-        caller,
+    (prop::bool::weighted(0.3), 0..5u8, 0..2u8).prop_map(|(is_in_other_mesh, target, caller)| {
+        PermissionShape {
+            is_in_other_mesh,
+            target,
+            caller,
+        }
     })
 }
 
@@ -85,15 +89,25 @@ fn any_pod() -> impl Strategy<Value = PodShape> {
         0..2u8,
     );
     fields.prop_map(
-        |(injected, labels, own_mesh, owner, ready, status, wrong_annotation, named_port, uid)| PodShape {
-            injected,
+        |(
+            is_injected,
             labels,
-            own_mesh,
+            has_mesh_annotation,
             owner,
-            ready,
+            is_ready,
             status,
-            wrong_annotation,
-            named_port,
+            has_invalid_annotation,
+            has_named_port,
+            uid,
+        )| PodShape {
+            is_injected,
+            labels,
+            has_mesh_annotation,
+            owner,
+            is_ready,
+            status,
+            has_invalid_annotation,
+            has_named_port,
             uid,
         },
     )
@@ -101,24 +115,26 @@ fn any_pod() -> impl Strategy<Value = PodShape> {
 
 fn any_service() -> impl Strategy<Value = ServiceShape> {
     (0..5u8, any::<bool>(), 1..8u8, prop::bool::weighted(0.1)).prop_map(
-        |(selector, headless, ports, ignored)| ServiceShape {
+        |(selector, is_headless, ports, is_ignored)| ServiceShape {
             selector,
-            headless,
+            is_headless,
             ports,
-            ignored,
+            is_ignored,
         },
     )
 }
 
 fn any_write() -> impl Strategy<Value = Write> {
+    let mesh = prop::sample::select(vec!["default", "other"]);
     prop_oneof![
         6 => (0..4u8, any_pod()).prop_map(|(name, pod)| Write::Pod(name, pod)),
         2 => (0..4u8).prop_map(Write::RemovePod),
         4 => (0..3u8, any_service()).prop_map(|(name, service)| Write::Service(name, service)),
         2 => (0..3u8).prop_map(Write::RemoveService),
-        1 => any::<Option<bool>>().prop_map(Write::Namespace),
+        1 => prop::option::of(mesh).prop_map(Write::Namespace),
         1 => Just(Write::RemoveNamespace),
-        2 => (0..2u8, any::<bool>()).prop_map(|(name, owned)| Write::ReplicaSet(name, owned)),
+        2 => (0..2u8, any::<bool>())
+            .prop_map(|(name, has_deployment)| Write::ReplicaSet { name, has_deployment }),
         1 => (0..2u8).prop_map(Write::RemoveReplicaSet),
         3 => (0..3u8, any_permission()).prop_map(|(name, shape)| Write::Permission(name, shape)),
         1 => (0..3u8).prop_map(Write::RemovePermission),
@@ -137,21 +153,21 @@ fn mk_pod(name: u8, shape: &PodShape) -> PodFacts {
     );
     pod["metadata"]["uid"] = json!(shape.uid.to_string());
     let annotations = &mut pod["metadata"]["annotations"];
-    annotations["kuma.io/sidecar-injected"] = json!(shape.injected.to_string());
-    if shape.own_mesh {
+    annotations["kuma.io/sidecar-injected"] = json!(shape.is_injected.to_string());
+    if shape.has_mesh_annotation {
         annotations["kuma.io/mesh"] = json!("default");
     }
-    if shape.wrong_annotation {
+    if shape.has_invalid_annotation {
         annotations["kuma.io/envoy-admin-port"] = json!("nonsense");
     }
     if let Some(owner) = shape.owner {
         pod["metadata"]["ownerReferences"] =
             json!([{"kind": "ReplicaSet", "name": format!("r{owner}"), "uid": "", "apiVersion": "apps/v1"}]);
     }
-    if !shape.named_port {
+    if !shape.has_named_port {
         pod["spec"]["containers"][0]["ports"] = json!([]);
     }
-    pod["status"]["containerStatuses"][0]["ready"] = json!(shape.ready);
+    pod["status"]["containerStatuses"][0]["ready"] = json!(shape.is_ready);
     match shape.status {
         0 => pod["status"]["phase"] = json!("Succeeded"),
         1 => pod["status"]["phase"] = json!("Failed"),
@@ -180,13 +196,13 @@ fn mk_service_of(name: u8, shape: &ServiceShape) -> ServiceFacts {
         .enumerate()
         .filter(|(bit, _)| shape.ports & (1 << bit) != 0);
     let ports: Vec<_> = ports.map(|(_, port)| port.clone()).collect();
-    let ip = if shape.headless {
+    let ip = if shape.is_headless {
         "None".to_owned()
     } else {
         cluster_ip(name).to_string()
     };
     let mut service = mk_service(&format!("s{name}"), &ip, selector, json!(ports));
-    if shape.ignored {
+    if shape.is_ignored {
         service.annotations = [("kuma.io/ignore".into(), "true".into())].into_iter().collect();
     }
     service
@@ -209,7 +225,11 @@ fn mk_permission(shape: &PermissionShape) -> (MeshName, TrafficPermission) {
         },
         action: Action::Allow,
     };
-    let mesh = if shape.other_mesh { "other" } else { "default" };
+    let mesh = if shape.is_in_other_mesh {
+        "other"
+    } else {
+        "default"
+    };
     let permission = TrafficPermission {
         target,
         rules: vec![rule],
@@ -221,7 +241,7 @@ fn permission_key(name: u8) -> ObjectKey {
     ObjectKey::new("system", format!("m{name}"))
 }
 
-/// The MeshTrafficPermissions that exist after some writes.
+/// The MeshTrafficPermissions that exist after the writes so far.
 type Permissions = BTreeMap<ObjectKey, (MeshName, TrafficPermission)>;
 
 fn record_permission(permissions: &mut Permissions, write: &Write) {
@@ -246,13 +266,11 @@ fn apply_write(index: &mut Index, write: &Write) -> Changes {
         Write::RemovePod(name) => index.remove_pod(&key(&format!("p{name}"))),
         Write::Service(name, shape) => index.apply_service(mk_service_of(*name, shape)),
         Write::RemoveService(name) => index.remove_service(&key(&format!("s{name}"))),
-        Write::Namespace(mesh) => {
-            let mesh = mesh.map(|other| if other { "other" } else { "default" });
-            index.apply_namespace(mk_namespace("demo", mesh))
-        }
+        Write::Namespace(mesh) => index.apply_namespace(mk_namespace("demo", *mesh)),
         Write::RemoveNamespace => index.remove_namespace("demo"),
-        Write::ReplicaSet(name, owned) => {
-            index.apply_intermediate(mk_replica_set(&format!("r{name}"), owned.then_some("deployment")))
+        Write::ReplicaSet { name, has_deployment } => {
+            let deployment = has_deployment.then_some("deployment");
+            index.apply_intermediate(mk_replica_set(&format!("r{name}"), deployment))
         }
         Write::RemoveReplicaSet(name) => {
             index.remove_intermediate(&mk_replica_set(&format!("r{name}"), None).id)
@@ -277,7 +295,7 @@ struct IndexState {
     rules: Rules,
 }
 
-/// The rules that apply to the inbounds of each dataplane, in the order of the inbounds.
+/// The rules of each inbound of each Dataplane, in the order of the inbounds.
 type Rules = BTreeMap<ObjectKey, Vec<Vec<PermissionRule>>>;
 
 fn rules_of(view: &MeshView) -> Rules {
@@ -363,7 +381,7 @@ fn state_of(index: &Index) -> IndexState {
     }
 }
 
-/// Returns the state after a conversion of all objects from scratch.
+/// Returns the state that results from a conversion of all objects from scratch.
 fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     let mut view = MeshView::default();
     for (key, (mesh, permission)) in permissions {
@@ -398,7 +416,7 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     }
 }
 
-/// Removes from a state the Pods that cannot be converted, because their state depends on earlier writes.
+/// Removes from a state the Pods that cannot be converted. Their state depends on earlier writes.
 fn without_invalid_pods(mut state: IndexState, invalid: &BTreeSet<ObjectKey>) -> IndexState {
     state.desired.retain(|key, _| !invalid.contains(key));
     state.dataplanes.retain(|key, _| !invalid.contains(key));
@@ -418,7 +436,7 @@ fn without_health(dataplane: &Dataplane) -> Dataplane {
     dataplane
 }
 
-/// Returns the keys whose values differ after `compared` has been applied to them.
+/// Returns the keys whose values differ between the maps. Values are compared by the result of `compared`.
 fn differing<K: Ord + Clone, V, T: PartialEq>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
@@ -471,7 +489,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn state_after_any_writes_equals_a_conversion_from_scratch(
+    fn state_after_random_writes_equals_a_conversion_from_scratch(
         writes in prop::collection::vec(any_write(), 1..40)
     ) {
         let mut index = Index::default();

@@ -1,4 +1,4 @@
-//! Read access to the index for the publisher, the writer of Dataplanes, and the authentication of proxies.
+//! Read access to the index.
 
 use kermode_model::ObjectKey;
 use kermode_model::view::MeshView;
@@ -15,7 +15,7 @@ impl Index {
         &self.view
     }
 
-    /// Number of conversions of Pods so far, a measure of the work that writes have caused.
+    /// Number of conversions of Pods so far.
     pub fn conversions(&self) -> u64 {
         self.conversions
     }
@@ -30,8 +30,8 @@ impl Index {
         self.namespaces.get(name)
     }
 
-    /// Attributes that authenticate the proxy of a Pod. `None` once the Pod has finished: then its proxy does not run,
-    /// so a caller with its identity is not the proxy.
+    /// Attributes that identify the proxy of a Pod in authentication. `None` if the Pod has finished, because its proxy
+    /// no longer runs.
     pub fn pod_identity(&self, key: &ObjectKey) -> Option<PodIdentity<'_>> {
         let facts = &self.pods.get(key)?.facts;
         self.view.dataplane(key)?;
@@ -41,7 +41,7 @@ impl Index {
         })
     }
 
-    /// The Dataplane that must exist under a key; `None` if it must not exist.
+    /// The Dataplane that must exist for a Pod; `None` if the Pod must not have a Dataplane.
     pub fn desired(&self, key: &ObjectKey) -> Option<Desired<'_>> {
         self.pods
             .get(key)?
@@ -56,7 +56,8 @@ impl Index {
         current.map(CurrentDataplane::desired)
     }
 
-    /// Current errors and warnings of all Pods, as the changes that reported them, in no particular order.
+    /// Current errors and warnings of all Pods, in the form of the changes that first reported them. In no particular
+    /// order.
     pub fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
         self.pods.values().flat_map(PodEntry::warnings)
     }
@@ -71,7 +72,7 @@ impl Index {
     pub fn is_terminating(&self, namespace: &str) -> bool {
         self.namespaces
             .get(namespace)
-            .is_some_and(|namespace| namespace.deleting)
+            .is_some_and(|namespace| namespace.is_terminating)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Effects of single writes to the index.
+//! Tests of single writes to the index.
 
 use kermode_model::{Tags, tag};
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ fn pod_without_a_sidecar_is_ignored() {
 }
 
 #[test]
-fn inbounds_of_a_pod_follow_the_service_that_selects_it() {
+fn inbounds_of_a_pod_are_derived_from_the_service_that_selects_it() {
     let mut index = Index::default();
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
     assert_eq!(
@@ -76,7 +76,7 @@ fn inbounds_of_a_pod_follow_the_service_that_selects_it() {
 }
 
 #[test]
-fn service_converts_only_the_pods_that_it_selects_or_selected() {
+fn change_of_a_service_converts_only_pods_that_the_old_or_new_version_selects() {
     let mut index = Index::default();
     for number in 0..1000 {
         let app = if number < 3 { "a" } else { "b" };
@@ -87,40 +87,40 @@ fn service_converts_only_the_pods_that_it_selects_or_selected() {
             json!({"app": app, "env": "prod"}),
         ));
     }
-    let before = index.conversions();
+    let conversions_before = index.conversions();
     index.apply_service(mk_service(
         "a",
         "10.96.0.1",
         json!({"app": "a", "env": "prod"}),
         http_port(),
     ));
-    assert_eq!(index.conversions() - before, 3);
+    assert_eq!(index.conversions() - conversions_before, 3);
     index.apply_service(mk_service(
         "a",
         "10.96.0.1",
         json!({"app": "nothing"}),
         http_port(),
     ));
-    assert_eq!(index.conversions() - before, 6);
+    assert_eq!(index.conversions() - conversions_before, 6);
     index.apply_service(mk_service(
         "c",
         "10.96.0.2",
         json!({"app": "c", "env": "prod"}),
         http_port(),
     ));
-    assert_eq!(index.conversions() - before, 6);
+    assert_eq!(index.conversions() - conversions_before, 6);
 }
 
 #[test]
-fn namespace_converts_only_pods_whose_mesh_it_sets() {
+fn change_of_a_namespace_converts_only_pods_without_a_mesh_annotation() {
     let mut index = Index::default();
     let mut annotated = pod_json("with-annotation", "10.0.0.1", web_labels());
     annotated["metadata"]["annotations"]["kuma.io/mesh"] = json!("own");
     index.apply_pod(read_pod(&annotated));
     index.apply_pod(mk_pod("without-annotation", "10.0.0.2", web_labels()));
-    let before = index.conversions();
+    let conversions_before = index.conversions();
     let changes = index.apply_namespace(mk_namespace("demo", Some("payments")));
-    assert_eq!(index.conversions() - before, 1);
+    assert_eq!(index.conversions() - conversions_before, 1);
     assert_eq!(upserted_pods(&changes), ["without-annotation"]);
     assert_eq!(index.view().dataplanes_of(&"payments".into()).count(), 1);
 }
@@ -161,7 +161,7 @@ fn change_of_readiness_touches_only_the_service() {
 }
 
 #[test]
-fn permission_touches_only_the_inbounds_that_it_selects_or_selected() {
+fn change_of_a_permission_touches_only_inbounds_that_the_old_or_new_version_selects() {
     let mut index = Index::default();
     for (number, app) in [(1, "web"), (2, "web"), (3, "db")] {
         let labels = json!({"app": app});
@@ -196,7 +196,7 @@ fn permission_touches_only_the_inbounds_that_it_selects_or_selected() {
 }
 
 #[test]
-fn invalid_pod_keeps_its_last_valid_dataplane_with_current_health() {
+fn pod_that_becomes_invalid_keeps_its_last_valid_dataplane_with_current_health() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
@@ -255,7 +255,7 @@ fn pod_whose_services_have_too_many_ports_keeps_its_last_valid_dataplane() {
 }
 
 #[test]
-fn pod_does_not_inherit_the_dataplane_of_an_earlier_pod_of_the_same_name() {
+fn pod_does_not_get_the_dataplane_of_an_earlier_pod_of_the_same_name() {
     let mut index = Index::default();
     index.apply_pod(mk_pod("web-0", "10.0.0.1", web_labels()));
     let mut pod = pod_json("web-0", "10.0.0.2", web_labels());
@@ -278,7 +278,7 @@ fn pod_does_not_inherit_the_dataplane_of_an_earlier_pod_of_the_same_name() {
 }
 
 #[test]
-fn failed_pod_keeps_its_dataplane_but_not_its_endpoints() {
+fn failed_pod_keeps_its_dataplane_but_is_not_an_endpoint() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
@@ -315,7 +315,7 @@ fn identity_of_a_pod_is_its_service_account_and_uid() {
 }
 
 #[test]
-fn sidecar_of_a_finished_job_is_reported_once() {
+fn sidecar_of_a_finished_job_is_reported_once_as_one_that_must_quit() {
     let mut index = Index::default();
     let mut pod = pod_json("job-1", "10.0.0.1", json!({}));
     pod["spec"]["restartPolicy"] = json!("Never");
@@ -330,7 +330,7 @@ fn sidecar_of_a_finished_job_is_reported_once() {
 }
 
 #[test]
-fn dual_stack_service_is_found_by_both_addresses() {
+fn dual_stack_service_is_found_by_each_of_its_cluster_ips() {
     let mut index = Index::default();
     let mut facts = mk_service("web", "10.96.0.1", web_labels(), http_port());
     facts.cluster_ips = ["10.96.0.1", "fd00::1"]

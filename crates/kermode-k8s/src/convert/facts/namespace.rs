@@ -15,8 +15,8 @@ pub struct NamespaceFacts {
     pub labels: Pairs,
     /// Annotations with `kuma.io/` in the key.
     pub annotations: Pairs,
-    /// Whether the Namespace is being deleted. The API server does not create objects in it.
-    pub deleting: bool,
+    /// Whether the Namespace is being deleted. The API server creates no objects in a terminating Namespace.
+    pub is_terminating: bool,
 }
 
 impl From<&Namespace> for NamespaceFacts {
@@ -26,7 +26,7 @@ impl From<&Namespace> for NamespaceFacts {
             name: metadata.name.as_deref().unwrap_or_default().into(),
             labels: Pairs::all(metadata.labels.as_ref()),
             annotations: Pairs::kuma_only(metadata.annotations.as_ref()),
-            deleting: metadata.deletion_timestamp.is_some(),
+            is_terminating: metadata.deletion_timestamp.is_some(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Owners of objects, and facts of intermediates: ReplicaSets and Jobs, which are between a workload and its Pods.
+//! Owners of objects, and facts of intermediates. An intermediate is a ReplicaSet or Job between a workload, such as a
+//! Deployment, and its Pods.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kermode_model::ObjectKey;
 
-/// Owner of an object, by kind and name, in the object's namespace.
+/// Owner of an object. The owner is in the object's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerRef {
     /// Kind, such as `Deployment`.
@@ -34,7 +35,7 @@ impl OwnerRef {
     }
 }
 
-/// Kind of an intermediate: an object between a workload and its Pods.
+/// Kind of an intermediate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IntermediateKind {
     /// Usually owned by a Deployment.
@@ -53,7 +54,7 @@ pub struct IntermediateId {
 }
 
 impl IntermediateId {
-    /// Returns the identifier of a Pod's owner if the owner is an intermediate.
+    /// Returns the identifier of a Pod's owner; `None` if the owner is not an intermediate.
     pub fn of(namespace: &Arc<str>, owner: &OwnerRef) -> Option<Self> {
         let kind = match &*owner.kind {
             "ReplicaSet" => IntermediateKind::ReplicaSet,

@@ -22,15 +22,15 @@ pub struct PodFacts {
     pub labels: Pairs,
     /// Annotations with `kuma.io/` in the key.
     pub annotations: Pairs,
-    /// First IP; `None` until one is assigned.
+    /// First IP; `None` until an IP is assigned.
     pub ip: Option<IpAddr>,
     /// Phase.
     pub phase: PodPhase,
     /// Whether the Pod is being deleted.
-    pub deleting: bool,
+    pub is_terminating: bool,
     /// Name of the service account.
     pub service_account: Arc<str>,
-    /// Long-running containers: `containers`, then the native sidecars of `initContainers`, in the order of the Pod.
+    /// Long-running containers: `containers`, then the native sidecars among `initContainers`, in the order of the Pod.
     pub containers: Box<[ContainerFacts]>,
     /// HTTP probes with a numeric port, if the Pod has virtual probes.
     pub probes: Box<[ProbeFacts]>,
@@ -40,7 +40,7 @@ pub struct PodFacts {
     pub restart_policy: Option<RestartPolicy>,
 }
 
-/// Phase of a Pod, as far as conversion distinguishes it.
+/// Phase of a Pod. Only distinguishes what matters for conversion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PodPhase {
     /// Pending, Running or unknown.
@@ -71,14 +71,14 @@ pub struct ContainerFacts {
     /// Name.
     pub name: Arc<str>,
     /// Whether the container is a native sidecar: a restartable init container.
-    pub native_sidecar: bool,
+    pub is_native_sidecar: bool,
     /// Names and numbers of the declared TCP ports.
     pub ports: Box<[(Option<Arc<str>>, u16)]>,
-    /// State that the kubelet reported; `None` before its first report.
+    /// State, as reported by the kubelet; `None` before the first report.
     pub state: Option<ContainerState>,
 }
 
-/// State of a container, as reported by the kubelet.
+/// State of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContainerState {
     /// Whether the container is ready.
@@ -114,8 +114,7 @@ pub enum ProbeKind {
 // === impl PodFacts ===
 
 impl PodFacts {
-    /// Whether the Pod has a sidecar, according to the annotation from injection. A Pod stays in the mesh even if the
-    /// label that requested injection changes.
+    /// Whether the Pod has a sidecar, according to the annotation that injection sets.
     pub fn is_injected(&self) -> bool {
         let key = annotation::SIDECAR_INJECTED;
         self.annotations
@@ -161,7 +160,7 @@ impl From<&Pod> for PodFacts {
         let spec = pod.spec.as_ref().unwrap_or(&empty_spec);
         let status = pod.status.as_ref().unwrap_or(&empty_status);
         let annotations = Pairs::kuma_only(pod.metadata.annotations.as_ref());
-        let virtual_probes = annotations.get(annotation::VIRTUAL_PROBES).is_some();
+        let has_virtual_probes = annotations.get(annotation::VIRTUAL_PROBES).is_some();
         let service_account = spec
             .service_account_name
             .as_deref()
@@ -173,10 +172,10 @@ impl From<&Pod> for PodFacts {
             annotations,
             ip: first_ip(status),
             phase: phase(status),
-            deleting: pod.metadata.deletion_timestamp.is_some(),
+            is_terminating: pod.metadata.deletion_timestamp.is_some(),
             service_account: service_account.unwrap_or("default").into(),
             containers: containers(spec, status),
-            probes: if virtual_probes {
+            probes: if has_virtual_probes {
                 probes(spec)
             } else {
                 Box::default()
@@ -192,7 +191,7 @@ impl From<&Pod> for PodFacts {
     }
 }
 
-/// Returns namespace and name of an object.
+/// Returns the namespace and name of an object.
 pub(super) fn key_of(metadata: &ObjectMeta) -> ObjectKey {
     ObjectKey::new(
         metadata.namespace.as_deref().unwrap_or_default(),
@@ -220,9 +219,9 @@ fn phase(status: &PodStatus) -> PodPhase {
 }
 
 fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
-    let ordinary = status.container_statuses.as_deref().unwrap_or_default();
-    let init = status.init_container_statuses.as_deref().unwrap_or_default();
-    let native = spec
+    let statuses = status.container_statuses.as_deref().unwrap_or_default();
+    let init_statuses = status.init_container_statuses.as_deref().unwrap_or_default();
+    let native_sidecars = spec
         .init_containers
         .iter()
         .flatten()
@@ -230,15 +229,18 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
     let mut all: Vec<_> = spec
         .containers
         .iter()
-        .map(|container| ContainerFacts::new(container, false, ordinary))
+        .map(|container| ContainerFacts::new(container, statuses))
         .collect();
-    // Statuses without a container in the spec are included, as in Kuma; the API server does not send any.
-    let without_container = ordinary.iter().filter(|status| {
+    // As in Kuma, statuses without a container in the spec are included.
+    let without_container = statuses.iter().filter(|status| {
         let mut names = spec.containers.iter().map(|container| &container.name);
         !names.any(|name| *name == status.name)
     });
     all.extend(without_container.map(ContainerFacts::of_status));
-    all.extend(native.map(|container| ContainerFacts::new(container, true, init)));
+    all.extend(native_sidecars.map(|container| ContainerFacts {
+        is_native_sidecar: true,
+        ..ContainerFacts::new(container, init_statuses)
+    }));
     all.into()
 }
 
@@ -281,12 +283,13 @@ impl ContainerFacts {
         &*self.name == SIDECAR
     }
 
-    fn new(container: &Container, native_sidecar: bool, statuses: &[ContainerStatus]) -> Self {
+    /// Reads an ordinary container and its status.
+    fn new(container: &Container, statuses: &[ContainerStatus]) -> Self {
         let ports = container.ports.iter().flatten();
         let status = statuses.iter().find(|status| status.name == container.name);
         Self {
             name: container.name.as_str().into(),
-            native_sidecar,
+            is_native_sidecar: false,
             ports: ports
                 .filter(|port| is_tcp(port.protocol.as_ref()))
                 .filter_map(|port| {
@@ -301,7 +304,7 @@ impl ContainerFacts {
     fn of_status(status: &ContainerStatus) -> Self {
         Self {
             name: status.name.as_str().into(),
-            native_sidecar: false,
+            is_native_sidecar: false,
             ports: Box::default(),
             state: Some(status.into()),
         }
@@ -319,7 +322,7 @@ impl From<&ContainerStatus> for ContainerState {
 }
 
 impl ProbeKind {
-    /// Returns the name of the field in a container.
+    /// Returns the name of the probe's field in a container.
     pub fn field(self) -> &'static str {
         match self {
             Self::Liveness => "livenessProbe",

@@ -16,16 +16,16 @@ use super::{Pairs, is_tcp, port_number};
 pub struct ServiceFacts {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// Selector of Pods; empty for a Service without one.
+    /// Selector of Pods; empty if the Service has no selector.
     pub selector: Pairs,
     /// TCP ports, in the order of the Service.
     pub ports: Box<[ServicePortFacts]>,
     /// ClusterIPs, one for each IP family; empty for a headless Service.
     pub cluster_ips: Box<[IpAddr]>,
     /// Whether the ClusterIP is `None`: clients address individual Pods.
-    pub headless: bool,
+    pub is_headless: bool,
     /// Whether the type is `ExternalName`.
-    pub external_name: bool,
+    pub is_external_name: bool,
     /// Annotations with `kuma.io/` in the key.
     pub annotations: Pairs,
 }
@@ -37,31 +37,32 @@ pub struct ServicePortFacts {
     pub number: u16,
     /// Target port in Pods.
     pub target: TargetPort,
-    /// Declared application protocol; `None` if none or an unknown one is declared.
+    /// Declared application protocol; `None` if the Service declares no protocol or an unknown protocol.
     pub protocol: Option<Protocol>,
-    /// `number` as a string, shared by the tags of all Pods of the Service.
+    /// `number` as a string. The tags of all Pods of the Service share the allocation.
     pub(crate) number_text: Arc<str>,
-    /// `kuma.io/service` of the inbounds of this port, shared like `number_text`.
+    /// Value of the tag `kuma.io/service` in the inbounds of this port. The tags of all Pods share the allocation.
     pub(crate) service_name: ServiceName,
 }
 
 /// Target port of a Service's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetPort {
-    /// Port number, which need not be declared by a container.
+    /// Port number. Containers may omit it from their declared ports.
     Number(u16),
-    /// Name of a container port, whose number may differ between Pods.
+    /// Name of a container port. Its number may differ between Pods.
     Name(Arc<str>),
 }
 
 impl ServiceFacts {
-    /// Whether the Service yields inbounds: it has a selector, is not an ExternalName and is not ignored.
+    /// Whether the Service yields inbounds: it has a selector, its type is not ExternalName, and it does not have the
+    /// annotation `kuma.io/ignore`.
     pub fn yields_inbounds(&self) -> bool {
-        let ignored = self
+        let is_ignored = self
             .annotations
             .get(annotation::IGNORE)
             .is_some_and(|value| annotation::parse_bool(annotation::IGNORE, value) == Ok(true));
-        !self.selector.is_empty() && !self.external_name && !ignored
+        !self.selector.is_empty() && !self.is_external_name && !is_ignored
     }
 }
 
@@ -80,9 +81,9 @@ impl From<&Service> for ServiceFacts {
             ports: ports
                 .filter_map(|port| ServicePortFacts::new(&key, &annotations, port))
                 .collect(),
-            headless: cluster_ips.iter().any(|ip| ip == "None"),
+            is_headless: cluster_ips.iter().any(|ip| ip == "None"),
             cluster_ips: cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
-            external_name: spec.type_.as_deref() == Some("ExternalName"),
+            is_external_name: spec.type_.as_deref() == Some("ExternalName"),
             annotations,
             key,
         }
@@ -96,7 +97,7 @@ impl ServicePortFacts {
         }
         let number = port_number(port.port)?;
         let target = match &port.target_port {
-            // The API server defaults an omitted target port to the port; older clients send 0 to omit it.
+            // An omitted target port defaults to the port. Older clients send 0 instead of omitting the target port.
             None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
             Some(IntOrString::Int(target)) => TargetPort::Number(port_number(*target)?),
             Some(IntOrString::String(name)) => TargetPort::Name(name.as_str().into()),
@@ -112,7 +113,7 @@ impl ServicePortFacts {
         })
     }
 
-    /// Returns `kuma.io/service` of the inbounds of this port.
+    /// Returns the value of the tag `kuma.io/service` in the inbounds of this port.
     pub fn service_name(&self) -> &ServiceName {
         &self.service_name
     }
