@@ -1,7 +1,8 @@
 //! The control plane's configuration: the layout of Kuma's file, `KUMA_*` variables, defaults and validation.
 //!
-//! `kuma-cp` loads it at the start, and `kumactl` loads the same file for its offline commands. Both use this crate, so
-//! they accept the same files and report the same problems. `docs/reference/configuration.md` lists every setting.
+//! `kuma-cp` loads the file at the start, and `kumactl` loads the same file for its offline commands. Both use this
+//! crate, so they accept the same files and report the same problems. `docs/reference/configuration.md` lists every
+//! setting.
 
 mod load;
 mod settings;
@@ -173,7 +174,7 @@ pub struct Zone {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Defaults {
-    /// Whether the control plane does not create the Mesh `default`.
+    /// Whether creation of the Mesh `default` is skipped.
     pub skip_mesh_creation: bool,
 }
 
@@ -261,7 +262,7 @@ impl Config {
         }
     }
 
-    /// Whether this replica is a Pod, and so an endpoint of the Service, rather than a process outside of the cluster.
+    /// Whether this replica runs in a Pod of the cluster, which makes it an endpoint of the Service.
     pub fn runs_in_pod(&self) -> bool {
         !self.instance.is_empty()
     }

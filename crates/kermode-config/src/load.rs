@@ -1,8 +1,8 @@
 //! Loader of a configuration: defaults, then a YAML file, then environment variables.
 //!
-//! The serialised defaults are the schema. A key that the defaults do not contain is unknown, and the default at a path
-//! decides how the text of an environment variable is parsed. Each override is deserialised on its own, on top of the
-//! defaults, so that one run reports all mistakes.
+//! The serialized defaults are the schema. A key that the defaults do not contain is unknown, and the default at a path
+//! decides how the text of an environment variable is parsed. Each override is deserialized on its own, on top of the
+//! defaults, so that one run reports all problems.
 
 use std::fmt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use serde_json::Value;
 /// An environment variable and the dotted path of the setting that it overrides.
 pub(crate) type Variable = (&'static str, &'static str);
 
-/// Rules for overrides, in addition to the serialised defaults.
+/// Rules for overrides, in addition to the serialized defaults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OverrideRules<'a> {
     /// Accepted environment variables.
@@ -24,7 +24,7 @@ pub(crate) struct OverrideRules<'a> {
     pub(crate) user_keyed_maps: &'a [&'a str],
 }
 
-/// All problems of a configuration. Each names the file and key, or the environment variable.
+/// An invalid configuration, with all its problems. Each problem names the file and key, or the environment variable.
 #[derive(Debug)]
 pub struct InvalidConfig {
     pub(crate) problems: Vec<String>,
@@ -138,7 +138,7 @@ impl Collector<'_> {
         }
     }
 
-    /// Applies the overrides that deserialise, and deserialises the result.
+    /// Applies the overrides that can be deserialized, and deserializes the result.
     fn merge<T: DeserializeOwned>(self) -> Result<T, InvalidConfig> {
         let mut problems = self.problems;
         let mut merged = self.defaults.clone();
@@ -200,7 +200,7 @@ fn value_at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter().try_fold(value, |value, key| value.get(key))
 }
 
-/// Sets the value at a path. A parent that is not a map becomes one.
+/// Sets the value at a path. A parent that is not a map is replaced by a map.
 fn set_value_at(target: &mut Value, path: &[String], value: Value) {
     let Some((last, parents)) = path.split_last() else {
         *target = value;

@@ -1,7 +1,7 @@
 //! Table of all settings: key, environment variables, meaning. `docs/reference/configuration.md` is generated from the
 //! table.
 //!
-//! Variables of the injector are declared in `kermode-inject`, beside the settings themselves.
+//! Environment variables of the injector are declared in `kermode-inject`, beside the injector's settings.
 
 use crate::load::Variable;
 
@@ -104,7 +104,7 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "defaults.skipMeshCreation",
         "KUMA_DEFAULTS_SKIP_MESH_CREATION",
-        "Whether the control plane does not create the Mesh `default`.",
+        "Skips creation of the Mesh `default`.",
     ),
     (
         "tracing.openTelemetry.enabled",

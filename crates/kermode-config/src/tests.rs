@@ -1,4 +1,4 @@
-//! Tests of the whole configuration: the table of settings is complete, every section is accepted, mistakes are
+//! Tests of the whole configuration: the table of settings is complete, every section is accepted, problems are
 //! reported.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Dataplane: one proxy, as `kubectl get dataplanes <pod>` shows it.
+//! The custom resource Dataplane, which describes one proxy.
 
 mod status;
 

@@ -1,4 +1,4 @@
-//! Mesh: settings that all proxies of a mesh share.
+//! The custom resource Mesh, which holds the settings that all proxies of a mesh share.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ pub struct MeshStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// End of error messages about names; the name precedes it.
+/// Error message about a name that is not a DNS label. The field or the name precedes it.
 pub(crate) const MUST_BE_DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, \
                                             neither starting nor ending with a dash";
 /// Type of the supported backends.
@@ -215,7 +215,8 @@ fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> 
     }))
 }
 
-/// Checks the name of a builtin backend, which is part of the names of Secrets. Other types have no such limit.
+/// Checks the name of a backend. The name of a builtin backend is part of the names of Secrets, so it must be a DNS
+/// label. Names of other backends are not restricted.
 pub(crate) fn check_backend_name(index: usize, backend: &Backend) -> Result<(), InvalidMesh> {
     if backend.kind == BUILTIN && !model::is_dns_label(&backend.name) {
         return Err(InvalidMesh::BackendName(index, backend.name.clone()));

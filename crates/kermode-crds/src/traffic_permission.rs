@@ -1,4 +1,5 @@
-//! MeshTrafficPermission: access rights between services, see `docs/reference/resources.md#meshtrafficpermission`.
+//! The custom resource MeshTrafficPermission: access rights between services
+//! (docs/reference/resources.md#meshtrafficpermission).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -125,7 +126,7 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
 /// Path of the field that selects the inbounds of a permission.
 pub(crate) const TARGET_FIELD: &str = "spec.targetRef";
 
-/// Converts the rule with this index.
+/// Converts a rule. `index` is its position in `spec.from`, for errors.
 pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidPermission> {
     let action = match from.default.action.as_str() {
         "Allow" | "ALLOW" => model::Action::Allow,

@@ -1,7 +1,7 @@
 //! Validation of custom resources beyond their schema, see `docs/reference/resources.md#validation`.
 //!
 //! The validating webhook calls this module and reports all problems at once. Dataplanes are read as JSON, because
-//! deserialising would stop at the first problem.
+//! deserialization stops at the first problem.
 
 mod dataplane;
 mod mesh;

@@ -1,8 +1,8 @@
-//! Assignments `path=value` to the configuration file: the values of `--set`.
+//! Applies the values of `--set`, which are assignments `path=value`, to the configuration file.
 
 use serde_json::{Map, Value};
 
-/// A value of `--set` that cannot be used.
+/// A value of `--set` that cannot be used. The first field of each variant is the value of `--set`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAssignment {
     /// The text has no `=`.
@@ -11,15 +11,15 @@ pub enum InvalidAssignment {
     /// A part of the path is empty.
     #[error("--set {0:?}: the path has an empty part; a dot that belongs to a key is written \"\\.\"")]
     EmptyPart(String),
-    /// The value is not YAML.
+    /// The value after `=` is not YAML. The second field is the error.
     #[error("--set {0:?}: the value is not YAML: {1}")]
     Value(String, String),
-    /// A key on the path has a value that is not a map.
+    /// A key on the path has a value that is not a map. The second field is the path of that key.
     #[error("--set {0:?}: {1} already has a value and cannot have settings below it")]
     NotAMap(String, String),
 }
 
-/// Sets the value at its path in `config`. Missing maps are created, and a later assignment replaces an earlier one.
+/// Applies one assignment `path=value` to `config`. Missing maps are created, and an existing value is replaced.
 pub(crate) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result<(), InvalidAssignment> {
     let Some((path, text)) = assignment.split_once('=') else {
         return Err(InvalidAssignment::NotPathValue(assignment.to_owned()));

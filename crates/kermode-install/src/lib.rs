@@ -1,6 +1,6 @@
-//! Manifests of the control plane: renders the Kubernetes objects of an [`Installation`].
+//! Renders the manifests of the control plane: the Kubernetes objects of an [`Installation`].
 //!
-//! `kumactl install control-plane` converts its flags to an installation and prints the objects.
+//! `kumactl install control-plane` converts its flags to an [`Installation`] and prints the objects.
 
 mod assignment;
 mod configuration;
@@ -22,7 +22,7 @@ pub use workload::{POD_FIELD_VARIABLES, PORTS, Port};
 pub struct Installation {
     /// Namespace of the control plane.
     pub namespace: String,
-    /// Name of the zone; `None` if inbounds get no tag `kuma.io/zone`.
+    /// Name of the zone, the value of the tag `kuma.io/zone`; `None` for no tag.
     pub zone: Option<String>,
     /// Number of replicas of the control plane.
     pub replicas: u16,
@@ -30,13 +30,13 @@ pub struct Installation {
     pub images: Images,
     /// Failure policy of the injector's webhooks for Pods that request injection by a label.
     pub injector_failure_policy: FailurePolicy,
-    /// Environment variables of the control plane. [`POD_FIELD_VARIABLES`] are added to them.
+    /// Environment variables of the control plane, in addition to [`POD_FIELD_VARIABLES`].
     pub environment: BTreeMap<String, String>,
-    /// Assignments `path=value` to the configuration file, in the order given.
+    /// Assignments `path=value` that set values of the configuration file, in order of application.
     pub assignments: Vec<String>,
     /// Address of the webhooks.
     pub webhook_address: WebhookAddress,
-    /// Whether the cluster runs the control plane, so that the manifests contain a Deployment.
+    /// Whether the manifests contain a Deployment. Without it, the control plane runs outside of the cluster.
     pub with_deployment: bool,
 }
 
@@ -60,7 +60,7 @@ pub enum WebhookAddress {
     Url(String),
 }
 
-/// Failure policy of a webhook.
+/// Failure policy of a webhook: the API server's response to a request if the webhook cannot be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailurePolicy {
     /// Denies the request.
@@ -127,7 +127,7 @@ impl Installation {
 /// `docs/reference/names-and-ports.md#names`.
 pub(crate) const NAME: &str = "kuma-control-plane";
 
-/// Namespace of the control plane. All its Pods meet Pod Security *restricted*, so the namespace enforces it.
+/// Namespace of the control plane, which enforces Pod Security *restricted*.
 fn namespace(installation: &Installation) -> Value {
     json!({
         "apiVersion": "v1",
@@ -142,8 +142,7 @@ fn namespace(installation: &Installation) -> Value {
     })
 }
 
-/// Labels of the objects whose metadata [`namespaced`] and [`cluster_scoped`] return, and of the control plane's Pods.
-/// The Namespace has labels of its own; CustomResourceDefinitions have none.
+/// Labels of the control plane's Pods and of all objects except the Namespace and the CustomResourceDefinitions.
 pub(crate) fn labels() -> Value {
     json!({"app": NAME, "app.kubernetes.io/name": "kuma", "app.kubernetes.io/instance": "kuma"})
 }

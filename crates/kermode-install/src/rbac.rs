@@ -58,7 +58,7 @@ fn cluster_rules() -> Vec<Value> {
         rule(GROUP, &["dataplanes/finalizers"], &["update"]),
         // Required for owner references with blockOwnerDeletion: a Dataplane references its Pod.
         rule("", &["pods/finalizers"], &["update"]),
-        // The control plane annotates a Mesh whose initial MeshTrafficPermission exists.
+        // `create` is for the Mesh `default`, `patch` for the annotation that the initial MeshTrafficPermission exists.
         rule(GROUP, &["meshes"], &["get", "list", "watch", "create", "patch"]),
         // Authenticates the token of a proxy.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),

@@ -18,8 +18,8 @@ const VALIDATE_PATH: &str = "/validate-kuma-io-v1alpha1";
 const WORKLOADS_PATH: &str = "/validate-workloads";
 
 /// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and for labelled Pods have
-/// the failure policy of the installation. The third, for annotations and for other values of the label, never blocks a
-/// Pod.
+/// the failure policy of the installation. The third webhook is for annotations and for other values of the label. Its
+/// failure does not block a Pod.
 pub(crate) fn mutating(installation: &Installation) -> Value {
     let policy = installation.injector_failure_policy.as_str();
     let injection_label = json!({annotation::SIDECAR_INJECTION: "enabled"});
@@ -36,7 +36,7 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
     let mut for_labelled_pods = injector_webhook("pods-kuma-injector.kuma.io", policy, installation);
     for_labelled_pods["objectSelector"] = json!({"matchLabels": injection_label});
     for_labelled_pods["namespaceSelector"] = json!({"matchExpressions": outside_system_namespace});
-    // This webhook matches every Pod of the cluster, so it must not block any.
+    // This webhook is called for every Pod of the cluster, so its failure must not block Pods.
     let for_any_pod = injector_webhook("kuma-injector.kuma.io", "Ignore", installation);
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -87,8 +87,8 @@ fn resource_validator(installation: &Installation) -> Value {
     );
     validator["matchConditions"] = json!([
         {
-            // The control plane validates objects before it writes them. A call of its own webhook, which is not ready
-            // yet, would block its start.
+            // The control plane validates objects before it writes them. While it starts, its webhook is not ready, so
+            // a call of the webhook would block the start.
             "name": "not-the-control-plane",
             "expression": format!(
                 "request.userInfo.username != 'system:serviceaccount:{}:{NAME}'", installation.namespace),
@@ -104,8 +104,8 @@ fn resource_validator(installation: &Installation) -> Value {
     validator
 }
 
-/// Webhook that warns about a workload whose injection label belongs on its Pod template. The webhook denies nothing,
-/// so it has a short timeout, and its failures are ignored.
+/// Webhook that warns about a workload with an injection label, which belongs on the Pod template. The webhook denies
+/// nothing, so it has a short timeout, and its failures are ignored.
 fn workload_warnings(installation: &Installation) -> Value {
     let rules = json!([
         rule(

@@ -28,8 +28,8 @@ pub struct NamespaceMetadata {
 // === impl ClusterObjects ===
 
 impl ClusterObjects {
-    /// Collects the objects. A ContainerPatch of a namespace other than the control plane's is ignored; one without a
-    /// namespace counts as an object of the control plane's namespace.
+    /// Collects the objects. A ContainerPatch without a namespace counts as an object of the control plane's namespace.
+    /// A ContainerPatch of any other namespace is ignored.
     ///
     /// # Errors
     /// If a Namespace or a ContainerPatch does not have the form of its kind.

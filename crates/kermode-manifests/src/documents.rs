@@ -77,12 +77,12 @@ fn flatten_list(object: &Value) -> Vec<Value> {
     }
 }
 
-/// Whether the object is a List, of any kind.
+/// Whether the object is a List, or a typed List such as a PodList.
 pub fn is_list(object: &Value) -> bool {
     object["items"].is_array() && object["kind"].as_str().is_some_and(|kind| kind.ends_with("List"))
 }
 
-/// Returns an item of a List with `kind` and `apiVersion`, which a typed List does not repeat for each item.
+/// Adds `kind` and `apiVersion` to an item of a typed List such as a PodList, if the item lacks them.
 pub fn with_kind_of(list: &Value, mut item: Value) -> Value {
     let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List"));
     if let (Some(fields), Some(kind)) = (item.as_object_mut(), kind.filter(|kind| !kind.is_empty()))
@@ -94,8 +94,8 @@ pub fn with_kind_of(list: &Value, mut item: Value) -> Value {
     item
 }
 
-/// Splits a stream into its documents. Returns the number of the first line and the text of each. Markers and
-/// directives are not part of a document (YAML 1.2, sections 6.8 and 9.1).
+/// Splits a stream into its documents. Returns the number of the first line and the text of each document. The text
+/// contains no markers and no directives (YAML 1.2, sections 6.8 and 9.1).
 fn split(text: &str) -> Vec<(usize, String)> {
     let mut documents = Vec::new();
     let (mut first_line, mut current) = (1, String::new());

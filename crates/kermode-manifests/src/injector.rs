@@ -1,4 +1,4 @@
-//! Injection into manifests: Pods and Pod templates get sidecars, all other documents keep their text.
+//! Injects sidecars into the Pods and Pod templates of manifests. All other documents keep their text.
 
 use kermode_config::Config;
 use kermode_inject::workload::{misplaced_request, pod_pointer};
@@ -15,7 +15,7 @@ pub struct Injector<'a> {
     pub config: &'a Config,
     /// Objects of the cluster.
     pub cluster: &'a ClusterObjects,
-    /// CA certificate that sidecars verify the control plane against, PEM.
+    /// CA certificates in PEM, which sidecars use to verify the control plane's certificate.
     pub ca_pem: &'a str,
     /// Namespace of objects without a namespace.
     pub namespace: &'a str,
@@ -128,7 +128,7 @@ impl Injector<'_> {
             object["kind"].as_str().unwrap_or_default()
         );
         let warning = misplaced_request(object);
-        // Null if the workload has no Pod template.
+        // `pod_pointer` returns only pointers to existing values, so `absent` is not used.
         let mut absent = Value::Null;
         let pod = object.pointer_mut(pointer).unwrap_or(&mut absent);
         let mut assumptions = self.cluster_assumptions(&namespace);
@@ -137,7 +137,7 @@ impl Injector<'_> {
         if !pointer.is_empty() {
             set_generate_name(&own_name, &mut reviewed);
         }
-        assumptions.extend(set_defaults(&mut reviewed));
+        assumptions.extend(set_default_grace_period(&mut reviewed));
         let explanation = self.decide(&reviewed, &namespace);
         if let Ok(Outcome::Injected(injection)) = &explanation.result {
             if pod["metadata"].is_null() {
@@ -189,7 +189,7 @@ impl Injector<'_> {
     }
 }
 
-/// Sets `generateName` as the controller of the workload does for the Pods that it creates.
+/// Sets `generateName`, as the workload's controller does for its Pods.
 fn set_generate_name(workload: &str, template: &mut Value) {
     if template["metadata"].is_null() {
         template["metadata"] = json!({});
@@ -199,8 +199,8 @@ fn set_generate_name(workload: &str, template: &mut Value) {
     }
 }
 
-/// Sets the defaults that the injector reads and the API server would have set. Returns the assumption.
-fn set_defaults(pod: &mut Value) -> Option<String> {
+/// Sets the default grace period, as the API server does. Returns the assumption if the default was set.
+fn set_default_grace_period(pod: &mut Value) -> Option<String> {
     const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";
     let spec = pod.get_mut("spec")?.as_object_mut()?;
     if spec.get(GRACE_PERIOD).is_some_and(|seconds| !seconds.is_null()) {

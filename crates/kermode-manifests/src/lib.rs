@@ -1,7 +1,7 @@
 //! Manifests of Kubernetes objects: read from files, injected without a cluster, written as YAML.
 //!
-//! `kumactl` and `kermode-install` build on this crate. `kermode-inject`, which the control plane's webhook uses as
-//! well, decides about injection and creates the patch.
+//! `kumactl` and `kermode-install` use this crate. `kermode-inject`, which the control plane's webhook also uses,
+//! decides on injection and builds the patch.
 
 mod cluster;
 pub mod documents;

@@ -10,7 +10,7 @@ use crate::notation::{self, Notation};
 /// One label or annotation key, as documented.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// The key. A name with a dot at its start is only the end of the key; the reference writes `<port>` before it.
+    /// The key. A key that starts with a dot is a suffix; the reference shows the suffix after `<port>`.
     pub name: &'static str,
     /// Objects that carry the key.
     pub objects: &'static str,
@@ -22,7 +22,7 @@ pub struct Key {
     pub documentation: &'static [&'static str],
 }
 
-/// Declares one constant for each key, and a table of all of them.
+/// Declares one constant for each key, and a table of all keys.
 macro_rules! keys {
     (
         $(#[doc = $table_doc:literal])+
@@ -159,7 +159,7 @@ keys! {
     SYSTEM_NAMESPACE = "kuma.io/system-namespace", "label of a Namespace", Notation::Boolean, "";
 }
 
-/// Part of every key that belongs to Kermode. Pod labels that contain it do not become tags.
+/// Part of every key that belongs to Kermode. Pod labels whose keys contain this part do not become tags.
 pub const RESERVED_KEY_PART: &str = "kuma.io/";
 
 /// Parses the boolean value of a label or annotation.
@@ -178,7 +178,7 @@ pub fn parse_bool(key: &str, value: &str) -> Result<bool, WrongValue> {
 pub enum GatewayIdentity {
     /// The Service that selects the Pod.
     Service,
-    /// The workload of the Pod, of whatever kind; for a Pod without workload, the Service that selects it.
+    /// The workload of the Pod, such as a Deployment. For a Pod without a workload, the Service that selects the Pod.
     Workload,
 }
 

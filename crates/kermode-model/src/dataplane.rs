@@ -7,13 +7,13 @@ use crate::{MeshName, ObjectKey, Protocol, ServiceName, Tags, tag};
 /// One proxy of the mesh, as its Dataplane resource describes it (docs/reference/resources.md#dataplane).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataplane {
-    /// Namespace and name, those of the Pod.
+    /// Namespace and name of the Pod.
     pub key: ObjectKey,
     /// Mesh of the proxy.
     pub mesh: MeshName,
-    /// IP of the Pod, the first one if it has several.
+    /// IP address of the Pod; the first address if the Pod has several.
     pub address: IpAddr,
-    /// Ports of the workload at which it serves. Empty for gateways.
+    /// Ports that the workload serves. Empty for a gateway.
     pub inbounds: Vec<Inbound>,
     /// Present when the workload is a gateway, whose inbound traffic is not redirected.
     pub gateway: Option<Gateway>,
@@ -23,7 +23,7 @@ pub struct Dataplane {
     pub admin_port: Option<u16>,
     /// HTTP probes of the application that the kubelet sends to the proxy.
     pub probes: Option<Probes>,
-    /// Metrics overrides of the Pod.
+    /// Port and path of the metrics endpoint, from annotations of the Pod.
     pub metrics: Option<Metrics>,
 }
 
@@ -50,7 +50,7 @@ impl Dataplane {
 /// One port of the workload, as an endpoint of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// The container port. [`Inbound::SERVICELESS_PORT`] for workloads without a Service.
+    /// The container port, or [`Inbound::SERVICELESS_PORT`] if no Service selects the Pod.
     pub port: u16,
     /// Tags of the inbound; they always contain `kuma.io/service`.
     pub tags: Tags,
@@ -59,11 +59,11 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Port of the only inbound of a service-less workload; nothing listens on it
+    /// Port of the only inbound of a service-less Pod, which no Service selects. No process listens on the port
     /// (docs/reference/dataplane.md#service-less-pods).
     pub const SERVICELESS_PORT: u16 = 49151;
     /// Maximum number of inbounds of a Dataplane. Each inbound is an endpoint in every proxy that calls the workload.
-    /// Only a selector that matches Pods by mistake exceeds the limit.
+    /// In practice, only Services that select Pods by mistake exceed the limit.
     pub const MAX_PER_DATAPLANE: usize = 256;
 
     /// The service that the inbound belongs to.
@@ -73,7 +73,7 @@ impl Inbound {
             .map(|name| ServiceName::new(name.clone()))
     }
 
-    /// The declared protocol; TCP if none or an unknown one is declared.
+    /// The protocol that the tags declare; TCP if they declare no protocol or an unknown protocol.
     pub fn protocol(&self) -> Protocol {
         self.tags
             .get(tag::PROTOCOL)
@@ -86,7 +86,7 @@ impl Inbound {
         self.ready != Some(false)
     }
 
-    /// Whether the inbound is the only inbound of a service-less workload.
+    /// Whether the inbound is the only inbound of a service-less Pod.
     pub fn is_serviceless(&self) -> bool {
         self.port == Self::SERVICELESS_PORT
     }
@@ -144,12 +144,12 @@ pub struct ApplicationProbe {
     pub path: String,
 }
 
-/// Metrics overrides of a Pod (annotations `prometheus.metrics.kuma.io/*`).
+/// Metrics endpoint from the annotations `prometheus.metrics.kuma.io/*` of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metrics {
-    /// Port to scrape.
+    /// Port to scrape; `None` without the annotation.
     pub port: Option<u16>,
-    /// Path to scrape.
+    /// Path to scrape; `None` without the annotation.
     pub path: Option<String>,
 }
 

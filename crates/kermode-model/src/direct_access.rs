@@ -1,4 +1,4 @@
-//! Direct access: the Pod addresses that a proxy may call by IP (`kuma.io/direct-access-services`).
+//! Direct access: computes the Pod addresses that a proxy calls by IP (`kuma.io/direct-access-services`).
 //!
 //! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with proxies that use direct access,
 //! and updates it with every service that a change touched. The publisher then evaluates the [`DirectAccess`] of each
@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use crate::view::{MeshView, Service};
 use crate::{Dataplane, MeshName, ObjectKey, ServiceName};
 
-/// Entry of a Dataplane's list of services that selects all services.
+/// Entry of [`TransparentProxying::direct_access_services`](crate::TransparentProxying::direct_access_services) that
+/// selects all services.
 const ALL_SERVICES: &str = "*";
 
 /// Endpoints of all services of one mesh, by address and by service.
@@ -34,7 +35,7 @@ pub struct DirectAccess {
     proxy: ObjectKey,
     /// Services called by Pod IP; `None` if all.
     services: Option<BTreeSet<ServiceName>>,
-    /// Services for which the proxy has outbound listeners; `None` if for all.
+    /// Services for which the proxy has outbound listeners; `None` if all.
     reachable: Option<BTreeSet<ServiceName>>,
 }
 
@@ -220,9 +221,9 @@ mod tests {
         addresses.update(&"db".into(), Some(&mk_service(true, &[(3, "db-0")])));
         let all = mk_access(None, None);
         assert_eq!(all.addresses(&addresses), [address(2)].into());
-        let without_outbound = mk_access(None, Some(&["web"]));
+        let without_listener_of_db = mk_access(None, Some(&["web"]));
         assert_eq!(
-            without_outbound.addresses(&addresses),
+            without_listener_of_db.addresses(&addresses),
             [address(2), address(3)].into()
         );
         let named = mk_access(Some(&["db"]), Some(&["web"]));

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-/// Error for a text that is not a duration.
+/// A text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a duration: write a number and a unit (ms, s, m, h), for example 30s or 1m30s")]
 pub struct InvalidDuration {
@@ -22,7 +22,7 @@ const UNITS: [(&str, u128); 7] = [
     ("h", 3_600 * 1_000_000_000),
 ];
 
-/// Parses a duration such as `30s`, `1h15m` or `1.5s`; a bare `0` is zero.
+/// Parses a duration such as `30s`, `1h15m` or `1.5s`. Only `0` needs no unit.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     parse_nanoseconds(text)
         .and_then(|nanoseconds| u64::try_from(nanoseconds).ok())

@@ -11,7 +11,7 @@ use crate::{ObjectKey, ServiceName, Tags, tag};
 /// One MeshTrafficPermission. Its `targetRef` is resolved to tags of inbounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrafficPermission {
-    /// Tags that an inbound must have for the permission to apply to it. Empty: every inbound of the mesh.
+    /// Tags that select inbounds: an inbound must have all of them. Empty tags select every inbound of the mesh.
     pub target: Tags,
     /// Rules in the order of the resource; a later rule overrules an earlier one for the same principal.
     pub rules: Vec<PermissionRule>,
@@ -52,15 +52,14 @@ pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
 
 /// Position of a permission in its set; a later permission overrules an earlier one.
 ///
-/// A permission whose target names a service overrules a permission for other tags, and a permission for tags overrules
-/// a permission for the whole mesh. Within these classes, more tags overrule fewer. Among equals, the alphabetically
-/// first name wins, as in Kuma.
+/// A permission whose target contains `kuma.io/service` overrules a permission whose target does not. Otherwise,
+/// the permission with more tags in its target overrules. Among equals, the alphabetically first name wins, as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
     /// Whether the target contains `kuma.io/service`.
     names_service: bool,
     /// Number of tags of the target.
-    tags: usize,
+    tag_count: usize,
     key: Reverse<ObjectKey>,
 }
 
@@ -96,12 +95,12 @@ impl PermissionSet {
             .map(|(_, permission)| permission)
     }
 
-    /// Adds or replaces the permission of a MeshTrafficPermission. Returns the replaced one.
+    /// Adds or replaces the permission of a MeshTrafficPermission. Returns the replaced permission.
     pub fn insert(&mut self, key: ObjectKey, permission: TrafficPermission) -> Option<TrafficPermission> {
         let replaced = self.remove(&key);
         let precedence = Precedence {
             names_service: permission.target.contains_key(tag::SERVICE),
-            tags: permission.target.len(),
+            tag_count: permission.target.len(),
             key: Reverse(key),
         };
         self.0.insert(precedence, permission);

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// Application protocol of a port, ordered by specificity: if several protocols are declared for one port, the greatest
-/// one applies.
+/// Application protocol of a port. The variants are ordered by specificity. If several protocols are declared for one
+/// port, the most specific protocol applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// Opaque bytes.

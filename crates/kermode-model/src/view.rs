@@ -20,7 +20,7 @@ use crate::{
 pub struct MeshView {
     meshes: HashMap<MeshName, MeshEntry>,
     dataplanes: HashMap<ObjectKey, Arc<Dataplane>>,
-    /// Addresses from Kubernetes Services, also of services that no mesh has.
+    /// Addresses from Kubernetes Services, including services without an endpoint in any mesh.
     addresses: HashMap<ServiceName, ServiceAddresses>,
     /// Service of each ClusterIP and service port.
     by_address: HashMap<SocketAddr, ServiceName>,
@@ -45,7 +45,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// The most specific protocol that includes those of all endpoints; TCP without endpoints.
+    /// The most specific protocol that [includes](Protocol::common) the protocols of all endpoints; TCP without
+    /// endpoints.
     pub fn protocol(&self) -> Protocol {
         self.endpoints
             .values()
@@ -78,9 +79,9 @@ pub struct Endpoint {
 pub enum Touched {
     /// The mesh itself: mTLS or passthrough.
     Mesh(MeshName),
-    /// The endpoints, addresses or protocol of a service, which may have been removed.
+    /// The endpoints, addresses or protocol of a service. The service may have been removed.
     Service(MeshName, ServiceName),
-    /// A dataplane, which may have been removed. Not touched by changes of the health of its inbounds.
+    /// A dataplane, except the health of its inbounds. The dataplane may have been removed.
     Dataplane(ObjectKey),
     /// The permissions that apply to the inbound of a dataplane on this port.
     Inbound(ObjectKey, u16),
@@ -170,8 +171,8 @@ impl MeshView {
         vec![Touched::Mesh(name)]
     }
 
-    /// Removes a Mesh resource. The dataplanes of the mesh stay in the view and belong to a recreated Mesh of this
-    /// name.
+    /// Removes a Mesh resource. The dataplanes and permissions of the mesh stay in the view. They apply again if a Mesh
+    /// with the same name is created.
     pub fn remove_mesh(&mut self, name: &MeshName) -> Vec<Touched> {
         let Some(entry) = self.meshes.get_mut(name) else {
             return Vec::new();

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 /// Types of the conditions.
 pub mod condition {
-    /// All inbounds may receive traffic.
+    /// Whether all inbounds may receive traffic.
     pub const READY: &str = "Ready";
-    /// The sidecar has a stream to the control plane.
+    /// Whether the sidecar has a stream to the control plane.
     pub const CONNECTED: &str = "Connected";
-    /// The sidecar has not rejected any part of its newest configuration.
+    /// False if the sidecar has rejected any part of its newest configuration.
     pub const CONFIGURATION_ACCEPTED: &str = "ConfigurationAccepted";
 }
 

@@ -110,8 +110,7 @@ fn check_inbound(field: &str, inbound: &Value, problems: &mut Vec<Problem>) {
     );
 }
 
-/// Checks `health.ready`. The empty object `{}` means not ready, as in Kuma; the API server sets `ready: false`. Any
-/// value other than a boolean is a problem.
+/// Checks the health of an inbound. An object without `ready` is valid and means not ready, as in Kuma.
 fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
     let Some(members) = health.as_object() else {
         if !health.is_null() {
@@ -343,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_reported_at_once_for_any_json() {
+    fn all_problems_of_a_malformed_dataplane_are_reported() {
         let object =
             json!({"mesh": "x", "spec": {"networking": {"inbound": [{}, {"port": "80", "tags": []}]}}});
         assert_eq!(problems(&object).len(), 6);

@@ -12,7 +12,7 @@ pub(super) enum TagOwner {
     Gateway,
 }
 
-/// Checks that the required tag is present, and the names and values of all tags.
+/// Checks that the tag with the name of the service is present, and that all tags have valid names and values.
 pub(super) fn check(field: &str, tags: &Value, owner: TagOwner, problems: &mut Vec<Problem>) {
     let Some(tags) = tags.as_object() else {
         problems.push(missing_service_tag(field));

@@ -41,8 +41,8 @@ pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &st
     problems
 }
 
-/// Returns a problem for each field that is set although the kind of the reference does not use it. If such a field
-/// were ignored, the permission would apply to more proxies than intended.
+/// Returns a problem for each field of a reference that its kind does not use. Ignoring the field would apply the
+/// permission to more proxies than intended.
 fn unused_fields(field: &str, target: &TargetRef) -> Vec<Problem> {
     let has_name = target.name.as_deref().is_some_and(|name| !name.is_empty());
     let mut problems = Vec::new();
