@@ -11,7 +11,7 @@ help: ## list the targets
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z][a-z0-9-]*:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-##@ Local Kubernetes (CLUSTER=name selects one; default kermode; see cluster/README.md)
+##@ Local Kubernetes (CLUSTER=name selects a cluster, by default kermode; see cluster/README.md)
 
 .PHONY: cluster-up cluster-down cluster-status cluster-load-images cluster-api-up cluster-packages
 cluster-packages: ## install the Debian packages that clusters need
@@ -23,10 +23,10 @@ cluster-up: ## start a cluster, or repair it
 cluster-api-up: ## start only etcd and an API server
 	@$(CLUSTER_TOOL) api-only --name $(CLUSTER) up
 
-cluster-down: ## stop a cluster and remove everything it left
+cluster-down: ## stop a cluster and remove all its files and network settings
 	@$(CLUSTER_TOOL) down $(CLUSTER)
 
-cluster-status: ## show the processes and how to use the cluster
+cluster-status: ## show the state of the cluster, and how to use it
 	@$(CLUSTER_TOOL) status $(CLUSTER)
 
 cluster-load-images: ## import the built images into a cluster
@@ -62,7 +62,7 @@ test-unit: ## unit, golden, property, netns and real-Envoy tests (root)
 test-netns: ## redirection rules in real network namespaces (root)
 	@cargo test --package kermode-netfilter --package kuma-init --test netns
 
-test-conformance: ## the shared conformance corpus, if it is beside the checkout
+test-conformance: ## the conformance corpus in ../shared/conformance, if that folder exists
 	@python3 tests/run.py conformance
 
 conformance: ## run a corpus: CORPUS=DIR [SUITE=name]
@@ -93,7 +93,7 @@ fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), wit
 	@PROPTEST_CASES=$(or $(CASES),2000) cargo test --package kermode-admission --lib tests::hostile
 
 .PHONY: test-repository
-test-repository: ## check that cited documents exist, and the size of functions
+test-repository: ## check cited documents, layers of crates, and the size of Python functions
 	@cd tests && python3 python.py repository
 
 .PHONY: test-cluster test-cluster-unit
@@ -120,7 +120,7 @@ test-e2e-run: images
 	@cargo test --quiet --package kermode-e2e
 	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)')
 
-##@ Demo (CLUSTER=name selects the local cluster; KUBECONFIG and KERMODE_REGISTRY select your own: see demo/README.md)
+##@ Demo (CLUSTER=name selects a local cluster; KUBECONFIG and KERMODE_REGISTRY select your own: see demo/README.md)
 
 DEMO = PYTHONPATH=$(CURDIR)/cluster:$(CURDIR)/demo python3 -m kermode_demo
 
@@ -131,7 +131,7 @@ demo: ## install the mesh and a demo application, show a report
 demo-show: ## show the report of the running demo again
 	@$(DEMO) show --cluster=$(CLUSTER)
 
-demo-down: ## remove the demo and the mesh (locally: the whole cluster)
+demo-down: ## remove the demo and the mesh; a local cluster is removed entirely
 	@$(DEMO) down --cluster=$(CLUSTER)
 
 install: ## install the mesh without the demo application
@@ -140,10 +140,10 @@ install: ## install the mesh without the demo application
 test-demo: ## unit tests of the demo
 	@cd demo && PYTHONPATH=$(CURDIR)/cluster python3 $(CURDIR)/tests/python.py tests
 
-##@ Benchmarks (root; QUICK=1 for short ones; figures in target/bench/NAME.json)
+##@ Benchmarks (root; QUICK=1 shortens them; figures in target/bench/NAME.json)
 
-# The flags are those of the image builder, so images and benchmarks share one build. `nice` gives the benchmark and the
-# programs that it starts priority over other processes of the machine.
+# The flags are those of the image builder, so images and benchmarks share one build. `nice` gives a benchmark, and the
+# programs that it starts, priority over other processes.
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE_FLAGS = $(shell $(CLUSTER_TOOL) rustflags)
 RELEASE = RUSTFLAGS='$(RELEASE_FLAGS)' cargo build --quiet --release --target $(HOST_TRIPLE)

@@ -1,6 +1,6 @@
 """Runs test suites and adds up their results: `python3 tests/run.py [SUITE ...]`. Without names, it runs all suites.
 
-A suite is one command, whose output is printed. The numbers of tests come from two kinds of output lines: summaries of
+A suite is one command. Its output is printed, and the numbers of tests are read from its summary lines: those of
 cargo's test runner, and `N passed, N failed`. If the command fails although no test failed, the suite counts as one
 failed test. The last line of output is the sum over all suites.
 """
@@ -29,8 +29,9 @@ SUITES = {
     "e2e": ["make", "--no-print-directory", "test-e2e-run"],
 }
 
-# Summary lines of conformance, Python and e2e tests, and of cargo's test runner.
+# Summary lines of conformance, Python and e2e tests.
 PLAIN_SUMMARY = re.compile(r"^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
+# Summary lines of cargo's test runner.
 CARGO_SUMMARY = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
 
 

@@ -1,4 +1,4 @@
-//! An API server of the benchmark's own, started and stopped by the cluster tool (`cluster/`).
+//! The API server of a benchmark, started and stopped by the cluster tool (`cluster/`).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ pub struct ApiServer {
 /// The fields of the cluster tool's `cluster.json` that benchmarks use.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Addresses {
-    /// Address under which the API server reaches processes of the host, such as a webhook.
+    /// IP address at which the API server reaches processes of this machine, such as a webhook.
     pub host: String,
 }
 
@@ -51,11 +51,10 @@ impl ApiServer {
         self.folder.join("kubeconfig")
     }
 
-    /// Returns the processes of the API server and etcd. They are recognised by the cluster's folder in their
-    /// arguments.
+    /// Returns the processes of the API server and etcd, whose arguments contain the cluster's folder.
     ///
     /// # Errors
-    /// When the two are not found.
+    /// When not both processes are found.
     pub fn processes(&self) -> Result<Vec<Process>> {
         let folder = format!("{}/", self.folder.display());
         let mut found = Vec::new();
@@ -86,7 +85,7 @@ impl ApiServer {
     /// Applies manifests.
     ///
     /// # Errors
-    /// With kubectl's error output.
+    /// When kubectl fails; the error contains its error output.
     pub fn apply(&self, manifests: &str) -> Result<()> {
         let path = self
             .config
@@ -102,7 +101,7 @@ impl ApiServer {
     /// Runs kubectl and returns its output.
     ///
     /// # Errors
-    /// With its error output.
+    /// When kubectl fails; the error contains its error output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(self.folder.join("bin/kubectl"));
         command.env("KUBECONFIG", self.kubeconfig()).args(arguments);
@@ -112,7 +111,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        // The tool prints its own errors.
+        // The cluster tool prints its own errors.
         let _ = run_cluster_tool(&self.config, &["down", &self.name]);
     }
 }
@@ -120,7 +119,7 @@ impl Drop for ApiServer {
 /// Runs a program and returns its standard output.
 ///
 /// # Errors
-/// With its standard error.
+/// When the program fails; the error contains its standard error.
 pub fn run(mut command: Command) -> Result<String> {
     let program = Path::new(command.get_program()).display().to_string();
     let output = command

@@ -14,7 +14,7 @@ use crate::cluster::{ApiServer, run};
 use crate::config::Config;
 use crate::process::Process;
 
-/// Time until `/ready` has to succeed.
+/// Time within which `/ready` must succeed.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// Time from SIGTERM to SIGKILL.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -26,11 +26,11 @@ const SYSTEM_NAMESPACE: &str = "kong-mesh-system";
 pub struct ControlPlane {
     child: Child,
     /// Address of the webhooks.
-    pub webhooks: SocketAddr,
+    pub webhook_address: SocketAddr,
     /// Address of the server for proxies: ADS and certificates.
-    pub proxies: SocketAddr,
+    pub dp_server_address: SocketAddr,
     /// Address of `/ready` and `/metrics`.
-    pub diagnostics: SocketAddr,
+    pub diagnostics_address: SocketAddr,
     /// CA of the serving certificates, PEM.
     pub ca_pem: String,
 }
@@ -42,10 +42,10 @@ impl ControlPlane {
     /// When a step fails; the log is `target/bench/kuma-cp.log`.
     pub fn start(api_server: &ApiServer, config: &Config, environment: &[(&str, &str)]) -> Result<Self> {
         let host = api_server.addresses.host.as_str();
-        let webhooks = unused_address(host)?;
-        let proxies = unused_address(host)?;
-        let diagnostics = unused_address(host)?;
-        install(api_server, config, webhooks)?;
+        let webhook_address = unused_address(host)?;
+        let dp_server_address = unused_address(host)?;
+        let diagnostics_address = unused_address(host)?;
+        install(api_server, config, webhook_address)?;
         let log = File::create(config.checkout.target.join("bench/kuma-cp.log"))?;
         let mut command = Command::new(config.checkout.release_binary("kuma-cp"));
         command
@@ -54,14 +54,17 @@ impl ControlPlane {
             .env("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_ADDRESS", host)
             .env(
                 "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT",
-                webhooks.port().to_string(),
+                webhook_address.port().to_string(),
             )
             .env("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_HOSTNAMES", host)
             .env("KUMA_DP_SERVER_ADDRESS", host)
-            .env("KUMA_DP_SERVER_PORT", proxies.port().to_string())
-            .env("KUMA_DP_SERVER_URL", format!("https://{proxies}"))
+            .env("KUMA_DP_SERVER_PORT", dp_server_address.port().to_string())
+            .env("KUMA_DP_SERVER_URL", format!("https://{dp_server_address}"))
             .env("KUMA_DIAGNOSTICS_ADDRESS", host)
-            .env("KUMA_DIAGNOSTICS_SERVER_PORT", diagnostics.port().to_string())
+            .env(
+                "KUMA_DIAGNOSTICS_SERVER_PORT",
+                diagnostics_address.port().to_string(),
+            )
             .env("KUMA_DIAGNOSTICS_DEBUG_PORT", "0")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
@@ -70,9 +73,9 @@ impl ControlPlane {
         let child = command.spawn().context("kuma-cp cannot be started")?;
         let mut started = Self {
             child,
-            webhooks,
-            proxies,
-            diagnostics,
+            webhook_address,
+            dp_server_address,
+            diagnostics_address,
             ca_pem: String::new(),
         };
         started.wait_until_ready()?;
@@ -105,7 +108,7 @@ impl ControlPlane {
     pub fn metric(&self, name: &str) -> Result<f64> {
         let mut command = Command::new("curl");
         command.args(["--silent", "--fail"]);
-        command.arg(format!("http://{}/metrics", self.diagnostics));
+        command.arg(format!("http://{}/metrics", self.diagnostics_address));
         let text = run(command)?;
         let value = text
             .lines()
@@ -131,7 +134,7 @@ impl ControlPlane {
     fn is_ready(&self) -> bool {
         let mut command = Command::new("curl");
         command.args(["--silent", "--fail", "--output", "/dev/null"]);
-        command.arg(format!("http://{}/ready", self.diagnostics));
+        command.arg(format!("http://{}/ready", self.diagnostics_address));
         command.status().is_ok_and(|status| status.success())
     }
 }
@@ -152,11 +155,11 @@ impl Drop for ControlPlane {
     }
 }
 
-/// Applies the manifests of an installation whose webhooks are at `webhooks`.
-fn install(api_server: &ApiServer, config: &Config, webhooks: SocketAddr) -> Result<()> {
+/// Applies the manifests of an installation whose webhooks listen on `webhook_address`.
+fn install(api_server: &ApiServer, config: &Config, webhook_address: SocketAddr) -> Result<()> {
     let mut command = Command::new(config.checkout.release_binary("kumactl"));
     command.args(["install", "control-plane", "--without-deployment"]);
-    command.arg(format!("--webhook-url=https://{webhooks}"));
+    command.arg(format!("--webhook-url=https://{webhook_address}"));
     api_server.apply(&run(command)?)
 }
 

@@ -1,8 +1,8 @@
-//! Cost of an exchange: one message to each of many clients and one response from each, over a connection for each
-//! client, with only the transport libraries of `kuma-cp`: no xDS, no resources, no state.
+//! Cost of an exchange: the server sends one message to each of many clients, and each client sends one response. Each
+//! client has a connection of its own. The server uses only the transport libraries of `kuma-cp`.
 //!
-//! The cost is the part of a control plane's CPU time that only another transport can reduce. Two variants compare
-//! libraries: tonic's server with a server on `h2`, and the client of `make bench-control-plane` with a client on `h2`.
+//! The cost is the part of a control plane's CPU time that the transport determines. Two variants compare libraries:
+//! tonic's server with a server on `h2`, and the client of `make bench-control-plane` with a client on `h2`.
 
 mod client;
 mod server;
@@ -26,7 +26,7 @@ use crate::process::Process;
 /// Size of a message, in bytes, with the prefix that gRPC adds. In `make bench-control-plane`, a sidecar receives 280
 /// bytes for a change with 100 sidecars, and 690 bytes with 1,000.
 const MESSAGE_SIZE: usize = 500;
-/// Size of a response, in bytes, with the prefix that gRPC adds: that of an ACK.
+/// Size of a response, in bytes, with the prefix that gRPC adds. An ACK has this size.
 const RESPONSE_SIZE: usize = 120;
 /// Size of the prefix of a gRPC message, in bytes.
 const GRPC_PREFIX: usize = 5;
@@ -100,7 +100,7 @@ fn grpc_message(size: usize) -> Result<Bytes> {
     Ok(message.freeze())
 }
 
-/// Runs a task and prints its error after a description of the failure. The exchange then fails by its timeout.
+/// Runs a task. If the task fails, prints the description and the error; the exchange then fails with a timeout.
 async fn print_error(description: &str, work: impl Future<Output = Result<()>>) {
     if let Err(error) = work.await {
         print_line(&format!("  {description}: {error:#}"));
@@ -139,7 +139,7 @@ impl Exchange {
         Ok(exchange)
     }
 
-    /// Runs a round of consecutive exchanges. Each begins after all clients have responded in the one before.
+    /// Runs a round of consecutive exchanges. Each begins after all clients have responded in the previous exchange.
     ///
     /// # Errors
     /// When a client does not respond.

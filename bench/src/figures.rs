@@ -1,5 +1,5 @@
-//! Figures of a benchmark, the named results with their targets: a table on standard output and
-//! `target/bench/NAME.json`.
+//! Prints the figures of a benchmark, and writes them to `target/bench/NAME.json`. A figure is a named result, usually
+//! with a target.
 
 use std::path::Path;
 

@@ -29,7 +29,7 @@ pub struct Connection {
 }
 
 impl Connector {
-    /// Returns a connector to a server whose certificate has to be issued by the CA for the address.
+    /// Returns a connector to a server. The CA must have issued the server's certificate for the IP address.
     ///
     /// # Errors
     /// When the CA cannot be parsed.
@@ -43,7 +43,7 @@ impl Connector {
     /// Opens a connection.
     ///
     /// # Errors
-    /// When the server cannot be reached or fails the handshake.
+    /// When the server cannot be reached or a handshake fails.
     pub async fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;

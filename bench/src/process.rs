@@ -44,7 +44,7 @@ impl Process {
         })
     }
 
-    /// Returns the CPU time so far, of a process with all its threads. The resolution is usually 10 ms.
+    /// Returns the CPU time of the thread, or of all threads of the process. The resolution is usually 10 ms.
     ///
     /// # Errors
     /// When the process has ended.
@@ -55,8 +55,8 @@ impl Process {
         Ok(Duration::from_micros(ticks * 1_000_000 / self.ticks_per_second))
     }
 
-    /// Sets or resets the real-time priority of all threads. Returns whether that succeeded, which requires root and
-    /// `chrt` of util-linux. Only for short latency measurements below full load, because other processes may starve.
+    /// Sets or resets the real-time priority of all threads. Returns whether `chrt` of util-linux succeeded, which
+    /// requires root. Other processes may starve, so only short measurements below full load may use this function.
     pub fn set_realtime(&self, realtime: bool) -> bool {
         let policy = if realtime { ["--rr", "1"] } else { ["--other", "0"] };
         let mut command = Command::new("chrt");

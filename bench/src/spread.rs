@@ -38,7 +38,7 @@ impl fmt::Display for Spread {
     }
 }
 
-/// Returns a quantile, `at` from 0 to 1, of sorted values: the nearest existing value. NaN without values.
+/// Returns the quantile `at`, from 0 to 1, of sorted values: the value with the nearest index. NaN without values.
 pub fn quantile(sorted: &[f64], at: f64) -> f64 {
     #[allow(
         clippy::cast_precision_loss,

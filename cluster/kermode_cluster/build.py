@@ -28,15 +28,15 @@ def kubernetes_version() -> str:
 
 
 def version_flags(version: str) -> str:
-    """Returns the linker flags for the server's version; clients cannot parse the default."""
+    """Returns the linker flags that set the server's version. Clients cannot parse the default version."""
     major, minor = version.lstrip("v").split(".")[:2]
     package = "k8s.io/component-base/version"
     return f"-X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
 
 
 def go_program(name: str, linker_flags: str = "") -> Path:
-    """Builds the program in a folder below `cluster/`, unless the cache has a build of the same inputs. Returns the
-    binary."""
+    """Builds the program of a folder below `cluster/`, unless the cache contains a build of the same inputs. Returns
+    the path of the binary."""
     source = paths.CLUSTER_SOURCES / name
     name = source.name
     flags = f"-s -w {linker_flags}".strip()
@@ -63,7 +63,7 @@ def go_program(name: str, linker_flags: str = "") -> Path:
 
 
 def kubernetes() -> Path:
-    """Returns a folder with a link for each Kubernetes component, all to one binary."""
+    """Builds Kubernetes. Returns a folder with a link for each component; all links lead to one binary."""
     binary = go_program("kubernetes", version_flags(kubernetes_version()))
     for component in COMPONENTS:
         link = binary.parent / component
@@ -75,12 +75,12 @@ def kubernetes() -> Path:
 
 
 def coredns() -> Path:
-    """Returns the CoreDNS binary."""
+    """Builds CoreDNS. Returns the path of the binary."""
     return go_program("coredns")
 
 
 def pause() -> Path:
-    """Returns the binary of the sandbox process, built from images/pause."""
+    """Builds the sandbox process from images/pause. Returns the path of the binary."""
     source = paths.IMAGE_SOURCES / "pause" / "pause.c"
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:

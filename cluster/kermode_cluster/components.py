@@ -20,8 +20,8 @@ class Component:
 
 
 def components(paths, addresses: Addresses, programs, api_only: bool, controllers: bool) -> list:
-    """Returns the programs to run: etcd, the API server, with `controllers` the controller manager, and unless
-    `api_only` the others."""
+    """Returns the programs to run: etcd and the API server; if `controllers`, also the controller manager; unless
+    `api_only`, also all others."""
     selected = [etcd(paths), api_server(paths, addresses, programs, service_accounts=controllers)]
     if controllers:
         selected.append(controller_manager(paths, addresses, programs))
@@ -48,8 +48,8 @@ def etcd(paths) -> Component:
 
 
 def api_server(paths, addresses: Addresses, programs, service_accounts: bool) -> Component:
-    """API server. Only the controller manager creates service accounts; without it, the admission plugin that requires
-    them is off."""
+    """API server. Without the controller manager, which creates service accounts, the admission plugin that requires a
+    service account is off."""
     pki = paths.pki
     command = [
         f"{programs}/kube-apiserver",
@@ -111,7 +111,7 @@ def kubelet(paths, addresses: Addresses, programs) -> Component:
 
 
 def kube_proxy(paths, addresses: Addresses, programs) -> Component:
-    """kube-proxy. It leaves the connection-tracking limits alone, because they are read-only inside the node."""
+    """kube-proxy. It does not set the connection-tracking limits, because they are read-only inside the node."""
     return Component("kube-proxy", [
         f"{programs}/kube-proxy",
         f"--kubeconfig={paths.config}/kube-proxy.kubeconfig", f"--hostname-override={paths.node_name}",

@@ -36,8 +36,8 @@ state = "/run/containerd"
 def cni_network(addresses: Addresses, mtu: int) -> str:
     """Returns the CNI configuration list.
 
-    With `ptp`, every packet between Pods is routed and passes the Service rules, even on hosts without the br_netfilter
-    module, which `bridge` would need. A Pod reaches itself through a Service in the same way.
+    With the plugin `ptp`, every packet between Pods is routed and passes the Service rules, also when a Pod reaches
+    itself through a Service. The plugin `bridge` would need the kernel module br_netfilter for that.
     """
     return json.dumps({
         "cniVersion": "0.4.0",

@@ -54,7 +54,7 @@ def config_map(servers: list) -> dict:
 
 
 def service() -> dict:
-    """Service with the address in the resolv.conf of every Pod."""
+    """Service whose address is in the resolv.conf of every Pod."""
     return {"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "kube-dns", "namespace": NAMESPACE, "labels": LABELS},
             "spec": {"clusterIP": DNS_SERVICE, "selector": LABELS, "ports": [
@@ -63,7 +63,7 @@ def service() -> dict:
 
 
 def deployment(image: str) -> dict:
-    """One replica, without privileges: it listens on an unprivileged port behind the Service's 53."""
+    """Deployment with one replica. Without privileges, it listens on port 1053 instead of the Service's port 53."""
     container = {
         "name": "coredns",
         "image": image,

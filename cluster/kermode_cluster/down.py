@@ -18,8 +18,8 @@ def down(name: str) -> None:
 
 
 def remove(cluster: paths.ClusterPaths) -> None:
-    """Ends the node, then removes the objects outside of its namespaces. The folder is removed last, because it contains
-    the names of the others."""
+    """Ends the node, then removes the objects outside of its namespaces. The cluster's folder is removed last, because
+    the removal of the other objects reads it."""
     if not cluster.root.exists():
         return
     node.kill(cluster)

@@ -33,7 +33,7 @@ def read_json(path: Path):
 
 @contextlib.contextmanager
 def locked(path: Path):
-    """Holds an exclusive lock on a file, which serialises `up`, `down` and builds."""
+    """Holds an exclusive lock on a file. `up`, `down` and builds use locks to exclude one another."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -33,7 +33,7 @@ def version() -> str:
 
 
 def accounts(**users: int) -> list:
-    """Returns entries of every image: passwd and group files for these users, and a world-writable /tmp."""
+    """Returns the entries that every image has: passwd and group files with these users, and a world-writable /tmp."""
     lines = {"root": 0, **users}
     passwd = "".join(f"{name}:x:{number}:{number}::/:/sbin/nologin\n" for name, number in lines.items())
     group = "".join(f"{name}:x:{number}:\n" for name, number in lines.items())
@@ -68,7 +68,7 @@ def recipes(binaries: Path) -> dict:
 
 
 def compile_binaries() -> Path:
-    """Builds static release binaries; cargo decides what has to be compiled."""
+    """Builds static release binaries. Returns their folder."""
     triple = host_triple()
     command = ["cargo", "build", "--release", "--target", triple,
                "--manifest-path", str(paths.REPOSITORY / "Cargo.toml")]
@@ -143,7 +143,8 @@ def load(cluster: paths.ClusterPaths) -> list:
 
 
 def push(registry: str) -> dict:
-    """Pushes the images to a registry, or to `oci:FOLDER`, with buildah. Returns the references, also in pushed.json."""
+    """Pushes the images to a registry, or to `oci:FOLDER`, with buildah. Returns the references, and writes them to
+    pushed.json."""
     if not shutil.which("buildah"):
         raise ClusterError("buildah is missing: apt-get install buildah")
     pushed = {}

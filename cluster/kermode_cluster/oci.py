@@ -113,7 +113,7 @@ def configuration(image: Image, layers: list) -> dict:
 
 
 def write_manifest(image: Image, folder: Path) -> dict:
-    """Writes the blobs of an image into `folder`. Returns the descriptor of the manifest, with those of the layers."""
+    """Writes the blobs of an image into `folder`. Returns the descriptor of the manifest, and of all blobs."""
     layers = [write_layer(entries, folder) for entries in image.layers]
     config = write_blob(configuration(image, layers), CONFIG, folder)
     manifest = write_blob(

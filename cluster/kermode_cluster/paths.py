@@ -35,7 +35,7 @@ class ClusterPaths:
         self.settings = self.root / "cluster.json"
         # Pid and start time of process 1.
         self.init = self.root / "init.json"
-        # Components that process 1 runs, their state, and the names of those that `stop` keeps down.
+        # Components that process 1 runs, their state, and the names of the components that `stop` keeps down.
         self.spec = self.root / "processes.json"
         self.state = self.root / "state.json"
         self.stopped = self.root / "stopped.json"
@@ -47,7 +47,7 @@ class ClusterPaths:
         self.lock = cache() / "locks" / f"{name}.lock"
 
     def overlay(self, target: str) -> Path:
-        """Host folder of the node's own files in an overlay such as /etc."""
+        """Folder on the host with the node's changes to an overlaid folder such as /etc."""
         return self.root / "overlay" / target.strip("/").replace("/", "-") / "upper"
 
     @property

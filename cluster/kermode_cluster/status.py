@@ -43,7 +43,7 @@ def show(name: str) -> int:
         print(f"  {key:10}{settings[key]}")
     if init is not None:
         inside = node.processes(init)
-        print(f"  processes {len(inside)}, {node.memory(inside) / 2**20:.0f} MiB, first {init.pid}")
+        print(f"  {len(inside)} processes, {node.memory(inside) / 2**20:.0f} MiB; process 1 has pid {init.pid}")
         for component, state in (files.read_json(cluster.state) or {}).items():
             note = f", restarted {state['restarts']} times" if state["restarts"] else ""
             print(f"  {component:25}{'ready' if state['ready'] else 'not ready'}{note}")

@@ -1,4 +1,4 @@
-"""The demo application: its deployment, restarts that replace old sidecars, and the counters of its clients."""
+"""Deploys the demo application, restarts Deployments with old sidecars, and reads the counters of the clients."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def manifest(name: str, image: str) -> str:
 
 def deploy(kubectl: Kubectl, references: dict) -> None:
     """Applies Mesh and application, and waits for the rollout."""
-    # Retried, because after a rollout the API server may still call the webhook of a control plane that has ended.
+    # Retried: after a rollout of the control plane, the API server may still call a replica that has ended.
     wait_for("Mesh default", lambda: kubectl.try_server_side_apply(manifest("mesh", "")), seconds=30)
     print_detail("Mesh default: mTLS STRICT")
     for name in ("app", "outside"):
@@ -36,7 +36,7 @@ def deploy(kubectl: Kubectl, references: dict) -> None:
 
 
 def replace_old_sidecars(kubectl: Kubectl, name: str, image: str) -> None:
-    """Restarts a Deployment whose Pods have a sidecar of an earlier build: Pods are injected at creation."""
+    """Restarts a Deployment whose Pods have a sidecar of an earlier build: only new Pods get the new sidecar."""
     pods = kubectl.get("pods", namespace=NAMESPACE, selector=f"app={name}")["items"]
     old = [pod for pod in pods if sidecar_image(pod) not in (None, image)]
     if old:
@@ -64,7 +64,7 @@ def running_pod(kubectl: Kubectl, name: str, namespace: str) -> str:
 
 
 def fetch(kubectl: Kubectl, pod: str, namespace: str, container: str, url: str) -> str:
-    """Returns the body of a URL, fetched from inside a Pod with the demo program, because the image has no shell."""
+    """Makes a GET request from inside a Pod with the demo program. Returns the body of the response."""
     text = kubectl.run_in_container(pod, namespace, container, "kermode-demo", "get", url)
     return text.partition(" ")[2]
 

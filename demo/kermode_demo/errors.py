@@ -2,4 +2,4 @@
 
 
 class DemoError(Exception):
-    """An error of the demo: the text names the problem and where to look."""
+    """An error of the demo: the text names the problem, and the remedy or details."""

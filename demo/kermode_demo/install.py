@@ -38,7 +38,8 @@ def install(kubectl: Kubectl, kumactl: Path, references: dict) -> None:
 
 
 def uninstall(kubectl: Kubectl, kumactl: Path, references: dict) -> None:
-    """Deletes what `install` applied. Webhooks go first, so that no request waits for a deleted control plane."""
+    """Deletes the objects that `install` applied. The webhook registrations are deleted first, so that no API request
+    waits for a deleted control plane."""
     kubectl.run("delete", "--ignore-not-found",
                 "mutatingwebhookconfiguration/kuma-admission-mutating-webhook-configuration",
                 "validatingwebhookconfiguration/kuma-validating-webhook-configuration")

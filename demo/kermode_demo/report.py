@@ -72,8 +72,8 @@ def nonzero_statistics(text: str) -> list:
 
 
 def wait_for_traffic(kubectl: Kubectl) -> tuple:
-    """Waits until every replica has served some requests of demo-client. Returns the successful requests by Pod, the
-    failures by reason, both counted during the wait, and the last response."""
+    """Waits until every replica has served some requests of demo-client. Returns the numbers of successful requests by
+    Pod and of failures by reason during the wait, and the last response."""
     before = application.counters(kubectl, "demo-client", NAMESPACE)
 
     def enough():
@@ -126,12 +126,12 @@ def show(kubectl: Kubectl, environment: list) -> None:
     print(pod_table(demo_pods + outside_pods))
     print("\nDataplanes: the control plane derives them from Pods and Services.\n")
     print(dataplane_table(kubectl.get("dataplanes", namespace=NAMESPACE)["items"]))
-    print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/ without knowledge of replicas or TLS.\n"
+    print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/. Its sidecar selects a replica.\n"
           "Requests of the last seconds:\n")
     rows = sorted(by_pod.items()) + [("failed", sum(failures.values()))]
     print(text_table(["replica", "requests"], rows))
-    print("\nIdentity: the certificate of the client, as the server's sidecar passes it on in the header\n"
-          "x-forwarded-client-cert. The first URI names the client's service, the others its tags.\n")
+    print("\nIdentity: URIs of the client's certificate. The server's sidecar passes them on in the header\n"
+          "x-forwarded-client-cert. The first URI names the client's service, the others name its tags.\n")
     uris = certificate_uris(response["headers"].get("x-forwarded-client-cert", ""))["URI"]
     if not uris:
         raise DemoError(f"the server saw no client certificate: {response}")
@@ -142,7 +142,7 @@ def show(kubectl: Kubectl, environment: list) -> None:
     rows = [("client", *pair) for pair in sidecar_statistics(kubectl, "demo-client", "client")]
     rows += [("server", *pair) for pair in sidecar_statistics(kubectl, "demo-server", "server")]
     print(text_table(["sidecar of", "statistic", "value"], rows))
-    print("\nRejected: without a sidecar, the same client has no certificate, and mTLS is STRICT.\n")
+    print("\nFailed requests of clients without a sidecar: they have no certificate, and the mesh requires mTLS.\n")
     rows = [(name, namespace, reason, count) for name, namespace, reasons in clients_outside
             for reason, count in reasons.items()]
     print(text_table(["client", "namespace", "failure", "count"], rows))

@@ -1,4 +1,4 @@
-"""Target cluster of the demo: a local one on this machine, or the user's."""
+"""Target cluster of the demo: a local cluster on this machine, or the user's cluster."""
 
 import shutil
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ class UserCluster:
 
 
 def select(name: str, environment: dict):
-    """Returns the user's cluster when KUBECONFIG and KERMODE_REGISTRY are set, else the local one. Pure."""
+    """Returns the user's cluster if KUBECONFIG and KERMODE_REGISTRY are set, else the local cluster. Pure."""
     kubeconfig, registry = environment.get("KUBECONFIG"), environment.get("KERMODE_REGISTRY")
     if registry and not kubeconfig:
         raise DemoError("KERMODE_REGISTRY is set but KUBECONFIG is not: set both for your own cluster, "

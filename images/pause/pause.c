@@ -1,6 +1,6 @@
 /* Process of a Pod's sandbox container. It keeps the namespaces of the Pod alive,
- * reaps orphans when the Pod shares one process namespace, and ends on SIGINT or
- * SIGTERM. */
+ * reaps orphans if the Pod's containers share a process namespace, and ends on
+ * SIGINT or SIGTERM. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -26,7 +26,7 @@ OUTSIDE = [
     re.compile(r"\b[Ii]ssues? #?\d+"),
     re.compile(r"\b[Dd]ecisions? #?\d+"),
 ]
-# The optional conformance corpus beside the checkout. Only the files that use it may cite it.
+# The optional conformance corpus beside the checkout. Only the files that use the corpus may cite it.
 CORPUS = "../shared/conformance"
 CORPUS_USERS = ("Makefile", "tests/conformance/")
 # These files contain examples of violations.

@@ -4,7 +4,7 @@ import ast
 
 # Maximum number of lines of a function, from `def` to its last line.
 MAX_LINES = 70
-# Maximum number of blocks that are inside of one another in a function's body.
+# Maximum nesting depth of blocks in a function's body.
 MAX_DEPTH = 5
 
 # Statements that count as a block.
@@ -29,7 +29,7 @@ def violations(texts: dict) -> list:
 
 
 def depth(node: ast.AST) -> int:
-    """Returns the greatest number of blocks inside of one another. An `elif` is no deeper than its `if`."""
+    """Returns the maximum nesting depth of blocks. An `elif` is no deeper than its `if`."""
     deepest = 0
     for field, value in ast.iter_fields(node):
         children = value if isinstance(value, list) else [value]

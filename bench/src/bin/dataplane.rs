@@ -172,9 +172,9 @@ impl Bench<'_> {
             "s",
             Target::None,
         );
-        // This figure grows with the number of Pods only if a step is quadratic.
+        // This figure grows with the number of Pods if the cost of a step grows faster than linearly.
         let per_pod = cpu * 1000.0 / to_f64(self.pods);
-        self.add("the same CPU time per Pod", per_pod, "ms", Target::None);
+        self.add("CPU time of kuma-cp per Pod", per_pod, "ms", Target::None);
         Ok((control_plane, watch))
     }
 
@@ -280,7 +280,7 @@ impl Bench<'_> {
 
     /// Measures writes caused by updates that affect no Dataplane.
     async fn measure_heartbeats(&mut self, watch: &DataplaneWatch, process: &Process) -> Result<()> {
-        // The statuses of the earlier changes have to be written first.
+        // Waits for the writes that earlier changes cause.
         self.wait_until_writes_stop().await?;
         let requests_before = Requests::read(&self.client).await?;
         let cpu_before = process.cpu_time()?;
@@ -307,7 +307,7 @@ impl Bench<'_> {
         let events = requests.writes("events") - requests_before.writes("events");
         ensure!(
             writes >= 2,
-            "not both the Dataplane and its status were written after the last readiness change: {writes} writes"
+            "the last readiness change must cause at least 2 writes, but caused {writes}"
         );
         // The last change accounts for two writes, of the Dataplane and of its status.
         let caused = f64::from(u32::try_from(writes - 2 + events)?);

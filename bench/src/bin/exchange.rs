@@ -41,7 +41,7 @@ fn main() -> Result<()> {
             add("until all have responded", |cost| cost.wall);
         }
     }
-    // The figures have no targets. They are lower bounds for those of the other benchmarks.
+    // The figures have no targets, so none can be missed.
     figures.write(&config.checkout.target.join("bench/exchange.json"))?;
     Ok(())
 }

@@ -71,7 +71,7 @@ fn namespaces() -> String {
 
 async fn measure(control_plane: &ControlPlane, scope: &MeasurementScope) -> Result<Figures> {
     let server = control_plane.process()?;
-    let connector = Connector::new(control_plane.webhooks, &control_plane.ca_pem)?;
+    let connector = Connector::new(control_plane.webhook_address, &control_plane.ca_pem)?;
     let mut figures = Figures::default();
     let injected = reviews::make(NAMESPACE, REVIEWS)?;
     let mut many_connections =
@@ -98,8 +98,7 @@ async fn measure(control_plane: &ControlPlane, scope: &MeasurementScope) -> Resu
     Ok(figures)
 }
 
-/// Runs a measurement with real-time priority. Without it, other work on the machine would dominate the slowest
-/// percent.
+/// Runs a measurement with real-time priority, so that other work on the machine does not dominate the p99 latency.
 async fn with_realtime_priority<T>(server: &Process, work: impl Future<Output = Result<T>>) -> Result<T> {
     let processes = [server.clone(), Process::new(std::process::id())?];
     if !processes.iter().all(|process| process.set_realtime(true)) {

@@ -64,7 +64,7 @@ pub async fn set_ready(client: &Client, number: usize, ready: bool) -> Result<()
     set_status(client, number, json!({"status": running_status(number, ready)})).await
 }
 
-/// Sets the protocol of a Service's port, which appears in every Dataplane of the Service.
+/// Sets the protocol of a Service's port. Every Dataplane of the Service contains the protocol.
 ///
 /// # Errors
 /// When the API server rejects a request.
@@ -92,7 +92,7 @@ pub async fn heartbeat(client: &Client, number: usize, heartbeat: usize) -> Resu
 /// Runs requests concurrently until all have succeeded or one has failed.
 ///
 /// # Errors
-/// With the first error.
+/// When a request fails.
 pub async fn run_all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) -> Result<()> {
     futures::stream::iter(requests)
         .buffer_unordered(CONCURRENCY)

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// State of all Dataplanes, as far as a watch has delivered it.
+/// State of all Dataplanes that a watch has delivered.
 #[derive(Debug)]
 pub struct DataplaneWatch {
     observed: Arc<Observed>,

@@ -49,7 +49,7 @@ pub(super) async fn accept(
             numbers.clone(),
             responses.clone(),
         );
-        // An error is dropped: it shows as a missing response.
+        // An error is ignored. It leads to a missing response, so the exchange times out.
         tokio::spawn(serving);
     }
 }

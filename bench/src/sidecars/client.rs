@@ -48,7 +48,7 @@ pub(super) async fn run(fleet: Arc<FleetState>, identity: SidecarIdentity) {
         if let Err(error) = result {
             fleet.record_failure(&error);
         }
-        // A hash of the number, from 0 to 999, spreads the sidecars.
+        // The jitter is a hash of the sidecar's number, from 0 to 999.
         let jitter = identity.number.wrapping_mul(2_654_435_761) % 1000;
         let jitter = f64::from(u32::try_from(jitter).unwrap_or_default());
         tokio::time::sleep(backoff.mul_f64(0.5 + jitter / 2000.0)).await;

@@ -11,16 +11,17 @@ use tokio::sync::Notify;
 /// Lag of a sidecar that has not received the change yet.
 const NOT_RECEIVED: u32 = u32::MAX;
 
-/// Changes that some sidecar has not received yet, by the name of the service's resource.
+/// Changes that at least one sidecar has not received yet.
 #[derive(Debug, Default)]
 pub struct ExpectedChanges {
-    open: Mutex<HashMap<String, Vec<Arc<ExpectedChange>>>>,
+    /// Changes by the name of the resource that contains the endpoint.
+    pending: Mutex<HashMap<String, Vec<Arc<ExpectedChange>>>>,
 }
 
 /// Expected addition or removal of one endpoint.
 #[derive(Debug)]
 pub struct ExpectedChange {
-    /// Name of the service's resource.
+    /// Name of the resource that contains the endpoint.
     service: String,
     /// Encoded address of the endpoint.
     encoded_address: Vec<u8>,
@@ -43,7 +44,7 @@ struct Receipts {
 // === impl ExpectedChanges ===
 
 impl ExpectedChanges {
-    /// Adds the change of an endpoint that all sidecars have to receive. Lags are measured from this call.
+    /// Adds the change of an endpoint. All sidecars must receive the change. Lags are measured from this call.
     pub fn add(&self, service: &str, ip: &str, is_addition: bool, sidecars: usize) -> Arc<ExpectedChange> {
         let change = Arc::new(ExpectedChange {
             service: service.to_owned(),
@@ -56,21 +57,24 @@ impl ExpectedChanges {
             }),
             all_received: Notify::new(),
         });
-        let mut open = self.open.lock();
-        open.entry(service.to_owned()).or_default().push(change.clone());
+        let mut pending = self.pending.lock();
+        pending
+            .entry(service.to_owned())
+            .or_default()
+            .push(change.clone());
         change
     }
 
     /// Whether no change is expected.
     pub(super) fn is_empty(&self) -> bool {
-        self.open.lock().is_empty()
+        self.pending.lock().is_empty()
     }
 
     /// Records that a sidecar received the endpoints of a service, as an encoded `ClusterLoadAssignment`.
     pub(super) fn on_endpoints(&self, sidecar: usize, service: &str, assignment: &[u8]) {
         let now = Instant::now();
-        let mut open = self.open.lock();
-        let Some(changes) = open.get_mut(service) else {
+        let mut pending = self.pending.lock();
+        let Some(changes) = pending.get_mut(service) else {
             return;
         };
         changes.retain(|change| {
@@ -80,7 +84,7 @@ impl ExpectedChanges {
             is_present != change.is_addition || !change.record(sidecar, now)
         });
         if changes.is_empty() {
-            open.remove(service);
+            pending.remove(service);
         }
     }
 
@@ -91,7 +95,7 @@ impl ExpectedChanges {
     pub async fn wait(&self, change: &ExpectedChange, timeout: Duration) -> Result<Vec<f64>> {
         let received = tokio::time::timeout(timeout, change.all_received.notified()).await;
         if received.is_err() {
-            self.open.lock().remove(&change.service);
+            self.pending.lock().remove(&change.service);
         }
         received.with_context(|| {
             let missing = change.receipts.lock().missing;

@@ -24,11 +24,11 @@ const SPARE_PODS: usize = 1;
 /// A simulated sidecar and its token.
 #[derive(Clone, Debug)]
 pub struct Sidecar {
-    /// Namespace of its Pod.
+    /// Namespace of the sidecar's Pod.
     pub namespace: String,
-    /// Name of its Pod.
+    /// Name of the sidecar's Pod.
     pub name: String,
-    /// Name of the Service's resource in Envoy.
+    /// Name of the Service's cluster in Envoy.
     pub service: String,
     /// Value of the `authorization` header: `Bearer` and a token bound to the Pod.
     pub authorization: Arc<str>,
@@ -70,7 +70,7 @@ impl BenchPod {
         format!("10.{}.{c}.{d}", b + 1)
     }
 
-    /// Returns the name of its Service's resource in Envoy.
+    /// Returns the name of the Pod's Service in Envoy: that of the cluster and of its endpoints.
     pub fn service_resource_name(&self) -> String {
         format!("service-{}_{}_svc_80", self.service, self.namespace())
     }
@@ -132,8 +132,8 @@ impl BenchObjects {
         }
     }
 
-    /// Takes the oldest spare Pod and numbers a new one for the same Service. The caller deletes the former and creates
-    /// the latter.
+    /// Returns the oldest spare Pod, which the caller must delete, and a new spare Pod for the same Service, which the
+    /// caller must create.
     ///
     /// # Errors
     /// When no spare Pod is left.
@@ -150,7 +150,7 @@ impl BenchObjects {
         BenchPod { number, service }
     }
 
-    /// Requests a token for each Pod that is not spare. Returns their simulated sidecars.
+    /// Requests a token for each Pod that is not spare. Returns a simulated sidecar for each of these Pods.
     ///
     /// # Errors
     /// When the API server rejects a request.

@@ -65,7 +65,7 @@ impl LoadGenerator {
     /// Runs a round on all connections at the same time.
     ///
     /// # Errors
-    /// With the first wrong response.
+    /// When a request fails or a response is wrong.
     pub async fn round(&mut self, server: &Process, end: RoundEnd) -> Result<Round> {
         let started_reviews = AtomicUsize::new(0);
         let start = Instant::now();

@@ -1,5 +1,5 @@
-//! AdmissionReviews: copies of one that an API server of Kubernetes 1.34 sent for the first Pod of a Deployment with
-//! two containers. The copies differ in UID and pod-template-hash.
+//! Copies of a recorded AdmissionReview, with different UIDs and pod-template-hashes. An API server of Kubernetes 1.34
+//! sent the recorded review for a Pod with two containers.
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -53,10 +53,10 @@ pub fn make(namespace: &str, count: usize) -> Result<Vec<Review>> {
 }
 
 impl Review {
-    /// Checks the UID, that the Pod is allowed, and whether there is a patch, in the first bytes of a response.
+    /// Checks the first bytes of a response: the UID, that the Pod is allowed, and whether the response has a patch.
     ///
     /// # Errors
-    /// When the response belongs to another review or differs from what is expected.
+    /// When the response belongs to another review or has another decision.
     pub fn check(&self, response: &[u8], expected: Expected) -> Result<()> {
         let head = &response[..response.len().min(300)];
         let in_head = |text: &str| head.windows(text.len()).any(|window| window == text.as_bytes());

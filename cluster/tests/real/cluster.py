@@ -24,7 +24,7 @@ def images(folder: Path) -> dict:
 
 
 class Cluster:
-    """A cluster of the real tool, brought up by the constructor."""
+    """A running cluster. The constructor brings it up."""
 
     def __init__(self, name: str):
         self.name = name

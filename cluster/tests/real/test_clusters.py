@@ -125,8 +125,7 @@ class Webhooks(unittest.TestCase):
                            "resources": ["configmaps"]}]}]})
 
     def expect_label(self, cluster: Cluster, name: str) -> None:
-        """Waits until the webhook changes an object. The API server sees a new webhook, and kube-proxy its
-        endpoint, with a delay."""
+        """Waits until the webhook changes an object. A new webhook and its endpoint take effect with a delay."""
         def labelled() -> bool:
             try:
                 created = cluster.api.call("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", {
@@ -170,7 +169,7 @@ class Webhooks(unittest.TestCase):
 
 
 def held_namespaces() -> set:
-    """Returns inode numbers of all namespaces that processes hold."""
+    """Returns the inode numbers of all namespaces that a process or a mount holds."""
     return set(run("lsns", "--output", "NS", "--noheadings").split())
 
 
@@ -232,7 +231,6 @@ class ZDown(unittest.TestCase):
         one, two = CLUSTERS
         inside = node.processes(node.init_process(two.paths))
         self.assertGreater(len(inside), 8)
-        # lsns lists the inode of a namespace as long as a process or a mount holds it.
         links = [os.readlink(f"/proc/{node.init_process(two.paths).pid}/ns/{kind}") for kind in ("pid", "mnt", "net")]
         namespaces = {link.partition("[")[2].rstrip("]") for link in links}
         self.assertLessEqual(namespaces, held_namespaces())

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{client, echo, get, server, tcp_probe};
 
-/// Demo application of Kermode, without knowledge of a mesh.
+/// Demo application of Kermode. It does not depend on a mesh.
 #[derive(Debug, Parser)]
 #[command(name = "kermode-demo", version)]
 pub(crate) struct Cli {

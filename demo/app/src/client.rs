@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Timeout of a request.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Reuse connections; by default every request has its own.
+    /// Reuse connections. By default, every request opens a connection.
     #[arg(long)]
     keep_alive: bool,
     /// Address that serves the counters.
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     listen: SocketAddr,
 }
 
-/// Counters that requests, log and listener share. Each locks them only briefly.
+/// Counters that the requests, the log and the listener share.
 type SharedCounters = Arc<Mutex<Counters>>;
 
 /// Runs the client until SIGTERM.

@@ -1,4 +1,4 @@
-//! `kermode-demo get`: sequential requests, whose result is the exit code.
+//! `kermode-demo get`: makes sequential requests. The exit code shows the result.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 listener: serves a handler until shutdown, then lets open requests complete.
+//! HTTP/1.1 listener: serves requests with a handler until shutdown, then lets open requests complete.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -1,8 +1,8 @@
-//! Demo application: a client and a server without knowledge of the mesh, and probes for tests.
+//! Demo application: a client and a server that do not depend on the mesh, and probes for tests.
 //!
 //! One static program in an image without other files. Its subcommand selects the role: `server` responds with a
-//! description of the request, `client` calls the server by its host name and counts results, `echo` returns TCP data,
-//! and the other roles report the result of a few requests as exit code.
+//! description of the request, `client` calls a server and counts results, and `echo` returns TCP data. `get` and
+//! `tcp-probe` make a few requests, whose result is the exit code.
 
 mod cli;
 mod client;

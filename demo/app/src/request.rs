@@ -1,4 +1,4 @@
-//! One HTTP/1.1 request: over a new connection, or one that an earlier request left open.
+//! One HTTP/1.1 request, over a new connection or over a connection that an earlier request left open.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -63,8 +63,8 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// Returns a requester with a timeout for each request. With `keep_alive`, it reuses connections. Without, each
-    /// request has a connection of its own, and load balancing of connections applies to every request.
+    /// Returns a requester with a timeout for each request. With `keep_alive`, it reuses connections; otherwise, each
+    /// request opens a connection, so a load balancer of connections also balances requests.
     pub(crate) fn new(timeout: Duration, keep_alive: bool) -> Result<Self> {
         Ok(Self {
             connector: Connector::new(timeout)?,
@@ -103,7 +103,7 @@ impl Requester {
     async fn open(&self, target: &Target) -> Result<Connection> {
         let stream = self.connector.connect(target).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.context("connect")?;
-        // The task ends with the connection. Errors of the connection fail the request, so they are not read here.
+        // The task ends with the connection. An error of the connection also fails the request, so it is not read here.
         tokio::spawn(connection);
         Ok(sender)
     }

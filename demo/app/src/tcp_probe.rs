@@ -1,4 +1,4 @@
-//! `kermode-demo tcp-probe`: one TCP connection, whose result is the exit code.
+//! `kermode-demo tcp-probe`: opens one TCP connection. The exit code shows the result.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::target::{Connector, Target};
 pub(crate) struct Args {
     /// Target of the connection.
     target: Target,
-    /// Text to send. The probe then succeeds only when it receives data, because a proxy accepts every connection, and
-    /// closes it when its upstream is unreachable.
+    /// Text to send. With a text, the probe succeeds only if it receives data: a proxy accepts every connection, and
+    /// closes the connection if its upstream is unreachable.
     #[arg(long)]
     send: Option<String>,
     /// Timeout of the probe.

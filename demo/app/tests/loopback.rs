@@ -33,7 +33,7 @@ impl RoleProcess {
         (Self(child), line.trim().to_owned())
     }
 
-    /// Starts a role that listens, on a free port, and returns the address.
+    /// Starts a role that listens on a free port. Returns the address.
     fn server(role: &str) -> (Self, String) {
         let (child, line) = Self::start(&[role, "--listen=127.0.0.1:0"]);
         let address = line.rsplit(' ').next().expect("an address").to_owned();

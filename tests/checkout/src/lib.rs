@@ -13,11 +13,11 @@ pub struct Checkout {
     pub repository: PathBuf,
     /// Cargo's output folder: `CARGO_TARGET_DIR`, or `target` in the repository.
     pub target: PathBuf,
-    /// Folder of the cluster tool's downloads and clusters: `KERMODE_CACHE`, or `~/.cache/kermode`.
+    /// Folder of the cluster tool's builds and clusters: `KERMODE_CACHE`, or `~/.cache/kermode`.
     pub cache: PathBuf,
 }
 
-/// Returns an environment variable; `None` if it is not set or empty.
+/// Returns the value of an environment variable; `None` if the variable is unset or empty.
 #[allow(
     clippy::disallowed_methods,
     reason = "tests and benchmarks read the environment only by this function"
@@ -26,7 +26,7 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether an environment variable switches something on: any value but `0`.
+/// Whether an environment variable has a value other than `0`.
 pub fn is_on(name: &str) -> bool {
     variable(name).is_some_and(|value| value != "0")
 }

@@ -20,7 +20,7 @@ const ACK_PAUSE: Duration = Duration::from_millis(300);
 /// Interval between replacements.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Change of a Pod, which adds or removes an endpoint of every sidecar.
+/// Change of a Pod. It adds or removes an endpoint in the configuration of every sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Unready,
@@ -33,9 +33,11 @@ enum Change {
 /// Measurements of the changes of one kind.
 #[derive(Default)]
 struct ChangeCosts {
-    /// Quantiles of the lags of each change, in milliseconds.
+    /// Median lag of each change, in milliseconds. A lag is the time until one sidecar has received the change.
     p50: Vec<f64>,
+    /// 99th percentile of the lags of each change, in milliseconds.
     p99: Vec<f64>,
+    /// Highest lag of each change, in milliseconds.
     max: Vec<f64>,
     /// CPU time of the control plane for all changes, in milliseconds.
     cpu: f64,

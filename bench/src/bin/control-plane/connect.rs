@@ -21,13 +21,13 @@ const REVIEW_INTERVAL: Duration = Duration::from_millis(10);
 const BASE_MEMORY: f64 = 60.0;
 /// Target of the control plane's additional memory for each sidecar, in MiB.
 const MEMORY_PER_SIDECAR: f64 = 20.0 / 1024.0;
-/// Upper bound of the target with 10,000 sidecars, in MiB.
+/// Upper bound of the target of the control plane's memory with 10,000 sidecars, in MiB.
 const MAX_MEMORY_OF_10_000: f64 = 300.0;
 /// Number of responses of an initial configuration: clusters, endpoints and listeners.
 const INITIAL_RESPONSES: u64 = 3;
 
 impl Bench<'_> {
-    /// Connects one sidecar, and then all, to a control plane that has served none before.
+    /// Connects one sidecar, disconnects it, and then connects all sidecars.
     pub(super) async fn measure_connect(&mut self) -> Result<Fleet> {
         let resident_alone = self.process.resident_bytes()?;
         self.add(
@@ -38,7 +38,7 @@ impl Bench<'_> {
         );
         let first = self.start_fleet(1)?;
         first.wait_until_configured(TIMEOUT).await?;
-        // Time for responses beyond the initial configuration, which would be an error.
+        // A further response would arrive within this time.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let received = first.received();
         first.stop().await;
@@ -77,7 +77,7 @@ impl Bench<'_> {
     pub(super) async fn measure_reconnect(&mut self, fleet: Fleet) -> Result<Fleet> {
         fleet.stop().await;
         self.wait_until_writes_stop().await?;
-        let connector = Connector::new(self.control_plane.webhooks, &self.control_plane.ca_pem)?;
+        let connector = Connector::new(self.control_plane.webhook_address, &self.control_plane.ca_pem)?;
         let sender = ReviewSender::start(connector)?;
         // The first reviews warm up the webhook.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -125,8 +125,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Connects all sidecars. Returns them, the seconds until all are configured, and the control plane's CPU time in
-    /// seconds.
+    /// Connects all sidecars. Returns the fleet, the seconds until all sidecars are configured, and the control plane's
+    /// CPU time in seconds.
     async fn connect_all(&mut self) -> Result<(Fleet, f64, f64)> {
         let start = Instant::now();
         let cpu_before = self.process.cpu_time()?;
@@ -145,7 +145,7 @@ impl Bench<'_> {
         let control_plane = &self.control_plane;
         let sidecars = &self.sidecars[..size];
         Fleet::start(
-            control_plane.proxies,
+            control_plane.dp_server_address,
             &control_plane.ca_pem,
             sidecars,
             &self.expected_changes,
