@@ -10,16 +10,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kermode_runtime::logging;
-use kermode_runtime::traces::{self, NoExporter, Traces};
+use kermode_runtime::traces::{self, ExporterError, Traces};
 
 use kermode_config::{Config, LogFormat, OpenTelemetry};
 
-/// Number of task polls between two polls of sockets and timers, while tasks are ready. At this value, a change is sent
-/// to several hundred proxies before the first ACKs are read. A late read of an ACK costs nothing; a late response
-/// delays a proxy.
+/// Number of task polls between two polls of sockets and timers, while tasks are ready. With this value, a change is
+/// sent to several hundred proxies before the first ACKs are read. Reading an ACK late costs nothing. Sending a
+/// response late delays a proxy.
 const EVENT_INTERVAL: u32 = 512;
-/// Number of polls of its own queue after which a worker thread polls the global queue. The global queue has the tasks
-/// that send responses; the queue of a worker has mostly tasks that read ACKs.
+/// Number of times that a worker thread polls its own queue before it polls the global queue. The global queue holds
+/// the tasks that send responses. The queue of a worker holds mostly tasks that read ACKs.
 const GLOBAL_QUEUE_INTERVAL: u32 = 3;
 
 /// Kermode control plane
@@ -90,7 +90,7 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
 }
 
 /// Starts the exporter of traces; `None` when the configuration disables traces.
-fn start_traces(config: &Config) -> Option<Result<Traces, NoExporter>> {
+fn start_traces(config: &Config) -> Option<Result<Traces, ExporterError>> {
     let OpenTelemetry {
         enabled,
         endpoint,

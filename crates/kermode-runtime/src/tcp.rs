@@ -12,9 +12,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Time after which the kernel closes a connection with an unacknowledged probe or unacknowledged data.
 const USER_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Disables Nagle's algorithm, and enables TCP keep-alive so that a vanished peer is detected within a minute. HTTP/2
-/// pings would detect it as well, but at most of the cost of thousands of idle connections. A hanging process whose
-/// kernel still responds is detected once its socket buffers are full.
+/// Disables Nagle's algorithm, and enables TCP keep-alive so that a vanished peer is detected within a minute.
+///
+/// HTTP/2 pings are not used, because they would be most of the cost of thousands of idle connections. Keep-alive does
+/// not detect a hanging process, but its connection is closed once the socket buffers are full.
 ///
 /// # Errors
 /// If the kernel rejects an option.

@@ -35,7 +35,7 @@ pub struct Settings {
 /// Error of an exporter that cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("traces cannot be sent to {endpoint:?}: {cause}; set the URL of an OTLP collector over gRPC")]
-pub struct NoExporter {
+pub struct ExporterError {
     endpoint: String,
     cause: String,
 }
@@ -53,13 +53,13 @@ impl Traces {
     ///
     /// # Errors
     /// If the endpoint is not a URL.
-    pub fn start(settings: Settings) -> Result<Self, NoExporter> {
+    pub fn start(settings: Settings) -> Result<Self, ExporterError> {
         let exporter = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(&settings.endpoint)
             .with_timeout(EXPORT_TIMEOUT)
             .build()
-            .map_err(|cause| NoExporter {
+            .map_err(|cause| ExporterError {
                 endpoint: settings.endpoint,
                 cause: cause.to_string(),
             })?;

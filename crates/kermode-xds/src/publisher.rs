@@ -137,8 +137,8 @@ impl Publisher {
     /// Returns what to publish for the touched parts.
     fn plan(view: &MeshView, touched: &[Touched]) -> Work {
         let mut work = Work::default();
-        for touched in touched {
-            match touched {
+        for part in touched {
+            match part {
                 Touched::Mesh(mesh) => {
                     work.proxies
                         .extend(view.dataplanes_of(mesh).map(|dataplane| dataplane.key.clone()));
@@ -227,8 +227,8 @@ impl Publisher {
     }
 
     fn publish_direct_access(&self, changes: &ListenerChanges) {
-        let listeners = changes.present.iter().copied();
-        let listeners: Vec<_> = listeners.map(generate::direct_access_listener).collect();
+        let addresses = changes.present.iter().copied();
+        let listeners: Vec<_> = addresses.map(generate::direct_access_listener).collect();
         let removals = changes.absent.iter().map(|address| Key {
             kind: ResourceKind::Listener,
             name: names::direct_access(*address).into(),

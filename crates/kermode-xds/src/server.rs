@@ -60,13 +60,13 @@ pub struct Settings {
     pub limits: Limits,
     /// Time limit for authenticating the caller of a stream. The wait for the caller's Dataplane has the same limit.
     pub authentication_timeout: Duration,
-    /// Maximum number of streams of a proxy; a further stream supersedes the oldest.
+    /// Maximum number of streams of one proxy. A further stream supersedes the oldest.
     pub streams_per_proxy: usize,
     /// Maximum number of streams of all proxies at this replica.
     pub total_streams: usize,
-    /// Maximum number of streams that get their first configuration at the same time. No message of a further stream is
-    /// read while it waits. Sending the first configuration takes a hundred times the memory of an idle stream, and a
-    /// higher number does not reduce the time until all streams have it.
+    /// Maximum number of streams that get their first configuration at the same time. Further streams wait, and the
+    /// server does not read their messages meanwhile. Sending the first configuration takes a hundred times the memory
+    /// of an idle stream. A higher number does not reduce the time until all streams have their configuration.
     pub concurrent_starts: usize,
     /// Time limit for the first request of a stream, once the stream may start. A stream without its first
     /// configuration stops counting towards [`Self::concurrent_starts`] after the same time, so that a slow proxy does

@@ -245,18 +245,18 @@ impl Store {
         })
     }
 
-    /// Inserts `upserts` and removes the entries that `removals` returns. `removals` receives the scope and the ids of
-    /// `upserts`. Returns the number of resources that changed.
+    /// Inserts `upserts` and removes the entries that `select_removals` returns for the scope and the ids of `upserts`.
+    /// Returns the number of resources that changed.
     fn write(
         &self,
         locked: &LockedScope,
         upserts: Vec<Resource>,
-        removals: impl FnOnce(&Scope, &HashSet<EntryId>) -> Vec<EntryId>,
+        select_removals: impl FnOnce(&Scope, &HashSet<EntryId>) -> Vec<EntryId>,
     ) -> usize {
         let ids = entry_ids(&upserts);
         let entries = locked.encode_changed(upserts);
         let mut scope = locked.write();
-        let removals = removals(&scope, &ids);
+        let removals = select_removals(&scope, &ids);
         let changed = scope.apply(&self.sequence, self.log_capacity, entries, removals);
         if changed > 0 {
             locked.notify(&scope);

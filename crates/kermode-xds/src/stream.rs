@@ -76,9 +76,9 @@ pub enum Event {
     Acknowledged {
         /// Kind of the resources.
         kind: ResourceKind,
-        /// Resources that the client has now.
+        /// New and changed resources of the response.
         resources: Vec<Arc<VersionedName>>,
-        /// Names of the resources that the client no longer has.
+        /// Names of the removed resources of the response.
         removed: Vec<Arc<str>>,
     },
     /// The client rejected the response.
@@ -108,7 +108,7 @@ pub struct Rejection {
 pub enum RequestError {
     /// The client subscribed to more names than [`Limits::names`] allows.
     #[error(
-        "the proxy subscribed to more than {limit} names; raise the limit of names per stream, or limit the services that the proxy reaches"
+        "the proxy subscribed to more than {limit} names; list only the services that its Pod needs in the annotation kuma.io/transparent-proxying-reachable-services"
     )]
     TooManyNames {
         /// The limit.

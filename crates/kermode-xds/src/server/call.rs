@@ -169,7 +169,7 @@ async fn admit(
     if proxy.key != identity.key {
         tracing::warn!(caller = %identity.key, proxy = %proxy.key, "stream denied: the node id belongs to another proxy");
         return Err(Status::permission_denied(format!(
-            "the token belongs to Pod {}, but the node id to {}",
+            "the token belongs to Pod {}, but the node id names Pod {}",
             identity.key, proxy.key
         )));
     }

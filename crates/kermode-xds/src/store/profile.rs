@@ -29,8 +29,8 @@ pub struct Profile {
     /// Visible services whose shared resources a wildcard subscription includes. Resources of the other visible
     /// services are sent only to a subscription by name.
     pub eager: ServiceSelection,
-    /// Shared resources that are not in the view, whatever their service. The publisher lists outbound listeners here
-    /// that have the same address as an inbound listener of the proxy.
+    /// Shared resources that are not in the view, whatever their service: outbound listeners at the address of an
+    /// inbound listener of the proxy.
     pub hidden: HashSet<Key>,
     /// Source of the tombstones that are sent for subscribed names that do not exist. For a name without a tombstone,
     /// the response lists the name in `removed_resources`.

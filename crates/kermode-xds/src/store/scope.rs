@@ -222,7 +222,7 @@ impl Scope {
         (cursor >= self.floor).then(|| self.log.range(first_unread..))
     }
 
-    /// Applies a batch under one sequence number. Returns the number of resources that changed.
+    /// Applies upserts and removals under one sequence number. Returns the number of resources that changed.
     pub(super) fn apply(
         &mut self,
         counter: &AtomicU64,

@@ -59,7 +59,7 @@ pub(super) struct Tracker {
 /// Changes of one resource that may have to be sent.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// Lower bound of the sequence numbers of the unsent changes and of the resource's publication.
+    /// Lower bound of the sequence numbers of the unsent changes. 0 if the bound is unknown.
     since: u64,
     /// Sequence number of the newest change.
     latest: u64,
@@ -294,8 +294,8 @@ impl Tracker {
             .min()
     }
 
-    /// Returns whether the client has a resource that it is about to lose, or whose removal is in flight. Replacement
-    /// by a tombstone is a removal.
+    /// Returns whether the removal of a resource that the client has is pending or in flight. Replacement by a
+    /// tombstone counts as removal.
     pub(super) fn is_losing(&self, name: &Arc<str>, view: &View<'_>) -> bool {
         let is_removal_in_flight = self
             .in_flight

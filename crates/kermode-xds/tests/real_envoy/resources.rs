@@ -128,7 +128,7 @@ pub(crate) fn cluster(name: &str, revision: u32) -> Resource {
     resource(ResourceKind::Cluster, name, &cluster)
 }
 
-/// Returns an EDS cluster without a source of its endpoints, which Envoy rejects.
+/// Returns an invalid cluster: EDS without a source of endpoints. Envoy rejects it.
 pub(crate) fn broken_cluster(name: &str) -> Resource {
     let cluster = Cluster {
         name: name.into(),
@@ -187,7 +187,7 @@ pub(crate) fn tcp_listener(name: &str, port: u16, cluster: &str) -> Resource {
     listener(name, port, "envoy.filters.network.tcp_proxy", config)
 }
 
-/// Returns an HTTP listener that gets its route by this name.
+/// Returns an HTTP listener that requests its routes by the name `route`.
 pub(crate) fn http_listener(name: &str, port: u16, route: &str) -> Resource {
     let router = mk_any(
         "envoy.extensions.filters.http.router.v3.Router",
