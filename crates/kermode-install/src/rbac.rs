@@ -55,7 +55,6 @@ fn cluster_rules() -> Vec<Value> {
             &["get", "list", "watch", "create", "update", "patch", "delete"],
         ),
         rule(GROUP, &["dataplanes/status", "meshes/status"], &["patch"]),
-        rule(GROUP, &["dataplanes/finalizers"], &["update"]),
         // Required for owner references with blockOwnerDeletion: a Dataplane references its Pod.
         rule("", &["pods/finalizers"], &["update"]),
         // `create` is for the Mesh `default`, `patch` for the annotation that the initial MeshTrafficPermission exists.
