@@ -28,7 +28,7 @@ pub fn name(plural: &str) -> String {
     format!("{plural}.{GROUP}")
 }
 
-/// Names of a kind.
+/// Names of a custom resource.
 struct Names {
     kind: &'static str,
     plural: &'static str,
@@ -149,7 +149,7 @@ fn conditions() -> Value {
     })
 }
 
-/// Schema of a whole object.
+/// Schema of a custom resource with these top-level fields. Adds the fields that every object has.
 fn root_schema(mut properties: Value) -> Value {
     properties["apiVersion"] = json!({"type": "string"});
     properties["kind"] = json!({"type": "string"});

@@ -1,7 +1,7 @@
-//! Macro that implements group, version and kind of the custom resources.
+//! Macro that implements [`kube::Resource`] for the custom resources.
 //!
-//! Kuma's resources have the field `mesh` beside `metadata` and `spec`. kube's derive macro does not support that, so
-//! this macro implements [`kube::Resource`].
+//! Kuma's resources have a field `mesh` beside `metadata` and `spec`, which the derive macro of `kube` does not
+//! support.
 
 /// Implements [`kube::Resource`] and `type_meta` for a custom resource.
 macro_rules! custom_resource {
@@ -36,7 +36,7 @@ macro_rules! custom_resource {
         }
 
         impl $type {
-            /// Returns the `apiVersion` and `kind` of every object sent to the API server.
+            /// Returns the `apiVersion` and `kind` of this custom resource.
             pub fn type_meta() -> kube::core::TypeMeta {
                 kube::core::TypeMeta::resource::<Self>()
             }

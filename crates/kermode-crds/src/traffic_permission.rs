@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::object::custom_resource;
 use crate::validate::Problem;
 
-/// A permission. It is in the control plane's namespace, and its label `kuma.io/mesh` names the mesh.
+/// A permission. The object is in the control plane's namespace, and its label `kuma.io/mesh` names the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshTrafficPermission {
     /// API version and kind.
@@ -50,10 +50,10 @@ pub struct TargetRef {
     /// `Mesh`, `MeshSubset`, `MeshService` or `MeshServiceSubset`.
     #[serde(default)]
     pub kind: String,
-    /// Service, for the kinds that name one.
+    /// Value of `kuma.io/service`; only for `MeshService` and `MeshServiceSubset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Tags, for the subset kinds.
+    /// Tags of the proxies; only for `MeshSubset` and `MeshServiceSubset`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<Arc<str>, Arc<str>>,
 }

@@ -25,7 +25,7 @@ pub struct Operation<'a> {
     pub patch: &'a str,
     /// `sidecarPatch` or `initPatch`.
     pub list: &'static str,
-    /// Index in that list.
+    /// Index in the list.
     pub index: usize,
     /// The operation.
     pub block: &'a JsonPatchBlock,
@@ -57,7 +57,7 @@ pub struct PatchFailure {
     pub stage: PatchStage,
     /// Names of the ContainerPatches that have operations on the container, in order.
     pub patches: Vec<String>,
-    /// Problems; each names the ContainerPatch, the operation's index and its path.
+    /// Problems; each names the ContainerPatch, and the index and path of the operation.
     pub problems: Vec<String>,
 }
 

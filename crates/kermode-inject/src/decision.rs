@@ -74,8 +74,8 @@ pub(crate) fn decide(
     Ok(InjectionDecision::Skip(SkipReason::NotRequested))
 }
 
-/// Decides whether a Pod for which `source` requests injection is injected. A Pod that cannot carry a sidecar is denied
-/// if `source` is the Pod itself, and skipped if `source` is the Namespace.
+/// Decides on a request for injection from `source`. A Pod that cannot carry a sidecar is denied if the Pod itself
+/// requests injection, and skipped if its Namespace requests injection.
 fn inject_unless_impossible(
     pod: &Pod<'_>,
     source: InjectionSource,
@@ -121,7 +121,7 @@ fn describe_request(values: &Values<'_>, requested: Result<&Option<bool>, &Denia
     }
 }
 
-/// Returns the key of the label that excepts the Pod from injection, if there is one.
+/// Returns the key of the label that exempts the Pod from injection, if the Pod has such a label.
 fn matching_exception<'e>(
     labels: &BTreeMap<String, String>,
     exceptions: &'e BTreeMap<String, String>,

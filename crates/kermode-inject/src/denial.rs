@@ -19,9 +19,9 @@ pub enum Denial {
     /// A label or annotation is not a boolean.
     #[error("{error} (in {origin}): use enabled, true, disabled or false")]
     WrongValue {
-        /// Key and value.
+        /// Key and value of the label or annotation.
         error: WrongValue,
-        /// Label or annotation, and its object; for example `a label of Pod default/app`.
+        /// Location of the value, for example `a label of Pod default/app`.
         origin: String,
     },
     /// An annotation cannot be parsed.
@@ -31,10 +31,10 @@ pub enum Denial {
         key: &'static str,
         /// Description of the problem.
         problem: String,
-        /// Object that has the annotation.
+        /// Kind and name of the object that has the annotation.
         object: String,
     },
-    /// A map annotation cannot be parsed.
+    /// An annotation whose value is a map cannot be parsed.
     #[error(
         "invalid format. Map in \"{key}\" has to be provided in the following format: key1=value1;key2=value2 \
          (item {item:?} on {object} has no key or no equals sign)"
@@ -44,7 +44,7 @@ pub enum Denial {
         key: &'static str,
         /// The first invalid item.
         item: String,
-        /// Object that has the annotation.
+        /// Kind and name of the object that has the annotation.
         object: String,
     },
     /// Annotations that `kuma-init` and the CNI plugin would reject.
@@ -52,7 +52,7 @@ pub enum Denial {
     TrafficSettings {
         /// Annotation, value, problem and remedy.
         problem: String,
-        /// The Pod.
+        /// Kind, namespace and name of the Pod.
         object: String,
     },
     /// The Mesh that the Pod would join does not exist.
@@ -60,13 +60,13 @@ pub enum Denial {
     MeshNotFound {
         /// Name of the Mesh.
         mesh: String,
-        /// The Pod.
+        /// Kind, namespace and name of the Pod.
         object: String,
     },
     /// ContainerPatches do not exist.
     #[error("it appears some expected container patches are missing: [{}]", quoted(names))]
     ContainerPatchesMissing {
-        /// Names of the missing ContainerPatches, in the order of the list.
+        /// Names of the missing ContainerPatches, in the order in which the annotation or setting names them.
         names: Vec<String>,
     },
     /// A ContainerPatch cannot be applied, or Kubernetes would reject its result.
@@ -86,7 +86,7 @@ pub enum Denial {
     CannotCarrySidecar {
         /// Property of the Pod that makes a sidecar impossible.
         obstacle: Obstacle,
-        /// Label or annotation that requests injection, and its object.
+        /// Label or annotation that requests injection, with its key and object.
         location: String,
     },
     /// The volume for the sidecar's token does not exist.
@@ -124,7 +124,7 @@ pub enum Denial {
         "kuma.io/sidecar-mode: native needs Kubernetes 1.29 or later, this API server is older: use auto or classic on {object} or in the setting sidecarMode"
     )]
     NativeUnsupported {
-        /// The Pod.
+        /// Kind, namespace and name of the Pod.
         object: String,
     },
 }

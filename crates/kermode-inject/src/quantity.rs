@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[serde(transparent)]
 pub struct Quantity(String);
 
-/// Numeric value of a quantity, in billionths: `n` is the finest suffix.
+/// Numeric value of a quantity, in billionths, because the finest suffix is `n` (nano).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Amount(i128);
 
@@ -112,7 +112,7 @@ impl Quantity {
         &self.0
     }
 
-    /// Whether the text is empty: the setting requests no request or limit.
+    /// Whether the text is empty, which means no request or no limit.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -82,9 +82,12 @@ impl Injector<'_> {
     pub fn inject(&self, documents: Vec<Document>) -> Result<InjectedManifests, ManifestError> {
         let (mut text, mut workloads) = (String::new(), Vec::new());
         for mut document in documents {
-            let previous = workloads.len();
+            let previous_count = workloads.len();
             self.inject_object(&mut document.value, &mut workloads)?;
-            let changed = workloads.iter().skip(previous).any(WorkloadOutcome::is_injected);
+            let changed = workloads
+                .iter()
+                .skip(previous_count)
+                .any(WorkloadOutcome::is_injected);
             text.push_str("---\n");
             if changed {
                 text.push_str(&yaml::document(&document.value)?);

@@ -52,8 +52,9 @@ pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
 
 /// Position of a permission in its set; a later permission overrules an earlier one.
 ///
-/// A permission whose target contains `kuma.io/service` overrules a permission whose target does not. Otherwise,
-/// the permission with more tags in its target overrules. Among equals, the alphabetically first name wins, as in Kuma.
+/// A permission whose target contains `kuma.io/service` overrules a permission whose target does not. Otherwise, the
+/// permission with more tags in its target overrules. Among permissions with as many tags, the alphabetically first
+/// name wins, as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
     /// Whether the target contains `kuma.io/service`.

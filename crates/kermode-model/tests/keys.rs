@@ -18,7 +18,8 @@ fn keys() -> Vec<&'static str> {
     .collect()
 }
 
-/// Files of product code: `src` of every crate and binary, without test modules and the files that declare the keys.
+/// Returns the files of product code: `src` of every crate and binary, without test modules and without the files that
+/// declare the keys.
 fn product_files(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut directories = Vec::new();

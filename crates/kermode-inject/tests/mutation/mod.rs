@@ -38,7 +38,7 @@ const FRAGMENTS: &[&str] = &[
     "/spec/containers/0",
 ];
 
-/// Generator of one input.
+/// Random generator of one mutated input.
 pub(crate) struct Mutator(Rng);
 
 impl Mutator {
