@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use crate::protocol::Failure;
 
-/// The plugin's entry of the conflist. Its keys are those of Kuma's plugin.
+/// The plugin's entry of the conflist. Kuma's plugin has the same keys.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct NetworkConfig {
     /// Version of the CNI specification that the runtime uses.
     #[serde(rename = "cniVersion", default = "oldest_version")]
     pub(crate) cni_version: String,
-    /// Result of the previous plugins. It is passed on undecoded, so that unknown fields survive.
+    /// Result of the previous plugins, not decoded, so that the plugin passes on unknown fields.
     #[serde(rename = "prevResult")]
     previous_result: Option<Value>,
     /// Access to the API server, and the excluded namespaces.
@@ -38,8 +38,8 @@ fn oldest_version() -> String {
     "0.1.0".to_owned()
 }
 
-/// Returns `cniVersion` of the input, or the oldest version if the input is invalid or has no `cniVersion`. An error
-/// about invalid input needs a version as well.
+/// Returns `cniVersion` of the input, or the oldest version if the input is invalid or has no `cniVersion`. Errors
+/// about invalid input also contain a version.
 pub(crate) fn version_of(input: &str) -> String {
     let input: Value = serde_json::from_str(input).unwrap_or_default();
     input

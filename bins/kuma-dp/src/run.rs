@@ -89,8 +89,8 @@ fn envoy_bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Valu
     }))
 }
 
-/// Starts the components. The returned watch of the endpoint removal is not started; the supervisor starts it when the
-/// drain begins.
+/// Starts the components. The returned watch of the endpoint removal is not running: the supervisor runs the watch
+/// during the drain.
 async fn start_components(
     config: &Config,
     listener: UnixListener,

@@ -35,8 +35,7 @@ pub(crate) fn run(command: InstallCommand) -> Result<()> {
     }
 }
 
-/// Returns the objects that `kumactl install control-plane` prints for these flags, in the order in which it prints
-/// them.
+/// Returns the objects that `kumactl install control-plane` prints for these flags, in the printed order.
 ///
 /// # Errors
 /// For flags that the command rejects.

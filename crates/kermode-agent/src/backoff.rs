@@ -47,7 +47,8 @@ impl Backoff {
         }
     }
 
-    /// Returns the backoff after a working connection is lost: up to 2 s, because all proxies of the replica reconnect.
+    /// Returns the backoff after a working connection is lost: between 0 and 2 s, because all proxies of the replica
+    /// reconnect.
     pub(crate) fn next_after_loss(&mut self, jitter: f64) -> Duration {
         self.failures = self.failures.saturating_add(FAILURES_PER_LOSS);
         RECONNECTION_SPREAD.mul_f64(jitter.clamp(0.0, 1.0))

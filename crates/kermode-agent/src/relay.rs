@@ -34,8 +34,7 @@ use crate::token::TokenFile;
 /// Time for which a new stream of Envoy waits for the control plane's first response before the cache responds. The
 /// control plane has priority because the cached configuration may have crashed the previous Envoy.
 const CACHE_DELAY: Duration = Duration::from_secs(1);
-/// Limit on responses that wait for Envoy to read them. Above the limit, the relay stops reading from the control
-/// plane.
+/// Limit on responses that Envoy has not read yet. At the limit, the relay stops reading from the control plane.
 const MAX_QUEUED_RESPONSES: usize = 4;
 
 /// ADS service for Envoy; cheap to clone.

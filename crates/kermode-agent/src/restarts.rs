@@ -32,7 +32,7 @@ pub(crate) enum Decision {
 }
 
 impl Restarts {
-    /// Handles Envoy's end with exit code `code` after it ran for `run_time`.
+    /// Handles the end of an Envoy that ran for `run_time` and exited with `code`.
     pub(crate) fn on_end(&mut self, code: u8, run_time: Duration) -> Decision {
         if code == 0 {
             return Decision::Finished;

@@ -1,7 +1,7 @@
 //! Unix socket between Envoy and the agent.
 //!
 //! The socket carries the private key, so only the agent's user can access the socket's directory. An abstract socket
-//! would need no directory, but every container of the Pod could connect to it, because they share the network
+//! would need no directory, but every container of the Pod could connect to it: the containers share the network
 //! namespace.
 
 use std::fs::{DirBuilder, remove_dir_all};

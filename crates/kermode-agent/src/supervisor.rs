@@ -1,5 +1,5 @@
-//! Supervision of Envoy: restarts it after a crash, drains and terminates it after a signal. The decisions are made by
-//! the state machines [`EnvoyShutdown`] and [`Restarts`]; this module performs their IO.
+//! Supervision of Envoy: restarts it after a crash, drains and terminates it after a signal. The state
+//! machines [`EnvoyShutdown`] and [`Restarts`] make the decisions; this module performs the IO.
 
 use std::future::Future;
 use std::pin::pin;

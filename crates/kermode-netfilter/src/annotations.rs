@@ -136,10 +136,12 @@ fn parse_uid(key: &str, value: &str) -> Result<u32, SettingError> {
     parse_number(value).ok_or_else(|| unparsable(key, value, "use a UID, a number from 0 to 4294967294"))
 }
 
+/// Returns an error with Kuma's text for a value that is not one of a fixed set.
 fn wrong_value(key: &str, value: &str, remedy: &'static str) -> SettingError {
     ParseProblem::new(format!("annotation {key:?} has wrong value {value:?}"), remedy).for_setting(key, value)
 }
 
+/// Returns an error with Kuma's text for a malformed number.
 fn unparsable(key: &str, value: &str, remedy: &'static str) -> SettingError {
     ParseProblem::new(format!("failed to parse annotation {key:?}"), remedy).for_setting(key, value)
 }

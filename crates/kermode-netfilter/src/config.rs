@@ -16,7 +16,7 @@ pub struct TrafficConfig {
     pub outbound: OutboundRedirect,
     /// Redirection of DNS queries; `None` disables it.
     pub dns: Option<DnsRedirect>,
-    /// Networks inside the pod, for instance of virtual machines, whose traffic counts as outbound.
+    /// Networks inside the pod, for instance of virtual machines. Their traffic is handled as outbound.
     pub virtual_networks: Vec<VirtualNetwork>,
 }
 
@@ -51,8 +51,8 @@ pub struct DnsRedirect {
     pub port: NonZeroU16,
     /// Queries that are redirected.
     pub servers: DnsServers,
-    /// Whether the proxy's own queries and the redirected ones use separate connection tracking zones. In a common
-    /// zone, two queries with the same source port would collide.
+    /// Whether redirected queries and the proxy's own queries use separate connection tracking zones. In a common zone,
+    /// two queries with the same source port would collide.
     pub split_conntrack_zones: bool,
 }
 

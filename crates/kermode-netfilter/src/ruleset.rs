@@ -15,7 +15,7 @@ use crate::{PortSet, UidSet};
 /// Contents of the table `kuma_mesh`. Their [`Display`](std::fmt::Display) is the text for `nft -f`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSet {
-    /// Chains; those with a hook come first.
+    /// Chains. The chains with a hook come first.
     pub chains: Vec<Chain>,
 }
 

@@ -108,7 +108,7 @@ impl ControlPlane {
         }
     }
 
-    /// Closes all connections and accepts no new ones, like a control plane that was killed.
+    /// Closes all connections and every new connection, like a control plane that was killed.
     pub(crate) fn disconnect(&self) {
         self.forwards.send_replace(false);
     }

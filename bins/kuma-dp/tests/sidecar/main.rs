@@ -207,7 +207,7 @@ async fn envoy_becomes_ready_without_a_certificate_if_mtls_is_off() {
 
 #[tokio::test]
 async fn certificate_that_envoy_waits_for_is_requested_until_it_is_issued() {
-    // Envoy may receive listeners with mTLS before the issuance service knows that the mesh has mTLS enabled.
+    // Envoy may receive listeners with mTLS before the issuance service has seen that the mesh has mTLS enabled.
     let behaviour = Behaviour {
         token: "first",
         has_mtls: true,

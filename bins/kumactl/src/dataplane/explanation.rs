@@ -77,9 +77,9 @@ fn explain_pod(outcome: &PodOutcome) -> String {
 fn gateway_tags_origin(dataplane: &Value) -> Option<&'static str> {
     let gateway = dataplane["spec"]["networking"]["gateway"].as_object()?;
     Some(if gateway["tags"].get(tag::GATEWAY_SERVICE).is_some() {
-        "its service is named after the Pod's workload, whatever Services select the Pod"
+        "its service is named after the Pod's workload, even if Services select the Pod"
     } else {
-        "its tags are those that the first inbound below would have"
+        "its tags are the tags of the first inbound listed below"
     })
 }
 

@@ -1,5 +1,4 @@
-//! Values of `--env-var`. The parsing rule is that of Kuma, so that the commands in Kuma's documentation work as
-//! written.
+//! Parses the values of `--env-var` like Kuma, so that the commands in Kuma's documentation work unchanged.
 
 use std::collections::BTreeMap;
 

@@ -179,10 +179,10 @@ fn pods_of_the_control_plane_meet_pod_security_restricted() {
     }
 }
 
-/// Names, selectors and failure policies of the injector's three webhooks equal those of Kuma 2.1.7, except that the
+/// The injector's three webhooks have the names, selectors and failure policies of Kuma 2.1.7, except that the
 /// namespace selectors also exclude the control plane's namespace.
 #[test]
-fn webhooks_of_the_injector_are_registered_as_in_kuma() {
+fn webhooks_of_the_injector_equal_kumas_webhooks() {
     let objects = objects(&[]);
     let webhooks = find(&objects, "MutatingWebhookConfiguration")["webhooks"].clone();
     let labelled = json!({"kuma.io/sidecar-injection": "enabled"});

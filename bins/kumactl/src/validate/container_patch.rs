@@ -1,4 +1,5 @@
-//! `kumactl validate containerpatch`: runs the checks of the validating webhook and, with a Pod, those of the injector.
+//! `kumactl validate containerpatch`: runs the checks of the validating webhook and, with `--against`, the checks of
+//! the injector.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -86,7 +87,7 @@ fn first_pod(file: &Path) -> Result<Value> {
     pod.with_context(|| format!("{} contains no Pod and no Pod template", file.display()))
 }
 
-/// Checks each ContainerPatch among the objects. If all are valid, checks them together with the Pod, if there is one.
+/// Checks each ContainerPatch among the objects. If all are valid and a Pod is given, applies them to the Pod as well.
 pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()
@@ -109,7 +110,7 @@ pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config)
     Ok(report)
 }
 
-/// Returns the patch with its namespace, by default that of the control plane.
+/// Returns the patch with a namespace: its own, or the control plane's namespace if it has none.
 fn with_namespace(patch: &Value, system_namespace: &str) -> Value {
     let mut patch = patch.clone();
     if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {

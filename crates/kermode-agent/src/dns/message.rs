@@ -40,8 +40,8 @@ impl<'a> Query<'a> {
 
     /// Returns whether `response` responds to this query, sent under `id`.
     ///
-    /// Names are compared without case, because some servers change the case. A server that cannot decode the question
-    /// may omit it from its error response.
+    /// Names are compared without case, because some servers change the case. An error response may lack the question,
+    /// because the server may be unable to decode the question.
     pub(crate) fn is_answered_by(&self, response: &[u8], id: u16) -> bool {
         let Some((header, question)) = header_and_question(response) else {
             return false;

@@ -45,7 +45,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Returns the number of open downstream connections, without those of the admin interface.
+    /// Returns the number of open downstream connections, without connections to the admin interface.
     pub(crate) async fn open_connections(self) -> anyhow::Result<u64> {
         let (status, body) = self.request(Method::GET, CONNECTION_GAUGES).await?;
         ensure!(

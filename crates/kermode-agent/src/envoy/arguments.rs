@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::EnvoyConfig;
 
-/// Returns Envoy's arguments. One of them is the bootstrap: it contains no secrets, so it may be visible in the list of
-/// processes, and no file has to be written.
+/// Returns Envoy's arguments. The bootstrap is an argument, not a file: it contains no secrets, so it may be visible in
+/// the list of processes.
 pub fn arguments(config: &EnvoyConfig, bootstrap: &Value) -> Vec<OsString> {
     // Envoy accepts whole seconds. Rounding up keeps half a second from becoming zero.
     let drain_seconds = config.drain_time.as_millis().div_ceil(1000);

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// Running Envoy. Dropping it kills Envoy. If this process ends without dropping it, the kernel kills Envoy.
+/// Running Envoy. Dropping this value kills Envoy. If this process ends without the drop, the kernel kills Envoy.
 #[derive(Debug)]
 pub struct Envoy {
     child: Child,
@@ -34,7 +34,8 @@ impl Envoy {
         Ok(Self { child })
     }
 
-    /// Waits for Envoy's end. Returns its exit code, or 128 plus the number of the signal that ended it. Cancel-safe.
+    /// Waits until Envoy ends. Returns Envoy's exit code, or 128 plus the number of the signal that ended Envoy.
+    /// Cancel-safe.
     pub(crate) async fn wait(&mut self) -> io::Result<u8> {
         Ok(exit_code(self.child.wait().await?))
     }

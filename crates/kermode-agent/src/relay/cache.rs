@@ -37,7 +37,8 @@ pub(crate) struct Cache {
     bytes: usize,
     /// Limit on `bytes`.
     limit: usize,
-    /// Whether the cache is disabled, because the limit was exceeded. An Envoy that starts without resources enables it.
+    /// Whether the cache is disabled, because the limit was exceeded. An Envoy that starts without resources enables
+    /// it.
     is_disabled: bool,
 }
 
@@ -136,8 +137,8 @@ impl Cache {
         self.bytes > self.limit
     }
 
-    /// Empties and disables the cache. A restarted Envoy that received only a part of its configuration would wait for
-    /// the rest.
+    /// Empties and disables the cache. A part of the configuration is useless to a restarted Envoy, which would wait
+    /// for the rest.
     pub(super) fn disable(&mut self) {
         tracing::warn!(
             bytes = self.bytes,

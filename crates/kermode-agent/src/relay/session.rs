@@ -16,7 +16,8 @@ use super::cache::{Cache, Entry, Item};
 
 /// Name that subscribes to everything.
 const WILDCARD: &str = "*";
-/// Version reported for resources in flight. It matches no real version, so the control plane sends them again.
+/// Version that a new upstream stream reports for resources in flight. No resource has this version, so the control
+/// plane sends the resources again.
 const IN_FLIGHT_VERSION: &str = "?";
 
 /// Messages to send after an event.
@@ -33,7 +34,7 @@ pub(super) struct Output {
 pub(super) struct Session {
     node: Option<Node>,
     /// One subscription per type, in the order in which Envoy first requested the types. New upstream streams request
-    /// them in the same order, because Envoy needs the responses in that order.
+    /// the types in this order, because Envoy needs the responses in this order.
     subscriptions: Vec<Subscription>,
     /// Number of upstream streams opened so far.
     epoch: u64,
@@ -67,7 +68,7 @@ struct Subscription {
     names: BTreeSet<String>,
     /// Acknowledged version by name; `None` if Envoy acknowledged that the resource does not exist.
     acknowledged: HashMap<Arc<str>, Option<Arc<str>>>,
-    /// Whether a response was sent to Envoy.
+    /// Whether Envoy has been sent a response of this type.
     has_response: bool,
 }
 
@@ -78,7 +79,7 @@ struct InFlight {
     source: Source,
     /// Sent resources with their names.
     items: Vec<(Arc<str>, Item)>,
-    /// Names of the resources that do not exist.
+    /// Names that the response lists as removed, including names that never existed.
     removed: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! ADS stream to the control plane, reopened with backoff when it ends.
+//! ADS stream to the control plane. A stream that ends is reopened with backoff.
 
 use std::error::Error as _;
 use std::pin::Pin;

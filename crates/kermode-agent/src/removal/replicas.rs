@@ -54,7 +54,7 @@ impl CalledReplicas {
         self.progress()
     }
 
-    /// Handles the end of a call. The replica's latest response may be outdated, so it is dropped.
+    /// Handles the end of a call. Drops the replica's latest response, which may be outdated.
     pub(super) fn on_disconnected(&mut self, replica: Replica) -> Progress {
         self.responses.remove(&replica);
         self.progress()
@@ -103,8 +103,8 @@ impl CalledReplicas {
         addresses.filter_map(|address| address.parse().ok()).collect()
     }
 
-    /// Returns whether every address that a replica has listed is valid and in `others`. One more address is allowed: the
-    /// replica that the Service selected does not list itself, but the others list it.
+    /// Returns whether every address that a replica has listed is valid and in `others`. One more address is allowed:
+    /// the replica that the Service selected does not list itself, but the others list it.
     fn is_list_complete(&self, others: &BTreeSet<SocketAddr>) -> bool {
         let addresses = self
             .responses

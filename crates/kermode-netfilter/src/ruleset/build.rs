@@ -42,7 +42,8 @@ const REDIRECTED_ZONE: Verdict = Verdict::Zone(2);
 // === impl RuleSet ===
 
 impl RuleSet {
-    /// Builds the rules for the given IP families. IPv6 also requires a port in the settings.
+    /// Builds the rules for the given IP families. IPv6 is intercepted only if the settings also have an inbound IPv6
+    /// port.
     pub fn new(config: &TrafficConfig, families: IpFamilies) -> Self {
         let intercepts_v6 = families == IpFamilies::DualStack && config.inbound.port_v6.is_some();
         let addresses: &[SpecialAddresses] = if intercepts_v6 { &[V4, V6] } else { &[V4] };

@@ -148,7 +148,7 @@ fn restarted_envoy_gets_the_acknowledged_configuration() {
     assert_eq!(versions_in(&output.responses[0]), mk_versions(&[("b", "1")]));
     session.on_request(ack(&output.responses[0]), &mut cache);
 
-    // The control plane responds again, after it received Envoy's versions.
+    // The control plane receives Envoy's versions and responds again.
     let opening = session.on_open();
     let version_counts: Vec<_> = opening
         .iter()
@@ -365,7 +365,7 @@ struct Server {
 struct ServedType {
     is_wildcard: bool,
     names: BTreeSet<String>,
-    /// Versions that the client has, including those in flight, by name.
+    /// Versions that the client has or that are in flight to it, by name.
     client_versions: BTreeMap<String, String>,
     in_flight: Option<SentResponse>,
     /// Versions that the client rejected, by name.
@@ -557,7 +557,7 @@ impl Simulation {
         has_sent
     }
 
-    /// Lets the control plane send one response. Returns whether it had one.
+    /// Lets the control plane send one response. Returns whether the control plane had a response to send.
     fn step_server(&mut self) -> bool {
         let Some(server) = &mut self.server else {
             return false;

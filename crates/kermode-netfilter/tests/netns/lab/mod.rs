@@ -54,7 +54,7 @@ impl NetnsLab {
         lab
     }
 
-    /// Creates a lab whose pod has no rules and no IPv6 addresses, not even link-local ones.
+    /// Creates a lab whose pod has no rules and no IPv6 address, not even a link-local address.
     pub(crate) fn without_ipv6() -> Self {
         Self::build(Ipv6::Absent, PROXY_UID)
     }
