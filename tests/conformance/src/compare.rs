@@ -1,4 +1,4 @@
-//! Compares the expected result of a case with the actual one.
+//! Compares the expected result of a case with the actual result.
 
 use serde_json::{Map, Value};
 
@@ -28,7 +28,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Returns one line for each path at which two values differ. An object member that is null or empty equals an absent
-/// one.
+/// member.
 pub fn differences(expected: &Value, actual: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     collect_differences(

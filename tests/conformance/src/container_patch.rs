@@ -1,4 +1,4 @@
-//! Suite `container-patch`: operations on one container, and the selection of the patches for each container of a Pod.
+//! Suite `container-patch`: patch operations on a container, and the selection of the ContainerPatches for a Pod.
 
 use anyhow::{Context, Result, bail};
 use kermode_crds::{ContainerPatch, JsonPatchBlock};
@@ -68,7 +68,8 @@ fn apply_blocks(base: &Value, blocks: &[JsonPatchBlock], role: ContainerRole) ->
     }
 }
 
-/// Kind `select-and-apply`: injects a Pod with the ContainerPatches of its annotation or of the defaults.
+/// Kind `select-and-apply`: injects a Pod. Its annotation or the injector's settings list the ContainerPatches to
+/// apply.
 fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
     let patches: Vec<ContainerPatch> = case.decode("/inputs/containerPatches")?;
     let mut pod = json!({
@@ -105,8 +106,8 @@ fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
     Ok(Outcome::Compared { expected, actual })
 }
 
-/// Returns the members of a container that the expected result also has. The expected result may have a member that is
-/// not a field of a container: `envEndsWith`, the names of the last variables.
+/// Returns the members of a container that the expected result also has. The member `envEndsWith` of an expected result
+/// is not a field of a container: it lists the names of the last environment variables.
 fn members_as_in(expected: &Value, container: &Value) -> Value {
     let members = expected.as_object().into_iter().flatten();
     let actual = members.map(|(key, value)| {

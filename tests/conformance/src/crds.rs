@@ -1,4 +1,4 @@
-//! Suite `crds`: Kermode's CustomResourceDefinitions, and the objects that their schemas and the webhook admit.
+//! Suite `crds`: Kermode's CustomResourceDefinitions, and objects that their schemas or the webhook accept or reject.
 
 mod schema;
 
@@ -48,7 +48,7 @@ fn definition_of(name: &str) -> Result<Value> {
         .with_context(|| format!("Kermode has no CustomResourceDefinition {name}"))
 }
 
-/// Checks whether the API server accepts an object according to the schema.
+/// Compares whether the schema of a CustomResourceDefinition accepts an object.
 fn validate_by_schema(case: &Case<'_>) -> Result<Outcome> {
     let definition = definition_of(case.at("/inputs/crd").as_str().unwrap_or_default())?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
@@ -58,7 +58,7 @@ fn validate_by_schema(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Checks whether the validating webhook accepts an object.
+/// Compares whether the validating webhook accepts an object.
 fn validate_by_webhook(case: &Case<'_>) -> Result<Outcome> {
     let namespace: String = case.decode("/inputs/systemNamespace")?;
     let result = validate_container_patch(case.at("/inputs/object"), &namespace);

@@ -1,6 +1,6 @@
 //! Known deviations: cases of the corpus whose expected result contradicts a documented decision of Kermode.
-//! `deviations.yaml` contains, for each, the result that Kermode must have instead. The report fails if Kermode's
-//! result is another one.
+//! `deviations.yaml` defines the result that Kermode must have for each deviation. A case fails if Kermode has a
+//! different result.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,13 +25,13 @@ pub struct Deviation {
     pub decision: String,
     /// Reason, in one sentence.
     pub reason: String,
-    /// Case of the same suite. The patch applies to its expected result instead of that of the deviating case.
+    /// Identifier of another case of the suite. If set, the patch applies to the expected result of this other case.
     #[serde(default)]
     pub base_case: Option<String>,
-    /// Value that the patch applies to instead of an expected result.
+    /// If set, the patch applies to this value instead of an expected result.
     #[serde(default)]
     pub base_value: Option<Value>,
-    /// JSON patch that turns the expected result into that of Kermode.
+    /// JSON patch that converts the expected result to Kermode's result.
     #[serde(default)]
     pub patch: Vec<Value>,
 }
@@ -69,7 +69,7 @@ fn check_citation(citation: &str, repository: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the anchor that GitHub gives a heading of a Markdown file.
+/// Returns the anchor that GitHub generates for a Markdown heading; `None` if the line is not a heading.
 fn anchor(line: &str) -> Option<String> {
     let title = line.trim_start_matches('#').strip_prefix(' ')?;
     let title = title.to_lowercase();
@@ -98,20 +98,20 @@ fn parse(text: &str) -> Result<Vec<Deviation>> {
 // === impl Deviation ===
 
 impl Deviation {
-    /// Whether the deviation applies to every case that fulfils `when`, not only to one.
+    /// Returns whether the deviation applies to every case that fulfils `when`, instead of to a single case.
     pub fn is_general(&self) -> bool {
         self.case == "*"
     }
 
-    /// Whether a case fulfils `when`. `expected` is the expected result before this deviation.
+    /// Returns whether a case fulfils `when`. `expected` is the expected result before this deviation.
     pub fn applies_to(&self, case: &Value, expected: &Value) -> bool {
         let whole = json!({"case": case, "expected": expected});
         let mut conditions = self.when.iter();
         conditions.all(|(pointer, value)| whole.pointer(pointer) == Some(value))
     }
 
-    /// Returns the result that Kermode must have. `base` is the expected result of the case, or of `base_case`; it is
-    /// ignored if `base_value` is set.
+    /// Returns the result that Kermode must have. `base` is the expected result of the case or of `base_case`. If
+    /// `base_value` is set, `base` is ignored.
     ///
     /// # Errors
     /// The patch does not apply.

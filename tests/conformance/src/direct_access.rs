@@ -1,5 +1,5 @@
-//! Suite `page-examples`, cases on direct access, by which a client sends requests to the IPs of Pods: the listeners
-//! and the cluster of the client.
+//! Suite `page-examples`, kind `direct-access-listeners`: the listeners and the cluster with which a client sends
+//! requests to the IPs of Pods.
 
 use anyhow::{Context, Result};
 use kermode_crds::Networking;

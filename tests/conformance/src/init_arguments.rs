@@ -1,5 +1,5 @@
-//! Suite `transparent-proxy`, cases on injection: the arguments that the injector gives to `kuma-init`, from a Pod's
-//! annotations.
+//! Suite `transparent-proxy`, kind `init-args`: the arguments of `kuma-init` that the injector derives from the
+//! annotations of a Pod.
 
 use anyhow::Result;
 use kermode_inject::init_arguments;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::corpus::Case;
 use crate::suite::{Outcome, Runner};
 
-/// Runner of the argument cases.
+/// Runner of the kind `init-args`.
 pub(crate) struct InitArguments;
 
 impl Runner for InitArguments {

@@ -1,4 +1,4 @@
-//! Code for all suites that inject: the inputs of an injection, and forms of Pods and containers for the comparison.
+//! Helpers for all suites that inject Pods: the inputs of an injection, and the normalization of results.
 
 use std::collections::BTreeMap;
 
@@ -80,8 +80,8 @@ impl InjectionInputs {
     }
 }
 
-/// Returns expected and actual result of a case that expects a denial. If the actual text contains the expected part,
-/// both are that part, so that they are equal.
+/// Returns the expected and the actual result of a case that expects a denial. If the actual message contains the
+/// expected part, both results contain only this part, so that they are equal.
 pub(crate) fn compared_denial(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
     let actual = match actual {
         Ok(pod) => return (json!({"denied": expected}), json!({"admitted": pod})),
@@ -102,8 +102,8 @@ pub(crate) fn compared_denial(expected: &Value, actual: Result<Value, Denial>) -
     )
 }
 
-/// Removes differences of a container that do not matter: quantities become numbers, and the command of Kuma's init
-/// container becomes that of Kermode.
+/// Normalizes a container for the comparison: quantities become numbers, and the command of Kuma's init container
+/// becomes the command of Kermode's init container.
 pub(crate) fn comparable_container(container: &Value) -> Value {
     let mut container = container.clone();
     for kind in ["requests", "limits"] {
@@ -125,7 +125,7 @@ pub(crate) fn comparable_container(container: &Value) -> Value {
     container
 }
 
-/// Removes differences of a Pod that do not matter, such as its status.
+/// Normalizes a Pod for the comparison: removes its status and normalizes its containers.
 pub(crate) fn comparable_pod(pod: &Value) -> Value {
     let mut pod = pod.clone();
     if let Some(members) = pod.as_object_mut() {

@@ -1,4 +1,4 @@
-//! Suite `page-examples`, cases on the decision whether a Pod is injected.
+//! Suite `page-examples`, kind `decide-injection`: the decision whether a Pod gets a sidecar.
 
 use anyhow::Result;
 use kermode_inject::{Denial, Outcome as InjectionOutcome, Settings};
@@ -8,7 +8,7 @@ use crate::corpus::Case;
 use crate::injection::InjectionInputs;
 use crate::suite::{Outcome, Runner};
 
-/// Runner of the injection decision cases.
+/// Runner of the kind `decide-injection`.
 pub(crate) struct InjectionDecision;
 
 impl Runner for InjectionDecision {
@@ -27,7 +27,7 @@ impl Runner for InjectionDecision {
             ..InjectionInputs::default()
         };
         let mut expected = case.at("/expected").clone();
-        // Every denial of the webhook has status 500.
+        // The webhook denies Pods with status 500.
         let status = expected
             .as_object_mut()
             .and_then(|expected| expected.remove("httpStatus"));
@@ -48,7 +48,7 @@ impl Runner for InjectionDecision {
     }
 }
 
-/// Returns the expected text if the actual text starts with it: Kermode appends the object and the remedy.
+/// Returns the expected text if the actual text starts with it, because Kermode appends the object and the remedy.
 fn without_remedy(actual: &str, expected: &Value) -> String {
     match expected.as_str() {
         Some(expected) if actual.starts_with(expected) => expected.to_owned(),

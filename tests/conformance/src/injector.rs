@@ -43,7 +43,7 @@ impl Runner for Injector {
     }
 }
 
-/// Returns the inputs of the injection. Those in `fixed` are the same for all cases of the suite.
+/// Returns the inputs of the injection. The inputs in the member `fixed` of the suite are the same for all cases.
 fn inputs(case: &Case<'_>) -> Result<InjectionInputs> {
     let fixed = &case.suite.json["fixed"];
     let text = |key: &str| {
@@ -86,7 +86,7 @@ fn settings(case: &Case<'_>) -> Result<Settings> {
     Ok(settings)
 }
 
-/// Overwrites values of `base` by those of `overrides`, recursively for objects.
+/// Overwrites values of `base` with values of `overrides`, recursively for objects.
 fn merge(base: &mut Value, overrides: Value) {
     match (base, overrides) {
         (Value::Object(base), Value::Object(overrides)) => {

@@ -32,8 +32,8 @@ impl Runner for Install {
     }
 }
 
-/// Returns the objects that `kumactl install control-plane` prints with the arguments of the case. The namespace is
-/// set, because that of the corpus, Kuma's default, is not Kermode's.
+/// Returns the objects that `kumactl install control-plane` prints with the arguments of the case. The namespace is set
+/// to Kuma's default, which differs from Kermode's default.
 fn printed_objects(case: &Case<'_>) -> Result<Vec<Value>> {
     let mut flags = vec!["--namespace=kuma-system".to_owned()];
     if !case.at("/inputs/args").is_null() {
@@ -66,7 +66,8 @@ fn environment(objects: &[Value]) -> Result<Value> {
     }
 }
 
-/// Removes differences that do not matter, and values that the API server sets by default.
+/// Normalizes an object for the comparison: removes the namespace, some labels, and values that the API server sets by
+/// default.
 fn comparable(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {

@@ -1,8 +1,8 @@
-//! Runs the cases of a conformance corpus with the product's code, and compares the results with those of Kuma: corpus
+//! Runs the cases of a conformance corpus with the product's code, and compares the results with Kuma's results: corpus
 //! → cases → runner of the suite → comparison → report.
 //!
 //! A corpus is a folder with one folder for each suite. The folder of a suite contains `cases.json`, and the other
-//! files that its cases name. To add a suite, implement [`suite::Runner`] in a module of its own and add it to
+//! files that its cases name. To add a suite, implement [`suite::Runner`] in a new module, and add the runner to
 //! [`suite::all_runners`].
 
 pub mod compare;

@@ -29,14 +29,14 @@ fn main() -> Result<ExitCode> {
     }
     let (runners, deviations) = (suite::all_runners(), deviation::read_all()?);
     let mut out = std::io::stdout().lock();
-    let mut failed = false;
+    let mut has_failures = false;
     for suite in &suites {
         let report = report::run(suite, &runners, &deviations);
         report.write(&mut out)?;
-        failed |= !report.failed.is_empty();
+        has_failures |= !report.failed.is_empty();
     }
     out.flush()?;
-    Ok(if failed {
+    Ok(if has_failures {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS

@@ -28,9 +28,8 @@ impl Runner for PodLifecycle {
     }
 }
 
-/// Counts the sidecars that must quit because all other containers of the Pod have completed. A Pod of the corpus may
-/// lack what the index requires of a Pod with a Dataplane. If the case says that the Dataplane exists, this function
-/// adds the annotation of an injected Pod, and an IP.
+/// Counts the sidecars that must quit because all other containers of the Pod have completed. If the case says that the
+/// Dataplane of the Pod exists, this function adds the annotation and the IP that a Pod with a Dataplane needs.
 fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     let mut pod = case.at("/inputs/pod").clone();
     let mut index = Index::default();
@@ -51,8 +50,7 @@ fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Compares the Dataplanes that must exist according to the index. The writer, which this function does not run,
-/// deletes all others.
+/// Compares the Dataplanes that must exist according to the index.
 fn compare_desired_dataplanes(case: &Case<'_>) -> Result<Outcome> {
     let mut index = Index::default();
     index.apply_namespace(NamespaceFacts::from(&decode::<Namespace>(
@@ -76,7 +74,7 @@ fn compare_desired_dataplanes(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Returns the compared parts of a Dataplane, and its metadata.
+/// Returns a Dataplane with its metadata, normalized for the comparison.
 fn comparable_with_metadata(dataplane: &Value) -> Value {
     let mut result = comparable(dataplane);
     result["metadata"] = dataplane["metadata"].clone();

@@ -1,5 +1,5 @@
-//! Suite `pod-to-dataplane`, and the cases of `page-examples` on Dataplanes: objects → facts (the fields that Kermode
-//! keeps of an object) → Dataplane.
+//! Suite `pod-to-dataplane`, and the cases about Dataplanes in the suite `page-examples`. Objects are converted to
+//! facts (the fields that Kermode keeps of an object), and facts to a Dataplane.
 
 mod outbounds;
 
@@ -62,16 +62,16 @@ impl Runner for PageDataplanes {
 
 // === objects of a case ===
 
-/// Facts of the objects of a case, and settings, from which the Dataplane is made.
+/// Inputs of the conversion to a Dataplane: facts of the objects of a case, and settings.
 struct Objects {
     pod: PodFacts,
     services: Vec<ServiceFacts>,
-    /// ReplicaSets, which may own the Pod.
+    /// ReplicaSets that may own the Pod.
     intermediates: Vec<IntermediateFacts>,
     settings: ConvertSettings,
 }
 
-/// Decodes an object. The corpus contains labels and annotations that are numbers; they become strings.
+/// Decodes an object. Labels and annotations that are numbers in the corpus become strings.
 pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
     let mut object = object.clone();
     for field in ["/metadata/labels", "/metadata/annotations"] {
@@ -129,7 +129,7 @@ impl Objects {
         self.convert_with(&self.services.iter().collect::<Vec<_>>())
     }
 
-    /// Makes the Dataplane with those Services of the case that select the Pod.
+    /// Makes the Dataplane with the Services of the case that select the Pod.
     fn convert_with_selecting_services(&self) -> Result<Option<Converted>, ConvertError> {
         self.convert_with(&selecting_services(&self.services, &self.pod))
     }
@@ -147,9 +147,9 @@ fn dataplane_json(converted: Result<Option<Converted>, ConvertError>) -> Result<
 
 // === comparison ===
 
-/// Returns mesh and spec of a Dataplane. Values that Kuma's proto3 JSON omits become explicit: `health: {}` means
-/// unready, an absent `health` means ready, and a gateway without a type is delegated. The `state` of an inbound is
-/// removed, because only releases after Kuma 2.1 have it.
+/// Returns the mesh and the spec of a Dataplane, normalized for the comparison. Values that Kuma's proto3 JSON omits
+/// become explicit: `health: {}` means unready, an absent `health` means ready, and a gateway without a type is
+/// delegated. The `state` of an inbound is removed, because only releases after Kuma 2.1 have it.
 pub(crate) fn comparable(dataplane: &Value) -> Value {
     let mut spec = dataplane["spec"].clone();
     if let Some(inbounds) = spec
@@ -260,7 +260,7 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Returns the application's port and path that a Dataplane contains for a virtual probe.
+/// Returns the port and path of the application to which a Dataplane maps a virtual probe.
 fn application_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
     let pod = json!({
         "metadata": {"annotations": {
@@ -289,8 +289,8 @@ fn run_error(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Returns the expected result. If the case expects an error, returns `{"error": text}`: the actual text if it starts
-/// with the expected text (Kermode may append a remedy), so that the comparison succeeds; otherwise the expected text.
+/// Returns the expected result. If the case expects an error, the result is `{"error": text}`. Kermode may append a
+/// remedy to an error, so `text` is the actual text if the actual text starts with the expected text.
 fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
     let Some(expected_text) = case.at("/expectedError/exact").as_str() else {
         return case.at("/expected").clone();
@@ -299,7 +299,7 @@ fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
     json!({"error": if error.starts_with(expected_text) { error } else { expected_text }})
 }
 
-/// Compares inbounds without their order.
+/// Compares inbounds in any order.
 fn run_inbounds_unordered(case: &Case<'_>) -> Result<Outcome> {
     let services: Vec<Value> = case.decode("/inputs/services")?;
     let objects = Objects::decode(case.at("/inputs/pod"), &services, &[], case.at("/inputs/zone"))?;

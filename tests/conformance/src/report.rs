@@ -16,9 +16,9 @@ use crate::suite::{Outcome, Runner, runner_of};
 pub struct SuiteReport {
     /// Name of the suite.
     pub name: String,
-    /// Identifiers of the cases whose result is that of the corpus, apart from general deviations.
+    /// Identifiers of the cases whose results equal the expected results, apart from general deviations.
     pub passed: Vec<String>,
-    /// Cases whose result is that of their own known deviation, with the decision and the reason.
+    /// Cases whose results equal their own known deviations, with the decision and the reason.
     pub deviating: Vec<(String, String)>,
     /// Number of passed cases to which a general deviation applies, by the description of the deviation.
     pub general_deviations: BTreeMap<String, usize>,
@@ -30,11 +30,11 @@ pub struct SuiteReport {
 
 /// Result of a case.
 enum Verdict {
-    /// The result is that of the corpus, apart from these general deviations.
+    /// The result equals the expected result, apart from general deviations with these descriptions.
     Passed(Vec<String>),
-    /// The result is that of the case's own deviation, described here.
+    /// The result equals the case's own deviation, which has this description.
     Deviating(String),
-    /// The result differs, in these lines.
+    /// The result differs. Each line describes a difference.
     Failed(Vec<String>),
     /// The case was not run, for this reason.
     Skipped(String),
@@ -85,7 +85,8 @@ fn run_case(case: &Case<'_>, runners: &[Box<dyn Runner>], deviations: &[Deviatio
     };
     if matches_corpus && (own_deviation.is_some() || !general.is_empty()) {
         return Verdict::Failed(vec![
-            "the result is that of the corpus: remove the deviation from deviations.yaml".to_owned(),
+            "the result equals the result of the corpus: remove the deviation from deviations.yaml"
+                .to_owned(),
         ]);
     }
     let mut lines = differences(&expected, &actual);
@@ -108,8 +109,8 @@ fn description(deviation: &Deviation) -> String {
     format!("{}: {}", deviation.decision, deviation.reason)
 }
 
-/// Applies the general deviations that apply to the case. Returns the expected result and the descriptions of the
-/// deviations.
+/// Applies the general deviations that apply to the case. Returns the result that Kermode must have, and the
+/// descriptions of the deviations.
 fn apply_general_deviations(
     case: &Case<'_>,
     mut expected: Value,
@@ -126,14 +127,14 @@ fn apply_general_deviations(
     Ok((expected, general))
 }
 
-/// Returns the deviation of this case alone.
+/// Returns the case's own deviation.
 fn deviation_of<'d>(case: &Case<'_>, deviations: &'d [Deviation]) -> Option<&'d Deviation> {
     deviations
         .iter()
         .find(|deviation| deviation.suite == case.suite.name && deviation.case == case.id())
 }
 
-/// Applies the deviation of this case alone. Returns the expected result.
+/// Applies the case's own deviation. Returns the result that Kermode must have.
 fn apply_own_deviation(
     case: &Case<'_>,
     expected: Value,

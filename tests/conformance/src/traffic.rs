@@ -1,6 +1,6 @@
-//! Suite `transparent-proxy`, cases on rules. Kuma has iptables rules and Kermode nftables rules, so their texts cannot
-//! be compared. Instead, both sets of rules are evaluated for many packets, and their effects are compared: the
-//! disposition of each packet.
+//! Suite `transparent-proxy`, kinds that compare redirection rules. Kuma has iptables rules and Kermode has nftables
+//! rules, so their texts cannot be compared. Instead, both sets of rules are evaluated for many packets, and the
+//! dispositions of each packet are compared.
 
 mod iptables;
 mod packet;
@@ -17,7 +17,7 @@ use crate::suite::{Outcome, Runner};
 use iptables::Tables;
 use packet::{Disposition, Packet};
 
-/// Runner of the rule cases.
+/// Runner of the kinds that compare redirection rules.
 pub(crate) struct Traffic;
 
 impl Runner for Traffic {
@@ -65,8 +65,8 @@ impl Runner for Traffic {
     }
 }
 
-/// Compares an error with the part of its text that the case expects; `expected_part` is null if the case expects any
-/// error.
+/// Compares an error with the part of the error text that the case expects. `expected_part` is null if the case accepts
+/// any error.
 fn compared_error(result: &Result<()>, expected_part: &Value) -> Outcome {
     let expected_part = expected_part.as_str().unwrap_or_default();
     let actual = match result {
@@ -95,17 +95,17 @@ fn config(case: &Case<'_>) -> Result<TrafficConfig> {
     let arguments: Vec<String> = case.decode("/inputs/args")?;
     let mut resolved = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
-        // Where Kuma's test passes a user by name, the corpus has the argument `kuma-dp (uid 5678)`. kuma-init takes a
-        // UID, by the flag --kuma-dp-uid.
+        // The corpus contains the argument `kuma-dp (uid 5678)` for a user name in a test of Kuma. kuma-init instead
+        // needs the flag --kuma-dp-uid with the UID.
         let uid = argument
             .strip_prefix("kuma-dp (uid ")
             .and_then(|rest| rest.strip_suffix(')'));
-        let is_flag_of_user = arguments
+        let is_user_flag = arguments
             .get(index + 1)
             .is_some_and(|next| next.starts_with("kuma-dp (uid "));
         resolved.push(match uid {
             Some(uid) => uid,
-            None if is_flag_of_user => "--kuma-dp-uid",
+            None if is_user_flag => "--kuma-dp-uid",
             None => argument.as_str(),
         });
     }
@@ -137,9 +137,9 @@ fn compare_all_rules(case: &Case<'_>) -> Result<Outcome> {
     compare_dispositions(&tables, &rules, is_ipv6, |packet| tables.disposition(packet))
 }
 
-/// Compares the rules of one exclusion by UID. The corpus contains only the rules that the exclusion adds. So the
-/// expected disposition of a packet that these rules return is "not redirected"; that of other packets is Kermode's
-/// without the exclusion.
+/// Compares the rules of one exclusion by UID. The corpus contains only the rules that the exclusion adds. If these
+/// rules return for a packet, the expected disposition is "not redirected". For all other packets, the expected
+/// disposition is Kermode's disposition without the exclusion.
 fn compare_uid_exclusion(case: &Case<'_>) -> Result<Outcome> {
     let lines: Vec<String> = case.decode("/expected/natOutputRules")?;
     let tables = Tables::parse(&format!("*nat\n{}\n", lines.join("\n")))?;
@@ -161,8 +161,8 @@ fn compare_uid_exclusion(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Evaluates Kermode's rules for every kind of packet, and compares the dispositions with the expected ones. `tables`
-/// gives the ports and UIDs for which packets are made.
+/// Evaluates Kermode's rules for many packets, and compares their dispositions with the expected dispositions. The
+/// destination ports and UIDs of the packets come from `tables`.
 fn compare_dispositions(
     tables: &Tables,
     rules: &RuleSet,

@@ -1,4 +1,4 @@
-//! Suite `page-examples`, cases on webhook registrations: the webhooks that the API server calls when a Pod is created.
+//! Suite `page-examples`, kind `webhook-match`: the webhooks that the API server calls when a Pod is created.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::corpus::Case;
 use crate::suite::{Outcome, Runner};
 
-/// Runner of the registration cases.
+/// Runner of the kind `webhook-match`.
 pub(crate) struct WebhookMatch;
 
 impl Runner for WebhookMatch {
@@ -37,7 +37,7 @@ impl Runner for WebhookMatch {
             })
             .collect();
         let names: Vec<&Value> = called_webhooks.iter().map(|webhook| &webhook["name"]).collect();
-        // With this policy, a Pod is denied if the webhook does not respond, so no Pod is created without injection.
+        // With this policy, the API server denies a Pod if the webhook does not respond.
         let guaranteed = called_webhooks
             .iter()
             .any(|webhook| webhook["failurePolicy"] == "Fail");
@@ -58,15 +58,15 @@ fn labels_with_name(namespace: &Value) -> Value {
     labels
 }
 
-/// Whether the rules of a webhook include the creation of Pods.
+/// Returns whether the rules of a webhook include the creation of Pods.
 fn is_called_for_new_pods(webhook: &Value) -> bool {
     let contains = |list: &Value, word: &str| list.as_array().is_some_and(|list| list.contains(&word.into()));
     let mut rules = webhook["rules"].as_array().into_iter().flatten();
     rules.any(|rule| contains(&rule["operations"], "CREATE") && contains(&rule["resources"], "pods"))
 }
 
-/// Whether a label selector selects an object with these labels, as in the API server. An absent selector selects
-/// everything.
+/// Returns whether a label selector selects an object with these labels, as in the API server. An absent selector
+/// selects everything.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let match_labels = selector["matchLabels"].as_object().into_iter().flatten();
     let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();
@@ -76,7 +76,7 @@ fn selects(selector: &Value, labels: &Value) -> bool {
         && expressions.all(|expression| fulfils(expression, labels))
 }
 
-/// Whether labels fulfil one expression of a selector.
+/// Returns whether labels fulfil one expression of a selector.
 fn fulfils(expression: &Value, labels: &Value) -> bool {
     let label = labels.get(expression["key"].as_str().unwrap_or_default());
     let is_listed = || {
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn label_selectors_select_as_in_the_api_server() {
         let labels = json!({"a": "1"});
-        for (operator, key, selected) in [
+        for (operator, key, is_selected) in [
             ("In", "a", true),
             ("In", "b", false),
             ("NotIn", "a", false),
@@ -112,7 +112,7 @@ mod tests {
         ] {
             let expression = json!({"key": key, "operator": operator, "values": ["1"]});
             let selector = json!({"matchExpressions": [expression]});
-            assert_eq!(selects(&selector, &labels), selected, "{operator} {key}");
+            assert_eq!(selects(&selector, &labels), is_selected, "{operator} {key}");
         }
         assert!(selects(&Value::Null, &labels));
         assert!(!selects(&json!({"matchLabels": {"a": "2"}}), &labels));

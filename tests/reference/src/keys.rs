@@ -62,8 +62,8 @@ fn tags_table(keys: &[Key]) -> String {
     render_table(["tag", "of", "value", "default", "meaning"], keys.iter().map(row))
 }
 
-/// Returns the name of a key as code. Some names are only a suffix, after a port number; these get the placeholder
-/// `<port>`.
+/// Returns the name of a key as code. A name that starts with a dot is a suffix of a port number, so it gets the
+/// placeholder `<port>`.
 fn name(key: &Key) -> String {
     if key.name.starts_with('.') {
         format!("`<port>{}`", key.name)

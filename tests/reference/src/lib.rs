@@ -1,8 +1,8 @@
 //! Generates the tables of `docs/reference` from the code.
 //!
 //! In a document, a generated table is between `<!-- generated: NAME -->` and `<!-- end -->`; the text around it is
-//! written by hand. The tests of this crate compare every table with the code. If `UPDATE_REFERENCE` is set, they write
-//! the tables.
+//! written by hand. The tests of this crate compare every table with the code. If `UPDATE_REFERENCE` is set, the tests
+//! write the tables.
 
 mod configuration;
 mod keys;

@@ -5,9 +5,9 @@ use kermode_install::{PORTS, Port};
 
 use crate::{GeneratedTable, code, render_table};
 
-/// Port that a Service of the installation exposes: port, key of its setting, use.
+/// A port that a Service of the installation exposes, the key of its setting, and its use.
 type ServicePort = (Port, &'static str, &'static str);
-/// Port that no Service exposes: process, port, key of its setting, use.
+/// The process of a port that no Service exposes, the port, the key of its setting, and its use.
 type PodPort = (&'static str, u16, &'static str, &'static str);
 
 pub(crate) fn tables() -> Vec<GeneratedTable> {

@@ -1,4 +1,4 @@
-//! Tables of the custom resources, from their CustomResourceDefinitions: fields of the schema, and columns of kubectl.
+//! Tables of the fields and of the `kubectl` columns of custom resources, from their CustomResourceDefinitions.
 
 use kermode_crds::definition;
 use serde_json::Value;
@@ -31,12 +31,12 @@ fn tables_of(definition: &Value) -> [GeneratedTable; 2] {
 
 /// Appends a row for each field of a schema, parents before their children. Fields that every Kubernetes object has are
 /// left out.
-fn collect_fields(schema: &Value, path: &str, required: bool, rows: &mut Vec<[String; 4]>) {
+fn collect_fields(schema: &Value, path: &str, is_required: bool, rows: &mut Vec<[String; 4]>) {
     if matches!(path, "apiVersion" | "kind" | "metadata") {
         return;
     }
     if !path.is_empty() {
-        let required = if required { "yes" } else { "" };
+        let required = if is_required { "yes" } else { "" };
         let meaning = schema["description"].as_str().unwrap_or_default();
         rows.push([
             code(path),
@@ -58,14 +58,14 @@ fn collect_fields(schema: &Value, path: &str, required: bool, rows: &mut Vec<[St
         } else {
             format!("{path}.{name}")
         };
-        let required = schema["required"]
+        let is_required = schema["required"]
             .as_array()
             .is_some_and(|names| names.iter().any(|required| required == name));
-        collect_fields(property, &path, required, rows);
+        collect_fields(property, &path, is_required, rows);
     }
 }
 
-/// Returns the type of a field: the allowed values if they are limited, otherwise the type of its schema.
+/// Returns the type of a field. If the schema lists the allowed values, returns these values instead.
 fn type_name(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
         let values: Vec<String> = values

@@ -13,7 +13,7 @@ fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Returns a document with this table replaced. Returns `None` if the document has no comments for the table.
+/// Returns the document with the named table replaced, or `None` if the document has no comments around such a table.
 fn with_table(document: &str, name: &str, table: &str) -> Option<String> {
     let start_marker = format!("<!-- generated: {name} -->\n");
     let start = document.find(&start_marker)? + start_marker.len();
@@ -23,7 +23,7 @@ fn with_table(document: &str, name: &str, table: &str) -> Option<String> {
 
 #[test]
 fn generated_tables_match_the_code() {
-    let update = std::env::var_os("UPDATE_REFERENCE").is_some();
+    let is_update = std::env::var_os("UPDATE_REFERENCE").is_some();
     let mut outdated = BTreeSet::new();
     for table in tables() {
         let path = repository_root().join("docs/reference").join(table.file);
@@ -32,13 +32,13 @@ fn generated_tables_match_the_code() {
             .unwrap_or_else(|| panic!("{} has no comment <!-- generated: {} -->", table.file, table.name));
         if document != expected {
             outdated.insert(table.file);
-            if update {
+            if is_update {
                 fs::write(&path, expected).expect("the document can be written");
             }
         }
     }
     assert!(
-        update || outdated.is_empty(),
+        is_update || outdated.is_empty(),
         "documents of docs/reference differ from the code: {outdated:?}; to update them, run {UPDATE_COMMAND}"
     );
 }
@@ -67,8 +67,8 @@ fn registered_metrics() -> BTreeSet<String> {
     names
 }
 
-/// Returns the names that a source file registers: the first arguments of `register` and `register_with_unit`, which
-/// are string literals.
+/// Returns the names of metrics that a source file registers: the string literals in the first arguments of `register`
+/// and `register_with_unit`.
 fn registered_names(source: &str) -> Vec<String> {
     ["registry.register(", "registry.register_with_unit("]
         .iter()

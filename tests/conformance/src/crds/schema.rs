@@ -1,8 +1,10 @@
-//! Validates a value against a structural schema as the API server does. Supports the keywords that the cases need.
+//! Validates a value against a structural schema as the API server does. Supports only the keywords that the cases
+//! need.
 
 use serde_json::Value;
 
-/// Whether a value is valid according to a schema. Unknown members are valid, because the API server prunes them.
+/// Returns whether a value is valid according to a schema. Unknown members are valid, because the API server prunes
+/// them.
 pub(super) fn accepts(schema: &Value, value: &Value) -> bool {
     has_valid_type(schema, value)
         && has_allowed_value(schema, value)

@@ -1,5 +1,5 @@
-//! Cases of kind `outbounds`: the addresses of each service. Kuma stores them in the Dataplanes of clients; Kermode
-//! reads them from the mesh view.
+//! Cases of kind `outbounds`: the addresses of each service. Kuma stores these addresses in the Dataplanes of clients.
+//! Kermode reads these addresses from the mesh view.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Service;

@@ -1,5 +1,5 @@
-//! Parses iptables rules, as `iptables-save` and the dry run of Kuma's `kumactl` print them, and evaluates them for a
-//! packet.
+//! Parses iptables rules that `iptables-save` or the dry run of Kuma's `kumactl` has printed, and evaluates the rules
+//! for a packet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use kermode_netfilter::Transport;
 
 use super::packet::{Disposition, Packet};
 
-/// Rules, by name of the table and name of the chain.
+/// Rules, by the name of the table and the name of the chain.
 #[derive(Debug, Default)]
 pub(super) struct Tables(BTreeMap<String, BTreeMap<String, Vec<Rule>>>);
 
@@ -47,7 +47,7 @@ enum Target {
     Jump(String),
 }
 
-/// Maximum depth of jumps between chains. Chains that exceed it form a loop. Kuma's rules need three.
+/// Maximum depth of jumps between chains. Kuma's rules have a depth of three, so a greater depth means a loop.
 const MAX_DEPTH: usize = 8;
 
 // === impl Tables ===
@@ -85,8 +85,8 @@ impl Tables {
         self.0.values().flat_map(BTreeMap::values).flatten()
     }
 
-    /// Returns destination ports for which packets are made: the bounds of the rules' ranges, the ports beside them,
-    /// and a few others.
+    /// Returns destination ports for test packets: the bounds of the rules' ranges, the adjacent ports, and a few other
+    /// ports.
     pub(super) fn ports(&self) -> Vec<u16> {
         let mut ports = BTreeSet::from([53, 80, 8080]);
         for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
@@ -99,8 +99,7 @@ impl Tables {
         ports.into_iter().collect()
     }
 
-    /// Returns UIDs for which packets are made: the bounds of the rules' ranges, the UIDs beside them, and a few
-    /// others.
+    /// Returns UIDs for test packets: the bounds of the rules' ranges, the adjacent UIDs, and a few other UIDs.
     pub(super) fn uids(&self) -> Vec<u32> {
         let mut uids = BTreeSet::from([0, 1000, 5678]);
         for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
@@ -115,7 +114,7 @@ impl Tables {
 
     /// Evaluates all rules for a packet.
     pub(super) fn disposition(&self, packet: &Packet) -> Result<Disposition> {
-        let chain = if packet.sent { "OUTPUT" } else { "PREROUTING" };
+        let chain = if packet.is_sent { "OUTPUT" } else { "PREROUTING" };
         let mut disposition = Disposition::default();
         for table in ["raw", "nat"] {
             self.evaluate_chain(table, chain, packet, &mut disposition, 0)?;
@@ -123,11 +122,11 @@ impl Tables {
         Ok(disposition)
     }
 
-    /// Whether the first rule of `nat OUTPUT` whose conditions hold for a packet has the target RETURN.
+    /// Returns whether the first rule of `nat OUTPUT` whose conditions hold for a packet has the target RETURN.
     pub(super) fn returns_in_nat_output(&self, packet: &Packet) -> Result<bool> {
         let chain = self.0.get("nat").and_then(|table| table.get("OUTPUT"));
         let mut rules = chain.context("the table nat has no chain OUTPUT")?.iter();
-        let first_match = rules.find(|rule| packet.sent && rule.holds(packet));
+        let first_match = rules.find(|rule| packet.is_sent && rule.holds(packet));
         Ok(first_match.is_some_and(|rule| matches!(rule.target, Target::Return)))
     }
 
@@ -152,7 +151,7 @@ impl Tables {
                     disposition.redirect = Some(*port);
                     return Ok(true);
                 }
-                // The evaluation continues after the target CT, but the first zone stays.
+                // The target CT does not end the evaluation, and later zones do not replace the first zone.
                 Target::Zone(zone) => disposition.zone = disposition.zone.or(Some(*zone)),
                 Target::Jump(next) => {
                     if self.evaluate_chain(table, next, packet, disposition, depth + 1)? {
@@ -169,11 +168,11 @@ impl Tables {
 
 impl Rule {
     fn parse(words: &[&str]) -> Result<Self> {
-        let (mut conditions, mut target, mut negated) = (Vec::new(), None, false);
+        let (mut conditions, mut target, mut is_negated) = (Vec::new(), None, false);
         let mut words = words.iter().copied();
         while let Some(word) = words.next() {
             if word == "!" {
-                negated = true;
+                is_negated = true;
                 continue;
             }
             let mut value = || {
@@ -214,7 +213,7 @@ impl Rule {
                 }
                 other => bail!("option {other} is not supported"),
             };
-            conditions.push((std::mem::take(&mut negated), condition));
+            conditions.push((std::mem::take(&mut is_negated), condition));
         }
         Ok(Self {
             conditions,
@@ -224,7 +223,7 @@ impl Rule {
 
     fn holds(&self, packet: &Packet) -> bool {
         let mut conditions = self.conditions.iter();
-        conditions.all(|(negated, condition)| condition.holds(packet) != *negated)
+        conditions.all(|(is_negated, condition)| condition.holds(packet) != *is_negated)
     }
 }
 
@@ -241,10 +240,10 @@ impl Condition {
             Self::Protocol(transport) => packet.transport == *transport,
             Self::Source(address) => packet.source == *address,
             Self::Destination(address) => packet.destination == *address,
-            Self::OutInterface(name) => packet.sent && (name == "lo") == packet.loopback,
+            Self::OutInterface(name) => packet.is_sent && (name == "lo") == packet.is_loopback,
             Self::SourcePorts(ranges) => within(ranges, packet.source_port),
             Self::DestinationPorts(ranges) => within(ranges, packet.destination_port),
-            Self::Owner(first, last) => packet.sent && (*first..=*last).contains(&packet.uid),
+            Self::Owner(first, last) => packet.is_sent && (*first..=*last).contains(&packet.uid),
         }
     }
 }
@@ -257,7 +256,7 @@ fn transport(word: &str) -> Result<Transport> {
     }
 }
 
-/// Parses a network that consists of one address. The corpus contains no other networks.
+/// Parses an address, with an optional prefix length that selects only this address.
 fn single_address(text: &str) -> Result<IpAddr> {
     let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
     ensure!(
@@ -275,7 +274,7 @@ fn port_ranges(text: &str) -> Result<Vec<(u16, u16)>> {
     text.split(',').map(parse).collect()
 }
 
-/// Splits a range at one of the separators. A single number is a range of one.
+/// Splits a range into its bounds, at one of the separators. A single number is both bounds.
 fn range<'t>(text: &'t str, separators: &[char]) -> (&'t str, &'t str) {
     text.split_once(separators).unwrap_or((text, text))
 }
@@ -284,10 +283,10 @@ fn range<'t>(text: &'t str, separators: &[char]) -> (&'t str, &'t str) {
 mod tests {
     use super::*;
 
-    fn packet(destination_port: u16, uid: u32, loopback: bool) -> Packet {
+    fn packet(destination_port: u16, uid: u32, is_loopback: bool) -> Packet {
         Packet {
-            sent: true,
-            loopback,
+            is_sent: true,
+            is_loopback,
             transport: Transport::Tcp,
             source: "10.0.0.1".parse().expect("an address"),
             destination: "10.0.0.2".parse().expect("an address"),
@@ -298,28 +297,30 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_evaluated_in_order_and_evaluation_continues_when_a_chain_returns() {
+    fn rules_are_evaluated_in_order_and_evaluation_continues_after_a_chain_returns() {
         let text = "*raw\n-A OUTPUT -p tcp -j CT --zone 1\n-A OUTPUT -p tcp -j CT --zone 2\n*nat\n\
             -A OUTPUT -p tcp -j CUSTOM\n-A OUTPUT -p tcp -j REDIRECT --to-ports 3\n\
             -A CUSTOM ! -d 10.0.0.3/32 -o lo -j RETURN\n\
             -A CUSTOM -m multiport --dports 5,7:9 -m owner ! --uid-owner 6-8 -j REDIRECT --to-ports 2\n\
             -I OUTPUT 1 -p tcp --dport 1 -j RETURN\n";
         let tables = Tables::parse(text).expect("rules");
-        for (port, uid, loopback, redirect) in [
+        for (port, uid, is_loopback, redirect) in [
             (1, 0, false, None),
             (8, 0, false, Some(2)),
             (8, 7, false, Some(3)),
             (8, 0, true, Some(3)),
             (6, 0, false, Some(3)),
         ] {
-            let disposition = tables.disposition(&packet(port, uid, loopback)).expect("no loop");
+            let disposition = tables
+                .disposition(&packet(port, uid, is_loopback))
+                .expect("no loop");
             assert_eq!(
                 disposition,
                 Disposition {
                     redirect,
                     zone: Some(1)
                 },
-                "{port} {uid} {loopback}"
+                "{port} {uid} {is_loopback}"
             );
         }
     }

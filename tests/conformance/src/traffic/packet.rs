@@ -1,4 +1,4 @@
-//! Packets for which rules are evaluated: first packets of connections, one for each combination of the fields that
+//! Packets for which rules are evaluated: the first packets of connections, one for each combination of the fields that
 //! rules match.
 
 use std::fmt;
@@ -10,9 +10,9 @@ use kermode_netfilter::Transport;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet {
     /// Whether a process of the Pod sends the packet. Otherwise, the Pod receives the packet on `eth0`.
-    pub(super) sent: bool,
+    pub(super) is_sent: bool,
     /// Whether the packet is sent on the loopback interface.
-    pub(super) loopback: bool,
+    pub(super) is_loopback: bool,
     pub(super) transport: Transport,
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
@@ -33,7 +33,7 @@ pub(super) struct Disposition {
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (direction, interface) = match (self.sent, self.loopback) {
+        let (direction, interface) = match (self.is_sent, self.is_loopback) {
             (true, true) => ("sent", "lo"),
             (true, false) => ("sent", "eth0"),
             (false, _) => ("received", "eth0"),
@@ -56,16 +56,16 @@ impl fmt::Display for Disposition {
     }
 }
 
-/// Returns packets of all combinations, with these destination ports and UIDs.
+/// Returns packets for all combinations of fields, with these destination ports and UIDs.
 pub(super) fn all(ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<Item = Packet> {
     let mut packets = Vec::new();
     for (source, destination) in addresses(is_ipv6) {
-        for (sent, loopback) in [(true, true), (true, false), (false, false)] {
+        for (is_sent, is_loopback) in [(true, true), (true, false), (false, false)] {
             for transport in [Transport::Tcp, Transport::Udp] {
                 for source_port in [40_000, 53, 15_053] {
                     packets.push(Packet {
-                        sent,
-                        loopback,
+                        is_sent,
+                        is_loopback,
                         transport,
                         source,
                         destination,
@@ -80,7 +80,7 @@ pub(super) fn all(ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<I
     let (ports, uids) = (ports.to_vec(), uids.to_vec());
     packets.into_iter().flat_map(move |packet| {
         // A received packet has no sending process, so one UID is enough.
-        let uids = if packet.sent { uids.clone() } else { vec![0] };
+        let uids = if packet.is_sent { uids.clone() } else { vec![0] };
         let with_port = |destination_port| {
             let with_uid = move |uid| Packet {
                 destination_port,
@@ -93,8 +93,8 @@ pub(super) fn all(ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<I
     })
 }
 
-/// Returns pairs of source and destination. The source is the address that Envoy uses for inbound requests, localhost,
-/// or the Pod; the destination is localhost, the Pod, or another host.
+/// Returns pairs of source and destination. The sources are the address from which Envoy connects to the application,
+/// localhost, and the Pod. The destinations are localhost, the Pod, and another host.
 fn addresses(is_ipv6: bool) -> Vec<(IpAddr, IpAddr)> {
     let (localhost, envoy_inbound, pod, remote): (IpAddr, IpAddr, IpAddr, IpAddr) = if is_ipv6 {
         (

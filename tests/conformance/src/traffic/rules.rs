@@ -5,12 +5,13 @@ use kermode_netfilter::{ChainName, Hook, Match, RuleSet, Verdict};
 
 use super::packet::{Disposition, Packet};
 
-/// Maximum depth of jumps between chains. Chains that exceed it form a loop. Kermode's rules need three.
+/// Maximum depth of jumps between chains. Kermode's rules have a depth of three, so a greater depth means a loop.
 const MAX_DEPTH: usize = 8;
 
-/// Evaluates all rules for a packet. The hooks that assign connection tracking zones come before those that redirect.
+/// Evaluates all rules for a packet. The hooks that assign connection tracking zones come before the hooks that
+/// redirect.
 pub(super) fn disposition(rules: &RuleSet, packet: &Packet) -> Result<Disposition> {
-    let hooks = if packet.sent {
+    let hooks = if packet.is_sent {
         [Hook::RawOutput, Hook::NatOutput]
     } else {
         [Hook::RawPrerouting, Hook::NatPrerouting]
@@ -70,9 +71,9 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
     match condition {
         Match::V4 => packet.destination.is_ipv4(),
         Match::V6 => packet.destination.is_ipv6(),
-        Match::OutLoopback => packet.sent && packet.loopback,
-        Match::InInterface(name) => !packet.sent && name == "eth0",
-        Match::Owner(users) => packet.sent && users.contains(packet.uid),
+        Match::OutLoopback => packet.is_sent && packet.is_loopback,
+        Match::InInterface(name) => !packet.is_sent && name == "eth0",
+        Match::Owner(users) => packet.is_sent && users.contains(packet.uid),
         Match::From(address) => packet.source == *address,
         Match::To(address) => packet.destination == *address,
         Match::NotTo(address) => {
