@@ -27,7 +27,7 @@ use kermode_config::Config;
 /// Maximum time to wait until a proxy's resources are generated.
 const GENERATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Address that the server listens on; the configuration has the port.
+/// Address that the server listens on. The port is in the configuration.
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// State that the responses show; cheap to clone.

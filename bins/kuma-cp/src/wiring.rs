@@ -234,8 +234,8 @@ fn spawn_debug(
     spawn(components, "server of /debug", async { Ok(server.await?) });
 }
 
-/// Starts the server of the webhooks on its own thread. Thousands of proxies that connect at once then delay no
-/// admission.
+/// Starts the server of the webhooks on its own thread, so that thousands of proxies that connect at once do not delay
+/// admissions.
 fn admission_server(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,

@@ -1,4 +1,4 @@
-//! Identity of a proxy that calls the control plane, and the interface by which the gRPC services check it.
+//! Identity of a proxy that calls the control plane, and the interface that authenticates and authorizes such callers.
 //!
 //! The services of ADS and endpoint removals depend on this interface only. `kermode-issuance` implements the interface
 //! with the API server's TokenReview and the index of Pods (docs/design.md#authentication-of-proxies), and uses the
@@ -23,8 +23,8 @@ pub struct ProxyIdentity {
 
 /// Authenticates callers and authorizes their access to a Dataplane.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Authenticates the caller by the metadata of the call. The ADS service does this before it reads a message of the
-    /// call.
+    /// Authenticates the caller by the metadata of the call. The ADS service calls this method before it reads the first
+    /// message of the call.
     ///
     /// # Errors
     /// The status that the call is rejected with.

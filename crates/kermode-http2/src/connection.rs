@@ -19,8 +19,8 @@ use crate::repoll::Repoll;
 const MAX_CONCURRENT_CALLS: u32 = 32;
 /// Maximum size of the headers of a request, in bytes. A service-account token takes about 2,000.
 const MAX_HEADER_SIZE: u32 = 16 * 1024;
-/// Receive window of a connection, in bytes. Larger than the 64 KiB window of a call, so that a handler that does not
-/// read its call blocks no other call.
+/// Receive window of a connection, in bytes. Larger than the 64 KiB window of a call, so that an unread call does not
+/// block other calls.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Size of the send buffer of a call, in bytes: two frames. Bounds the memory that a slow client takes.
 const SEND_BUFFER_SIZE: usize = 32 * 1024;

@@ -62,8 +62,8 @@ impl<T> Future for Repoll<T> {
         } = &mut *self;
         wake_state.task.register(context.waker());
         for _ in 0..MAX_POLLS {
-            // A swap rather than a store: if it replaces `WOKEN`, the poll has to see everything that was written
-            // before that wake-up.
+            // A swap and not a store: if the swap replaces `WOKEN`, the poll sees everything that was written before
+            // the wake-up.
             wake_state.state.swap(POLLING, Ordering::AcqRel);
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);

@@ -30,9 +30,12 @@ pub struct IssueCertificateRequest {
 
 /// Certificate and trust bundle.
 ///
-/// Errors are gRPC codes: `FAILED_PRECONDITION` when the mesh has no mTLS, `NOT_FOUND` while the Dataplane does not
-/// exist, `UNAUTHENTICATED` when the token is invalid or belongs to another proxy, `PERMISSION_DENIED` when the token's
-/// service account is not that of the Pod.
+/// Errors are gRPC codes:
+///
+/// - `FAILED_PRECONDITION`: the mesh has no mTLS.
+/// - `NOT_FOUND`: the Dataplane does not exist yet.
+/// - `UNAUTHENTICATED`: the token is invalid or belongs to another proxy.
+/// - `PERMISSION_DENIED`: the token's service account is not that of the Pod.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct IssueCertificateResponse {
     /// Certificate chain, leaf first, without the root (DER).

@@ -24,8 +24,8 @@ const MAX_EXAMPLES: usize = 20;
 /// starts or completes, not when the number of pending proxies falls or an absent proxy expires.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Function that returns the mesh of a proxy and the sequence number up to which that mesh is published, or `None` when
-/// the proxy has no Dataplane or its mesh was never published.
+/// Function that returns the mesh of a proxy, and the sequence number up to which the mesh is published. Returns `None`
+/// if the proxy has no Dataplane or if the mesh was never published.
 pub type PublishedSequence = dyn Fn(&ObjectKey) -> Option<(MeshName, u64)> + Send + Sync;
 
 /// Removals of all endpoints. Cheap to clone; clones share the state.

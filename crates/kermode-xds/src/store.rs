@@ -99,7 +99,7 @@ impl Store {
         self.write(&scope, resources, unwanted)
     }
 
-    /// Replaces those shared resources that belong to no service. Returns the number of resources that changed.
+    /// Replaces the mesh's shared resources that belong to no service. Returns the number of resources that changed.
     pub fn replace_common(&self, mesh: &MeshName, mut resources: Vec<Resource>) -> usize {
         for resource in &mut resources {
             resource.service = None;

@@ -4,8 +4,8 @@
 //! server ──on_request, on_change, on_deadline──▶ Stream ──Output──▶ server
 //! ```
 //!
-//! The protocol is Envoy's [xDS protocol](https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol). It leaves
-//! the following to the server:
+//! The protocol is Envoy's [xDS protocol](https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol). The
+//! protocol leaves the following to the server:
 //!
 //! - **Flow control**: at most one response of each kind is in flight. Resources that change meanwhile are sent in
 //!   their newest version after the ACK or NACK. A slow client costs at most one pending name for each resource.
@@ -345,8 +345,8 @@ impl Stream {
         }
     }
 
-    /// Records a request for a type that Kermode does not serve, because Envoy waits for a response to such a request,
-    /// too.
+    /// Records a request for a type that Kermode does not serve. It gets an empty response, because Envoy waits for a
+    /// response to every request for a type.
     fn on_unserved(&mut self, request: DeltaDiscoveryRequest) {
         let is_recorded = self.unserved.iter().any(|(url, _)| *url == request.type_url);
         let subscribes = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();

@@ -29,7 +29,7 @@ use super::api_server;
 use crate::proxy_server::{ProxyServer, RemovalDependencies};
 use kermode_config::Config;
 
-/// State that the components share, and the constructors of the components that need most of it.
+/// State that the components share. Its methods create the components that need most of the state.
 pub(super) struct SharedState {
     pub(super) index: SharedIndex,
     /// Objects that the webhooks read. The engine updates them.

@@ -126,7 +126,7 @@ async fn connect(client_io: DuplexStream) -> (SendRequest<Bytes>, JoinHandle<()>
     (client, driving)
 }
 
-/// Returns the body and the trailers.
+/// Reads a stream to its end. Returns the body and the trailers.
 async fn read(mut stream: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     let mut read = Vec::new();
     while let Some(data) = stream.data().await {

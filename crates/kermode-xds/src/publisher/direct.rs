@@ -1,5 +1,5 @@
-//! Direct access to Pods (`kuma.io/direct-access-services`): tracks the proxies that use it, and determines the
-//! listeners that a change of a service adds to them or removes from them.
+//! Direct access to Pods (`kuma.io/direct-access-services`): the proxies that use it, and the changes of their
+//! listeners after a change of a service.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;

@@ -167,8 +167,8 @@ impl Responses {
         kermode_http2::wait_for_reset(&mut self.stream).await;
     }
 
-    /// Ends the call with a status, without waiting for the client. After a partial response, the call is reset
-    /// instead: the client would report an incomplete message and not the status.
+    /// Ends the call with a status, without waiting for the client. After a partial response, resets the call instead,
+    /// because the client would report an incomplete message and not the status.
     pub(super) fn end(mut self, status: Option<&Status>) {
         if self.is_partial {
             self.stream.send_reset(Reason::CANCEL);

@@ -107,7 +107,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Returns the metrics of a kind, or those of all kinds that are not served for `None`.
+    /// Returns the metrics of a kind. `None` stands for all kinds that are not served.
     pub(super) fn of(&self, kind: Option<ResourceKind>) -> &KindMetrics {
         let index = kind.map_or(ResourceKind::ALL.len(), |kind| kind as usize);
         &self.kinds[index]

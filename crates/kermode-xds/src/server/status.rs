@@ -51,8 +51,8 @@ pub struct Progress {
     pub rejected_resources: usize,
 }
 
-/// Current versions of a stream's configuration. The sink reads them on demand, because every change of the mesh
-/// changes them for every proxy, but they are written to statuses only every few minutes.
+/// Current versions of a stream's configuration. Every change of the mesh changes these versions for every proxy. The
+/// sink therefore reads the versions when it writes a status, every few minutes, instead of receiving every change.
 #[derive(Debug, Default)]
 pub struct ConfigurationVersions {
     sent: AtomicU64,

@@ -43,8 +43,8 @@ pub struct Profile {
 /// on-demand discovery, every later connection would wait until its timeout and fail. A tombstone keeps the name
 /// subscribed and makes the connection fail at once.
 ///
-/// The function returns the same resource, version included, for the same kind and name on every replica. Two sources
-/// are equal if one is a clone of the other.
+/// A source calls a function of kind and name. The function must return the same resource, with the same version, on
+/// every replica. Two sources are equal if one is a clone of the other.
 #[derive(Clone)]
 pub struct Tombstones(Arc<TombstoneFn>);
 
@@ -123,7 +123,7 @@ impl Profile {
 // === impl Tombstones ===
 
 impl Tombstones {
-    /// Creates a source from a function of kind and name.
+    /// Creates a source that calls `source`. `None` means that a name has no tombstone.
     pub fn new(source: impl Fn(ResourceKind, &str) -> Option<Resource> + Send + Sync + 'static) -> Self {
         Self(Arc::new(source))
     }

@@ -1,4 +1,4 @@
-//! View of one proxy: its own resources, and the shared ones that its profile selects.
+//! View of one proxy: its own resources, and the shared resources that its profile selects.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use kermode_model::ServiceName;
 use super::scope::Scope;
 use super::{Entry, Key, Profile, ServiceSelection, VersionedNames};
 
-/// A proxy's view at one moment. An own resource replaces a shared one of the same kind and name.
+/// A proxy's view at one moment. An own resource replaces a shared resource of the same kind and name.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     pub(super) own: &'a Scope,
