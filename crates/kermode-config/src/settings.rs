@@ -281,7 +281,7 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     ("builtinDNS.enabled", "Default of `kuma.io/builtin-dns`."),
     (
         "builtinDNS.port",
-        "Default of `kuma.io/builtin-dns-port`. At most 65533, because Kuma's variables name the two ports after it.",
+        "Default of `kuma.io/builtin-dns-port`. At most 65533, because Kuma's variables also contain the next two ports.",
     ),
     (
         "transparentProxyV2",
