@@ -28,8 +28,8 @@ impl SharedIndex {
         self.0.write()
     }
 
-    /// Calls `check` with the identity of a Pod, or with `None` if the Pod has no running proxy, and returns the result.
-    /// The identity is borrowed, because checks are frequent.
+    /// Calls `check` with the identity of a Pod, or with `None` if the Pod has no running proxy, and returns the
+    /// result. The identity is borrowed, because checks are frequent.
     pub fn pod_identity<T>(&self, key: &ObjectKey, check: impl FnOnce(Option<PodIdentity<'_>>) -> T) -> T {
         check(self.read().pod_identity(key))
     }

@@ -129,8 +129,8 @@ impl StatusesState {
         self.proxies.lock()
     }
 
-    /// Removes a disconnected proxy and returns its last status. Returns `None` if the proxy has reconnected, or if this
-    /// replica did not write the current status of the Dataplane.
+    /// Removes a disconnected proxy and returns its last status. Returns `None` if the proxy has reconnected, or if
+    /// this replica did not write the current status of the Dataplane.
     async fn disconnected_status(&self, key: &ObjectKey) -> Option<WantedStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();

@@ -1,8 +1,8 @@
 //! Client of the API server that detects a dead connection within a bounded time.
 //!
-//! A watch is silent while nothing changes, so a connection whose peer has vanished (a dead node, a load balancer that
-//! dropped its state) looks idle. kube's default client detects this after five minutes, during which no change would
-//! reach a sidecar.
+//! A watch is silent while nothing changes, so a dead connection (failed node, load balancer that lost its state) looks
+//! idle. kube's default client detects a dead connection only after five minutes. Until then, no change would reach a
+//! sidecar.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use tower::{BoxError, ServiceBuilder};
 
 /// Timeout for establishing a connection, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle time after which the kernel sends TCP keepalive probes. With interval and retries, a dead peer is detected
-/// after 19 s.
+/// Idle time after which the kernel sends TCP keepalive probes. With [`KEEPALIVE_INTERVAL`] and [`KEEPALIVE_RETRIES`],
+/// a dead peer is detected after 19 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Interval between TCP keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
@@ -26,8 +26,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Time after which the kernel closes a connection with unacknowledged data (`TCP_USER_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Timeout for reads, which detects an API server that hangs. Longer than a watch request
-/// ([`super::watch::watch_config`]), which a working API server ends in time.
+/// Timeout for reads. Detects an API server that hangs. Must be longer than a watch request
+/// ([`super::watch::watch_config`]), which may be silent until it ends.
 const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Builds a client for a configuration.
@@ -40,7 +40,7 @@ pub fn build(config: Config) -> kube::Result<Client> {
 
 fn build_with_read_timeout(config: Config, read_timeout: Duration) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
-        // Only kubeconfigs of users name an HTTP proxy. kube's own client supports proxies.
+        // Only kube's default client supports HTTP proxies.
         return Client::try_from(config);
     }
     let mut tcp = HttpConnector::new();
@@ -54,7 +54,7 @@ fn build_with_read_timeout(config: Config, read_timeout: Duration) -> kube::Resu
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_read_timeout(Some(read_timeout));
-    // Without this, the timeout would include the idle time before a request.
+    // A request restarts the read timeout. Otherwise the timeout would include the idle time before the request.
     connector.set_reset_reader_on_write(true);
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
@@ -90,7 +90,7 @@ mod tests {
     /// Serves empty lists, a first watch that hangs, and later watches with one event each.
     async fn serve_with_hanging_first_watch(listener: TcpListener) {
         let mut watches = 0;
-        let mut open_streams = Vec::new();
+        let mut hanging_streams = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") {
@@ -112,7 +112,7 @@ mod tests {
                 );
                 stream.write_all(response.as_bytes()).await.unwrap();
             } else {
-                open_streams.push(stream);
+                hanging_streams.push(stream);
             }
         }
     }

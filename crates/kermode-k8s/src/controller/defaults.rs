@@ -1,8 +1,8 @@
 //! Default objects, created by the leader: the Mesh `default`, and an initial MeshTrafficPermission for each Mesh.
 //!
-//! The initial permission allows all traffic, so that mTLS can be enabled without interrupting the mesh. The permission
-//! is created once per Mesh, so users may change or delete it. The Mesh `default` is created if it is missing when a
-//! replica becomes the leader, unless the configuration disables this.
+//! The initial permission allows all traffic, so that enabling mTLS does not interrupt traffic. The permission is
+//! created once per Mesh, so users may change or delete it. When a replica becomes the leader, it creates the Mesh
+//! `default` if it is missing, unless the configuration disables this.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// Creates missing objects while this replica leads, until dropped.
+    /// Creates missing objects while this replica leads, until the future is dropped.
     pub async fn run(self) {
         while_leading(self.is_leader.clone(), || self.create_missing()).await;
     }
@@ -57,7 +57,7 @@ impl Defaults {
         let events = watcher(meshes, watch_config());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
         while let Some(event) = applied.next().await {
-            // Not logged here: the engine, which maintains the index, also watches Meshes and logs the same errors.
+            // The engine watches the same objects and logs the error.
             let Ok(mesh) = event else { continue };
             while let Err(error) = self.create_initial_permission(&mesh).await {
                 let failure = format!(

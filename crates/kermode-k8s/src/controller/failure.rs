@@ -1,7 +1,7 @@
-//! Errors of the API server as messages that name the object and the remedy.
+//! Converts errors of the API server to messages that name the reason and the remedy.
 
-/// Returns a message of a failure, its reason and, for the usual errors, the remedy. `failure` is a clause such as
-/// `pods cannot be listed`.
+/// Returns a message that contains the failure, its reason and, for common errors, the remedy. `failure` is a clause
+/// such as `pods cannot be listed`.
 pub fn describe(failure: &str, error: &kube::Error) -> String {
     let reason = match error {
         kube::Error::Api(status) if status.code == 403 => format!(

@@ -1,7 +1,7 @@
 //! Leader election by a Lease: at most one replica writes Dataplanes and Events.
 //!
 //! As in client-go, a candidate measures with its own clock how long the Lease has been unchanged, so clock skew
-//! between nodes does no harm. The holder stops leading well before a candidate may acquire the Lease.
+//! between nodes has no effect. The holder stops leading several seconds before a candidate may acquire the Lease.
 
 use std::time::Duration;
 
@@ -43,7 +43,8 @@ struct ObservedLease {
     since: Instant,
 }
 
-/// Runs `work` while this replica leads, and cancels it otherwise. Returns when the sender of `is_leader` is dropped.
+/// Runs `work` while this replica leads, and cancels `work` when this replica stops leading. Returns when the sender of
+/// `is_leader` is dropped.
 pub async fn while_leading<F: Future<Output = ()>>(
     mut is_leader: watch::Receiver<bool>,
     work: impl Fn() -> F,
@@ -67,13 +68,12 @@ impl Candidate {
         }
     }
 
-    /// Acquires and renews the Lease until `finished` completes, and publishes whether this replica leads. Then releases
-    /// the Lease, so that another replica can lead at once.
+    /// Acquires and renews the Lease until `finished` completes, and sends to `is_leader` whether this replica leads.
+    /// Finally releases the Lease, so that another replica can lead at once.
     pub async fn run(mut self, is_leader: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        // Time at which the last successful renewal was sent; unused while another replica holds the Lease.
-        // `RENEW_DEADLINE` counts from the request, because other candidates measure from the write, which may precede
-        // the response by a long time.
+        // Time at which the request of the last successful renewal was sent. The time of the response would be too
+        // late: other candidates measure from the write of the Lease, which may precede the response by seconds.
         let mut last_renewal = Instant::now();
         loop {
             let start = Instant::now();
@@ -129,7 +129,7 @@ impl Candidate {
         }
     }
 
-    /// Returns whether this replica holds the Lease after the attempt.
+    /// Tries to acquire or renew the Lease. Returns whether this replica then holds the Lease.
     async fn acquire_or_renew(&mut self) -> kube::Result<bool> {
         let lease = match self.api.get(&self.name).await {
             Ok(lease) => lease,
@@ -150,7 +150,7 @@ impl Candidate {
             return Ok(false);
         }
         let spec = self.spec(lease.spec.as_ref());
-        // The replacement fails after a concurrent write, because it contains the resourceVersion.
+        // The replacement contains the resourceVersion, so it fails after a concurrent write.
         let lease = Lease {
             spec: Some(spec),
             ..lease
@@ -181,7 +181,7 @@ impl Candidate {
         is_own || is_free || is_expired
     }
 
-    /// Returns the spec that renews the Lease, or makes this replica its holder.
+    /// Returns the spec with which this replica acquires or renews the Lease. `old` is the current spec.
     fn spec(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
         let own = old.filter(|old| old.holder_identity.as_ref() == Some(&self.identity));
@@ -226,7 +226,7 @@ impl Candidate {
     }
 }
 
-/// Returns whether the write succeeded: false if another replica wrote the Lease concurrently.
+/// Returns whether the Lease was written: `false` if another replica wrote it concurrently.
 fn written_unless_conflict(result: kube::Result<Lease>) -> kube::Result<bool> {
     match result {
         Ok(_) => Ok(true),

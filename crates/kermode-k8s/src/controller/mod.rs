@@ -1,7 +1,6 @@
-//! Kubernetes IO around the pure stages: reads watches; writes Dataplanes, default objects, Secrets, Events and webhook
-//! registrations.
+//! Kubernetes IO: watches objects, and writes Dataplanes, default objects, Secrets, Events and webhook registrations.
 //!
-//! All replicas watch; the leader (see [`lease`]) writes Dataplanes and their Events.
+//! All replicas watch. Only the leader ([`lease`]) writes Dataplanes and their Events.
 
 pub mod client;
 pub mod defaults;

@@ -23,7 +23,7 @@ pub struct PreflightError {
 /// Lists one object of each kind that the control plane watches.
 ///
 /// # Errors
-/// Names all kinds that cannot be listed, with the reasons.
+/// Fails if any kind cannot be listed. The error names all such kinds and the reasons.
 pub async fn check(client: &Client, system_namespace: &str) -> Result<(), PreflightError> {
     let results = [
         check_kind::<Pod>(Api::all(client.clone())).await,
@@ -49,7 +49,7 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let failure = format!("{} cannot be listed", K::plural(&()));
-    // Lists metadata only: an object that cannot be decoded must not prevent the start, because its watch skips it.
+    // Lists metadata only, so that an object that cannot be decoded does not prevent the start.
     api.list_metadata(&ListParams::default().limit(1))
         .await
         .map(drop)

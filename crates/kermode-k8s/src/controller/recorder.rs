@@ -1,4 +1,4 @@
-//! Writes Kubernetes Events, which `kubectl describe` shows, in a task of its own.
+//! Writes Kubernetes Events in a background task.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_model::ObjectKey;
@@ -7,7 +7,7 @@ pub use kube::runtime::events::EventType;
 use kube::runtime::events::{Event, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-/// Maximum number of queued Events. Further ones are dropped, because Events are informative only.
+/// Maximum number of queued Events. Further Events are dropped, because Events are only informative.
 const QUEUE_SIZE: usize = 4096;
 
 /// Maximum length of an Event's note in characters. The API server rejects longer notes.
@@ -26,12 +26,13 @@ pub struct Subject {
     pub kind: &'static str,
     /// Namespace and name of the object.
     pub key: ObjectKey,
-    /// UID of the object, by which `kubectl describe` finds the Event.
+    /// UID of the object. `kubectl describe` finds Events by this UID.
     pub uid: String,
 }
 
 impl Events {
-    /// Starts the writing task, which ends when the last handle is dropped. `instance` is the name of this replica.
+    /// Starts the task that writes Events. The task ends when the last handle is dropped. `instance` is the name of
+    /// this replica.
     pub fn start(client: Client, instance: Option<String>) -> Self {
         let reporter = Reporter {
             controller: "kuma-cp".to_owned(),
@@ -71,8 +72,8 @@ impl Events {
         self.publish(object, type_, "Reconcile", reason, message);
     }
 
-    /// Writes an Event about an object of any kind, in the namespace of the reference. `action` names the operation
-    /// that caused the Event.
+    /// Writes an Event about an object of any kind, in the namespace of the object. `action` names the operation that
+    /// caused the Event.
     pub fn publish(
         &self,
         object: ObjectReference,

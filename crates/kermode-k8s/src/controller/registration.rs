@@ -1,7 +1,7 @@
 //! Maintains the `caBundle` of the webhook registrations. The API server cannot call a webhook without it.
 //!
-//! The manifests contain no `caBundle`: applying them again keeps the one that is there, but a registration that is
-//! new, replaced or created again has none.
+//! The manifests contain no `caBundle`. Applying the manifests keeps the `caBundle` of an existing registration, but a
+//! new or replaced registration has none.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -24,12 +24,13 @@ pub const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
 /// Name of the ValidatingWebhookConfiguration.
 pub const VALIDATING: &str = "kuma-validating-webhook-configuration";
 
-/// Pause between attempts to write a registration. Constant, because Pods of labelled namespaces are denied until a
-/// write succeeds.
+/// Pause between attempts to write a registration. Short, because Pods of labelled namespaces are denied until a write
+/// succeeds.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// A registration of webhooks, each of which has a client configuration with a `caBundle`.
+/// A webhook registration: a MutatingWebhookConfiguration or a ValidatingWebhookConfiguration.
 trait Registration {
+    /// Returns the client configurations of all webhooks. Each of them contains a `caBundle`.
     fn client_configs(&self) -> Vec<&WebhookClientConfig>;
 }
 
@@ -48,7 +49,7 @@ macro_rules! registration {
 registration!(MutatingWebhookConfiguration);
 registration!(ValidatingWebhookConfiguration);
 
-/// Watches both registrations and sets the CA (PEM) where it is missing or different. Runs until dropped.
+/// Watches both registrations and sets their `caBundle` to the CA (PEM). Runs until the future is dropped.
 pub async fn maintain_ca_bundles(client: Client, ca_pem: Vec<u8>) {
     futures::join!(
         maintain_ca_bundle::<MutatingWebhookConfiguration>(Api::all(client.clone()), MUTATING, &ca_pem),
@@ -105,7 +106,7 @@ where
     }
 }
 
-/// Returns the patch that sets the `caBundle` of all webhooks; `None` if all have it.
+/// Returns the patch that sets the `caBundle` of all webhooks; `None` if all webhooks have it.
 fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> Option<json_patch::Patch> {
     let bundle = k8s_openapi::ByteString(ca_pem.to_vec());
     let operations: Vec<_> = registration

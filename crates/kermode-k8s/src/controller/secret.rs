@@ -1,4 +1,4 @@
-//! Secrets that the control plane creates once and all replicas read.
+//! Reads, creates and watches Secrets of the control plane.
 
 use std::collections::BTreeMap;
 
@@ -37,8 +37,8 @@ pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<
     Ok(found.map(contents))
 }
 
-/// Reads a Secret, or creates it with the contents that `create` returns. If several replicas create it concurrently,
-/// all return the contents of the Secret that was created first.
+/// Reads a Secret, or creates it with the contents that `create` returns. If another replica creates the Secret
+/// concurrently, its contents are returned.
 ///
 /// # Errors
 /// When a request fails; the message names the Secret.

@@ -1,7 +1,7 @@
-//! Writes a part of the status of Dataplanes in the background: only if it has changed, and at a limited rate.
+//! Writes parts of the status of Dataplanes in the background, at a limited rate.
 //!
-//! Each part has one writer with its own field manager, so the parts do not overwrite each other. The content is
-//! computed when the write is due, so a burst of changes results in one write of the last state.
+//! Each part has one [`StatusWriter`] with its own field manager, so the parts do not overwrite each other. The content
+//! is computed when the write is due, so a burst of changes results in one write of the last state.
 
 mod schedule;
 
@@ -22,21 +22,21 @@ use self::schedule::{NextWrite, WriteSchedule};
 use super::failure::{describe, is_conflict, is_not_found};
 use super::writer::{Metrics, ObservedDataplane, WriteResult};
 
-/// Pause before a failed write is retried. Longer than for Dataplanes, because a status is informative only.
+/// Pause before a failed write is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// Status to be written.
+/// Status to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WantedStatus {
-    /// The fields of this writer.
+    /// The fields that this writer manages.
     pub status: DataplaneStatus,
     /// If set, the write fails unless the object has this resource version.
     pub resource_version: Option<String>,
 }
 
-/// Source of statuses.
+/// Source of the statuses that a [`StatusWriter`] writes.
 pub trait StatusSource: Send + Sync + 'static {
-    /// Returns the status of a Dataplane to be written; `None` if nothing has to be written.
+    /// Returns the status to write to a Dataplane; `None` if there is nothing to write.
     fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>>;
 
     /// Called with the outcome of a write.
@@ -46,7 +46,7 @@ pub trait StatusSource: Send + Sync + 'static {
 /// Outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// The object after the write.
+    /// The status was written. Contains the Dataplane after the write.
     Written(ObservedDataplane),
     /// The Dataplane does not exist.
     Missing,
@@ -69,11 +69,11 @@ struct StatusWriterInner {
 
 impl StatusWriter {
     /// Creates a writer with a field manager and a maximum number of writes per second.
-    pub fn new(manager: &'static str, per_second: u32) -> Self {
+    pub fn new(manager: &'static str, max_per_second: u32) -> Self {
         Self {
             inner: Arc::new(StatusWriterInner {
                 manager,
-                schedule: Mutex::new(WriteSchedule::new(per_second)),
+                schedule: Mutex::new(WriteSchedule::new(max_per_second)),
                 pushed: Notify::new(),
             }),
         }
@@ -90,7 +90,7 @@ impl StatusWriter {
         self.inner.schedule.lock().clear();
     }
 
-    /// Writes scheduled statuses until dropped.
+    /// Writes scheduled statuses until the future is dropped.
     pub async fn run(&self, client: Client, source: &dyn StatusSource, metrics: &Metrics) {
         let resource = ApiResource::erase::<Dataplane>(&());
         loop {
@@ -111,7 +111,8 @@ impl StatusWriter {
         }
     }
 
-    /// Writes the status of a Dataplane if it is outdated, and handles the outcome.
+    /// Writes the status of a Dataplane, if there is one to write, and reports the outcome to the source. Retries a
+    /// failed write.
     async fn update(
         &self,
         api: &Api<DynamicObject>,

@@ -1,7 +1,7 @@
 //! Watches one kind of object. Each object is converted on receipt; only the result is kept.
 //!
-//! A failed watch is resumed after a backoff ([`WatchBackoff`]). After a new list, objects that are missing from it are
-//! reported as gone. An object that cannot be decoded is logged and skipped.
+//! A failed watch is resumed after a backoff ([`WatchBackoff`]). If the objects are then listed again, objects that are
+//! missing from the list are reported as gone. An object that cannot be decoded is logged and skipped.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -30,11 +30,11 @@ pub enum Update<T> {
 /// Result of converting an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Conversion<T> {
-    /// The object is relevant; this value is kept.
+    /// The object is relevant. This value is reported.
     Keep(T),
     /// The object is not relevant. If it was reported before, it is reported as gone.
     Ignore,
-    /// The object is invalid. Its last valid state stays in use, because a typo must not take down a mesh.
+    /// The object is invalid. Nothing is reported, so its last valid state stays in use.
     Invalid,
 }
 
@@ -44,12 +44,12 @@ impl<T> From<Option<T>> for Conversion<T> {
     }
 }
 
-/// Number of objects per page of a list. Conversion results, which are kept, are allocated between objects, which are
-/// dropped, so large pages would fragment the heap.
+/// Number of objects per page of a list. Large pages would fragment the heap, because objects are dropped but their
+/// conversion results are kept.
 const PAGE_SIZE: u32 = 100;
 
-/// Duration of a watch request in seconds, after which another request resumes the watch. Must be shorter than the
-/// client's read timeout, because the API server sends nothing, not even bookmarks, for a kind without changes.
+/// Duration of a watch request in seconds. Another request then resumes the watch. Must be shorter than the client's
+/// read timeout, because the API server sends nothing, not even bookmarks, for a kind without changes.
 const WATCH_TIMEOUT_SECONDS: u32 = 80;
 
 /// Returns the common configuration of all watches: small pages, and a duration below the client's read timeout.
@@ -61,7 +61,7 @@ pub fn watch_config() -> watcher::Config {
 
 /// Sends the updates of a watch to `sink` until the receiver is dropped.
 ///
-/// `convert` converts each object; `wrap` builds the message to be sent.
+/// `convert` converts each object. `wrap` builds the message for `sink`. `kind` names the objects in logs.
 pub async fn follow<K, T, M>(
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
@@ -118,7 +118,7 @@ pub fn convert_if_decoded<K, T>(
     }
 }
 
-/// Returns namespace (empty for cluster-scoped objects) and name.
+/// Returns the namespace (empty for a cluster-scoped object) and the name of an object.
 pub fn key_of(object: &impl Resource) -> ObjectKey {
     ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
 }
@@ -137,13 +137,13 @@ fn log_failure(kind: &'static str, error: &watcher::Error) {
 
 /// Pause after the first failure, before jitter shortens it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-/// Longest pause, before jitter shortens it. kube's default grows to a minute, during which no change would reach
-/// a sidecar after the API server has recovered; an attempt is one small request.
+/// Maximum pause, before jitter shortens it. Shorter than kube's default of a minute, because no change reaches a
+/// sidecar before the watch is resumed.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Time without a failure after which the backoff is reset.
 const BACKOFF_RESET: Duration = Duration::from_secs(30);
 
-/// Minimum interval between log lines about one failing watch. If the API server is down, all watches fail.
+/// Minimum interval between warnings about one failing watch.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Backoff of a failed watch. The pause doubles from [`FIRST_BACKOFF`] to [`MAX_BACKOFF`]. Jitter shortens each pause
@@ -173,18 +173,19 @@ impl Iterator for WatchBackoff {
 }
 
 impl kube::runtime::utils::Backoff for WatchBackoff {
-    /// Does nothing: kube calls this when an attempt starts, but a watch has recovered only once it is stable.
+    /// Does nothing, because kube calls this method before an attempt has succeeded. [`WatchBackoff`] resets itself
+    /// after [`BACKOFF_RESET`].
     fn reset(&mut self) {}
 }
 
-/// Keys of the reported objects. A comparison with a new list shows which objects are gone.
+/// Keys of the reported objects. They are compared with each new list, to find the objects that are gone.
 #[derive(Debug, Default)]
 struct KnownKeys {
     reported: HashSet<ObjectKey>,
     /// Keys of the list that is being received.
     listed: Option<HashSet<ObjectKey>>,
-    /// Whether the end of the first list has been reported.
-    synced: bool,
+    /// Whether [`Update::Synced`] has been reported.
+    is_synced: bool,
 }
 
 impl KnownKeys {
@@ -241,8 +242,8 @@ impl KnownKeys {
             .collect();
         self.reported = listed;
         let mut updates: Vec<_> = gone.into_iter().map(Update::Gone).collect();
-        if !self.synced {
-            self.synced = true;
+        if !self.is_synced {
+            self.is_synced = true;
             updates.push(Update::Synced);
         }
         updates
@@ -294,7 +295,7 @@ mod tests {
         let outage = Duration::from_mins(10);
         let attempts = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let attempt_counter = attempts.clone();
-        // Behaves like kube's watcher: each attempt starts with `Init`, and fails for ten minutes.
+        // Behaves like kube's watcher: each attempt starts with `Init`. Attempts fail for ten minutes.
         let events = futures::stream::unfold(false, move |init_sent| {
             let attempts = attempt_counter.clone();
             async move {
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn object_that_becomes_invalid_keeps_its_state() {
+    fn object_that_becomes_invalid_is_not_reported_as_gone() {
         let mut known = KnownKeys::default();
         on_event(&mut known, watcher::Event::Apply(mk_namespace("a")));
         let invalid = |_| Conversion::<()>::Invalid;

@@ -1,9 +1,9 @@
 //! Writes Dataplanes: reconciles the Dataplanes of the API server (the observed state) with those of the index (the
 //! desired state).
 //!
-//! Only the leader writes, only if the states differ, and by server-side apply with its own field manager. Manual edits
-//! and deletions are reverted when the watch reports them. Nothing is written until both states are complete, because a
-//! Pod that is not listed yet would look like a deleted one.
+//! Only the leader writes, and only if the states differ. It uses server-side apply with its own field manager. Manual
+//! edits and deletions are reverted when the watch reports them. Nothing is written until both states are complete,
+//! because a Pod that is not listed yet would look like a deleted Pod.
 
 mod inbounds_status;
 mod meshes;
@@ -39,9 +39,9 @@ pub use self::observed::ObservedDataplane;
 pub const FIELD_MANAGER: &str = "kuma-cp";
 /// Field manager of the leader's part of the status.
 const STATUS_MANAGER: &str = "kuma-cp-inbounds";
-/// Maximum number of concurrent writes; bounds the load on the API server.
+/// Maximum number of concurrent writes. Limits the load on the API server.
 const MAX_CONCURRENT_WRITES: usize = 16;
-/// Maximum number of status writes per second; leaves the API server's capacity to Dataplanes.
+/// Maximum number of status writes per second. Limits the load on the API server.
 const MAX_STATUS_WRITES_PER_SECOND: u32 = 100;
 
 /// Desired state of a Dataplane.
@@ -65,7 +65,7 @@ pub trait DesiredSource: Send + Sync + 'static {
     fn mesh_exists(&self, mesh: &MeshName) -> bool;
 }
 
-/// Handle of the writer; cheap to clone. [`Writer::watch`] and [`Writer::run`] must be called once.
+/// Handle of the writer; cheap to clone. [`Writer::watch`] and [`Writer::run`] must each be called once.
 #[derive(Clone)]
 pub struct Writer {
     inner: Arc<WriterInner>,
@@ -78,8 +78,8 @@ struct WriterInner {
     /// Dataplanes to reconcile.
     queue: Queue,
     observed: Mutex<HashMap<ObjectKey, ObservedDataplane>>,
-    /// Number of consecutive attempts, by Dataplane, that failed because the API server rejected the Dataplane or its
-    /// Mesh was missing.
+    /// For each Dataplane, the number of consecutive attempts that failed because the API server rejected the Dataplane
+    /// or because its Mesh was missing.
     rejections: Mutex<HashMap<ObjectKey, u32>>,
     waiting: WaitingForMesh,
     /// Writes the leader's part of the status.
@@ -91,8 +91,8 @@ struct WriterInner {
 /// Whether the desired and the observed state are complete.
 #[derive(Clone, Copy, Debug, Default)]
 struct Completeness {
-    desired: bool,
-    observed: bool,
+    is_desired_complete: bool,
+    is_observed_complete: bool,
 }
 
 impl std::fmt::Debug for Writer {
@@ -131,14 +131,14 @@ impl Writer {
     pub fn set_desired_complete(&self) {
         self.inner
             .completeness
-            .send_modify(|complete| complete.desired = true);
+            .send_modify(|completeness| completeness.is_desired_complete = true);
     }
 
     /// Reports that the observed state is complete.
     fn set_observed_complete(&self) {
         self.inner
             .completeness
-            .send_modify(|complete| complete.observed = true);
+            .send_modify(|completeness| completeness.is_observed_complete = true);
     }
 
     /// Queues a Dataplane that may differ from its desired state.
@@ -165,7 +165,7 @@ impl Writer {
         }
     }
 
-    /// Called when a Mesh was created, changed or deleted. Queues the Dataplanes that wait for the Mesh.
+    /// Queues the Dataplanes that wait for a Mesh. Must be called when a Mesh is created or changed.
     pub fn mesh_changed(&self, mesh: &MeshName) {
         for key in self.inner.waiting.take(mesh) {
             self.inner.queue.push(key);
@@ -174,17 +174,17 @@ impl Writer {
 
     /// Updates the observed state of a Dataplane; `None` if it was deleted.
     fn observe(&self, key: ObjectKey, observed: Option<ObservedDataplane>) {
-        let changed = match observed {
+        let has_changed = match observed {
             Some(observed) => self.inner.store_observed(&key, observed),
             None => self.inner.observed.lock().remove(&key).is_some(),
         };
-        if changed {
+        if has_changed {
             self.inner.queue.push(key);
         }
     }
 
-    /// Watches Dataplanes until dropped. Calls `on_deleted` for each deleted Dataplane: its status is lost even if the
-    /// Dataplane is recreated, so other writers must write their parts again.
+    /// Watches Dataplanes until the future is dropped. Calls `on_deleted` for each deleted Dataplane, so that other
+    /// writers of its status can write their parts again if the Dataplane is recreated.
     pub async fn watch(self, on_deleted: impl Fn(&ObjectKey)) {
         let resource = ApiResource::erase::<Dataplane>(&());
         let api = Api::<DynamicObject>::all_with(self.inner.client.clone(), &resource);
@@ -211,19 +211,20 @@ impl Writer {
         futures::join!(watch, observe);
     }
 
-    /// Writes Dataplanes while `is_leader` is true, until dropped.
+    /// Writes Dataplanes while `is_leader` is true, until the future is dropped.
     pub async fn run(self, mut is_leader: watch::Receiver<bool>) {
         let mut completeness = self.inner.completeness.subscribe();
         loop {
             // `inner` holds the sender, so this cannot fail.
             let _ = completeness
-                .wait_for(|complete| complete.desired && complete.observed)
+                .wait_for(|complete| complete.is_desired_complete && complete.is_observed_complete)
                 .await;
             if is_leader.wait_for(|is_leader| *is_leader).await.is_err() {
                 return;
             }
             self.inner.queue.requeue_cancelled();
-            // Includes observed Dataplanes that are not desired, which a crashed leader may not have deleted.
+            // Includes observed Dataplanes that are not desired: a previous leader may have crashed before deleting
+            // them.
             let observed: Vec<_> = self.inner.observed.lock().keys().cloned().collect();
             self.enqueue_all(self.inner.source.keys().into_iter().chain(observed));
             let mut leadership = is_leader.clone();
@@ -242,7 +243,7 @@ impl Writer {
         }
     }
 
-    /// Reconciles queued Dataplanes until dropped, at most [`MAX_CONCURRENT_WRITES`] at a time.
+    /// Reconciles queued Dataplanes, at most [`MAX_CONCURRENT_WRITES`] at a time, until the future is dropped.
     async fn reconcile_queued(&self) {
         let mut tasks = JoinSet::new();
         loop {
@@ -266,16 +267,16 @@ impl Writer {
 // === impl WriterInner ===
 
 impl WriterInner {
-    /// Stores the observed state of a Dataplane; returns whether it has changed. The watch lags behind the responses to
-    /// writes, so a state that is older than the stored one is ignored.
+    /// Stores the observed state of a Dataplane. Returns whether it has changed. A state that is older than the stored
+    /// state is ignored, because the watch lags behind the responses to writes.
     fn store_observed(&self, key: &ObjectKey, observed: ObservedDataplane) -> bool {
         let mut all = self.observed.lock();
         match all.get_mut(key) {
             Some(stored) if stored.resource_version > observed.resource_version => false,
             Some(stored) => {
-                let changed = stored.differs_from(&observed);
+                let has_changed = stored.differs_from(&observed);
                 *stored = observed;
-                changed
+                has_changed
             }
             None => {
                 all.insert(key.clone(), observed);
@@ -284,7 +285,7 @@ impl WriterInner {
         }
     }
 
-    /// Queues a key after a pause. A key that waits does not count as a concurrent write.
+    /// Queues a key after a pause. During the pause, the key does not count as a concurrent write.
     fn retry_after(self: Arc<Self>, key: ObjectKey, pause: Duration) {
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
@@ -327,8 +328,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn keys_are_queued_after_their_delay() {
         type ApiResponse = Result<Response<Body>, Infallible>;
-        let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<ApiResponse>());
-        let client = Client::new(silent, "default");
+        let silent_server = tower::service_fn(|_: Request<Body>| std::future::pending::<ApiResponse>());
+        let client = Client::new(silent_server, "default");
         let events = Events::start(client.clone(), None);
         let writer = Writer::new(client, NoDataplanes, events, Metrics::default());
         let key = |name| ObjectKey::new("shop", name);

@@ -13,8 +13,8 @@ use super::{ConvertSettings, gateway, health, inbounds, selects};
 pub struct DataplaneExplanation {
     /// For each Service of the namespace, its name, and whether it selects the Pod. Sorted by name.
     pub services: Vec<(Arc<str>, ServiceMatch)>,
-    /// The inbounds in the order of the Dataplane. The Dataplane of a gateway has no inbounds; for a gateway, this field
-    /// contains the inbounds that its Services would yield.
+    /// The inbounds in the order of the Dataplane. The Dataplane of a gateway has no inbounds; for a gateway, this
+    /// field contains the inbounds that its Services would yield.
     pub inbounds: Vec<InboundExplanation>,
     /// Labels that did not become tags.
     pub dropped_labels: Vec<(Arc<str>, LabelDropReason)>,

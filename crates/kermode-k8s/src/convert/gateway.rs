@@ -19,8 +19,8 @@ pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, Conver
     })
 }
 
-/// Returns the gateway if it is named after the Pod's workload. Returns `None` if the gateway is named after its Service,
-/// or if the Pod has no workload.
+/// Returns the gateway if it is named after the Pod's workload. Returns `None` if the gateway is named after its
+/// Service, or if the Pod has no workload.
 pub(super) fn of_workload(
     identity: Option<GatewayIdentity>,
     pod: &PodFacts,

@@ -11,8 +11,8 @@ pub const MANAGED_LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE
 /// Maximum length of a label value in Kubernetes, in bytes.
 const MAX_LABEL_VALUE_LENGTH: usize = 63;
 
-/// Returns the custom resource of a Dataplane. The Pod owns the Dataplane, so Kubernetes deletes the Dataplane after the
-/// Pod.
+/// Returns the custom resource of a Dataplane. The Pod owns the Dataplane, so Kubernetes deletes the Dataplane after
+/// the Pod.
 pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane {
     crds::Dataplane {
         types: Some(crds::Dataplane::type_meta()),

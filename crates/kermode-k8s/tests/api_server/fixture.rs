@@ -1,5 +1,5 @@
-//! A namespace of a real API server, and replicas that write Dataplanes to it. Pods exist in the replicas' indexes
-//! only.
+//! A namespace of a real API server, and replicas that write Dataplanes to the namespace. Pods exist only in the
+//! indexes of the replicas.
 //!
 //! A replica deletes Dataplanes of unknown Pods, so tests run one at a time.
 
@@ -37,7 +37,7 @@ pub(crate) struct Fixture {
     _running_test: Option<MutexGuard<'static, ()>>,
 }
 
-/// A leading replica. Its Pods exist in its index only.
+/// A leading replica. Its Pods exist only in its index.
 pub(crate) struct TestReplica {
     index: TestIndex,
     pub(crate) writer: Writer,
@@ -75,8 +75,8 @@ impl DesiredSource for TestIndex {
 }
 
 /// Returns the `containerStatuses` of a Pod with one container.
-pub(crate) fn container_statuses(ready: bool) -> Value {
-    json!([{"name": "app", "ready": ready, "image": "", "imageID": "", "restartCount": 0}])
+pub(crate) fn container_statuses(is_ready: bool) -> Value {
+    json!([{"name": "app", "ready": is_ready, "image": "", "imageID": "", "restartCount": 0}])
 }
 
 pub(crate) fn pod_json(namespace: &str, name: &str, ip: &str, labels: &Value, statuses: &Value) -> Value {
@@ -134,7 +134,7 @@ impl Fixture {
         replica
     }
 
-    /// Starts a replica whose desired state is incomplete, as before the watches have delivered their first lists.
+    /// Starts a replica whose desired state is incomplete, as if its watches had not delivered their first lists.
     pub(crate) fn start_replica_before_first_lists(&self) -> TestReplica {
         let replica = self.start_replica_without_mesh();
         replica.apply_mesh("default");
@@ -164,8 +164,8 @@ impl Fixture {
     }
 
     /// Applies a Pod of the Service `web` to the index of a replica.
-    pub(crate) async fn apply_pod(&self, replica: &TestReplica, name: &str, healthy: bool) {
-        self.apply_labelled(replica, name, &json!({"app": "web"}), healthy)
+    pub(crate) async fn apply_pod(&self, replica: &TestReplica, name: &str, is_ready: bool) {
+        self.apply_labelled(replica, name, &json!({"app": "web"}), is_ready)
             .await;
     }
 
@@ -174,13 +174,13 @@ impl Fixture {
         self.apply_labelled(replica, name, labels, true).await;
     }
 
-    async fn apply_labelled(&self, replica: &TestReplica, name: &str, labels: &Value, healthy: bool) {
+    async fn apply_labelled(&self, replica: &TestReplica, name: &str, labels: &Value, is_ready: bool) {
         let pod = pod_json(
             &self.namespace,
             name,
             "10.0.0.1",
             labels,
-            &container_statuses(healthy),
+            &container_statuses(is_ready),
         );
         self.apply(replica, pod).await;
     }
@@ -220,7 +220,7 @@ impl Fixture {
         replica.index.0.lock().unwrap().apply_namespace(facts);
     }
 
-    /// Applies a Pod in another namespace and waits for its Dataplane. All earlier writes are then done.
+    /// Applies a Pod in another namespace and waits for its Dataplane. All earlier writes are then complete.
     pub(crate) async fn wait_for_sentinel_in_other_namespace(&self, replica: &TestReplica) {
         let namespace = format!("{}-other", self.namespace);
         create_namespace(&self.client, &namespace).await;
@@ -289,7 +289,7 @@ impl Fixture {
 }
 
 impl TestReplica {
-    /// Applies a Mesh to the replica.
+    /// Applies a Mesh to the index of the replica.
     pub(crate) fn apply_mesh(&self, name: &str) {
         let mesh = Mesh::new(name);
         let name = mesh.name.clone();

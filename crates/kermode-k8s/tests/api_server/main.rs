@@ -201,9 +201,9 @@ async fn change_of_health_alone_causes_no_event() {
             ready == (dataplane["spec"]["networking"]["inbound"][0]["health"]["ready"] == true)
         }
     };
-    for healthy in [false, true, false, true] {
-        fixture.apply_pod(&replica, "web", healthy).await;
-        fixture.wait_for_dataplane("web", has_health(healthy)).await;
+    for is_ready in [false, true, false, true] {
+        fixture.apply_pod(&replica, "web", is_ready).await;
+        fixture.wait_for_dataplane("web", has_health(is_ready)).await;
     }
     fixture
         .relabel(&replica, "web", &json!({"app": "web", "version": "v2"}))
@@ -288,7 +288,7 @@ async fn nothing_is_created_in_a_terminating_namespace() {
     assert_eq!(
         metrics.write_count(WriteResult::Failed),
         0,
-        "a request was sent that the API server must reject"
+        "a request was sent that the API server rejects"
     );
     assert!(fixture.dataplanes.get_opt("web").await.unwrap().is_none());
 }
@@ -300,7 +300,7 @@ async fn dataplane_is_written_when_its_mesh_is_created() {
     replica.apply_mesh("other");
     replica.writer.set_desired_complete();
     fixture.apply_pod(&replica, "web", true).await;
-    // Keys are processed in order: the Dataplane of `web` would exist before that of `sentinel`.
+    // Keys are processed in order: if the Dataplane of `web` were written, it would exist before `sentinel`.
     fixture.apply_pod_of_mesh(&replica, "sentinel", "other").await;
     fixture
         .wait_for_dataplane("sentinel", |dataplane| {
@@ -315,7 +315,7 @@ async fn dataplane_is_written_when_its_mesh_is_created() {
             metrics.write_count(WriteResult::Failed)
         ),
         (1, 0),
-        "a request was sent that the API server must reject"
+        "a request was sent that the API server rejects"
     );
     replica.apply_mesh("default");
     fixture.wait_for_dataplane("web", is_as_generated).await;
@@ -406,7 +406,6 @@ fn heartbeat_of_a_pod_changes_nothing() {
     assert_eq!(index.conversions(), 1);
 }
 
-/// The other tests read Dataplanes as dynamic objects.
 #[test]
 fn dataplane_decodes_as_its_rust_type() {
     let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "metadata": {"name": "a"},

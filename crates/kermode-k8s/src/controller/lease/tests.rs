@@ -11,8 +11,8 @@ use tokio::time::sleep;
 
 use super::*;
 
-/// Minimum time without a leader after the holder has been disconnected: [`LEASE_DURATION`] less [`RENEW_DEADLINE`],
-/// less the resolution of the clock.
+/// Minimum time without a leader after the holder is disconnected: [`LEASE_DURATION`] minus [`RENEW_DEADLINE`], minus
+/// the resolution of the clock.
 const MIN_GAP: Duration = Duration::from_millis(4990);
 
 /// Simulated API server with one Lease.
@@ -29,7 +29,7 @@ struct LeaseState {
 #[derive(Clone, Default)]
 struct Link(Arc<Mutex<Delay>>);
 
-/// Delays of a link.
+/// Delays of a link, per message.
 #[derive(Clone, Copy, Default)]
 struct Delay {
     request: Duration,
@@ -128,7 +128,7 @@ impl Link {
     }
 }
 
-/// Waits until a replica leads or stops leading, as `expected` says; returns the time.
+/// Waits until `is_leader` has the value `expected`. Returns the time.
 async fn wait_for_leading(is_leader: &mut watch::Receiver<bool>, expected: bool) -> Instant {
     is_leader
         .wait_for(|is_leader| *is_leader == expected)
@@ -163,7 +163,7 @@ async fn first_candidate_leads_without_a_transition() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn vanished_holder_is_replaced_regardless_of_its_clock() {
+async fn holder_that_no_longer_renews_is_replaced_regardless_of_its_clock() {
     for renewed in ["2999-01-01T00:00:00.000000Z", "1999-01-01T00:00:00.000000Z"] {
         let server = LeaseServer::default();
         server.renew_as_other(renewed, i32::MAX);
@@ -181,9 +181,9 @@ async fn vanished_holder_is_replaced_regardless_of_its_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewing_holder_keeps_the_lease_regardless_of_its_clock() {
+async fn holder_that_renews_keeps_the_lease_regardless_of_its_clock() {
     let server = LeaseServer::default();
-    // The holder's clock runs backwards, from the far future into the past.
+    // The clock of the holder runs backwards.
     for minute in 0..60 {
         if minute == 0 {
             server.renew_as_other("2999-01-01T00:00:00.000000Z", 1);
@@ -203,7 +203,7 @@ async fn renewing_holder_keeps_the_lease_regardless_of_its_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn disconnected_holder_stops_before_another_replica_leads() {
+async fn disconnected_holder_stops_leading_before_another_replica_leads() {
     for millis in (0..4000).step_by(250) {
         let server = LeaseServer::default();
         let (link, mut first, first_task) = server.start_candidate("a");
@@ -222,12 +222,11 @@ async fn delayed_response_does_not_extend_leadership() {
     let server = LeaseServer::default();
     let (link, mut first, first_task) = server.start_candidate("a");
     wait_for_leading(&mut first, true).await;
-    // The second replica reads the Lease soon after the first one writes it.
+    // The second replica reads the Lease soon after the first replica has written it.
     sleep(Duration::from_millis(500)).await;
     let (_link, mut second, second_task) = server.start_candidate("b");
     sleep(Duration::from_millis(8500)).await;
-    // Requests arrive at once, but the responses to the read and to the write of the Lease take 2.4 s each; then the
-    // link is cut.
+    // Each response is delayed by 2.4 s. Then the link is disconnected.
     link.set_delay(Duration::ZERO, Duration::from_millis(2400));
     sleep(Duration::from_millis(7200)).await;
     link.disconnect();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kermode_model::ObjectKey;
 
-/// Scheduled keys by due time, and the limit of the rate.
+/// Schedule of status writes with a rate limit.
 #[derive(Debug)]
 pub(super) struct WriteSchedule {
     /// Due time of each scheduled key.
@@ -15,9 +15,9 @@ pub(super) struct WriteSchedule {
     order: BTreeSet<(Instant, ObjectKey)>,
     /// Minimum average time between writes.
     interval: Duration,
-    /// Length of the idle period whose unused writes may be made up for in a burst.
+    /// Idle time whose unused writes are allowed in a burst.
     burst: Duration,
-    /// Time at which the limit of the rate allows the next write; `None` before the first write.
+    /// Time at which the rate limit allows the next write; `None` before the first write.
     next_allowed: Option<Instant>,
 }
 
@@ -34,12 +34,12 @@ pub(super) enum NextWrite {
 
 impl WriteSchedule {
     /// Creates a schedule with a maximum number of writes per second, which is also the size of a burst.
-    pub(super) fn new(per_second: u32) -> Self {
+    pub(super) fn new(max_per_second: u32) -> Self {
         let burst = Duration::from_secs(1);
         Self {
             due: HashMap::new(),
             order: BTreeSet::new(),
-            interval: burst / per_second.max(1),
+            interval: burst / max_per_second.max(1),
             burst,
             next_allowed: None,
         }

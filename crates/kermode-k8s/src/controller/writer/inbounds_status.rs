@@ -1,4 +1,4 @@
-//! The leader's part of a Dataplane's status: the number of its inbounds, and whether all are ready.
+//! The leader's part of a Dataplane's status: the number of its inbounds, and whether all inbounds are ready.
 
 use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -11,7 +11,7 @@ use super::observed::StatusHash;
 use crate::controller::status::{StatusSource, WantedStatus, WriteOutcome};
 
 impl WriterInner {
-    /// Returns the status to be written; `None` if the observed one is up to date or the Dataplane does not exist.
+    /// Returns the status to write; `None` if the observed status is up to date, or if the Dataplane does not exist.
     pub(super) fn status_to_write(&self, key: &ObjectKey) -> Option<DataplaneStatus> {
         let desired = self.source.desired(key)?;
         let observed = self.observed.lock().get(key)?.status.clone();
@@ -38,7 +38,7 @@ impl StatusSource for WriterInner {
     }
 }
 
-/// Returns the status of a Dataplane; `None` if it equals the observed one.
+/// Returns the status of a Dataplane; `None` if it equals the observed status.
 fn wanted_status(
     dataplane: &Dataplane,
     observed: Option<&StatusHash>,
@@ -46,7 +46,7 @@ fn wanted_status(
 ) -> Option<DataplaneStatus> {
     let inbounds = InboundsStatus::from(dataplane);
     let ready = inbounds.ready == inbounds.total;
-    let observed_condition = observed.and_then(|observed| observed.ready.as_ref());
+    let observed_condition = observed.and_then(|observed| observed.ready_condition.as_ref());
     let unchanged = observed_condition.filter(|(was_ready, _)| *was_ready == ready);
     let since = unchanged.map_or(Time(now), |(_, since)| since.clone());
     let condition = condition(&inbounds, ready, since);
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn status_that_is_up_to_date_is_not_written() {
-        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("a status must be written first");
+        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("the first status");
         assert_eq!(
             wanted_status(&mk_dataplane(true), Some(&observed(&first)), at(2)),
             None
@@ -131,14 +131,14 @@ mod tests {
 
     #[test]
     fn condition_keeps_its_transition_time_until_its_status_changes() {
-        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("a status must be written first");
+        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("the first status");
         let mut more = mk_dataplane(true);
         more.inbounds.push(more.inbounds[0].clone());
         let second = wanted_status(&more, Some(&observed(&first)), at(2))
-            .expect("another number of inbounds must be written");
+            .expect("a status with another number of inbounds");
         assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
         let third = wanted_status(&mk_dataplane(false), Some(&observed(&second)), at(3))
-            .expect("another condition must be written");
+            .expect("a status with another condition");
         assert_eq!(third.conditions[0].last_transition_time, Time(at(3)));
         assert_eq!(third.conditions[0].status, "False");
     }

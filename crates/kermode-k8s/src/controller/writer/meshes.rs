@@ -1,11 +1,11 @@
-//! Dataplanes whose Mesh does not exist. The API server would reject them, so each is written once its Mesh exists.
+//! Dataplanes that wait for their Mesh. The API server rejects a Dataplane whose Mesh does not exist.
 
 use std::collections::{HashMap, HashSet};
 
 use kermode_model::{MeshName, ObjectKey};
 use parking_lot::Mutex;
 
-/// Waiting Dataplanes by mesh.
+/// Dataplanes that wait for their Mesh, by mesh.
 #[derive(Debug, Default)]
 pub(super) struct WaitingForMesh(Mutex<HashMap<MeshName, HashSet<ObjectKey>>>);
 

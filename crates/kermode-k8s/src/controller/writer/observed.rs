@@ -18,7 +18,7 @@ pub struct ObservedDataplane {
     /// The leader's part of the status; `None` if it has not been written.
     pub(super) status: Option<StatusHash>,
     /// Whether a Pod owns the Dataplane. The writer does not delete Dataplanes that users create themselves.
-    pub(super) owned_by_pod: bool,
+    pub(super) is_owned_by_pod: bool,
     /// Resource version, which orders the states from the watch and from responses to writes.
     pub(super) resource_version: u64,
 }
@@ -26,19 +26,19 @@ pub struct ObservedDataplane {
 /// Hashes of the fields that the leader writes, without the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ContentHash {
-    /// Hash of labels, mesh, spec and owner.
+    /// Hash of the managed labels, the mesh, the spec and the owner.
     pub(super) full: u64,
     /// Hash of the same fields without the health of inbounds.
     pub(super) without_health: u64,
 }
 
-/// The leader's part of the status: its hash, and its condition.
+/// The leader's part of the status: its hash, and its condition `Ready`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusHash {
-    /// Hash of inbounds and condition without its transition time.
+    /// Hash of the inbounds and the condition, without the transition time of the condition.
     pub(super) hash: u64,
-    /// Status and transition time of the condition.
-    pub(super) ready: Option<(bool, Time)>,
+    /// Whether the condition is true, and its last transition time.
+    pub(super) ready_condition: Option<(bool, Time)>,
 }
 
 impl ObservedDataplane {
@@ -61,7 +61,7 @@ impl ObservedDataplane {
         Self {
             content: ContentHash::new(labels, mesh, spec, owner.map_or("", |owner| &owner.uid)),
             status: object.data.get("status").and_then(StatusHash::read),
-            owned_by_pod: owner.is_some(),
+            is_owned_by_pod: owner.is_some(),
             resource_version: version.parse().unwrap_or_default(),
         }
     }
@@ -70,7 +70,7 @@ impl ObservedDataplane {
     pub(super) fn differs_from(&self, other: &Self) -> bool {
         self.content != other.content
             || self.status != other.status
-            || self.owned_by_pod != other.owned_by_pod
+            || self.is_owned_by_pod != other.is_owned_by_pod
     }
 }
 
@@ -99,40 +99,43 @@ impl ContentHash {
 }
 
 impl StatusHash {
-    pub(super) fn new(inbounds: &InboundsStatus, ready: Option<&Condition>) -> Self {
+    pub(super) fn new(inbounds: &InboundsStatus, ready_condition: Option<&Condition>) -> Self {
         let mut hasher = DefaultHasher::new();
         let InboundsStatus {
-            ready: ready_count,
+            ready,
             total,
             summary,
             services,
         } = inbounds;
-        (ready_count, total, summary, services).hash(&mut hasher);
-        if let Some(ready) = ready {
-            (&ready.status, &ready.reason, &ready.message).hash(&mut hasher);
+        (ready, total, summary, services).hash(&mut hasher);
+        if let Some(condition) = ready_condition {
+            (&condition.status, &condition.reason, &condition.message).hash(&mut hasher);
         }
         Self {
             hash: hasher.finish(),
-            ready: ready.map(|ready| (ready.status == "True", ready.last_transition_time.clone())),
+            ready_condition: ready_condition
+                .map(|condition| (condition.status == "True", condition.last_transition_time.clone())),
         }
     }
 
     fn read(status: &Value) -> Option<Self> {
         let inbounds = InboundsStatus::deserialize(status.get("inbounds")?).ok()?;
         let conditions = status.get("conditions").and_then(Value::as_array);
-        let ready = conditions
+        let ready_condition = conditions
             .into_iter()
             .flatten()
             .find(|condition| condition["type"] == condition::READY)
             .and_then(|condition| Condition::deserialize(condition).ok());
-        Some(Self::new(&inbounds, ready.as_ref()))
+        Some(Self::new(&inbounds, ready_condition.as_ref()))
     }
 }
 
-/// Depth of `networking.inbound[*]` in a spec, where members named `health` are the health of an inbound.
+/// Depth of the elements of `networking.inbound` in a spec. The member `health` of an element is the health of the
+/// inbound.
 const INBOUND_DEPTH: usize = 3;
 
-/// Hashes a value regardless of the order of an object's members, and optionally without the health of inbounds.
+/// Hashes a value. The order of an object's members has no effect. If `without_health` is set, the health of inbounds
+/// is skipped.
 fn hash_value(value: &Value, depth: usize, without_health: bool, hasher: &mut DefaultHasher) {
     std::mem::discriminant(value).hash(hasher);
     match value {
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn tag_named_health_counts_in_the_without_health_hash() {
+    fn tag_named_health_changes_the_hash_without_health() {
         let health = json!({"ready": true});
         let (good, bad) = (
             hash_of(spec(health.clone(), json!({"health": "good"}))),

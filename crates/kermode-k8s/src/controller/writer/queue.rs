@@ -19,7 +19,7 @@ pub(super) struct Queue {
 struct QueueState {
     /// Keys that are ready to be processed.
     ready: VecDeque<ObjectKey>,
-    /// Keys to be processed: those in `ready`, and those pushed again while they are being processed.
+    /// Queued keys: all keys in `ready`, and keys that were pushed again while they are being processed.
     queued: HashSet<ObjectKey>,
     /// Keys that are being processed.
     processing: HashSet<ObjectKey>,
@@ -64,7 +64,7 @@ impl Queue {
         Some(key)
     }
 
-    /// Marks a key as processed.
+    /// Marks a key as processed. If it was pushed again, it becomes ready.
     pub(super) fn done(&self, key: &ObjectKey) {
         let mut state = self.state.lock();
         state.processing.remove(key);

@@ -16,13 +16,13 @@ use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, MANAGED_LABELS};
 
-/// Error of a write that must be retried after this pause. A failure that users must know of has already been reported.
+/// Error of a failed reconciliation, which is retried after this pause. The failure has already been reported.
 #[derive(Debug)]
 pub(super) struct RetryAfter(pub(super) Duration);
 
 /// Pause after a transient failure, and after the first rejection.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
-/// Maximum pause after repeated rejections. Retries cannot succeed before an object of the cluster has changed.
+/// Maximum pause after repeated rejections. Usually a retry succeeds only after a user has changed an object.
 const MAX_REJECTION_PAUSE: Duration = Duration::from_mins(1);
 /// Delay of a status write. Changes during the delay are written together.
 const STATUS_DELAY: Duration = Duration::from_millis(200);
@@ -34,7 +34,7 @@ impl WriterInner {
         let observed = self.observed.lock().get(key).cloned();
         match (self.source.desired(key), observed) {
             (Some(desired), observed) => self.apply(key, &desired, observed).await,
-            (None, Some(observed)) if observed.owned_by_pod => self.delete(key).await,
+            (None, Some(observed)) if observed.is_owned_by_pod => self.delete(key).await,
             (None, _) => {
                 self.rejections.lock().remove(key);
                 Ok(())
@@ -42,7 +42,7 @@ impl WriterInner {
         }
     }
 
-    /// Writes a desired Dataplane if the observed one differs.
+    /// Writes a desired Dataplane if the observed Dataplane differs.
     async fn apply(
         &self,
         key: &ObjectKey,
@@ -116,7 +116,7 @@ impl WriterInner {
         Ok(ObservedDataplane::new(&replaced))
     }
 
-    /// Counts a created or updated Dataplane and publishes an Event, but none for a change of health alone.
+    /// Counts a created or updated Dataplane. Publishes an Event, unless only the health of inbounds has changed.
     fn report_written(
         &self,
         key: &ObjectKey,
@@ -137,7 +137,7 @@ impl WriterInner {
         }
     }
 
-    /// Counts and logs a failed write. A Dataplane that the API server keeps rejecting is also reported as an Event.
+    /// Counts and logs a failed write. After repeated rejections by the API server, also publishes an Event.
     fn on_write_error(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> RetryAfter {
         let is_rejected = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
         let pause = if is_rejected {
@@ -152,8 +152,8 @@ impl WriterInner {
         RetryAfter(pause)
     }
 
-    /// Reports a missing Mesh once the pause has grown to its maximum. Before that, for example at startup, the Mesh
-    /// may be about to be created.
+    /// Counts a rejection because of a missing Mesh. Reports the missing Mesh only when the pause has reached its
+    /// maximum, because the Mesh may be created soon, for example at startup.
     fn on_missing_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
         let pause = self.pause_after_rejection(key);
         if pause >= MAX_REJECTION_PAUSE {
@@ -189,7 +189,7 @@ impl WriterInner {
     /// Deletes a Dataplane that is not desired, unless a user has created it.
     async fn delete(&self, key: &ObjectKey) -> Result<(), RetryAfter> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
-        // A user may have deleted the observed object and created another one of the same name.
+        // A user may have replaced the observed object with another object of the same name.
         let current = match api.get_metadata_opt(&key.name).await {
             Ok(Some(current)) => current.metadata,
             Ok(None) => return Ok(()),
@@ -251,7 +251,8 @@ fn replace_params() -> PostParams {
     }
 }
 
-/// Returns an applied object without the fields that other managers have added to its labels, owner, mesh and spec.
+/// Returns the applied object with the managed labels, the owner, the mesh and the spec of `object`. This removes the
+/// additions of other field managers.
 fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value) -> DynamicObject {
     let labels = applied.metadata.labels.get_or_insert_default();
     labels.retain(|key, _| !MANAGED_LABELS.contains(&key.as_str()));
