@@ -55,7 +55,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) init_first_requested: bool,
     /// Whether `--experimental-transparent-proxy-engine` is passed to `kuma-init`, which ignores it.
     pub(crate) experimental_engine: bool,
-    /// Resources of the Pod as a whole.
+    /// Pod-level resources (`spec.resources`).
     pub(crate) pod_resources: PodResources<'a>,
 }
 

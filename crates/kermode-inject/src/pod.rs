@@ -35,13 +35,13 @@ pub(crate) struct Pod<'a> {
     pub(crate) host_network: bool,
     /// Whether the Pod can run on Windows nodes only.
     pub(crate) is_windows: bool,
-    /// `spec.resources`: the budget of all containers together.
+    /// `spec.resources`.
     pub(crate) resources: PodResources<'a>,
     /// Objects and lists that the Pod lacks.
     pub(crate) missing: Missing,
 }
 
-/// Resources of the Pod as a whole (`spec.resources`), which its containers share.
+/// Pod-level resources (`spec.resources`), which the containers share.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PodResources<'a>(Option<&'a Map<String, Value>>);
 
@@ -114,7 +114,7 @@ impl<'a> Pod<'a> {
 // === impl PodResources ===
 
 impl<'a> PodResources<'a> {
-    /// Whether the Pod as a whole has a request or limit of a resource (`cpu`, `memory`).
+    /// Whether the Pod-level resources have a request or limit of a resource (`cpu`, `memory`).
     pub(crate) fn contains(self, resource: &str) -> bool {
         ["requests", "limits"]
             .iter()

@@ -17,16 +17,16 @@ pub(crate) fn small_empty_dir(name: &str) -> Value {
     json!({"name": name, "emptyDir": {"sizeLimit": "10M"}})
 }
 
-/// Renders the requests and limits of a container. A resource in `of_pod` is omitted: the containers share the amount
-/// of the Pod, and the API server rejects a container that exceeds it.
-fn resources(resources: &Resources, of_pod: PodResources<'_>) -> Value {
-    json!({"requests": amounts(&resources.requests, of_pod), "limits": amounts(&resources.limits, of_pod)})
+/// Renders the requests and limits of a container. A resource in `pod_resources` is omitted: the containers share the
+/// amount of the Pod, and the API server rejects a container that exceeds the amount.
+fn resources(resources: &Resources, pod_resources: PodResources<'_>) -> Value {
+    json!({"requests": amounts(&resources.requests, pod_resources), "limits": amounts(&resources.limits, pod_resources)})
 }
 
-fn amounts(amounts: &ResourceAmounts, of_pod: PodResources<'_>) -> Value {
+fn amounts(amounts: &ResourceAmounts, pod_resources: PodResources<'_>) -> Value {
     let non_empty = [("cpu", &amounts.cpu), ("memory", &amounts.memory)]
         .into_iter()
-        .filter(|(name, quantity)| !quantity.is_empty() && !of_pod.contains(name))
+        .filter(|(name, quantity)| !quantity.is_empty() && !pod_resources.contains(name))
         .map(|(name, quantity)| (name.to_owned(), Value::from(quantity.as_str())));
     Value::Object(non_empty.collect::<Map<_, _>>())
 }

@@ -42,7 +42,7 @@ fn argument_of_init(pod: &Value, prefix: &str) -> String {
 }
 
 #[test]
-fn gateway_annotation_turns_redirection_of_inbound_traffic_and_probes_off() {
+fn gateway_annotation_disables_redirection_of_inbound_traffic_and_probes() {
     for (value, is_gateway) in [
         ("enabled", true),
         ("true", true),

@@ -1,4 +1,4 @@
-//! Tests that injection respects the resources of the Pod as a whole and keeps the Pod evictable.
+//! Tests that injection respects the Pod-level resources (`spec.resources`) and keeps the Pod evictable.
 
 #![allow(
     clippy::unwrap_used,
@@ -59,9 +59,9 @@ fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
         .expect(name)
 }
 
-// Resources of the Pod as a whole
+// Pod-level resources
 
-/// Asserts that no container has a higher limit or request of a resource than the Pod as a whole. The API server
+/// Asserts that no container has a higher limit or request of a resource than the Pod-level resources. The API server
 /// rejects such containers. A container without a request requests its limit.
 fn assert_within_budget(pod: &Value, resource: &str) {
     let of_pod = &pod["spec"]["resources"];
@@ -89,7 +89,7 @@ fn assert_within_budget(pod: &Value, resource: &str) {
 }
 
 #[test]
-fn injected_containers_stay_within_the_resources_of_the_pod() {
+fn injected_containers_stay_within_the_pod_level_resources() {
     for resources in [
         json!({"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "128Mi"}}),
         json!({"requests": {"cpu": "1m"}}),
@@ -112,7 +112,7 @@ fn injected_containers_stay_within_the_resources_of_the_pod() {
 }
 
 #[test]
-fn settings_apply_to_resources_that_the_pod_does_not_limit_as_a_whole() {
+fn configured_resources_apply_unless_the_pod_level_resources_include_them() {
     for resources in [
         json!({"limits": {"memory": "128Mi"}}),
         json!({"requests": {"memory": "32Mi", "cpu": null}}),

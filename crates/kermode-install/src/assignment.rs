@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_maps_are_created_once() {
+    fn missing_maps_are_created_and_existing_maps_are_extended() {
         let set = ["a.b.c=1", "a.b.d=true", "a.e=text"];
         assert_eq!(
             apply_all(&set),

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn booleans_have_two_spellings_each() {
+    fn each_boolean_has_two_spellings() {
         for (text, value) in [
             ("enabled", Some(true)),
             ("true", Some(true)),

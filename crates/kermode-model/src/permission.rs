@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn permission_with_an_edited_target_replaces_the_old_one() {
+    fn permission_with_an_edited_target_replaces_the_old_permission() {
         let (mut set, key) = (PermissionSet::default(), ObjectKey::new("system", "a"));
         assert_eq!(set.insert(key.clone(), mk_permission("old", &[])), None);
         let edited = mk_permission("new", &[("version", "1")]);

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn common_protocol_is_the_most_specific_one_that_includes_both() {
+    fn common_protocol_is_the_most_specific_protocol_that_includes_both() {
         assert_eq!(Grpc.common(Http2), Http2);
         assert_eq!(Http.common(Http), Http);
         assert_eq!(Http.common(Grpc), Tcp);

@@ -67,7 +67,7 @@ fn keys_are_unique() {
 }
 
 #[test]
-fn product_code_has_no_literal_of_a_key() {
+fn product_code_contains_no_key_as_a_literal() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut found = Vec::new();
     for file in product_files(&root).expect("the sources") {

@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn inbound_of_unknown_health_counts_as_ready() {
+    fn inbound_with_unknown_health_counts_as_ready() {
         let status = InboundsStatus::from(&mk_dataplane(&[Some(true), Some(false), None]));
         assert_eq!(status.summary, "2/3");
         assert_eq!(status.services, "s0_ns_svc_80,s1_ns_svc_80,s2_ns_svc_80");
     }
 
     #[test]
-    fn summary_of_a_gateway_is_not_a_count() {
+    fn summary_of_a_gateway_is_the_word_gateway() {
         let mut gateway = mk_dataplane(&[]);
         gateway.gateway = Some(model::Gateway {
             kind: model::GatewayKind::Delegated,

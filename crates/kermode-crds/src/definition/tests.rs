@@ -78,7 +78,7 @@ fn every_field_of_a_dataplanes_status_is_in_the_schema() {
 }
 
 #[test]
-fn dataplane_fields_that_only_kuma_knows_are_kept() {
+fn unknown_fields_of_a_dataplane_are_kept() {
     let schema = schema("dataplanes");
     let spec = &schema["properties"]["spec"];
     let networking = &spec["properties"]["networking"];

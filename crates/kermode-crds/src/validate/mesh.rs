@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_spec_is_one_problem() {
+    fn malformed_spec_gives_one_problem() {
         assert_eq!(mesh(&json!({"spec": {"mtls": 1}})).len(), 1);
     }
 }
