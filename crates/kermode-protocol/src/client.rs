@@ -1,4 +1,4 @@
-//! Client of the control plane's gRPC services, as the sidecar agent calls them.
+//! Client with which the sidecar agent calls the gRPC services of the control plane.
 
 use std::sync::Arc;
 

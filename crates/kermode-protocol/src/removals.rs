@@ -17,7 +17,7 @@ pub const WATCH_REMOVAL: &str = "/kermode.departure.v1.DepartureService/WatchDep
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct WatchRemovalRequest {}
 
-/// Removal status, as far as one replica has observed it.
+/// Status of a removal, as one replica has observed it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct WatchRemovalResponse {
     /// Whether the control plane has removed the endpoint from the proxies' configuration.

@@ -8,7 +8,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-/// gRPC service.
+/// gRPC service whose methods are written by hand.
 pub trait GrpcService: Clone + Send + 'static {
     /// Name of the service, package included.
     const NAME: &'static str;

@@ -102,7 +102,7 @@ impl RemovalState {
         self.start_removal(endpoint, mesh, sequence, is_published, now)
     }
 
-    /// Returns whether the proxy is an endpoint at this replica, or was one whose removal (or query) is still stored.
+    /// Returns whether the proxy is an endpoint at this replica, or a removal or query of its endpoint is stored.
     pub(crate) fn has_endpoint_or_removal(&self, proxy: &ObjectKey) -> bool {
         self.endpoints.contains_key(proxy) || self.removals.contains_key(proxy)
     }

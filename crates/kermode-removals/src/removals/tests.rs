@@ -101,7 +101,7 @@ async fn query_of_an_unknown_endpoint_is_pending_until_proxies_acknowledge_the_p
     assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));
     acknowledgements.acknowledge(Some(8));
     assert!(matches!(status().await, Some(RemovalStatus::Acknowledged { .. })));
-    // The endpoint may be added later.
+    // Adding the endpoint ends the query.
     removals.on_endpoint_added(web(), "default".into());
     assert_eq!(removals.status(&web()), RemovalStatus::NotRemoved);
 }

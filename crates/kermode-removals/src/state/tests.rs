@@ -91,7 +91,7 @@ fn removal_completes_at_once_when_only_the_sidecar_of_the_endpoint_has_a_stream(
 }
 
 #[test]
-fn proxies_of_another_mesh_need_not_acknowledge_a_removal() {
+fn proxies_of_another_mesh_do_not_have_to_acknowledge_a_removal() {
     let mut fixture = Fixture::new();
     fixture.state.add_endpoint(key("db"), "other".into());
     assert_eq!(fixture.remove_endpoint("db", 5), completed_after(0));

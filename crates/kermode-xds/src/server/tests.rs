@@ -247,7 +247,7 @@ impl RawCall {
         }
     }
 
-    /// Returns whether the server has read the first request and has therefore reopened its receive window.
+    /// Returns whether the server has read the first request. Reading the request reopens the server's receive window.
     fn is_first_request_read(&mut self) -> bool {
         self.requests.reserve_capacity(LARGE_REQUEST);
         self.requests.capacity() == LARGE_REQUEST
@@ -566,7 +566,7 @@ async fn starting_stream_without_acks_delays_others_only_until_the_start_timeout
 }
 
 #[tokio::test]
-async fn proxy_whose_pod_is_deleted_while_it_waits_to_start_gets_not_found() {
+async fn stream_whose_pod_is_deleted_during_the_wait_to_start_gets_not_found() {
     let fixture = Fixture::with_one_start_at_a_time();
     let (first_requests, mut responses) = fixture.subscribe_with_sender().await;
     next_response(&mut responses).await.expect("clusters");
@@ -581,7 +581,7 @@ async fn proxy_whose_pod_is_deleted_while_it_waits_to_start_gets_not_found() {
 }
 
 #[tokio::test]
-async fn proxy_that_waits_too_long_to_start_gets_unavailable() {
+async fn stream_that_waits_too_long_to_start_gets_unavailable() {
     let fixture = Fixture::with_settings(Settings {
         concurrent_starts: 1,
         start_timeout: TIMEOUT,
