@@ -23,8 +23,8 @@ pub struct ProxyIdentity {
 
 /// Authenticates callers and authorizes their access to a Dataplane.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Authenticates the caller by the metadata of the call. The ADS service calls this method before it reads a message
-    /// of the call.
+    /// Authenticates the caller by the metadata of the call. The ADS service calls this method before it reads a
+    /// message of the call.
     ///
     /// # Errors
     /// The status that the call is rejected with.
