@@ -41,7 +41,7 @@ fn main() -> Result<()> {
             add("until all have responded", |cost| cost.wall);
         }
     }
-    // The figures have no targets, so none can be missed.
+    // The figures have no targets, so the benchmark cannot miss one.
     figures.write(&config.checkout.target.join("bench/exchange.json"))?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::envoy::Envoy;
 use super::fleet::FleetState;
 use super::http2::Call;
 
-/// Backoff after the first failure. It doubles with each failure; the actual wait is between half of it and all of it.
+/// Backoff after the first failure. It doubles with each failure. Jitter shortens each wait by up to half.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// Maximum backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub(super) struct SidecarIdentity {
     pub(super) authorization: Arc<str>,
 }
 
-/// Runs one sidecar: connects, and reconnects after each failure, until dropped.
+/// Runs one sidecar: connects, and reconnects after each failure. Never returns.
 pub(super) async fn run(fleet: Arc<FleetState>, identity: SidecarIdentity) {
     let mut backoff = MIN_BACKOFF;
     loop {

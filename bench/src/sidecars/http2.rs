@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Receive window of the stream, in bytes: that of `kuma-dp`.
+/// Receive window of the stream, in bytes: the same as in `kuma-dp`.
 const STREAM_WINDOW: u32 = 2 << 20;
-/// Receive window of the connection, in bytes: that of `kuma-dp`.
+/// Receive window of the connection, in bytes: the same as in `kuma-dp`.
 const CONNECTION_WINDOW: u32 = 5 << 20;
 /// Initial size of every window in HTTP/2, in bytes.
 const DEFAULT_WINDOW: u32 = 65_535;

@@ -70,7 +70,7 @@ impl BenchPod {
         format!("10.{}.{c}.{d}", b + 1)
     }
 
-    /// Returns the name of the Pod's Service in Envoy: that of the cluster and of its endpoints.
+    /// Returns the name of the cluster and of the endpoints of the Pod's Service in Envoy.
     pub fn service_resource_name(&self) -> String {
         format!("service-{}_{}_svc_80", self.service, self.namespace())
     }

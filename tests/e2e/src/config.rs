@@ -7,8 +7,7 @@ use anyhow::{Context, Result};
 use kermode_checkout::{Checkout, is_on, variable};
 
 /// Default length of an outage of the API server. It exceeds the duration of the leader's Lease and the timeout of dead
-/// connections. A longer outage makes Kubernetes mark the node as unreachable, and the node recovers only after a
-/// minute.
+/// connections.
 const DEFAULT_OUTAGE: Duration = Duration::from_secs(30);
 
 /// Paths and options of a test run.

@@ -23,7 +23,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
 pub(super) const MIB: f64 = 1024.0 * 1024.0;
 /// Minimum number of Services.
 const MIN_SERVICES: usize = 50;
-/// Number of Pods of each Service, once the number of Services exceeds the minimum.
+/// Number of Pods of each Service, if this results in more than [`MIN_SERVICES`] Services.
 const PODS_PER_SERVICE: usize = 20;
 
 /// Scope of the measurements.
@@ -51,7 +51,7 @@ pub(super) struct Bench<'f> {
     pub(super) expected_changes: Arc<ExpectedChanges>,
     pub(super) scope: MeasurementScope,
     figures: &'f mut Figures,
-    // The last field, because fields are dropped in order, and the others use the API server.
+    // Must be the last field: fields are dropped in order, and the other fields use the API server.
     _api_server: ApiServer,
 }
 

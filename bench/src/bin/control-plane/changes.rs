@@ -1,5 +1,5 @@
-//! Propagation and cost of changes: no changes, changes one at a time, updates that affect no configuration, and
-//! replacements of Pods at a steady rate.
+//! Cost of an idle control plane, and propagation and cost of changes: single changes, updates that affect no
+//! configuration, and replacements of Pods at a steady rate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

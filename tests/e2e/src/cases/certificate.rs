@@ -28,7 +28,7 @@ const REGISTRATIONS: [(&str, &str); 2] = [
 ];
 /// Secret with the CA of the control plane.
 const CA_SECRET: &str = "kuma-control-plane-ca";
-/// Deadline of a restoration. It takes the control plane one watch event and one request to the API server.
+/// Deadline of a restoration, which usually takes one watch event and one request to the API server.
 const DEADLINE: Duration = Duration::from_secs(15);
 
 pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) -> Result<Note> {
@@ -98,7 +98,7 @@ pub(super) async fn deleted_ca_secret_is_restored(fixture: &Fixture) -> Result<N
     Ok(String::new())
 }
 
-/// Waits until the caBundles of a registration fulfil the condition, and returns them.
+/// Waits until the caBundles of a registration meet the condition. Returns the caBundles.
 async fn wait_for_ca_bundles(
     fixture: &Fixture,
     registration: (&str, &str),
@@ -145,7 +145,7 @@ async fn patch_ca_bundles(
     Ok(())
 }
 
-/// Returns the API of webhook registrations of a kind, untyped.
+/// Returns an untyped API of the webhook registrations of a kind.
 fn registration_api(fixture: &Fixture, kind: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
     Api::all_with(fixture.cluster.client.clone(), &ApiResource::from_gvk(&kind))

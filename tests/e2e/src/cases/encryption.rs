@@ -124,7 +124,7 @@ pub(super) async fn capture_without_mtls_shows_plain_text(fixture: &Fixture) -> 
     ))
 }
 
-/// Waits until the server sees the identity of the client. If `visible` is false, waits until the server sees none.
+/// Waits until the server sees an identity of the client, or, if `visible` is false, until it sees no identity.
 async fn wait_for_client_identity(fixture: &Fixture, visible: bool) -> Result<()> {
     let before = fixture.client_counters().await?;
     wait_for(

@@ -105,8 +105,8 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
     ))
 }
 
-/// Creates a server with a classic sidecar. The sidecar serves until its drain time, which is longer than the test, is
-/// over.
+/// Creates a server with a classic sidecar. Its drain time is longer than the test, so the terminating sidecar serves
+/// until the test ends.
 async fn create_draining_server(fixture: &Fixture, name: &str) -> Result<Pod> {
     let annotations = [
         ("kuma.io/sidecar-mode", "classic"),
@@ -127,8 +127,7 @@ async fn wait_for_completion(fixture: &Fixture, name: &str) -> Result<String> {
     .await
 }
 
-/// Creates a client whose sidecar is connected to another replica than the server's. Returns the client and its
-/// replica.
+/// Creates a client whose sidecar is not connected to the server's replica. Returns the client and its replica.
 async fn create_remote_client<'r>(
     fixture: &Fixture,
     replicas: &'r [Replica],
@@ -154,8 +153,8 @@ async fn create_remote_client<'r>(
     )
 }
 
-/// Creates a Pod and waits until it is ready. Its label `app` is `args[0]`, so the application's Service also selects
-/// servers that this function creates.
+/// Creates a Pod and waits until it is ready. The label `app` of the Pod is `args[0]`, so the application's Service
+/// selects a Pod with the argument `server`.
 async fn create_ready_pod(
     fixture: &Fixture,
     name: &str,

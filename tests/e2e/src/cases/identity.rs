@@ -90,7 +90,8 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
 
     let increase = fixture.client_counters().await?.since(&before);
     ensure!(increase.failed == 0, "{}", increase.request_summary());
-    // The client sends several times as many requests. The bound shows that it sent requests during the whole rotation.
+    // This lower bound shows that the client sent requests during the whole rotation. Usually, it sends several times as
+    // many.
     ensure!(
         increase.succeeded >= 5 * times.finished.as_secs(),
         "the client got only {} responses in {:?}",
@@ -153,7 +154,7 @@ async fn replace_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Re
         |secrets| secrets.trusts(&[old_root, &new_root]),
     )
     .await?;
-    // The check itself takes long, so its duration is not part of the time.
+    // A check takes long, so the duration of the last check is subtracted.
     let trusted = start.elapsed().saturating_sub(last_check);
     start_step(fixture, "signs-from").await?;
     wait_for_secrets(

@@ -170,7 +170,7 @@ fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
     Ok(())
 }
 
-/// Returns the probe that injection must make of an original probe. `container` contains the numbers of named ports.
+/// Returns the result of a correct injection of a probe. `container` contains the numbers of named ports.
 fn with_virtual_probe(mut probe: Value, container: &Value) -> Value {
     if let Some(http) = probe.get_mut("httpGet") {
         let ports = container["ports"].as_array().into_iter().flatten();

@@ -96,7 +96,8 @@ async fn read_dataplane(fixture: &Fixture) -> Result<Value> {
     Ok(serde_json::to_value(found)?)
 }
 
-/// Checks every field of the example's Dataplane, and its labels and owner, which the manual page describes in prose.
+/// Checks every field of the example's Dataplane. Also checks the labels and the owner, which the manual page describes
+/// in prose.
 fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
     let networking = &dataplane["spec"]["networking"];
     let inbound = |container_port: u16, protocol: &str, service: &str, service_port: u16| {

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE};
 use crate::harness::cluster::Cluster;
 
-/// Maximum number of lines of one part that the terminal shows.
+/// Maximum number of lines that the terminal shows of each part.
 const TERMINAL_LINES_PER_PART: usize = 6;
 
 /// Part of a diagnosis, such as the logs of one Pod.
