@@ -45,7 +45,7 @@ pub struct MeshSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MtlsSpec {
-    /// Name of the backend in use; mutual TLS is off without one.
+    /// Name of the backend in use. If absent, mutual TLS is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled_backend: Option<String>,
     /// The backends.

@@ -25,8 +25,8 @@ const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 /// Exceeding the limit gives a warning only if the drain time was configured: by the annotation, or to a value other
 /// than the default. A Pod with the default drain time and grace period, 30 s each, always exceeds the limit.
 ///
-/// An API server always sets the grace period. Without one, the drain time is kept, and the warning compares the drain
-/// time with Kubernetes' default grace period.
+/// `grace_period_seconds` is `None` only for a Pod that no API server has processed. The drain time is then kept, and
+/// the warning compares the drain time with Kubernetes' default grace period.
 pub(crate) fn limit_drain_time(
     sidecar: &mut Value,
     grace_period_seconds: Option<u64>,

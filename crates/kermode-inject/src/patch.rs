@@ -30,7 +30,7 @@ impl PatchBuilder {
         Patch(self.operations)
     }
 
-    /// Sets the annotations `new`. An annotation that has its value already (`before`) gets no operation.
+    /// Sets the annotations `new`. An annotation with the same value in `before` gets no operation.
     pub(crate) fn set_annotations(
         &mut self,
         before: &BTreeMap<String, String>,

@@ -22,7 +22,7 @@ const ENFORCED_POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
 /// Resolved options of one Pod; the input of rendering.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // independent switches, one annotation each
+#[allow(clippy::struct_excessive_bools)] // independent switches
 pub(crate) struct Plan<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) control_plane_url: &'a str,
@@ -87,7 +87,7 @@ impl<'a> Plan<'a> {
             });
         }
         let sidecar = &settings.sidecar_container;
-        let gateway = annotations.is_gateway()?;
+        let is_gateway = annotations.is_gateway()?;
         Ok(Self {
             settings,
             control_plane_url: context.control_plane_url,
@@ -109,7 +109,7 @@ impl<'a> Plan<'a> {
             log_level: annotations.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
             env_vars: env_vars(settings, &annotations)?,
             dns_port: dns_port(settings, &annotations)?,
-            virtual_probes: virtual_probes(settings, &annotations, gateway)?,
+            virtual_probes: virtual_probes(settings, &annotations, is_gateway)?,
             virtual_probes_port: annotations
                 .port(key::VIRTUAL_PROBES_PORT)?
                 .unwrap_or(settings.virtual_probes_port),
@@ -248,8 +248,8 @@ fn dns_port(settings: &Settings, annotations: &Values<'_>) -> Result<Option<u16>
     Ok(enabled.then_some(port))
 }
 
-fn virtual_probes(settings: &Settings, annotations: &Values<'_>, gateway: bool) -> Result<bool, Denial> {
-    match (gateway, annotations.boolean(key::VIRTUAL_PROBES)?) {
+fn virtual_probes(settings: &Settings, annotations: &Values<'_>, is_gateway: bool) -> Result<bool, Denial> {
+    match (is_gateway, annotations.boolean(key::VIRTUAL_PROBES)?) {
         (true, Some(true)) => Err(Denial::VirtualProbesOnGateway),
         (true, _) => Ok(false),
         (false, requested) => Ok(requested.unwrap_or(settings.virtual_probes_enabled)),

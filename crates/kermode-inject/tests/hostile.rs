@@ -153,7 +153,7 @@ fn oversized_pods_do_not_panic() {
     assert_memory_is_bounded();
 }
 
-/// Returns Pods of more than 250 kB, with one oversized field each, and the name of the field.
+/// Returns Pods of more than 250 kB, each with a description of its oversized field.
 fn oversized_pods() -> Vec<(&'static str, Value)> {
     let pod = json!({
         "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},

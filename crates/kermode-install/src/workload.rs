@@ -109,8 +109,8 @@ pub(crate) fn deployment(installation: &Installation, config: &str) -> Value {
     })
 }
 
-/// PodDisruptionBudget that allows the eviction of one replica at a time. An installation with a single replica has
-/// none: the budget would not protect the only replica.
+/// PodDisruptionBudget that allows the eviction of one replica at a time. `None` for a single replica, because the
+/// budget would allow the eviction of the only replica.
 pub(crate) fn disruption_budget(installation: &Installation) -> Option<Value> {
     (installation.replicas > 1).then(|| {
         json!({

@@ -14,7 +14,7 @@ use crate::ManifestError;
 pub struct Document {
     /// Text of the document, without the separator line before it.
     pub text: String,
-    /// Content of the document; null if it is empty.
+    /// Content of the document; null for an empty document.
     pub value: Value,
 }
 

@@ -24,9 +24,9 @@ pub struct Injector<'a> {
 /// Result of an injection into manifests.
 #[derive(Debug)]
 pub struct InjectedManifests {
-    /// Documents after the injection, in their order.
+    /// Documents after the injection, in the order of the input.
     pub text: String,
-    /// Pods and workloads with a Pod template, in their order.
+    /// Pods and workloads with a Pod template, in the order of the input.
     pub workloads: Vec<WorkloadOutcome>,
 }
 

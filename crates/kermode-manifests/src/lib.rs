@@ -43,7 +43,7 @@ pub enum ManifestError {
     /// An object does not have the form of its kind.
     #[error("{object}")]
     Object {
-        /// Kind and name of the object, for a Namespace followed by the field and its expected form.
+        /// Kind and name of the object. For a Namespace, the field and its expected form follow.
         object: String,
         /// The first problem.
         source: serde_json::Error,

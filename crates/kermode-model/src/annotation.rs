@@ -16,7 +16,7 @@ pub struct Key {
     pub objects: &'static str,
     /// Notation of the value.
     pub notation: Notation,
-    /// Value that applies when the key is absent; empty if there is none.
+    /// Value that applies when the key is absent; empty if there is no default.
     pub default: &'static str,
     /// Lines of the documentation comment of the key's constant.
     pub documentation: &'static [&'static str],

@@ -21,7 +21,7 @@ pub struct Dataplane {
     pub transparent_proxying: Option<TransparentProxying>,
     /// Port of Envoy's admin interface, when the Pod overrides the default.
     pub admin_port: Option<u16>,
-    /// HTTP probes of the application that the kubelet sends to the proxy.
+    /// HTTP probes that the kubelet sends to the proxy in place of the application.
     pub probes: Option<Probes>,
     /// Port and path of the metrics endpoint, from annotations of the Pod.
     pub metrics: Option<Metrics>,

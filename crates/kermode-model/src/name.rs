@@ -71,12 +71,12 @@ name! {
 }
 
 impl ServiceName {
-    /// The name of one port of a Kubernetes Service.
+    /// The service name of one port of a Kubernetes Service.
     pub fn of_port(service: &str, namespace: &str, port: u16) -> Self {
         Self::new(format!("{service}_{namespace}_svc_{port}"))
     }
 
-    /// The name of a service-less workload.
+    /// The service name of a workload that no Kubernetes Service selects.
     pub fn of_workload(workload: &str, namespace: &str) -> Self {
         Self::new(format!("{workload}_{namespace}_svc"))
     }

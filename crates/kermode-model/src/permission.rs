@@ -133,7 +133,7 @@ mod tests {
         tags.iter().map(pair).collect()
     }
 
-    /// A permission that tests identify by its caller.
+    /// Returns a permission that allows `caller`.
     fn mk_permission(caller: &str, target: &[(&str, &str)]) -> TrafficPermission {
         TrafficPermission {
             target: tags(target),

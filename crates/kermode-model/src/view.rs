@@ -1,9 +1,8 @@
 //! The mesh view: all meshes, dataplanes, services and permissions. The generators in `kermode-envoy` read it.
 //!
 //! The index in `kermode-k8s` writes whole objects. Each write compares the object with its last state and returns the
-//! [`Touched`] parts, whose Envoy resources must be regenerated; a write without a change returns none. The cost of a
-//! write depends on the touched parts, not on the size of the mesh, except for permissions: writing one visits all
-//! dataplanes of its mesh.
+//! [`Touched`] parts, whose Envoy resources must be regenerated. The cost of a write depends on the touched parts, not
+//! on the size of the mesh. Only a write of a permission visits all dataplanes of its mesh.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -31,7 +30,7 @@ pub struct MeshView {
 pub struct ServiceAddresses {
     /// ClusterIP and service port, one for each IP family.
     pub cluster_ips: Vec<SocketAddr>,
-    /// Whether clients address the Pods one by one (ClusterIP `None`).
+    /// Whether the Kubernetes Service is headless (ClusterIP `None`): clients connect to the IPs of its Pods.
     pub headless: bool,
 }
 

@@ -93,7 +93,7 @@ fn mtls() -> Value {
         &format!("name {MUST_BE_DNS_LABEL}"),
     );
     let schema = open_object(json!({
-        "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use; mutual TLS is off without one."},
+        "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use. If absent, mutual TLS is off."},
         "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": backend, "description": "Certificate authorities of the mesh."},
     }));
     with_rule(

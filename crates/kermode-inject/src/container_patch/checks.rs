@@ -25,7 +25,7 @@ pub(super) fn check(container: &Container, role: ContainerRole, problems: &mut V
     check_probes(container, role, &mut report);
 }
 
-/// Callback for a problem: its field and description.
+/// Callback that reports a problem, given its field and description.
 type Report<'a> = dyn FnMut(String, &str) + 'a;
 
 fn check_name(container: &Container, report: &mut Report<'_>) {

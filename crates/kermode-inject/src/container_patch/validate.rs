@@ -1,5 +1,5 @@
-//! Validation of a patched container: finds what Kubernetes would reject or silently drop. The container is decoded for
-//! inspection only; the Pod gets the raw JSON.
+//! Validates a patched container: reports the fields that Kubernetes would reject or silently drop. The container is
+//! decoded for inspection only; the Pod gets the raw JSON.
 
 use k8s_openapi::api::core::v1::Container;
 use serde::de::IntoDeserializer;
@@ -30,8 +30,8 @@ pub(super) fn problems(container: &Value, role: ContainerRole) -> Vec<String> {
     problems
 }
 
-/// Reports the fields that are in `given` and not in `encoded`, the result of decoding and encoding `given`: Kubernetes
-/// does not know them.
+/// Reports the fields of `given` that `encoded` lacks. `encoded` is `given` after decoding and encoding, so the missing
+/// fields are unknown to Kubernetes.
 fn report_unknown_fields(path: &str, given: &Value, encoded: &Value, problems: &mut Vec<String>) {
     match (given, encoded) {
         (Value::Object(given), Value::Object(encoded)) => {

@@ -83,7 +83,7 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
 /// When an annotation cannot be parsed.
 pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Denial> {
     let values = Values::annotations(annotations, "the Pod");
-    let gateway = values.is_gateway()?;
+    let is_gateway = values.is_gateway()?;
     let text = |key: &str| values.get(key).unwrap_or_default().to_owned();
     let flag_if_annotated = |name: &str, key: &str| {
         values
@@ -96,7 +96,7 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
         "--redirect-outbound-port",
         key::TRANSPARENT_PROXYING_OUTBOUND_PORT,
     ));
-    arguments.push(format!("--redirect-inbound={}", !gateway));
+    arguments.push(format!("--redirect-inbound={}", !is_gateway));
     for (name, key) in [
         ("--redirect-inbound-port", key::TRANSPARENT_PROXYING_INBOUND_PORT),
         (

@@ -7,7 +7,7 @@ use crate::names::{READY_PATH, SIDECAR, TMP_VOLUME};
 use crate::plan::{Placement, Plan};
 use crate::settings::ProbeSettings;
 
-/// Renders the container. `token_mount` is the volume mount of its service account token.
+/// Renders the container. `token_mount` is the volume mount of the service account token.
 pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
     let settings = &plan.settings.sidecar_container;
     let mut mounts = vec![token_mount.clone()];

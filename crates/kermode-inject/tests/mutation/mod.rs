@@ -102,7 +102,7 @@ impl Mutator {
         Some(root.to_string().into_bytes())
     }
 
-    /// Replaces a random descendant of a value, usually a deeply nested one.
+    /// Replaces a random descendant of a value, usually a deeply nested descendant.
     fn replace_descendant(&mut self, target: &mut Value) {
         let index = self.0.usize(..);
         if self.0.u8(0..8) > 0 {
