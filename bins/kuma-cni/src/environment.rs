@@ -29,7 +29,7 @@ impl Environment {
         }
     }
 
-    /// Returns namespace and name of the pod; `None` if the caller is not Kubernetes.
+    /// Returns namespace and name of the pod; `None` if `CNI_ARGS` lacks one of them.
     pub(crate) fn pod(&self) -> Option<(&str, &str)> {
         Some((
             self.argument("K8S_POD_NAMESPACE")?,

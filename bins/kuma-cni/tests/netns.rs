@@ -67,7 +67,8 @@ fn start_api_server(pod: &Value) -> Value {
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .expect("the plugin reads the response");
-        // Closing the socket with unread input would reset the connection before the response is read.
+        // Reads the rest of the request: closing the socket with unread input would reset the connection before the
+        // plugin has read the response.
         let _ = stream.read_to_end(&mut Vec::new());
     });
     json!({

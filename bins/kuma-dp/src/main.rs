@@ -34,9 +34,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs `work` on the main thread. One thread suffices for a relay and uses the least memory. Moreover, the kernel
-/// kills Envoy when the thread that started it ends ([`envoy::Envoy::start`]), and the main thread lives as long as the
-/// process.
+/// Runs `work` on the main thread. One thread suffices for a relay and uses the least memory. The kernel kills Envoy
+/// when the thread that started Envoy ends ([`envoy::Envoy::start`]); the main thread lives as long as the process.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);

@@ -20,7 +20,8 @@ use crate::cli::Cli;
 
 /// Kuma's error text for any failure to set up the redirection.
 const SETUP_FAILED: &str = "failed to setup transparent proxy";
-/// Timeout of connecting and of each read of the check. A step takes microseconds, on a busy node milliseconds.
+/// Timeout of each step of the check: connecting, accepting and reading. A step takes microseconds, on a busy node
+/// milliseconds.
 const CHECK_STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command line of this process. Returns 0 for success and 1 for any failure.

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_that_the_control_plane_does_not_know_has_a_short_backoff_for_ten_attempts() {
+    fn backoff_after_not_found_is_short_for_ten_attempts() {
         let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..12).map(|_| backoff.next_after_not_found(1.0)).collect();
         assert_eq!(waits[..3], [100, 200, 400].map(Duration::from_millis));

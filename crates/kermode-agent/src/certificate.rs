@@ -1,6 +1,6 @@
 //! Renewal of the workload's certificate: generates keys, has the control plane issue certificates for them, and
-//! publishes keys and certificates to SDS. [`kermode_identity::RenewalTimer`] decides when to renew; this module performs
-//! the IO.
+//! publishes keys and certificates to SDS. [`kermode_identity::RenewalTimer`] decides when to renew; this module
+//! performs the IO.
 
 mod current;
 mod roots;
@@ -157,7 +157,7 @@ impl Renewal {
         }
     }
 
-    /// Requests a certificate for a new key and publishes key and certificate. Every certificate has its own key.
+    /// Requests a certificate for a new key, and publishes key and certificate.
     async fn issue(&self, previous: Option<&CurrentCertificate>) -> anyhow::Result<CurrentCertificate> {
         let key = WorkloadKey::generate()?;
         let name = self.proxy.proxy_name();
@@ -318,7 +318,7 @@ mod tests {
         };
         assert!((700..=800).contains(&wait.as_secs()), "{wait:?}");
         let mut now = at(0) + wait;
-        // Each new warning, with whether the certificate had expired.
+        // Each new warning, and whether the certificate had expired by then.
         let mut warnings = Vec::new();
         while now < at(1200) {
             match state.timer.next_step(now) {

@@ -140,7 +140,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>) -> io::Res
         let responder = responder.clone();
         tokio::spawn(async move {
             if let Some(response) = responder.respond(&bytes, Transport::Udp).await {
-                // A lost response makes the client retry.
+                // An error is ignored, because the client retries.
                 let _ = socket.send_to(&response, client).await;
             }
             drop(permit);

@@ -56,7 +56,7 @@ struct RelayedStream {
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
-/// Result that ends the relay of a stream: Envoy ended the stream.
+/// Signals that Envoy ended its stream.
 struct EnvoyEndedStream;
 
 // === impl Relay ===

@@ -36,7 +36,7 @@ pub struct RemovalWatch {
 /// Message of the task that calls one replica.
 enum Report {
     Response(WatchRemovalResponse),
-    /// The call failed or ended. It is repeated after a backoff.
+    /// The call failed or ended. The task repeats the call after a backoff.
     Disconnected,
     /// The control plane does not implement the call.
     Unimplemented,
@@ -124,7 +124,7 @@ impl RemovalWatch {
         let mut responses = client.watch_removal(authorization).await?;
         while let Some(response) = responses.message().await? {
             backoff.reset();
-            // The receiver is dropped together with this task.
+            // An error is ignored: the receiver is dropped only together with this task.
             let _ = reports.send((replica, Report::Response(response))).await;
         }
         Ok(())

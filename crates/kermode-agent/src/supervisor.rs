@@ -56,7 +56,7 @@ pub async fn supervise(
             Decision::GiveUp => {
                 tracing::error!(
                     code,
-                    "Envoy crashed {} times in a row and is not restarted; check its log above",
+                    "Envoy crashed {} times in a row and is not restarted; check Envoy's log above",
                     restarts.consecutive() + 1
                 );
                 return Ok(code);
@@ -160,7 +160,7 @@ async fn until_idle(admin: Admin) {
     }
 }
 
-/// Returns the output of the future, or never completes if there is none.
+/// Returns the output of the future. Never completes if there is no future.
 async fn when_some<F: Future>(future: Option<std::pin::Pin<&mut F>>) -> F::Output {
     match future {
         Some(future) => future.await,

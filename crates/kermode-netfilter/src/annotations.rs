@@ -97,7 +97,7 @@ fn read_dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
 struct Reader<'a>(&'a Annotations);
 
 impl Reader<'_> {
-    /// Parses the annotation by `parse`, which receives key and value. Returns `None` if the annotation is missing.
+    /// Parses the annotation with `parse`, which receives key and value. Returns `None` if the annotation is missing.
     fn read<T>(
         &self,
         key: &str,

@@ -1,6 +1,6 @@
 //! Checks the redirection: a connection to an address that no host has must reach a local listener of this process.
 //!
-//! The check is not possible in a process of the proxy's user, or once the proxy listens.
+//! The check is not possible with the proxy's UID, or while the proxy listens.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

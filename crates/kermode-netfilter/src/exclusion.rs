@@ -79,7 +79,7 @@ impl UidExclusion {
     }
 }
 
-/// Whether an error text puts values in quotes. Kuma 2.5 does in the general form; Kuma 2.1 does not.
+/// Whether an error text quotes values. Kuma's texts quote the values of the general form only.
 #[derive(Clone, Copy)]
 enum Quote {
     No,

@@ -103,7 +103,7 @@ impl Display for Verdict {
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
-            // The first zone takes effect, so later rules need not be evaluated.
+            // `return` skips the later rules, because the zone is set.
             Self::Zone(zone) => write!(f, "ct zone set {zone} return"),
         }
     }

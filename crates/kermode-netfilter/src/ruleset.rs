@@ -30,7 +30,7 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-/// Names of chains. Kuma's names of the same chains start with `KUMA_MESH_`.
+/// Names of chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainName {
     /// Sets the connection tracking zones of received packets.
@@ -45,7 +45,7 @@ pub enum ChainName {
     Inbound,
     /// Redirects to the proxy's inbound port.
     InboundRedirect,
-    /// Selects the opened connections to intercept.
+    /// Selects the connections to intercept among the connections that processes of the pod open.
     Outbound,
     /// Redirects to the proxy's outbound port.
     OutboundRedirect,
@@ -92,9 +92,9 @@ pub enum Match {
     From(IpAddr),
     /// Destination address.
     To(IpAddr),
-    /// Any other destination address of the same family.
+    /// Destination address of the same family, other than this address.
     NotTo(IpAddr),
-    /// Any destination address of the same family outside the network (address, prefix length in bits).
+    /// Destination address of the same family, outside of this network (address, prefix length in bits).
     NotToNetwork(IpAddr, u8),
     /// Transport protocol.
     Protocol(Transport),
@@ -102,7 +102,7 @@ pub enum Match {
     SourcePort(Transport, u16),
     /// Protocol and destination port.
     DestinationPort(Transport, PortSet),
-    /// Protocol, and any other destination port.
+    /// Protocol, and a destination port other than this port.
     NotDestinationPort(Transport, u16),
 }
 

@@ -1,10 +1,10 @@
-//! Tests of ADD with simulated pods. The test `netns` of this crate applies rules to a network namespace.
+//! Tests of ADD with simulated pods.
 
 use std::cell::Cell;
 
 use super::*;
 
-/// Lookup that fails a number of times, then returns the same pod for every name.
+/// Lookup that fails `remaining_failures` times, then returns the same pod for every name.
 struct FlakyLookup {
     remaining_failures: Cell<u32>,
     pod: PodSummary,

@@ -1,4 +1,4 @@
-//! Accepted and rejected configurations.
+//! Tests of accepted and rejected configurations.
 
 use clap::Parser;
 use kermode_identity::ServingAuthority;

@@ -76,7 +76,7 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
         .admin_request("GET", "/stats?filter=kuma_dp.upstream_(cx_total|rq_total)")
         .await
         .unwrap();
-    // One connection with three streams: ADS and two secrets. None was reopened.
+    // One connection with three streams: ADS and two secrets. No stream was reopened.
     assert!(statistics.contains("upstream_cx_total: 1"), "{statistics}");
     assert!(statistics.contains("upstream_rq_total: 3"), "{statistics}");
 }

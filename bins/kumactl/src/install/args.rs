@@ -40,8 +40,8 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long, value_enum, default_value_t = FailurePolicyArg::Fail)]
     pub(super) injector_failure_policy: FailurePolicyArg,
 
-    /// Environment variable of the control plane, KEY=VALUE; repeatable. If the text contains one "=", commas in it are
-    /// part of the value. If it contains several, it is a comma-separated list of KEY=VALUE.
+    /// Environment variable of the control plane, KEY=VALUE; repeatable. A text with one "=" is a single variable,
+    /// whose value may contain commas. A text with several "=" is a comma-separated list of KEY=VALUE.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) env_var: Vec<String>,
 

@@ -22,8 +22,8 @@ const UNIMPLEMENTED_PAUSE: Duration = Duration::from_mins(5);
 /// Pause while mTLS is disabled in the mesh. A CA rotation waits longer than this pause between distributing a new root
 /// and signing with its key, so the proxy gets the root in time.
 const MTLS_DISABLED_PAUSE: Duration = Duration::from_secs(30);
-/// Time span over which proxies spread their reconnections after a stream ends. Configuration and certificates are more
-/// urgent, and each stream costs the API server a token review.
+/// Time span over which proxies spread their reconnections after a stream ends. Reconnecting is not urgent, and each
+/// stream costs the API server a token review.
 const WATCH_RECONNECTION_SPREAD: Duration = Duration::from_secs(30);
 
 /// Watch of the mesh's trust bundle.

@@ -1,4 +1,4 @@
-//! Forwards a query to the Pod's own name servers, one after the other, and passes the response on as bytes.
+//! Forwards a query to the Pod's own name servers, one after the other, and returns the encoded response.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -35,8 +35,8 @@ impl NameServers {
         Self { servers, timeout }
     }
 
-    /// Returns the first response that is neither `SERVFAIL` nor `REFUSED`, like the resolvers of libcs. If there
-    /// is no such response, returns the last response, or `SERVFAIL` if no server responded.
+    /// Returns the first response that is neither `SERVFAIL` nor `REFUSED`, like a libc resolver. If there is no
+    /// such response, returns the last response, or `SERVFAIL` if no server responded.
     pub(crate) async fn resolve(&self, query: &Query<'_>, transport: Transport) -> Vec<u8> {
         let mut last = None;
         for &server in &self.servers {

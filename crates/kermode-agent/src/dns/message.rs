@@ -38,7 +38,7 @@ impl<'a> Query<'a> {
         self.metadata.id
     }
 
-    /// Returns whether `response` responds to this query, sent under `id`.
+    /// Returns whether `response` is a response to this query, which was sent with the ID `id`.
     ///
     /// Names are compared without case, because some servers change the case. An error response may lack the question,
     /// because the server may be unable to decode the question.
@@ -101,9 +101,9 @@ pub(crate) fn response_code(response: &[u8]) -> ResponseCode {
     Header::from_bytes(response).map_or(ResponseCode::ServFail, |header| header.response_code)
 }
 
-/// Decodes the header and the first question. The question is `None` if the header counts none. Returns `None` for
-/// bytes that are too short and for a malformed question. A compressed name is malformed too: it would have to refer
-/// to an earlier name, and there is none.
+/// Decodes the header and the first question. The question is `None` if the header counts no question. Returns `None`
+/// for bytes that are too short and for a malformed question. A compressed name is malformed too: it would have to
+/// refer to an earlier name, and there is none.
 fn header_and_question(bytes: &[u8]) -> Option<(Header, Option<Question>)> {
     let mut decoder = BinDecoder::new(bytes);
     let header = Header::read(&mut decoder).ok()?;

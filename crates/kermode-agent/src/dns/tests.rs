@@ -1,4 +1,4 @@
-//! DNS server with real sockets. The name servers respond, fail, do not respond, or are impersonated by a forger.
+//! Tests of the DNS server with real sockets and simulated name servers.
 
 use hickory_proto::op::ResponseCode;
 
@@ -6,13 +6,13 @@ use super::message::response_code;
 use super::message::tests::{mk_query, mk_response};
 use super::*;
 
-/// Behaviour of a name server in the test.
+/// Behaviour of a simulated name server.
 #[derive(Clone, Copy)]
 enum Behaviour {
     Responds,
     Fails,
     Silent,
-    /// Sends a forged response under another ID first.
+    /// Sends a forged response with a wrong ID, then the correct response.
     Forges,
 }
 

@@ -1,4 +1,5 @@
-//! `kuma-dp exec-envoy`: replaces itself by Envoy. The kernel kills Envoy when the parent process, `kuma-dp run`, ends.
+//! `kuma-dp exec-envoy`: replaces this process by Envoy. The kernel kills Envoy when the parent process, `kuma-dp run`,
+//! ends.
 //!
 //! A process sets the kernel's parent-death signal on itself, and the signal survives `exec`. Setting it between the
 //! parent's `fork` and `exec` would need unsafe code, so this intermediate program sets it.

@@ -37,8 +37,8 @@ pub(crate) struct Cache {
     bytes: usize,
     /// Limit on `bytes`.
     limit: usize,
-    /// Whether the cache is disabled, because the limit was exceeded. An Envoy that starts without resources enables
-    /// it.
+    /// Whether the cache is disabled. Exceeding the limit disables the cache; an Envoy that starts without resources
+    /// enables the cache.
     is_disabled: bool,
 }
 

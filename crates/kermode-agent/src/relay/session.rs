@@ -14,7 +14,7 @@ use prost::Message as _;
 
 use super::cache::{Cache, Entry, Item};
 
-/// Name that subscribes to everything.
+/// Name that subscribes to all resources of a type.
 const WILDCARD: &str = "*";
 /// Version that a new upstream stream reports for resources in flight. No resource has this version, so the control
 /// plane sends the resources again.
@@ -62,13 +62,13 @@ enum Upstream {
 struct Subscription {
     /// Type URL.
     kind: Arc<str>,
-    /// Whether Envoy subscribed to everything.
+    /// Whether Envoy subscribed to all resources of the type.
     is_wildcard: bool,
     /// Explicitly subscribed names.
     names: BTreeSet<String>,
     /// Acknowledged version by name; `None` if Envoy acknowledged that the resource does not exist.
     acknowledged: HashMap<Arc<str>, Option<Arc<str>>>,
-    /// Whether Envoy has been sent a response of this type.
+    /// Whether a response of this type was sent to Envoy.
     has_response: bool,
 }
 
@@ -83,11 +83,16 @@ struct InFlight {
     removed: Vec<String>,
 }
 
-/// Origin of a response, with the nonce of the control plane and the number of the upstream stream.
+/// Origin of a response.
 #[derive(Debug, PartialEq, Eq)]
 enum Source {
     Cache,
-    ControlPlane { epoch: u64, nonce: String },
+    ControlPlane {
+        /// Number of the upstream stream.
+        epoch: u64,
+        /// Nonce that the control plane gave the response.
+        nonce: String,
+    },
 }
 
 // === impl Session ===
@@ -357,7 +362,8 @@ impl InFlight {
 // === impl Subscription ===
 
 impl Subscription {
-    /// Returns the subscription of the first request for a type. A request without names subscribes to everything.
+    /// Returns the subscription of the first request for a type. A request without names subscribes to all
+    /// resources of the type.
     fn new(request: &DeltaDiscoveryRequest) -> Self {
         let mut names: BTreeSet<_> = request.resource_names_subscribe.iter().cloned().collect();
         let is_empty = names.is_empty();
@@ -442,7 +448,7 @@ impl Subscription {
     }
 
     /// Returns the first request for this type on a new upstream stream. Returns `None` for an empty subscription,
-    /// because a request without names would subscribe to everything.
+    /// because a request without names would subscribe to all resources of the type.
     fn resuming_request<'a>(
         &self,
         in_flight: impl Iterator<Item = &'a str>,

@@ -29,7 +29,7 @@ pub(super) enum Progress {
         /// Number of proxies that have not acknowledged the removal, as far as replicas have reported.
         unacknowledged_by: u64,
     },
-    /// Every proxy has acknowledged the removal: none starts another request to this endpoint.
+    /// Every proxy has acknowledged the removal: no proxy starts another request to this endpoint.
     Finished {
         /// Time from the publication of the removal to its last acknowledgement: the longest of the times that
         /// the replicas reported.
@@ -128,7 +128,7 @@ impl fmt::Display for Replica {
 mod tests {
     use super::*;
 
-    /// Addresses of two replicas that the replica of the Service lists.
+    /// Addresses of two replicas.
     const B: &str = "10.0.0.2:5678";
     const C: &str = "10.0.0.3:5678";
 

@@ -8,7 +8,7 @@ use kermode_protocol::secrets::{
 };
 use prost::Message as _;
 
-/// Certificate, private key and trust bundle of a proxy, in PEM. The proxy's secrets consist of them.
+/// Certificate, private key and trust bundle of a proxy, in PEM.
 pub struct SecretMaterial {
     /// Number that increases with every change.
     pub version: u64,

@@ -1,4 +1,4 @@
-//! All paths of the state machine from serving to the process's end.
+//! Tests of all paths of the state machine from serving to the process's end.
 
 use super::*;
 

@@ -75,7 +75,7 @@ impl RuleSetBuilder<'_> {
     fn raw_prerouting(&self, dns: &DnsRedirect) -> Chain {
         let mut rules = self.ipv6_guard();
         // Queries of virtual networks get the zone of the proxy's responses, so that connection tracking matches the
-        // two. Kuma leaves these queries in the default zone.
+        // responses to the queries. Kuma leaves these queries in the default zone.
         for interface in self.virtual_interfaces() {
             for query in self.redirected_queries(dns, Udp) {
                 let matches = [interface.clone()].into_iter().chain(query);

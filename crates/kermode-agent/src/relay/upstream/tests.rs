@@ -1,4 +1,4 @@
-//! Reconnections of the upstream stream and their backoff.
+//! Tests of the upstream stream's reconnections and their backoff.
 
 use std::path::PathBuf;
 

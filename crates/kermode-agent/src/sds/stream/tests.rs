@@ -1,4 +1,4 @@
-//! Responses to subscriptions, ACKs and NACKs, and after changes of the material.
+//! Tests of the responses to subscriptions, ACKs, NACKs and changes of the material.
 
 use kermode_protocol::ads::Status;
 
