@@ -28,9 +28,8 @@ pub(super) fn spawn(
     components.spawn(async move { (name, component.await) });
 }
 
-/// Runs a component on its own thread, so that busy components do not delay it. Tasks that the component spawns
-/// continue after its end until the process ends, because other components may use them, for example connections to the
-/// API server.
+/// Runs a component on its own thread, so that busy components do not delay it. Tasks that the component spawned, such
+/// as connections to the API server, continue until the process ends, because other components may use them.
 pub(super) fn run_on_own_thread<F: Future<Output = anyhow::Result<()>>>(
     name: &'static str,
     component: impl FnOnce() -> F + Send + 'static,
@@ -49,7 +48,7 @@ pub(super) fn run_on_own_thread<F: Future<Output = anyhow::Result<()>>>(
     Ok(async move { result.await.context("its thread ended without a result")? })
 }
 
-/// Runs a future that never completes, and drops it at shutdown. Returns an error if the future does complete.
+/// Runs a component until shutdown, then drops it. Returns an error if the component ends before shutdown.
 pub(super) fn run_until_shutdown(
     shutdown: &Shutdown,
     component: impl Future<Output = ()> + Send + 'static,

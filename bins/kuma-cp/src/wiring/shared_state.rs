@@ -207,8 +207,8 @@ impl SharedState {
     }
 }
 
-/// Returns whether the API server supports native sidecars (restartable init containers), which are enabled by default
-/// since 1.29.
+/// Returns whether the API server supports native sidecars (restartable init containers). They are enabled by default
+/// since Kubernetes 1.29.
 async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
     let version = client.apiserver_version().await?;
     // Some providers append a plus sign, as in `29+`.

@@ -89,7 +89,7 @@ struct TestConnection {
 impl TestConnection {
     async fn new() -> Self {
         let (client_io, server_io) = tokio::io::duplex(1 << 14);
-        let (close, closing) = oneshot::channel();
+        let (shutdown, shutdown_receiver) = oneshot::channel();
         let echo = Echo::default();
         let on_call_ran = Arc::new(AtomicBool::new(false));
         let ran = on_call_ran.clone();
@@ -97,7 +97,7 @@ impl TestConnection {
             server_io,
             ServiceHandler(echo.clone()),
             move || ran.store(true, Ordering::Relaxed),
-            async { drop(closing.await) },
+            async { drop(shutdown_receiver.await) },
         );
         let serving = tokio::spawn(serving);
         let (client, client_connection) = connect(client_io).await;
@@ -105,7 +105,7 @@ impl TestConnection {
             client,
             echo,
             on_call_ran,
-            shutdown: close,
+            shutdown,
             serving,
             client_connection,
         }
@@ -197,12 +197,12 @@ async fn call_is_dropped_with_its_connection() {
 #[tokio::test]
 async fn connection_without_a_handshake_ends_at_shutdown() {
     let (_client_io, server_io) = tokio::io::duplex(1 << 14);
-    let (close, closing) = oneshot::channel::<()>();
+    let (shutdown, shutdown_receiver) = oneshot::channel::<()>();
     let serving = serve(server_io, ServiceHandler(Echo::default()), || (), async {
-        drop(closing.await);
+        drop(shutdown_receiver.await);
     });
     let serving = tokio::spawn(serving);
-    close.send(()).expect("the connection runs");
+    shutdown.send(()).expect("the connection runs");
     within_timeout(serving)
         .await
         .expect("no panic")
