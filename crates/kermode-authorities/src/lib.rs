@@ -63,7 +63,7 @@ struct AuthoritiesState {
     client: Client,
     namespace: String,
     backends: Mutex<HashMap<BackendId, Arc<BackendEntry>>>,
-    /// Value of the rotation annotation of each Mesh that has one.
+    /// Value of the rotation annotation of each Mesh with this annotation.
     rotation_requests: Mutex<HashMap<MeshName, String>>,
 }
 
@@ -177,7 +177,7 @@ impl Authorities {
         }
     }
 
-    /// Reads the Secrets of a backend, creates the first CA if there is none, and restores lost Secrets.
+    /// Reads the Secrets of a backend. Creates the first CA if there is no CA, and restores lost Secrets.
     async fn read(&self, id: &BackendId, in_memory: Option<&RotationPlan>) -> anyhow::Result<RotationPlan> {
         let AuthoritiesState {
             client, namespace, ..

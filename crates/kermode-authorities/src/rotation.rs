@@ -44,7 +44,7 @@ pub(super) struct RotationController {
     pub(super) phases: HashMap<BackendId, ReportedPhase>,
 }
 
-/// Phase of a rotation that was reported.
+/// Phase of a rotation in the last report.
 #[derive(Clone, Copy)]
 pub(super) struct ReportedPhase {
     phase: Phase,
@@ -252,7 +252,8 @@ impl RotationController {
 
     /// Logs a new phase of a rotation. If this replica started the rotation, also writes an Event.
     ///
-    /// `is_own_rotation` is `None` unless a rotation has just started. The value of the last report is then used.
+    /// If a rotation has just started, `is_own_rotation` is whether this replica started it. Otherwise it is `None`,
+    /// and the value of the last report is used.
     fn report_phase(
         &mut self,
         id: &BackendId,
@@ -324,7 +325,7 @@ impl Authorities {
         self.backend(id).cache.lock().await.read_at = None;
     }
 
-    /// Publishes the roots of a mesh to its proxies, if they changed.
+    /// Publishes the roots of a mesh to its proxies, if the roots have changed.
     pub fn publish(&self, mesh: &MeshName, mtls: &model::Mtls, plan: &RotationPlan) {
         let id = BackendId::new(mesh, &mtls.backend);
         self.publish_roots(&id, plan, SystemTime::now(), mtls.certificate_lifetime);

@@ -42,8 +42,8 @@ struct OwnCertificate {
 }
 
 impl ServingIdentity {
-    /// Reads the CA from its Secret, which is created if it does not exist, and issues a certificate for the names (DNS
-    /// names and IP addresses).
+    /// Reads the CA from its Secret, or creates the Secret with a new CA. Issues a certificate for `names` (DNS names
+    /// and IP addresses).
     pub async fn load(client: &Client, namespace: &str, names: Vec<String>) -> anyhow::Result<Self> {
         let generated = ServingAuthority::generate(SystemTime::now())?;
         let data =

@@ -47,7 +47,7 @@ impl ApiServer {
     /// Handles a request.
     ///
     /// # Errors
-    /// While requests [fail](Self::set_failing).
+    /// Fails after [`Self::set_failing`] was called with `true`.
     pub async fn handle(&self, request: Request<Body>) -> io::Result<Response<Body>> {
         if self.state.is_failing.load(Ordering::Relaxed) {
             return Err(io::Error::other("no route"));

@@ -178,7 +178,7 @@ async fn replica_that_starts_a_rotation_writes_events_about_the_mesh() {
 }
 
 #[tokio::test]
-async fn replicas_that_rotate_at_once_agree_on_one_ca() {
+async fn replicas_that_start_a_rotation_at_once_share_one_new_ca() {
     let api_server = ApiServer::default();
     let mut replicas: Vec<_> = (0..3).map(|_| Replica::new(&api_server)).collect();
     for replica in &mut replicas {

@@ -5,9 +5,9 @@
 //!                               └─DataplaneChange─▶ endpoint removals, writer of Dataplanes, Events
 //! ```
 //!
-//! All events that are in the channel are applied as one batch, so the first change of a burst is published at once and
-//! the others together. Nothing is published before every watch has delivered its initial list, because proxies would
-//! lose endpoints that are not listed yet.
+//! All events that are in the channel are applied as one batch. The first change of a burst is therefore published
+//! immediately, and the following changes together. Nothing is published before every watch has delivered its initial
+//! list, because proxies would lose endpoints that are not listed yet.
 
 mod events;
 mod metrics;
@@ -46,7 +46,7 @@ const MAX_WRITE_DELAY: Duration = Duration::from_millis(250);
 pub struct Engine {
     /// The index. Only the engine updates it.
     pub index: SharedIndex,
-    /// Directory of the webhooks; updated with the index.
+    /// Directory that the webhooks read. Updated together with the index.
     pub directory: Directory,
     /// Generates and publishes Envoy resources.
     pub publisher: Publisher,
@@ -58,7 +58,7 @@ pub struct Engine {
     pub events: Events,
     /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
     pub meshes_changed: Arc<Notify>,
-    /// Whether this replica is the leader; only the leader records Events.
+    /// Whether this replica is the leader. Only the leader records Events.
     pub is_leader: watch::Receiver<bool>,
     /// Metrics of the engine.
     pub metrics: Metrics,
@@ -109,7 +109,7 @@ impl Engine {
                     }
                 }
                 proxies = store.demand_changed() => {
-                    // During startup, the first publication includes the connected proxies.
+                    // The first publication includes all proxies that are connected at that time.
                     if startup.is_none() {
                         self.publisher.update_demand(self.index.read().view(), proxies);
                     }
@@ -176,7 +176,7 @@ impl Engine {
         let touched = meshes.chain(dataplanes).collect();
         Changes {
             touched,
-            // The writer reconciles all Dataplanes when it starts, so only the warnings are needed.
+            // The writer reconciles all Dataplanes when it starts, so only Dataplanes with warnings are needed.
             dataplanes: index.warnings().collect(),
             ..Changes::default()
         }

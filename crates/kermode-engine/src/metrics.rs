@@ -1,4 +1,4 @@
-//! Metrics of the engine: its lag behind the watches, and the cost of its work.
+//! Metrics of the engine: its lag behind the watches, and the amount and duration of its work.
 
 use std::time::{Duration, Instant};
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::events::{ObjectUpdate, WatchEvent, WatchKind};
 
-/// One watch, which runs while it is polled.
+/// A watch. It runs while it is polled.
 pub type Watch = BoxFuture<'static, ()>;
 
 /// Returns all watches of the engine. They send their events to `sink`.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::Validity;
 
-/// Backoff after the first of consecutive failures. It doubles with each further failure.
+/// Backoff after the first failure. Doubles with each consecutive failure.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// Upper bound of the backoff.
 const MAX_RETRY: Duration = Duration::from_secs(10);
@@ -13,8 +13,8 @@ const DISABLED_RETRY: Duration = Duration::from_mins(1);
 /// Renewals are spread over the validity of a certificate divided by this number, so that proxies that started together
 /// renew at different times.
 const SPREAD_DIVISOR: u32 = 10;
-/// Minimum time between a success and the next renewal. It bounds the request rate when the clocks of the sidecar and
-/// the control plane differ by more than a lifetime.
+/// Minimum time between a success and the next renewal. Limits the request rate if the clocks of the sidecar and the
+/// control plane differ by more than a lifetime.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Next step of the agent.
@@ -26,12 +26,12 @@ pub enum RenewalStep {
     Wait(Duration),
 }
 
-/// Remaining lifetime of a certificate, classified for warnings.
+/// Class of a certificate's remaining lifetime, for warnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RemainingLifetime {
     /// At least a tenth of the validity.
     Sufficient,
-    /// This time, which is less than a tenth of the validity. Renewals have failed for a while.
+    /// Less than a tenth of the validity. Contains the remaining lifetime.
     Short(Duration),
     /// The certificate has expired.
     Expired,

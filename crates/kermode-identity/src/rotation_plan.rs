@@ -74,7 +74,7 @@ pub enum RotationReason {
 pub struct Trust {
     /// Root certificates.
     pub bundle: TrustBundle,
-    /// Version; increases with every change of the roots.
+    /// Version of the bundle. Increases with every change of the roots.
     pub version: u64,
     /// Number of the generation that signs.
     pub signer: u32,

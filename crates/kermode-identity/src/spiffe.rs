@@ -105,7 +105,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn uris_of_services_precede_those_of_tags_and_both_are_sorted_and_unique() {
+    fn uris_of_services_precede_uris_of_tags_and_both_groups_are_sorted_and_unique() {
         let dataplane = mk_dataplane(&[
             &[
                 ("kuma.io/service", "web_demo_svc_80"),

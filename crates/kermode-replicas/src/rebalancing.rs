@@ -19,13 +19,13 @@ const TOLERANCE_DIVISOR: usize = 4;
 /// A replica may always exceed its share by this number of proxies, because the Service distributes connections
 /// randomly.
 const MIN_TOLERANCE: usize = 3;
-/// Limit of proxies evicted at once.
+/// Maximum number of proxies evicted at once.
 const MAX_EVICTIONS_AT_ONCE: usize = 10;
 /// Interval between evictions.
 const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between checks while the proxies are balanced.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// Number of consecutive balanced checks after which the counter of evicted proxies is reset.
+/// Number of consecutive balanced checks after which the state of the [`Rebalancer`] is reset.
 const BALANCED_CHECKS_BEFORE_RESET: u32 = 12;
 /// Rebalancing is suspended after this number of evictions per excess proxy. With two replicas, two evictions are
 /// expected, because half of the evicted proxies reconnect to the same replica. More evictions mean that the Service
@@ -52,14 +52,14 @@ enum Action {
     Evict(usize),
     /// Evict nothing, and check again after [`CHECK_INTERVAL`].
     Check,
-    /// Evict nothing for the time of [`SUSPENSION`].
+    /// Evict nothing, and check again after [`SUSPENSION`].
     Suspend,
 }
 
 /// State of rebalancing since the excess began.
 #[derive(Debug, Default)]
 struct Rebalancer {
-    /// Largest excess seen.
+    /// Largest excess.
     peak_excess: usize,
     /// Number of evicted proxies.
     evicted: usize,
@@ -118,7 +118,7 @@ impl Rebalancer {
         let excess = counts.excess();
         if excess == 0 {
             self.balanced_checks = self.balanced_checks.saturating_add(1);
-            // Proxies evicted a moment ago may still reconnect to this replica.
+            // Recently evicted proxies may still reconnect to this replica, so the state is not reset immediately.
             if self.balanced_checks >= BALANCED_CHECKS_BEFORE_RESET {
                 *self = Self::default();
             }
@@ -173,7 +173,7 @@ mod tests {
             let mut steps = 0;
             while let Action::Evict(count) = rebalancer.next_action(mk_counts(own, proxies, replicas)) {
                 assert!((1..=MAX_EVICTIONS_AT_ONCE).contains(&count));
-                // One of `replicas` evicted proxies reconnects to this replica.
+                // A fraction of 1 / `replicas` of the evicted proxies reconnects to this replica.
                 own -= count - count / replicas;
                 steps += 1;
             }
@@ -204,7 +204,7 @@ mod tests {
             all_at_this_replica.excess() * MAX_EVICTIONS_PER_EXCESS_PROXY
         );
         let mut rebalancer = Rebalancer::default();
-        let suspended = (0..1_000).find(|check| {
+        let suspended_at = (0..1_000).find(|check| {
             // Every second check happens while the proxies reconnect.
             let counts = if check % 2 == 0 {
                 all_at_this_replica
@@ -213,7 +213,7 @@ mod tests {
             };
             rebalancer.next_action(counts) == Action::Suspend
         });
-        assert!(suspended.is_some(), "rebalancing is never suspended");
+        assert!(suspended_at.is_some(), "rebalancing is never suspended");
         assert!(
             matches!(rebalancer.next_action(all_at_this_replica), Action::Evict(_)),
             "evictions resume after the suspension"

@@ -5,8 +5,8 @@
 //! removal status of its endpoint from each replica (`kermode_removals`).
 //!
 //! If a replica were missing from the list, a removal would look complete while proxies of that replica still send
-//! requests. Therefore a list that lacks the own Pod counts as incomplete, and a running Pod with either the label or
-//! the container name of the control plane counts as a replica.
+//! requests. Therefore the list counts as incomplete if it lacks the own Pod, which is the Pod of this process. A
+//! running Pod with either the label or the container name of the control plane counts as a replica.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at};
 
-/// Label of the Pods of the control plane, as installed.
+/// Key and value of the label that the installation sets on Pods of the control plane.
 const POD_LABEL: (&str, &str) = ("app", "kuma-control-plane");
 /// Name of the container that runs the replica.
 const CONTAINER_NAME: &str = "control-plane";
@@ -61,7 +61,7 @@ impl Replica {
 #[derive(Debug)]
 struct ReplicaTracker {
     /// Pod of this process.
-    own: ObjectKey,
+    own_pod: ObjectKey,
     /// Port at which replicas serve proxies.
     port: u16,
     /// Running replicas by Pod, including this one.
@@ -77,12 +77,12 @@ struct ReplicaTracker {
 /// The watch has no label selector: a Pod of the control plane whose labels were changed still serves proxies.
 pub async fn run(
     client: Client,
-    own: ObjectKey,
+    own_pod: ObjectKey,
     port: u16,
     replicas: watch::Sender<Replicas>,
     metrics: Metrics,
 ) {
-    let pods = Api::<Pod>::namespaced(client, &own.namespace);
+    let pods = Api::<Pod>::namespaced(client, &own_pod.namespace);
     let (sink, mut updates) = mpsc::channel(QUEUE_CAPACITY);
     let following = follow(
         "pods of the control plane",
@@ -92,7 +92,7 @@ pub async fn run(
         sink,
     );
     let tracking = async {
-        let mut tracker = ReplicaTracker::new(own, port, Instant::now());
+        let mut tracker = ReplicaTracker::new(own_pod, port, Instant::now());
         let mut warnings = interval_at(Instant::now() + WARN_INTERVAL, WARN_INTERVAL);
         loop {
             tokio::select! {
@@ -149,9 +149,9 @@ impl Metrics {
 // === impl ReplicaTracker ===
 
 impl ReplicaTracker {
-    fn new(own: ObjectKey, port: u16, now: Instant) -> Self {
+    fn new(own_pod: ObjectKey, port: u16, now: Instant) -> Self {
         Self {
-            own,
+            own_pod,
             port,
             running: HashMap::new(),
             is_synced: false,
@@ -170,7 +170,7 @@ impl ReplicaTracker {
         };
         let is_unchanged = match (&before, &after) {
             (Some(before), Some(after)) => before.is_same_process(after),
-            // The replicas of the first list did not start just now.
+            // A replica in the first list may have started long ago.
             (None, Some(_)) => !self.is_synced,
             (_, None) => false,
         };
@@ -184,7 +184,7 @@ impl ReplicaTracker {
     }
 
     fn replicas(&self) -> Replicas {
-        let others = self.running.iter().filter(|(pod, _)| **pod != self.own);
+        let others = self.running.iter().filter(|(pod, _)| **pod != self.own_pod);
         let others = others.map(|(_, replica)| replica);
         let ready_others = others.clone().filter(|replica| replica.is_ready).count();
         let mut others: Vec<_> = others
@@ -200,7 +200,7 @@ impl ReplicaTracker {
 
     /// Whether the first list of the watch has been read and the own Pod is among the replicas.
     fn is_list_complete(&self) -> bool {
-        self.is_synced && self.running.contains_key(&self.own)
+        self.is_synced && self.running.contains_key(&self.own_pod)
     }
 
     /// Returns the number of running replicas, or 0 while the list is incomplete.
@@ -216,7 +216,7 @@ impl ReplicaTracker {
     fn warn_if_own_pod_is_missing(&self) {
         if self.is_synced && !self.is_list_complete() {
             tracing::warn!(
-                pod = %self.own,
+                pod = %self.own_pod,
                 "this replica is not among the Pods of the control plane, so it reports no endpoint removal as complete \
                  and does not rebalance proxies; check that POD_NAME and POD_NAMESPACE name this Pod and that its \
                  container is named {CONTAINER_NAME}; if the control plane runs outside of the cluster, ignore this \

@@ -31,13 +31,13 @@ use self::proxy::{ProxyState, Urgency};
 /// Field manager of the sidecar status. All replicas use the same field manager, so that a replica can overwrite the
 /// status that the previous replica of a proxy wrote.
 const MANAGER: &str = "kuma-cp-sidecar";
-/// Limit of statuses written per second.
+/// Maximum number of statuses written per second.
 const MAX_WRITES_PER_SECOND: u32 = 50;
 /// Delay of a write after a connection or rejection. A proxy that connects usually acknowledges its configuration
 /// within this time, so that one write covers the connection and the acknowledgement.
 const CHANGE_DELAY: Duration = Duration::from_secs(1);
-/// Delay of a write after a stream ended. Most proxies reconnect within this time, to this or to another replica, so
-/// the disconnection is not written.
+/// Delay of a write after a stream ended. Most proxies reconnect within this time, to this replica or to another. Their
+/// disconnection is then not written.
 const DISCONNECT_DELAY: Duration = Duration::from_secs(10);
 /// Minimum interval between writes that only change configuration versions. Without this limit, a change of an endpoint
 /// would cause a write for every proxy of the mesh.
@@ -75,7 +75,7 @@ impl ProxyStatuses {
         }
     }
 
-    /// Returns the sidecar status of every connected proxy as a JSON object, by proxy name (`<pod>.<namespace>`).
+    /// Returns the sidecar status of every connected proxy, by proxy name (`<pod>.<namespace>`).
     pub fn connected_proxies(&self) -> Proxies {
         let proxies = self.state.proxies();
         let connected = proxies.iter().filter(|(_, proxy)| proxy.is_connected());

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 /// Field manager of the status.
 const MANAGER: &str = "kuma-cp-mesh";
-/// Time during which further changes are batched into one write.
+/// Delay of a write after a change. Further changes during this time are part of the same write.
 const COALESCE_TIME: Duration = Duration::from_secs(2);
 
 /// Controller of the status of Meshes.
@@ -39,7 +39,7 @@ pub struct MeshStatuses {
 }
 
 impl MeshStatuses {
-    /// Runs until the future is dropped; writes while this replica is the leader.
+    /// Writes statuses while this replica is the leader, until the future is dropped.
     pub async fn run(self) {
         while_leading(self.is_leader.clone(), || self.write_statuses()).await;
     }

@@ -23,7 +23,7 @@ pub(super) struct ProxyState {
     versions: Versions,
     /// Last reported progress of the newest stream.
     progress: Progress,
-    /// Current versions of the newest stream's configuration. May be newer than those in `progress`.
+    /// Current versions of the newest stream's configuration. May be newer than the versions in `progress`.
     configuration_versions: Arc<ConfigurationVersions>,
     last_rejection: Option<RejectionStatus>,
     /// Time of the last change of the condition `Connected`.
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn first_acknowledgement_is_urgent_and_later_ones_are_not() {
+    fn only_the_first_acknowledgement_is_urgent() {
         let mut proxy = mk_connected_proxy();
         assert_eq!(
             condition_statuses(&proxy),
@@ -294,7 +294,7 @@ mod tests {
                 sidecar.configuration.acknowledged.as_str()
             ),
             ("11", "10"),
-            "the status has the current versions, which are newer than those of the last report"
+            "the status has the current versions, not the versions of the last report"
         );
         assert_eq!(sidecar.version, "0.1.0");
     }

@@ -25,7 +25,7 @@ fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>)
     }
 }
 
-/// Returns a plan of two generations and the schedule of the second, whose rotation begins at `start()`.
+/// Returns a plan of two generations, and the schedule of the second generation. The rotation begins at `start()`.
 fn mk_plan() -> (RotationPlan, Schedule) {
     let schedule = Schedule::starting(start(), LIFETIME);
     let second = mk_generation(2, Some(schedule), Some("please"));
