@@ -9,7 +9,7 @@ use kermode_model::{MeshName, ServiceName};
 pub const ADMIN: &str = "kuma:envoy:admin";
 /// Name of the listener for the kubelet's HTTP probes of the application.
 pub const PROBES: &str = "probe:listener";
-/// Name of the direct access cluster. It connects with mesh TLS to the original destination of a connection.
+/// Name of the cluster for direct access.
 pub const DIRECT_ACCESS: &str = "direct_access";
 
 /// Name of the inbound listener at an address. In all names, IPv6 addresses are in brackets.
@@ -32,7 +32,7 @@ pub fn headless_endpoint(service: &ServiceName, address: SocketAddr) -> String {
     format!("{service}-_{address}_")
 }
 
-/// Name of the direct access listener for one address of a Pod.
+/// Name of the listener for direct access to one address of a Pod.
 pub fn direct_access(address: SocketAddr) -> String {
     format!("{DIRECT_ACCESS}_{address}")
 }

@@ -1,4 +1,5 @@
-//! Tests which resources get a new version when the mesh changes. The control plane sends only these to Envoy.
+//! Tests which resources get a new version when the mesh changes. The control plane sends only these resources to
+//! Envoy.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 

@@ -1,4 +1,4 @@
-//! Cluster and listeners for direct access: calls with mesh TLS to the IP addresses of Pods
+//! The cluster and the listeners for direct access, with which a proxy calls Pods by their IP addresses
 //! (docs/reference/envoy.md#direct-access). [`kermode_model::direct_access`] determines the addresses for each proxy.
 
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use super::tls::MeshTls;
 use super::{cluster, listener};
 use crate::{Resource, ResourceKind, names};
 
-/// The cluster that all direct access listeners of a proxy share.
+/// The cluster that all listeners for direct access share.
 pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     let cluster = Cluster {
         transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_workload()),

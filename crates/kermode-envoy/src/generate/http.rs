@@ -1,12 +1,11 @@
 //! HTTP connection managers and their route tables.
 //!
-//! Two rules avoid lost requests during rollouts without repeating a request that an application may have received
+//! Two rules avoid lost requests during rollouts. Both rules retry only requests that no application has received
 //! (docs/design.md#safe-retries):
 //!
-//! 1. The client's sidecar retries a request only if the request was not sent on a connection.
-//! 2. If the server's sidecar cannot connect to its application, which often exits before its endpoint is removed, the
-//!    server's sidecar marks the 503 response as undelivered, and the client's sidecar retries the request at another
-//!    endpoint.
+//! 1. The client's sidecar retries a request that it has not sent on a connection.
+//! 2. If the server's sidecar cannot connect to its application, the server's sidecar marks its 503 response as
+//!    undelivered. The client's sidecar then retries the request at another endpoint.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,7 +43,8 @@ const STREAM_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 /// Header that a server's sidecar adds to its response if the application has not received the request. Sidecars remove
 /// the header from responses of applications.
 const UNDELIVERED_HEADER: &str = "x-kermode-undelivered";
-/// Header in which Kuma's sidecars send the caller's tags. Inbounds remove it, because a client could forge it.
+/// Header in which Kuma's sidecars send the caller's tags. Inbound listeners remove it, because a client could forge
+/// it.
 const KUMA_TAGS_HEADER: &str = "x-kuma-tags";
 /// Maximum number of retries. If half of a service's endpoints are unreachable, all six attempts fail for at most 1.6 %
 /// of the requests (0.5^6).

@@ -79,7 +79,7 @@ fn inbound_listener(
     Some(listener::encode_with_tags(&listener, &inbound.tags))
 }
 
-/// Groups the inbounds of a Dataplane by port. Omits the inbounds of service-less Pods, which get no listener.
+/// Groups the inbounds of a Dataplane by port. Omits the inbound of a service-less Pod.
 fn inbounds_by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     let mut ports: BTreeMap<u16, Vec<&Inbound>> = BTreeMap::new();
     for inbound in dataplane
@@ -93,7 +93,7 @@ fn inbounds_by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
 }
 
 /// The inbound that determines the protocol, service name and tags of a listener: the inbound with the most specific
-/// protocol. Of several such inbounds, the inbound whose service name is alphabetically first.
+/// protocol. Among several such inbounds, the alphabetically first service name decides.
 fn most_specific<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
     let rank = |inbound: &&Inbound| (std::cmp::Reverse(inbound.protocol()), inbound.service());
     inbounds.iter().copied().min_by_key(rank)

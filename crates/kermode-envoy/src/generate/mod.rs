@@ -1,9 +1,9 @@
 //! Generates Envoy resources from the mesh view.
 //!
-//! Each function generates the resources of one part of the view ([`kermode_model::view::Touched`]), so that a change
-//! regenerates only the parts that it touches.
+//! Each function generates the resources of one part of the view. The publisher calls the functions for the parts that
+//! a change touched ([`kermode_model::view::Touched`]).
 //!
-//! The encoding is deterministic: versions are hashes of the encoded bytes and must be equal in all replicas.
+//! The encoding is deterministic, because versions are hashes of the encoded bytes and must be equal in all replicas.
 //! Therefore, protobuf maps with more than one entry are never encoded from a `HashMap`.
 
 mod admin;
@@ -33,8 +33,8 @@ pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 /// Generates the resources for the clients of a service: clusters, endpoints and outbound listeners. Returns no
 /// resources for a service without an address.
 ///
-/// The resources are the same for all proxies of the mesh. The store hides the resources in [`own_outbound_names`] from
-/// a proxy.
+/// The resources are the same for all proxies of the mesh. A proxy gets all of them except the resources in
+/// [`own_outbound_names`].
 ///
 /// If two headless services select the same Pod port, their listeners have the same name. A proxy then gets only the
 /// listener of the service whose name is alphabetically first.

@@ -107,7 +107,7 @@ fn with_upstream_options(
     }
 }
 
-/// TCP keepalive, by which the kernel detects nodes that disappear without closing their connections.
+/// TCP keepalive, to detect nodes that disappear without closing their connections.
 fn keepalive_options() -> UpstreamConnectionOptions {
     let tcp_keepalive = TcpKeepalive {
         keepalive_time: number(60),

@@ -94,8 +94,8 @@ fn redirect_ports(redirect: &TransparentProxying) -> Vec<u16> {
     ports
 }
 
-/// A filter chain that closes connections to a redirect port, because it has no filters. Otherwise, Envoy would connect
-/// to itself in an endless loop.
+/// A filter chain without filters, which closes connections to a redirect port. Without this filter chain, Envoy would
+/// connect to itself in an endless loop.
 fn closing_chain(port: u16) -> FilterChain {
     let port_match = FilterChainMatch {
         destination_port: number(u32::from(port)),

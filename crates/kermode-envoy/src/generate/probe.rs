@@ -80,7 +80,8 @@ fn forward_to_application(probe: &ApplicationProbe) -> Action {
     })
 }
 
-/// Redirects the kubelet to the application's port, which has no inbound and is served by inbound passthrough.
+/// Redirects the kubelet to a port of the application that has no inbound. The kubelet's request to this port then uses
+/// inbound passthrough.
 fn redirect_to_port(probe: &ApplicationProbe) -> Action {
     Action::Redirect(RedirectAction {
         port_redirect: u32::from(probe.inbound_port),

@@ -61,7 +61,7 @@ pub(crate) fn with_static_resources(mut bootstrap: Value, resources: &[Resource]
         let (list, value) = match resource.kind {
             ResourceKind::Cluster => ("clusters", readable::json(resource)),
             ResourceKind::Listener => ("listeners", readable::json(resource)),
-            // A bootstrap has no list of endpoints, so they are validated as part of an additional cluster.
+            // A bootstrap has no list of endpoints, so endpoints are validated as part of an additional cluster.
             ResourceKind::Endpoints => ("clusters", cluster_of_endpoints(resource)),
             other => panic!("cannot be a static resource: {other:?}"),
         };

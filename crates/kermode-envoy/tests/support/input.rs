@@ -105,7 +105,7 @@ fn default_true() -> bool {
 const MESH: &str = "default";
 
 impl Input {
-    /// Parses the YAML form.
+    /// Parses an input in YAML.
     pub(crate) fn parse(yaml: &str) -> Self {
         serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("the input does not parse: {error}"))
     }

@@ -13,8 +13,8 @@ static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(&*bytes).expect("valid descriptors")
 });
 
-/// Returns a resource as JSON: fields in lowerCamelCase, without fields that have their default, with decoded `Any`s
-/// and sorted keys.
+/// Returns a resource as protobuf JSON with sorted keys. Fields with default values are omitted, and `Any`s are
+/// decoded.
 pub(crate) fn json(resource: &Resource) -> Value {
     let name = resource
         .kind
