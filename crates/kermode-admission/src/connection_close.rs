@@ -1,9 +1,9 @@
-//! Closes the connections to a replica that shuts down, without failing a review.
+//! Closes connections gracefully when a replica shuts down.
 //!
 //! The API server calls webhooks over HTTP/1.1 and keeps its connections open
-//! (<https://github.com/kubernetes/kubernetes/issues/75791>). If the server closes a connection while the API server
-//! sends a request, the API server denies the Pod. Therefore, a replica that is not ready adds `Connection: close` to
-//! each response.
+//! (<https://github.com/kubernetes/kubernetes/issues/75791>). If a replica closes a connection while the API server
+//! sends a request on it, the API server denies the Pod. Therefore, a replica that is not ready adds `Connection:
+//! close` to each response.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -13,7 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use kermode_runtime::readiness::Readiness;
 
-/// Adds a layer that closes each HTTP/1 connection after its next response while the process is not ready.
+/// Adds a layer. While the process is not ready, the layer closes each HTTP/1 connection after its next response.
 pub fn layer(router: Router, readiness: Readiness) -> Router {
     router.layer(from_fn_with_state(readiness, close_unless_ready))
 }

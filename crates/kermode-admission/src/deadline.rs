@@ -8,7 +8,7 @@ use kermode_model::duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-/// Timeout if the query contains no timeout. It equals the timeout in the webhook registrations of `kumactl install`.
+/// Timeout if the query has no valid timeout. The webhook registrations of `kumactl install` have the same timeout.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest timeout that Kubernetes allows for a webhook.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);

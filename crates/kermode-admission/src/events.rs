@@ -70,8 +70,8 @@ impl InjectionEvents {
         self.write(request, namespace, EventType::Warning, denial.reason(), &text)
     }
 
-    /// Writes an Event about a skipped Pod, if the cause is a label or annotation of the Pod, an exception label on a
-    /// Pod for which injection is enabled, or a property of the Pod that rules out a sidecar.
+    /// Writes an Event about a skipped Pod. Writes no Event if the reason is expected, or if it applies to all Pods of
+    /// the Namespace.
     pub(super) fn report_skipped(
         &self,
         request: &Request,
@@ -97,7 +97,6 @@ impl InjectionEvents {
             SkipReason::ExceptionLabel if is_injection_enabled(request, record) => {
                 "it has a label that the control plane's setting injector.exceptions.labels lists".to_owned()
             }
-            // No Event: a setting of the Namespace applies to all of its Pods, and the other reasons are expected.
             SkipReason::ExceptionLabel
             | SkipReason::Disabled(InjectionSource::NamespaceLabel | InjectionSource::NamespaceAnnotation)
             | SkipReason::CannotCarrySidecar(_)

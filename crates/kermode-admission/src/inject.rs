@@ -4,7 +4,7 @@ use kermode_inject::{Context, Denial, Injection, Namespace, Outcome};
 
 use super::Webhooks;
 use super::deadline::Deadline;
-use super::lookup::Found;
+use super::lookup::FoundObjects;
 use super::review::{Request, Response};
 use crate::directory::NamespaceRecord;
 
@@ -83,7 +83,7 @@ impl Webhooks {
         record: &NamespaceRecord,
         deadline: Deadline,
     ) -> Result<Outcome, (Denial, Option<String>)> {
-        let mut found = Found::default();
+        let mut found = FoundObjects::default();
         let mut result = self.decide(request, namespace, record, &found);
         for _ in 0..MAX_LOOKUPS {
             let Err(denial) = result else { break };
@@ -102,7 +102,7 @@ impl Webhooks {
         request: &Request,
         namespace: &str,
         record: &NamespaceRecord,
-        found: &Found,
+        found: &FoundObjects,
     ) -> Result<Outcome, Denial> {
         let directory = || self.directory.read();
         let context = Context {

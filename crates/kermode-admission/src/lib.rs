@@ -1,7 +1,7 @@
 //! The admission webhooks, which inject sidecars, validate Kermode's resources, and warn about misplaced labels.
 //!
-//! A review is decided with the objects of the [`directory`]. An object that the directory does not have yet, such as a
-//! Namespace created a moment ago, is looked up in the API server, within the timeout of the review.
+//! The webhooks decide with the objects in the [`directory`]. If the directory does not have an object yet, such as a
+//! Namespace created a moment ago, a webhook looks up the object in the API server, within the timeout of the review.
 
 pub mod connection_close;
 
@@ -73,9 +73,9 @@ pub fn router(webhooks: Webhooks) -> Router {
 }
 
 /// Extractors of each handler: the shared state and the query.
-type Call = (State<Arc<WebhookState>>, Query<deadline::Query>);
+type Extractors = (State<Arc<WebhookState>>, Query<deadline::Query>);
 
-async fn inject_sidecar((State(state), Query(query)): Call, body: Body) -> HttpResponse {
+async fn inject_sidecar((State(state), Query(query)): Extractors, body: Body) -> HttpResponse {
     let webhooks = &state.webhooks;
     state
         .respond("inject", &query, body, async |request, deadline| {
@@ -84,7 +84,7 @@ async fn inject_sidecar((State(state), Query(query)): Call, body: Body) -> HttpR
         .await
 }
 
-async fn validate((State(state), Query(query)): Call, body: Body) -> HttpResponse {
+async fn validate((State(state), Query(query)): Extractors, body: Body) -> HttpResponse {
     let webhooks = &state.webhooks;
     state
         .respond("validate", &query, body, async |request, deadline| {
@@ -93,7 +93,7 @@ async fn validate((State(state), Query(query)): Call, body: Body) -> HttpRespons
         .await
 }
 
-async fn validate_workload((State(state), Query(query)): Call, body: Body) -> HttpResponse {
+async fn validate_workload((State(state), Query(query)): Extractors, body: Body) -> HttpResponse {
     let webhooks = &state.webhooks;
     state
         .respond("workload", &query, body, async |request, _| {

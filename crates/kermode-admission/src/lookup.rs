@@ -21,7 +21,7 @@ const MAX_PATCH_LOOKUPS: usize = 16;
 
 /// Objects found in the API server.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct FoundObjects {
     pub(super) meshes: HashSet<String>,
     pub(super) container_patches: HashMap<String, ContainerPatchSpec>,
 }
@@ -52,7 +52,7 @@ impl Webhooks {
     pub(super) async fn look_up(
         &self,
         denial: &Denial,
-        found: &mut Found,
+        found: &mut FoundObjects,
         deadline: Deadline,
     ) -> Result<bool, String> {
         match denial {

@@ -21,7 +21,7 @@ const OBJECT_BYTES: usize = 640;
 /// Estimated memory of a JSON list, in bytes: the capacity for its first four elements.
 const LIST_BYTES: usize = 128;
 /// Estimated memory of each object member or list element after the first, in bytes. It includes spare capacity of the
-/// container, and small allocations such as the key.
+/// object or list, and small allocations such as the key.
 const ELEMENT_BYTES: usize = 192;
 
 /// Number of bytes that one permit of a semaphore represents. The number of permits stays far below the maximum of a
@@ -35,7 +35,7 @@ pub(super) struct MemoryBudget {
     documents: Semaphore,
 }
 
-/// Part of the budget; released when dropped.
+/// Reserved part of the budget. Dropping it releases the memory.
 #[derive(Debug)]
 pub(super) struct Reservation<'a>(
     #[allow(dead_code, reason = "held until it is dropped")] Option<SemaphorePermit<'a>>,
@@ -67,7 +67,7 @@ impl MemoryBudget {
         reserve(&self.bodies, length.unwrap_or(MAX_BODY).min(MAX_BODY)).await
     }
 
-    /// Reserves memory for the document of a text; waits until there is enough.
+    /// Reserves memory for the document that will be parsed from a text; waits until there is enough.
     ///
     /// # Errors
     /// Immediately, if the estimate exceeds [`MAX_DOCUMENT`].

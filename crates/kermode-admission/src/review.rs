@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_bodies_are_errors() {
+    fn invalid_bodies_are_errors() {
         assert!(matches!(parse_text("{"), Err(InvalidReview::Json(_))));
         assert!(matches!(parse_text("[]"), Err(InvalidReview::Json(_))));
         let deep = "[".repeat(100_000);

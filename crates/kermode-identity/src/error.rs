@@ -78,7 +78,7 @@ pub enum Error {
     },
     /// The signing request is not bound to a proxy.
     #[error(
-        "certificate signing request does not name the proxy that made it; run a kuma-dp of the control plane's version"
+        "certificate signing request does not name the proxy that made it; use the same version of kuma-dp and kuma-cp"
     )]
     RequestUnbound,
     /// The signing request is bound to another proxy, or to several proxies.

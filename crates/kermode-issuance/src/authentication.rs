@@ -47,7 +47,7 @@ pub enum AuthenticationError {
     /// The token is not a service-account token bound to a Pod.
     #[error("the token is not a service-account token bound to a Pod; the sidecar needs a projected token")]
     NotBound,
-    /// The token claims to belong to another proxy.
+    /// The token belongs to another proxy.
     #[error("the token does not belong to proxy {0}")]
     OtherProxy(ObjectKey),
     /// The API server rejects the token.
@@ -111,7 +111,7 @@ impl TokenAuthenticator {
         }
     }
 
-    /// Authenticates the caller by the token in the metadata and checks that the caller is the proxy `proxy`.
+    /// Authenticates the caller by the token in the metadata, and checks that the caller is `proxy`.
     pub async fn authenticate_as(
         &self,
         metadata: &http::HeaderMap,

@@ -105,7 +105,7 @@ impl IssuanceState {
         let (metadata, _, request) = request.into_parts();
         let (proxy, caller) = self.authenticate(metadata, &request.name).await?;
         self.limits.lock().take(caller, Instant::now())?;
-        let (dataplane, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
+        let (dataplane, mesh, mtls) = self.find_dataplane_and_mesh(&proxy, &request.mesh)?;
         let signing_request = SigningRequest::read(&request.csr)?;
         signing_request.check_made_by(&proxy.proxy_name())?;
         let plan = self.rotation_plan(&mesh, &mtls).await?;
@@ -138,7 +138,7 @@ impl IssuanceState {
     /// # Errors
     /// If the index has no Dataplane of the proxy, if the Dataplane does not belong to the requested mesh, or if the
     /// mesh has no mTLS.
-    fn mesh_of(
+    fn find_dataplane_and_mesh(
         &self,
         proxy: &ObjectKey,
         requested_mesh: &str,

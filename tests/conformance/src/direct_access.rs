@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::corpus::Case;
 use crate::suite::{Outcome, Runner};
 
-/// Runner of the direct access cases.
+/// Runner of the kind `direct-access-listeners`.
 pub(crate) struct DirectAccess;
 
 impl Runner for DirectAccess {
@@ -59,7 +59,7 @@ impl Runner for DirectAccess {
     }
 }
 
-/// Converts a Dataplane of the case to the model.
+/// Converts a Dataplane of the case to a Dataplane of the model.
 fn dataplane(mesh: &MeshName, object: &Value) -> Result<Dataplane> {
     let name = object["name"]
         .as_str()

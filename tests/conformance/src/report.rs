@@ -194,7 +194,7 @@ impl SuiteReport {
         for (reason, ids) in by_reason {
             writeln!(out, "SKIPPED {} {}: {reason}", self.name, ids.join(", "))?;
         }
-        // A case whose result is that of its known deviation counts as passed.
+        // A case whose result equals its known deviation counts as passed.
         writeln!(
             out,
             "{}: {} passed, {} failed, {} skipped",

@@ -95,8 +95,8 @@ fn config(case: &Case<'_>) -> Result<TrafficConfig> {
     let arguments: Vec<String> = case.decode("/inputs/args")?;
     let mut resolved = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
-        // The corpus contains the argument `kuma-dp (uid 5678)` for a user name in a test of Kuma. kuma-init instead
-        // needs the flag --kuma-dp-uid with the UID.
+        // In the corpus, an argument that is a user name has the form `kuma-dp (uid 5678)`. kuma-init accepts only a
+        // UID, with the flag --kuma-dp-uid.
         let uid = argument
             .strip_prefix("kuma-dp (uid ")
             .and_then(|rest| rest.strip_suffix(')'));
@@ -137,9 +137,9 @@ fn compare_all_rules(case: &Case<'_>) -> Result<Outcome> {
     compare_dispositions(&tables, &rules, is_ipv6, |packet| tables.disposition(packet))
 }
 
-/// Compares the rules of one exclusion by UID. The corpus contains only the rules that the exclusion adds. If these
-/// rules return for a packet, the expected disposition is "not redirected". For all other packets, the expected
-/// disposition is Kermode's disposition without the exclusion.
+/// Compares the rules of one exclusion by UID. The corpus contains only the rules that the exclusion adds. If the
+/// target of these rules is RETURN for a packet, the expected disposition is "not redirected". For all other packets,
+/// the expected disposition is Kermode's disposition without the exclusion.
 fn compare_uid_exclusion(case: &Case<'_>) -> Result<Outcome> {
     let lines: Vec<String> = case.decode("/expected/natOutputRules")?;
     let tables = Tables::parse(&format!("*nat\n{}\n", lines.join("\n")))?;

@@ -62,7 +62,7 @@ fn tags_table(keys: &[Key]) -> String {
     render_table(["tag", "of", "value", "default", "meaning"], keys.iter().map(row))
 }
 
-/// Returns the name of a key as code. A name that starts with a dot is a suffix of a port number, so it gets the
+/// Returns the name of a key as code. A name that starts with a dot follows a port number, so the function adds the
 /// placeholder `<port>`.
 fn name(key: &Key) -> String {
     if key.name.starts_with('.') {

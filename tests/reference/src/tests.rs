@@ -13,7 +13,8 @@ fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Returns the document with the named table replaced, or `None` if the document has no comments around such a table.
+/// Returns the document with the contents of the table `name` replaced by `table`; `None` if the document has no
+/// comments for the table.
 fn with_table(document: &str, name: &str, table: &str) -> Option<String> {
     let start_marker = format!("<!-- generated: {name} -->\n");
     let start = document.find(&start_marker)? + start_marker.len();

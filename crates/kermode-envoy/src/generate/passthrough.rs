@@ -3,7 +3,8 @@
 //!
 //! All redirected connections arrive at these listeners. If Envoy has a listener for the original destination of a
 //! connection, that listener handles the connection. Otherwise, Envoy passes the connection through. As in Kuma, plain
-//! text reaches ports without an inbound even in strict mode (docs/design.md#strict-covers-every-port).
+//! text reaches ports without an inbound even in strict mode. A change is planned
+//! (docs/design.md#strict-covers-every-port).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -17,7 +17,7 @@ use crate::authentication::{AuthenticationError, log_and_convert};
 const MAX_LINES_PER_MINUTE: u32 = 10;
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Error because of which a request is denied.
+/// Error that causes the denial of a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Denial {
     /// The caller is not authenticated as the proxy that it names.
@@ -52,8 +52,8 @@ pub(crate) enum Denial {
     /// The request did not arrive, or was not processed, in time.
     #[error("the request did not arrive, or was not processed, within {0:?}; retry later")]
     TimedOut(Duration),
-    /// The message cannot be decoded; tonic has sent the response.
-    #[error("the message cannot be decoded; run a kuma-dp of the control plane's version")]
+    /// The message cannot be decoded. tonic itself sends the response.
+    #[error("the message cannot be decoded; use the same version of kuma-dp and kuma-cp")]
     Unreadable,
 }
 
@@ -82,7 +82,7 @@ pub(crate) enum DenialReason {
     SigningRequestNotAllowed,
     /// The signing request does not name the proxy that made it, or names another proxy.
     SigningRequestProxy,
-    /// The certificate cannot be signed for any other reason.
+    /// Signing the certificate failed for another reason.
     SigningFailed,
     /// The proxy exceeds its rate limit.
     ProxyRate,
@@ -95,8 +95,8 @@ pub(crate) enum DenialReason {
     MessageUnreadable,
 }
 
-/// Log of denials, with a limited number of lines for each reason. Each line contains the number of suppressed lines
-/// before the line.
+/// Log of denials, with a limited number of lines for each reason. Each line contains the number of lines that were
+/// suppressed before it.
 #[derive(Debug, Default)]
 pub(super) struct DenialLog {
     windows: Mutex<HashMap<DenialReason, Window>>,

@@ -30,10 +30,10 @@ pub(super) const MAX_STREAMS_PER_PROXY: usize = 2;
 /// tonic's default of 8 KiB would take too much memory.
 const BUFFER_SIZE: usize = 1536;
 
-/// Stream of roots to one proxy.
+/// Stream that sends roots to one proxy.
 struct RootsStream {
     updates: BoxStream<'static, Arc<RootsUpdate>>,
-    /// Metric of the number of open streams.
+    /// Metric that counts open streams.
     gauge: Gauge,
     _permit: Permit<ObjectKey>,
 }
@@ -82,7 +82,7 @@ fn updates(mut roots: RootsReceiver) -> BoxStream<'static, Arc<RootsUpdate>> {
     .boxed()
 }
 
-/// Protobuf codec with buffers of [`BUFFER_SIZE`] bytes.
+/// Protobuf codec with an initial buffer size of [`BUFFER_SIZE`] bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RootsCodec;
 
@@ -129,7 +129,7 @@ impl IssuanceState {
     async fn watch(&self, request: Request<WatchRootsRequest>) -> Result<RootsStream, Denial> {
         let (metadata, _, request) = request.into_parts();
         let (proxy, _) = self.authenticate(metadata, &request.name).await?;
-        let (_, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
+        let (_, mesh, mtls) = self.find_dataplane_and_mesh(&proxy, &request.mesh)?;
         let permit = self.streams.try_acquire(&proxy)?;
         let plan = self.rotation_plan(&mesh, &mtls).await?;
         self.authorities.publish(&mesh.name, &mtls, &plan);

@@ -47,7 +47,7 @@ fn outbounds(view: &MeshView) -> Value {
     outbounds.collect()
 }
 
-/// Converts a Dataplane of the case to the model.
+/// Converts a Dataplane of the case to a Dataplane of the model.
 fn model_dataplane(dataplane: &Value) -> Result<Dataplane> {
     let name = dataplane["name"].as_str().unwrap_or_default();
     let networking = &dataplane["networking"];
