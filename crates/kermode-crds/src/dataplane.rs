@@ -56,9 +56,12 @@ pub struct DataplaneSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Networking {
-    /// The Pod's IP.
+    /// The Pod's IP, the first one if it has several.
     #[serde(default)]
     pub address: String,
+    /// Further IPs of the Pod, which Kuma does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_addresses: Vec<String>,
     /// Set for gateways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewaySpec>,
@@ -176,6 +179,11 @@ impl From<&model::Dataplane> for DataplaneSpec {
         Self {
             networking: Networking {
                 address: dataplane.address.to_string(),
+                additional_addresses: dataplane
+                    .additional_addresses
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 gateway: dataplane.gateway.as_ref().map(|gateway| GatewaySpec {
                     kind: Some(match gateway.kind {
                         model::GatewayKind::Delegated => "DELEGATED".to_owned(),

@@ -17,9 +17,14 @@ pub fn inbound(address: SocketAddr) -> String {
     format!("inbound:{address}")
 }
 
-/// Name of the cluster that connects to a port of the application.
+/// Name of the cluster that connects to a port of the application at the Pod's first IP.
 pub fn local(port: u16) -> String {
     format!("localhost:{port}")
+}
+
+/// Name of the cluster that connects to a port of the application at another IP of the Pod.
+pub fn local_at(address: SocketAddr) -> String {
+    format!("localhost:{address}")
 }
 
 /// Name of the outbound listener for one address of a service.

@@ -35,6 +35,7 @@ macro_rules! cases {
 
 cases! {
     direct_access,
+    dual_stack,
     headless,
     inbound_protocols,
     ipv6,

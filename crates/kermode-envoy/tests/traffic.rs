@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use support::certificates::Authority;
 use support::input::Input;
 use support::process::{Application, RunningEnvoy, get, send};
+use support::secrets::{for_each_child, read_secrets_from_files, write_secrets};
 use support::{envoy, readable};
 use tempfile::TempDir;
 
@@ -160,19 +161,6 @@ fn forward_to(application: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Writes the secrets of a proxy as files.
-fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    for secret in [authority.identity(uris), authority.trust_bundle()] {
-        let name = secret["resources"][0]["name"]
-            .as_str()
-            .expect("a name")
-            .to_owned();
-        std::fs::write(folder.path().join(name + ".json"), secret.to_string()).expect("a writable directory");
-    }
-    folder
-}
-
 /// Starts the Envoy of the proxy that `input` names. `ports` maps the port of each generated endpoint to the port that
 /// the inbound listener of the endpoint is bound to in this test.
 fn start_proxy(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
@@ -233,23 +221,6 @@ fn replace_ports(value: &mut Value, ports: &HashMap<u16, u16>) {
         *port = json!(ports.get(&generated).unwrap_or(&generated));
     }
     for_each_child(value, &mut |child| replace_ports(child, ports));
-}
-
-/// Makes Envoy read its secrets from files, at any depth of the value.
-fn read_secrets_from_files(value: &mut Value, folder: &Path) {
-    if let (Some(name), Some(_)) = (value.get("name").cloned(), value.get("sdsConfig")) {
-        let path = folder.join(format!("{}.json", name.as_str().expect("a name")));
-        value["sdsConfig"] = json!({ "pathConfigSource": { "path": path }, "resourceApiVersion": "V3" });
-    }
-    for_each_child(value, &mut |child| read_secrets_from_files(child, folder));
-}
-
-fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {
-    match value {
-        Value::Object(map) => map.values_mut().for_each(action),
-        Value::Array(list) => list.iter_mut().for_each(action),
-        _ => {}
-    }
 }
 
 #[test]

@@ -95,6 +95,7 @@ pub(crate) mod tests {
             key: ObjectKey::new("demo", "web-0"),
             mesh: MeshName::new("default"),
             address: "10.0.0.1".parse().unwrap(),
+            additional_addresses: Vec::new(),
             inbounds: inbounds.iter().map(mk_inbound).collect(),
             gateway: None,
             transparent_proxying: None,

@@ -89,6 +89,7 @@ pub fn convert(
         key: pod.key.clone(),
         mesh: mesh_of(pod, namespace),
         address,
+        additional_addresses: proxy::additional_addresses(pod)?,
         inbounds,
         gateway,
         transparent_proxying: proxy::transparent_proxying(pod)?,
@@ -113,7 +114,12 @@ pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
 /// health.
 pub fn with_current_address_and_health(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
-    dataplane.address = pod.ip.unwrap_or(dataplane.address);
+    if let Some(address) = pod.ip {
+        dataplane.address = address;
+        // A Pod with invalid annotations keeps the addresses of both families: no address may stay unprotected.
+        dataplane.additional_addresses =
+            proxy::additional_addresses(pod).unwrap_or_else(|_| pod.other_ips.to_vec());
+    }
     for inbound in &mut dataplane.inbounds {
         inbound.ready = if inbound.is_serviceless() {
             health::of_pod(pod)

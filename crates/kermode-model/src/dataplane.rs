@@ -13,6 +13,8 @@ pub struct Dataplane {
     pub mesh: MeshName,
     /// IP address of the Pod; the first address if the Pod has several.
     pub address: IpAddr,
+    /// Further IP addresses of the Pod. A dual-stack Pod has one, of the other family.
+    pub additional_addresses: Vec<IpAddr>,
     /// Ports that the workload serves. Empty for a gateway.
     pub inbounds: Vec<Inbound>,
     /// Present when the workload is a gateway, whose inbound traffic is not redirected.
@@ -28,6 +30,13 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
+    /// All IPs of the Pod, the first one first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [self.address]
+            .into_iter()
+            .chain(self.additional_addresses.iter().copied())
+    }
+
     /// All service names of the proxy, sorted, without duplicates: the values of `kuma.io/service`, or, for a gateway
     /// that is identified by its workload, the value of [`tag::GATEWAY_SERVICE`].
     pub fn services(&self) -> Vec<ServiceName> {
@@ -162,6 +171,7 @@ mod tests {
             key: ObjectKey::new("demo", "kong-1"),
             mesh: MeshName::new(crate::DEFAULT_MESH),
             address: [10, 0, 0, 1].into(),
+            additional_addresses: Vec::new(),
             inbounds: Vec::new(),
             gateway: Some(Gateway {
                 kind: GatewayKind::Delegated,

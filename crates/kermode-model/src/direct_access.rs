@@ -154,7 +154,7 @@ impl DirectAccess {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::{Endpoint, ServiceAddresses};
+    use crate::view::{AddressPosition, Endpoint, ServiceAddresses};
     use crate::{Protocol, Tags};
 
     fn address(last: u8) -> SocketAddr {
@@ -165,6 +165,7 @@ mod tests {
         let endpoint = |(last, pod): &(u8, &str)| {
             let endpoint = Endpoint {
                 dataplane: ObjectKey::new("demo", *pod),
+                position: AddressPosition::Only,
                 tags: Tags::new(),
                 protocol: Protocol::Tcp,
                 ready: false,

@@ -6,7 +6,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::{
@@ -39,7 +39,7 @@ pub struct ServiceAddresses {
 pub struct Service {
     /// Addresses that clients call.
     pub addresses: ServiceAddresses,
-    /// Inbounds of the service by Pod IP and container port, unready ones included.
+    /// Inbounds of the service by Pod IP and container port, at every IP of a Pod, unready ones included.
     pub endpoints: BTreeMap<SocketAddr, Endpoint>,
 }
 
@@ -54,17 +54,45 @@ impl Service {
             .unwrap_or_default()
     }
 
-    /// The endpoints that may receive traffic.
+    /// The endpoints that may receive traffic, by one address of each Pod: the first whose IP family the ClusterIPs
+    /// have, as in Kubernetes, else the first.
     pub fn ready_endpoints(&self) -> impl Iterator<Item = (&SocketAddr, &Endpoint)> {
-        self.endpoints.iter().filter(|(_, endpoint)| endpoint.ready)
+        let has = |is_ipv6| {
+            let mut cluster_ips = self.addresses.cluster_ips.iter();
+            cluster_ips.any(|address| address.is_ipv6() == is_ipv6)
+        };
+        let has_family = [has(false), has(true)];
+        self.endpoints.iter().filter(move |(address, endpoint)| {
+            let has_own = has_family[usize::from(address.is_ipv6())];
+            let has_other = has_family[usize::from(address.is_ipv4())];
+            let is_chosen = match endpoint.position {
+                AddressPosition::Only => true,
+                AddressPosition::First => has_own || !has_other,
+                AddressPosition::Second => has_own && !has_other,
+            };
+            endpoint.ready && is_chosen
+        })
     }
 }
 
-/// One inbound of a service.
+/// Position of an address among the Pod's IPs. Kubernetes gives a Pod at most one IP of each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressPosition {
+    /// The Pod has one IP.
+    Only,
+    /// The first IP of a dual-stack Pod.
+    First,
+    /// The IP of the other family of a dual-stack Pod.
+    Second,
+}
+
+/// One inbound of a service, at one of the Pod's IPs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Dataplane of the endpoint.
     pub dataplane: ObjectKey,
+    /// Position of the endpoint's address.
+    pub position: AddressPosition,
     /// Tags of the inbound.
     pub tags: Tags,
     /// Declared protocol of the inbound.
@@ -351,20 +379,30 @@ type EndpointId = (ServiceName, SocketAddr);
 
 /// Endpoints of a dataplane. Of several inbounds with the same service and port, the last one wins.
 fn endpoints(dataplane: &Dataplane) -> BTreeMap<EndpointId, Endpoint> {
-    dataplane
-        .inbounds
-        .iter()
-        .filter_map(|inbound| endpoint(dataplane, inbound))
-        .collect()
+    let is_dual_stack = !dataplane.additional_addresses.is_empty();
+    let mut endpoints = BTreeMap::new();
+    for address in dataplane.addresses() {
+        let position = match (is_dual_stack, address == dataplane.address) {
+            (false, _) => AddressPosition::Only,
+            (true, true) => AddressPosition::First,
+            (true, false) => AddressPosition::Second,
+        };
+        let inbounds = dataplane.inbounds.iter();
+        endpoints.extend(inbounds.filter_map(|inbound| endpoint(dataplane, inbound, address, position)));
+    }
+    endpoints
 }
 
-fn endpoint(dataplane: &Dataplane, inbound: &Inbound) -> Option<(EndpointId, Endpoint)> {
-    let id = (
-        inbound.service()?,
-        SocketAddr::new(dataplane.address, inbound.port),
-    );
+fn endpoint(
+    dataplane: &Dataplane,
+    inbound: &Inbound,
+    address: IpAddr,
+    position: AddressPosition,
+) -> Option<(EndpointId, Endpoint)> {
+    let id = (inbound.service()?, SocketAddr::new(address, inbound.port));
     let endpoint = Endpoint {
         dataplane: dataplane.key.clone(),
+        position,
         tags: inbound.tags.clone(),
         protocol: inbound.protocol(),
         ready: inbound.is_ready(),

@@ -219,11 +219,11 @@ impl Publisher {
         let permissions = view.permissions(&mesh.name);
         let listeners = ports
             .iter()
-            .filter_map(|port| generate::inbound_listener(mesh, dataplane, *port, permissions));
+            .flat_map(|port| generate::inbound_listeners(mesh, dataplane, *port, permissions));
         let resources: Vec<_> = listeners.collect();
         self.count_encoded(&resources);
-        let changed = self.store.update_proxy(key, resources, &[]);
-        self.metrics.changed.inc_by(changed.unwrap_or_default() as u64);
+        let changed_count = self.store.update_proxy(key, resources, &[]);
+        self.metrics.changed.inc_by(changed_count.unwrap_or_default() as u64);
     }
 
     fn publish_direct_access(&self, changes: &ListenerChanges) {
@@ -235,8 +235,8 @@ impl Publisher {
         });
         self.count_encoded(&listeners);
         let removals: Vec<_> = removals.collect();
-        let changed = self.store.update_proxy(&changes.proxy, listeners, &removals);
-        self.metrics.changed.inc_by(changed.unwrap_or_default() as u64);
+        let changed_count = self.store.update_proxy(&changes.proxy, listeners, &removals);
+        self.metrics.changed.inc_by(changed_count.unwrap_or_default() as u64);
     }
 
     fn count_encoded(&self, resources: &[Resource]) {

@@ -46,6 +46,7 @@ fn mk_dataplane(name: &str, ip: u8, service: &str) -> Dataplane {
         key: key(name),
         mesh: MeshName::new("default"),
         address: IpAddr::from([10, 0, 0, ip]),
+        additional_addresses: Vec::new(),
         inbounds: vec![Inbound {
             port: 8080,
             tags,

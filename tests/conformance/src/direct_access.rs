@@ -75,6 +75,7 @@ fn dataplane(mesh: &MeshName, object: &Value) -> Result<Dataplane> {
             .with_context(|| format!("the name {name:?} of a Dataplane of the case has no namespace"))?,
         mesh: mesh.clone(),
         address: networking.address.parse()?,
+        additional_addresses: Vec::new(),
         inbounds: networking.inbound.into_iter().map(inbound).collect(),
         gateway: None,
         transparent_proxying: networking

@@ -244,6 +244,7 @@ fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
         key: ObjectKey::from_proxy_name(PROXY).unwrap(),
         mesh: MeshName::new("default"),
         address: inbound.ip(),
+        additional_addresses: Vec::new(),
         inbounds: vec![Inbound {
             port: inbound.port(),
             tags,

@@ -140,6 +140,7 @@ mod tests {
             key: model::ObjectKey::new("ns", "pod"),
             mesh: "default".into(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            additional_addresses: Vec::new(),
             inbounds: ready.iter().enumerate().map(inbound).collect(),
             gateway: None,
             transparent_proxying: None,

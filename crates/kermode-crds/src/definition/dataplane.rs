@@ -99,6 +99,11 @@ fn networking() -> Value {
     let admin = open_object(json!({"port": port(0, "Port of the admin interface.")}));
     let schema = open_object(json!({
         "address": {"type": "string", "minLength": 1, "description": "IP address or DNS name of the proxy."},
+        "additionalAddresses": {
+            "type": "array",
+            "description": "Further IP addresses of the proxy. A dual-stack Pod has one, of the other IP family.",
+            "items": {"type": "string", "minLength": 1},
+        },
         "gateway": with_description(gateway, "Set for gateways, which have no inbounds."),
         "inbound": inbounds,
         "outbound": {

@@ -4,7 +4,7 @@
 //! protocol is the most specific protocol of these inbounds (docs/design.md#shared-container-ports).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -31,34 +31,38 @@ pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, permissions: &Permiss
         let Some(inbound) = most_specific(&inbounds) else {
             continue;
         };
-        let socket = SocketAddr::new(dataplane.address, port);
-        let is_redirected = dataplane.transparent_proxying.is_some();
-        let cluster = local_cluster(socket, inbound.protocol(), is_redirected);
-        resources.push(Resource::encode(ResourceKind::Cluster, &cluster.name, &cluster));
-        resources.extend(inbound_listener(mesh, dataplane, &inbounds, permissions));
+        for address in dataplane.addresses() {
+            let cluster = local_cluster(dataplane, SocketAddr::new(address, port), inbound.protocol());
+            resources.push(Resource::encode(ResourceKind::Cluster, &cluster.name, &cluster));
+            resources.extend(inbound_listener(mesh, dataplane, address, &inbounds, permissions));
+        }
     }
     resources
 }
 
-pub(crate) fn listener_of_port(
+pub(crate) fn listeners_of_port(
     mesh: &Mesh,
     dataplane: &Dataplane,
     port: u16,
     permissions: &PermissionSet,
-) -> Option<Resource> {
-    let inbounds = inbounds_by_port(dataplane).remove(&port)?;
-    inbound_listener(mesh, dataplane, &inbounds, permissions)
+) -> Vec<Resource> {
+    let inbounds = inbounds_by_port(dataplane).remove(&port).unwrap_or_default();
+    dataplane
+        .addresses()
+        .filter_map(|address| inbound_listener(mesh, dataplane, address, &inbounds, permissions))
+        .collect()
 }
 
-/// The listener for the inbounds of one port; `None` if `inbounds` is empty.
+/// The listener at one of the Pod's addresses for the inbounds of one port; `None` if `inbounds` is empty.
 fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,
+    address: IpAddr,
     inbounds: &[&Inbound],
     permissions: &PermissionSet,
 ) -> Option<Resource> {
     let inbound = most_specific(inbounds)?;
-    let socket = SocketAddr::new(dataplane.address, inbound.port);
+    let socket = SocketAddr::new(address, inbound.port);
     let name = names::inbound(socket);
     let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
     let rbac = mesh
@@ -67,7 +71,7 @@ fn inbound_listener(
         .then(|| permission::filter(&mesh.name, &name, &tags, permissions));
     let filters: Vec<_> = rbac
         .into_iter()
-        .chain([filter_to_application(socket, inbound)])
+        .chain([filter_to_application(dataplane, socket, inbound)])
         .collect();
     let base = listener::new(&name, socket, TrafficDirection::Inbound);
     let base = if dataplane.transparent_proxying.is_some() {
@@ -99,10 +103,19 @@ fn most_specific<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
     inbounds.iter().copied().min_by_key(rank)
 }
 
-/// The cluster that connects to the application.
-fn local_cluster(socket: SocketAddr, protocol: Protocol, is_redirected: bool) -> Cluster {
-    let cluster = cluster::single_address(&names::local(socket.port()), socket);
-    let cluster = if is_redirected {
+fn local_cluster_name(dataplane: &Dataplane, socket: SocketAddr) -> String {
+    if socket.ip() == dataplane.address {
+        names::local(socket.port())
+    } else {
+        names::local_at(socket)
+    }
+}
+
+/// The cluster that connects to the application, at the address that the client has connected to: an application may
+/// listen at the addresses of one family only.
+fn local_cluster(dataplane: &Dataplane, socket: SocketAddr, protocol: Protocol) -> Cluster {
+    let cluster = cluster::single_address(&local_cluster_name(dataplane, socket), socket);
+    let cluster = if dataplane.transparent_proxying.is_some() {
         cluster::with_exempt_source(cluster, socket.is_ipv6())
     } else {
         cluster
@@ -116,8 +129,8 @@ fn local_cluster(socket: SocketAddr, protocol: Protocol, is_redirected: bool) ->
     }
 }
 
-fn filter_to_application(socket: SocketAddr, inbound: &Inbound) -> Filter {
-    let cluster = names::local(inbound.port);
+fn filter_to_application(dataplane: &Dataplane, socket: SocketAddr, inbound: &Inbound) -> Filter {
+    let cluster = local_cluster_name(dataplane, socket);
     let protocol = inbound.protocol();
     if protocol.is_http() {
         let service = inbound.service();

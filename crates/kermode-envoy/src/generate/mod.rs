@@ -59,16 +59,17 @@ pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) ->
     resources
 }
 
-/// Generates the listener of one inbound port. Returns `None` if the Dataplane has no inbound at the port.
+/// Generates the listeners of one inbound port, one for each address of the Pod. Returns none if the Dataplane has no
+/// inbound at the port.
 ///
 /// Only inbound listeners depend on permissions, so the publisher calls this function when permissions change.
-pub fn inbound_listener(
+pub fn inbound_listeners(
     mesh: &Mesh,
     dataplane: &Dataplane,
     port: u16,
     permissions: &PermissionSet,
-) -> Option<Resource> {
-    inbound::listener_of_port(mesh, dataplane, port, permissions)
+) -> Vec<Resource> {
+    inbound::listeners_of_port(mesh, dataplane, port, permissions)
 }
 
 /// Generates the cluster for direct access, and a listener for each address (see [`kermode_model::direct_access`]).

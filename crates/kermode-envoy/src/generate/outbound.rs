@@ -74,8 +74,11 @@ fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&M
 /// as the inbound listeners of the proxy (docs/reference/dataplane.md#outbounds).
 pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
     let mut own = Vec::new();
-    for inbound in &dataplane.inbounds {
-        let address = SocketAddr::new(dataplane.address, inbound.port);
+    let inbounds = dataplane.inbounds.iter();
+    let at_all_addresses =
+        inbounds.flat_map(|inbound| dataplane.addresses().map(move |address| (inbound, address)));
+    for (inbound, address) in at_all_addresses {
+        let address = SocketAddr::new(address, inbound.port);
         own.push((ResourceKind::Listener, names::outbound(address)));
         let cluster = inbound
             .service()

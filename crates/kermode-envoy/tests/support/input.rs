@@ -68,6 +68,8 @@ struct ServiceInput {
 struct DataplaneInput {
     address: IpAddr,
     #[serde(default)]
+    additional_addresses: Vec<IpAddr>,
+    #[serde(default)]
     inbound: Vec<InboundInput>,
     #[serde(default = "default_true")]
     redirected: bool,
@@ -244,6 +246,7 @@ fn mk_dataplane(name: &str, input: &DataplaneInput) -> Dataplane {
         key: ObjectKey::from_proxy_name(name).expect("dataplanes are named <name>.<namespace>"),
         mesh: MESH.into(),
         address: input.address,
+        additional_addresses: input.additional_addresses.clone(),
         inbounds: input.inbound.iter().map(inbound).collect(),
         gateway: None,
         transparent_proxying: input.redirected.then(|| TransparentProxying {

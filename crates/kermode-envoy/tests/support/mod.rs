@@ -7,3 +7,4 @@ pub(crate) mod envoy;
 pub(crate) mod input;
 pub(crate) mod process;
 pub(crate) mod readable;
+pub(crate) mod secrets;

@@ -100,6 +100,7 @@ mod tests {
             key: ObjectKey::new("ns", "pod"),
             mesh: "default".into(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            additional_addresses: Vec::new(),
             inbounds: services.iter().map(inbound).collect(),
             gateway: None,
             transparent_proxying: None,

@@ -1,5 +1,7 @@
 //! Settings of the proxy from annotations of the Pod (docs/reference/dataplane.md#proxy-settings).
 
+use std::net::IpAddr;
+
 use kermode_crds::annotation;
 use kermode_model::{Metrics, TransparentProxying};
 
@@ -21,6 +23,21 @@ pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentP
         direct_access_services: annotations::list(pod, annotation::DIRECT_ACCESS_SERVICES),
         reachable_services: annotations::list(pod, annotation::REACHABLE_SERVICES),
     }))
+}
+
+/// Returns the IPs of the Pod besides the first, without the IPv6 address of a Pod whose annotations disable the
+/// redirection of IPv6: Envoy receives no connections to it.
+pub(super) fn additional_addresses(pod: &PodFacts) -> Result<Vec<IpAddr>, ConvertError> {
+    let is_ipv4_only = pod
+        .annotations
+        .get(annotation::IP_FAMILY_MODE)
+        .is_some_and(|mode| &**mode == "ipv4");
+    let inbound_v6 = annotations::number(pod, annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT)?;
+    let is_ipv6_redirected = !is_ipv4_only && inbound_v6 != Some(0);
+    let addresses = pod.other_ips.iter().copied();
+    Ok(addresses
+        .filter(|address| address.is_ipv4() || is_ipv6_redirected)
+        .collect())
 }
 
 /// Returns the metrics port and path that the Pod's annotations set; `None` if they set neither.

@@ -102,6 +102,28 @@ fn terminating_pod_is_unready_with_and_without_a_service() {
 }
 
 #[test]
+fn dual_stack_pod_has_both_addresses_unless_ipv6_is_not_redirected() {
+    let v6_port = "kuma.io/transparent-proxying-inbound-v6-port";
+    let mode = "kuma.io/transparent-proxying-ip-family-mode";
+    for (annotation, addresses) in [
+        (None, vec!["10.0.0.1", "fd00::1"]),
+        (Some((v6_port, "15010")), vec!["10.0.0.1", "fd00::1"]),
+        (Some((v6_port, "0")), vec!["10.0.0.1"]),
+        (Some((mode, "ipv4")), vec!["10.0.0.1"]),
+    ] {
+        let status = json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]});
+        let annotations: Value = annotation
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), json!(value)))
+            .collect();
+        let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &annotations);
+        let dataplane = converted(&pod, &[]).dataplane;
+        let found: Vec<_> = dataplane.addresses().map(|address| address.to_string()).collect();
+        assert_eq!(found, addresses, "{annotation:?}");
+    }
+}
+
+#[test]
 fn address_of_a_dual_stack_pod_is_its_first_ip() {
     let status = json!({"podIP": "fd00::1", "podIPs": [{"ip": "fd00::1"}, {"ip": "10.0.0.1"}]});
     let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));

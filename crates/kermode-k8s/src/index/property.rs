@@ -164,7 +164,10 @@ fn mk_pod(name: u8, shape: &PodShape) -> PodFacts {
         pod["metadata"]["ownerReferences"] =
             json!([{"kind": "ReplicaSet", "name": format!("r{owner}"), "uid": "", "apiVersion": "apps/v1"}]);
     }
-    if !shape.has_named_port {
+    if shape.has_named_port {
+        let second = format!("fd00::{}", name + 1);
+        pod["status"]["podIPs"] = json!([{"ip": pod["status"]["podIP"]}, {"ip": second}]);
+    } else {
         pod["spec"]["containers"][0]["ports"] = json!([]);
     }
     pod["status"]["containerStatuses"][0]["ready"] = json!(shape.is_ready);

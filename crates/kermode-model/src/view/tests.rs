@@ -1,7 +1,5 @@
 //! Tests of writes to the view: their effects, and the touched parts that they return.
 
-use std::net::IpAddr;
-
 use super::*;
 use crate::tag;
 
@@ -22,6 +20,7 @@ fn mk_dataplane(name: &str, ip: [u8; 4], inbounds: Vec<Inbound>) -> Dataplane {
         key: ObjectKey::new("demo", name),
         mesh: MeshName::new("default"),
         address: IpAddr::from(ip),
+        additional_addresses: Vec::new(),
         inbounds,
         gateway: None,
         transparent_proxying: None,

@@ -64,6 +64,7 @@ fn model_dataplane(dataplane: &Value) -> Result<Dataplane> {
             .with_context(|| format!("the name {name:?} of a Dataplane of the case has no namespace"))?,
         mesh: MeshName::new(MESH),
         address: serde_json::from_value(networking["address"].clone())?,
+        additional_addresses: Vec::new(),
         inbounds: inbounds.collect::<Result<_>>()?,
         gateway: None,
         transparent_proxying: None,

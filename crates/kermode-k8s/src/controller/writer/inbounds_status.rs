@@ -96,6 +96,7 @@ mod tests {
             key: ObjectKey::new("ns", "pod"),
             mesh: "default".into(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            additional_addresses: Vec::new(),
             inbounds: vec![Inbound {
                 port: 80,
                 tags: [(tag::SERVICE.into(), "web_ns_svc_80".into())].into(),

@@ -24,6 +24,8 @@ pub struct PodFacts {
     pub annotations: Pairs,
     /// First IP; `None` until an IP is assigned.
     pub ip: Option<IpAddr>,
+    /// The other IPs: at most one, of the other family.
+    pub other_ips: Box<[IpAddr]>,
     /// Phase.
     pub phase: PodPhase,
     /// Whether the Pod is being deleted.
@@ -171,6 +173,7 @@ impl From<&Pod> for PodFacts {
             labels: Pairs::all(pod.metadata.labels.as_ref()),
             annotations,
             ip: first_ip(status),
+            other_ips: other_ips(status),
             phase: phase(status),
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
             service_account: service_account.unwrap_or("default").into(),
@@ -207,6 +210,21 @@ fn first_ip(status: &PodStatus) -> Option<IpAddr> {
         .into_iter()
         .chain(listed)
         .find_map(|ip| ip.parse().ok())
+}
+
+/// Returns the first IP of the family that the Pod's first IP does not have.
+fn other_ips(status: &PodStatus) -> Box<[IpAddr]> {
+    let Some(first) = first_ip(status) else {
+        return Box::default();
+    };
+    let mut listed = status.pod_ips.iter().flatten();
+    let other = listed.find_map(|ip| {
+        ip.ip
+            .parse()
+            .ok()
+            .filter(|ip: &IpAddr| ip.is_ipv6() != first.is_ipv6())
+    });
+    other.into_iter().collect()
 }
 
 fn phase(status: &PodStatus) -> PodPhase {

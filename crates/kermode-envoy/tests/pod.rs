@@ -1,0 +1,135 @@
+//! The sidecar of a dual-stack Pod: the real Envoy behind the rules of `kermode-netfilter`, called from another network
+//! namespace (needs `unshare`, `nsenter`, `ip`, `nft`, `curl` and `python3`).
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use kermode_netfilter::{IpFamilies, RuleSet, TrafficConfig};
+use support::certificates::Authority;
+use support::envoy;
+use support::input::Input;
+use support::secrets::{read_secrets_from_files, write_secrets};
+
+/// Starts Envoy and an application in the namespace of the Pod, applies the rules, and runs `$CALLS` in the namespace
+/// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound, and at port 8081.
+///
+/// A call `plain URL` or `mtls URL` prints the response, or `refused`.
+const SCRIPT: &str = r#"
+set -eu
+cd "$FOLDER"
+unshare --net sleep 120 & client=$!
+while [ "$(readlink /proc/$client/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
+in_client() { nsenter --target $client --net "$@"; }
+ip link set lo up
+ip addr add ::6/128 dev lo
+ip link add eth0 type veth peer name eth0 netns $client
+ip addr add 10.0.0.9/24 dev eth0
+ip addr add fd00:10::9/64 dev eth0 nodad
+ip link set eth0 up
+in_client ip addr add 10.0.0.1/24 dev eth0
+in_client ip addr add fd00:10::1/64 dev eth0 nodad
+in_client ip link set eth0 up
+nft -f rules
+python3 -m http.server 8080 --bind :: >/dev/null 2>&1 &
+python3 -m http.server 8081 --bind :: >/dev/null 2>&1 &
+"$ENVOY" --config-path envoy.json --disable-hot-restart --concurrency 1 --log-level off &
+until curl --silent --fail --output /dev/null http://127.0.0.1:9901/ready &&
+    curl --silent --output /dev/null http://127.0.0.1:8080/ && curl --silent --output /dev/null http://127.0.0.1:8081/; do
+  sleep 0.05
+done
+plain() { in_client curl --silent --max-time 30 "$1" || echo refused; }
+mtls() { in_client curl --silent --max-time 30 --insecure --cert client.pem --key client.key "$1" || echo refused; }
+stat() { curl --silent "http://127.0.0.1:9901/stats?filter=$1" | sed 's/.*: //'; }
+eval "$CALLS"
+"#;
+
+/// Runs calls from the client, see [`SCRIPT`]. Returns the lines that they print.
+fn call_pod(input: &str, calls: &str) -> Vec<String> {
+    let input = Input::parse(input);
+    let authority = Authority::new();
+    let secrets = write_secrets(&authority, &["spiffe://default/web_shop_svc_80"]);
+    let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/unused.sock"));
+    let mut config = envoy::with_static_resources(bootstrap, &input.resources());
+    config
+        .as_object_mut()
+        .expect("an object")
+        .remove("dynamic_resources");
+    read_secrets_from_files(&mut config, secrets.path());
+    let client = authority.identity(&["spiffe://default/client_shop_svc"]);
+    let client = &client["resources"][0]["tls_certificate"];
+    let text = |field: &str| client[field]["inline_string"].as_str().expect("PEM").to_owned();
+    let rules = RuleSet::new(&TrafficConfig::default(), IpFamilies::DualStack);
+
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for (name, content) in [
+        ("hello", "application\n".to_owned()),
+        ("envoy.json", config.to_string()),
+        ("client.pem", text("certificate_chain")),
+        ("client.key", text("private_key")),
+        ("rules", rules.to_string()),
+    ] {
+        std::fs::write(folder.path().join(name), content).expect("a writable directory");
+    }
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--pid", "--mount-proc"])
+        .args(["--fork", "--kill-child", "sh", "-c", SCRIPT])
+        .env("ENVOY", envoy::binary())
+        .env("FOLDER", folder.path())
+        .env("CALLS", calls)
+        .output()
+        .expect("unshare runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines = String::from_utf8_lossy(&output.stdout);
+    lines.lines().map(str::to_owned).collect()
+}
+
+/// A Pod with an inbound at port 8080, and with settings of its Mesh.
+fn mk_input(mesh: &str) -> String {
+    format!(
+        "{mesh}
+proxy: web-1.shop
+dataplanes:
+  web-1.shop:
+    address: 10.0.0.9
+    additionalAddresses: [\"fd00:10::9\"]
+    redirectPortInboundV6: 15010
+    inbound: [{{ port: 8080, tags: {{ kuma.io/service: web_shop_svc_80, kuma.io/protocol: http }} }}]
+"
+    )
+}
+
+#[test]
+fn both_addresses_of_a_dual_stack_pod_accept_only_mtls() {
+    let calls = "
+        plain http://10.0.0.9:8080/hello
+        plain http://[fd00:10::9]:8080/hello
+        mtls https://10.0.0.9:8080/hello
+        mtls https://[fd00:10::9]:8080/hello";
+    assert_eq!(
+        call_pod(&mk_input("mtls: STRICT"), calls),
+        ["refused", "refused", "application", "application"]
+    );
+}
+
+#[test]
+fn permissions_hold_for_both_addresses_of_a_dual_stack_pod() {
+    let denied = "
+mtls: STRICT
+permissions: [{ rules: [{ service: friend_shop_svc, action: Allow }] }]";
+    let calls = "
+        mtls https://10.0.0.9:8080/hello
+        mtls https://[fd00:10::9]:8080/hello
+        stat '^inbound_.*rbac.denied$'";
+    assert_eq!(
+        call_pod(&mk_input(denied), calls),
+        ["refused", "refused", "1", "1"]
+    );
+}

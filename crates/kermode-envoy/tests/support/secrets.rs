@@ -1,0 +1,38 @@
+//! Secrets of proxies in files instead of `kuma-dp`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::certificates::Authority;
+
+/// Writes the secrets of a proxy as files.
+pub(crate) fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for secret in [authority.identity(uris), authority.trust_bundle()] {
+        let name = secret["resources"][0]["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
+        std::fs::write(folder.path().join(name + ".json"), secret.to_string()).expect("a writable directory");
+    }
+    folder
+}
+
+/// Makes Envoy read its secrets from files, at any depth of the value.
+pub(crate) fn read_secrets_from_files(value: &mut Value, folder: &Path) {
+    if let (Some(name), Some(_)) = (value.get("name").cloned(), value.get("sdsConfig")) {
+        let path = folder.join(format!("{}.json", name.as_str().expect("a name")));
+        value["sdsConfig"] = json!({ "pathConfigSource": { "path": path }, "resourceApiVersion": "V3" });
+    }
+    for_each_child(value, &mut |child| read_secrets_from_files(child, folder));
+}
+
+pub(crate) fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {
+    match value {
+        Value::Object(map) => map.values_mut().for_each(action),
+        Value::Array(list) => list.iter_mut().for_each(action),
+        _ => {}
+    }
+}
