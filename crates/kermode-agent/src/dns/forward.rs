@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -59,6 +60,15 @@ impl NameServers {
     }
 }
 
+/// Returns an ID that an attacker cannot predict from earlier ones: it comes from the operating system, because
+/// `fastrand` reveals its state by its output.
+fn transaction_id() -> io::Result<u16> {
+    let mut bytes = [0; 2];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| io::Error::other("the operating system returns no random bytes"))?;
+    Ok(u16::from_ne_bytes(bytes))
+}
+
 /// Forwards a query over UDP. Each query uses its own socket and thus an unpredictable source port, which an attacker
 /// has to guess, in addition to the ID, to forge a response.
 async fn forward_over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
@@ -69,7 +79,7 @@ async fn forward_over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<V
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
-    let id = fastrand::u16(..);
+    let id = transaction_id()?;
     socket.send(&query.with_id(id)).await?;
     // The extra byte shows that a response is larger than the limit.
     let mut buffer = vec![0; MAX_UDP_RESPONSE + 1];
@@ -88,7 +98,7 @@ async fn forward_over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<V
 
 async fn forward_over_tcp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
-    let id = fastrand::u16(..);
+    let id = transaction_id()?;
     write_message(&mut stream, &query.with_id(id)).await?;
     match read_message(&mut stream).await? {
         Some(response) if query.is_answered_by(&response, id) => Ok(with_id(response, query.id())),
@@ -118,4 +128,19 @@ pub(crate) async fn write_message(stream: &mut (impl AsyncWrite + Unpin), messag
     // A single write puts prefix and message into one segment.
     let framed = [&length.to_be_bytes(), message].concat();
     stream.write_all(&framed).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transaction_ids_do_not_follow_from_a_seed() {
+        let ids = || {
+            fastrand::seed(7);
+            let ids = (0..8).map(|_| transaction_id());
+            ids.collect::<io::Result<Vec<u16>>>().unwrap()
+        };
+        assert_ne!(ids(), ids());
+    }
 }
