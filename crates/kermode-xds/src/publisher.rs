@@ -223,7 +223,9 @@ impl Publisher {
         let resources: Vec<_> = listeners.collect();
         self.count_encoded(&resources);
         let changed_count = self.store.update_proxy(key, resources, &[]);
-        self.metrics.changed.inc_by(changed_count.unwrap_or_default() as u64);
+        self.metrics
+            .changed
+            .inc_by(changed_count.unwrap_or_default() as u64);
     }
 
     fn publish_direct_access(&self, changes: &ListenerChanges) {
@@ -236,7 +238,9 @@ impl Publisher {
         self.count_encoded(&listeners);
         let removals: Vec<_> = removals.collect();
         let changed_count = self.store.update_proxy(&changes.proxy, listeners, &removals);
-        self.metrics.changed.inc_by(changed_count.unwrap_or_default() as u64);
+        self.metrics
+            .changed
+            .inc_by(changed_count.unwrap_or_default() as u64);
     }
 
     fn count_encoded(&self, resources: &[Resource]) {
