@@ -32,7 +32,7 @@ pub(super) enum Entry {
 /// Acknowledged resources by type URL and name.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    kinds: HashMap<Arc<str>, Kind>,
+    types: HashMap<Arc<str>, CachedType>,
     /// Size of all entries, in bytes.
     bytes: usize,
     /// Limit on `bytes`.
@@ -44,7 +44,7 @@ pub(crate) struct Cache {
 
 /// Acknowledged resources of one type.
 #[derive(Debug, Default)]
-struct Kind {
+struct CachedType {
     entries: HashMap<Arc<str>, Entry>,
     /// Whether the entries include every resource of a wildcard subscription.
     is_complete: bool,
@@ -68,54 +68,54 @@ impl Cache {
     /// Returns an empty cache with a limit of `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
-            kinds: HashMap::new(),
+            types: HashMap::new(),
             bytes: 0,
             limit,
             is_disabled: false,
         }
     }
 
-    /// Returns the entry of a resource. `kind` is the type URL.
-    pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Entry> {
-        self.kinds.get(kind)?.entries.get(name)
+    /// Returns the entry of a resource.
+    pub(super) fn get(&self, type_url: &str, name: &str) -> Option<&Entry> {
+        self.types.get(type_url)?.entries.get(name)
     }
 
     /// Returns all resources of a type, or `None` if the cache may lack some of them.
-    pub(super) fn all(&self, kind: &str) -> Option<impl Iterator<Item = (&Arc<str>, &Item)>> {
-        let kind = self.kinds.get(kind).filter(|kind| kind.is_complete)?;
-        Some(kind.entries.iter().filter_map(|(name, entry)| match entry {
+    pub(super) fn all(&self, type_url: &str) -> Option<impl Iterator<Item = (&Arc<str>, &Item)>> {
+        let cached = self.types.get(type_url).filter(|cached| cached.is_complete)?;
+        Some(cached.entries.iter().filter_map(|(name, entry)| match entry {
             Entry::Present(item) => Some((name, item)),
             Entry::Absent => None,
         }))
     }
 
     /// Stores the acknowledged state of a resource.
-    pub(super) fn put(&mut self, kind: &Arc<str>, name: Arc<str>, entry: Entry) {
+    pub(super) fn put(&mut self, type_url: &Arc<str>, name: Arc<str>, entry: Entry) {
         if self.is_disabled {
             return;
         }
         self.bytes += entry.size(&name);
-        let entries = &mut self.kinds.entry(kind.clone()).or_default().entries;
+        let entries = &mut self.types.entry(type_url.clone()).or_default().entries;
         if let Some(old) = entries.insert(name.clone(), entry) {
             self.bytes -= old.size(&name);
         }
     }
 
     /// Removes a resource.
-    pub(super) fn remove(&mut self, kind: &str, name: &str) {
-        let entries = self.kinds.get_mut(kind).map(|kind| &mut kind.entries);
+    pub(super) fn remove(&mut self, type_url: &str, name: &str) {
+        let entries = self.types.get_mut(type_url).map(|cached| &mut cached.entries);
         if let Some(old) = entries.and_then(|entries| entries.remove(name)) {
             self.bytes -= old.size(name);
         }
     }
 
     /// Keeps only the resources of a type for which `keep` returns true.
-    pub(super) fn retain(&mut self, kind: &str, keep: impl Fn(&str) -> bool) {
-        let Some(kind) = self.kinds.get_mut(kind) else {
+    pub(super) fn retain(&mut self, type_url: &str, keep: impl Fn(&str) -> bool) {
+        let Some(cached) = self.types.get_mut(type_url) else {
             return;
         };
         let mut freed = 0;
-        kind.entries.retain(|name, entry| {
+        cached.entries.retain(|name, entry| {
             let is_kept = keep(name);
             if !is_kept {
                 freed += entry.size(name);
@@ -126,9 +126,9 @@ impl Cache {
     }
 
     /// Marks the resources of a type as complete for a wildcard subscription.
-    pub(super) fn set_complete(&mut self, kind: &Arc<str>) {
+    pub(super) fn set_complete(&mut self, type_url: &Arc<str>) {
         if !self.is_disabled {
-            self.kinds.entry(kind.clone()).or_default().is_complete = true;
+            self.types.entry(type_url.clone()).or_default().is_complete = true;
         }
     }
 
@@ -146,7 +146,7 @@ impl Cache {
             "the configuration is too large to cache, so a restarted Envoy needs the control plane; reduce the services \
              that this proxy reaches"
         );
-        self.kinds.clear();
+        self.types.clear();
         self.bytes = 0;
         self.is_disabled = true;
     }
@@ -171,29 +171,29 @@ mod tests {
     #[test]
     fn size_of_the_cache_is_the_sum_of_the_sizes_of_its_entries() {
         let mut cache = Cache::new(10_000);
-        let kind: Arc<str> = "kind".into();
+        let type_url: Arc<str> = "type".into();
         for size in [1000, 3000, 2000] {
-            cache.put(&kind, "a".into(), mk_entry(size));
+            cache.put(&type_url, "a".into(), mk_entry(size));
         }
-        cache.put(&kind, "b".into(), Entry::Absent);
+        cache.put(&type_url, "b".into(), Entry::Absent);
         assert_eq!(cache.bytes, 2000 + 2 + ENTRY_OVERHEAD + 1 + ENTRY_OVERHEAD);
-        cache.remove("kind", "b");
-        cache.remove("kind", "b");
+        cache.remove("type", "b");
+        cache.remove("type", "b");
         cache.remove("other", "a");
-        cache.retain("kind", |name| name != "a");
+        cache.retain("type", |name| name != "a");
         assert_eq!(cache.bytes, 0);
     }
 
     #[test]
     fn wildcard_subscription_is_served_only_from_a_complete_type() {
         let mut cache = Cache::new(10_000);
-        let kind: Arc<str> = "kind".into();
-        cache.put(&kind, "a".into(), mk_entry(1));
-        cache.put(&kind, "gone".into(), Entry::Absent);
-        assert!(cache.all("kind").is_none());
-        cache.set_complete(&kind);
+        let type_url: Arc<str> = "type".into();
+        cache.put(&type_url, "a".into(), mk_entry(1));
+        cache.put(&type_url, "gone".into(), Entry::Absent);
+        assert!(cache.all("type").is_none());
+        cache.set_complete(&type_url);
         let names: Vec<_> = cache
-            .all("kind")
+            .all("type")
             .into_iter()
             .flatten()
             .map(|(name, _)| &**name)
@@ -204,19 +204,19 @@ mod tests {
     #[test]
     fn exceeded_limit_disables_the_cache_until_envoy_starts_without_resources() {
         let mut cache = Cache::new(1000);
-        let kind: Arc<str> = "kind".into();
-        cache.put(&kind, "a".into(), mk_entry(500));
-        cache.set_complete(&kind);
+        let type_url: Arc<str> = "type".into();
+        cache.put(&type_url, "a".into(), mk_entry(500));
+        cache.set_complete(&type_url);
         assert!(!cache.exceeds_limit());
-        cache.put(&kind, "b".into(), mk_entry(500));
+        cache.put(&type_url, "b".into(), mk_entry(500));
         assert!(cache.exceeds_limit());
         cache.disable();
-        cache.put(&kind, "c".into(), mk_entry(1));
-        cache.set_complete(&kind);
-        assert_eq!((cache.bytes, cache.get("kind", "a")), (0, None));
-        assert!(cache.all("kind").is_none());
+        cache.put(&type_url, "c".into(), mk_entry(1));
+        cache.set_complete(&type_url);
+        assert_eq!((cache.bytes, cache.get("type", "a")), (0, None));
+        assert!(cache.all("type").is_none());
         cache.enable();
-        cache.put(&kind, "c".into(), mk_entry(1));
-        assert!(cache.get("kind", "c").is_some());
+        cache.put(&type_url, "c".into(), mk_entry(1));
+        assert!(cache.get("type", "c").is_some());
     }
 }

@@ -60,8 +60,7 @@ enum Upstream {
 /// Envoy's subscription to one type, and the acknowledged versions.
 #[derive(Debug)]
 struct Subscription {
-    /// Type URL.
-    kind: Arc<str>,
+    type_url: Arc<str>,
     /// Whether Envoy subscribed to all resources of the type.
     is_wildcard: bool,
     /// Explicitly subscribed names.
@@ -75,7 +74,7 @@ struct Subscription {
 /// Response that Envoy has neither acknowledged nor rejected.
 #[derive(Debug)]
 struct InFlight {
-    kind: Arc<str>,
+    type_url: Arc<str>,
     source: Source,
     /// Sent resources with their names.
     items: Vec<(Arc<str>, Item)>,
@@ -132,7 +131,7 @@ impl Session {
                 let in_flight = self
                     .in_flight
                     .values()
-                    .filter(|response| response.kind == subscription.kind)
+                    .filter(|response| response.type_url == subscription.type_url)
                     .flat_map(InFlight::names);
                 subscription.resuming_request(in_flight)
             })
@@ -148,7 +147,7 @@ impl Session {
         self.is_offline = false;
         let items = response.resources.iter().filter_map(decode_item).collect();
         let in_flight = InFlight {
-            kind: response.type_url.as_str().into(),
+            type_url: response.type_url.as_str().into(),
             source: Source::ControlPlane {
                 epoch: self.epoch,
                 nonce: std::mem::take(&mut response.nonce),
@@ -193,12 +192,12 @@ impl Session {
         if let Some(error) = &request.error_detail {
             if !is_from_control_plane {
                 tracing::error!(
-                    kind = &*in_flight.kind,
+                    kind = &*in_flight.type_url,
                     error = error.message,
                     "Envoy rejected the cached configuration"
                 );
             }
-        } else if let Some(subscription) = self.find(&in_flight.kind) {
+        } else if let Some(subscription) = self.find(&in_flight.type_url) {
             subscription.on_acknowledged(in_flight.items, in_flight.removed, is_from_control_plane, cache);
             self.enforce_limit(cache);
         }
@@ -214,11 +213,11 @@ impl Session {
 
     /// Applies a change of subscription. Returns the index of the subscription and whether it is new.
     fn subscribe(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> (usize, bool) {
-        let kind = request.type_url.as_str();
+        let type_url = request.type_url.as_str();
         if let Some(index) = self
             .subscriptions
             .iter()
-            .position(|subscription| &*subscription.kind == kind)
+            .position(|subscription| &*subscription.type_url == type_url)
         {
             self.subscriptions[index].apply(request, cache);
             return (index, false);
@@ -270,18 +269,18 @@ impl Session {
         cache: &Cache,
     ) -> Option<DeltaDiscoveryResponse> {
         let subscription = &mut self.subscriptions[index];
-        let kind = subscription.kind.clone();
+        let type_url = subscription.type_url.clone();
         let mut items = Vec::new();
         let mut removed = Vec::new();
         for name in names {
-            match cache.get(&kind, name) {
+            match cache.get(&type_url, name) {
                 Some(Entry::Present(item)) => items.push((Arc::from(name.as_str()), item.clone())),
                 Some(Entry::Absent) => removed.push(name.clone()),
                 None => {}
             }
         }
         let all_cached = cache
-            .all(&kind)
+            .all(&type_url)
             .filter(|_| include_all && subscription.is_wildcard);
         // Envoy waits for the first response to a wildcard even if there are no resources.
         let is_first_to_wildcard = all_cached.is_some() && !subscription.has_response;
@@ -296,13 +295,13 @@ impl Session {
             return None;
         }
         tracing::warn!(
-            kind = &*kind,
+            kind = &*type_url,
             resources = items.len(),
             "the control plane does not respond: Envoy receives the cached configuration"
         );
         let resources = items.iter().map(|(_, item)| item.encoded.clone()).collect();
         let in_flight = InFlight {
-            kind: kind.clone(),
+            type_url: type_url.clone(),
             source: Source::Cache,
             items,
             removed: removed.clone(),
@@ -310,7 +309,7 @@ impl Session {
         Some(DeltaDiscoveryResponse {
             system_version_info: String::new(),
             resources,
-            type_url: kind.to_string(),
+            type_url: type_url.to_string(),
             nonce: self.track(in_flight),
             removed_resources: removed,
         })
@@ -318,7 +317,7 @@ impl Session {
 
     /// Records a response in flight and returns its nonce.
     fn track(&mut self, in_flight: InFlight) -> String {
-        if let Some(subscription) = self.find(&in_flight.kind) {
+        if let Some(subscription) = self.find(&in_flight.type_url) {
             subscription.has_response = true;
         }
         self.last_nonce += 1;
@@ -334,7 +333,7 @@ impl Session {
             return;
         }
         for subscription in &self.subscriptions {
-            cache.retain(&subscription.kind, |name| {
+            cache.retain(&subscription.type_url, |name| {
                 subscription.acknowledged.contains_key(name)
             });
         }
@@ -343,10 +342,10 @@ impl Session {
         }
     }
 
-    fn find(&mut self, kind: &str) -> Option<&mut Subscription> {
+    fn find(&mut self, type_url: &str) -> Option<&mut Subscription> {
         self.subscriptions
             .iter_mut()
-            .find(|subscription| &*subscription.kind == kind)
+            .find(|subscription| &*subscription.type_url == type_url)
     }
 }
 
@@ -373,7 +372,7 @@ impl Subscription {
             .map(|(name, version)| (name.as_str().into(), Some(version.as_str().into())))
             .collect();
         Self {
-            kind: request.type_url.as_str().into(),
+            type_url: request.type_url.as_str().into(),
             is_wildcard: names.remove(WILDCARD) || is_empty,
             names,
             acknowledged,
@@ -394,13 +393,13 @@ impl Subscription {
             if name == WILDCARD {
                 self.is_wildcard = false;
                 self.acknowledged.retain(|name, _| self.names.contains(&**name));
-                cache.retain(&self.kind, |name| self.names.contains(name));
+                cache.retain(&self.type_url, |name| self.names.contains(name));
             } else {
                 self.names.remove(name);
             }
             if !self.includes(name) {
                 self.acknowledged.remove(name.as_str());
-                cache.remove(&self.kind, name);
+                cache.remove(&self.type_url, name);
             }
         }
     }
@@ -427,23 +426,23 @@ impl Subscription {
             } else {
                 item.encoded.clone()
             };
-            cache.put(&self.kind, name, Entry::Present(Item { encoded, ..item }));
+            cache.put(&self.type_url, name, Entry::Present(Item { encoded, ..item }));
         }
         for name in removed {
             // Caches the absence for a restarted Envoy that subscribes to the name.
             if self.names.contains(&name) {
                 let name: Arc<str> = name.into();
                 self.acknowledged.insert(name.clone(), None);
-                cache.put(&self.kind, name, Entry::Absent);
+                cache.put(&self.type_url, name, Entry::Absent);
             } else {
                 self.acknowledged.remove(name.as_str());
-                cache.remove(&self.kind, &name);
+                cache.remove(&self.type_url, &name);
             }
         }
         if is_from_control_plane && self.is_wildcard {
             // Drops resources that only an earlier Envoy process received: they no longer exist.
-            cache.retain(&self.kind, |name| self.acknowledged.contains_key(name));
-            cache.set_complete(&self.kind);
+            cache.retain(&self.type_url, |name| self.acknowledged.contains_key(name));
+            cache.set_complete(&self.type_url);
         }
     }
 
@@ -465,7 +464,7 @@ impl Subscription {
             .filter(|name| self.includes(name))
             .map(|name| (name.to_owned(), IN_FLIGHT_VERSION.to_owned()));
         Some(DeltaDiscoveryRequest {
-            type_url: self.kind.to_string(),
+            type_url: self.type_url.to_string(),
             resource_names_subscribe: wildcard.into_iter().chain(self.names.iter().cloned()).collect(),
             initial_resource_versions: acknowledged.chain(in_flight).collect(),
             ..DeltaDiscoveryRequest::default()

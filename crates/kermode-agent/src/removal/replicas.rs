@@ -128,8 +128,9 @@ impl fmt::Display for Replica {
 mod tests {
     use super::*;
 
-    /// Addresses of two replicas.
+    /// Address of a replica.
     const B: &str = "10.0.0.2:5678";
+    /// Address of another replica.
     const C: &str = "10.0.0.3:5678";
 
     fn replica(address: &str) -> Replica {

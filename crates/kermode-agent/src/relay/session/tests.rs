@@ -21,19 +21,19 @@ fn node() -> Node {
     }
 }
 
-fn subscribe(kind: &str, names: &[&str]) -> DeltaDiscoveryRequest {
+fn subscribe(type_url: &str, names: &[&str]) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         node: Some(node()),
-        type_url: kind.to_owned(),
+        type_url: type_url.to_owned(),
         resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
         ..DeltaDiscoveryRequest::default()
     }
 }
 
-fn unsubscribe(kind: &str, name: &str) -> DeltaDiscoveryRequest {
+fn unsubscribe(type_url: &str, name: &str) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         resource_names_unsubscribe: vec![name.to_owned()],
-        ..subscribe(kind, &[])
+        ..subscribe(type_url, &[])
     }
 }
 
@@ -55,13 +55,13 @@ fn nack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
     }
 }
 
-fn response(kind: &str, nonce: &str, items: &[(&str, &str)], removed: &[&str]) -> DeltaDiscoveryResponse {
+fn response(type_url: &str, nonce: &str, items: &[(&str, &str)], removed: &[&str]) -> DeltaDiscoveryResponse {
     let encoded = items
         .iter()
-        .map(|(name, version)| encode_resource(kind, name, version, Bytes::from_static(b"body")));
+        .map(|(name, version)| encode_resource(type_url, name, version, Bytes::from_static(b"body")));
     DeltaDiscoveryResponse {
         resources: encoded.collect(),
-        type_url: kind.to_owned(),
+        type_url: type_url.to_owned(),
         nonce: nonce.to_owned(),
         removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
         ..DeltaDiscoveryResponse::default()
@@ -397,81 +397,82 @@ type Resources = BTreeMap<&'static str, BTreeMap<String, String>>;
 impl Server {
     fn on_request(&mut self, request: &DeltaDiscoveryRequest) {
         let is_first = !self.types.contains_key(&request.type_url);
-        let kind = self.types.entry(request.type_url.clone()).or_default();
+        let served = self.types.entry(request.type_url.clone()).or_default();
         if is_first {
             assert!(
                 request.response_nonce.is_empty(),
                 "an ACK of another stream's response"
             );
-            kind.client_versions
+            served
+                .client_versions
                 .extend(request.initial_resource_versions.clone());
-            kind.is_wildcard = request.resource_names_subscribe.is_empty();
-            kind.needs_response = kind.is_wildcard;
+            served.is_wildcard = request.resource_names_subscribe.is_empty();
+            served.needs_response = served.is_wildcard;
         } else if !request.response_nonce.is_empty() {
-            let sent = kind.in_flight.take().expect("an ACK without a response");
+            let sent = served.in_flight.take().expect("an ACK without a response");
             assert_eq!(sent.nonce, request.response_nonce);
             if request.error_detail.is_some() {
                 let resource = sent.resource.expect("a NACK of a response without resources");
                 match resource.previous_version {
-                    Some(version) => kind.client_versions.insert(resource.name.clone(), version),
-                    None => kind.client_versions.remove(&resource.name),
+                    Some(version) => served.client_versions.insert(resource.name.clone(), version),
+                    None => served.client_versions.remove(&resource.name),
                 };
-                kind.rejected.insert(resource.name, resource.version);
+                served.rejected.insert(resource.name, resource.version);
             }
         }
         for name in &request.resource_names_subscribe {
-            kind.names.insert(name.clone());
+            served.names.insert(name.clone());
             if !is_first {
-                kind.client_versions.remove(name);
+                served.client_versions.remove(name);
             }
         }
         for name in &request.resource_names_unsubscribe {
-            kind.names.remove(name);
-            kind.client_versions.remove(name);
+            served.names.remove(name);
+            served.client_versions.remove(name);
         }
     }
 
     /// Returns the next response, of any type that has none in flight.
     fn next_response(&mut self, resources: &Resources) -> Option<DeltaDiscoveryResponse> {
-        for (url, kind) in &mut self.types {
-            if kind.in_flight.is_some() {
+        for (type_url, served) in &mut self.types {
+            if served.in_flight.is_some() {
                 continue;
             }
-            let resources = &resources[url.as_str()];
+            let resources = &resources[type_url.as_str()];
             let changed = resources.iter().find(|(name, version)| {
-                let is_subscribed = kind.is_wildcard || kind.names.contains(*name);
-                let client_has = kind.client_versions.get(*name) == Some(*version);
-                let client_rejected = kind.rejected.get(*name) == Some(*version);
+                let is_subscribed = served.is_wildcard || served.names.contains(*name);
+                let client_has = served.client_versions.get(*name) == Some(*version);
+                let client_rejected = served.rejected.get(*name) == Some(*version);
                 is_subscribed && !client_has && !client_rejected
             });
-            let removed = kind
+            let removed = served
                 .client_versions
                 .keys()
                 .filter(|name| !resources.contains_key(*name));
             let removed: Vec<_> = removed.cloned().collect();
-            if changed.is_none() && removed.is_empty() && !kind.needs_response {
+            if changed.is_none() && removed.is_empty() && !served.needs_response {
                 continue;
             }
-            kind.needs_response = false;
+            served.needs_response = false;
             self.last_nonce += 1;
             let nonce = self.last_nonce.to_string();
             for name in &removed {
-                kind.client_versions.remove(name);
+                served.client_versions.remove(name);
             }
             // A response contains either removals or one resource, so a NACK always rejects that resource.
             let changed = changed.filter(|_| removed.is_empty());
             let resource = changed.map(|(name, version)| SentResource {
                 name: name.clone(),
                 version: version.clone(),
-                previous_version: kind.client_versions.insert(name.clone(), version.clone()),
+                previous_version: served.client_versions.insert(name.clone(), version.clone()),
             });
             let items: Vec<_> = changed
                 .iter()
                 .map(|(name, version)| (name.as_str(), version.as_str()))
                 .collect();
             let removed: Vec<_> = removed.iter().map(String::as_str).collect();
-            let response = response(url, &nonce, &items, &removed);
-            kind.in_flight = Some(SentResponse { nonce, resource });
+            let response = response(type_url, &nonce, &items, &removed);
+            served.in_flight = Some(SentResponse { nonce, resource });
             return Some(response);
         }
         None
@@ -618,8 +619,8 @@ impl Simulation {
             _ => {
                 let name = ["a", "b", "c"][random.usize(0..3)];
                 let exists = random.u8(0..4) > 0;
-                for kind in [CDS, EDS] {
-                    let resources = self.resources.get_mut(kind).unwrap();
+                for type_url in [CDS, EDS] {
+                    let resources = self.resources.get_mut(type_url).unwrap();
                     if exists {
                         resources.insert(name.to_owned(), step.to_string());
                     } else {
@@ -649,20 +650,20 @@ fn envoy_converges_under_any_interleaving_and_a_restarted_envoy_gets_the_same_st
         simulation.connect_server();
         simulation.settle();
         let envoy = std::mem::take(&mut simulation.envoy);
-        for (kind, applied) in [(CDS, &envoy.clusters), (EDS, &envoy.endpoints)] {
-            let published = &simulation.resources[kind];
+        for (type_url, applied) in [(CDS, &envoy.clusters), (EDS, &envoy.endpoints)] {
+            let published = &simulation.resources[type_url];
             let removed = applied.keys().find(|name| !published.contains_key(*name));
             assert_eq!(
                 removed, None,
-                "seed {seed}: Envoy has a removed resource of {kind}"
+                "seed {seed}: Envoy has a removed resource of {type_url}"
             );
             assert!(!applied.values().any(|version| is_rejected(version)));
             for (name, version) in published {
                 // Envoy does not have rejected versions, and has endpoints of its clusters only.
                 if !is_rejected(version) && envoy.clusters.contains_key(name) {
-                    assert_eq!(applied.get(name), Some(version), "seed {seed}: {kind} {name}");
+                    assert_eq!(applied.get(name), Some(version), "seed {seed}: {type_url} {name}");
                 }
-                if !is_rejected(version) && kind == CDS {
+                if !is_rejected(version) && type_url == CDS {
                     assert!(
                         applied.contains_key(name),
                         "seed {seed}: Envoy lacks cluster {name}"
