@@ -8,8 +8,8 @@
 //!
 //! `exchange` uses neither a cluster nor a control plane. It measures connections alone, for comparison.
 //!
-//! Other processes may use the machine at the same time. Therefore CPU time and ratios are more reliable than wall time,
-//! and most figures are the median of several rounds, shown with their spread.
+//! Other processes may use the machine at the same time. Therefore CPU time and ratios are more reliable than wall
+//! time, and most figures are the median of several rounds, shown with their spread.
 
 pub mod cluster;
 pub mod config;

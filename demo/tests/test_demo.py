@@ -111,6 +111,6 @@ class Report(unittest.TestCase):
 class Manifests(unittest.TestCase):
     """Constants that repeat values of the manifests."""
 
-    def test_replicas_of_the_report_match_the_manifest(self):
+    def test_number_of_replicas_matches_the_manifest(self):
         text = Path(application.MANIFESTS / "app.yaml").read_text(encoding="utf-8")
         self.assertIn(f"replicas: {report.REPLICAS}\n", text)

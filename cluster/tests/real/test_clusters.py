@@ -39,7 +39,7 @@ def fetch(url: str) -> str:
 
 
 class Clusters(unittest.TestCase):
-    """Features for Pods, controllers and operators."""
+    """Features of Kubernetes that Kermode needs."""
 
     def test_pod_calls_a_service_of_its_own_cluster_by_name(self):
         for cluster in CLUSTERS:
@@ -202,7 +202,7 @@ class Failures(unittest.TestCase):
                 up.up(self.NAME)
         assert_nothing_left(self, cluster_paths, numbers[0])
 
-    def test_up_repairs_a_cluster_whose_first_process_was_killed(self):
+    def test_up_repairs_a_cluster_whose_process_1_was_killed(self):
         self.addCleanup(down.down, self.NAME)
         up.up(self.NAME, api_only=True, controllers=False)
         cluster_paths = paths.ClusterPaths(self.NAME)

@@ -31,7 +31,7 @@ class Images(unittest.TestCase):
             [oci.Entry("etc/note", text=text, mode=0o644), oci.Entry("tmp", mode=0o1777)]], user="5678:5678")
         return archives.pack(image, "docker.io/kermode/program", "1.2.3", self.folder)
 
-    def test_functions_are_folded_only_where_lld_is_the_default_linker(self):
+    def test_functions_are_folded_only_if_lld_is_the_default_linker(self):
         self.assertIn("--icf=all", images.rustflags("x86_64-unknown-linux-gnu"))
         self.assertEqual(images.rustflags("aarch64-unknown-linux-gnu"), "-C target-feature=+crt-static")
 
@@ -47,7 +47,7 @@ class Images(unittest.TestCase):
     def test_different_content_gives_a_different_reference(self):
         self.assertNotEqual(self.pack("one")[0], self.pack("two")[0])
 
-    def test_archive_has_its_reference_and_every_blob_it_refers_to(self):
+    def test_archive_contains_its_reference_and_all_referenced_blobs(self):
         reference, archive = self.pack()
         with tarfile.open(archive) as tar:
             def read(name: str):

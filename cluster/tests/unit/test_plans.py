@@ -13,7 +13,7 @@ class Networks(unittest.TestCase):
     def test_first_cluster_gets_number_zero(self):
         self.assertEqual(addresses.first_free(["192.0.2.0/24"], [], []).number, 0)
 
-    def test_number_in_use_or_with_a_network_or_interface_in_use_is_skipped(self):
+    def test_used_numbers_networks_and_interfaces_are_skipped(self):
         taken = ["10.180.0.2", "10.244.1.0/25"]
         self.assertEqual(addresses.first_free(taken, ["kermode2"], [3]).number, 4)
 
@@ -21,7 +21,7 @@ class Networks(unittest.TestCase):
         with self.assertRaisesRegex(ClusterError, "10.180.N.0/30 and 10.244.N.0/24"):
             addresses.first_free(["10.0.0.0/8"], [], [])
 
-    def test_outgoing_packets_are_masqueraded_but_not_those_between_host_and_cluster(self):
+    def test_packets_to_other_networks_are_masqueraded(self):
         text = hostnet.rules("x", addresses.Addresses(7))
         self.assertIn('ip saddr { 10.180.7.0/30, 10.244.7.0/24 } oifname != "kermode7" masquerade', text)
 
@@ -42,11 +42,11 @@ class Dns(unittest.TestCase):
         text = "search x\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver ::1\nnameserver bad\nnameserver\n"
         self.assertEqual(configuration.name_servers(text), ["192.0.2.1"])
 
-    def test_without_a_name_server_nothing_is_forwarded(self):
+    def test_corefile_forwards_only_if_there_are_name_servers(self):
         self.assertNotIn("forward", configuration.corefile([]))
         self.assertIn("forward . 192.0.2.1 192.0.2.2\n", configuration.corefile(["192.0.2.1", "192.0.2.2"]))
 
-    def test_every_object_is_applied_where_its_metadata_says(self):
+    def test_api_path_of_every_object_matches_its_metadata(self):
         for path, body in coredns.objects("image", []):
             self.assertTrue(path.endswith("/" + body["metadata"]["name"]), path)
             namespace = body["metadata"].get("namespace")
@@ -66,7 +66,7 @@ class Components(unittest.TestCase):
             for spec in plan.values():
                 self.assertLessEqual(set(spec["after"]), set(plan), spec["name"])
 
-    def test_api_only_without_controllers_admits_pods_that_have_no_service_account(self):
+    def test_service_account_admission_is_off_only_without_controllers(self):
         plan = self.plan(api_only=True, controllers=False)
         self.assertEqual(set(plan), {"etcd", "kube-apiserver"})
         self.assertIn("--disable-admission-plugins=ServiceAccount", plan["kube-apiserver"]["command"])
@@ -95,14 +95,14 @@ class Cgroups(unittest.TestCase):
     def test_unused_version_two_tree_is_listed(self):
         self.assertEqual(len(cgroups.parse_hierarchies(f"{self.V1}\n{self.HYBRID}")), 2)
 
-    def test_version_two_alone_is_used(self):
+    def test_version_two_tree_without_version_one_trees_is_used(self):
         self.assertEqual(self.used(self.V2), [("/sys/fs/cgroup", 2)])
 
 
 class Preflight(unittest.TestCase):
     """Missing packages and libraries."""
 
-    def test_packages_are_named_once_and_only_when_missing(self):
+    def test_each_missing_package_is_named_once(self):
         commands = {"a": "one", "b": "one", "c": "two", "d": "three"}
         self.assertEqual(preflight.missing_packages(commands, lambda command: command == "d"), ["one", "two"])
 

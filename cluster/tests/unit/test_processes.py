@@ -15,7 +15,7 @@ STAT = "77 (odd) name (x) S 12 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765
 class Processes(unittest.TestCase):
     """Process identities."""
 
-    def test_fields_are_found_behind_a_command_name_with_brackets_and_spaces(self):
+    def test_fields_are_found_after_a_command_name_with_brackets_and_spaces(self):
         self.assertEqual((start_time(STAT), process_state(STAT), parent(STAT)), (987654, "S", 12))
 
     def test_recycled_pid_is_not_killed(self):

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_is_a_name_or_an_address_of_either_family() {
+    fn target_host_is_a_name_or_an_ip_address() {
         let target = |text: &str| text.parse::<Target>().expect("a target");
         assert_eq!(
             target("demo-server:80"),

@@ -122,7 +122,7 @@ fn connections_are_reused_only_with_keep_alive() {
 }
 
 #[test]
-fn probe_that_sends_requires_a_response() {
+fn probe_with_a_text_requires_a_response() {
     let (_echo, address) = RoleProcess::server("echo");
     assert_eq!(
         run(&["tcp-probe", &address, "--send=hello"]),

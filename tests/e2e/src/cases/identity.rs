@@ -90,8 +90,8 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
 
     let increase = fixture.client_counters().await?.since(&before);
     ensure!(increase.failed == 0, "{}", increase.request_summary());
-    // This lower bound shows that the client sent requests during the whole rotation. Usually, it sends several times as
-    // many.
+    // This lower bound shows that the client sent requests during the whole rotation. Usually, it sends several times
+    // as many requests.
     ensure!(
         increase.succeeded >= 5 * times.finished.as_secs(),
         "the client got only {} responses in {:?}",
