@@ -48,7 +48,7 @@ pub(crate) struct InjectArgs {
     #[arg(long)]
     explain: bool,
 
-    /// CA certificate that sidecars verify the control plane against, PEM.
+    /// CA certificate (PEM) with which sidecars verify the control plane.
     #[arg(long, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
 

@@ -38,8 +38,8 @@ pub(crate) struct ContainerPatchArgs {
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
-    /// Pod, or workload with a Pod template. The difference that the ContainerPatches make to its sidecar and init
-    /// container is printed.
+    /// Pod, or workload with a Pod template. The command prints the changes that the ContainerPatches make to its
+    /// sidecar and init container.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
@@ -87,7 +87,7 @@ fn first_pod(file: &Path) -> Result<Value> {
     pod.with_context(|| format!("{} contains no Pod and no Pod template", file.display()))
 }
 
-/// Checks each ContainerPatch among the objects. If all are valid and a Pod is given, applies them to the Pod as well.
+/// Checks each ContainerPatch among the objects. If all are valid and a Pod is given, applies all to the Pod.
 pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()
@@ -199,7 +199,7 @@ fn explain_injection(pod: &Value, cluster: &ClusterObjects, config: &Config) -> 
         },
         control_plane_url: &url,
         control_plane_ca_pem: "",
-        // ContainerPatches do not depend on the mesh.
+        // Treats every mesh as existing, because ContainerPatches do not depend on the mesh.
         mesh_exists: &|_| true,
         container_patch: &|name| cluster.container_patch(name),
     };
