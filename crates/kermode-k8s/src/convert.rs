@@ -110,8 +110,8 @@ pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
         .map_or_else(|| MeshName::new(DEFAULT_MESH), |name| MeshName::new(name.clone()))
 }
 
-/// Returns the last valid Dataplane of a Pod that can no longer be converted, with the Pod's current address and
-/// health.
+/// Returns the Dataplane of a Pod with the Pod's current address and health. Used for a Pod that can no longer be
+/// converted; `dataplane` is its last valid Dataplane.
 pub fn with_current_address_and_health(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
     if let Some(address) = pod.ip {

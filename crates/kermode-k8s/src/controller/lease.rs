@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::failure::{describe, is_conflict, is_not_found};
 
-/// Time without an observed renewal after which a candidate may acquire the Lease; client-go's default.
+/// Time after which a candidate may acquire a Lease that it has not seen renewed; client-go's default.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// Time after the last successful renewal after which the holder stops leading; client-go's default.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);

@@ -20,7 +20,7 @@ pub struct PreflightError {
     problems: Vec<String>,
 }
 
-/// Lists one object of each kind that the control plane watches.
+/// Checks that each kind that the control plane watches can be listed.
 ///
 /// # Errors
 /// Fails if any kind cannot be listed. The error names all such kinds and the reasons.

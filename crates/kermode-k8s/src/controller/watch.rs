@@ -95,7 +95,7 @@ pub async fn follow<K, T, M>(
     }
 }
 
-/// Converts an object; if it could not be decoded, logs a warning and returns [`Conversion::Invalid`].
+/// Converts an object. If the object could not be decoded, logs a warning and returns [`Conversion::Invalid`].
 pub fn convert_if_decoded<K, T>(
     kind: &'static str,
     object: DeserializeGuard<K>,

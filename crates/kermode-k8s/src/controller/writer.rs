@@ -1,7 +1,7 @@
-//! Writes Dataplanes: reconciles the Dataplanes of the API server (the observed state) with those of the index (the
-//! desired state).
+//! Writes Dataplanes: reconciles the Dataplanes of the API server (the observed state) with the Dataplanes of the index
+//! (the desired state).
 //!
-//! Only the leader writes, and only if the states differ. It uses server-side apply with its own field manager. Manual
+//! Only the leader writes, and only if the states differ. Writes use server-side apply with one field manager. Manual
 //! edits and deletions are reverted when the watch reports them. Nothing is written until both states are complete,
 //! because a Pod that is not listed yet would look like a deleted Pod.
 
@@ -59,7 +59,7 @@ pub trait DesiredSource: Send + Sync + 'static {
     fn desired(&self, key: &ObjectKey) -> Option<Desired>;
     /// Returns the keys of all desired Dataplanes.
     fn keys(&self) -> Vec<ObjectKey>;
-    /// Whether a namespace is being deleted. The API server does not create objects in it.
+    /// Whether a namespace is being deleted. The API server creates no objects in a terminating namespace.
     fn is_terminating(&self, namespace: &str) -> bool;
     /// Whether a Mesh exists. The API server rejects Dataplanes of other meshes.
     fn mesh_exists(&self, mesh: &MeshName) -> bool;

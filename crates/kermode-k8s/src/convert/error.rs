@@ -45,7 +45,7 @@ pub enum ConvertError {
         /// Parse error.
         source: ParseIntError,
     },
-    /// Traffic is redirected, but the port is missing.
+    /// Transparent proxying is enabled, but the annotation with the port is missing.
     #[error("transparent proxying {direction} port has to be set in transparent mode")]
     RedirectPort {
         /// `inbound` or `outbound`.
@@ -53,7 +53,7 @@ pub enum ConvertError {
         /// Key of the missing annotation.
         key: &'static str,
     },
-    /// Virtual probes are enabled, but their port is missing.
+    /// Virtual probes are enabled, but the annotation with their port is missing.
     #[error(
         "virtual probes are enabled, but annotation \"{}\" does not name a port from 1 to 65535",
         annotation::VIRTUAL_PROBES_PORT

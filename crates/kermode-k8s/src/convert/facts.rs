@@ -1,7 +1,7 @@
 //! Facts: the fields of Kubernetes objects that the control plane reads. All other fields are dropped on receipt.
 //!
-//! The index compares new facts with the stored ones, so an update that changes no relevant field (heartbeat, resource
-//! version) causes no work. The index also deduplicates equal strings of many Pods.
+//! The index compares new facts with stored facts, so an update that changes only other fields, such as the resource
+//! version, causes no work. The index also deduplicates equal strings of many Pods.
 
 mod namespace;
 mod owner;

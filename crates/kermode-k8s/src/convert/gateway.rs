@@ -1,4 +1,4 @@
-//! Delegated gateways: ingress proxies with a sidecar that users install, such as Kong
+//! Delegated gateways: Pods of an ingress proxy, such as Kong, that have a sidecar
 //! (docs/reference/dataplane.md#gateways).
 
 use std::sync::Arc;

@@ -26,7 +26,7 @@ pub(super) fn of_pod(pod: &PodFacts) -> Option<bool> {
     combined(pod, application_ready(pod))
 }
 
-/// Combines the health of the application with that of the sidecar and the Pod.
+/// Combines the health of the application with the health of the sidecar and the Pod.
 fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
     if pod.is_terminating || pod.phase != PodPhase::Active {
         return Some(false);

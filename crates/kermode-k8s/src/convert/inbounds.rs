@@ -1,4 +1,4 @@
-//! Inbounds: one for each port of each Service that selects the Pod (docs/reference/dataplane.md#inbounds).
+//! Inbounds of a Pod: one for each port of each Service that selects the Pod (docs/reference/dataplane.md#inbounds).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kermode_crds::{self as crds, annotation};
 use kermode_model::{Dataplane, ObjectKey, tag};
 
-/// Labels of a Dataplane that the control plane sets. Users can select Dataplanes by these labels.
+/// Keys of the labels that the control plane sets on Dataplanes. Users can select Dataplanes by these labels.
 pub const MANAGED_LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
 /// Maximum length of a label value in Kubernetes, in bytes.
 const MAX_LABEL_VALUE_LENGTH: usize = 63;

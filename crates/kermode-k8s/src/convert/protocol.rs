@@ -3,7 +3,7 @@
 use kermode_model::Protocol;
 
 /// Returns the protocol that a Service declares for a port by `appProtocol` or annotation. `None` if the Service
-/// declares no protocol or an unknown one; the port is then treated as TCP.
+/// declares no protocol or an unknown protocol; the port is then treated as TCP.
 ///
 /// An empty `appProtocol` declares TCP and overrides the annotation, as in Kuma.
 pub(super) fn declared(app_protocol: Option<&str>, annotation: Option<&str>) -> Option<Protocol> {

@@ -9,7 +9,7 @@ pub fn selects(service: &ServiceFacts, pod: &PodFacts) -> bool {
         && service.selector.is_within(&pod.labels)
 }
 
-/// Returns the Services that yield inbounds for a Pod, sorted by name, which is the order of the inbounds.
+/// Returns the Services that yield inbounds for a Pod, sorted by name. The inbounds of the Pod have the same order.
 pub fn selecting_services<'s>(
     services: impl IntoIterator<Item = &'s ServiceFacts>,
     pod: &PodFacts,

@@ -30,9 +30,9 @@ pub enum TagSource {
     DeclaredProtocol,
     /// Default protocol of a port without a declaration.
     DefaultProtocol,
-    /// Name of a Pod of a headless Service, whose clients address individual Pods.
+    /// Name of the Pod. Set because the Service is headless, so that its clients address individual Pods.
     HeadlessPodName,
-    /// Name of a service-less Pod.
+    /// Name of the Pod. Set because no Service selects the Pod.
     ServicelessPodName,
 }
 

@@ -13,9 +13,9 @@ use crate::convert::{self, ConvertError, ConvertWarning, Converted, completion};
 #[derive(Debug)]
 pub(super) struct PodEntry {
     pub(super) facts: PodFacts,
-    /// The Dataplane in use; `None` if the Pod must not have one.
+    /// The Dataplane in use; `None` if the Pod must not have a Dataplane.
     pub(super) current: Option<CurrentDataplane>,
-    /// Error of the last conversion.
+    /// Error of the last conversion, if it failed.
     pub(super) error: Option<ConvertError>,
     /// Whether [`Changes`] have reported that the sidecar must quit.
     is_quit_reported: bool,

@@ -1,7 +1,7 @@
 //! Finds the Pods that a Service may select, and the Services that may select a Pod, without a scan of the namespace.
 //!
 //! A Pod is indexed by each of its labels, and a Service by one label of its selector. A lookup returns a few
-//! candidates, whose selectors the caller evaluates.
+//! candidates. The caller then evaluates the whole selector for each candidate.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

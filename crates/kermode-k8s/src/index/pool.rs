@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::convert::facts::{Deduplicate, Pairs};
 
-/// Unused values are not removed before a pool has this number of values, because the scan would cost more than it
-/// frees.
+/// Minimum number of interned values at which unused values are removed. With fewer values, the scan would cost more
+/// than it frees.
 const MIN_REMOVAL_THRESHOLD: usize = 1024;
 
 /// Interned strings and labels.

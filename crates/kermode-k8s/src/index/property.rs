@@ -13,8 +13,8 @@ use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, r
 use super::*;
 use crate::convert::facts::PodPhase;
 
-/// A write to the index. A `u8` is the number in the object's name. It has a small range, so that several writes affect
-/// the same object.
+/// A write to the index. Each `u8` is the number in the name of the object. Its range is small, so that several writes
+/// affect the same object.
 #[derive(Clone, Debug)]
 enum Write {
     Pod(u8, PodShape),

@@ -68,7 +68,7 @@ impl Index {
         pods.filter_map(|(key, entry)| Some((key, entry.error.as_ref()?)))
     }
 
-    /// Whether a namespace is being deleted, so that no object can be created in it.
+    /// Whether a namespace is being deleted. The API server creates no objects in a terminating namespace.
     pub fn is_terminating(&self, namespace: &str) -> bool {
         self.namespaces
             .get(namespace)

@@ -315,7 +315,7 @@ fn identity_of_a_pod_is_its_service_account_and_uid() {
 }
 
 #[test]
-fn sidecar_of_a_finished_job_is_reported_once_as_one_that_must_quit() {
+fn sidecar_of_a_finished_job_is_added_to_sidecars_to_quit_once() {
     let mut index = Index::default();
     let mut pod = pod_json("job-1", "10.0.0.1", json!({}));
     pod["spec"]["restartPolicy"] = json!("Never");

@@ -137,7 +137,7 @@ async fn wait_for_leading(is_leader: &mut watch::Receiver<bool>, expected: bool)
     Instant::now()
 }
 
-/// Asserts that the first replica stops leading at least [`MIN_GAP`] before the second one leads.
+/// Asserts that the first replica stops leading at least [`MIN_GAP`] before the second replica leads.
 async fn assert_gap(first: &mut watch::Receiver<bool>, second: &mut watch::Receiver<bool>) {
     let stopped = wait_for_leading(first, false).await;
     assert!(!*second.borrow());

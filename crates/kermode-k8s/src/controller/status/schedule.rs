@@ -15,7 +15,7 @@ pub(super) struct WriteSchedule {
     order: BTreeSet<(Instant, ObjectKey)>,
     /// Minimum average time between writes.
     interval: Duration,
-    /// Idle time whose unused writes are allowed in a burst.
+    /// After an idle period, the unused writes of at most this time are allowed in a burst.
     burst: Duration,
     /// Time at which the rate limit allows the next write; `None` before the first write.
     next_allowed: Option<Instant>,

@@ -1,4 +1,4 @@
-//! Metrics of the writer of Dataplanes.
+//! Metrics of writes of Dataplanes and of their statuses.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;

@@ -66,7 +66,7 @@ impl ObservedDataplane {
         }
     }
 
-    /// Whether anything but the resource version differs.
+    /// Whether anything other than the resource version differs.
     pub(super) fn differs_from(&self, other: &Self) -> bool {
         self.content != other.content
             || self.status != other.status

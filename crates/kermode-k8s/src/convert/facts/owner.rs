@@ -26,7 +26,7 @@ impl OwnerRef {
         }
     }
 
-    /// Returns the controlling owner of an object, or its first owner if none is marked as controller.
+    /// Returns the controlling owner of an object, or its first owner if no owner is marked as the controller.
     pub(super) fn controlling(metadata: &ObjectMeta) -> Option<Self> {
         let owners: &[OwnerReference] = metadata.owner_references.as_deref().unwrap_or_default();
         let controller = owners.iter().find(|owner| owner.controller == Some(true));

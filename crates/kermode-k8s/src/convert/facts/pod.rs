@@ -38,11 +38,11 @@ pub struct PodFacts {
     pub probes: Box<[ProbeFacts]>,
     /// Controlling owner.
     pub owner: Option<OwnerRef>,
-    /// Restart policy of terminated containers.
+    /// Restart policy of the containers; `None` if it is unknown.
     pub restart_policy: Option<RestartPolicy>,
 }
 
-/// Phase of a Pod. Only distinguishes what matters for conversion.
+/// Phase of a Pod, simplified for conversion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PodPhase {
     /// Pending, Running or unknown.
@@ -56,7 +56,7 @@ pub enum PodPhase {
     Evicted,
 }
 
-/// Restart policy of terminated containers.
+/// Restart policy of a Pod's containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartPolicy {
     /// All containers are restarted.

@@ -48,9 +48,9 @@ pub struct ServicePortFacts {
 /// Target port of a Service's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetPort {
-    /// Port number. Containers may omit it from their declared ports.
+    /// Port number. A container may serve the port without declaring it.
     Number(u16),
-    /// Name of a container port. Its number may differ between Pods.
+    /// Name of a container port. The number of the port may differ between Pods.
     Name(Arc<str>),
 }
 
