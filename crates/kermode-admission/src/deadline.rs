@@ -26,9 +26,9 @@ pub(super) struct Query {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     /// Time by which the whole review must be read.
-    read: Instant,
+    read_deadline: Instant,
     /// Time by which lookups must be complete.
-    look_up: Instant,
+    lookup_deadline: Instant,
 }
 
 /// Error of work that missed its deadline.
@@ -45,21 +45,21 @@ impl Deadline {
             .and_then(|text| duration::parse(text).ok());
         let timeout = requested.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
         Self {
-            read: now + timeout,
-            look_up: now + (timeout / 2).min(MAX_LOOKUP_TIME),
+            read_deadline: now + timeout,
+            lookup_deadline: now + (timeout / 2).min(MAX_LOOKUP_TIME),
         }
     }
 
     /// Runs work that is part of reading the review, until the deadline for reading.
     pub(super) async fn read<T>(self, work: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
-        tokio::time::timeout_at(self.read, work)
+        tokio::time::timeout_at(self.read_deadline, work)
             .await
             .map_err(|_| DeadlineExceeded)
     }
 
     /// Runs a lookup until the deadline for lookups.
     pub(super) async fn look_up<T>(self, work: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
-        tokio::time::timeout_at(self.look_up, work)
+        tokio::time::timeout_at(self.lookup_deadline, work)
             .await
             .map_err(|_| DeadlineExceeded)
     }
@@ -75,7 +75,10 @@ mod tests {
         let timeout = timeout.map(str::to_owned);
         let deadline = Deadline::new(&Query { timeout }, now);
         let from_now = |at: Instant| at.duration_since(now).as_secs_f64();
-        (from_now(deadline.read), from_now(deadline.look_up))
+        (
+            from_now(deadline.read_deadline),
+            from_now(deadline.lookup_deadline),
+        )
     }
 
     #[test]

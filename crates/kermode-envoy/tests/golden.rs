@@ -95,13 +95,13 @@ fn compare_with_golden(case: &str, actual: &Value) {
     for (golden, actual) in golden.iter().zip(actual) {
         assert_eq!(
             golden, actual,
-            "{case}: {} differs (UPDATE_GOLDENS=1 rewrites)",
+            "{case}: {} differs (UPDATE_GOLDENS=1 rewrites the golden files)",
             actual["name"]
         );
     }
     assert_eq!(
         golden.len(),
         actual.len(),
-        "{case}: the number of resources differs (UPDATE_GOLDENS=1 rewrites)"
+        "{case}: the number of resources differs (UPDATE_GOLDENS=1 rewrites the golden files)"
     );
 }

@@ -115,7 +115,7 @@ impl<'a> Case<'a> {
         self.json[name].as_str().unwrap_or_default()
     }
 
-    /// Identifier, unique in the suite.
+    /// Identifier of the case, unique in the suite.
     pub fn id(&self) -> &'a str {
         self.text_field("id")
     }
@@ -123,17 +123,6 @@ impl<'a> Case<'a> {
     /// Kind of the case, which selects the runner; each suite defines its own kinds.
     pub fn kind(&self) -> &'a str {
         self.text_field("kind")
-    }
-
-    /// Relation of the case to the manual page, Kuma's "Data plane on Kubernetes": `page` (the page describes it),
-    /// `adjacent`, `beyond` or `contradicts-page`.
-    pub fn relevance(&self) -> &'a str {
-        self.text_field("relevance")
-    }
-
-    /// Source of the expected result.
-    pub fn reference(&self) -> &'a str {
-        self.text_field("ref")
     }
 
     /// Returns the value of the case at a JSON pointer; null if there is none.

@@ -189,7 +189,7 @@ fn compare_dispositions(
     }
     ensure!(
         redirected > 100 && not_redirected > 100,
-        "the packets test too little: {redirected} are redirected, {not_redirected} are not"
+        "too few test packets: {redirected} are redirected, {not_redirected} are not redirected"
     );
     Ok(Outcome::Compared {
         expected: json!({"different disposition": {}}),

@@ -29,7 +29,7 @@ use crate::proto::{address, any, duration, number, socket_address};
 /// Timeout of a connection attempt (docs/reference/envoy.md#timeouts).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Key of a cluster's HTTP options.
+/// Key of the HTTP options in `typed_extension_protocol_options` of a cluster.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster whose endpoints come from ADS. The endpoints have the name of the cluster, because two clusters must not
@@ -107,7 +107,7 @@ pub(crate) fn with_exempt_source(cluster: Cluster, is_ipv6: bool) -> Cluster {
     }
 }
 
-/// The HTTP version spoken to a cluster's endpoints.
+/// The HTTP version of connections to the endpoints of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HttpVersion {
     Http1,

@@ -49,7 +49,7 @@ const KUMA_TAGS_HEADER: &str = "x-kuma-tags";
 /// Maximum number of retries. If half of a service's endpoints are unreachable, all six attempts fail for at most 1.6 %
 /// of the requests (0.5^6).
 const MAX_RETRIES: u32 = 5;
-/// Envoy's response flag of a failed upstream connection.
+/// Envoy's response flag for a failed upstream connection.
 const CONNECTION_FAILURE: &str = "UF";
 
 /// The connection manager of the listener at `socket` for requests from other sidecars to the application.
@@ -91,8 +91,8 @@ pub(crate) fn outbound(socket: SocketAddr, service: &str, cluster: &str, protoco
     )
 }
 
-/// The connection manager of the listener at `socket` for readiness probes or virtual probes. It has Envoy's default
-/// timeouts.
+/// The connection manager of the listener at `socket` for readiness probes or virtual probes. It has no retries, and
+/// Envoy's default timeouts.
 pub(crate) fn without_retries(socket: SocketAddr, stat_prefix: &str, routes: RouteConfiguration) -> Filter {
     manager_filter(
         socket,
@@ -105,7 +105,7 @@ pub(crate) fn without_retries(socket: SocketAddr, stat_prefix: &str, routes: Rou
     )
 }
 
-/// A route table with one virtual host for every domain.
+/// A route table with a single virtual host, which matches all domains.
 pub(crate) fn routes(name: &str, host: &str, routes: Vec<Route>) -> RouteConfiguration {
     RouteConfiguration {
         name: name.into(),

@@ -33,7 +33,7 @@ pub(crate) const ALPN: &str = "kuma";
 
 const TLS_TRANSPORT_SOCKET: &str = "envoy.transport_sockets.tls";
 
-/// Names that the TLS contexts of a mesh's proxies contain.
+/// Names in the TLS contexts of a mesh's proxies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MeshTls {
     /// Name of the mesh, which is the SPIFFE trust domain.
