@@ -10,7 +10,7 @@ from .processes import run
 
 
 def single_binary(name: str, binary: Path, arguments: list = None, user: str = "65532:65532") -> tuple:
-    """Returns reference and archive of an image with one static program, cached beside the program."""
+    """Packs one static program as an image, into an archive beside the program. Returns reference and archive."""
     image = oci.Image([f"/{name}"] + (arguments or []), [[oci.Entry(name, source=binary)]], user=user)
     return pack(image, f"docker.io/kermode-cluster/{name}", "v1", binary.parent)
 

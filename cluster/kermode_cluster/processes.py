@@ -11,7 +11,7 @@ from .errors import ClusterError
 
 
 def run(*command, stdin: str = None, check: bool = True, env: dict = None) -> str:
-    """Runs a command and returns its output. The exception of a failed command contains its error output."""
+    """Runs a command and returns its output. If the command fails, ClusterError contains its error output."""
     result = subprocess.run(
         [str(part) for part in command],
         input=stdin,
@@ -63,7 +63,7 @@ class ProcessIdentity:
         return start_time(stat) == self.start and process_state(stat) not in "ZX"
 
     def kill(self) -> None:
-        """Ends this process, if it still runs. The pidfd closes the gap between check and signal."""
+        """Kills this process, if it still runs. With the pidfd, the signal cannot reach a later process with this pid."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
