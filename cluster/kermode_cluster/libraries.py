@@ -15,7 +15,7 @@ def parse_ldd(ldd_output: str) -> list:
     """Returns the paths in ldd's output, including the loader. Pure."""
     missing = [line.split()[0] for line in ldd_output.splitlines() if "not found" in line]
     if missing:
-        raise ClusterError(f"shared libraries are missing: {', '.join(missing)}: install the packages that contain them")
+        raise ClusterError(f"shared libraries are missing: {', '.join(missing)}: install the packages with these files")
     return [match[1] for match in map(LDD_LINE.match, ldd_output.splitlines()) if match]
 
 
