@@ -133,9 +133,10 @@ impl RotationPlan {
             .unwrap_or_else(|| self.newest())
     }
 
-    /// Returns the lifetime of a certificate that is signed at `now`: `wanted`, limited to the time for which the root
-    /// of the signer remains trusted. The limit matters if the mesh's lifetime setting was increased during a rotation.
-    pub fn lifetime(&self, now: SystemTime, wanted: Duration) -> Duration {
+    /// Returns the lifetime of a certificate that is signed at `now`: `configured`, limited to the time for which the
+    /// root of the signer remains trusted. The limit matters if the mesh's lifetime setting was increased during a
+    /// rotation.
+    pub fn lifetime(&self, now: SystemTime, configured: Duration) -> Duration {
         let signer = self.signer(now).number;
         let mut successors = self
             .generations
@@ -148,7 +149,7 @@ impl RotationPlan {
                 .duration_since(now)
                 .ok()
         });
-        trusted_for.map_or(wanted, |trusted_for| wanted.min(trusted_for))
+        trusted_for.map_or(configured, |trusted_for| configured.min(trusted_for))
     }
 
     /// Returns the generations whose roots are trusted, the oldest first.

@@ -110,13 +110,13 @@ pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
         .map_or_else(|| MeshName::new(DEFAULT_MESH), |name| MeshName::new(name.clone()))
 }
 
-/// Returns the Dataplane of a Pod with the Pod's current address and health. Used for a Pod that can no longer be
+/// Returns the Dataplane of a Pod with the Pod's current addresses and health. Used for a Pod that can no longer be
 /// converted; `dataplane` is its last valid Dataplane.
 pub fn with_current_address_and_health(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
     if let Some(address) = pod.ip {
         dataplane.address = address;
-        // A Pod with invalid annotations keeps the addresses of both families: no address may stay unprotected.
+        // If the annotations are invalid, all IPs are included, so that no address is unprotected.
         dataplane.additional_addresses =
             proxy::additional_addresses(pod).unwrap_or_else(|_| pod.other_ips.to_vec());
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use kermode_crds::Dataplane;
-use kermode_k8s::controller::status::{StatusSource, StatusWriter, WantedStatus, WriteOutcome};
+use kermode_k8s::controller::status::{DesiredStatus, StatusSource, StatusWriter, WriteOutcome};
 use kermode_k8s::controller::writer::Metrics;
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::ObjectKey;
@@ -131,7 +131,7 @@ impl StatusesState {
 
     /// Removes a disconnected proxy and returns its last status. Returns `None` if the proxy has reconnected, or if
     /// this replica did not write the current status of the Dataplane.
-    async fn disconnected_status(&self, key: &ObjectKey) -> Option<WantedStatus> {
+    async fn disconnected_status(&self, key: &ObjectKey) -> Option<DesiredStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();
         let current_if_written_here = current.filter(|current| {
@@ -143,7 +143,7 @@ impl StatusesState {
         let proxy = proxies.get(key).filter(|proxy| !proxy.is_connected())?;
         let status = proxy.status(&self.replica);
         proxies.remove(key);
-        Some(WantedStatus {
+        Some(DesiredStatus {
             status,
             resource_version: current_if_written_here?.metadata.resource_version,
         })
@@ -151,13 +151,13 @@ impl StatusesState {
 }
 
 impl StatusSource for StatusesState {
-    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>> {
+    fn desired_status<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<DesiredStatus>> {
         Box::pin(async move {
             {
                 let mut proxies = self.proxies();
                 let proxy = proxies.get(key)?;
                 if proxy.is_connected() {
-                    return Some(WantedStatus {
+                    return Some(DesiredStatus {
                         status: proxy.status(&self.replica),
                         resource_version: None,
                     });

@@ -138,7 +138,7 @@ fn changed_status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestam
         .find(|condition| condition.status == accepted);
     let changed_at =
         unchanged_condition.map_or(Time(now), |condition| condition.last_transition_time.clone());
-    let wanted = MeshStatus {
+    let desired = MeshStatus {
         mtls,
         dataplanes,
         services,
@@ -151,7 +151,7 @@ fn changed_status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestam
             observed_generation: mesh.metadata.generation,
         }],
     };
-    (wanted != before).then_some(wanted)
+    (desired != before).then_some(desired)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Status to write.
 #[derive(Clone, Debug, PartialEq)]
-pub struct WantedStatus {
+pub struct DesiredStatus {
     /// The fields that this writer manages.
     pub status: DataplaneStatus,
     /// If set, the write fails unless the object has this resource version.
@@ -37,7 +37,7 @@ pub struct WantedStatus {
 /// Source of the statuses that a [`StatusWriter`] writes.
 pub trait StatusSource: Send + Sync + 'static {
     /// Returns the status to write to a Dataplane; `None` if there is nothing to write.
-    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>>;
+    fn desired_status<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<DesiredStatus>>;
 
     /// Called with the outcome of a write.
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome);
@@ -120,10 +120,10 @@ impl StatusWriter {
         source: &dyn StatusSource,
         metrics: &Metrics,
     ) {
-        let Some(wanted) = source.wanted(&key).await else {
+        let Some(desired) = source.desired_status(&key).await else {
             return;
         };
-        match self.write(api, &key, wanted).await {
+        match self.write(api, &key, desired).await {
             Ok(object) => {
                 metrics.count_write(WriteResult::StatusWritten);
                 source.on_write_outcome(&key, WriteOutcome::Written(ObservedDataplane::new(&object)));
@@ -144,16 +144,16 @@ impl StatusWriter {
         &self,
         api: &Api<DynamicObject>,
         key: &ObjectKey,
-        wanted: WantedStatus,
+        desired: DesiredStatus,
     ) -> kube::Result<DynamicObject> {
         let types = Dataplane::type_meta();
         let mut object = json!({
             "apiVersion": types.api_version,
             "kind": types.kind,
             "metadata": {"name": key.name, "namespace": key.namespace},
-            "status": wanted.status,
+            "status": desired.status,
         });
-        if let Some(version) = wanted.resource_version {
+        if let Some(version) = desired.resource_version {
             object["metadata"]["resourceVersion"] = version.into();
         }
         let params = PatchParams::apply(self.inner.manager).force();

@@ -25,8 +25,8 @@ pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentP
     }))
 }
 
-/// Returns the IPs of the Pod besides the first, without the IPv6 address of a Pod whose annotations disable the
-/// redirection of IPv6: Envoy receives no connections to it.
+/// Returns the IPs of the Pod besides the first IP. Omits an IPv6 address if the annotations disable the redirection of
+/// IPv6, because Envoy then receives no connections to this address.
 pub(super) fn additional_addresses(pod: &PodFacts) -> Result<Vec<IpAddr>, ConvertError> {
     let is_ipv4_only = pod
         .annotations

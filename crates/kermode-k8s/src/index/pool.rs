@@ -22,7 +22,7 @@ pub(super) struct Pool {
 /// number of values has doubled since the last removal.
 #[derive(Debug)]
 struct Interner<T> {
-    all: HashSet<T>,
+    values: HashSet<T>,
     /// Number of values at which unused values are removed next.
     removal_threshold: usize,
 }
@@ -49,7 +49,7 @@ impl Deduplicate for Pool {
 impl<T> Default for Interner<T> {
     fn default() -> Self {
         Self {
-            all: HashSet::new(),
+            values: HashSet::new(),
             removal_threshold: MIN_REMOVAL_THRESHOLD,
         }
     }
@@ -58,7 +58,7 @@ impl<T> Default for Interner<T> {
 impl<T: Clone + Eq + Hash> Interner<T> {
     /// Replaces a value by the equal interned value, if one exists. Returns whether the value was replaced.
     fn replace(&self, value: &mut T) -> bool {
-        let interned = self.all.get(value);
+        let interned = self.values.get(value);
         if let Some(interned) = interned {
             *value = interned.clone();
         }
@@ -67,11 +67,11 @@ impl<T: Clone + Eq + Hash> Interner<T> {
 
     /// Adds a value. At the threshold, first removes the values for which `in_use` returns false.
     fn add(&mut self, value: T, in_use: impl Fn(&T) -> bool) {
-        if self.all.len() >= self.removal_threshold {
-            self.all.retain(in_use);
-            self.removal_threshold = (self.all.len() * 2).max(MIN_REMOVAL_THRESHOLD);
+        if self.values.len() >= self.removal_threshold {
+            self.values.retain(in_use);
+            self.removal_threshold = (self.values.len() * 2).max(MIN_REMOVAL_THRESHOLD);
         }
-        self.all.insert(value);
+        self.values.insert(value);
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
             let mut pairs = mk_pairs(&number.to_string());
             pool.dedup_pairs(&mut pairs);
         }
-        let (texts, pairs) = (pool.texts.all.len(), pool.pairs.all.len());
+        let (texts, pairs) = (pool.texts.values.len(), pool.pairs.values.len());
         assert!(
             texts <= 4 * MIN_REMOVAL_THRESHOLD && pairs <= 2 * MIN_REMOVAL_THRESHOLD,
             "{texts} texts and {pairs} pairs remain"

@@ -8,24 +8,24 @@ use kermode_model::{Dataplane, ObjectKey};
 
 use super::WriterInner;
 use super::observed::StatusHash;
-use crate::controller::status::{StatusSource, WantedStatus, WriteOutcome};
+use crate::controller::status::{DesiredStatus, StatusSource, WriteOutcome};
 
 impl WriterInner {
     /// Returns the status to write; `None` if the observed status is up to date, or if the Dataplane does not exist.
     pub(super) fn status_to_write(&self, key: &ObjectKey) -> Option<DataplaneStatus> {
         let desired = self.source.desired(key)?;
         let observed = self.observed.lock().get(key)?.status.clone();
-        wanted_status(&desired.dataplane, observed.as_ref(), Timestamp::now())
+        changed_status(&desired.dataplane, observed.as_ref(), Timestamp::now())
     }
 }
 
 impl StatusSource for WriterInner {
-    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>> {
-        let wanted = self.status_to_write(key).map(|status| WantedStatus {
+    fn desired_status<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<DesiredStatus>> {
+        let desired = self.status_to_write(key).map(|status| DesiredStatus {
             status,
             resource_version: None,
         });
-        Box::pin(std::future::ready(wanted))
+        Box::pin(std::future::ready(desired))
     }
 
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome) {
@@ -39,7 +39,7 @@ impl StatusSource for WriterInner {
 }
 
 /// Returns the status of a Dataplane; `None` if it equals the observed status.
-fn wanted_status(
+fn changed_status(
     dataplane: &Dataplane,
     observed: Option<&StatusHash>,
     now: Timestamp,
@@ -50,8 +50,8 @@ fn wanted_status(
     let unchanged = observed_condition.filter(|(was_ready, _)| *was_ready == ready);
     let since = unchanged.map_or(Time(now), |(_, since)| since.clone());
     let condition = condition(&inbounds, ready, since);
-    let wanted = StatusHash::new(&inbounds, Some(&condition));
-    if observed.is_some_and(|observed| observed.hash == wanted.hash) {
+    let desired = StatusHash::new(&inbounds, Some(&condition));
+    if observed.is_some_and(|observed| desired.hash == observed.hash) {
         return None;
     }
     Some(DataplaneStatus {
@@ -123,22 +123,22 @@ mod tests {
 
     #[test]
     fn status_that_is_up_to_date_is_not_written() {
-        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("the first status");
+        let first = changed_status(&mk_dataplane(true), None, at(1)).expect("the first status");
         assert_eq!(
-            wanted_status(&mk_dataplane(true), Some(&observed(&first)), at(2)),
+            changed_status(&mk_dataplane(true), Some(&observed(&first)), at(2)),
             None
         );
     }
 
     #[test]
     fn condition_keeps_its_transition_time_until_its_status_changes() {
-        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("the first status");
+        let first = changed_status(&mk_dataplane(true), None, at(1)).expect("the first status");
         let mut more = mk_dataplane(true);
         more.inbounds.push(more.inbounds[0].clone());
-        let second = wanted_status(&more, Some(&observed(&first)), at(2))
+        let second = changed_status(&more, Some(&observed(&first)), at(2))
             .expect("a status with another number of inbounds");
         assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
-        let third = wanted_status(&mk_dataplane(false), Some(&observed(&second)), at(3))
+        let third = changed_status(&mk_dataplane(false), Some(&observed(&second)), at(3))
             .expect("a status with another condition");
         assert_eq!(third.conditions[0].last_transition_time, Time(at(3)));
         assert_eq!(third.conditions[0].status, "False");

@@ -24,7 +24,7 @@ pub struct PodFacts {
     pub annotations: Pairs,
     /// First IP; `None` until an IP is assigned.
     pub ip: Option<IpAddr>,
-    /// The other IPs: at most one, of the other family.
+    /// IPs besides the first IP: at most one, of the other IP family.
     pub other_ips: Box<[IpAddr]>,
     /// Phase.
     pub phase: PodPhase,
@@ -212,7 +212,7 @@ fn first_ip(status: &PodStatus) -> Option<IpAddr> {
         .find_map(|ip| ip.parse().ok())
 }
 
-/// Returns the first IP of the family that the Pod's first IP does not have.
+/// Returns the IPs besides the first IP: at most one, of the other IP family.
 fn other_ips(status: &PodStatus) -> Box<[IpAddr]> {
     let Some(first) = first_ip(status) else {
         return Box::default();
