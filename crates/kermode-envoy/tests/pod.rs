@@ -1,5 +1,5 @@
-//! The sidecar of a dual-stack Pod: the real Envoy behind the rules of `kermode-netfilter`, called from another network
-//! namespace (needs `unshare`, `nsenter`, `ip`, `nft`, `curl` and `python3`).
+//! Tests of the sidecar of a dual-stack Pod: the real Envoy with the rules of `kermode-netfilter`, called from another
+//! network namespace (needs `unshare`, `nsenter`, `ip`, `nft`, `curl` and `python3`).
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -17,7 +17,8 @@ use support::secrets::{read_secrets_from_files, write_secrets};
 /// Starts Envoy and an application in the namespace of the Pod, applies the rules, and runs `$CALLS` in the namespace
 /// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound, and at port 8081.
 ///
-/// A call `plain URL` or `mtls URL` prints the response, or `refused`.
+/// The calls `plain URL` and `mtls URL` send a request and print the response, or `refused`. The call `stat REGEX`
+/// prints the values of Envoy's statistics.
 const SCRIPT: &str = r#"
 set -eu
 cd "$FOLDER"
@@ -47,7 +48,7 @@ stat() { curl --silent "http://127.0.0.1:9901/stats?filter=$1" | sed 's/.*: //';
 eval "$CALLS"
 "#;
 
-/// Runs calls from the client, see [`SCRIPT`]. Returns the lines that they print.
+/// Runs [`SCRIPT`] with these calls. Returns the lines that the calls print.
 fn call_pod(input: &str, calls: &str) -> Vec<String> {
     let input = Input::parse(input);
     let authority = Authority::new();
@@ -91,7 +92,7 @@ fn call_pod(input: &str, calls: &str) -> Vec<String> {
     lines.lines().map(str::to_owned).collect()
 }
 
-/// A Pod with an inbound at port 8080, and with settings of its Mesh.
+/// Returns a mesh with a dual-stack Pod that has an inbound at port 8080. `mesh` contains lines of YAML.
 fn mk_input(mesh: &str) -> String {
     format!(
         "{mesh}
@@ -120,16 +121,13 @@ fn both_addresses_of_a_dual_stack_pod_accept_only_mtls() {
 }
 
 #[test]
-fn permissions_hold_for_both_addresses_of_a_dual_stack_pod() {
-    let denied = "
+fn permissions_apply_to_both_addresses_of_a_dual_stack_pod() {
+    let mesh = "
 mtls: STRICT
 permissions: [{ rules: [{ service: friend_shop_svc, action: Allow }] }]";
     let calls = "
         mtls https://10.0.0.9:8080/hello
         mtls https://[fd00:10::9]:8080/hello
         stat '^inbound_.*rbac.denied$'";
-    assert_eq!(
-        call_pod(&mk_input(denied), calls),
-        ["refused", "refused", "1", "1"]
-    );
+    assert_eq!(call_pod(&mk_input(mesh), calls), ["refused", "refused", "1", "1"]);
 }

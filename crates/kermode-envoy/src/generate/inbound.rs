@@ -53,7 +53,7 @@ pub(crate) fn listeners_of_port(
         .collect()
 }
 
-/// The listener at one of the Pod's addresses for the inbounds of one port; `None` if `inbounds` is empty.
+/// The listener for the inbounds of one port, at one address of the Pod; `None` if `inbounds` is empty.
 fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,
@@ -111,8 +111,8 @@ fn local_cluster_name(dataplane: &Dataplane, socket: SocketAddr) -> String {
     }
 }
 
-/// The cluster that connects to the application, at the address that the client has connected to: an application may
-/// listen at the addresses of one family only.
+/// The cluster that connects to the application at the address that the client has connected to, because an application
+/// may listen only at addresses of one IP family.
 fn local_cluster(dataplane: &Dataplane, socket: SocketAddr, protocol: Protocol) -> Cluster {
     let cluster = cluster::single_address(&local_cluster_name(dataplane, socket), socket);
     let cluster = if dataplane.transparent_proxying.is_some() {

@@ -59,8 +59,8 @@ pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) ->
     resources
 }
 
-/// Generates the listeners of one inbound port, one for each address of the Pod. Returns none if the Dataplane has no
-/// inbound at the port.
+/// Generates the listeners of one inbound port, one for each address of the Pod. Returns no listeners if the Dataplane
+/// has no inbound at the port.
 ///
 /// Only inbound listeners depend on permissions, so the publisher calls this function when permissions change.
 pub fn inbound_listeners(

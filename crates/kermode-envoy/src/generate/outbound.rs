@@ -75,14 +75,14 @@ fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&M
 pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
     let mut own = Vec::new();
     let inbounds = dataplane.inbounds.iter();
-    let at_all_addresses =
+    let inbounds_and_addresses =
         inbounds.flat_map(|inbound| dataplane.addresses().map(move |address| (inbound, address)));
-    for (inbound, address) in at_all_addresses {
-        let address = SocketAddr::new(address, inbound.port);
-        own.push((ResourceKind::Listener, names::outbound(address)));
+    for (inbound, address) in inbounds_and_addresses {
+        let socket = SocketAddr::new(address, inbound.port);
+        own.push((ResourceKind::Listener, names::outbound(socket)));
         let cluster = inbound
             .service()
-            .map(|service| names::headless_endpoint(&service, address));
+            .map(|service| names::headless_endpoint(&service, socket));
         own.extend(cluster.map(|cluster| (ResourceKind::Cluster, cluster)));
     }
     own.sort();

@@ -1,4 +1,4 @@
-//! Secrets of proxies in files instead of `kuma-dp`.
+//! Secrets of proxies, which Envoy reads from files instead of requesting them from `kuma-dp`.
 
 use std::path::Path;
 
