@@ -63,7 +63,7 @@ class ProcessIdentity:
         return start_time(stat) == self.start and process_state(stat) not in "ZX"
 
     def kill(self) -> None:
-        """Kills this process, if it still runs. The pidfd ensures that no later process with this pid gets the signal."""
+        """Kills this process, if it still runs. The pidfd ensures that no later process gets the signal."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:

@@ -1,10 +1,10 @@
 //! Client of one gRPC call over HTTP/2 (RFC 9113), without push, priorities and header compression.
 //!
-//! `h2` is not used here, because its cost would distort the figures of the control plane, which shares the machine with
-//! the clients. In one run of `make bench-exchange QUICK=1` with 1,000 clients, an exchange took 44 ms (38 to 46) of the
-//! clients' CPU time with `h2` and 28.5 ms (28 to 29) with this client. The last response arrived after 63 ms (60 to 66)
-//! and 47 ms (39 to 51). The buffers of `h2` take 28.7 KB for each connection, 287 MB for 10,000 clients. Between
-//! messages, this client keeps a receive buffer of at most 16 KiB.
+//! `h2` is not used here, because its cost would distort the figures of the control plane, which shares the machine
+//! with the clients. In one run of `make bench-exchange QUICK=1` with 1,000 clients, an exchange took 44 ms (38 to 46)
+//! of the clients' CPU time with `h2` and 28.5 ms (28 to 29) with this client. The last response arrived after 63 ms
+//! (60 to 66) and 47 ms (39 to 51). The buffers of `h2` take 28.7 KB for each connection, 287 MB for 10,000 clients.
+//! Between messages, this client keeps a receive buffer of at most 16 KiB.
 
 use std::io;
 
