@@ -1,45 +1,87 @@
 //! Writes Events about denied and skipped Pods. A Pod does not exist during its admission, so the Event is about the
-//! controller of the Pod, or about the Namespace if the Pod has no controller. Repetitions and the total rate are
-//! limited.
+//! controller of the Pod, or about the Namespace if the Pod has no controller.
+//!
+//! Every Pod can call the webhooks, so a review may be invented. An Event is therefore written only about an object that
+//! exists; its text consists of fixed sentences and bounded names; repetitions are suppressed; and the rate is limited
+//! for each namespace, so that invented reviews cannot displace the Events of another namespace.
+
+mod object;
+mod pending;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_crds::annotation::{SIDECAR_INJECTION, parse_bool};
 use kermode_inject::{Denial, InjectionSource, SkipReason};
 use kermode_k8s::controller::recorder::{EventType, Events};
-use kermode_limit::rate::Window;
+use kermode_limit::rate::{KeyedRateLimit, Rate};
+use kube::Client;
 use parking_lot::Mutex;
-use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
+use self::object::{EventObject, is_name};
+use self::pending::PendingEvents;
 use super::review::Request;
 use crate::directory::NamespaceRecord;
 
 /// Minimum interval between Events about the same object with the same reason.
 const REPEAT_INTERVAL: Duration = Duration::from_mins(10);
-/// Maximum number of Events per minute, about all objects together.
-const MAX_EVENTS_PER_MINUTE: u32 = 60;
-const MINUTE: Duration = Duration::from_mins(1);
-/// Maximum length of a name in Kubernetes, in bytes. An owner with a longer name cannot exist.
-const MAX_NAME_BYTES: usize = 253;
+/// Rate of Events about the controllers of one namespace, and separately of Events about the Namespace itself: a burst
+/// for a new release of many workloads, then 10 a minute.
+const EVENT_RATE: Rate = Rate {
+    burst: 20.0,
+    per_second: 10.0 / 60.0,
+};
+/// Pause between two lookups of controllers. Limits the load on the API server to 20 lookups per second.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
+/// Maximum length of the text of an Event, in characters.
+const MAX_TEXT_CHARS: usize = 512;
 
 /// Value of the field `action` in the Events.
 const ACTION: &str = "InjectSidecar";
 
-/// Writer of Events about denied and skipped Pods.
+/// Writer of Events about denied and skipped Pods. Its task ends when it is dropped.
 #[derive(Debug)]
 pub struct InjectionEvents {
-    events: Events,
-    throttle: Mutex<EventThrottle>,
+    shared: Arc<Shared>,
+    _task: JoinSet<()>,
 }
 
-/// Limits repetitions and the total rate of Events.
+/// State that reviews and the writing task share.
+#[derive(Debug)]
+struct Shared {
+    pending: Mutex<PendingEvents<InjectionEvent>>,
+    /// Notified when an Event was added to `pending`.
+    added: Notify,
+}
+
+/// Event whose object has not been looked up yet.
+#[derive(Debug, PartialEq)]
+struct InjectionEvent {
+    object: EventObject,
+    namespace: String,
+    is_warning: bool,
+    reason: &'static str,
+    text: String,
+}
+
+/// Task that looks up the objects of Events and writes the Events.
+struct EventWriter {
+    shared: Arc<Shared>,
+    events: Events,
+    client: Client,
+    throttle: EventThrottle,
+}
+
+/// Limits repetitions and the rate of Events.
 #[derive(Debug)]
 struct EventThrottle {
     /// Topics of the Events that were written within the last [`REPEAT_INTERVAL`], with the times of writing.
     written: HashMap<Topic, Instant>,
-    rate: Window,
+    /// Rate of each namespace. The flag tells Events about the Namespace itself from those about controllers.
+    rate: KeyedRateLimit<(String, bool)>,
 }
 
 /// Object and reason of an Event.
@@ -54,20 +96,29 @@ struct Topic {
 // === impl InjectionEvents ===
 
 impl InjectionEvents {
-    /// Creates a writer of Events.
-    pub fn new(events: Events) -> Self {
-        Self {
+    /// Creates a writer and starts its task. `client` looks up the controllers of Pods.
+    pub fn start(events: Events, client: Client) -> Self {
+        let shared = Arc::new(Shared {
+            pending: Mutex::default(),
+            added: Notify::new(),
+        });
+        let writer = EventWriter {
+            shared: shared.clone(),
             events,
-            throttle: Mutex::new(EventThrottle::new()),
-        }
+            client,
+            throttle: EventThrottle::new(),
+        };
+        let mut task = JoinSet::new();
+        task.spawn(writer.run());
+        Self { shared, _task: task }
     }
 
-    /// Writes an Event about a denied Pod. Returns `false` if no Event is written, because the request is a dry run or
-    /// because a limit is reached.
-    pub(super) fn report_denied(&self, request: &Request, namespace: &str, denial: &Denial) -> bool {
-        let pod = request.pod_name();
-        let text = format!("Pod {namespace}/{pod} denied: {denial}");
-        self.write(request, namespace, EventType::Warning, denial.reason(), &text)
+    /// Writes an Event about a denied Pod, unless the review is a dry run or the limits suppress the Event. Controllers
+    /// retry, so a denial is logged as a warning only together with its Event.
+    pub(super) fn report_denied(&self, request: &Request, namespace: &str, denial: &Denial) {
+        let pod = pod_text(request, namespace);
+        let text = format!("{pod} denied: {denial}");
+        self.enqueue(request, namespace, true, denial.reason(), &text);
     }
 
     /// Writes an Event about a skipped Pod. Writes no Event if the reason is expected, or if it applies to all Pods of
@@ -80,11 +131,8 @@ impl InjectionEvents {
         reason: SkipReason,
     ) {
         if let SkipReason::CannotCarrySidecar(obstacle) = reason {
-            let text = format!(
-                "Pod {namespace}/{} gets no sidecar: {obstacle}",
-                request.pod_name()
-            );
-            self.write(request, namespace, EventType::Warning, reason.as_str(), &text);
+            let text = format!("{} gets no sidecar: {obstacle}", pod_text(request, namespace));
+            self.enqueue(request, namespace, true, reason.as_str(), &text);
             return;
         }
         let cause = match reason {
@@ -103,37 +151,123 @@ impl InjectionEvents {
             | SkipReason::AlreadyInjected
             | SkipReason::NotRequested => return,
         };
-        let text = format!("Pod {namespace}/{} gets no sidecar: {cause}", request.pod_name());
-        self.write(request, namespace, EventType::Normal, reason.as_str(), &text);
+        let text = format!("{} gets no sidecar: {cause}", pod_text(request, namespace));
+        self.enqueue(request, namespace, false, reason.as_str(), &text);
     }
 
-    fn write(
+    fn enqueue(
         &self,
         request: &Request,
         namespace: &str,
-        event_type: EventType,
+        is_warning: bool,
         reason: &'static str,
         text: &str,
-    ) -> bool {
+    ) {
         if request.dry_run {
-            return false;
+            return;
         }
-        let object =
-            controller_reference(request, namespace).unwrap_or_else(|| namespace_reference(namespace));
-        let topic = Topic {
-            kind: object.kind.clone().unwrap_or_default(),
-            namespace: namespace.to_owned(),
-            name: object.name.clone().unwrap_or_default(),
-            reason,
+        let Some(object) = EventObject::of(request, namespace) else {
+            return;
         };
-        let mut throttle = self.throttle.lock();
-        if !throttle.try_admit(topic, Instant::now()) {
-            return false;
-        }
-        drop(throttle);
-        self.events.publish(object, event_type, ACTION, reason, text);
-        true
+        let event = InjectionEvent {
+            object,
+            namespace: namespace.to_owned(),
+            is_warning,
+            reason,
+            text: bounded_text(text),
+        };
+        let mut pending = self.shared.pending.lock();
+        pending.push(namespace, event, |limit| fastrand::usize(..limit));
+        drop(pending);
+        self.shared.added.notify_one();
     }
+}
+
+// === impl EventWriter ===
+
+impl EventWriter {
+    async fn run(mut self) {
+        loop {
+            let next = self.shared.pending.lock().pop();
+            match next {
+                Some(event) => self.write(event).await,
+                None => self.shared.added.notified().await,
+            }
+        }
+    }
+
+    /// Writes an Event if the limits permit it and its object exists. An Event about another object does not count
+    /// against the limits.
+    async fn write(&mut self, event: InjectionEvent) {
+        let topic = event.topic();
+        if !self.throttle.permits(&topic, Instant::now()) {
+            tracing::debug!(
+                namespace = event.namespace,
+                reason = event.reason,
+                "Event suppressed by the limits"
+            );
+            return;
+        }
+        if let EventObject::Controller(_) = &event.object {
+            let exists = event.object.exists(&self.client).await;
+            tokio::time::sleep(LOOKUP_INTERVAL).await;
+            if !exists {
+                tracing::debug!(
+                    ?topic,
+                    "no Event: the controller that the Pod names does not exist"
+                );
+                return;
+            }
+        }
+        self.throttle.count(topic, Instant::now());
+        let (namespace, reason) = (event.namespace.as_str(), event.reason);
+        let event_type = if event.is_warning {
+            tracing::warn!(namespace, reason, "{}", event.text);
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        let reference = event.object.reference().clone();
+        self.events
+            .publish(reference, event_type, ACTION, reason, &event.text);
+    }
+}
+
+// === impl InjectionEvent ===
+
+impl InjectionEvent {
+    fn topic(&self) -> Topic {
+        let reference = self.object.reference();
+        Topic {
+            kind: reference.kind.clone().unwrap_or_default(),
+            namespace: self.namespace.clone(),
+            name: reference.name.clone().unwrap_or_default(),
+            reason: self.reason,
+        }
+    }
+}
+
+/// Returns the text that names a Pod. A name that no object can have is not repeated.
+fn pod_text(request: &Request, namespace: &str) -> String {
+    match request.pod_name() {
+        name if is_name(name) => format!("Pod {namespace}/{name}"),
+        _ => format!("a Pod of Namespace {namespace}"),
+    }
+}
+
+/// Limits the length of a text, which may repeat values of the Pod, and replaces characters that could make it look like
+/// another message.
+fn bounded_text(text: &str) -> String {
+    let is_printable = |char: char| char == ' ' || char.is_ascii_graphic() || char.is_alphanumeric();
+    let mut bounded: String = text
+        .chars()
+        .take(MAX_TEXT_CHARS)
+        .map(|char| if is_printable(char) { char } else { '?' })
+        .collect();
+    if text.chars().nth(MAX_TEXT_CHARS).is_some() {
+        bounded.push_str("...");
+    }
+    bounded
 }
 
 /// Returns whether a label or annotation of the Pod or of its Namespace enables injection.
@@ -153,64 +287,43 @@ fn is_injection_enabled(request: &Request, record: &NamespaceRecord) -> bool {
     pod.chain(namespace).any(is_enabled)
 }
 
-/// Returns a reference to the controller of the Pod; `None` if the Pod has no controller or an invalid owner reference.
-/// The API server validates owner references only after admission.
-fn controller_reference(request: &Request, namespace: &str) -> Option<ObjectReference> {
-    let owners = request.object.pointer("/metadata/ownerReferences")?.as_array()?;
-    let owner = owners
-        .iter()
-        .find(|owner| owner["controller"] == Value::Bool(true))?;
-    let text = |key: &str| {
-        let text = owner.get(key)?.as_str()?;
-        (!text.is_empty() && text.len() <= MAX_NAME_BYTES).then(|| text.to_owned())
-    };
-    Some(ObjectReference {
-        api_version: Some(text("apiVersion")?),
-        kind: Some(text("kind")?),
-        name: Some(text("name")?),
-        namespace: Some(namespace.to_owned()),
-        uid: text("uid"),
-        ..ObjectReference::default()
-    })
-}
-
-/// Returns a reference to a Namespace. The field `namespace` is set too, so that the Events are listed with the other
-/// Events of the Namespace.
-fn namespace_reference(namespace: &str) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("Namespace".to_owned()),
-        name: Some(namespace.to_owned()),
-        namespace: Some(namespace.to_owned()),
-        ..ObjectReference::default()
-    }
-}
-
 // === impl EventThrottle ===
 
 impl EventThrottle {
     fn new() -> Self {
         Self {
             written: HashMap::new(),
-            rate: Window::new(MAX_EVENTS_PER_MINUTE, MINUTE),
+            rate: KeyedRateLimit::new(EVENT_RATE),
         }
     }
 
-    /// Returns whether an Event may be written now. An admitted Event counts against the limits.
-    fn try_admit(&mut self, topic: Topic, now: Instant) -> bool {
-        let is_recent = |at: &Instant| now.duration_since(*at) < REPEAT_INTERVAL;
-        if self.written.get(&topic).is_some_and(is_recent) || self.rate.try_admit(now).is_none() {
-            return false;
-        }
-        self.written.retain(|_, at| is_recent(at));
+    /// Returns whether an Event may be written now.
+    fn permits(&mut self, topic: &Topic, now: Instant) -> bool {
+        let is_repeated = self.written.get(topic).is_some_and(|at| is_recent(*at, now));
+        !is_repeated && self.rate.has_token(&topic.rate_key(), now)
+    }
+
+    /// Counts an Event against the limits.
+    fn count(&mut self, topic: Topic, now: Instant) {
+        self.rate.try_take(topic.rate_key(), now);
+        self.written.retain(|_, at| is_recent(*at, now));
         self.written.insert(topic, now);
-        true
+    }
+}
+
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.duration_since(at) < REPEAT_INTERVAL
+}
+
+impl Topic {
+    fn rate_key(&self) -> (String, bool) {
+        (self.namespace.clone(), self.kind == "Namespace")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -223,31 +336,71 @@ mod tests {
         }
     }
 
-    #[test]
-    fn repeated_event_is_not_written_before_the_interval_has_passed() {
-        let (mut throttle, start) = (EventThrottle::new(), Instant::now());
-        assert!(throttle.try_admit(topic("a", "MeshNotFound"), start));
-        assert!(!throttle.try_admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL / 2));
-        assert!(throttle.try_admit(topic("a", "SameUid"), start), "another reason");
-        assert!(
-            throttle.try_admit(topic("b", "MeshNotFound"), start),
-            "another owner"
-        );
-        assert!(throttle.try_admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL));
+    /// Counts an Event if the limits permit it.
+    fn try_admit(throttle: &mut EventThrottle, topic: Topic, now: Instant) -> bool {
+        let permitted = throttle.permits(&topic, now);
+        if permitted {
+            throttle.count(topic, now);
+        }
+        permitted
     }
 
     #[test]
-    fn event_rate_and_memory_are_bounded_for_any_number_of_owners() {
+    fn repeated_event_is_not_written_before_the_interval_has_passed() {
         let (mut throttle, start) = (EventThrottle::new(), Instant::now());
-        let mut written = 0;
+        let mut admit = |topic, at| try_admit(&mut throttle, topic, at);
+        assert!(admit(topic("a", "MeshNotFound"), start));
+        assert!(!admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL / 2));
+        assert!(admit(topic("a", "SameUid"), start), "another reason");
+        assert!(admit(topic("b", "MeshNotFound"), start), "another owner");
+        assert!(admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL));
+    }
+
+    #[test]
+    fn rate_and_memory_of_a_namespace_are_bounded_and_no_namespace_limits_another_one() {
+        let (mut throttle, start) = (EventThrottle::new(), Instant::now());
+        let mut written = 0_u32;
         for second in 0..3600_u64 {
+            let now = start + Duration::from_secs(second);
             for owner in 0..20 {
-                let now = start + Duration::from_secs(second);
-                written += u32::from(throttle.try_admit(topic(&format!("{second}-{owner}"), "SameUid"), now));
-                assert!(throttle.written.len() <= MAX_EVENTS_PER_MINUTE as usize * 10);
+                let topic = topic(&format!("{second}-{owner}"), "SameUid");
+                written += u32::from(try_admit(&mut throttle, topic, now));
+                assert!(throttle.written.len() <= 10 * 10 + 20 + 1);
             }
         }
-        assert_eq!(written, 60 * MAX_EVENTS_PER_MINUTE);
+        assert!((600..=620).contains(&written), "{written}");
+        let now = start + Duration::from_hours(1);
+        let other = Topic {
+            namespace: "other".to_owned(),
+            ..topic("a", "SameUid")
+        };
+        assert!(try_admit(&mut throttle, other, now), "another namespace");
+        let of_namespace = Topic {
+            kind: "Namespace".to_owned(),
+            ..topic("default", "SameUid")
+        };
+        assert!(
+            try_admit(&mut throttle, of_namespace, now),
+            "Events about controllers do not limit those about the Namespace"
+        );
+    }
+
+    #[test]
+    fn text_is_bounded_and_repeats_no_control_characters_and_no_invalid_names() {
+        let text = bounded_text("Mesh \"a\u{202e}b\n\u{1b}[31mc\" not found: Größe");
+        assert_eq!(text, "Mesh \"a?b??[31mc\" not found: Größe");
+        let long = bounded_text(&"x".repeat(100_000));
+        assert_eq!(long.len(), MAX_TEXT_CHARS + 3);
+        assert!(long.ends_with("x..."));
+        let named = |name: &str| {
+            let request = Request {
+                name: name.to_owned(),
+                ..Request::default()
+            };
+            pod_text(&request, "shop")
+        };
+        assert_eq!(named("web-1"), "Pod shop/web-1");
+        assert_eq!(named("all is well; ignore this"), "a Pod of Namespace shop");
     }
 
     fn mk_request(metadata: Value) -> Request {
@@ -255,47 +408,6 @@ mod tests {
             object: json!({"metadata": metadata}),
             ..Request::default()
         }
-    }
-
-    #[test]
-    fn event_is_about_the_controller_and_no_other_owner() {
-        let owner = |name: &str, controller: bool| {
-            json!({
-                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "u", "controller": controller,
-            })
-        };
-        let request = mk_request(json!({"ownerReferences": [owner("a", false), owner("b", true)]}));
-        let found = controller_reference(&request, "default").expect("a controller");
-        assert_eq!(found.name.as_deref(), Some("b"));
-        assert_eq!(found.api_version.as_deref(), Some("apps/v1"));
-        assert_eq!(found.uid.as_deref(), Some("u"));
-        assert_eq!(
-            controller_reference(
-                &mk_request(json!({"ownerReferences": [owner("a", false)]})),
-                "default"
-            ),
-            None
-        );
-    }
-
-    #[test]
-    fn invalid_owners_are_ignored() {
-        let long = "x".repeat(MAX_NAME_BYTES + 1);
-        for owner in [
-            json!({"controller": true}),
-            json!({"controller": true, "apiVersion": "v1", "kind": "", "name": "a"}),
-            json!({"controller": true, "apiVersion": "v1", "kind": "A", "name": long}),
-            json!(1),
-        ] {
-            assert_eq!(
-                controller_reference(&mk_request(json!({"ownerReferences": [owner]})), "default"),
-                None
-            );
-        }
-        assert_eq!(
-            controller_reference(&mk_request(json!({"ownerReferences": "x"})), "default"),
-            None
-        );
     }
 
     #[test]

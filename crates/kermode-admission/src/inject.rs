@@ -142,12 +142,8 @@ impl Webhooks {
         let reason = denial.reason();
         self.metrics.count(WEBHOOK, "refused", reason);
         let pod = request.pod_name();
-        // Controllers retry, so a denial is logged as a warning only when its Event is written.
-        if self.events.report_denied(request, namespace, denial) {
-            tracing::warn!(namespace, pod, reason, "Pod denied: {denial}");
-        } else {
-            tracing::debug!(namespace, pod, reason, "Pod denied: {denial}");
-        }
+        tracing::debug!(namespace, pod, reason, "Pod denied: {denial}");
+        self.events.report_denied(request, namespace, denial);
         let message = match lookup_error {
             Some(lookup_error) => {
                 format!("{denial} (if the missing object was created just now, retry: {lookup_error})")

@@ -48,6 +48,10 @@ fn cluster_rules() -> Vec<Value> {
         // (docs/design.md#service-less-names).
         rule("apps", &["replicasets"], &READ_VERBS),
         rule("batch", &["jobs"], &READ_VERBS),
+        // An Event about a denied Pod is written only if the Pod's controller exists
+        // (docs/reference/admission-messages.md#events).
+        rule("apps", &["daemonsets", "statefulsets"], &["get"]),
+        rule("", &["replicationcontrollers"], &["get"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
         rule(
             GROUP,

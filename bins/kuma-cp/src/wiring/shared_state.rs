@@ -169,7 +169,7 @@ impl SharedState {
             control_plane_url: config.control_plane_url(),
             control_plane_ca_pem,
             system_namespace: config.store.kubernetes.system_namespace.clone(),
-            events: admission::InjectionEvents::new(self.events.clone()),
+            events: admission::InjectionEvents::start(self.events.clone(), client.clone()),
             metrics,
         })
     }

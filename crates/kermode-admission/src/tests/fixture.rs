@@ -10,7 +10,7 @@ use kermode_k8s::controller::recorder::Events;
 use kermode_runtime::shutdown::{self, Trigger};
 use kermode_runtime::tls::{self, ServingCertificate};
 use prometheus_client::registry::Registry;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -19,6 +19,19 @@ use super::caller::Caller;
 use super::review::{AdmissionResponse, review};
 use crate::directory::{Directory, NamespaceRecord};
 use crate::{InjectionEvents, Metrics, Webhooks, router};
+
+/// Limit on the connections of the server.
+pub(super) const MAX_CONNECTIONS: usize = 256;
+/// Path of the ReplicaSet that owns the Pods of the tests.
+pub(super) const REPLICA_SET_PATH: &str = "/apis/apps/v1/namespaces/shop/replicasets/web-5d9c7b8f6d";
+
+/// Makes the metadata of the ReplicaSet that owns the Pods of the tests.
+pub(super) fn replica_set(uid: &str) -> Value {
+    json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+        "metadata": {"name": "web-5d9c7b8f6d", "namespace": "shop", "uid": uid},
+    })
+}
 
 /// The running webhooks and their dependencies.
 pub(super) struct Fixture {
@@ -33,6 +46,7 @@ pub(super) struct Fixture {
 impl Fixture {
     pub(super) async fn new(mode: Mode) -> Self {
         let (api_server, events) = ApiServer::new(mode);
+        api_server.put(REPLICA_SET_PATH, replica_set("rs-1"));
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("kuma_cp");
         metrics.register(&mut registry);
@@ -47,7 +61,13 @@ impl Fixture {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let webhooks = webhooks(&api_server, metrics);
-        tokio::spawn(tls::serve(listener, certificate, router(webhooks), 512, shutdown));
+        tokio::spawn(tls::serve(
+            listener,
+            certificate,
+            router(webhooks),
+            MAX_CONNECTIONS,
+            shutdown,
+        ));
         let ca = rustls::pki_types::pem::PemObject::from_pem_slice(authority.certificate_pem().as_bytes());
         Self {
             api_server,
@@ -127,7 +147,7 @@ pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
         control_plane_url: "https://kuma-control-plane.kong-mesh-system:5678".to_owned(),
         control_plane_ca_pem: "CA".to_owned(),
         system_namespace: "kong-mesh-system".to_owned(),
-        events: InjectionEvents::new(Events::start(api_server.client(), None)),
+        events: InjectionEvents::start(Events::start(api_server.client(), None), api_server.client()),
         metrics,
     }
 }

@@ -7,14 +7,15 @@ use axum::http::Request;
 use futures::{StreamExt, stream};
 use http::Method;
 use http_body_util::BodyExt;
+use kermode_crds::annotation::MESH;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::api_server::{ApiServer, Mode};
 use super::caller::CallResponse;
-use super::fixture::{Fixture, webhooks};
-use super::review::{AdmissionResponse, pod, review};
+use super::fixture::{Fixture, REPLICA_SET_PATH, replica_set, webhooks};
+use super::review::{AdmissionResponse, pod, pod_with, review, without_owners};
 use crate::memory::MAX_BODY;
 use crate::{Metrics, router};
 
@@ -167,6 +168,43 @@ fn respond(path: &str, body: Vec<u8>) -> CallResponse {
         let text = String::from_utf8(text.to_vec()).expect("text");
         CallResponse { status, text }
     })
+}
+
+/// Makes a Pod that is denied because of a missing Mesh, and claims this ReplicaSet.
+fn denied_pod(owner: &str, uid: &str) -> Value {
+    let mut denied = pod_with("annotations", MESH, "missing");
+    denied["metadata"]["ownerReferences"][0]["name"] = owner.into();
+    denied["metadata"]["ownerReferences"][0]["uid"] = uid.into();
+    denied
+}
+
+#[tokio::test(start_paused = true)]
+async fn invented_reviews_cause_no_events_and_do_not_displace_real_ones() {
+    let (api_server, mut events) = ApiServer::new(Mode::Responds);
+    api_server.put(REPLICA_SET_PATH, replica_set("rs-1"));
+    let webhooks = router(webhooks(&api_server, Metrics::default()));
+    let send = async |pod: Value| {
+        let request = Request::post("/inject-sidecar")
+            .body(Body::from(review("u-1", "shop", "Pod", pod).to_string()))
+            .expect("a request");
+        let response = webhooks.clone().oneshot(request).await.expect("a response");
+        assert_eq!(response.status(), 200);
+    };
+    for number in 0..200 {
+        send(denied_pod(&format!("invented-{number}"), "u")).await;
+        // The name of a real ReplicaSet without its UID proves nothing.
+        send(denied_pod("web-5d9c7b8f6d", &format!("invented-{number}"))).await;
+    }
+    send(denied_pod("web-5d9c7b8f6d", "rs-1")).await;
+    let event = events.recv().await.expect("an Event");
+    assert_eq!(event["regarding"]["uid"], "rs-1");
+    // The next Event is the next real one: the invented reviews have no Events.
+    send(without_owners(denied_pod("web-5d9c7b8f6d", "rs-1"))).await;
+    let event = events.recv().await.expect("an Event");
+    assert_eq!(
+        (&event["regarding"]["kind"], &event["regarding"]["name"]),
+        (&json!("Namespace"), &json!("shop"))
+    );
 }
 
 /// Collects the JSON pointers to all values of a document.

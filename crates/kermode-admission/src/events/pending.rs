@@ -1,0 +1,116 @@
+//! Events that wait until their objects are looked up. Namespaces take turns, so that a flood of requests that name
+//! one namespace delays no Event of another one. No IO.
+
+use std::collections::{HashMap, VecDeque};
+
+/// Limit on the waiting Events of one namespace. A namespace has few controllers whose Pods are denied at the same time.
+const MAX_PER_NAMESPACE: usize = 16;
+/// Limit on the waiting Events of all namespaces. Bounds memory: an Event takes about 1 KB.
+const MAX_TOTAL: usize = 8192;
+
+/// Waiting items of each namespace. At a limit, a random item is dropped: a caller that sends invented objects then
+/// cannot keep out the real ones, which their controllers send again.
+#[derive(Debug)]
+pub(super) struct PendingEvents<T> {
+    /// Items of each namespace that has any, oldest first.
+    queues: HashMap<String, VecDeque<T>>,
+    /// Namespaces that have items, in the order of their turns.
+    turns: VecDeque<String>,
+    total: usize,
+}
+
+impl<T> Default for PendingEvents<T> {
+    fn default() -> Self {
+        Self {
+            queues: HashMap::new(),
+            turns: VecDeque::new(),
+            total: 0,
+        }
+    }
+}
+
+impl<T: PartialEq> PendingEvents<T> {
+    /// Adds an item, unless an equal one waits. `random` returns a number below its argument.
+    pub(super) fn push(&mut self, namespace: &str, item: T, random: impl Fn(usize) -> usize) {
+        let own = self.queues.get(namespace);
+        if own.is_some_and(|queue| queue.contains(&item)) {
+            return;
+        }
+        let own_length = own.map_or(0, VecDeque::len);
+        if own_length >= MAX_PER_NAMESPACE || (own_length > 0 && self.total >= MAX_TOTAL) {
+            self.drop_random(namespace, &random);
+        } else if self.total >= MAX_TOTAL {
+            let victim = self.turns[random(self.turns.len())].clone();
+            self.drop_random(&victim, &random);
+        }
+        let queue = self.queues.entry(namespace.to_owned()).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(namespace.to_owned());
+        }
+        queue.push_back(item);
+        self.total += 1;
+    }
+
+    /// Removes and returns the oldest item of the namespace whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<T> {
+        let namespace = self.turns.pop_front()?;
+        let queue = self.queues.get_mut(&namespace)?;
+        let item = queue.pop_front()?;
+        self.total -= 1;
+        if queue.is_empty() {
+            self.queues.remove(&namespace);
+        } else {
+            self.turns.push_back(namespace);
+        }
+        Some(item)
+    }
+
+    fn drop_random(&mut self, namespace: &str, random: &impl Fn(usize) -> usize) {
+        let Some(queue) = self.queues.get_mut(namespace) else {
+            return;
+        };
+        if queue.remove(random(queue.len())).is_some() {
+            self.total -= 1;
+        }
+        if queue.is_empty() {
+            self.queues.remove(namespace);
+            self.turns.retain(|waiting| waiting != namespace);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_take_turns() {
+        let mut pending = PendingEvents::default();
+        for item in 0..10 {
+            pending.push("flooded", item, |_| 0);
+        }
+        pending.push("shop", 100, |_| 0);
+        pending.push("shop", 100, |_| 0);
+        assert_eq!((pending.pop(), pending.pop()), (Some(0), Some(100)));
+        let rest: Vec<_> = std::iter::from_fn(|| pending.pop()).collect();
+        assert_eq!(rest, (1..10).collect::<Vec<_>>());
+        assert_eq!((pending.total, pending.queues.len()), (0, 0));
+    }
+
+    #[test]
+    fn number_of_items_is_bounded_and_every_namespace_can_add_one() {
+        let mut pending = PendingEvents::default();
+        for item in 0..100 {
+            pending.push("flooded", item, |limit| limit - 1);
+        }
+        assert_eq!(pending.total, MAX_PER_NAMESPACE);
+        for item in 0..2 * MAX_TOTAL {
+            pending.push(&format!("n{item}"), item, |_| 0);
+            assert!(pending.total <= MAX_TOTAL);
+        }
+        pending.push("shop", usize::MAX, |limit| limit - 1);
+        let popped: Vec<_> = std::iter::from_fn(|| pending.pop()).collect();
+        assert!(popped.contains(&usize::MAX), "the last namespace has its item");
+        assert_eq!((pending.total, pending.turns.len()), (0, 0));
+    }
+}
