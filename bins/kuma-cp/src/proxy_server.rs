@@ -1,6 +1,7 @@
 //! The server for proxies: delta ADS, issuance of certificates, and endpoint removals, with the same authentication.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::BoxFuture;
 use kermode_issuance::{CertificateIssuance, TokenAuthenticator};
@@ -99,7 +100,15 @@ impl Protocol for ProxyServer {
     ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
         let transport = self.transport.clone();
         let shutdown = signals.shutdown().wait();
-        let connection = transport.serve(stream, move || signals.request_received(), shutdown);
+        let has_request = AtomicBool::new(false);
+        let on_request = move || {
+            signals.request_received();
+            // A proxy's stream lasts as long as its connection.
+            if !has_request.swap(true, Ordering::Relaxed) {
+                signals.start_endless_request();
+            }
+        };
+        let connection = transport.serve(stream, on_request, shutdown);
         Box::pin(async move { Ok(connection.await?) })
     }
 }

@@ -20,7 +20,7 @@ use kermode_replicas::rebalancing;
 use kermode_runtime::diagnostics;
 use kermode_runtime::readiness::Readiness;
 use kermode_runtime::shutdown::{self, Shutdown, Signals};
-use kermode_runtime::tls::{self, ServingCertificate};
+use kermode_runtime::tls::{self, ConnectionMetrics, ServingCertificate};
 use kermode_status::MeshStatuses;
 use kube::Client;
 use parking_lot::Mutex;
@@ -127,6 +127,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         listeners.admission,
         serving_identity.certificate(),
         webhooks,
+        &state.connection_metrics,
         shutdown,
     )?;
     spawn(&mut components, "admission server", admission);
@@ -240,13 +241,15 @@ fn admission_server(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
     router: Router,
+    metrics: &ConnectionMetrics,
     shutdown: &Shutdown,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
     let listener = listener.into_std()?;
+    let limit = metrics.limit("webhooks", MAX_ADMISSION_CONNECTIONS);
     let shutdown = shutdown.clone();
     run_on_own_thread("admission", move || async move {
         let listener = TcpListener::from_std(listener)?;
-        Ok(tls::serve(listener, certificate, router, MAX_ADMISSION_CONNECTIONS, shutdown).await?)
+        Ok(tls::serve(listener, certificate, router, limit, shutdown).await?)
     })
 }
 
@@ -275,7 +278,7 @@ fn spawn_proxy_server(
         listener,
         certificate,
         proxy_server,
-        MAX_PROXY_CONNECTIONS,
+        state.connection_metrics.limit("proxies", MAX_PROXY_CONNECTIONS),
         shutdown.clone(),
     );
     spawn(components, "server for proxies", async { Ok(server.await?) });

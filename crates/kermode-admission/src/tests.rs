@@ -7,3 +7,4 @@ mod fixture;
 mod hostile;
 mod outages;
 mod review;
+mod starvation;

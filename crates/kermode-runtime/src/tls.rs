@@ -1,11 +1,13 @@
 //! TLS server with a certificate that can be replaced while serving. The caller passes in the application protocol,
 //! such as HTTP, as a [`Protocol`].
 //!
-//! Every Pod can open connections to the port. Connections without a request are therefore closed, and the number of
-//! connections from one address is limited, so that a Pod that only opens connections cannot lock out the API server.
+//! Every Pod can open connections to the port. Connections without a request are therefore closed, and at the limits on
+//! connections a new one takes the place of an idle one ([`connections`]), so that Pods that hold connections cannot lock
+//! out the API server.
 
-mod address_limit;
+mod connections;
 mod http;
+mod metrics;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,10 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use self::address_limit::{AddressLimit, AddressPermit};
+pub use self::connections::ActiveRequest;
+use self::connections::{ConnectionHandle, Connections, OpenConnection};
+use self::metrics::LimitCounters;
+pub use self::metrics::{ConnectionLimit, ConnectionMetrics};
 use crate::shutdown::Shutdown;
 use crate::tcp;
 
@@ -123,13 +128,25 @@ pub type BrokenConnection = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Clone, Debug)]
 pub struct ConnectionSignals {
     request_received: Arc<Notify>,
+    connection: ConnectionHandle,
     shutdown: Shutdown,
 }
 
 impl ConnectionSignals {
-    /// Records a request. A connection without a request is closed.
+    /// Records the head of a request. A connection without a request is closed.
     pub fn request_received(&self) {
         self.request_received.notify_one();
+    }
+
+    /// Records a complete request, which is in progress until the returned value is dropped. Without a request in
+    /// progress, the connection is idle, and may be closed for a new one.
+    pub fn start_request(&self) -> ActiveRequest {
+        self.connection.start_request()
+    }
+
+    /// Records a request that lasts as long as the connection.
+    pub fn start_endless_request(&self) {
+        self.connection.mark_active();
     }
 
     /// Returns the shutdown of the server. Once it starts, the connection accepts no more requests.
@@ -138,9 +155,9 @@ impl ConnectionSignals {
     }
 }
 
-/// Serves a protocol over TLS until shutdown. At most `max_connections` connections are open at once, and at most a
-/// quarter of this number (but at least 16) from one address. Connections above the total limit wait to be accepted.
-/// Connections above the limit of an address are closed.
+/// Serves a protocol over TLS until shutdown. At most the connections of `limit` are open at once, and at most a quarter
+/// of this number (but at least 16) from one address. At a limit, an idle connection is closed for a new one. Connections
+/// that are still open at the end of the grace period of the shutdown are closed.
 ///
 /// # Errors
 /// If TLS cannot be set up.
@@ -148,15 +165,20 @@ pub async fn serve(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
     protocol: impl Protocol,
-    max_connections: usize,
+    limit: impl Into<ConnectionLimit>,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
+    let ConnectionLimit {
+        max_connections,
+        counters,
+    } = limit.into();
     let limits = ServerLimits {
         connections: max_connections,
         per_address: (max_connections / PER_ADDRESS_DIVISOR).max(MIN_PER_ADDRESS),
         first_request: FIRST_REQUEST_TIMEOUT,
+        grace_period: GRACE_PERIOD,
     };
-    serve_with_limits(limits, listener, certificate, protocol, shutdown).await
+    serve_with_limits(limits, counters, listener, certificate, protocol, shutdown).await
 }
 
 /// Limits of a server.
@@ -168,10 +190,13 @@ struct ServerLimits {
     per_address: usize,
     /// Time from the handshake to the head of the first request.
     first_request: Duration,
+    /// Time for which open connections may finish their requests at shutdown.
+    grace_period: Duration,
 }
 
 async fn serve_with_limits(
     limits: ServerLimits,
+    counters: LimitCounters,
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
     protocol: impl Protocol,
@@ -179,7 +204,7 @@ async fn serve_with_limits(
 ) -> Result<(), TlsError> {
     let acceptor = tls_acceptor(certificate, protocol.alpn_names())?;
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let address_limit = AddressLimit::new(limits.per_address);
+    let connections = Connections::new(limits.connections, limits.per_address, counters);
     let protocol = Arc::new(protocol);
     // Every connection holds a sender. The channel closes when the last connection has ended.
     let (open_connection, mut all_closed) = mpsc::channel::<()>(1);
@@ -188,7 +213,7 @@ async fn serve_with_limits(
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown_started => break,
-            accepted = accept(&listener, &permits, &address_limit) => accepted,
+            accepted = accept(&listener, &permits, &connections) => accepted,
         };
         let Some(accepted) = accepted else { continue };
         let acceptor = acceptor.clone();
@@ -196,40 +221,54 @@ async fn serve_with_limits(
         let open_connection = open_connection.clone();
         let signals = ConnectionSignals {
             request_received: Arc::default(),
+            connection: accepted.open.handle(),
             shutdown: shutdown.clone(),
         };
         tokio::spawn(async move {
             let _open_connection = open_connection;
             let Accepted {
                 stream,
+                open,
                 _permit,
-                _address_permit,
             } = accepted;
-            let handshake = Box::pin(acceptor.accept(stream));
-            let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                Ok(Ok(tls)) => tls,
-                Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-                Err(_) => return tracing::debug!("TLS handshake timed out"),
-            };
-            let request_received = signals.request_received.clone();
-            let serving = serve_with_first_request_timeout(
-                request_received,
-                limits.first_request,
-                protocol.serve(tls, signals),
-            );
-            if let Err(error) = serving.await {
-                tracing::debug!(%error, "connection ended with an error");
+            tokio::select! {
+                () = open.closed() => tracing::debug!("connection closed by the server"),
+                () = serve_connection(stream, acceptor, protocol, signals, limits.first_request) => {}
             }
         });
     }
     drop((listener, open_connection));
-    if tokio::time::timeout(GRACE_PERIOD, all_closed.recv())
+    if tokio::time::timeout(limits.grace_period, all_closed.recv())
         .await
         .is_err()
     {
-        tracing::warn!("connections were still open at the end of the grace period");
+        tracing::warn!("connections were still open at the end of the grace period: closing them");
+        connections.close_all();
+        all_closed.recv().await;
     }
     Ok(())
+}
+
+/// Serves a connection from its handshake until its end.
+async fn serve_connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    protocol: Arc<impl Protocol>,
+    signals: ConnectionSignals,
+    first_request: Duration,
+) {
+    let handshake = Box::pin(acceptor.accept(stream));
+    let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake timed out"),
+    };
+    let request_received = signals.request_received.clone();
+    let serving =
+        serve_with_first_request_timeout(request_received, first_request, protocol.serve(tls, signals));
+    if let Err(error) = serving.await {
+        tracing::debug!(%error, "connection ended with an error");
+    }
 }
 
 /// Serves a connection until its end. A connection without a request is dropped at the time limit.
@@ -264,34 +303,34 @@ fn tls_acceptor(
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A connection with its permits.
+/// A connection with its permit.
 struct Accepted {
     stream: TcpStream,
+    open: OpenConnection,
     _permit: OwnedSemaphorePermit,
-    _address_permit: AddressPermit,
 }
 
-/// Accepts the next connection once a permit is free. Returns `None` if the client's address is at its limit, or after
-/// an error.
+/// Accepts the next connection, and waits until a connection that has to be closed for it is closed. Returns `None` if no
+/// connection can be closed for it, or after an error.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-    address_limit: &AddressLimit,
+    connections: &Connections,
 ) -> Option<Accepted> {
-    let permit = permits.clone().acquire_owned().await.ok()?;
     // Tokio's cooperative budget would interrupt a series of accepts, and thousands of handshakes may run before the
     // task is polled again. Meanwhile the kernel's accept queue could fill up, and a client that finds it full retries
     // for up to minutes. Accepting is therefore exempt from the budget.
     match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
-            let address_permit = address_limit.try_acquire(peer.ip())?;
+            let open = connections.try_open(peer.ip())?;
+            let permit = permits.clone().acquire_owned().await.ok()?;
             if let Err(error) = tcp::set_socket_options(&stream) {
                 tracing::warn!(%error, "socket options could not be set; a vanished peer may stay undetected");
             }
             Some(Accepted {
                 stream,
+                open,
                 _permit: permit,
-                _address_permit: address_permit,
             })
         }
         Err(error) => {

@@ -17,6 +17,7 @@ use kermode_model::ObjectKey;
 use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_replicas::tracking;
 use kermode_runtime::shutdown::Shutdown;
+use kermode_runtime::tls::ConnectionMetrics;
 use kermode_status::ProxyStatuses;
 use kermode_xds::publisher::Publisher;
 use kermode_xds::store::Store;
@@ -50,6 +51,8 @@ pub(super) struct SharedState {
     /// Sender of `is_leader`, for the leader election.
     pub(super) is_leader_sender: watch::Sender<bool>,
     pub(super) engine_metrics: engine::Metrics,
+    /// Metric of the servers for proxies and webhooks.
+    pub(super) connection_metrics: ConnectionMetrics,
 }
 
 impl SharedState {
@@ -64,12 +67,14 @@ impl SharedState {
         let publisher = Publisher::new(store.clone());
         let removals = EndpointRemovals::default();
         let engine_metrics = engine::Metrics::default();
+        let connection_metrics = ConnectionMetrics::default();
         {
             let mut registry = registry.lock();
             writer_metrics.register(&mut registry);
             publisher.register(&mut registry);
             removals.register(&mut registry);
             engine_metrics.register(&mut registry);
+            connection_metrics.register(&mut registry);
         }
         let authorities = Authorities::new(client.clone(), config.store.kubernetes.system_namespace.clone());
         let statuses = ProxyStatuses::new(client.clone(), index.clone(), config.instance_name());
@@ -90,6 +95,7 @@ impl SharedState {
             is_leader,
             is_leader_sender,
             engine_metrics,
+            connection_metrics,
         }
     }
 

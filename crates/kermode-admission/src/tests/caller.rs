@@ -37,6 +37,16 @@ pub(super) struct CallResponse {
 
 impl Caller {
     async fn connect_tls(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.expect("a connection");
+        self.start_tls(stream, protocol).await.expect("a handshake")
+    }
+
+    /// Performs the TLS handshake.
+    pub(super) async fn start_tls(
+        &self,
+        stream: TcpStream,
+        protocol: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).expect("a CA");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -46,10 +56,8 @@ impl Caller {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.to_vec()];
-        let stream = TcpStream::connect(self.address).await.expect("a connection");
         let name = ServerName::try_from("localhost").expect("a name");
-        let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(name, stream).await.expect("a handshake")
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     pub(super) async fn connect_http1(&self) -> Connection {

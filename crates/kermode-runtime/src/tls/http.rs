@@ -1,10 +1,15 @@
 //! HTTP/1.1 and HTTP/2 over TLS: an axum router served by hyper.
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::Request;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -13,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::{BrokenConnection, ConnectionSignals, Protocol};
+use super::{ActiveRequest, BrokenConnection, ConnectionSignals, Protocol};
 
 /// Time after which an idle HTTP/1.1 connection is closed. The API server reuses idle connections for 90 s, as Go's
 /// clients do. If this server closed them earlier, a request could be in flight when the close arrives, and a webhook
@@ -39,9 +44,15 @@ impl Protocol for Router {
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let shutdown = signals.shutdown().wait();
         let router = TowerToHyperService::new(self.clone());
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             signals.request_received();
-            router.call(request)
+            let active = Arc::default();
+            let response = router.call(request.map(|body| RequestBody::new(body, &signals, &active)));
+            async move {
+                let response = response.await;
+                drop(active);
+                response
+            }
         });
         let io = TokioIo::new(stream);
         if is_h2 {
@@ -71,6 +82,56 @@ where
         () = shutdown => connection.as_mut().graceful_shutdown(),
     }
     Ok(connection.await?)
+}
+
+/// Body of a request. Its end makes the connection active until the response is complete: a client that only begins
+/// requests has an idle connection.
+struct RequestBody {
+    body: Incoming,
+    signals: ConnectionSignals,
+    active: Arc<OnceLock<ActiveRequest>>,
+}
+
+impl RequestBody {
+    fn new(body: Incoming, signals: &ConnectionSignals, active: &Arc<OnceLock<ActiveRequest>>) -> Self {
+        let body = Self {
+            body,
+            signals: signals.clone(),
+            active: active.clone(),
+        };
+        if body.is_end_stream() {
+            body.activate();
+        }
+        body
+    }
+
+    fn activate(&self) {
+        self.active.get_or_init(|| self.signals.start_request());
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.activate();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn http1_builder() -> http1::Builder {

@@ -40,7 +40,14 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let (shutdown_trigger, shutdown) = shutdown::channel();
         let router = Router::new().route("/", get(async || "hello"));
-        let serving = tokio::spawn(serve_with_limits(limits, listener, certificate, router, shutdown));
+        let serving = tokio::spawn(serve_with_limits(
+            limits,
+            LimitCounters::default(),
+            listener,
+            certificate,
+            router,
+            shutdown,
+        ));
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("TLS versions")
@@ -88,6 +95,7 @@ async fn client_without_a_request_is_disconnected() {
         connections: 8,
         per_address: 8,
         first_request: Duration::from_millis(200),
+        grace_period: TEST_TIMEOUT,
     })
     .await;
     let http1: &[u8] = b"http/1.1";
@@ -127,6 +135,7 @@ async fn connection_serves_another_request_after_a_pause() {
         connections: 8,
         per_address: 8,
         first_request: Duration::from_millis(200),
+        grace_period: TEST_TIMEOUT,
     })
     .await;
     let mut used = server
@@ -146,28 +155,74 @@ async fn connection_serves_another_request_after_a_pause() {
 }
 
 #[tokio::test]
-async fn connections_of_one_address_are_limited() {
+async fn connections_of_one_address_are_limited_and_the_oldest_idle_one_is_closed_for_a_new_one() {
     let server = Server::start(ServerLimits {
         connections: 8,
         per_address: 2,
         first_request: TEST_TIMEOUT,
+        grace_period: TEST_TIMEOUT,
     })
     .await;
-    let mut first = server.connect(ADDRESS, &[]).await.expect("within the limit");
-    let _second = server.connect(ADDRESS, &[]).await.expect("within the limit");
-    assert!(server.connect(ADDRESS, &[]).await.is_err(), "above the limit");
-    let mut other = server.connect(OTHER_ADDRESS, &[]).await.expect("another address");
-    assert!(send_request(&mut other).await.ends_with("hello"));
-    assert!(send_request(&mut first).await.ends_with("hello"));
-    drop(first);
-    let reconnected = async {
-        while server.connect(ADDRESS, &[]).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(TEST_TIMEOUT, reconnected)
+    let http1: &[&[u8]] = &[b"http/1.1"];
+    let mut other = server
+        .connect(OTHER_ADDRESS, http1)
         .await
-        .expect("a permit was released");
+        .expect("another address");
+    let mut first = server.connect(ADDRESS, http1).await.expect("within the limit");
+    let mut second = server.connect(ADDRESS, http1).await.expect("within the limit");
+    assert!(send_request(&mut first).await.ends_with("hello"));
+    let mut third = server.connect(ADDRESS, http1).await.expect("a handshake");
+    assert!(is_closed(&mut second).await, "idle since its start");
+    for open in [&mut other, &mut first, &mut third] {
+        assert!(send_request(open).await.ends_with("hello"));
+    }
+}
+
+#[tokio::test]
+async fn client_gets_through_while_others_hold_all_connections() {
+    let server = Server::start(ServerLimits {
+        connections: 8,
+        per_address: 8,
+        first_request: TEST_TIMEOUT,
+        grace_period: TEST_TIMEOUT,
+    })
+    .await;
+    // Neither sends a byte.
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((OTHER_ADDRESS, 0).into()).expect("an address");
+        held.push(socket.connect(server.address).await.expect("a connection"));
+    }
+    let answered = async {
+        let mut client = server.connect(ADDRESS, &[]).await.expect("a handshake");
+        assert!(send_request(&mut client).await.ends_with("hello"));
+    };
+    tokio::time::timeout(TEST_TIMEOUT, answered)
+        .await
+        .expect("a response");
+}
+
+#[tokio::test]
+async fn connection_that_outlives_the_grace_period_is_closed() {
+    let server = Server::start(ServerLimits {
+        connections: 8,
+        per_address: 8,
+        first_request: TEST_TIMEOUT,
+        grace_period: Duration::from_millis(50),
+    })
+    .await;
+    // The handshake never ends.
+    let mut stuck = TcpStream::connect(server.address).await.expect("a connection");
+    let mut other = server.connect(ADDRESS, &[]).await.expect("a handshake");
+    assert!(send_request(&mut other).await.ends_with("hello"));
+    server.shutdown_trigger.shut_down();
+    let result = tokio::time::timeout(TEST_TIMEOUT / 10, server.serving).await;
+    result
+        .expect("the server ends")
+        .expect("no panic")
+        .expect("no error");
+    assert!(!matches!(stuck.read(&mut [0]).await, Ok(1..)), "closed");
 }
 
 #[tokio::test]
@@ -176,6 +231,7 @@ async fn shutdown_closes_idle_http1_connections_and_ends_once_all_are_closed() {
         connections: 8,
         per_address: 8,
         first_request: TEST_TIMEOUT,
+        grace_period: TEST_TIMEOUT,
     })
     .await;
     let mut used = server

@@ -1,0 +1,357 @@
+//! Open connections of a server, and the choice of the connection that is closed for a new one.
+//!
+//! Every Pod can open connections, and nothing in them tells the API server or a proxy from another client before its
+//! request. At a limit, a new connection is therefore not turned away. It takes the place of a connection of the address
+//! that holds the most, so that clients that hold as many connections as they get only displace each other.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::metrics::LimitCounters;
+
+/// Minimum interval between log lines about closed connections, so that a client cannot fill the log.
+const WARN_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Open connections of a server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Connections {
+    /// Limit on all connections.
+    limit: usize,
+    /// Limit on the connections of one address.
+    per_address: usize,
+    counters: LimitCounters,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Connections by number.
+    open: HashMap<u64, Connection>,
+    /// Counts of each address that has a connection.
+    addresses: HashMap<IpAddr, Counts>,
+    /// Source of numbers, which order connections by age and idle connections by the end of their last request.
+    next_number: u64,
+    last_warning: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    address: IpAddr,
+    /// Requests in progress.
+    active: usize,
+    /// Order in which connections became idle.
+    idle_since: u64,
+    /// Notified when the connection has to be closed.
+    closed: Arc<Notify>,
+}
+
+/// Number of connections of an address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    total: usize,
+    /// Connections without a request in progress.
+    idle: usize,
+}
+
+/// An open connection. Dropping it removes the connection from the server's.
+#[derive(Debug)]
+pub(super) struct OpenConnection {
+    handle: ConnectionHandle,
+    closed: Arc<Notify>,
+}
+
+/// Handle by which the protocol of a connection reports requests. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionHandle {
+    connections: Connections,
+    number: u64,
+}
+
+/// A request in progress. Dropping it ends the request.
+#[derive(Debug)]
+pub struct ActiveRequest(ConnectionHandle);
+
+// === impl Connections ===
+
+impl Connections {
+    /// Creates the limits.
+    pub(super) fn new(limit: usize, per_address: usize, counters: LimitCounters) -> Self {
+        Self {
+            limit,
+            per_address,
+            counters,
+            state: Arc::default(),
+        }
+    }
+
+    /// Adds a connection. At a limit, closes another one for it. Returns `None` when there is none to close: when every
+    /// connection serves a request, and the address has at least as many connections as any other.
+    pub(super) fn try_open(&self, address: IpAddr) -> Option<OpenConnection> {
+        // A dual-stack socket reports IPv4 peers as mapped addresses.
+        let address = address.to_canonical();
+        let mut state = self.state.lock();
+        let own = state.addresses.get(&address).map_or(0, |counts| counts.total);
+        if own >= self.per_address || state.open.len() >= self.limit {
+            let victim = if own >= self.per_address {
+                state.oldest_idle_of(address)
+            } else {
+                state.victim(own)
+            };
+            state.warn_about_limit(address, self);
+            let Some(victim) = victim else {
+                self.counters.refused.inc();
+                return None;
+            };
+            state.close(victim);
+            self.counters.closed.inc();
+        }
+        let number = state.next_number();
+        let closed = Arc::<Notify>::default();
+        state.open.insert(
+            number,
+            Connection {
+                address,
+                active: 0,
+                idle_since: number,
+                closed: closed.clone(),
+            },
+        );
+        let counts = state.addresses.entry(address).or_default();
+        counts.total += 1;
+        counts.idle += 1;
+        drop(state);
+        let handle = ConnectionHandle {
+            connections: self.clone(),
+            number,
+        };
+        Some(OpenConnection { handle, closed })
+    }
+
+    /// Closes all connections.
+    pub(super) fn close_all(&self) {
+        let mut state = self.state.lock();
+        let numbers: Vec<u64> = state.open.keys().copied().collect();
+        for number in numbers {
+            state.close(number);
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn next_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Returns the connection to close for one of an address that has `own` connections: the oldest idle one of the
+    /// address that has the most idle ones. While every connection serves a request, the oldest one of the address that
+    /// has the most connections, if the new address would still have fewer.
+    fn victim(&self, own: usize) -> Option<u64> {
+        let most_idle = self.addresses.iter().max_by_key(|(_, counts)| counts.idle)?;
+        if most_idle.1.idle > 0 {
+            return self.oldest_idle_of(*most_idle.0);
+        }
+        let (address, counts) = self.addresses.iter().max_by_key(|(_, counts)| counts.total)?;
+        if counts.total <= own + 1 {
+            return None;
+        }
+        let of_address = self
+            .open
+            .iter()
+            .filter(|(_, connection)| connection.address == *address);
+        of_address.map(|(number, _)| *number).min()
+    }
+
+    fn oldest_idle_of(&self, address: IpAddr) -> Option<u64> {
+        let idle = self
+            .open
+            .iter()
+            .filter(|(_, connection)| connection.address == address && connection.active == 0);
+        idle.min_by_key(|(_, connection)| connection.idle_since)
+            .map(|(number, _)| *number)
+    }
+
+    fn close(&mut self, number: u64) {
+        if let Some(connection) = self.remove(number) {
+            connection.closed.notify_one();
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Connection> {
+        let connection = self.open.remove(&number)?;
+        if let Some(counts) = self.addresses.get_mut(&connection.address) {
+            counts.total -= 1;
+            counts.idle -= usize::from(connection.active == 0);
+            if counts.total == 0 {
+                self.addresses.remove(&connection.address);
+            }
+        }
+        Some(connection)
+    }
+
+    fn warn_about_limit(&mut self, address: IpAddr, limits: &Connections) {
+        let now = Instant::now();
+        let is_recent = |last| now.duration_since(last) < WARN_INTERVAL;
+        if self.last_warning.is_some_and(is_recent) {
+            return;
+        }
+        self.last_warning = Some(now);
+        tracing::warn!(
+            %address,
+            limit = limits.limit,
+            limit_per_address = limits.per_address,
+            "limit of connections reached: idle connections of the address that holds the most are closed for new ones"
+        );
+    }
+}
+
+// === impl OpenConnection ===
+
+impl OpenConnection {
+    /// Returns the handle for the connection's protocol.
+    pub(super) fn handle(&self) -> ConnectionHandle {
+        self.handle.clone()
+    }
+
+    /// Completes when the connection has to be closed.
+    pub(super) async fn closed(&self) {
+        self.closed.notified().await;
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.handle.connections.state.lock().remove(self.handle.number);
+    }
+}
+
+// === impl ConnectionHandle ===
+
+impl ConnectionHandle {
+    /// Starts a request.
+    pub(super) fn start_request(&self) -> ActiveRequest {
+        self.mark_active();
+        ActiveRequest(self.clone())
+    }
+
+    /// Counts a request that is in progress until the connection ends.
+    pub(super) fn mark_active(&self) {
+        let mut state = self.connections.state.lock();
+        let Some(connection) = state.open.get_mut(&self.number) else {
+            return;
+        };
+        connection.active += 1;
+        if connection.active == 1 {
+            let address = connection.address;
+            if let Some(counts) = state.addresses.get_mut(&address) {
+                counts.idle -= 1;
+            }
+        }
+    }
+
+    fn end_request(&self) {
+        let mut state = self.connections.state.lock();
+        let now = state.next_number();
+        let Some(connection) = state.open.get_mut(&self.number) else {
+            return;
+        };
+        connection.active -= 1;
+        if connection.active == 0 {
+            connection.idle_since = now;
+            let address = connection.address;
+            if let Some(counts) = state.addresses.get_mut(&address) {
+                counts.idle += 1;
+            }
+        }
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.end_request();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_connections(limit: usize, per_address: usize) -> Connections {
+        Connections::new(limit, per_address, LimitCounters::default())
+    }
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    fn is_closed(connection: &OpenConnection) -> bool {
+        let state = connection.handle.connections.state.lock();
+        !state.open.contains_key(&connection.handle.number)
+    }
+
+    fn open(connections: &Connections, last: u8) -> OpenConnection {
+        connections
+            .try_open(address(last))
+            .expect("a connection to close")
+    }
+
+    #[test]
+    fn new_connection_takes_the_place_of_the_oldest_idle_one_of_the_address_with_the_most() {
+        let connections = mk_connections(4, 4);
+        let few = open(&connections, 1);
+        let many: Vec<_> = (0..3).map(|_| open(&connections, 2)).collect();
+        // The end of a request makes the first one the youngest idle one.
+        drop(many[0].handle().start_request());
+        let newcomer = open(&connections, 3);
+        assert_eq!(
+            many.iter().map(is_closed).collect::<Vec<_>>(),
+            [false, true, false]
+        );
+        assert!(!is_closed(&few) && !is_closed(&newcomer));
+    }
+
+    #[test]
+    fn connection_with_a_request_is_closed_only_for_an_address_with_fewer_connections() {
+        let connections = mk_connections(3, 3);
+        let busy: Vec<_> = (0..3).map(|_| open(&connections, 1)).collect();
+        let requests: Vec<_> = busy
+            .iter()
+            .map(|connection| connection.handle().start_request())
+            .collect();
+        let second = open(&connections, 2);
+        second.handle().mark_active();
+        assert!(is_closed(&busy[0]) && !is_closed(&busy[1]));
+        assert!(
+            connections.try_open(address(2)).is_none(),
+            "both addresses would have as many connections"
+        );
+        assert!(connections.try_open(address(1)).is_none(), "no idle connection");
+        drop(requests);
+        let third = open(&connections, 1);
+        assert!(is_closed(&busy[1]) && !is_closed(&busy[2]) && !is_closed(&third));
+        let counters = &connections.counters;
+        assert_eq!((counters.closed.get(), counters.refused.get()), (2, 2));
+    }
+
+    #[test]
+    fn address_at_its_limit_closes_its_own_oldest_idle_connection() {
+        let connections = mk_connections(8, 2);
+        let other = open(&connections, 2);
+        let first = open(&connections, 1);
+        let second = open(&connections, 1);
+        let mapped = connections.try_open("::ffff:10.0.0.1".parse().expect("an address"));
+        assert!(mapped.is_some());
+        assert!(is_closed(&first) && !is_closed(&second) && !is_closed(&other));
+        drop((other, first, second, mapped));
+        let state = connections.state.lock();
+        assert!(state.addresses.is_empty() && state.open.is_empty());
+    }
+}
