@@ -15,8 +15,8 @@ use super::Webhooks;
 use super::deadline::Deadline;
 use crate::directory::NamespaceRecord;
 
-/// Maximum number of ContainerPatches that are looked up for one Pod. If more are missing in the directory, none is
-/// looked up and the Pod is denied.
+/// Maximum number of ContainerPatches that are looked up for one Pod. If the directory lacks more ContainerPatches, the
+/// Pod is denied without a lookup.
 const MAX_PATCH_LOOKUPS: usize = 16;
 
 /// Objects found in the API server.

@@ -220,7 +220,7 @@ impl Authenticator for TokenAuthenticator {
 }
 
 /// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged only at
-/// debug level, because any caller can cause them in any number.
+/// debug level, because any caller can cause any number of these errors.
 pub(crate) fn log_and_convert(error: &AuthenticationError) -> Status {
     let code = match error {
         AuthenticationError::UnknownProxy(_) | AuthenticationError::UidMismatch(_) => Code::NotFound,

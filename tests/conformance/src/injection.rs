@@ -54,7 +54,7 @@ impl InjectionInputs {
         inject(pod, settings, &context)
     }
 
-    /// Injects a Pod and returns it as the API server would admit it. A skipped Pod is unchanged.
+    /// Injects a Pod and returns the admitted Pod. A skipped Pod is unchanged.
     ///
     /// # Errors
     /// The outer error: the JSON patch of the injection does not apply. The inner error: the Pod is denied.

@@ -149,7 +149,7 @@ fn dataplane_json(converted: Result<Option<Converted>, ConvertError>) -> Result<
 
 /// Returns the mesh and the spec of a Dataplane, normalized for the comparison. Values that Kuma's proto3 JSON omits
 /// become explicit: `health: {}` means unready, an absent `health` means ready, and a gateway without a type is
-/// delegated. The `state` of an inbound is removed, because only releases after Kuma 2.1 have it.
+/// delegated. The `state` of an inbound is removed, because Kuma 2.1 does not have this field.
 pub(crate) fn comparable(dataplane: &Value) -> Value {
     let mut spec = dataplane["spec"].clone();
     if let Some(inbounds) = spec

@@ -20,8 +20,7 @@ pub trait Runner {
     /// Runs one case.
     ///
     /// # Errors
-    /// The case cannot be read; it counts as failed. An error that the product returns for the inputs of the case is a
-    /// result; see [`Outcome`].
+    /// If the case cannot be read. An error that the product returns is part of the [`Outcome`] instead.
     fn run(&self, case: &Case<'_>) -> Result<Outcome>;
 }
 

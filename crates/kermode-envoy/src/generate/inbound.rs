@@ -19,8 +19,8 @@ use super::{http, listener, permission};
 use crate::proto::{duration, listener_filter};
 use crate::{Resource, ResourceKind, names};
 
-/// Time that a permissive inbound waits for the first bytes of a client, which show whether the client uses TLS. After
-/// this time, the inbound treats the connection as plain text: in some protocols, the server sends first (MySQL, SMTP).
+/// Time that a permissive inbound waits for the first bytes of a client to detect TLS. After this time, the inbound
+/// treats the connection as plain text, because in some protocols the server sends first (MySQL, SMTP).
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

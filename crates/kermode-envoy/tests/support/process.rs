@@ -176,7 +176,7 @@ fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
         reader.read_exact(&mut body).ok()?;
         let mut response = String::new();
         // A sidecar sets `x-kermode-undelivered` on its own response to a request that did not reach the application,
-        // so it must remove the header from an application's response.
+        // so a sidecar must remove this header from a response of the application.
         write!(
             response,
             "HTTP/1.1 200 OK\r\nx-kermode-undelivered: forged\r\ncontent-length: {}\r\n\r\n{head}",

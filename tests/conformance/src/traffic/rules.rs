@@ -79,7 +79,7 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::NotTo(address) => {
             packet.destination.is_ipv4() == address.is_ipv4() && packet.destination != *address
         }
-        // This condition belongs to virtual networks, which no case of the corpus has.
+        // Only rules for virtual networks have this condition, and no case of the corpus has a virtual network.
         Match::NotToNetwork(..) => false,
         Match::Protocol(transport) => packet.transport == *transport,
         Match::SourcePort(transport, port) => packet.transport == *transport && packet.source_port == *port,

@@ -10,7 +10,7 @@ use super::server::{Server, mk_request};
 use super::web_token;
 use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_in};
 
-/// Sends a request, and asserts that it is denied with the code, and logged and counted with the reason. If the token
+/// Sends a request. Asserts that the service denies the request with `code`, and logs and counts `reason`. If the token
 /// does not authenticate the caller as the named proxy, a stream of roots with the same token and name must be denied
 /// too.
 async fn assert_denied(
