@@ -113,7 +113,8 @@ impl Authorities {
         self.read_unless_fresh(&id, &mut cache, is_fresh).await
     }
 
-    /// Returns the cached CAs regardless of their age. Reads the Secrets only if they have changed or were never read.
+    /// Returns the cached CAs regardless of their age. Reads the Secrets only if a Secret has changed, or if no CAs are
+    /// cached.
     async fn get_cached(&self, id: &BackendId) -> anyhow::Result<Arc<RotationPlan>> {
         let backend = self.backend(id);
         let mut cache = backend.cache.lock().await;

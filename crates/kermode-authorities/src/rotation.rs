@@ -252,8 +252,8 @@ impl RotationController {
 
     /// Logs a new phase of a rotation. If this replica started the rotation, also writes an Event.
     ///
-    /// If a rotation has just started, `is_own_rotation` is whether this replica started it. Otherwise it is `None`,
-    /// and the value of the last report is used.
+    /// `is_own_rotation` says whether this replica started the rotation. `None` means that no rotation has just started.
+    /// In this case, the value of the last report is used.
     fn report_phase(
         &mut self,
         id: &BackendId,

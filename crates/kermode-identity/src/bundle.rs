@@ -1,4 +1,4 @@
-//! Trust bundle of a mesh: one root, or several during a rotation of its CA.
+//! Trust bundle of a mesh: one root, or several roots during a rotation of the mesh's CA.
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -56,7 +56,8 @@ impl TrustBundle {
         self.roots.is_empty()
     }
 
-    /// Returns whether the bundles have a common root. Consecutive versions of a mesh's bundle always have one.
+    /// Returns whether the bundles have a common root. Consecutive versions of a mesh's bundle always have a common
+    /// root.
     pub fn shares_a_root_with(&self, other: &Self) -> bool {
         self.roots.iter().any(|root| other.roots.contains(root))
     }

@@ -81,7 +81,7 @@ impl Validity {
 /// A signed certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedCertificate {
-    /// The leaf, then the intermediate certificates. The root is not included: it is part of the
+    /// The leaf, then the intermediate certificates. The root is not included, because it is part of the
     /// [`crate::TrustBundle`].
     pub chain: Vec<CertificateDer<'static>>,
     /// Validity of the leaf.

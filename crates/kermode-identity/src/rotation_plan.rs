@@ -208,8 +208,8 @@ impl RotationPlan {
     }
 
     /// Returns the reason to start a rotation now, if any. `request` is the user's rotation request, an arbitrary text.
-    /// It causes a rotation if it differs from the request of the newest CA. No rotation is due while another rotation
-    /// is in progress.
+    /// The request causes a rotation if it differs from the request of the newest CA. No rotation is due while another
+    /// rotation is in progress.
     pub fn due_rotation(&self, now: SystemTime, request: Option<&str>) -> Option<RotationReason> {
         if self.phase(now) != Phase::Settled {
             return None;

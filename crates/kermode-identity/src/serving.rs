@@ -1,5 +1,4 @@
-//! CA of the control plane's servers, which proxies and the API server trust, and the server certificates that the CA
-//! issues.
+//! CA and certificates of the control plane's servers. Proxies and the API server trust this CA.
 
 use std::fmt;
 use std::net::IpAddr;

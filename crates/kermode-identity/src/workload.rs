@@ -27,7 +27,7 @@ impl WorkloadKey {
     }
 
     /// Returns a signing request (PKCS#10, DER) that is bound to the proxy `<pod>.<namespace>`, so that no other proxy
-    /// can use it. The control plane adds the certificate's names.
+    /// can use the request. The control plane adds the certificate's names.
     pub fn csr_der_of(&self, proxy: &str) -> Result<Vec<u8>, Error> {
         self.request(vec![uri_name("proxy", &format!("{PROXY_SCHEME}{proxy}"))?])
     }

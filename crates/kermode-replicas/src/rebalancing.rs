@@ -3,8 +3,8 @@
 //! A proxy stays connected to its replica as long as the replica runs. After a rolling update, the replica that started
 //! first has most of the proxies, and an added replica has none. The share of a replica is the number of all proxies
 //! divided by the number of ready replicas. A replica with many more proxies than its share evicts a few proxies at a
-//! time: it ends their streams, and they reconnect through the Service to any replica and receive only changed
-//! resources.
+//! time. Eviction ends the stream of a proxy. The proxy then reconnects through the Service to any replica, and
+//! receives only changed resources.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ struct ProxyCounts {
     own: usize,
     /// All proxies in the index, connected or not.
     proxies: usize,
-    /// Ready replicas, including this one.
+    /// Ready replicas, including this replica.
     replicas: usize,
 }
 

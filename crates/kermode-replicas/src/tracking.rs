@@ -64,7 +64,7 @@ struct ReplicaTracker {
     own_pod: ObjectKey,
     /// Port at which replicas serve proxies.
     port: u16,
-    /// Running replicas by Pod, including this one.
+    /// Running replicas by Pod, including this replica.
     running: HashMap<ObjectKey, Replica>,
     /// Whether the first list of the watch is complete.
     is_synced: bool,

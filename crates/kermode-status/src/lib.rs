@@ -33,7 +33,7 @@ use self::proxy::{ProxyState, Urgency};
 const MANAGER: &str = "kuma-cp-sidecar";
 /// Maximum number of statuses written per second.
 const MAX_WRITES_PER_SECOND: u32 = 50;
-/// Delay of a write after a connection or rejection. A proxy that connects usually acknowledges its configuration
+/// Delay of a write after a proxy connects or rejects a resource. A new proxy usually acknowledges its configuration
 /// within this time, so that one write covers the connection and the acknowledgement.
 const CHANGE_DELAY: Duration = Duration::from_secs(1);
 /// Delay of a write after a stream ended. Most proxies reconnect within this time, to this replica or to another. Their

@@ -52,7 +52,7 @@ impl ProxyState {
         self.stream.is_some()
     }
 
-    /// Applies a report. Reports of streams older than the newest one are ignored.
+    /// Applies a report. Ignores reports of streams older than the newest stream.
     pub(super) fn on_report(&mut self, stream: u64, report: &Report<'_>, now: Timestamp) -> Urgency {
         if self.stream.is_some_and(|newest| newest > stream) {
             return Urgency::None;

@@ -87,7 +87,7 @@ mod tests {
         r#"{"kind":"NamespaceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
     const EVENT: &str = r#"{"type":"ADDED","object":{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"new","resourceVersion":"2"}}}"#;
 
-    /// Serves empty lists, a first watch that hangs, and later watches with one event each.
+    /// Serves empty lists. The first watch hangs, and each later watch delivers one event.
     async fn serve_with_hanging_first_watch(listener: TcpListener) {
         let mut watches = 0;
         let mut hanging_streams = Vec::new();

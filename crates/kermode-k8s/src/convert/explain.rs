@@ -11,7 +11,7 @@ use super::{ConvertSettings, gateway, health, inbounds, selects};
 /// Explanation of a Pod's Dataplane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataplaneExplanation {
-    /// For each Service of the namespace, its name, and whether it selects the Pod. Sorted by name.
+    /// Name of each Service of the namespace, and whether the Service selects the Pod. Sorted by name.
     pub services: Vec<(Arc<str>, ServiceMatch)>,
     /// The inbounds in the order of the Dataplane. The Dataplane of a gateway has no inbounds; for a gateway, this
     /// field contains the inbounds that its Services would yield.

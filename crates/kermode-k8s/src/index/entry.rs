@@ -130,7 +130,7 @@ impl PodEntry {
         }
     }
 
-    /// Adds a Dataplane to the view, unless the view contains an equal one. If the Pod is in phase Failed, its
+    /// Adds a Dataplane to the view, unless the view contains an equal Dataplane. If the Pod is in phase Failed, its
     /// Dataplane is removed from the view instead, because the address of the Pod may already belong to another Pod.
     fn update_view(
         &self,

@@ -52,6 +52,7 @@ struct PodShape {
 
 #[derive(Clone, Debug)]
 struct ServiceShape {
+    /// Number of a selector in [`mk_service_of`].
     selector: u8,
     is_headless: bool,
     /// Bit set of the ports.
@@ -62,7 +63,9 @@ struct ServiceShape {
 #[derive(Clone, Debug)]
 struct PermissionShape {
     is_in_other_mesh: bool,
+    /// Number of a target in [`mk_permission`].
     target: u8,
+    /// Number in the name of the allowed service.
     caller: u8,
 }
 
