@@ -137,10 +137,10 @@ impl Authorities {
         if let Some(plan) = cache.plan.as_ref().filter(|_| is_fresh) {
             return Ok(plan.clone());
         }
-        let failed_recently = cache
+        let has_failed_recently = cache
             .failed_at
             .is_some_and(|at| at.elapsed() < READ_RETRY_INTERVAL);
-        let result = if failed_recently {
+        let result = if has_failed_recently {
             Err(anyhow::anyhow!(
                 "reading the Secrets of the CA has just failed; they are not read again for {READ_RETRY_INTERVAL:?}"
             ))
@@ -166,7 +166,7 @@ impl Authorities {
                 Ok(plan)
             }
             Err(error) => {
-                if !failed_recently {
+                if !has_failed_recently {
                     cache.failed_at = Some(Instant::now());
                     let BackendId { mesh, backend } = id;
                     tracing::warn!(%mesh, backend, "Secrets of the CA cannot be read: {error:#}");

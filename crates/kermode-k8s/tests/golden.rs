@@ -104,14 +104,14 @@ fn inputs() -> Vec<PathBuf> {
 
 #[test]
 fn every_input_matches_its_golden_file() {
-    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    let is_update_requested = std::env::var_os("UPDATE_GOLDENS").is_some();
     let mut failures = Vec::new();
     let inputs = inputs();
     assert!(inputs.len() >= 14, "only {} inputs were found", inputs.len());
     for input in inputs {
         let golden = PathBuf::from(input.to_string_lossy().replace(".input.yaml", ".golden.yaml"));
         let actual = outcome(&documents(&input));
-        if update {
+        if is_update_requested {
             std::fs::write(&golden, golden_text(&actual)).expect("the golden can be written");
         }
         let expected = documents(&golden);

@@ -97,12 +97,12 @@ impl ProxyState {
 
     fn on_progress(&mut self, progress: Progress, now: Timestamp) -> Urgency {
         let before = std::mem::replace(&mut self.progress, progress);
-        let acceptance_changed = (before.rejected_resources == 0) != (progress.rejected_resources == 0);
+        let has_acceptance_changed = (before.rejected_resources == 0) != (progress.rejected_resources == 0);
         let is_first = before.acknowledged == 0 && progress.acknowledged != 0;
-        if acceptance_changed {
+        if has_acceptance_changed {
             self.acceptance_changed_at = now;
         }
-        if acceptance_changed || is_first {
+        if has_acceptance_changed || is_first {
             Urgency::Soon
         } else {
             Urgency::Versions
@@ -166,7 +166,7 @@ impl ProxyState {
             rejected_resources,
             ..
         } = self.progress;
-        let (holds, reason, message) = match (rejected_resources, &self.last_rejection) {
+        let (is_true, reason, message) = match (rejected_resources, &self.last_rejection) {
             (1.., Some(rejection)) => (
                 Some(false),
                 "Rejected",
@@ -195,7 +195,7 @@ impl ProxyState {
         };
         mk_condition(
             condition::CONFIGURATION_ACCEPTED,
-            holds,
+            is_true,
             reason,
             message,
             self.acceptance_changed_at,
@@ -205,12 +205,12 @@ impl ProxyState {
 
 fn mk_condition(
     type_: &str,
-    holds: Option<bool>,
+    is_true: Option<bool>,
     reason: &str,
     message: String,
     changed_at: Timestamp,
 ) -> Condition {
-    let status = match holds {
+    let status = match is_true {
         Some(true) => "True",
         Some(false) => "False",
         None => "Unknown",

@@ -8,7 +8,7 @@ use super::facts::{PodFacts, RestartPolicy};
 /// Always false for a native sidecar, which the kubelet terminates.
 pub fn sidecar_must_quit(pod: &PodFacts) -> bool {
     let sidecar = pod.sidecar().filter(|sidecar| !sidecar.is_native_sidecar);
-    let sidecar_runs = sidecar
+    let is_sidecar_running = sidecar
         .and_then(|sidecar| sidecar.state)
         .is_some_and(|state| state.exit_code.is_none());
     let is_final = |exit_code: i32| match pod.restart_policy {
@@ -20,7 +20,7 @@ pub fn sidecar_must_quit(pod: &PodFacts) -> bool {
         .application_containers()
         .filter(|container| !container.is_native_sidecar)
         .peekable();
-    sidecar_runs
+    is_sidecar_running
         && application.peek().is_some()
         && application.all(|container| {
             let exit_code = container.state.and_then(|state| state.exit_code);

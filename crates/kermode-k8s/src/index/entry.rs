@@ -113,14 +113,14 @@ impl PodEntry {
             warnings: converted.warnings.into(),
         };
         if self.current.as_ref() != Some(&new) {
-            let already_reported = self
+            let is_already_reported = self
                 .current
                 .as_ref()
                 .is_some_and(|current| current.warnings == new.warnings);
             changes.dataplanes.push(DataplaneChange::Upsert {
                 dataplane: new.dataplane.clone(),
                 pod_uid: new.pod_uid.clone(),
-                warnings: if already_reported {
+                warnings: if is_already_reported {
                     Arc::default()
                 } else {
                     new.warnings.clone()

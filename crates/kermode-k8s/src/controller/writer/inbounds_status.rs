@@ -45,11 +45,11 @@ fn changed_status(
     now: Timestamp,
 ) -> Option<DataplaneStatus> {
     let inbounds = InboundsStatus::from(dataplane);
-    let ready = inbounds.ready == inbounds.total;
+    let is_ready = inbounds.ready == inbounds.total;
     let observed_condition = observed.and_then(|observed| observed.ready_condition.as_ref());
-    let unchanged = observed_condition.filter(|(was_ready, _)| *was_ready == ready);
+    let unchanged = observed_condition.filter(|(was_ready, _)| *was_ready == is_ready);
     let since = unchanged.map_or(Time(now), |(_, since)| since.clone());
-    let condition = condition(&inbounds, ready, since);
+    let condition = condition(&inbounds, is_ready, since);
     let desired = StatusHash::new(&inbounds, Some(&condition));
     if observed.is_some_and(|observed| desired.hash == observed.hash) {
         return None;
@@ -61,8 +61,8 @@ fn changed_status(
     })
 }
 
-fn condition(inbounds: &InboundsStatus, ready: bool, since: Time) -> Condition {
-    let (reason, message) = if ready {
+fn condition(inbounds: &InboundsStatus, is_ready: bool, since: Time) -> Condition {
+    let (reason, message) = if is_ready {
         ("InboundsReady", "All inbounds may receive traffic.".to_owned())
     } else {
         let unready = inbounds.total - inbounds.ready;
@@ -75,7 +75,7 @@ fn condition(inbounds: &InboundsStatus, ready: bool, since: Time) -> Condition {
     };
     Condition {
         type_: condition::READY.to_owned(),
-        status: if ready { "True" } else { "False" }.to_owned(),
+        status: if is_ready { "True" } else { "False" }.to_owned(),
         reason: reason.to_owned(),
         message,
         last_transition_time: since,
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn mk_dataplane(ready: bool) -> Dataplane {
+    fn mk_dataplane(is_ready: bool) -> Dataplane {
         Dataplane {
             key: ObjectKey::new("ns", "pod"),
             mesh: "default".into(),
@@ -100,7 +100,7 @@ mod tests {
             inbounds: vec![Inbound {
                 port: 80,
                 tags: [(tag::SERVICE.into(), "web_ns_svc_80".into())].into(),
-                ready: Some(ready),
+                ready: Some(is_ready),
             }],
             gateway: None,
             transparent_proxying: None,

@@ -81,14 +81,14 @@ impl ContentHash {
 
     /// Computes the hashes. Labels that the control plane does not manage are ignored.
     fn new(labels: Option<&BTreeMap<String, String>>, mesh: &str, spec: &Value, pod_uid: &str) -> Self {
-        let hash = |without_health: bool| {
+        let hash = |skip_health: bool| {
             let mut hasher = DefaultHasher::new();
             for key in MANAGED_LABELS {
                 labels.and_then(|labels| labels.get(key)).hash(&mut hasher);
             }
             mesh.hash(&mut hasher);
             pod_uid.hash(&mut hasher);
-            hash_value(spec, 0, without_health, &mut hasher);
+            hash_value(spec, 0, skip_health, &mut hasher);
             hasher.finish()
         };
         Self {
@@ -134,9 +134,9 @@ impl StatusHash {
 /// inbound.
 const INBOUND_DEPTH: usize = 3;
 
-/// Hashes a value. The order of an object's members has no effect. If `without_health` is set, the health of inbounds
+/// Hashes a value. The order of an object's members has no effect. If `skip_health` is set, the health of inbounds
 /// is skipped.
-fn hash_value(value: &Value, depth: usize, without_health: bool, hasher: &mut DefaultHasher) {
+fn hash_value(value: &Value, depth: usize, skip_health: bool, hasher: &mut DefaultHasher) {
     std::mem::discriminant(value).hash(hasher);
     match value {
         Value::Null => {}
@@ -146,18 +146,18 @@ fn hash_value(value: &Value, depth: usize, without_health: bool, hasher: &mut De
         Value::Array(items) => {
             items.len().hash(hasher);
             for item in items {
-                hash_value(item, depth + 1, without_health, hasher);
+                hash_value(item, depth + 1, skip_health, hasher);
             }
         }
         Value::Object(members) => {
             let included = members
                 .iter()
-                .filter(|(name, _)| !(without_health && depth == INBOUND_DEPTH && *name == "health"));
+                .filter(|(name, _)| !(skip_health && depth == INBOUND_DEPTH && *name == "health"));
             let sum = included
                 .map(|(name, member)| {
                     let mut hasher = DefaultHasher::new();
                     name.hash(&mut hasher);
-                    hash_value(member, depth + 1, without_health, &mut hasher);
+                    hash_value(member, depth + 1, skip_health, &mut hasher);
                     hasher.finish()
                 })
                 .fold(0_u64, u64::wrapping_add);
