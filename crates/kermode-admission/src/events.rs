@@ -1,9 +1,9 @@
 //! Writes Events about denied and skipped Pods. A Pod does not exist during its admission, so the Event is about the
 //! controller of the Pod, or about the Namespace if the Pod has no controller.
 //!
-//! Every Pod can call the webhooks, so a review may be invented. An Event is therefore written only about an object that
-//! exists; its text consists of fixed sentences and bounded names; repetitions are suppressed; and the rate is limited
-//! for each namespace, so that invented reviews cannot displace the Events of another namespace.
+//! Every Pod can call the webhooks, so a review may be forged. Therefore, an Event is written only about an object that
+//! exists, its text is limited in length and characters, and repetitions are suppressed. The rate is limited for each
+//! namespace, so that forged reviews cannot suppress the Events of another namespace.
 
 mod object;
 mod pending;
@@ -28,13 +28,13 @@ use crate::directory::NamespaceRecord;
 
 /// Minimum interval between Events about the same object with the same reason.
 const REPEAT_INTERVAL: Duration = Duration::from_mins(10);
-/// Rate of Events about the controllers of one namespace, and separately of Events about the Namespace itself: a burst
-/// for a new release of many workloads, then 10 a minute.
+/// Maximum rate of Events about the controllers of one namespace. Events about the Namespace itself have a separate
+/// limit with the same rate. The burst is sufficient for the rollout of many workloads.
 const EVENT_RATE: Rate = Rate {
     burst: 20.0,
     per_second: 10.0 / 60.0,
 };
-/// Pause between two lookups of controllers. Limits the load on the API server to 20 lookups per second.
+/// Pause after each lookup of a controller. It limits the load on the API server to 20 lookups per second.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum length of the text of an Event, in characters.
 const MAX_TEXT_CHARS: usize = 512;
@@ -42,22 +42,22 @@ const MAX_TEXT_CHARS: usize = 512;
 /// Value of the field `action` in the Events.
 const ACTION: &str = "InjectSidecar";
 
-/// Writer of Events about denied and skipped Pods. Its task ends when it is dropped.
+/// Writer of Events about denied and skipped Pods. Dropping the writer ends its task.
 #[derive(Debug)]
 pub struct InjectionEvents {
     shared: Arc<Shared>,
     _task: JoinSet<()>,
 }
 
-/// State that reviews and the writing task share.
+/// State that the webhooks share with the task of the [`EventWriter`].
 #[derive(Debug)]
 struct Shared {
     pending: Mutex<PendingEvents<InjectionEvent>>,
-    /// Notified when an Event was added to `pending`.
+    /// Notified after an Event is added to `pending`.
     added: Notify,
 }
 
-/// Event whose object has not been looked up yet.
+/// Event that is not written yet.
 #[derive(Debug, PartialEq)]
 struct InjectionEvent {
     object: EventObject,
@@ -80,7 +80,7 @@ struct EventWriter {
 struct EventThrottle {
     /// Topics of the Events that were written within the last [`REPEAT_INTERVAL`], with the times of writing.
     written: HashMap<Topic, Instant>,
-    /// Rate of each namespace. The flag tells Events about the Namespace itself from those about controllers.
+    /// Rate of Events, by namespace and by whether the Events are about the Namespace itself.
     rate: KeyedRateLimit<(String, bool)>,
 }
 
@@ -96,7 +96,7 @@ struct Topic {
 // === impl InjectionEvents ===
 
 impl InjectionEvents {
-    /// Creates a writer and starts its task. `client` looks up the controllers of Pods.
+    /// Creates a writer and starts its task. The task looks up the controllers of Pods with `client`.
     pub fn start(events: Events, client: Client) -> Self {
         let shared = Arc::new(Shared {
             pending: Mutex::default(),
@@ -113,15 +113,14 @@ impl InjectionEvents {
         Self { shared, _task: task }
     }
 
-    /// Writes an Event about a denied Pod, unless the review is a dry run or the limits suppress the Event. Controllers
-    /// retry, so a denial is logged as a warning only together with its Event.
+    /// Queues an Event about a denied Pod, unless the review is a dry run.
     pub(super) fn report_denied(&self, request: &Request, namespace: &str, denial: &Denial) {
         let pod = pod_text(request, namespace);
         let text = format!("{pod} denied: {denial}");
         self.enqueue(request, namespace, true, denial.reason(), &text);
     }
 
-    /// Writes an Event about a skipped Pod. Writes no Event if the reason is expected, or if it applies to all Pods of
+    /// Queues an Event about a skipped Pod. Queues no Event if the reason is expected, or if it applies to all Pods of
     /// the Namespace.
     pub(super) fn report_skipped(
         &self,
@@ -196,8 +195,8 @@ impl EventWriter {
         }
     }
 
-    /// Writes an Event if the limits permit it and its object exists. An Event about another object does not count
-    /// against the limits.
+    /// Writes an Event if the limits permit it and its object exists. Only a written Event counts against the limits,
+    /// and a warning is logged only if its Event is written, because controllers retry denied Pods.
     async fn write(&mut self, event: InjectionEvent) {
         let topic = event.topic();
         if !self.throttle.permits(&topic, Instant::now()) {
@@ -214,7 +213,7 @@ impl EventWriter {
             if !exists {
                 tracing::debug!(
                     ?topic,
-                    "no Event: the controller that the Pod names does not exist"
+                    "no Event: the controller in the Pod's owner reference does not exist"
                 );
                 return;
             }
@@ -247,7 +246,7 @@ impl InjectionEvent {
     }
 }
 
-/// Returns the text that names a Pod. A name that no object can have is not repeated.
+/// Returns a text that identifies a Pod. The text does not contain the name if the name is not valid in Kubernetes.
 fn pod_text(request: &Request, namespace: &str) -> String {
     match request.pod_name() {
         name if is_name(name) => format!("Pod {namespace}/{name}"),
@@ -255,8 +254,8 @@ fn pod_text(request: &Request, namespace: &str) -> String {
     }
 }
 
-/// Limits the length of a text, which may repeat values of the Pod, and replaces characters that could make it look like
-/// another message.
+/// Limits the length of a text, and replaces control characters and other unprintable characters. The text may contain
+/// arbitrary values of the Pod.
 fn bounded_text(text: &str) -> String {
     let is_printable = |char: char| char == ' ' || char.is_ascii_graphic() || char.is_alphanumeric();
     let mut bounded: String = text
@@ -338,11 +337,11 @@ mod tests {
 
     /// Counts an Event if the limits permit it.
     fn try_admit(throttle: &mut EventThrottle, topic: Topic, now: Instant) -> bool {
-        let permitted = throttle.permits(&topic, now);
-        if permitted {
+        let is_permitted = throttle.permits(&topic, now);
+        if is_permitted {
             throttle.count(topic, now);
         }
-        permitted
+        is_permitted
     }
 
     #[test]
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn rate_and_memory_of_a_namespace_are_bounded_and_no_namespace_limits_another_one() {
+    fn rate_and_memory_are_limited_for_each_namespace() {
         let (mut throttle, start) = (EventThrottle::new(), Instant::now());
         let mut written = 0_u32;
         for second in 0..3600_u64 {
@@ -381,12 +380,12 @@ mod tests {
         };
         assert!(
             try_admit(&mut throttle, of_namespace, now),
-            "Events about controllers do not limit those about the Namespace"
+            "Events about controllers do not limit Events about the Namespace"
         );
     }
 
     #[test]
-    fn text_is_bounded_and_repeats_no_control_characters_and_no_invalid_names() {
+    fn text_is_limited_in_length_and_contains_no_control_characters_and_no_invalid_name() {
         let text = bounded_text("Mesh \"a\u{202e}b\n\u{1b}[31mc\" not found: Größe");
         assert_eq!(text, "Mesh \"a?b??[31mc\" not found: Größe");
         let long = bounded_text(&"x".repeat(100_000));

@@ -1,5 +1,5 @@
-//! Objects of Events: the controller of a Pod or its Namespace, and the check that the controller exists. The webhooks
-//! cannot tell the API server from another caller, so an owner reference of a review proves nothing.
+//! Determines the object of an Event, which is the controller of the Pod or the Namespace, and checks that the
+//! controller exists. Any caller can send a review, so the owner reference in a review may be forged.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::review::Request;
 
 /// Maximum length of a name in Kubernetes, in bytes. An owner with a longer name cannot exist.
 const MAX_NAME_BYTES: usize = 253;
-/// Time limit of a lookup.
+/// Time limit for the lookup of a controller.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Built-in kinds that create Pods: API group, version, kind and plural. The control plane may read them. An Event about
-/// a Pod of another controller is written about the Namespace.
+/// Built-in kinds that create Pods, which the control plane is permitted to read: API group, version, kind and plural.
+/// If the controller of a Pod has another kind, the Event is about the Namespace.
 const CONTROLLER_KINDS: [(&str, &str, &str, &str); 5] = [
     ("apps", "v1", "ReplicaSet", "replicasets"),
     ("apps", "v1", "StatefulSet", "statefulsets"),
@@ -25,18 +25,18 @@ const CONTROLLER_KINDS: [(&str, &str, &str, &str); 5] = [
     ("", "v1", "ReplicationController", "replicationcontrollers"),
 ];
 
-/// Object that an Event would be about.
+/// Object of an Event.
 #[derive(Debug, PartialEq)]
 pub(super) enum EventObject {
-    /// The controller that the Pod claims. It has to be looked up.
+    /// The controller in the owner references of the Pod. It may not exist.
     Controller(ObjectReference),
-    /// The Namespace, which the review was decided with, so it exists.
+    /// The Namespace of the Pod. It exists, because the webhook has read it for its decision.
     Namespace(ObjectReference),
 }
 
 impl EventObject {
-    /// Returns the object of Events about a Pod. `None` for a Pod whose controller is of a built-in kind and cannot
-    /// exist.
+    /// Returns the object of an Event about a Pod. Returns `None` if the controller has a built-in kind, but its name
+    /// or UID is invalid.
     pub(super) fn of(request: &Request, namespace: &str) -> Option<Self> {
         let Some(owner) = controller(request) else {
             return Some(Self::Namespace(namespace_reference(namespace)));
@@ -61,13 +61,13 @@ impl EventObject {
         })
     }
 
-    /// Returns the reference of the object, whether or not it exists.
+    /// Returns the reference to the object.
     pub(super) fn reference(&self) -> &ObjectReference {
         let (Self::Controller(reference) | Self::Namespace(reference)) = self;
         reference
     }
 
-    /// Returns whether the object exists with the UID of the reference.
+    /// Returns whether the object exists and has the UID of the reference.
     pub(super) async fn exists(&self, client: &Client) -> bool {
         let Self::Controller(reference) = self else {
             return true;
@@ -98,7 +98,8 @@ impl EventObject {
     }
 }
 
-/// Returns the Pod's owner reference that is marked as controller. The API server has not validated it yet.
+/// Returns the owner reference to the controller of the Pod. The API server validates owner references only after
+/// admission.
 fn controller(request: &Request) -> Option<&Value> {
     let owners = request.object.pointer("/metadata/ownerReferences")?.as_array()?;
     owners
@@ -114,29 +115,29 @@ fn api_version((group, version, ..): &(&str, &str, &str, &str)) -> String {
     }
 }
 
-fn api_resource(wanted_api_version: &str, wanted_kind: &str) -> Option<ApiResource> {
+fn api_resource(controller_api_version: &str, controller_kind: &str) -> Option<ApiResource> {
     let mut kinds = CONTROLLER_KINDS.iter();
-    let found =
-        kinds.find(|kind| (api_version(kind).as_str(), kind.2) == (wanted_api_version, wanted_kind))?;
+    let found = kinds
+        .find(|kind| (api_version(kind).as_str(), kind.2) == (controller_api_version, controller_kind))?;
     let (group, version, kind, plural) = *found;
     Some(ApiResource {
         group: group.to_owned(),
         version: version.to_owned(),
-        api_version: wanted_api_version.to_owned(),
+        api_version: controller_api_version.to_owned(),
         kind: kind.to_owned(),
         plural: plural.to_owned(),
     })
 }
 
-/// Whether a text can be the name of an object, or the prefix of a generated name.
+/// Returns whether a text can be the name of an object, or the prefix of a generated name.
 pub(super) fn is_name(text: &str) -> bool {
     let is_allowed =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
-/// Returns a reference to a Namespace. The reference has the namespace set, so that its Events are listed with those of
-/// the objects in it.
+/// Returns a reference to a Namespace. The field `namespace` is set too, so that the Events are listed with the other
+/// Events of the Namespace.
 fn namespace_reference(namespace: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
@@ -161,8 +162,8 @@ mod tests {
         EventObject::of(&request, "shop")
     }
 
-    fn owner(name: &str, controller: bool) -> Value {
-        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "u", "controller": controller})
+    fn owner(name: &str, is_controller: bool) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "u", "controller": is_controller})
     }
 
     #[test]
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn controller_of_a_kind_that_cannot_be_looked_up_is_replaced_by_the_namespace() {
+    fn event_is_about_the_namespace_if_the_kind_of_the_controller_is_not_built_in() {
         let namespace = Some(EventObject::Namespace(namespace_reference("shop")));
         for owners in [
             json!([{"controller": true}]),
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn controller_that_cannot_exist_has_no_events() {
+    fn controller_with_an_invalid_name_or_without_a_uid_gets_no_events() {
         let long = "x".repeat(MAX_NAME_BYTES + 1);
         for name in ["", long.as_str(), "Web", "web\nPod admitted", "../secrets"] {
             assert_eq!(object_of(json!([owner(name, true)])), None, "{name:?}");

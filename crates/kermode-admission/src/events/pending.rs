@@ -1,20 +1,20 @@
-//! Events that wait until their objects are looked up. Namespaces take turns, so that a flood of requests that name
-//! one namespace delays no Event of another one. No IO.
+//! Queue of Events that are not written yet. The queue serves namespaces round-robin, so that a flood of Events in one
+//! namespace does not delay the Events of other namespaces.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Limit on the waiting Events of one namespace. A namespace has few controllers whose Pods are denied at the same time.
+/// Maximum number of items of one namespace. A namespace has few controllers whose Pods are denied at the same time.
 const MAX_PER_NAMESPACE: usize = 16;
-/// Limit on the waiting Events of all namespaces. Bounds memory: an Event takes about 1 KB.
+/// Maximum number of items of all namespaces. The limit bounds memory: an Event takes about 1 KB.
 const MAX_TOTAL: usize = 8192;
 
-/// Waiting items of each namespace. At a limit, a random item is dropped: a caller that sends invented objects then
-/// cannot keep out the real ones, which their controllers send again.
+/// Queues of items, one for each namespace. At a limit, a random item is dropped. Therefore, forged items cannot keep
+/// real items out of the queue, because controllers retry and cause their items again.
 #[derive(Debug)]
 pub(super) struct PendingEvents<T> {
-    /// Items of each namespace that has any, oldest first.
+    /// Items by namespace, oldest first. No queue is empty.
     queues: HashMap<String, VecDeque<T>>,
-    /// Namespaces that have items, in the order of their turns.
+    /// Namespaces with items, in the order in which they are served.
     turns: VecDeque<String>,
     total: usize,
 }
@@ -30,7 +30,7 @@ impl<T> Default for PendingEvents<T> {
 }
 
 impl<T: PartialEq> PendingEvents<T> {
-    /// Adds an item, unless an equal one waits. `random` returns a number below its argument.
+    /// Adds an item, unless an equal item is already in the queue. `random` returns a random number below its argument.
     pub(super) fn push(&mut self, namespace: &str, item: T, random: impl Fn(usize) -> usize) {
         let own = self.queues.get(namespace);
         if own.is_some_and(|queue| queue.contains(&item)) {
@@ -51,7 +51,7 @@ impl<T: PartialEq> PendingEvents<T> {
         self.total += 1;
     }
 
-    /// Removes and returns the oldest item of the namespace whose turn it is.
+    /// Removes and returns the oldest item of the next namespace.
     pub(super) fn pop(&mut self) -> Option<T> {
         let namespace = self.turns.pop_front()?;
         let queue = self.queues.get_mut(&namespace)?;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn namespaces_take_turns() {
+    fn namespaces_are_served_round_robin() {
         let mut pending = PendingEvents::default();
         for item in 0..10 {
             pending.push("flooded", item, |_| 0);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn number_of_items_is_bounded_and_every_namespace_can_add_one() {
+    fn number_of_items_is_limited_and_every_namespace_can_add_an_item() {
         let mut pending = PendingEvents::default();
         for item in 0..100 {
             pending.push("flooded", item, |limit| limit - 1);
@@ -110,7 +110,10 @@ mod tests {
         }
         pending.push("shop", usize::MAX, |limit| limit - 1);
         let popped: Vec<_> = std::iter::from_fn(|| pending.pop()).collect();
-        assert!(popped.contains(&usize::MAX), "the last namespace has its item");
+        assert!(
+            popped.contains(&usize::MAX),
+            "the namespace that came last has its item"
+        );
         assert_eq!((pending.total, pending.turns.len()), (0, 0));
     }
 }

@@ -26,7 +26,7 @@ async fn pod_of_a_labelled_namespace_gets_a_patch_with_the_sidecar() {
         container_names(&injected["spec"]["initContainers"]),
         ["kuma-init", "kuma-sidecar"]
     );
-    assert_eq!(injected["spec"]["inventedField"], json!({"kept": true}));
+    assert_eq!(injected["spec"]["unknownField"], json!({"kept": true}));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use super::review::{AdmissionResponse, review};
 use crate::directory::{Directory, NamespaceRecord};
 use crate::{InjectionEvents, Metrics, Webhooks, router};
 
-/// Limit on the connections of the server.
+/// Maximum number of connections of the server.
 pub(super) const MAX_CONNECTIONS: usize = 256;
 /// Path of the ReplicaSet that owns the Pods of the tests.
 pub(super) const REPLICA_SET_PATH: &str = "/apis/apps/v1/namespaces/shop/replicasets/web-5d9c7b8f6d";

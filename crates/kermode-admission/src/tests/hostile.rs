@@ -170,7 +170,7 @@ fn respond(path: &str, body: Vec<u8>) -> CallResponse {
     })
 }
 
-/// Makes a Pod that is denied because of a missing Mesh, and claims this ReplicaSet.
+/// Makes a Pod of a ReplicaSet. The Pod is denied because its Mesh is missing.
 fn denied_pod(owner: &str, uid: &str) -> Value {
     let mut denied = pod_with("annotations", MESH, "missing");
     denied["metadata"]["ownerReferences"][0]["name"] = owner.into();
@@ -179,7 +179,7 @@ fn denied_pod(owner: &str, uid: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn invented_reviews_cause_no_events_and_do_not_displace_real_ones() {
+async fn forged_reviews_cause_no_events_and_do_not_suppress_real_events() {
     let (api_server, mut events) = ApiServer::new(Mode::Responds);
     api_server.put(REPLICA_SET_PATH, replica_set("rs-1"));
     let webhooks = router(webhooks(&api_server, Metrics::default()));
@@ -191,14 +191,14 @@ async fn invented_reviews_cause_no_events_and_do_not_displace_real_ones() {
         assert_eq!(response.status(), 200);
     };
     for number in 0..200 {
-        send(denied_pod(&format!("invented-{number}"), "u")).await;
-        // The name of a real ReplicaSet without its UID proves nothing.
-        send(denied_pod("web-5d9c7b8f6d", &format!("invented-{number}"))).await;
+        send(denied_pod(&format!("forged-{number}"), "u")).await;
+        // The ReplicaSet exists, but has another UID.
+        send(denied_pod("web-5d9c7b8f6d", &format!("forged-{number}"))).await;
     }
     send(denied_pod("web-5d9c7b8f6d", "rs-1")).await;
     let event = events.recv().await.expect("an Event");
     assert_eq!(event["regarding"]["uid"], "rs-1");
-    // The next Event is the next real one: the invented reviews have no Events.
+    // The next Event is about the next real review, because forged reviews cause no Events.
     send(without_owners(denied_pod("web-5d9c7b8f6d", "rs-1"))).await;
     let event = events.recv().await.expect("an Event");
     assert_eq!(

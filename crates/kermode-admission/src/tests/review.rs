@@ -18,7 +18,7 @@ pub(super) fn pod() -> Value {
                 "controller": true, "blockOwnerDeletion": true,
             }],
         },
-        "spec": {"containers": [{"name": "app", "image": "app:1"}], "inventedField": {"kept": true}},
+        "spec": {"containers": [{"name": "app", "image": "app:1"}], "unknownField": {"kept": true}},
     })
 }
 

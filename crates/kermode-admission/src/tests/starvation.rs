@@ -1,4 +1,4 @@
-//! Reviews while other clients hold as many connections as they get.
+//! Tests that reviews get responses while hostile clients hold as many connections as the server permits.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -15,13 +15,14 @@ use super::caller::Caller;
 use super::fixture::{Fixture, MAX_CONNECTIONS};
 use super::review::{AdmissionResponse, pod, review};
 
-/// Number of clients that hold connections.
+/// Number of hostile clients, which hold connections.
 const HOSTILE_CLIENTS: u8 = 8;
-/// Number of connections that each of them tries to hold: together twice as many as the server accepts.
+/// Number of connections that each hostile client tries to hold. All clients together try to hold twice as many
+/// connections as the server permits.
 const CONNECTIONS_EACH: usize = MAX_CONNECTIONS / 4;
 /// Number of reviews that the API server sends.
 const REVIEWS: usize = 100;
-/// Number of reviews in flight.
+/// Number of reviews that the API server sends concurrently.
 const CONCURRENT_REVIEWS: usize = 20;
 /// Time limit of the test.
 const TIMEOUT: Duration = Duration::from_mins(2);
@@ -33,8 +34,10 @@ const ENDLESS_REVIEW: &[u8] =
 const COMPLETE_REQUEST: &[u8] =
     b"POST /inject-sidecar HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}";
 
-/// Opens a connection, leaves it in one of four states, and holds it until the server closes it. Adds a permit to
-/// `opened` once the connection is in this state.
+/// Opens a connection, brings it to one of four states, and holds it until the server closes it. Adds a permit to
+/// `opened` when the connection is in the state.
+///
+/// The states are: 0, without TLS; 1, after the TLS handshake; 2, in the middle of a request; 3, after a request.
 async fn hold(caller: &Caller, from: IpAddr, state: usize, opened: &Semaphore) -> std::io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
@@ -56,7 +59,7 @@ async fn hold(caller: &Caller, from: IpAddr, state: usize, opened: &Semaphore) -
 }
 
 #[tokio::test]
-async fn every_review_is_answered_while_eight_clients_hold_as_many_connections_as_they_get() {
+async fn every_review_gets_a_response_while_hostile_clients_hold_all_connections() {
     let fixture = Fixture::new(Mode::Responds).await;
     let opened = Arc::new(Semaphore::new(0));
     let mut holders = JoinSet::new();
@@ -66,14 +69,14 @@ async fn every_review_is_answered_while_eight_clients_hold_as_many_connections_a
             let (caller, opened) = (fixture.caller.clone(), opened.clone());
             holders.spawn(async move {
                 loop {
-                    // The server closes the connection for another one; the client opens the next.
+                    // When the server closes the connection, the client opens a new connection.
                     let _ = hold(&caller, from, number % 4, &opened).await;
                     tokio::task::yield_now().await;
                 }
             });
         }
     }
-    let answered = async {
+    let send_reviews = async {
         let all = u32::try_from(MAX_CONNECTIONS).expect("a small number");
         let _all = opened.acquire_many(all).await.expect("an open semaphore");
         let reviews = stream::iter(0..REVIEWS).map(|number| {
@@ -87,7 +90,7 @@ async fn every_review_is_answered_while_eight_clients_hold_as_many_connections_a
         assert_eq!(responses.len(), REVIEWS);
         assert!(responses.iter().all(|response| response.allowed));
     };
-    tokio::time::timeout(TIMEOUT, answered)
+    tokio::time::timeout(TIMEOUT, send_reviews)
         .await
-        .expect("every review is answered");
+        .expect("every review gets a response");
 }
