@@ -8,8 +8,8 @@ const MAX_PER_NAMESPACE: usize = 16;
 /// Maximum number of items of all namespaces. The limit bounds memory: an Event takes about 1 KB.
 const MAX_TOTAL: usize = 8192;
 
-/// Queues of items, one for each namespace. At a limit, a random item is dropped, so forged items cannot block the queues.
-/// A dropped real item is added again when its controller retries.
+/// Queues of items, one for each namespace. At a limit, a random item is dropped, so forged items cannot fill a queue. A
+/// dropped real item is added again when its controller retries.
 #[derive(Debug)]
 pub(super) struct PendingEvents<T> {
     /// Items by namespace, oldest first. No queue is empty.
