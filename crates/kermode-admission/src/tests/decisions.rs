@@ -86,17 +86,17 @@ async fn namespace_that_is_not_in_the_directory_yet_is_looked_up() {
     let fixture = Fixture::new(Mode::Responds).await;
     assert!(
         fixture
-            .inject("young", pod())
+            .inject("recent", pod())
             .await
             .denial()
             .starts_with("could not retrieve namespace for pod")
     );
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": "young", "labels": {SIDECAR_INJECTION: "enabled"}},
+        "metadata": {"name": "recent", "labels": {SIDECAR_INJECTION: "enabled"}},
     });
-    fixture.api_server.put("/api/v1/namespaces/young", namespace);
-    let injected = fixture.inject("young", pod()).await.applied_to(pod());
+    fixture.api_server.put("/api/v1/namespaces/recent", namespace);
+    let injected = fixture.inject("recent", pod()).await.applied_to(pod());
     assert_ne!(injected, pod());
 }
 

@@ -38,7 +38,7 @@ async fn denial_says_that_the_api_server_does_not_respond() {
     let mesh = pod_with("annotations", MESH, "new");
     let patch = pod_with("annotations", "kuma.io/container-patches", "a,b");
     for (namespace, pod, missing) in [
-        ("young", pod(), "Namespace young cannot be read"),
+        ("recent", pod(), "Namespace recent cannot be read"),
         ("shop", mesh, "Mesh \"new\" not found"),
         ("shop", patch, "container patches are missing: [\"a\" \"b\"]"),
     ] {
@@ -54,7 +54,7 @@ async fn denial_says_that_the_api_server_does_not_respond() {
 #[tokio::test]
 async fn denial_says_that_the_api_server_cannot_be_reached() {
     let fixture = Fixture::new(Mode::Unreachable).await;
-    let denied = inject(&fixture, "young", pod()).await;
+    let denied = inject(&fixture, "recent", pod()).await;
     assert!(
         denied.denial().contains("the API server cannot be reached"),
         "{denied:?}"
@@ -70,7 +70,7 @@ async fn denial_says_that_the_api_server_cannot_be_reached() {
 #[tokio::test]
 async fn reviews_that_wait_for_the_api_server_do_not_delay_other_reviews() {
     let fixture = Fixture::new(Mode::Hangs).await;
-    let waiting = (0..40).map(|_| inject(&fixture, "young", pod()));
+    let waiting = (0..40).map(|_| inject(&fixture, "recent", pod()));
     let others = async {
         let mut connection = fixture.caller.connect_http1().await;
         let body = review("u-2", "shop", "Pod", pod()).to_string();

@@ -96,14 +96,14 @@ async fn invalid_names_are_denied() {
 async fn token_that_does_not_prove_the_claimed_name_is_denied() {
     let server = Server::start().await;
     let unbound = "e30.e30.good";
-    let foreign_namespace = mk_token_in("attic", "robot", "web", "1", "good");
+    let other_namespace = mk_token_in("attic", "robot", "web", "1", "good");
     for (token, reason) in [
         ("", "NoToken"),
         ("garbage", "TokenNotBound"),
         (unbound, "TokenNotBound"),
         (&mk_token("robot", "web", "1", "forged"), "InvalidToken"),
         (&mk_token("robot", "web", "1", "expired"), "InvalidToken"),
-        (&foreign_namespace, "TokenOfOtherProxy"),
+        (&other_namespace, "TokenOfOtherProxy"),
     ] {
         assert_denied(
             &server,
