@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use kermode_identity::ServingAuthority;
+use kermode_identity::{ServingAuthority, Term};
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,7 +22,7 @@ const VALIDITY: Duration = Duration::from_hours(24);
 pub(super) fn acceptor() -> Result<(TlsAcceptor, String)> {
     let now = SystemTime::now();
     let authority = ServingAuthority::generate(now)?;
-    let issued = authority.issue(&["localhost"], VALIDITY, now)?;
+    let issued = authority.issue(&["localhost"], Term::of(VALIDITY), now)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -100,9 +100,11 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let client = api_server::connect().await?;
     let namespace = config.store.kubernetes.system_namespace.clone();
     api_server::retry(async || Ok(preflight::check(&client, &namespace).await?)).await?;
-    let serving_identity =
-        api_server::retry(async || ServingIdentity::load(&client, &namespace, config.serving_names()).await)
-            .await?;
+    let clock_tolerance = config.general.clock_tolerance;
+    let serving_identity = api_server::retry(async || {
+        ServingIdentity::load(&client, &namespace, config.serving_names(), clock_tolerance).await
+    })
+    .await?;
     let ca_pem = serving_identity.ca_pem();
 
     let state = SharedState::new(config, client.clone(), &registry);

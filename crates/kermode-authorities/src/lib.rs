@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use kermode_identity::{Authority, Generation, MAX_STALENESS, RotationPlan};
+use kermode_identity::{Authority, Generation, MAX_STALENESS, RotationPlan, Term};
 use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
 use kermode_protocol::certificates::RootsUpdate;
@@ -62,6 +62,7 @@ pub struct Authorities {
 struct AuthoritiesState {
     client: Client,
     namespace: String,
+    clock_tolerance: Duration,
     backends: Mutex<HashMap<BackendId, Arc<BackendEntry>>>,
     /// Value of the rotation annotation of each Mesh with this annotation.
     rotation_requests: Mutex<HashMap<MeshName, String>>,
@@ -88,15 +89,25 @@ struct CachedPlan {
 // === impl Authorities ===
 
 impl Authorities {
-    /// Creates the authorities. `namespace` contains the Secrets.
-    pub fn new(client: Client, namespace: String) -> Self {
+    /// Creates the authorities. `namespace` contains the Secrets. `clock_tolerance` is that of the certificates, see
+    /// [`Term::clock_tolerance`].
+    pub fn new(client: Client, namespace: String, clock_tolerance: Duration) -> Self {
         Self {
             state: Arc::new(AuthoritiesState {
                 client,
                 namespace,
+                clock_tolerance,
                 backends: Mutex::default(),
                 rotation_requests: Mutex::default(),
             }),
+        }
+    }
+
+    /// Returns the term of a workload certificate with this lifetime.
+    pub fn term(&self, lifetime: Duration) -> Term {
+        Term {
+            lifetime,
+            clock_tolerance: self.state.clock_tolerance,
         }
     }
 

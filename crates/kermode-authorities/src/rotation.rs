@@ -226,7 +226,7 @@ impl RotationController {
         let next = Generation {
             number: newest.number + 1,
             authority: Arc::new(Authority::generate(&id.mesh, now)?),
-            schedule: Some(Schedule::starting(now, settings.lifetime)),
+            schedule: Some(Schedule::starting(now, self.authorities.term(settings.lifetime))),
             // A rotation that is due because of the CA's age also fulfils a pending request.
             request: settings.request.clone(),
         };

@@ -158,6 +158,8 @@ pub(super) fn reconcile(
 
 #[cfg(test)]
 mod tests {
+    use kermode_identity::Term;
+
     use super::*;
 
     const DAY: Duration = Duration::from_hours(24);
@@ -167,7 +169,7 @@ mod tests {
         Generation {
             number,
             authority: Arc::new(authority),
-            schedule: (number > 1).then(|| Schedule::starting(now, DAY)),
+            schedule: (number > 1).then(|| Schedule::starting(now, Term::of(DAY))),
             request: (number > 1).then(|| "please".to_owned()),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use futures::StreamExt;
-use kermode_identity::ServingAuthority;
+use kermode_identity::{ServingAuthority, Term};
 use kermode_k8s::controller::secret;
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::ServingCertificate;
@@ -35,6 +35,7 @@ pub struct ServingIdentity {
 struct OwnCertificate {
     authority: ServingAuthority,
     names: Vec<String>,
+    term: Term,
     /// Last issued certificate.
     issued: kermode_identity::IssuedServingCertificate,
     /// The same certificate, in the form that the servers use.
@@ -43,13 +44,22 @@ struct OwnCertificate {
 
 impl ServingIdentity {
     /// Reads the CA from its Secret, or creates the Secret with a new CA. Issues a certificate for `names` (DNS names
-    /// and IP addresses).
-    pub async fn load(client: &Client, namespace: &str, names: Vec<String>) -> anyhow::Result<Self> {
+    /// and IP addresses). `clock_tolerance` is that of the certificate, see [`Term::clock_tolerance`].
+    pub async fn load(
+        client: &Client,
+        namespace: &str,
+        names: Vec<String>,
+        clock_tolerance: Duration,
+    ) -> anyhow::Result<Self> {
         let generated = ServingAuthority::generate(SystemTime::now())?;
         let data =
             secret::get_or_create(client, namespace, CA_SECRET, "Opaque", || encode_ca(&generated)).await?;
         let authority = decode_ca(&data).with_context(|| format!("Secret {namespace}/{CA_SECRET}"))?;
-        let own = OwnCertificate::issue(authority, names, SystemTime::now())?;
+        let term = Term {
+            lifetime: CERTIFICATE_LIFETIME,
+            clock_tolerance,
+        };
+        let own = OwnCertificate::issue(authority, names, term, SystemTime::now())?;
         Ok(Self {
             client: client.clone(),
             namespace: namespace.to_owned(),
@@ -111,12 +121,18 @@ impl ServingIdentity {
 }
 
 impl OwnCertificate {
-    fn issue(authority: ServingAuthority, names: Vec<String>, now: SystemTime) -> anyhow::Result<Self> {
-        let issued = authority.issue(&names, CERTIFICATE_LIFETIME, now)?;
+    fn issue(
+        authority: ServingAuthority,
+        names: Vec<String>,
+        term: Term,
+        now: SystemTime,
+    ) -> anyhow::Result<Self> {
+        let issued = authority.issue(&names, term, now)?;
         let current = ServingCertificate::new(issued.certificate.chain.clone(), private_key(&issued))?;
         Ok(Self {
             authority,
             names,
+            term,
             issued,
             current,
         })
@@ -127,7 +143,7 @@ impl OwnCertificate {
         if !self.issued.needs_renewal(now) {
             return Ok(false);
         }
-        self.issued = self.authority.issue(&self.names, CERTIFICATE_LIFETIME, now)?;
+        self.issued = self.authority.issue(&self.names, self.term, now)?;
         self.current
             .replace(self.issued.certificate.chain.clone(), private_key(&self.issued))?;
         Ok(true)
@@ -169,11 +185,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn certificate_is_dated_back_by_the_clock_tolerance() {
+        let start = SystemTime::now();
+        let authority = ServingAuthority::generate(start).expect("a CA");
+        let clock_tolerance = Duration::from_mins(20);
+        let term = Term {
+            lifetime: CERTIFICATE_LIFETIME,
+            clock_tolerance,
+        };
+        let own = OwnCertificate::issue(authority, vec!["localhost".to_owned()], term, start);
+        let validity = own.expect("a certificate").issued.certificate.validity;
+        assert!(validity.contains(start - clock_tolerance));
+        assert!(!validity.contains(start - clock_tolerance - Duration::from_secs(2)));
+    }
+
+    #[test]
     fn certificate_is_renewed_shortly_before_it_expires_but_not_at_half_its_lifetime() {
         let start = SystemTime::now();
         let authority = ServingAuthority::generate(start).expect("a CA");
         let names = vec!["localhost".to_owned()];
-        let mut own = OwnCertificate::issue(authority, names, start).expect("a certificate");
+        let term = Term::of(CERTIFICATE_LIFETIME);
+        let mut own = OwnCertificate::issue(authority, names, term, start).expect("a certificate");
         let first = own.issued.certificate.chain.clone();
 
         assert!(

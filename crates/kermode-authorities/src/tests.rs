@@ -1,7 +1,10 @@
 //! Tests of CAs and rotations with several replicas that share an API server.
 
-use kermode_identity::Phase;
+use std::time::UNIX_EPOCH;
+
+use kermode_identity::{Phase, Schedule};
 use kermode_k8s::controller::recorder::Events;
+use kermode_model::DEFAULT_CLOCK_TOLERANCE;
 
 use super::rotation::{CaSettings, RotationController};
 use super::*;
@@ -20,7 +23,8 @@ struct Replica {
 
 impl Replica {
     fn new(api_server: &ApiServer) -> Self {
-        let authorities = Authorities::new(api_server.client(), NAMESPACE.to_owned());
+        let authorities =
+            Authorities::new(api_server.client(), NAMESPACE.to_owned(), DEFAULT_CLOCK_TOLERANCE);
         let controller = RotationController {
             authorities: authorities.clone(),
             metrics: Metrics::default(),
@@ -61,9 +65,11 @@ impl Replica {
     }
 }
 
-/// Duration of a phase of a rotation, rounded up: the lifetime of a certificate and the margins of a [`Schedule`].
+/// Duration of a phase of a rotation, rounded up to the next second.
 fn phase_duration() -> Duration {
-    LIFETIME + LIFETIME / 20 + Duration::from_secs(42)
+    let schedule = Schedule::starting(UNIX_EPOCH, Term::of(LIFETIME));
+    let phase = schedule.signs_from.duration_since(UNIX_EPOCH);
+    phase.expect("a time after the epoch") + Duration::from_secs(1)
 }
 
 fn mesh() -> MeshName {

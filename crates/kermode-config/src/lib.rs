@@ -11,7 +11,9 @@ mod tests;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
+use kermode_model::{DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, duration};
 use serde::{Deserialize, Serialize};
 
 pub use load::InvalidConfig;
@@ -25,6 +27,8 @@ use load::{OverrideRules, Variable};
 pub struct Config {
     /// Name of this replica: the name of its Pod, or empty outside of a cluster.
     pub instance: String,
+    /// Settings that concern several servers.
+    pub general: General,
     /// Logging.
     pub log: Log,
     /// Store of the control plane's own objects.
@@ -43,6 +47,15 @@ pub struct Config {
     pub defaults: Defaults,
     /// Traces of the control plane.
     pub tracing: Tracing,
+}
+
+/// Section `general`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct General {
+    /// Difference between two clocks up to which a peer accepts a certificate that has just been issued.
+    #[serde(with = "kermode_model::duration::go_notation")]
+    pub clock_tolerance: Duration,
 }
 
 /// Section `log`.
@@ -233,6 +246,15 @@ impl Config {
     /// Returns the problems of values that have the right type but are not allowed.
     fn problems(&self) -> Vec<String> {
         let mut problems = self.runtime.kubernetes.injector.problems();
+        let tolerance = self.general.clock_tolerance;
+        if tolerance > MAX_CLOCK_TOLERANCE {
+            let duration = duration::format(tolerance);
+            let limit = duration::format(MAX_CLOCK_TOLERANCE);
+            problems.push(format!(
+                "general.clockTolerance (KUMA_GENERAL_CLOCK_TOLERANCE): {duration} is more than {limit}; synchronise the \
+                 clocks of the nodes"
+            ));
+        }
         let ratio = self.tracing.open_telemetry.sampling_ratio;
         if !(0.0..=1.0).contains(&ratio) {
             problems.push(format!(
@@ -297,6 +319,14 @@ impl Config {
 
 /// Unspecified address: the server listens on all IPv4 addresses.
 const ALL_ADDRESSES: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Default for General {
+    fn default() -> Self {
+        Self {
+            clock_tolerance: DEFAULT_CLOCK_TOLERANCE,
+        }
+    }
+}
 
 impl Default for Log {
     fn default() -> Self {

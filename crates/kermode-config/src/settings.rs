@@ -27,6 +27,13 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
         "Name of this replica. The Deployment sets it to the name of the Pod.",
     ),
     (
+        "general.clockTolerance",
+        "KUMA_GENERAL_CLOCK_TOLERANCE",
+        "Difference between clocks up to which a new certificate is accepted: the validity of certificates starts earlier \
+         than their issuance by this time, but at most by a tenth of their lifetime. The default is the time by which \
+         Kubernetes dates back the certificates of kubelets.",
+    ),
+    (
         "log.level",
         "KUMA_LOG_LEVEL",
         "Log level, or a filter such as `info,kermode_xds=debug`.",

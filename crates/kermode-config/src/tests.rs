@@ -72,6 +72,18 @@ fn file_with_all_defaults_is_accepted() {
 }
 
 #[test]
+fn clock_tolerance_of_more_than_an_hour_is_rejected() {
+    let error = load_text("general: {clockTolerance: 1h1s}").expect_err("rejected");
+    assert_eq!(
+        error.to_string(),
+        "configuration: general.clockTolerance (KUMA_GENERAL_CLOCK_TOLERANCE): 1h0m1s is more than 1h0m0s; synchronise \
+         the clocks of the nodes"
+    );
+    let config = load_text("general: {clockTolerance: 0s}").expect("valid");
+    assert!(config.general.clock_tolerance.is_zero());
+}
+
+#[test]
 fn sampling_ratio_above_1_is_rejected() {
     let error = load_text("tracing: {openTelemetry: {samplingRatio: 2}}").expect_err("the ratio is above 1");
     assert_eq!(

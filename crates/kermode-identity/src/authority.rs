@@ -1,13 +1,13 @@
 //! Builtin CA of a mesh. Signs the certificates of the mesh's workloads.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kermode_model::MeshName;
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls_pki_types::CertificateDer;
 
 use crate::issuer::{Issuer, Leaf, uri_name};
-use crate::{Entitlement, Error, IssuedCertificate, SigningRequest, SpiffeId, Validity};
+use crate::{Entitlement, Error, IssuedCertificate, SigningRequest, SpiffeId, Term, Validity};
 
 /// CA of a mesh (`docs/reference/certificates.md#certificate-authorities`), with an ECDSA P-256 key.
 #[derive(Debug)]
@@ -36,10 +36,10 @@ impl Authority {
         &self,
         csr: &[u8],
         entitlement: &Entitlement,
-        lifetime: Duration,
+        term: Term,
         now: SystemTime,
     ) -> Result<IssuedCertificate, Error> {
-        self.sign(&SigningRequest::read(csr)?, entitlement, lifetime, now)
+        self.sign(&SigningRequest::read(csr)?, entitlement, term, now)
     }
 
     /// Issues a certificate for the key of a signing request, with exactly the names of the entitlement.
@@ -51,7 +51,7 @@ impl Authority {
         &self,
         request: &SigningRequest,
         entitlement: &Entitlement,
-        lifetime: Duration,
+        term: Term,
         now: SystemTime,
     ) -> Result<IssuedCertificate, Error> {
         request.check_names(entitlement)?;
@@ -67,15 +67,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        self.issuer.sign(
-            &request.key,
-            Leaf {
-                names,
-                usages,
-                lifetime,
-            },
-            now,
-        )
+        self.issuer.sign(&request.key, Leaf { names, usages, term }, now)
     }
 
     /// Returns the CA certificate, a root of the mesh's [`crate::TrustBundle`].

@@ -2,14 +2,41 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kermode_model::DEFAULT_CLOCK_TOLERANCE;
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use crate::{Error, pem};
 
-/// The validity of a certificate starts this long before its issuance, so that a peer whose clock is behind accepts a
-/// new certificate.
-pub const BACKDATE: Duration = Duration::from_secs(10);
+/// Limit of the time by which a certificate is dated back, as a divisor of its lifetime. A certificate is renewed after
+/// 7/10 of its validity at the earliest, and this must be well after the issuance.
+const BACKDATE_DIVISOR: u32 = 10;
+
+/// Time for which a new certificate is requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Time from the issuance to the end of the validity.
+    pub lifetime: Duration,
+    /// Difference between two clocks up to which a peer accepts a certificate that has just been issued.
+    pub clock_tolerance: Duration,
+}
+
+impl Term {
+    /// Returns the term with the default tolerance.
+    pub fn of(lifetime: Duration) -> Self {
+        Self {
+            lifetime,
+            clock_tolerance: DEFAULT_CLOCK_TOLERANCE,
+        }
+    }
+
+    /// Returns the time by which the validity starts before the issuance: the clock tolerance, but at most a tenth of
+    /// the lifetime, in whole seconds.
+    pub fn backdate(self) -> Duration {
+        let backdate = self.clock_tolerance.min(self.lifetime / BACKDATE_DIVISOR);
+        Duration::from_secs(backdate.as_secs())
+    }
+}
 
 /// Validity of a certificate, in whole seconds as in X.509.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +48,14 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Returns the validity that starts [`BACKDATE`] before `now` and ends `lifetime` after `now`.
-    pub(crate) fn starting(now: SystemTime, lifetime: Duration) -> Result<Self, Error> {
+    /// Returns the validity for the term of a certificate that is issued at `now`.
+    pub(crate) fn starting(now: SystemTime, term: Term) -> Result<Self, Error> {
         let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = UNIX_EPOCH + Duration::from_secs(seconds);
-        let lifetime = Duration::from_secs(lifetime.as_secs());
+        let lifetime = Duration::from_secs(term.lifetime.as_secs());
         match now.checked_add(lifetime) {
             Some(not_after) if !lifetime.is_zero() => Ok(Self {
-                not_before: now - BACKDATE,
+                not_before: now - term.backdate(),
                 not_after,
             }),
             _ => Err(Error::LifetimeOutOfRange),
@@ -97,14 +124,52 @@ impl IssuedCertificate {
 
 #[cfg(test)]
 mod tests {
+    use kermode_model::MAX_CLOCK_TOLERANCE;
+
     use super::*;
 
     #[test]
-    fn validity_is_backdated_in_whole_seconds_and_survives_conversion_to_unix_time() {
+    fn validity_is_dated_back_in_whole_seconds_and_survives_conversion_to_unix_time() {
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
-        let validity = Validity::starting(now, Duration::from_secs(100)).unwrap();
-        assert_eq!(validity.to_unix(), (1_699_999_990, 1_700_000_100));
-        assert_eq!(Validity::from_unix(1_699_999_990, 1_700_000_100), validity);
+        let validity = Validity::starting(now, Term::of(Duration::from_hours(24))).unwrap();
+        assert_eq!(validity.to_unix(), (1_699_999_700, 1_700_086_400));
+        assert_eq!(Validity::from_unix(1_699_999_700, 1_700_086_400), validity);
+    }
+
+    #[test]
+    fn certificate_is_dated_back_by_the_clock_tolerance_but_at_most_by_a_tenth_of_its_lifetime() {
+        let backdate = |lifetime: u64, clock_tolerance: u64| {
+            Term {
+                lifetime: Duration::from_secs(lifetime),
+                clock_tolerance: Duration::from_secs(clock_tolerance),
+            }
+            .backdate()
+            .as_secs()
+        };
+        assert_eq!(backdate(3600, 300), 300);
+        assert_eq!(backdate(3600, 0), 0);
+        assert_eq!(backdate(69, 300), 6);
+    }
+
+    #[test]
+    fn first_renewal_is_due_well_after_the_issuance() {
+        let now = UNIX_EPOCH + Duration::from_hours(24);
+        for lifetime in [
+            Duration::from_mins(1),
+            Duration::from_hours(1),
+            Duration::from_hours(24),
+        ] {
+            let term = Term {
+                lifetime,
+                clock_tolerance: MAX_CLOCK_TOLERANCE,
+            };
+            let validity = Validity::starting(now, term).unwrap();
+            let renewed_after = validity.renew_at().duration_since(now).unwrap();
+            assert!(
+                renewed_after >= lifetime * 3 / 4,
+                "{lifetime:?}: {renewed_after:?}"
+            );
+        }
     }
 
     #[test]
@@ -116,7 +181,7 @@ mod tests {
     #[test]
     fn lifetime_below_a_second_is_rejected() {
         assert!(matches!(
-            Validity::starting(UNIX_EPOCH, Duration::from_millis(900)),
+            Validity::starting(UNIX_EPOCH, Term::of(Duration::from_millis(900))),
             Err(Error::LifetimeOutOfRange)
         ));
     }

@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::{Error, IssuedCertificate, Validity, pem};
+use crate::{Error, IssuedCertificate, Term, Validity, pem};
 
 /// Lifetime of a generated CA: ten years.
 pub(crate) const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
@@ -33,14 +33,14 @@ pub(crate) struct Issuer {
 pub(crate) struct Leaf {
     pub(crate) names: Vec<SanType>,
     pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
-    pub(crate) lifetime: Duration,
+    pub(crate) term: Term,
 }
 
 impl Issuer {
     /// Generates a self-signed CA with a path length of 0.
     pub(crate) fn generate(common_name: &str, names: Vec<SanType>, now: SystemTime) -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(Error::crypto("generating a CA key"))?;
-        let mut validity = Validity::starting(now, AUTHORITY_LIFETIME)?;
+        let mut validity = Validity::starting(now, Term::of(AUTHORITY_LIFETIME))?;
         validity.not_before -= AUTHORITY_BACKDATE;
         let mut subject = DistinguishedName::new();
         subject.push(DnType::OrganizationName, "Kuma");
@@ -115,7 +115,7 @@ impl Issuer {
                 subject: self.subject.clone(),
             });
         }
-        let validity = Validity::starting(now, leaf.lifetime)?.ending_by(self.validity.not_after);
+        let validity = Validity::starting(now, leaf.term)?.ending_by(self.validity.not_after);
         let mut params = base_params(validity)?;
         params.subject_alt_names = leaf.names;
         params.is_ca = IsCa::ExplicitNoCa;

@@ -19,7 +19,7 @@ mod workload;
 
 pub use authority::Authority;
 pub use bundle::TrustBundle;
-pub use certificate::{BACKDATE, IssuedCertificate, Validity};
+pub use certificate::{IssuedCertificate, Term, Validity};
 pub use csr::SigningRequest;
 pub use error::Error;
 pub use renewal::{RemainingLifetime, RenewalStep, RenewalTimer};

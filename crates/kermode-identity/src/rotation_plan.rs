@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
 
-use crate::{Authority, TrustBundle};
+use crate::{Authority, Term, TrustBundle};
 
 /// Maximum age of cached CAs that a replica uses when it cannot read the Secrets.
 pub const MAX_STALENESS: Duration = Duration::from_secs(20);
-/// Fixed margin that is added to a certificate's lifetime to get the duration of a phase. Covers [`MAX_STALENESS`], and
-/// clocks that are ahead or behind by up to [`crate::BACKDATE`].
-const FIXED_MARGIN: Duration = Duration::from_secs(40);
+/// Minimum of the fixed margin that is added to a certificate's lifetime to get the duration of a phase. Covers
+/// [`MAX_STALENESS`], and clocks that are ahead or behind by up to 10 s. The margin is larger if certificates are dated
+/// back by more than 10 s: it then covers clocks that are ahead or behind by up to this time.
+const MIN_FIXED_MARGIN: Duration = Duration::from_secs(40);
 /// The lifetime divided by this number is added to the duration of a phase as well. Covers clock drift, which grows
 /// with the lifetime.
 const DRIFT_MARGIN_DIVISOR: u32 = 20;
@@ -83,9 +84,10 @@ pub struct Trust {
 // === impl Schedule ===
 
 impl Schedule {
-    /// Returns the schedule of a CA that is generated at `now`, for certificates of `lifetime`.
-    pub fn starting(now: SystemTime, lifetime: Duration) -> Self {
-        let phase = lifetime + lifetime / DRIFT_MARGIN_DIVISOR + FIXED_MARGIN;
+    /// Returns the schedule of a CA that is generated at `now`, for certificates of this term.
+    pub fn starting(now: SystemTime, term: Term) -> Self {
+        let fixed_margin = MIN_FIXED_MARGIN.max(MAX_STALENESS + 2 * term.backdate());
+        let phase = term.lifetime + term.lifetime / DRIFT_MARGIN_DIVISOR + fixed_margin;
         // Rounded up to whole seconds.
         let phase = Duration::from_secs(phase.as_secs() + 1);
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();

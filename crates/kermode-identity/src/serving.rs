@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair, SanType};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 
 use crate::issuer::{Issuer, Leaf};
-use crate::{Error, IssuedCertificate, Validity};
+use crate::{Error, IssuedCertificate, Term, Validity};
 
 /// CA of the control plane's server certificates.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl ServingAuthority {
     pub fn issue(
         &self,
         names: &[impl AsRef<str>],
-        lifetime: Duration,
+        term: Term,
         now: SystemTime,
     ) -> Result<IssuedServingCertificate, Error> {
         let key = KeyPair::generate().map_err(Error::crypto("generating a serving key"))?;
@@ -44,15 +44,7 @@ impl ServingAuthority {
             .map(|name| subject_alt_name(name.as_ref()))
             .collect::<Result<_, _>>()?;
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = self.issuer.sign(
-            &key,
-            Leaf {
-                names,
-                usages,
-                lifetime,
-            },
-            now,
-        )?;
+        let certificate = self.issuer.sign(&key, Leaf { names, usages, term }, now)?;
         Ok(IssuedServingCertificate {
             certificate,
             key: key.serialize_der(),

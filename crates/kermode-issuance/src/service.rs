@@ -111,11 +111,11 @@ impl IssuanceState {
         let plan = self.rotation_plan(&mesh, &mtls).await?;
         let entitlement = Entitlement::of(&dataplane);
         let now = SystemTime::now();
-        let lifetime = plan.lifetime(now, mtls.certificate_lifetime);
+        let term = self
+            .authorities
+            .term(plan.lifetime(now, mtls.certificate_lifetime));
         let signer = plan.signer(now);
-        let issued = signer
-            .authority
-            .sign(&signing_request, &entitlement, lifetime, now)?;
+        let issued = signer.authority.sign(&signing_request, &entitlement, term, now)?;
         tracing::info!(dataplane = %proxy, mesh = %mesh.name, signer = signer.number, "certificate issued");
         let trust = plan.trust(now);
         Ok(to_response(&issued, &trust))

@@ -4,6 +4,13 @@ use std::time::Duration;
 
 use crate::MeshName;
 
+/// Default of the difference between two clocks up to which a peer accepts a certificate that has just been issued. The
+/// signers of Kubernetes date certificates back by the same time, so a node whose clock is accurate enough for the
+/// certificate of its kubelet is accurate enough for the mesh.
+pub const DEFAULT_CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
+/// Maximum of the same difference.
+pub const MAX_CLOCK_TOLERANCE: Duration = Duration::from_hours(1);
+
 /// Settings of a Mesh resource (docs/reference/resources.md#mesh).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mesh {

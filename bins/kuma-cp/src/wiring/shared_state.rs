@@ -76,7 +76,11 @@ impl SharedState {
             engine_metrics.register(&mut registry);
             connection_metrics.register(&mut registry);
         }
-        let authorities = Authorities::new(client.clone(), config.store.kubernetes.system_namespace.clone());
+        let authorities = Authorities::new(
+            client.clone(),
+            config.store.kubernetes.system_namespace.clone(),
+            config.general.clock_tolerance,
+        );
         let statuses = ProxyStatuses::new(client.clone(), index.clone(), config.instance_name());
         let writer = Writer::new(client, index.clone(), events.clone(), writer_metrics);
         let (is_leader_sender, is_leader) = watch::channel(false);

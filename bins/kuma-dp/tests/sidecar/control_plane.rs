@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kermode_envoy::{Resource, ResourceKind, generate};
 use kermode_identity::{
-    Authority, Entitlement, IssuedCertificate, ServingAuthority, TrustBundle, WorkloadKey,
+    Authority, Entitlement, IssuedCertificate, ServingAuthority, Term, TrustBundle, WorkloadKey,
 };
 use kermode_model::{
     CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey, PermissionSet,
@@ -75,7 +75,11 @@ impl ControlPlane {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let serving = ServingAuthority::generate(SystemTime::now()).unwrap();
         let certificate = serving
-            .issue(&["127.0.0.1"], Duration::from_hours(1), SystemTime::now())
+            .issue(
+                &["127.0.0.1"],
+                Term::of(Duration::from_hours(1)),
+                SystemTime::now(),
+            )
             .unwrap();
         let key = certificate.private_key().into();
         let certificate = tls::ServingCertificate::new(certificate.certificate.chain, key).unwrap();
@@ -137,10 +141,12 @@ impl ControlPlane {
         let key = WorkloadKey::generate().unwrap();
         let entitlement = Entitlement::of(&self.state.dataplane);
         let csr = key.csr_der().unwrap();
-        let issued =
-            self.state
-                .authority
-                .sign_csr(&csr, &entitlement, Duration::from_hours(1), SystemTime::now());
+        let issued = self.state.authority.sign_csr(
+            &csr,
+            &entitlement,
+            Term::of(Duration::from_hours(1)),
+            SystemTime::now(),
+        );
         (issued.unwrap(), key, self.state.roots())
     }
 }
@@ -178,9 +184,9 @@ impl ControlPlaneState {
             .certificate_lifetime
             .ok_or_else(|| Status::failed_precondition("no mTLS"))?;
         let entitlement = Entitlement::of(&self.dataplane);
-        let issued = self
-            .authority
-            .sign_csr(&request.csr, &entitlement, lifetime, SystemTime::now());
+        let issued =
+            self.authority
+                .sign_csr(&request.csr, &entitlement, Term::of(lifetime), SystemTime::now());
         let issued = issued.map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.accepted_tokens.lock().unwrap().push(behaviour.token);
         let (not_before, not_after) = issued.validity.to_unix();

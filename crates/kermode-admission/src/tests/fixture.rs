@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use kermode_crds::annotation::SIDECAR_INJECTION;
-use kermode_identity::ServingAuthority;
+use kermode_identity::{ServingAuthority, Term};
 use kermode_k8s::controller::recorder::Events;
 use kermode_runtime::shutdown::{self, Trigger};
 use kermode_runtime::tls::{self, ServingCertificate};
@@ -54,7 +54,7 @@ impl Fixture {
         let now = SystemTime::now();
         let authority = ServingAuthority::generate(now).expect("a CA");
         let issued = authority
-            .issue(&["localhost".to_owned()], Duration::from_hours(1), now)
+            .issue(&["localhost".to_owned()], Term::of(Duration::from_hours(1)), now)
             .expect("a certificate");
         let chain = issued.certificate.chain.clone();
         let certificate = ServingCertificate::new(chain, issued.private_key().into()).expect("a pair");

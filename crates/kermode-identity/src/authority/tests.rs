@@ -1,9 +1,9 @@
 //! Tests of the certificates that a mesh's CA signs. x509-parser and rustls read the certificates.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use kermode_model::Dataplane;
+use kermode_model::{DEFAULT_CLOCK_TOLERANCE, Dataplane};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType,
@@ -44,7 +44,12 @@ fn mk_csr(key: &KeyPair) -> Vec<u8> {
 }
 
 fn sign(authority: &Authority, csr: &[u8]) -> Result<IssuedCertificate, Error> {
-    authority.sign_csr(csr, &Entitlement::of(&mk_web_dataplane()), 24 * HOUR, now())
+    authority.sign_csr(
+        csr,
+        &Entitlement::of(&mk_web_dataplane()),
+        Term::of(24 * HOUR),
+        now(),
+    )
 }
 
 /// Verifies a certificate at `time` with rustls, as a server of the mesh verifies the certificate of a client.
@@ -78,9 +83,10 @@ fn workload_certificate_verifies_against_the_mesh_root_only_within_its_validity(
     let issued = sign(&authority, &WorkloadKey::generate().unwrap().csr_der().unwrap()).unwrap();
     let bundle = TrustBundle::new([authority.certificate().clone()]);
     assert_eq!(verify(&bundle, &issued, now()), Ok(()));
-    assert_eq!(verify(&bundle, &issued, now() - Duration::from_secs(9)), Ok(()));
-    assert!(verify(&bundle, &issued, now() - Duration::from_secs(11)).is_err());
-    assert!(verify(&bundle, &issued, now() + 24 * HOUR + Duration::from_secs(1)).is_err());
+    let one_second = Duration::from_secs(1);
+    assert_eq!(verify(&bundle, &issued, now() - DEFAULT_CLOCK_TOLERANCE), Ok(()));
+    assert!(verify(&bundle, &issued, now() - DEFAULT_CLOCK_TOLERANCE - one_second).is_err());
+    assert!(verify(&bundle, &issued, now() + 24 * HOUR + one_second).is_err());
 }
 
 #[test]
@@ -347,7 +353,7 @@ fn dataplane_without_a_service_gets_no_certificate() {
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     let entitlement = Entitlement::of(&mk_dataplane(&[]));
     let error = mk_authority()
-        .sign_csr(&csr, &entitlement, HOUR, now())
+        .sign_csr(&csr, &entitlement, Term::of(HOUR), now())
         .unwrap_err();
     assert!(matches!(error, Error::NoEntitlement), "{error}");
 }
@@ -359,11 +365,11 @@ fn certificate_does_not_outlive_its_authority_and_an_expired_authority_does_not_
     let end = authority.validity().not_after;
     let entitlement = Entitlement::of(&mk_web_dataplane());
     let issued = authority
-        .sign_csr(&csr, &entitlement, 24 * HOUR, end - HOUR)
+        .sign_csr(&csr, &entitlement, Term::of(24 * HOUR), end - HOUR)
         .unwrap();
     assert_eq!(issued.validity.not_after, end);
     let error = authority
-        .sign_csr(&csr, &entitlement, HOUR, end + HOUR)
+        .sign_csr(&csr, &entitlement, Term::of(HOUR), end + HOUR)
         .unwrap_err();
     assert!(matches!(error, Error::AuthorityNotValid { .. }), "{error}");
 }
@@ -373,7 +379,7 @@ fn error_names_the_tag_that_is_not_allowed_in_a_certificate() {
     let dataplane = mk_dataplane(&[&[("kuma.io/service", "web"), ("team", "größe")]]);
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     let error = mk_authority()
-        .sign_csr(&csr, &Entitlement::of(&dataplane), HOUR, now())
+        .sign_csr(&csr, &Entitlement::of(&dataplane), Term::of(HOUR), now())
         .unwrap_err();
     assert!(error.to_string().contains("kuma://team/größe"), "{error}");
 }

@@ -1,10 +1,10 @@
 //! Tests of CA rotations with a simulated clock.
 
-use kermode_model::MeshName;
+use kermode_model::{DEFAULT_CLOCK_TOLERANCE, MeshName};
 
 use super::*;
 use crate::spiffe::tests::mk_dataplane;
-use crate::{BACKDATE, Entitlement, WorkloadKey};
+use crate::{Entitlement, WorkloadKey};
 
 const LIFETIME: Duration = Duration::from_hours(24);
 
@@ -27,7 +27,7 @@ fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>)
 
 /// Returns a plan of two generations, and the schedule of the second generation. The rotation begins at `start()`.
 fn mk_plan() -> (RotationPlan, Schedule) {
-    let schedule = Schedule::starting(start(), LIFETIME);
+    let schedule = Schedule::starting(start(), Term::of(LIFETIME));
     let second = mk_generation(2, Some(schedule), Some("please"));
     let plan = RotationPlan::new(vec![second, mk_generation(1, None, None)]).unwrap();
     (plan, schedule)
@@ -85,8 +85,15 @@ fn version_increases_with_each_change_of_the_roots() {
 /// Simulates proxies that renew at any age of their certificate, and replicas with wrong clocks and outdated CAs.
 #[test]
 fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
-    let lifetime = Duration::from_mins(1);
-    let schedule = Schedule::starting(start(), lifetime);
+    check_rotation(Duration::from_mins(1), 10, 3);
+    let tolerance = i64::try_from(DEFAULT_CLOCK_TOLERANCE.as_secs()).unwrap();
+    check_rotation(Duration::from_hours(1), tolerance, 50);
+}
+
+/// Checks a rotation with certificates of this lifetime and clocks that are wrong by `max_skew` seconds, at steps of
+/// `step` seconds.
+fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
+    let schedule = Schedule::starting(start(), Term::of(lifetime));
     let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
     let both = RotationPlan::new(vec![
         single.newest().clone(),
@@ -114,7 +121,7 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
         (signer, trusted_generations(plan, clock))
     };
     let mut replicas = Vec::new();
-    for skew in [-10, 0, 10] {
+    for skew in [-max_skew, 0, max_skew] {
         replicas.extend([(skew, Duration::ZERO), (skew, MAX_STALENESS)]);
     }
     let duration = (lifetime
@@ -123,14 +130,14 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
             .duration_since(start())
             .unwrap())
     .as_secs();
-    for second in (0..duration + 60).step_by(3) {
+    for second in (0..duration + 60).step_by(step) {
         let now = start() + Duration::from_secs(second);
         // A certificate that is valid now was requested at most one lifetime ago, measured by the clock of the replica
         // that signed it.
         let mut responses = Vec::new();
         for (skew, staleness) in &replicas {
             let max_age = lifetime.as_secs().saturating_add_signed(*skew);
-            for age in (0..=max_age).step_by(5) {
+            for age in (0..=max_age).step_by(2 * step) {
                 responses.push(respond(now - Duration::from_secs(age), *skew, *staleness));
             }
         }
@@ -197,8 +204,10 @@ fn certificates_of_both_cas_are_backdated() {
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     for now in [start(), schedule.signs_from] {
         let signer = plan.signer(now);
-        let issued = signer.authority.sign_csr(&csr, &entitlement, LIFETIME, now);
-        assert_eq!(issued.unwrap().validity.not_before, now - BACKDATE);
+        let issued = signer
+            .authority
+            .sign_csr(&csr, &entitlement, Term::of(LIFETIME), now);
+        assert_eq!(issued.unwrap().validity.not_before, now - DEFAULT_CLOCK_TOLERANCE);
     }
 }
 
@@ -206,7 +215,7 @@ fn certificates_of_both_cas_are_backdated() {
 fn successor_of_an_expired_ca_signs_before_its_scheduled_time() {
     let authority = mk_authority(start());
     let late = authority.validity().not_after + Duration::from_secs(1);
-    let schedule = Schedule::starting(late, LIFETIME);
+    let schedule = Schedule::starting(late, Term::of(LIFETIME));
     let second = Generation {
         authority: mk_authority(late),
         ..mk_generation(2, Some(schedule), None)

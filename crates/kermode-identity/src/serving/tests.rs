@@ -1,7 +1,7 @@
 //! Tests of the control plane's server certificates. They are verified as a proxy verifies them.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -36,7 +36,7 @@ fn verify(authority: &ServingAuthority, issued: &IssuedCertificate, name: &str) 
 fn serving_certificate_verifies_for_its_names_and_no_other() {
     let authority = ServingAuthority::generate(now()).unwrap();
     let names = ["kuma-control-plane.kong-mesh-system", "127.0.0.1"];
-    let serving = authority.issue(&names, DAY, now()).unwrap();
+    let serving = authority.issue(&names, Term::of(DAY), now()).unwrap();
     for name in names {
         assert_eq!(verify(&authority, &serving.certificate, name), Ok(()), "{name}");
     }
@@ -47,7 +47,7 @@ fn serving_certificate_verifies_for_its_names_and_no_other() {
 fn renewal_is_due_at_four_fifths_of_the_validity() {
     let serving = ServingAuthority::generate(now())
         .unwrap()
-        .issue(&["cp"], DAY, now())
+        .issue(&["cp"], Term::of(DAY), now())
         .unwrap();
     assert!(!serving.needs_renewal(now()));
     assert!(!serving.needs_renewal(now() + DAY * 7 / 10));
@@ -58,7 +58,7 @@ fn renewal_is_due_at_four_fifths_of_the_validity() {
 fn certificate_of_an_authority_restored_from_pem_verifies_against_the_original_root() {
     let authority = ServingAuthority::generate(now()).unwrap();
     let restored = ServingAuthority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
-    let serving = restored.issue(&["cp"], DAY, now()).unwrap();
+    let serving = restored.issue(&["cp"], Term::of(DAY), now()).unwrap();
     assert_eq!(verify(&authority, &serving.certificate, "cp"), Ok(()));
 }
 
@@ -66,7 +66,7 @@ fn certificate_of_an_authority_restored_from_pem_verifies_against_the_original_r
 fn host_name_with_a_space_is_rejected() {
     let authority = ServingAuthority::generate(now()).unwrap();
     assert!(matches!(
-        authority.issue(&["c p"], DAY, now()),
+        authority.issue(&["c p"], Term::of(DAY), now()),
         Err(Error::NameNotAllowed { .. })
     ));
 }
@@ -75,7 +75,7 @@ fn host_name_with_a_space_is_rejected() {
 fn debug_hides_the_key() {
     let serving = ServingAuthority::generate(now())
         .unwrap()
-        .issue(&["cp"], DAY, now())
+        .issue(&["cp"], Term::of(DAY), now())
         .unwrap();
     let key_bytes = format!("{:?}", serving.private_key().secret_pkcs8_der());
     assert!(!format!("{serving:?}").contains(&key_bytes[1..40]));

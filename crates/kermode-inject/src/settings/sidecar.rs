@@ -27,7 +27,7 @@ pub struct SidecarContainer {
     /// Envoy's admin port; `bootstrapServer.params.adminPort` in Kuma.
     pub admin_port: u16,
     /// Maximum duration of the drain, during which the sidecar still serves after SIGTERM.
-    #[serde(with = "go_duration")]
+    #[serde(with = "kermode_model::duration::go_notation")]
     pub drain_time: Duration,
     /// Readiness probe of the sidecar.
     #[serde(deserialize_with = "overlay::readiness")]
@@ -121,22 +121,5 @@ impl ProbeSettings {
             success_threshold: 1,
             failure_threshold: 12,
         }
-    }
-}
-
-/// Durations as strings in Go's notation.
-mod go_duration {
-    use std::time::Duration;
-
-    use kermode_model::duration;
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&duration::format(*value))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        duration::parse(&text).map_err(de::Error::custom)
     }
 }

@@ -6,11 +6,13 @@ mod log;
 mod roots;
 mod server;
 
+use std::time::Duration;
+
 use kermode_identity::{Entitlement, WorkloadKey};
 use kermode_protocol::certificates::IssueCertificateRequest;
 use rustls_pki_types::CertificateDer;
 
-use self::server::{Server, mk_request};
+use self::server::{CLOCK_TOLERANCE, Server, mk_request};
 use crate::authentication::tests::mk_token;
 
 /// Makes the token of the Pod `shop/web`.
@@ -25,6 +27,11 @@ async fn proxy_gets_a_certificate_with_the_names_of_its_dataplane() {
     let issued = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
     let issued = issued.expect("a certificate");
     assert_eq!((issued.signer, issued.roots_der.len()), (1, 1));
+    let span = Duration::from_hours(1) + CLOCK_TOLERANCE;
+    assert_eq!(
+        u64::try_from(issued.not_after - issued.not_before),
+        Ok(span.as_secs())
+    );
     let leaf: CertificateDer<'_> = issued.chain_der[0].clone().into();
     let web = kermode_model::ObjectKey::new("shop", "web");
     let (dataplane, _) = server

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use kermode_identity::{Generation, RotationPlan, Schedule};
+use kermode_identity::{Generation, RotationPlan, Schedule, Term};
 use kermode_model::MeshName;
 use tonic::Code;
 
@@ -33,7 +33,7 @@ async fn new_root_is_sent_at_once() {
         authority: std::sync::Arc::new(
             kermode_identity::Authority::generate(&MeshName::from("default"), now).expect("a CA"),
         ),
-        schedule: Some(Schedule::starting(now, mtls.certificate_lifetime)),
+        schedule: Some(Schedule::starting(now, Term::of(mtls.certificate_lifetime))),
         request: None,
     };
     let both = RotationPlan::new(vec![current.newest().clone(), next]).expect("two generations");

@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use kermode_authorities::Authorities;
 use kermode_authorities::testing::ApiServer;
-use kermode_identity::{ServingAuthority, WorkloadKey};
+use kermode_identity::{ServingAuthority, Term, WorkloadKey};
 use kermode_k8s::index::Index;
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{CertificateAuthority, Mesh, Mtls, MtlsMode};
@@ -41,6 +41,9 @@ pub(super) struct Server {
     registry: Registry,
     _stop: Trigger,
 }
+
+/// Time by which the server dates back its certificates; other than the default.
+pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_mins(4);
 
 pub(super) fn mk_mesh() -> Mesh {
     let mut mesh = Mesh::new("default");
@@ -85,7 +88,7 @@ impl Server {
         index.write().apply_pod(mk_pod_of("web", "10.0.0.1", "1"));
         index.write().apply_pod(mk_pod_of("other", "10.0.0.2", "2"));
         let authenticator = TokenAuthenticator::new(client.clone(), index.clone());
-        let authorities = Authorities::new(client, "kong-mesh-system".to_owned());
+        let authorities = Authorities::new(client, "kong-mesh-system".to_owned(), CLOCK_TOLERANCE);
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         let issuance = CertificateIssuance::with_timeout(
@@ -165,7 +168,11 @@ fn with_token<T>(token: &str, message: T) -> Request<T> {
 
 async fn serve(issuance: CertificateIssuance) -> (Channel, Trigger) {
     let authority = ServingAuthority::generate(SystemTime::now()).expect("a CA");
-    let serving = authority.issue(&["localhost"], Duration::from_hours(1), SystemTime::now());
+    let serving = authority.issue(
+        &["localhost"],
+        Term::of(Duration::from_hours(1)),
+        SystemTime::now(),
+    );
     let serving = serving.expect("a certificate");
     let certificate =
         tls::ServingCertificate::new(serving.certificate.chain.clone(), serving.private_key().into());
