@@ -137,9 +137,9 @@ fn compare_all_rules(case: &Case<'_>) -> Result<Outcome> {
     compare_dispositions(&tables, &rules, is_ipv6, |packet| tables.disposition(packet))
 }
 
-/// Compares the rules of one exclusion by UID. The corpus contains only the rules that the exclusion adds. If the
-/// target of these rules is RETURN for a packet, the expected disposition is "not redirected". For all other packets,
-/// the expected disposition is Kermode's disposition without the exclusion.
+/// Compares the rules of one exclusion by UID. The corpus contains only the rules that the exclusion adds. If the first
+/// of these rules that matches a packet has the target RETURN, the packet must not be redirected. For all other
+/// packets, the expected disposition is Kermode's disposition without the exclusion.
 fn compare_uid_exclusion(case: &Case<'_>) -> Result<Outcome> {
     let lines: Vec<String> = case.decode("/expected/natOutputRules")?;
     let tables = Tables::parse(&format!("*nat\n{}\n", lines.join("\n")))?;

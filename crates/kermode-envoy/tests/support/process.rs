@@ -175,8 +175,7 @@ fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
         let mut body = vec![0; length.unwrap_or_default()];
         reader.read_exact(&mut body).ok()?;
         let mut response = String::new();
-        // A sidecar sets `x-kermode-undelivered` on its own response to a request that did not reach the application,
-        // so a sidecar must remove this header from a response of the application.
+        // Sidecars must remove the header `x-kermode-undelivered` from responses of applications.
         write!(
             response,
             "HTTP/1.1 200 OK\r\nx-kermode-undelivered: forged\r\ncontent-length: {}\r\n\r\n{head}",
