@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
+use kermode_model::DEFAULT_TOKEN_AUDIENCE;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -166,7 +167,7 @@ impl BenchObjects {
         let uid = self.writer.api(&pod).get(&name).await?.uid();
         let request = TokenRequest {
             spec: TokenRequestSpec {
-                audiences: Vec::new(),
+                audiences: vec![DEFAULT_TOKEN_AUDIENCE.to_owned()],
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".to_owned()),
                     kind: Some("Pod".to_owned()),

@@ -137,6 +137,16 @@ pub struct DpServer {
     pub port: u16,
     /// URL of this server for proxies; derived from the Service if empty.
     pub url: String,
+    /// Authentication of proxies.
+    pub auth: DpServerAuth,
+}
+
+/// Section `dpServer.auth`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DpServerAuth {
+    /// Whether tokens for the API server are accepted besides those for the audience of sidecars.
+    pub accept_api_server_tokens: bool,
 }
 
 /// Section `diagnostics`.
@@ -371,6 +381,7 @@ impl Default for DpServer {
             address: ALL_ADDRESSES,
             port: 5678,
             url: String::new(),
+            auth: DpServerAuth::default(),
         }
     }
 }

@@ -84,6 +84,12 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
         "URL that proxies connect to. Empty: `https://<controlPlaneServiceName>.<systemNamespace>:<dpServer.port>`.",
     ),
     (
+        "dpServer.auth.acceptApiServerTokens",
+        "KUMA_DP_SERVER_AUTH_ACCEPT_API_SERVER_TOKENS",
+        "Also accepts tokens for the API server, which sidecars from before `sidecarContainer.tokenAudience` have. Set it \
+         only until their Pods are replaced.",
+    ),
+    (
         "diagnostics.address",
         "KUMA_DIAGNOSTICS_ADDRESS",
         "Address that the server for health and metrics listens on.",
@@ -179,6 +185,11 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     (
         "sidecarContainer.adminPort",
         "Default of `kuma.io/envoy-admin-port`.",
+    ),
+    (
+        "sidecarContainer.tokenAudience",
+        "Audience of the tokens by which sidecars authenticate to the control plane. After a change, restart all Pods with \
+         a sidecar.",
     ),
     (
         "sidecarContainer.drainTime",

@@ -147,7 +147,8 @@ impl Rendering<'_> {
             self.context.container_patch,
             trace,
         )?;
-        let token = render::token(pod, &self.annotations, trace)?;
+        let audience = &plan.settings.sidecar_container.token_audience;
+        let token = render::token(pod, &self.annotations, audience, warnings, trace)?;
         let sidecar = self.sidecar(&patches, &token, warnings, trace)?;
         let new_annotations = annotations::annotations_to_write(plan, self.source, &self.annotations);
         let init = self.init(&patches, &new_annotations, trace)?;
@@ -262,7 +263,7 @@ fn volumes_to_add(pod: &Pod<'_>, plan: &Plan<'_>, token: Token, sidecar: &Value)
         mounts.into_iter().flatten().any(|mount| mount["name"] == name)
     };
     let token_volume = token.volume.filter(|_| is_mounted(TOKEN_VOLUME));
-    let needs_tmp_volume = plan.has_tmp() && !pod.volumes.contains(&TMP_VOLUME);
+    let needs_tmp_volume = plan.has_tmp() && pod.volume(TMP_VOLUME).is_none();
     let tmp_volume = needs_tmp_volume.then(|| render::small_empty_dir(TMP_VOLUME));
     token_volume.into_iter().chain(tmp_volume).collect()
 }

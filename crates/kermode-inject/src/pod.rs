@@ -23,8 +23,7 @@ pub(crate) struct Pod<'a> {
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) containers: Vec<Container<'a>>,
     pub(crate) init_containers: Vec<Container<'a>>,
-    /// Names of the volumes.
-    pub(crate) volumes: Vec<&'a str>,
+    pub(crate) volumes: Vec<Volume<'a>>,
     /// `spec.terminationGracePeriodSeconds`. The API server sets its default of 30 before webhooks run.
     pub(crate) termination_grace_period_seconds: Option<u64>,
     /// `spec.securityContext.runAsUser`.
@@ -39,6 +38,13 @@ pub(crate) struct Pod<'a> {
     pub(crate) resources: PodResources<'a>,
     /// Objects and lists that the Pod lacks.
     pub(crate) missing: Missing,
+}
+
+/// One volume of the Pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Volume<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) json: &'a Value,
 }
 
 /// Pod-level resources (`spec.resources`), which the containers share.
@@ -87,7 +93,7 @@ impl<'a> Pod<'a> {
             annotations: string_map(metadata, "annotations")?,
             containers: read_containers("/spec/containers", containers)?,
             init_containers: read_containers("/spec/initContainers", init_containers.unwrap_or_default())?,
-            volumes: volume_names(volumes.unwrap_or_default())?,
+            volumes: read_volumes(volumes.unwrap_or_default())?,
             termination_grace_period_seconds: member(
                 "/spec",
                 spec,
@@ -108,6 +114,13 @@ impl<'a> Pod<'a> {
                 volumes: volumes.is_none(),
             },
         })
+    }
+}
+
+impl<'a> Pod<'a> {
+    /// Returns the volume with a name.
+    pub(crate) fn volume(&self, name: &str) -> Option<Volume<'a>> {
+        self.volumes.iter().find(|volume| volume.name == name).copied()
     }
 }
 
@@ -267,10 +280,11 @@ fn read_containers<'a>(path: &str, items: &'a [Value]) -> Result<Vec<Container<'
     items.iter().enumerate().map(read).collect()
 }
 
-fn volume_names(items: &[Value]) -> Result<Vec<&str>, Denial> {
-    let read = |(index, item)| {
+fn read_volumes(items: &[Value]) -> Result<Vec<Volume<'_>>, Denial> {
+    let read = |(index, json)| {
         let path = format!("/spec/volumes/{index}");
-        Ok(member(&path, object(&path, item)?, "name", text)?.unwrap_or_default())
+        let name = member(&path, object(&path, json)?, "name", text)?.unwrap_or_default();
+        Ok(Volume { name, json })
     };
     items.iter().enumerate().map(read).collect()
 }

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 use crate::fixture::Fixture;
 
+/// Mount path of service account tokens.
+const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 /// Injects a Pod with these annotations. Returns the injected Pod.
 fn injected_with(annotations: Value) -> Result<Value, Denial> {
     let mut pod = json!({
@@ -107,4 +110,89 @@ fn configured_variables_may_contain_commas_and_equals_signs() {
         denial.contains("kuma.io/sidecar-env-vars") && denial.contains("item \"B\" on Pod shop/p"),
         "{denial}"
     );
+}
+
+/// Injects a Pod whose container mounts the volume `credentials` at the path of service account tokens. Returns the
+/// injected Pod and the warnings.
+fn injected_with_volume(annotations: &Value, source: &Value) -> (Value, Vec<String>) {
+    let mut volume = source.clone();
+    volume["name"] = "credentials".into();
+    let mount = json!({"name": "credentials", "mountPath": TOKEN_DIRECTORY, "readOnly": true});
+    let mut pod = json!({
+        "metadata": {"name": "p", "labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": annotations},
+        "spec": {
+            "automountServiceAccountToken": false,
+            "containers": [{"name": "app", "image": "x", "volumeMounts": [mount]}],
+            "volumes": [volume],
+        },
+    });
+    let outcome = Fixture::default().with(|context| inject(&pod, &Settings::default(), context));
+    match outcome.expect("injected") {
+        Outcome::Injected(injection) => {
+            json_patch::patch(&mut pod, &injection.patch).unwrap();
+            (pod, injection.warnings)
+        }
+        Outcome::Skipped(reason) => panic!("skipped: {reason}"),
+    }
+}
+
+/// Makes the source of a projected volume with a token for an audience.
+fn projected_token(audience: &str) -> Value {
+    let token = json!({"audience": audience, "expirationSeconds": 3600, "path": "token"});
+    json!({"projected": {"sources": [{"serviceAccountToken": token}]}})
+}
+
+#[test]
+fn sidecar_has_a_token_of_its_own_whatever_the_containers_mount() {
+    let api_server_token = json!({"projected": {"sources": [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+    ]}});
+    for source in [
+        api_server_token,
+        json!({"secret": {"secretName": "crawler-token"}}),
+        json!({"configMap": {"name": "kube-root-ca.crt"}}),
+        projected_token("sts.example.org"),
+        json!({"emptyDir": {}}),
+    ] {
+        let (pod, warnings) = injected_with_volume(&json!({}), &source);
+        let sidecar = &pod["spec"]["containers"][0];
+        let mounts = sidecar["volumeMounts"].as_array().expect("mounts");
+        let tokens: Vec<_> = mounts
+            .iter()
+            .filter(|mount| mount["mountPath"] == TOKEN_DIRECTORY)
+            .collect();
+        assert_eq!(tokens.len(), 1, "{source}");
+        assert_eq!(tokens[0]["name"], "kuma-sidecar-token", "{source}");
+        let volumes = pod["spec"]["volumes"].as_array().expect("volumes");
+        let volume = volumes
+            .iter()
+            .find(|volume| volume["name"] == "kuma-sidecar-token")
+            .expect("the volume of the sidecar's token");
+        assert_eq!(
+            volume["projected"],
+            projected_token("kuma-control-plane")["projected"],
+            "{source}"
+        );
+        assert_eq!(warnings, Vec::<String>::new(), "{source}");
+    }
+}
+
+#[test]
+fn named_token_volume_without_a_token_for_the_control_plane_causes_a_warning() {
+    let named = json!({"kuma.io/service-account-token-volume": "credentials"});
+    for (source, is_warned) in [
+        (projected_token("kuma-control-plane"), false),
+        (json!({"csi": {"driver": "tokens.example.org"}}), false),
+        (projected_token("sts.example.org"), true),
+        (json!({"secret": {"secretName": "crawler-token"}}), true),
+        (json!({"configMap": {"name": "kube-root-ca.crt"}}), true),
+    ] {
+        let (pod, warnings) = injected_with_volume(&named, &source);
+        assert_eq!(
+            pod["spec"]["containers"][0]["volumeMounts"][0]["name"], "credentials",
+            "{source}"
+        );
+        assert_eq!(warnings.len(), usize::from(is_warned), "{source}: {warnings:?}");
+    }
 }

@@ -2,7 +2,9 @@
 //!
 //! The API server reviews the token. The namespace, service account, Pod name and Pod UID in the token must match the
 //! Pod of the requested Dataplane. Therefore, no proxy gets the configuration or certificate of another proxy
-//! (docs/design.md#authentication-of-proxies).
+//! (docs/design.md#authentication-of-proxies). The token must be for the audience of sidecars: an application may show a
+//! token for another audience to another service, which could send the token to the control plane
+//! (docs/design.md#proxy-tokens).
 //!
 //! The port is open to every caller. Before the API server has accepted the token, responses do not reveal which Pods
 //! exist. The number of concurrent TokenReviews is limited.
@@ -47,6 +49,12 @@ pub enum AuthenticationError {
     /// The token is not a service-account token bound to a Pod.
     #[error("the token is not a service-account token bound to a Pod; the sidecar needs a projected token")]
     NotBound,
+    /// The token is for another audience.
+    #[error(
+        "the token is not for audience {0}: restart the Pod, so that its sidecar gets a token of its own; or add this \
+         audience to the volume that kuma.io/service-account-token-volume names"
+    )]
+    WrongAudience(Arc<str>),
     /// The token belongs to another proxy.
     #[error("the token does not belong to proxy {0}")]
     OtherProxy(ObjectKey),
@@ -81,11 +89,21 @@ pub enum AuthenticationError {
     ReviewTimedOut,
 }
 
+/// Audiences of the tokens that are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenAudience {
+    /// Audience of the tokens of sidecars.
+    pub name: Arc<str>,
+    /// Whether tokens for the API server are accepted too.
+    pub accepts_api_server_tokens: bool,
+}
+
 /// Authenticates proxies by their tokens, and checks their Pods in the index. Cheap to clone.
 #[derive(Clone)]
 pub struct TokenAuthenticator {
     client: Client,
     index: SharedIndex,
+    audience: TokenAudience,
     permits: Arc<ReviewPermits>,
     review_timeout: Duration,
 }
@@ -98,7 +116,7 @@ struct ReviewPermits {
 
 impl TokenAuthenticator {
     /// Creates an authenticator that sends TokenReviews with `client` and looks up Pods in `index`.
-    pub fn new(client: Client, index: SharedIndex) -> Self {
+    pub fn new(client: Client, index: SharedIndex, audience: TokenAudience) -> Self {
         let permits = ReviewPermits {
             known_pods: Semaphore::new(MAX_KNOWN_POD_REVIEWS),
             unknown_pods: Semaphore::new(MAX_UNKNOWN_POD_REVIEWS),
@@ -106,6 +124,7 @@ impl TokenAuthenticator {
         Self {
             client,
             index,
+            audience,
             permits: Arc::new(permits),
             review_timeout: REVIEW_TIMEOUT,
         }
@@ -151,6 +170,7 @@ impl TokenAuthenticator {
 
     /// Verifies the token by a TokenReview, and checks that the reviewed identity matches the claims.
     async fn verify(&self, token: &str, claims: &TokenClaims) -> Result<ProxyIdentity, AuthenticationError> {
+        let audience = self.reviewed_audience(claims)?;
         let has_claimed_uid =
             |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claims.uid);
         // UIDs cannot be guessed, so the choice of the semaphore does not reveal which Pods exist.
@@ -165,7 +185,7 @@ impl TokenAuthenticator {
                 .acquire()
                 .await
                 .map_err(|_| AuthenticationError::ReviewTimedOut)?;
-            self.review(token).await
+            self.review(token, audience).await
         };
         let status = tokio::time::timeout(self.review_timeout, review)
             .await
@@ -174,6 +194,14 @@ impl TokenAuthenticator {
             let reason = status.error.unwrap_or_else(|| "not authenticated".to_owned());
             return Err(AuthenticationError::InvalidToken(reason));
         }
+        // An API server that ignores audiences returns none, and has not checked that of the token.
+        let is_checked =
+            audience.is_none_or(|audience| status.audiences.iter().flatten().any(|found| found == audience));
+        if !is_checked {
+            return Err(AuthenticationError::InvalidToken(
+                "the API server does not check its audience".to_owned(),
+            ));
+        }
         let identity = bound_identity(status).ok_or(AuthenticationError::NotBound)?;
         if identity.key != claims.pod {
             return Err(AuthenticationError::OtherProxy(claims.pod.clone()));
@@ -181,12 +209,32 @@ impl TokenAuthenticator {
         Ok(identity)
     }
 
+    /// Returns the audience that the API server must check; `None` for its own. The claims are unverified, but the API
+    /// server accepts the token only for the audience that is returned here.
+    fn reviewed_audience(&self, claims: &TokenClaims) -> Result<Option<&str>, AuthenticationError> {
+        let TokenAudience {
+            name,
+            accepts_api_server_tokens,
+        } = &self.audience;
+        if claims.audiences.iter().any(|audience| **audience == **name) {
+            return Ok(Some(name));
+        }
+        if *accepts_api_server_tokens {
+            return Ok(None);
+        }
+        Err(AuthenticationError::WrongAudience(name.clone()))
+    }
+
     #[tracing::instrument(level = "debug", skip_all)]
-    async fn review(&self, token: &str) -> Result<TokenReviewStatus, AuthenticationError> {
+    async fn review(
+        &self,
+        token: &str,
+        audience: Option<&str>,
+    ) -> Result<TokenReviewStatus, AuthenticationError> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
-                audiences: None,
+                audiences: audience.map(|audience| vec![audience.to_owned()]),
             },
             ..TokenReview::default()
         };
@@ -227,6 +275,7 @@ pub(crate) fn log_and_convert(error: &AuthenticationError) -> Status {
         AuthenticationError::ReviewFailed(_) | AuthenticationError::ReviewTimedOut => Code::Unavailable,
         AuthenticationError::NoToken
         | AuthenticationError::NotBound
+        | AuthenticationError::WrongAudience(_)
         | AuthenticationError::OtherProxy(_)
         | AuthenticationError::InvalidToken(_) => Code::Unauthenticated,
         AuthenticationError::ServiceAccountMismatch { .. } => Code::PermissionDenied,

@@ -84,7 +84,7 @@ keys! {
     /// Port of Envoy's admin interface. The injector writes the resolved value back.
     ENVOY_ADMIN_PORT = "kuma.io/envoy-admin-port", "annotation of a Pod", Notation::Port, "setting `sidecarContainer.adminPort`";
     /// Name of the volume that holds the service account token of the sidecar.
-    SERVICE_ACCOUNT_TOKEN_VOLUME = "kuma.io/service-account-token-volume", "annotation of a Pod", Notation::Text, "the volume that a container of the Pod mounts, else a token of its own";
+    SERVICE_ACCOUNT_TOKEN_VOLUME = "kuma.io/service-account-token-volume", "annotation of a Pod", Notation::Text, "a token of its own";
     /// Names of the ContainerPatches to apply, in this order. The list replaces the list of the settings.
     CONTAINER_PATCHES = "kuma.io/container-patches", "annotation of a Pod", Notation::List, "setting `containerPatches`";
     /// Redirects DNS queries to the sidecar. The injector writes the resolved value back.

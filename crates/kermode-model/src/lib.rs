@@ -18,7 +18,9 @@ pub use dataplane::{
     ApplicationProbe, Dataplane, Gateway, GatewayKind, Inbound, Metrics, Probes, TransparentProxying,
 };
 pub use mesh::{CertificateAuthority, DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, Mesh, Mtls, MtlsMode};
-pub use name::{DEFAULT_MESH, MAX_DNS_LABEL, MeshName, ObjectKey, ServiceName, is_dns_label};
+pub use name::{
+    DEFAULT_MESH, DEFAULT_TOKEN_AUDIENCE, MAX_DNS_LABEL, MeshName, ObjectKey, ServiceName, is_dns_label,
+};
 pub use permission::{Action, PermissionRule, PermissionSet, Principal, TrafficPermission};
 pub use protocol::Protocol;
 pub use tags::{Tags, tag};

@@ -6,6 +6,9 @@ use std::sync::Arc;
 /// Mesh of a workload without an explicit mesh.
 pub const DEFAULT_MESH: &str = "default";
 
+/// Default audience of the tokens by which sidecars authenticate to the control plane.
+pub const DEFAULT_TOKEN_AUDIENCE: &str = "kuma-control-plane";
+
 /// Maximum length of a DNS label, in bytes (RFC 1123).
 pub const MAX_DNS_LABEL: usize = 63;
 

@@ -19,44 +19,56 @@ pub(crate) struct Token {
     pub(crate) volume: Option<Value>,
 }
 
-/// Selects the token, in this order: the volume that the annotation names; the token that a container of the Pod
-/// mounts; a new projected token for the sidecar alone.
-pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) -> Result<Token, Denial> {
-    if let Some(volume) = annotations.text(SERVICE_ACCOUNT_TOKEN_VOLUME) {
-        if !pod.volumes.contains(&volume) {
-            return Err(Denial::TokenVolumeMissing {
-                volume: volume.to_owned(),
-            });
+/// Selects the token, in this order: the volume that the annotation names; a new projected token for the sidecar alone. A
+/// token that a container of the Pod mounts is not used: it may be for another audience, it may not be bound to the Pod,
+/// and the application may show it to other services.
+pub(crate) fn token(
+    pod: &Pod<'_>,
+    annotations: &Values<'_>,
+    audience: &str,
+    warnings: &mut Vec<String>,
+    trace: &mut Trace,
+) -> Result<Token, Denial> {
+    if let Some(name) = annotations.text(SERVICE_ACCOUNT_TOKEN_VOLUME) {
+        let volume = pod.volume(name).ok_or_else(|| Denial::TokenVolumeMissing {
+            volume: name.to_owned(),
+        })?;
+        if lacks_token(volume.json, audience) {
+            warnings.push(format!(
+                "volume {name}, which {SERVICE_ACCOUNT_TOKEN_VOLUME} names, has no projected service account token with \
+                 path token and audience {audience}: the control plane rejects the sidecar; add the token, or remove the \
+                 annotation"
+            ));
         }
         trace.note(TraceTopic::Token, || {
             let location = annotations.location(SERVICE_ACCOUNT_TOKEN_VOLUME);
-            format!("{location} names the volume {volume}")
+            format!("{location} names the volume {name}")
         });
         return Ok(Token {
-            mount: mount_of(volume),
-            volume: None,
-        });
-    }
-    let mounts = pod
-        .containers
-        .iter()
-        .flat_map(|container| container.list("volumeMounts"));
-    if let Some(mount) = mounts.into_iter().find(|mount| is_token_mount(mount)) {
-        trace.note(TraceTopic::Token, || {
-            "the sidecar mounts the same token as the Pod's containers".to_owned()
-        });
-        return Ok(Token {
-            mount: mount.clone(),
+            mount: mount_of(name),
             volume: None,
         });
     }
     trace.note(TraceTopic::Token, || {
-        "no container mounts a token: a projected token is added for the sidecar".to_owned()
+        format!("a projected token for audience {audience} is added for the sidecar")
     });
+    let is_absent = pod.volume(TOKEN_VOLUME).is_none();
     Ok(Token {
         mount: mount_of(TOKEN_VOLUME),
-        volume: (!pod.volumes.contains(&TOKEN_VOLUME)).then(own_volume),
+        volume: is_absent.then(|| own_volume(audience)),
     })
+}
+
+/// Whether a volume is known to have no token for the audience in its file `token`. The contents of a CSI volume are not
+/// known.
+fn lacks_token(volume: &Value, audience: &str) -> bool {
+    let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
+    let mut tokens = sources
+        .into_iter()
+        .flatten()
+        .filter_map(|source| source.get("serviceAccountToken"));
+    let has_token = tokens.any(|token| token["path"] == "token" && token["audience"] == audience);
+    !has_token && volume.get("csi").is_none()
 }
 
 /// Whether a volume is mounted at the path of service account tokens.
@@ -69,13 +81,12 @@ fn mount_of(volume: &str) -> Value {
     json!({"name": volume, "readOnly": true, "mountPath": TOKEN_DIRECTORY})
 }
 
-/// Renders the projected volume. Without an explicit audience, the token has the API server's audience, which
-/// TokenReview expects.
-fn own_volume() -> Value {
+/// Renders the projected volume. Its file `token` has an audience of its own, so the API server and other services reject
+/// it, and the control plane rejects the tokens that the application shows to them.
+fn own_volume(audience: &str) -> Value {
+    let token = json!({"path": "token", "expirationSeconds": 3600, "audience": audience});
     json!({
         "name": TOKEN_VOLUME,
-        "projected": {
-            "sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}],
-        },
+        "projected": {"sources": [{"serviceAccountToken": token}]},
     })
 }

@@ -69,6 +69,10 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
         "runtime.kubernetes.injector.sidecarContainer.adminPort",
     ),
     (
+        "KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_TOKEN_AUDIENCE",
+        "runtime.kubernetes.injector.sidecarContainer.tokenAudience",
+    ),
+    (
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_DRAIN_TIME",
         "runtime.kubernetes.injector.sidecarContainer.drainTime",
     ),

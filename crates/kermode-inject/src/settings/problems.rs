@@ -64,6 +64,11 @@ impl Settings {
         if sidecar.drain_time.is_zero() {
             problems.push("sidecarContainer.drainTime: must be above zero".to_owned());
         }
+        if sidecar.token_audience.is_empty() {
+            problems.push(
+                "sidecarContainer.tokenAudience: must not be empty, since the API server would accept the tokens".to_owned(),
+            );
+        }
         if sidecar.uid == 0 {
             problems.push(
                 "sidecarContainer.uid: must not be 0, since the traffic of root would not be redirected"
@@ -106,7 +111,8 @@ mod tests {
         settings.sidecar_container.drain_time = std::time::Duration::ZERO;
         settings.sidecar_container.liveness_probe.period_seconds = 0;
         settings.builtin_dns.port = 65534;
+        settings.sidecar_container.token_audience = String::new();
         settings.ebpf.enabled = true;
-        assert_eq!(settings.problems().len(), 5, "{:?}", settings.problems());
+        assert_eq!(settings.problems().len(), 6, "{:?}", settings.problems());
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kermode_model::DEFAULT_TOKEN_AUDIENCE;
 use serde::{Deserialize, Serialize};
 
 use super::overlay;
@@ -26,6 +27,8 @@ pub struct SidecarContainer {
     pub redirect_port_outbound: u16,
     /// Envoy's admin port; `bootstrapServer.params.adminPort` in Kuma.
     pub admin_port: u16,
+    /// Audience of the sidecar's service account token.
+    pub token_audience: String,
     /// Maximum duration of the drain, during which the sidecar still serves after SIGTERM.
     #[serde(with = "kermode_model::duration::go_notation")]
     pub drain_time: Duration,
@@ -94,6 +97,7 @@ impl Default for SidecarContainer {
             redirect_port_inbound_v6: 15010,
             redirect_port_outbound: 15001,
             admin_port: 9901,
+            token_audience: DEFAULT_TOKEN_AUDIENCE.to_owned(),
             drain_time: Duration::from_secs(30),
             readiness_probe: ProbeSettings::new(1, 5),
             liveness_probe: ProbeSettings::new(60, 5),

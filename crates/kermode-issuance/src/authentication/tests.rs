@@ -10,12 +10,15 @@ use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kermode_k8s::convert::facts::PodFacts;
 use kermode_k8s::index::Index;
+use kermode_model::DEFAULT_TOKEN_AUDIENCE;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tonic::Code;
 
 use super::*;
 
+/// Audience of the API server. The API server checks it when a TokenReview names no audience.
+const API_SERVER_AUDIENCE: &str = "api-server";
 /// Time limit of each wait. A test that reaches the limit fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,7 +54,7 @@ impl Fixture {
         let client = Client::new(service, "default");
         let index = SharedIndex::new(Index::default());
         index.write().apply_pod(mk_pod("1"));
-        let mut authenticator = TokenAuthenticator::new(client, index);
+        let mut authenticator = TokenAuthenticator::new(client, index, mk_audience());
         authenticator.review_timeout = TEST_TIMEOUT;
         Self {
             authenticator,
@@ -81,8 +84,17 @@ impl Fixture {
     }
 }
 
-/// Handles a TokenReview. Accepts the signature `good`, and rejects all others. The signature `expired` has its own
-/// error message.
+/// Returns the audiences that a control plane accepts by default.
+pub(crate) fn mk_audience() -> TokenAudience {
+    TokenAudience {
+        name: DEFAULT_TOKEN_AUDIENCE.into(),
+        accepts_api_server_tokens: false,
+    }
+}
+
+/// Handles a TokenReview. Accepts the signature `good` if the token is for an audience of the review. Accepts the
+/// signature `any-audience` as an API server that ignores audiences does. Rejects all others. The signature `expired`
+/// has its own error message.
 pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>> {
     assert!(request.uri().path().ends_with("/tokenreviews"));
     let body = request.into_body().collect().await.expect("a body").to_bytes();
@@ -92,7 +104,22 @@ pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>>
     let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).expect("Base64");
     let payload: Value = serde_json::from_slice(&payload).expect("JSON");
     let claims = &payload["kubernetes.io"];
-    review["status"] = if token.rsplit('.').next() == Some("good") {
+    let requested = review["spec"]["audiences"].as_array().cloned();
+    let is_for = |audience: &Value| {
+        payload["aud"]
+            .as_array()
+            .is_some_and(|own| own.contains(audience))
+    };
+    let checked = requested
+        .clone()
+        .unwrap_or_else(|| vec![API_SERVER_AUDIENCE.into()]);
+    let common: Vec<Value> = checked.into_iter().filter(is_for).collect();
+    let signature = token.rsplit('.').next().expect("a signature");
+    let is_accepted = match signature {
+        "good" => !common.is_empty(),
+        _ => signature == "any-audience",
+    };
+    review["status"] = if is_accepted {
         let account = format!(
             "system:serviceaccount:{}:{}",
             claims["namespace"].as_str().expect("text"),
@@ -100,7 +127,7 @@ pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>>
         );
         json!({"authenticated": true, "user": {"username": account, "extra": {
             POD_NAME: [claims["pod"]["name"]], POD_UID: [claims["pod"]["uid"]],
-        }}})
+        }}, "audiences": requested.filter(|_| signature == "good").map(|_| common)})
     } else {
         let expired = token.ends_with(".expired");
         let error = if expired {
@@ -142,9 +169,21 @@ pub(crate) fn mk_token(account: &str, pod: &str, uid: &str, signature: &str) -> 
 
 /// Makes a token of a Pod.
 pub(crate) fn mk_token_in(namespace: &str, account: &str, pod: &str, uid: &str, signature: &str) -> String {
-    let payload = json!({"kubernetes.io": {
+    let payload = json!({"aud": [DEFAULT_TOKEN_AUDIENCE], "kubernetes.io": {
         "namespace": namespace, "serviceaccount": {"name": account}, "pod": {"name": pod, "uid": uid},
     }});
+    encode_token(&payload, signature)
+}
+
+/// Makes a valid token of the Pod `shop/web`, for these audiences.
+pub(crate) fn mk_token_for(audiences: &[&str]) -> String {
+    let payload = json!({"aud": audiences, "kubernetes.io": {
+        "namespace": "shop", "serviceaccount": {"name": "robot"}, "pod": {"name": "web", "uid": "1"},
+    }});
+    encode_token(&payload, "good")
+}
+
+fn encode_token(payload: &Value, signature: &str) -> String {
     format!(
         "e30.{}.{signature}",
         BASE64_URL_SAFE_NO_PAD.encode(payload.to_string())
@@ -195,6 +234,52 @@ async fn token_without_claims_of_the_requested_pod_is_not_reviewed() {
         Code::Unauthenticated
     );
     assert_eq!(fixture.reviews(), 0);
+}
+
+#[tokio::test]
+async fn token_for_another_audience_is_denied_without_a_review() {
+    let fixture = Fixture::new();
+    for audiences in [
+        &["vault"][..],
+        &[API_SERVER_AUDIENCE],
+        &["vault", API_SERVER_AUDIENCE],
+        &[],
+    ] {
+        let error = fixture.identify(&mk_token_for(audiences)).await;
+        let error = error.expect_err("the token is for another audience");
+        assert!(
+            matches!(error, AuthenticationError::WrongAudience(_)),
+            "{audiences:?}: {error}"
+        );
+    }
+    assert_eq!(fixture.reviews(), 0);
+    let token = mk_token_for(&["vault", DEFAULT_TOKEN_AUDIENCE]);
+    assert!(fixture.identify(&token).await.is_ok());
+}
+
+#[tokio::test]
+async fn tokens_for_the_api_server_are_accepted_while_old_sidecars_are_replaced() {
+    let mut fixture = Fixture::new();
+    fixture.authenticator.audience.accepts_api_server_tokens = true;
+    for audience in [API_SERVER_AUDIENCE, DEFAULT_TOKEN_AUDIENCE] {
+        assert!(
+            fixture.identify(&mk_token_for(&[audience])).await.is_ok(),
+            "{audience}"
+        );
+    }
+    let error = fixture.identify(&mk_token_for(&["vault"])).await;
+    assert_eq!(
+        code(&error.expect_err("the token is for another audience")),
+        Code::Unauthenticated
+    );
+}
+
+#[tokio::test]
+async fn token_is_denied_when_the_api_server_does_not_confirm_its_audience() {
+    let fixture = Fixture::new();
+    let token = mk_token("robot", "web", "1", "any-audience");
+    let error = fixture.identify(&token).await.expect_err("an unchecked audience");
+    assert!(matches!(error, AuthenticationError::InvalidToken(_)), "{error}");
 }
 
 #[tokio::test]

@@ -11,17 +11,20 @@ use serde::Deserialize;
 /// Size limit of a token, in bytes. A service-account token has about 1 KiB.
 const MAX_TOKEN_SIZE: usize = 16 * 1024;
 
-/// Pod that a token claims to be bound to.
+/// Pod that a token claims to be bound to, and audiences that it claims to be for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TokenClaims {
     pub(super) pod: ObjectKey,
     pub(super) uid: Arc<str>,
+    pub(super) audiences: Vec<String>,
 }
 
 /// Payload of a service-account token, reduced to the claims in [`TokenClaims`]
 /// (<https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#schema-for-service-account-private-claims>).
 #[derive(Deserialize)]
 struct Payload {
+    #[serde(rename = "aud", default)]
+    audiences: Vec<String>,
     #[serde(rename = "kubernetes.io")]
     kubernetes: PrivateClaims,
 }
@@ -55,10 +58,14 @@ impl TokenClaims {
             return None;
         }
         let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
-        let Payload { kubernetes } = serde_json::from_slice(&payload).ok()?;
+        let Payload {
+            audiences,
+            kubernetes,
+        } = serde_json::from_slice(&payload).ok()?;
         Some(Self {
             pod: ObjectKey::new(kubernetes.namespace, kubernetes.pod.name),
             uid: kubernetes.pod.uid,
+            audiences,
         })
     }
 }
@@ -84,10 +91,12 @@ mod tests {
     #[test]
     fn claims_are_read_from_tokens_that_are_bound_to_a_pod() {
         let jwt = |payload: &str| format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(payload));
-        let bound = jwt(r#"{"kubernetes.io":{"namespace":"shop","pod":{"name":"web-0","uid":"u"}}}"#);
+        let bound =
+            jwt(r#"{"aud":["mesh"],"kubernetes.io":{"namespace":"shop","pod":{"name":"web-0","uid":"u"}}}"#);
         let claims = TokenClaims {
             pod: ObjectKey::new("shop", "web-0"),
             uid: "u".into(),
+            audiences: vec!["mesh".to_owned()],
         };
         assert_eq!(TokenClaims::read(&bound), Some(claims));
         let legacy = jwt(r#"{"kubernetes.io/serviceaccount/namespace":"shop"}"#);

@@ -62,6 +62,8 @@ pub(crate) enum Denial {
 pub(crate) enum DenialReason {
     NoToken,
     TokenNotBound,
+    /// The token is for another audience.
+    WrongAudience,
     TokenOfOtherProxy,
     InvalidToken,
     WrongServiceAccount,
@@ -170,6 +172,7 @@ fn authentication_reason(error: &AuthenticationError) -> DenialReason {
     match error {
         AuthenticationError::NoToken => DenialReason::NoToken,
         AuthenticationError::NotBound => DenialReason::TokenNotBound,
+        AuthenticationError::WrongAudience(_) => DenialReason::WrongAudience,
         AuthenticationError::OtherProxy(_) => DenialReason::TokenOfOtherProxy,
         AuthenticationError::InvalidToken(_) => DenialReason::InvalidToken,
         AuthenticationError::ServiceAccountMismatch { .. } => DenialReason::WrongServiceAccount,

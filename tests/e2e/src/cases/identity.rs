@@ -337,6 +337,8 @@ fn unix_seconds() -> u64 {
 
 // === proxies with a false identity ===
 
+/// Flag of `kubectl create token` for the audience of sidecars.
+const SIDECAR_AUDIENCE: &str = "--audience=kuma-control-plane";
 /// Path of the stolen token in the Pod of an impostor.
 const STOLEN_TOKEN_PATH: &str = "/stolen/token";
 
@@ -402,7 +404,7 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
         .pods(APP_NAMESPACE)
         .create(&PostParams::default(), &deleted)
         .await?;
-    let deleted_pod_token = create_token(&[bound_kind, &bound_name("e2e-deleted")]).await?;
+    let deleted_pod_token = create_token(&[bound_kind, &bound_name("e2e-deleted"), SIDECAR_AUDIENCE]).await?;
     let immediately = DeleteParams::default().grace_period(0);
     fixture
         .pods(APP_NAMESPACE)
@@ -421,7 +423,13 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
             "e2e-other-audience",
             &victim,
             create_token(&[bound_kind, &bound_name(&server), "--audience=other"]).await?,
-            "InvalidToken",
+            "WrongAudience",
+        ),
+        impostor(
+            "e2e-api-server-audience",
+            &victim,
+            create_token(&[bound_kind, &bound_name(&server)]).await?,
+            "WrongAudience",
         ),
         impostor(
             "e2e-token-of-deleted",

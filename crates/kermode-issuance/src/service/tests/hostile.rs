@@ -8,7 +8,7 @@ use tonic::Code;
 use super::log::CapturedLog;
 use super::server::{Server, mk_request};
 use super::web_token;
-use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_in};
+use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_for, mk_token_in};
 
 /// Sends a request. Asserts that the service denies the request with `code`, and logs and counts `reason`. If the token
 /// does not authenticate the caller as the named proxy, a stream of roots with the same token and name must be denied
@@ -123,6 +123,21 @@ async fn token_that_does_not_prove_the_claimed_name_is_denied() {
         "WrongServiceAccount",
     )
     .await;
+}
+
+#[tokio::test]
+async fn token_that_the_pod_shows_to_another_service_is_denied() {
+    let server = Server::start().await;
+    for audience in ["vault", "https://kubernetes.default.svc.cluster.local"] {
+        assert_denied(
+            &server,
+            &mk_token_for(&[audience]),
+            mk_request_for_new_key("web.shop"),
+            Code::Unauthenticated,
+            "WrongAudience",
+        )
+        .await;
+    }
 }
 
 #[tokio::test]
