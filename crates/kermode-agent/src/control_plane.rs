@@ -1,8 +1,8 @@
 //! Connections to the control plane: name resolution, TCP, TLS, HTTP/2.
 //!
-//! All calls share one lazy channel to the Service. The channel connects with the first call, and with the first call
-//! after a lost connection, so the callers' backoff limits the connection attempts. The watch of the endpoint removal
-//! uses a channel per replica.
+//! Calls to any replica share one lazy channel to the Service. The channel connects with the first call, and with the
+//! first call after a lost connection, so the callers' backoff limits the connection attempts. A terminating sidecar
+//! also queries every replica whether the sidecar's endpoint is removed, over one channel per replica.
 
 use std::fmt;
 use std::io;

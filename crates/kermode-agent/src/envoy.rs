@@ -25,6 +25,6 @@ pub struct EnvoyConfig {
     pub log_level: &'static str,
     /// Port of the admin interface on 127.0.0.1.
     pub admin_port: NonZeroU16,
-    /// Time for which Envoy keeps serving after the first signal.
+    /// Maximum time for which Envoy keeps serving after the first termination signal to `kuma-dp`.
     pub drain_time: Duration,
 }

@@ -53,7 +53,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct General {
-    /// Difference between two clocks up to which a peer accepts a certificate that has just been issued.
+    /// Largest clock difference at which a peer still accepts a new certificate.
     #[serde(with = "kermode_model::duration::go_notation")]
     pub clock_tolerance: Duration,
 }
@@ -309,7 +309,7 @@ impl Config {
         format!("https://{service}.{namespace}:{port}")
     }
 
-    /// Host names and IP addresses that the certificate of the servers must cover.
+    /// Host names and IP addresses that the certificate of the webhook server and of the server for proxies must cover.
     pub fn serving_names(&self) -> Vec<String> {
         let service = &self.runtime.kubernetes.control_plane_service_name;
         let namespace = self.system_namespace();

@@ -29,9 +29,8 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "general.clockTolerance",
         "KUMA_GENERAL_CLOCK_TOLERANCE",
-        "Difference between clocks up to which a new certificate is accepted: the validity of certificates starts earlier \
-         than their issuance by this time, but at most by a tenth of their lifetime. The default is the time by which \
-         Kubernetes dates back the certificates of kubelets.",
+        "Largest clock difference at which a new certificate is still accepted. The validity of a certificate starts this \
+         long before it is issued, but at most a tenth of its lifetime before.",
     ),
     (
         "log.level",
@@ -66,7 +65,8 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "runtime.kubernetes.admissionServer.hostnames",
         "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_HOSTNAMES",
-        "Additional host names and IP addresses of the servers' certificate, for a control plane outside of the cluster.",
+        "Additional host names and IP addresses in the certificate of the webhook server and of the server for proxies; \
+         for a control plane outside of the cluster.",
     ),
     (
         "dpServer.address",
@@ -117,17 +117,17 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "defaults.skipMeshCreation",
         "KUMA_DEFAULTS_SKIP_MESH_CREATION",
-        "Skips creation of the Mesh `default`.",
+        "Whether to skip the creation of the Mesh `default`.",
     ),
     (
         "tracing.openTelemetry.enabled",
         "KUMA_TRACING_OPENTELEMETRY_ENABLED",
-        "Exports traces of the control plane.",
+        "Whether the control plane exports its traces.",
     ),
     (
         "tracing.openTelemetry.endpoint",
         "KUMA_TRACING_OPENTELEMETRY_ENDPOINT",
-        "URL of the collector, which accepts OTLP over gRPC.",
+        "URL of the collector. It must accept OTLP over gRPC.",
     ),
     (
         "tracing.openTelemetry.samplingRatio",
@@ -140,11 +140,11 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
 const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     (
         "cniEnabled",
-        "Redirects traffic with the CNI plugin in place of `kuma-init`.",
+        "Whether the CNI plugin, instead of `kuma-init`, sets up the redirection of traffic.",
     ),
     (
         "containerPatches",
-        "ContainerPatches for Pods without `kuma.io/container-patches`.",
+        "Names of the ContainerPatches that apply to Pods without the annotation `kuma.io/container-patches`.",
     ),
     (
         "caCertFile",
@@ -273,7 +273,7 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     ),
     (
         "sidecarContainer.envVars",
-        "Environment variables of the sidecar. They override those of the injector.",
+        "Additional environment variables of the sidecar. They override variables of the same name that the injector sets.",
     ),
     (
         "sidecarContainer.waitForDataplaneReady",
@@ -299,7 +299,8 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     ("builtinDNS.enabled", "Default of `kuma.io/builtin-dns`."),
     (
         "builtinDNS.port",
-        "Default of `kuma.io/builtin-dns-port`. At most 65533, because Kuma's variables also contain the next two ports.",
+        "Default of `kuma.io/builtin-dns-port`. At most 65533, because the sidecar's environment variables, as in Kuma, \
+         also name the two ports after this one.",
     ),
     (
         "transparentProxyV2",
@@ -315,7 +316,8 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     ),
     (
         "securityProfile",
-        "Security context of the containers: `default`, or `restricted` for Pod Security *restricted* in every namespace.",
+        "Security contexts of the sidecar and of `kuma-init`. With `default`, the sidecar meets Pod Security *restricted* \
+         only in namespaces that enforce it. With `restricted`, the sidecar meets it in every namespace.",
     ),
     (
         "drainMode",

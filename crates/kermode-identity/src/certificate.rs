@@ -8,16 +8,17 @@ use time::OffsetDateTime;
 
 use crate::{Error, pem};
 
-/// Limit of the time by which a certificate is dated back, as a divisor of its lifetime. A certificate is renewed after
-/// 7/10 of its validity at the earliest, and this must be well after the issuance.
+/// The validity of a certificate starts at most its lifetime divided by this number before the issuance. The renewal is
+/// at a random moment between 7/10 and 4/5 of the validity ([`crate::RenewalTimer`]), which must be well after the
+/// issuance.
 const BACKDATE_DIVISOR: u32 = 10;
 
-/// Time for which a new certificate is requested.
+/// Times that determine the validity of a new certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
     /// Time from the issuance to the end of the validity.
     pub lifetime: Duration,
-    /// Difference between two clocks up to which a peer accepts a certificate that has just been issued.
+    /// Largest clock difference at which a peer still accepts a new certificate.
     pub clock_tolerance: Duration,
 }
 
@@ -30,8 +31,8 @@ impl Term {
         }
     }
 
-    /// Returns the time by which the validity starts before the issuance: the clock tolerance, but at most a tenth of
-    /// the lifetime, in whole seconds.
+    /// Returns how long before the issuance the validity starts: the clock tolerance, but at most a tenth of the
+    /// lifetime, in whole seconds.
     pub fn backdate(self) -> Duration {
         let backdate = self.clock_tolerance.min(self.lifetime / BACKDATE_DIVISOR);
         Duration::from_secs(backdate.as_secs())
@@ -48,8 +49,8 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Returns the validity for the term of a certificate that is issued at `now`.
-    pub(crate) fn starting(now: SystemTime, term: Term) -> Result<Self, Error> {
+    /// Returns the validity of a certificate that is issued at `now` for this term.
+    pub(crate) fn issued_at(now: SystemTime, term: Term) -> Result<Self, Error> {
         let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = UNIX_EPOCH + Duration::from_secs(seconds);
         let lifetime = Duration::from_secs(term.lifetime.as_secs());
@@ -89,14 +90,15 @@ impl Validity {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Returns the time at which renewal is due: after 4/5 of the validity. The remaining fifth covers an outage of the
-    /// control plane.
+    /// Returns the latest time of the renewal: after 4/5 of the validity. The remaining fifth covers an outage of the
+    /// control plane. Sidecars renew up to a tenth of the validity earlier, at a random moment
+    /// ([`crate::RenewalTimer`]).
     pub fn renew_at(&self) -> SystemTime {
         let span = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + span * 4 / 5
     }
 
-    /// Returns the validity with its end limited to `limit`, the end of the issuer's validity.
+    /// Returns the validity, but ending at `limit` at the latest. `limit` is the end of the issuer's validity.
     pub(crate) fn ending_by(self, limit: SystemTime) -> Self {
         Self {
             not_after: self.not_after.min(limit),
@@ -131,7 +133,7 @@ mod tests {
     #[test]
     fn validity_is_dated_back_in_whole_seconds_and_survives_conversion_to_unix_time() {
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
-        let validity = Validity::starting(now, Term::of(Duration::from_hours(24))).unwrap();
+        let validity = Validity::issued_at(now, Term::of(Duration::from_hours(24))).unwrap();
         assert_eq!(validity.to_unix(), (1_699_999_700, 1_700_086_400));
         assert_eq!(Validity::from_unix(1_699_999_700, 1_700_086_400), validity);
     }
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn first_renewal_is_due_well_after_the_issuance() {
+    fn renewal_is_due_well_after_the_issuance() {
         let now = UNIX_EPOCH + Duration::from_hours(24);
         for lifetime in [
             Duration::from_mins(1),
@@ -163,11 +165,11 @@ mod tests {
                 lifetime,
                 clock_tolerance: MAX_CLOCK_TOLERANCE,
             };
-            let validity = Validity::starting(now, term).unwrap();
-            let renewed_after = validity.renew_at().duration_since(now).unwrap();
+            let validity = Validity::issued_at(now, term).unwrap();
+            let issuance_to_renewal = validity.renew_at().duration_since(now).unwrap();
             assert!(
-                renewed_after >= lifetime * 3 / 4,
-                "{lifetime:?}: {renewed_after:?}"
+                issuance_to_renewal >= lifetime * 3 / 4,
+                "{lifetime:?}: {issuance_to_renewal:?}"
             );
         }
     }
@@ -181,7 +183,7 @@ mod tests {
     #[test]
     fn lifetime_below_a_second_is_rejected() {
         assert!(matches!(
-            Validity::starting(UNIX_EPOCH, Term::of(Duration::from_millis(900))),
+            Validity::issued_at(UNIX_EPOCH, Term::of(Duration::from_millis(900))),
             Err(Error::LifetimeOutOfRange)
         ));
     }

@@ -40,7 +40,7 @@ impl Issuer {
     /// Generates a self-signed CA with a path length of 0.
     pub(crate) fn generate(common_name: &str, names: Vec<SanType>, now: SystemTime) -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(Error::crypto("generating a CA key"))?;
-        let mut validity = Validity::starting(now, Term::of(AUTHORITY_LIFETIME))?;
+        let mut validity = Validity::issued_at(now, Term::of(AUTHORITY_LIFETIME))?;
         validity.not_before -= AUTHORITY_BACKDATE;
         let mut subject = DistinguishedName::new();
         subject.push(DnType::OrganizationName, "Kuma");
@@ -115,7 +115,7 @@ impl Issuer {
                 subject: self.subject.clone(),
             });
         }
-        let validity = Validity::starting(now, leaf.term)?.ending_by(self.validity.not_after);
+        let validity = Validity::issued_at(now, leaf.term)?.ending_by(self.validity.not_after);
         let mut params = base_params(validity)?;
         params.subject_alt_names = leaf.names;
         params.is_ca = IsCa::ExplicitNoCa;

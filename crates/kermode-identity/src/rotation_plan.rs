@@ -15,8 +15,8 @@ use crate::{Authority, Term, TrustBundle};
 /// Maximum age of cached CAs that a replica uses when it cannot read the Secrets.
 pub const MAX_STALENESS: Duration = Duration::from_secs(20);
 /// Minimum of the fixed margin that is added to a certificate's lifetime to get the duration of a phase. Covers
-/// [`MAX_STALENESS`], and clocks that are ahead or behind by up to 10 s. The margin is larger if certificates are dated
-/// back by more than 10 s: it then covers clocks that are ahead or behind by up to this time.
+/// [`MAX_STALENESS`], and clocks that are ahead or behind by up to 10 s. The margin is larger if [`Term::backdate`] is
+/// more than 10 s: it then covers clocks that are ahead or behind by this longer time.
 const MIN_FIXED_MARGIN: Duration = Duration::from_secs(40);
 /// The lifetime divided by this number is added to the duration of a phase as well. Covers clock drift, which grows
 /// with the lifetime.

@@ -18,7 +18,7 @@ use crate::quantity::Quantity;
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[allow(clippy::struct_excessive_bools)] // the keys of Kuma's file
 pub struct Settings {
-    /// Whether the CNI plugin redirects traffic in place of `kuma-init`.
+    /// Whether the CNI plugin, instead of `kuma-init`, sets up the redirection of traffic.
     pub cni_enabled: bool,
     /// ContainerPatches of Pods without the annotation `kuma.io/container-patches`.
     pub container_patches: Vec<String>,

@@ -168,7 +168,9 @@ fn only_path_and_port_of_probes_change() {
     for container in pod["spec"]["containers"].as_array_mut().unwrap() {
         for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
             container[probe]["httpGet"]["port"] = 9000.into();
-            // The generator names a port 8080 and gives it the number 7.
+            // The generator makes every string "8080" and every integer 7. So the original path and the name of the
+            // port are "8080", and the number of the port is 7. The path of a virtual probe is the number of the
+            // original port, then the original path.
             container[probe]["httpGet"]["path"] = "/7/8080".into();
         }
     }

@@ -79,7 +79,7 @@ impl UidExclusion {
     }
 }
 
-/// Whether an error text quotes values. Kuma's texts quote the values of the general form only.
+/// Whether an error text quotes values. Kuma's texts quote only the values of the form `[protocols:][ports:]uids`.
 #[derive(Clone, Copy)]
 enum Quote {
     No,

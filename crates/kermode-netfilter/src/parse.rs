@@ -80,7 +80,7 @@ pub fn parse_ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
 /// Parses the UID exclusions of one setting, separated by `;`.
 ///
 /// `transport` is the protocol of the setting `…-tcp-ports-for-uids` or `…-udp-ports-for-uids`. `transport` is `None`
-/// for the setting `…-ports-for-uids`, whose items have the general form and may name protocols.
+/// for the setting `…-ports-for-uids`, whose items have the form `[protocols:][ports:]uids`.
 ///
 /// # Errors
 /// When an item is malformed.

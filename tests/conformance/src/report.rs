@@ -16,25 +16,28 @@ use crate::suite::{Outcome, Runner, runner_of};
 pub struct SuiteReport {
     /// Name of the suite.
     pub name: String,
-    /// Identifiers of the cases whose results equal the expected results, apart from general deviations.
+    /// Identifiers of the cases without a deviation of their own, whose results equal the expected results after the
+    /// general deviations were applied.
     pub passed: Vec<String>,
-    /// Cases whose results equal their own known deviations, with the decision and the reason.
+    /// Identifiers of the cases whose results equal the results that the cases' own deviations define, each with the
+    /// description of the deviation.
     pub deviating: Vec<(String, String)>,
     /// Number of passed cases to which a general deviation applies, by the description of the deviation.
     pub general_deviations: BTreeMap<String, usize>,
-    /// Cases that failed, with their differences.
+    /// Identifiers of the failed cases, each with the lines that describe the failure.
     pub failed: Vec<(String, Vec<String>)>,
-    /// Cases that were not run, with the reason.
+    /// Identifiers of the cases that were not run, each with the reason.
     pub skipped: Vec<(String, String)>,
 }
 
 /// Result of a case.
 enum Verdict {
-    /// The result equals the expected result, apart from general deviations with these descriptions.
+    /// The case has no deviation of its own, and its result equals the expected result after general deviations with
+    /// these descriptions were applied.
     Passed(Vec<String>),
-    /// The result equals the case's own deviation, which has this description.
+    /// The result equals the result that the case's own deviation defines. Contains the description of the deviation.
     Deviating(String),
-    /// The result differs. Each line describes a difference.
+    /// The result differs, or cannot be determined. Contains the lines that describe the failure.
     Failed(Vec<String>),
     /// The case was not run, for this reason.
     Skipped(String),
@@ -104,7 +107,8 @@ fn run_case(case: &Case<'_>, runners: &[Box<dyn Runner>], deviations: &[Deviatio
     }
 }
 
-/// Returns the decision and the reason of a deviation.
+/// Returns the description of a deviation: the heading of the documented decision that the case contradicts, and the
+/// reason.
 fn description(deviation: &Deviation) -> String {
     format!("{}: {}", deviation.decision, deviation.reason)
 }
@@ -135,6 +139,9 @@ fn deviation_of<'d>(case: &Case<'_>, deviations: &'d [Deviation]) -> Option<&'d 
 }
 
 /// Applies the case's own deviation. Returns the result that Kermode must have.
+///
+/// A deviation with a `base_case` does not modify the expected result of its own case. It modifies the result that
+/// Kermode must have for the base case, another case of the suite.
 fn apply_own_deviation(
     case: &Case<'_>,
     expected: Value,

@@ -5,6 +5,8 @@ use kermode_install::FailurePolicy;
 
 use crate::version::VERSION;
 
+/// Default of `--namespace`.
+pub(super) const DEFAULT_NAMESPACE: &str = "kong-mesh-system";
 /// Default registry of the images. No public registry has this name, so an installation without `--registry` runs only
 /// images that were loaded onto the nodes.
 const DEFAULT_REGISTRY: &str = "localhost/kermode";
@@ -13,7 +15,7 @@ const DEFAULT_REGISTRY: &str = "localhost/kermode";
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ControlPlaneArgs {
     /// Namespace of the control plane. The manifests create it.
-    #[arg(long, default_value = "kong-mesh-system", value_name = "NAME")]
+    #[arg(long, default_value = DEFAULT_NAMESPACE, value_name = "NAME")]
     pub(super) namespace: String,
 
     /// Mode of the control plane: a single cluster, or one zone of several.

@@ -9,6 +9,7 @@ use kermode_manifests::yaml;
 
 use crate::cli::{Cli, Command};
 use crate::install::InstallCommand;
+use crate::install::args::DEFAULT_NAMESPACE;
 
 fn parse_args(flags: &[&str]) -> super::ControlPlaneArgs {
     let line = ["kumactl", "install", "control-plane"].iter().chain(flags);
@@ -154,11 +155,12 @@ fn objects_are_unique_and_namespaced_objects_have_a_namespace() {
             "{object} is listed twice"
         );
     }
-    assert!(
-        !objects
-            .iter()
-            .any(|object| object.to_string().contains("kong-mesh-system"))
-    );
+    for object in &objects {
+        assert!(
+            !object.to_string().contains(DEFAULT_NAMESPACE),
+            "the default namespace is used instead of --namespace: {object}"
+        );
+    }
 }
 
 #[test]
@@ -292,8 +294,8 @@ fn all_wrong_flags_are_reported_at_once() {
         "--registry=",
         "--zone=-a",
     ]);
-    for flag in ["--namespace", "--webhook-url", "--env-var", "image", "--zone"] {
-        assert!(text.contains(flag), "{flag} is missing in: {text}");
+    for expected in ["--namespace", "--webhook-url", "--env-var", "image", "--zone"] {
+        assert!(text.contains(expected), "{expected} is missing in: {text}");
     }
     let text = error_of(&["--set=a", "--set=.=1"]);
     assert_eq!(text.matches("--set").count(), 2, "{text}");

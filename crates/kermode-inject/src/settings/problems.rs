@@ -49,11 +49,11 @@ impl Settings {
                 problems.push(format!("{path}: must be a port from 1 to 65535"));
             }
         }
-        // The sidecar's environment names this port and the two after it, as in Kuma; `kuma-dp` listens on this port
-        // only.
+        // As in Kuma, the sidecar's environment variables name this port and the two ports after it. `kuma-dp` listens
+        // only on this port.
         if self.builtin_dns.port > u16::MAX - 2 {
             problems.push(
-                "builtinDNS.port: must be at most 65533, since variables of the sidecar name the two following ports"
+                "builtinDNS.port: must be at most 65533, because the sidecar's variables also name the two ports after it"
                     .to_owned(),
             );
         }

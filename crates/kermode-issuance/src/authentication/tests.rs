@@ -1,4 +1,4 @@
-//! Tests of authentication with valid and invalid tokens. The mock API server accepts tokens with the signature `good`.
+//! Tests of authentication with valid and invalid tokens. The mock API server accepts tokens with [`VALID_SIGNATURE`].
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +21,10 @@ use super::*;
 const API_SERVER_AUDIENCE: &str = "api-server";
 /// Time limit of each wait. A test that reaches the limit fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Service account of the Pods.
+pub(crate) const SERVICE_ACCOUNT: &str = "robot";
+/// Signature of the tokens that the mock API server accepts if the audience is right.
+pub(crate) const VALID_SIGNATURE: &str = "good";
 
 struct Fixture {
     authenticator: TokenAuthenticator,
@@ -92,9 +96,9 @@ pub(crate) fn mk_audience() -> TokenAudience {
     }
 }
 
-/// Handles a TokenReview. Accepts the signature `good` if the token is for an audience of the review. Accepts the
-/// signature `any-audience` as an API server that ignores audiences does. Rejects all others. The signature `expired`
-/// has its own error message.
+/// Handles a TokenReview. Accepts [`VALID_SIGNATURE`] if the token is for an audience of the review. Accepts the
+/// signature `any-audience` whatever the audience is, like an API server that ignores audiences. Rejects all other
+/// signatures; `expired` has its own error message.
 pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>> {
     assert!(request.uri().path().ends_with("/tokenreviews"));
     let body = request.into_body().collect().await.expect("a body").to_bytes();
@@ -116,7 +120,7 @@ pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>>
     let common: Vec<Value> = checked.into_iter().filter(is_for).collect();
     let signature = token.rsplit('.').next().expect("a signature");
     let is_accepted = match signature {
-        "good" => !common.is_empty(),
+        VALID_SIGNATURE => !common.is_empty(),
         _ => signature == "any-audience",
     };
     review["status"] = if is_accepted {
@@ -127,7 +131,7 @@ pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>>
         );
         json!({"authenticated": true, "user": {"username": account, "extra": {
             POD_NAME: [claims["pod"]["name"]], POD_UID: [claims["pod"]["uid"]],
-        }}, "audiences": requested.filter(|_| signature == "good").map(|_| common)})
+        }}, "audiences": requested.filter(|_| signature == VALID_SIGNATURE).map(|_| common)})
     } else {
         let expired = token.ends_with(".expired");
         let error = if expired {
@@ -145,7 +149,7 @@ fn mk_pod(uid: &str) -> PodFacts {
     mk_pod_of("web", "10.0.0.1", uid)
 }
 
-/// Makes a Pod of the namespace `shop` with the service account `robot`.
+/// Makes a Pod of the namespace `shop` with the service account [`SERVICE_ACCOUNT`].
 pub(crate) fn mk_pod_of(name: &str, ip: &str, uid: &str) -> PodFacts {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {
@@ -153,7 +157,7 @@ pub(crate) fn mk_pod_of(name: &str, ip: &str, uid: &str) -> PodFacts {
             "annotations": {"kuma.io/sidecar-injected": "true"},
         },
         "spec": {
-            "serviceAccountName": "robot",
+            "serviceAccountName": SERVICE_ACCOUNT,
             "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}],
         },
         "status": {"podIP": ip, "phase": "Running"},
@@ -178,9 +182,9 @@ pub(crate) fn mk_token_in(namespace: &str, account: &str, pod: &str, uid: &str, 
 /// Makes a valid token of the Pod `shop/web`, for these audiences.
 pub(crate) fn mk_token_for(audiences: &[&str]) -> String {
     let payload = json!({"aud": audiences, "kubernetes.io": {
-        "namespace": "shop", "serviceaccount": {"name": "robot"}, "pod": {"name": "web", "uid": "1"},
+        "namespace": "shop", "serviceaccount": {"name": SERVICE_ACCOUNT}, "pod": {"name": "web", "uid": "1"},
     }});
-    encode_token(&payload, "good")
+    encode_token(&payload, VALID_SIGNATURE)
 }
 
 fn encode_token(payload: &Value, signature: &str) -> String {
@@ -206,10 +210,12 @@ fn code(error: &AuthenticationError) -> Code {
 #[tokio::test]
 async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
     let fixture = Fixture::new();
-    let identity = fixture.identify(&mk_token("robot", "web", "1", "good")).await;
+    let identity = fixture
+        .identify(&mk_token(SERVICE_ACCOUNT, "web", "1", VALID_SIGNATURE))
+        .await;
     let expected = ProxyIdentity {
         key: web(),
-        service_account: "robot".into(),
+        service_account: SERVICE_ACCOUNT.into(),
         uid: "1".into(),
     };
     assert_eq!(identity.expect("a valid token"), expected);
@@ -219,7 +225,7 @@ async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
 #[tokio::test]
 async fn token_without_claims_of_the_requested_pod_is_not_reviewed() {
     let fixture = Fixture::new();
-    let unbound = format!("e30.{}.good", BASE64_URL_SAFE_NO_PAD.encode("{}"));
+    let unbound = format!("e30.{}.{VALID_SIGNATURE}", BASE64_URL_SAFE_NO_PAD.encode("{}"));
     for token in ["", "abc", "a.b.c", &unbound] {
         let error = fixture
             .identify(token)
@@ -227,7 +233,7 @@ async fn token_without_claims_of_the_requested_pod_is_not_reviewed() {
             .expect_err("the token is not bound to a Pod");
         assert_eq!(code(&error), Code::Unauthenticated, "{token}");
     }
-    let headers = metadata(&mk_token("robot", "other", "2", "good"));
+    let headers = metadata(&mk_token(SERVICE_ACCOUNT, "other", "2", VALID_SIGNATURE));
     let error = fixture.authenticator.authenticate_as(&headers, &web()).await;
     assert_eq!(
         code(&error.expect_err("the token of another Pod")),
@@ -277,7 +283,7 @@ async fn tokens_for_the_api_server_are_accepted_while_old_sidecars_are_replaced(
 #[tokio::test]
 async fn token_is_denied_when_the_api_server_does_not_confirm_its_audience() {
     let fixture = Fixture::new();
-    let token = mk_token("robot", "web", "1", "any-audience");
+    let token = mk_token(SERVICE_ACCOUNT, "web", "1", "any-audience");
     let error = fixture.identify(&token).await.expect_err("an unchecked audience");
     assert!(matches!(error, AuthenticationError::InvalidToken(_)), "{error}");
 }
@@ -287,7 +293,7 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
     let fixture = Fixture::new();
     let mut responses = Vec::new();
     for pod in ["web", "nothing"] {
-        let headers = metadata(&mk_token("robot", pod, "guess", "forged"));
+        let headers = metadata(&mk_token(SERVICE_ACCOUNT, pod, "guess", "forged"));
         let identified = fixture.authenticator.identify(&headers).await;
         let key = ObjectKey::new("shop", pod);
         let authenticated = fixture.authenticator.authenticate_as(&headers, &key).await;
@@ -311,7 +317,7 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
 async fn access_is_allowed_while_the_index_has_the_pod_of_the_token() {
     let fixture = Fixture::new();
     let index = fixture.authenticator.index.clone();
-    let token = mk_token("robot", "web", "2", "good");
+    let token = mk_token(SERVICE_ACCOUNT, "web", "2", VALID_SIGNATURE);
     let identity = fixture.identify(&token).await.expect("a valid token");
     let allowed = || {
         fixture
@@ -339,7 +345,9 @@ async fn access_is_allowed_while_the_index_has_the_pod_of_the_token() {
 #[tokio::test]
 async fn token_of_another_service_account_is_denied() {
     let fixture = Fixture::new();
-    let identity = fixture.identify(&mk_token("admin", "web", "1", "good")).await;
+    let identity = fixture
+        .identify(&mk_token("admin", "web", "1", VALID_SIGNATURE))
+        .await;
     let error = fixture
         .authenticator
         .check_access(&identity.expect("a valid token"));
@@ -353,7 +361,7 @@ async fn token_of_another_service_account_is_denied() {
 async fn review_times_out_when_the_api_server_hangs() {
     let mut fixture = Fixture::with_hanging_api_server();
     fixture.authenticator.review_timeout = Duration::from_millis(10);
-    let token = mk_token("robot", "web", "1", "good");
+    let token = mk_token(SERVICE_ACCOUNT, "web", "1", VALID_SIGNATURE);
     let identified = tokio::time::timeout(TEST_TIMEOUT, fixture.identify(&token)).await;
     let error = identified
         .expect("a response")
@@ -365,10 +373,10 @@ async fn review_times_out_when_the_api_server_hangs() {
 async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
     let fixture = Fixture::with_hanging_api_server();
     let unknown_tokens: Vec<_> = (0..50)
-        .map(|number| mk_token("robot", "web", &format!("guess {number}"), "forged"))
+        .map(|number| mk_token(SERVICE_ACCOUNT, "web", &format!("guess {number}"), "forged"))
         .collect();
     let unknown_pods = futures::future::join_all(unknown_tokens.iter().map(|token| fixture.identify(token)));
-    let token = mk_token("robot", "web", "1", "good");
+    let token = mk_token(SERVICE_ACCOUNT, "web", "1", VALID_SIGNATURE);
     let known = fixture.identify(&token);
     let known_pod_reviewed = async {
         while fixture.reviews() <= MAX_UNKNOWN_POD_REVIEWS {

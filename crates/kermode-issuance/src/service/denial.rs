@@ -52,7 +52,7 @@ pub(crate) enum Denial {
     /// The request did not arrive, or was not processed, in time.
     #[error("the request did not arrive, or was not processed, within {0:?}; retry later")]
     TimedOut(Duration),
-    /// The message cannot be decoded. tonic itself sends the response.
+    /// The message cannot be decoded. tonic has already sent its own status, so this denial is only counted and logged.
     #[error("the message cannot be decoded; use the same version of kuma-dp and kuma-cp")]
     Unreadable,
 }

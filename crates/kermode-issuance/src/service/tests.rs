@@ -13,11 +13,11 @@ use kermode_protocol::certificates::IssueCertificateRequest;
 use rustls_pki_types::CertificateDer;
 
 use self::server::{CLOCK_TOLERANCE, Server, mk_request};
-use crate::authentication::tests::mk_token;
+use crate::authentication::tests::{SERVICE_ACCOUNT, VALID_SIGNATURE, mk_token};
 
 /// Makes the token of the Pod `shop/web`.
 fn web_token() -> String {
-    mk_token("robot", "web", "1", "good")
+    mk_token(SERVICE_ACCOUNT, "web", "1", VALID_SIGNATURE)
 }
 
 #[tokio::test]

@@ -175,7 +175,7 @@ impl Writer {
     /// Updates the observed state of a Dataplane; `None` if it was deleted.
     fn observe(&self, key: ObjectKey, observed: Option<ObservedDataplane>) {
         let has_changed = match observed {
-            Some(observed) => self.inner.store_observed(&key, observed),
+            Some(observed) => self.inner.update_observed(&key, observed),
             None => self.inner.observed.lock().remove(&key).is_some(),
         };
         if has_changed {
@@ -269,7 +269,7 @@ impl Writer {
 impl WriterInner {
     /// Stores the observed state of a Dataplane. Returns whether it has changed. A state that is older than the stored
     /// state is ignored, because the watch lags behind the responses to writes.
-    fn store_observed(&self, key: &ObjectKey, observed: ObservedDataplane) -> bool {
+    fn update_observed(&self, key: &ObjectKey, observed: ObservedDataplane) -> bool {
         let mut all = self.observed.lock();
         match all.get_mut(key) {
             Some(stored) if stored.resource_version > observed.resource_version => false,
@@ -285,7 +285,7 @@ impl WriterInner {
         }
     }
 
-    /// Queues a key after a pause. During the pause, the key does not count as a concurrent write.
+    /// Queues a key after a pause. During the pause, the key does not count towards the limit of concurrent writes.
     fn retry_after(self: Arc<Self>, key: ObjectKey, pause: Duration) {
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;

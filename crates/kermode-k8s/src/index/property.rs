@@ -46,16 +46,17 @@ struct PodShape {
     /// 0: succeeded, 1: failed, 2: without IP, 3: terminating; other numbers: running.
     status: u8,
     has_invalid_annotation: bool,
-    has_named_port: bool,
+    /// Whether the Pod has a named port and an IPv6 address. Otherwise, it has neither.
+    has_named_port_and_ipv6: bool,
     uid: u8,
 }
 
 #[derive(Clone, Debug)]
 struct ServiceShape {
-    /// Number of a selector in [`mk_service_of`].
+    /// Choice of the selector; see [`mk_service_of`].
     selector: u8,
     is_headless: bool,
-    /// Bit set of the ports.
+    /// Bit set of the ports that the Service has; see [`mk_service_of`].
     ports: u8,
     is_ignored: bool,
 }
@@ -63,7 +64,7 @@ struct ServiceShape {
 #[derive(Clone, Debug)]
 struct PermissionShape {
     is_in_other_mesh: bool,
-    /// Number of a target in [`mk_permission`].
+    /// Choice of the target; see [`mk_permission`].
     target: u8,
     /// Number in the name of the allowed service.
     caller: u8,
@@ -100,7 +101,7 @@ fn any_pod() -> impl Strategy<Value = PodShape> {
             is_ready,
             status,
             has_invalid_annotation,
-            has_named_port,
+            has_named_port_and_ipv6,
             uid,
         )| PodShape {
             is_injected,
@@ -110,7 +111,7 @@ fn any_pod() -> impl Strategy<Value = PodShape> {
             is_ready,
             status,
             has_invalid_annotation,
-            has_named_port,
+            has_named_port_and_ipv6,
             uid,
         },
     )
@@ -167,7 +168,7 @@ fn mk_pod(name: u8, shape: &PodShape) -> PodFacts {
         pod["metadata"]["ownerReferences"] =
             json!([{"kind": "ReplicaSet", "name": format!("r{owner}"), "uid": "", "apiVersion": "apps/v1"}]);
     }
-    if shape.has_named_port {
+    if shape.has_named_port_and_ipv6 {
         let second = format!("fd00::{}", name + 1);
         pod["status"]["podIPs"] = json!([{"ip": pod["status"]["podIP"]}, {"ip": second}]);
     } else {
@@ -294,10 +295,12 @@ type Services = BTreeMap<(MeshName, ServiceName), (ServiceAddresses, BTreeMap<So
 /// The observable state of an index.
 #[derive(Debug, PartialEq)]
 struct IndexState {
-    desired: BTreeMap<ObjectKey, (Dataplane, String)>,
-    dataplanes: BTreeMap<ObjectKey, Dataplane>,
+    /// Dataplanes that must exist, each with the UID of its Pod.
+    desired_dataplanes: BTreeMap<ObjectKey, (Dataplane, String)>,
+    /// Dataplanes of the mesh view.
+    view_dataplanes: BTreeMap<ObjectKey, Dataplane>,
     services: Services,
-    by_address: BTreeMap<SocketAddr, ServiceName>,
+    services_by_address: BTreeMap<SocketAddr, ServiceName>,
     rules: Rules,
 }
 
@@ -333,7 +336,7 @@ fn expected_inbounds(before: &Permissions, after: &Permissions, state: &IndexSta
     for key in differing(before, after, Clone::clone) {
         for (mesh, permission) in before.get(&key).into_iter().chain(after.get(&key)) {
             let dataplanes = state
-                .dataplanes
+                .view_dataplanes
                 .values()
                 .filter(|dataplane| dataplane.mesh == *mesh);
             let inbounds = dataplanes.flat_map(|dataplane| {
@@ -379,10 +382,10 @@ fn state_of(index: &Index) -> IndexState {
         (desired.dataplane.key.clone(), value)
     });
     IndexState {
-        desired: desired.collect(),
-        dataplanes: view_dataplanes(index.view()),
+        desired_dataplanes: desired.collect(),
+        view_dataplanes: view_dataplanes(index.view()),
         services: services_of(index.view()),
-        by_address: services_by_address(index.view()),
+        services_by_address: services_by_address(index.view()),
         rules: rules_of(index.view()),
     }
 }
@@ -393,7 +396,7 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     for (key, (mesh, permission)) in permissions {
         view.upsert_permission(key, mesh, permission.clone());
     }
-    let mut desired = BTreeMap::new();
+    let mut desired_dataplanes = BTreeMap::new();
     for service in index.services.values() {
         for (name, addresses) in service_addresses(service) {
             view.set_addresses(&name, Some(addresses));
@@ -407,25 +410,25 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
         let result = convert::convert(pod, &services, namespace, workload.as_ref(), &index.settings);
         if let Ok(Some(converted)) = result {
             let value = (converted.dataplane.clone(), pod.uid.to_string());
-            desired.insert(pod.key.clone(), value);
+            desired_dataplanes.insert(pod.key.clone(), value);
             if pod.phase != PodPhase::Failed {
                 view.upsert_dataplane(converted.dataplane);
             }
         }
     }
     IndexState {
-        desired,
-        dataplanes: view_dataplanes(&view),
+        desired_dataplanes,
+        view_dataplanes: view_dataplanes(&view),
         services: services_of(&view),
-        by_address: services_by_address(&view),
+        services_by_address: services_by_address(&view),
         rules: rules_of(&view),
     }
 }
 
 /// Removes from a state the Pods that cannot be converted. Their state depends on earlier writes.
 fn without_invalid_pods(mut state: IndexState, invalid: &BTreeSet<ObjectKey>) -> IndexState {
-    state.desired.retain(|key, _| !invalid.contains(key));
-    state.dataplanes.retain(|key, _| !invalid.contains(key));
+    state.desired_dataplanes.retain(|key, _| !invalid.contains(key));
+    state.view_dataplanes.retain(|key, _| !invalid.contains(key));
     state.rules.retain(|key, _| !invalid.contains(key));
     for (_, endpoints) in state.services.values_mut() {
         endpoints.retain(|_, endpoint| !invalid.contains(&endpoint.dataplane));
@@ -456,7 +459,7 @@ fn differing<K: Ord + Clone, V, T: PartialEq>(
 
 fn expected_touched(before: &IndexState, after: &IndexState) -> BTreeSet<Touched> {
     let services = differing(&before.services, &after.services, Clone::clone).into_iter();
-    let dataplanes = differing(&before.dataplanes, &after.dataplanes, without_health).into_iter();
+    let dataplanes = differing(&before.view_dataplanes, &after.view_dataplanes, without_health).into_iter();
     services
         .map(|(mesh, name)| Touched::Service(mesh, name))
         .chain(dataplanes.map(Touched::Dataplane))
@@ -469,7 +472,7 @@ fn check_dataplane_changes(
     after: &IndexState,
     changes: &Changes,
 ) -> Result<(), TestCaseError> {
-    let mut desired = before.desired.clone();
+    let mut desired = before.desired_dataplanes.clone();
     for change in &changes.dataplanes {
         match change {
             DataplaneChange::Upsert {
@@ -487,7 +490,7 @@ fn check_dataplane_changes(
             DataplaneChange::Failed { .. } => {}
         }
     }
-    prop_assert_eq!(&desired, &after.desired);
+    prop_assert_eq!(&desired, &after.desired_dataplanes);
     Ok(())
 }
 

@@ -53,7 +53,7 @@ fn star_means_all_ports() {
 }
 
 #[test]
-fn general_form_may_name_protocols() {
+fn ports_for_uids_may_name_protocols() {
     let read = |value| {
         let exclusions = parse_uid_exclusions("key", None, value).expect("valid exclusions");
         exclusions

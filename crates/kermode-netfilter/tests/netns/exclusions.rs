@@ -82,7 +82,7 @@ fn uids_above_65535_are_not_truncated() {
 }
 
 #[test]
-fn general_form_covers_both_protocols_and_all_ports() {
+fn uids_without_protocols_and_ports_cover_both_protocols_and_all_ports() {
     let lab = mk_lab(&[(GENERAL_KEY, "1234")]);
     assert_eq!(
         (reaches_server(&lab, 1234, 80), reaches_server(&lab, 1234, 53)),

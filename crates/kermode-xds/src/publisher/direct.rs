@@ -1,5 +1,5 @@
-//! Direct access to Pods (`kuma.io/direct-access-services`): the proxies that use it, and the changes of their
-//! listeners after a change of a service.
+//! Direct access to Pods (`kuma.io/direct-access-services`): which published proxies use direct access, and which of
+//! their listeners change when a service changes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -24,14 +24,14 @@ struct MeshProxies {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListenerChanges {
     pub(super) proxy: ObjectKey,
-    /// Addresses for which the proxy has a listener.
+    /// Changed addresses for which the proxy must have a listener now.
     pub(super) present: Vec<SocketAddr>,
-    /// Addresses for which the proxy has no listener.
+    /// Changed addresses for which the proxy must have no listener now.
     pub(super) absent: Vec<SocketAddr>,
 }
 
 impl DirectProxies {
-    /// Replaces the stored endpoints of a mesh with those of the view.
+    /// Replaces the stored endpoints of a mesh with the endpoints of the view.
     pub(super) fn reload_mesh(&mut self, view: &MeshView, mesh: &MeshName) {
         if let Some(mesh_proxies) = self.0.get_mut(mesh) {
             mesh_proxies.addresses = EndpointAddresses::of(view, mesh);

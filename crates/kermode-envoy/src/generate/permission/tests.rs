@@ -85,7 +85,8 @@ fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
     rules.iter().rev().find(matches_uris).map(|rule| rule.action)
 }
 
-/// Asserts that the generated principals match exactly the certificates that the rules allow or shadow-deny.
+/// Asserts for every certificate that the generated principals and the rules agree in two respects: whether the
+/// certificate is allowed, and whether it is allowed with a shadow denial.
 fn check_rules(rules: &[&PermissionRule]) {
     for uris in every_certificate() {
         let is_matched = |is_wanted: fn(Action) -> bool| {

@@ -8,7 +8,9 @@ use tonic::Code;
 use super::log::CapturedLog;
 use super::server::{Server, mk_request};
 use super::web_token;
-use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_for, mk_token_in};
+use crate::authentication::tests::{
+    SERVICE_ACCOUNT, VALID_SIGNATURE, mk_pod_of, mk_token, mk_token_for, mk_token_in,
+};
 
 /// Sends a request. Asserts that the service denies the request with `code`, and logs and counts `reason`. If the token
 /// does not authenticate the caller as the named proxy, a stream of roots with the same token and name must be denied
@@ -95,14 +97,14 @@ async fn invalid_names_are_denied() {
 #[tokio::test]
 async fn token_that_does_not_prove_the_claimed_name_is_denied() {
     let server = Server::start().await;
-    let unbound = "e30.e30.good";
-    let other_namespace = mk_token_in("attic", "robot", "web", "1", "good");
+    let unbound = format!("e30.e30.{VALID_SIGNATURE}");
+    let other_namespace = mk_token_in("attic", SERVICE_ACCOUNT, "web", "1", VALID_SIGNATURE);
     for (token, reason) in [
         ("", "NoToken"),
         ("garbage", "TokenNotBound"),
-        (unbound, "TokenNotBound"),
-        (&mk_token("robot", "web", "1", "forged"), "InvalidToken"),
-        (&mk_token("robot", "web", "1", "expired"), "InvalidToken"),
+        (&unbound, "TokenNotBound"),
+        (&mk_token(SERVICE_ACCOUNT, "web", "1", "forged"), "InvalidToken"),
+        (&mk_token(SERVICE_ACCOUNT, "web", "1", "expired"), "InvalidToken"),
         (&other_namespace, "TokenOfOtherProxy"),
     ] {
         assert_denied(
@@ -114,7 +116,7 @@ async fn token_that_does_not_prove_the_claimed_name_is_denied() {
         )
         .await;
     }
-    let other_account = mk_token("admin", "web", "1", "good");
+    let other_account = mk_token("admin", "web", "1", VALID_SIGNATURE);
     assert_denied(
         &server,
         &other_account,

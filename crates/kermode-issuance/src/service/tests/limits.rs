@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use super::log::CapturedLog;
 use super::server::{Server, mk_request};
 use super::web_token;
-use crate::authentication::tests::{mk_pod_of, mk_token};
+use crate::authentication::tests::{SERVICE_ACCOUNT, VALID_SIGNATURE, mk_pod_of, mk_token};
 
 #[tokio::test]
 async fn proxy_that_requests_certificates_in_a_loop_is_denied_and_other_proxies_are_not() {
@@ -32,7 +32,7 @@ async fn proxy_that_requests_certificates_in_a_loop_is_denied_and_other_proxies_
     assert!(denied.message().contains("too often"), "{denied}");
     assert_eq!(server.denial_count("ProxyRate"), 1);
     assert!(log.take().iter().any(|line| line.contains("reason=ProxyRate")));
-    let other = mk_token("robot", "other", "2", "good");
+    let other = mk_token(SERVICE_ACCOUNT, "other", "2", VALID_SIGNATURE);
     assert!(server.issue(&other, mk_request(&key, "other.shop")).await.is_ok());
 }
 
@@ -52,10 +52,10 @@ async fn proxies_that_start_at_once_get_their_certificates() {
     let key = WorkloadKey::generate().expect("a key");
     let requests = (0..1000).map(|number| {
         let token = mk_token(
-            "robot",
+            SERVICE_ACCOUNT,
             &format!("web-{number}"),
             &format!("uid-{number}"),
-            "good",
+            VALID_SIGNATURE,
         );
         let request = mk_request(&key, &format!("web-{number}.shop"));
         let server = &server;

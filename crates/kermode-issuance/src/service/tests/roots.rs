@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::server::{Server, mk_mesh};
 use super::web_token;
-use crate::authentication::tests::mk_token;
+use crate::authentication::tests::{SERVICE_ACCOUNT, VALID_SIGNATURE, mk_token};
 
 /// Time limit of each wait. A test that reaches the limit fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,7 +62,7 @@ async fn third_stream_of_a_proxy_is_denied() {
         1
     );
     assert_eq!(server.metric("roots_streams"), 2);
-    let other = mk_token("robot", "other", "2", "good");
+    let other = mk_token(SERVICE_ACCOUNT, "other", "2", VALID_SIGNATURE);
     assert!(server.watch(&other, "other.shop").await.is_ok());
     drop(first);
     let reopened = async {

@@ -42,7 +42,7 @@ pub(super) struct Server {
     _stop: Trigger,
 }
 
-/// Time by which the server dates back its certificates; other than the default.
+/// How long before the issuance the validity of the server's certificates starts. Differs from the default.
 pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_mins(4);
 
 pub(super) fn mk_mesh() -> Mesh {

@@ -29,10 +29,13 @@ impl StatusSource for WriterInner {
     }
 
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome) {
-        if let WriteOutcome::Written(observed) = outcome
-            && self.store_observed(key, observed)
-        {
-            // A concurrent write may have changed other fields.
+        let WriteOutcome::Written(observed) = outcome else {
+            return;
+        };
+        let has_changed = self.update_observed(key, observed);
+        if has_changed {
+            // The written object may contain changes that another client of the API server has made meanwhile. The
+            // next reconciliation compares all fields.
             self.queue.push(key.clone());
         }
     }

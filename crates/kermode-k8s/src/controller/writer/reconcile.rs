@@ -76,7 +76,7 @@ impl WriterInner {
         match self.write(key, &object, spec, content).await {
             Ok(written) => {
                 self.report_written(key, desired, observed.as_ref(), content);
-                self.store_observed(key, written);
+                self.update_observed(key, written);
                 self.rejections.lock().remove(key);
                 self.schedule_status_write(key);
                 Ok(())
