@@ -58,11 +58,11 @@ fn outbound(cli: &Cli) -> Result<OutboundRedirect, SettingError> {
     Ok(OutboundRedirect {
         port: cli.redirect_outbound_port,
         excluded_ports: parse_ports("--exclude-outbound-ports", &cli.exclude_outbound_ports)?,
-        excluded_uids: excluded_uids(cli)?,
+        uid_exclusions: uid_exclusions(cli)?,
     })
 }
 
-fn excluded_uids(cli: &Cli) -> Result<Vec<UidExclusion>, SettingError> {
+fn uid_exclusions(cli: &Cli) -> Result<Vec<UidExclusion>, SettingError> {
     let mut exclusions = Vec::new();
     for (flag, transport, values) in [
         (

@@ -56,14 +56,14 @@ fn read_inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
 }
 
 fn read_outbound(reader: &Reader<'_>) -> Result<OutboundRedirect, SettingError> {
-    let mut excluded_uids = Vec::new();
+    let mut uid_exclusions = Vec::new();
     for (key, transport) in [
         (key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, None),
         (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, Some(Transport::Tcp)),
         (key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, Some(Transport::Udp)),
     ] {
         let exclusions = reader.read(key, |key, value| parse_uid_exclusions(key, transport, value))?;
-        excluded_uids.extend(exclusions.unwrap_or_default());
+        uid_exclusions.extend(exclusions.unwrap_or_default());
     }
     Ok(OutboundRedirect {
         port: reader
@@ -72,7 +72,7 @@ fn read_outbound(reader: &Reader<'_>) -> Result<OutboundRedirect, SettingError> 
         excluded_ports: reader
             .read(key::EXCLUDE_OUTBOUND_PORTS, parse_ports)?
             .unwrap_or_default(),
-        excluded_uids,
+        uid_exclusions,
     })
 }
 

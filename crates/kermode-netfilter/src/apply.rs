@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::ruleset::PASSTHROUGH_SOURCE_V6;
+use crate::ruleset::EXEMPT_SOURCE_V6;
 use crate::{IpFamilies, RuleSet, TrafficConfig, ipv6};
 
 /// The program `nft`.
@@ -20,7 +20,7 @@ pub struct AppliedRules {
     pub families: IpFamilies,
     /// Rules in force.
     pub rules: RuleSet,
-    /// Problem to log, as a sentence. The rules are in force despite the problem.
+    /// Text of a problem for the log. The rules are in force despite the problem.
     pub warning: Option<String>,
 }
 
@@ -74,8 +74,8 @@ pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<AppliedRules, ApplyEr
     nft.apply(&rules)?;
     let warning = match families {
         IpFamilies::V4 => None,
-        IpFamilies::DualStack => ipv6::add_to_loopback(PASSTHROUGH_SOURCE_V6).err().map(|error| {
-            format!("cannot add {PASSTHROUGH_SOURCE_V6}/128 to lo: {error}; inbound IPv6 traffic does not reach the application")
+        IpFamilies::DualStack => ipv6::add_to_loopback(EXEMPT_SOURCE_V6).err().map(|error| {
+            format!("cannot add {EXEMPT_SOURCE_V6}/128 to lo: {error}; inbound IPv6 traffic does not reach the application")
         }),
     };
     Ok(AppliedRules {
@@ -179,6 +179,7 @@ impl ApplyError {
             || mentions("not supported")
             || mentions("Unable to initialize Netlink")
         {
+            // The kernel reports a missing module as a missing file.
             Self::Kernel { stderr }
         } else {
             Self::Rejected { stderr }
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_nft_are_classified_with_a_remedy() {
+    fn errors_of_nft_are_classified() {
         let error = ApplyError::from_stderr(
             "/dev/stdin:1:1-2: Error: Could not process rule: Operation not permitted\ntable inet kuma_mesh\n^^^^\n",
         );

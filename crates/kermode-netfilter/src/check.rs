@@ -1,6 +1,6 @@
 //! Checks the redirection: a connection to an address that no host has must reach a local listener of this process.
 //!
-//! The check is not possible with the proxy's UID, or while the proxy listens.
+//! The check is not possible if this process has the proxy's UID, or while the proxy listens on its outbound port.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -54,7 +54,7 @@ const DOCUMENTATION_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const DOCUMENTATION_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
 /// For each IP family, connects to an address that no host has, and expects a local listener to accept the connection.
-/// `step_timeout` limits connecting, accepting and reading.
+/// Connecting, accepting and reading may each take up to `step_timeout`.
 ///
 /// # Errors
 /// When a connection is not redirected, or the listener cannot be created.
@@ -102,7 +102,7 @@ pub fn check_redirect(
 /// Result of the check of one IP family.
 enum FamilyCheck {
     Redirected,
-    /// The routing table has no route, so the rules do not apply.
+    /// The routing table has no route to the target, so no packet reaches the rules.
     NoRoute,
     /// Another process listens on the port, presumably the proxy.
     Occupied,
@@ -136,7 +136,7 @@ fn check_family(
     }
 }
 
-/// Whether the routing table has a route. Connecting a UDP socket sends no packet.
+/// Whether the routing table has a route to `target`. Finds out by connecting a UDP socket, which sends no packet.
 fn has_route(target: SocketAddr) -> bool {
     let any: IpAddr = if target.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
@@ -154,7 +154,7 @@ fn expect_token(listener: &TcpListener, target: SocketAddr, step_timeout: Durati
     let token = token();
     let mut client = TcpStream::connect_timeout(&target, step_timeout)?;
     client.set_read_timeout(Some(step_timeout))?;
-    // `accept` would block if another listener accepted the connection.
+    // Without a timeout, `accept` would block forever if another listener accepted the connection.
     setsockopt(listener, ReceiveTimeout, &time_value(step_timeout))?;
     let (mut server, _) = listener.accept()?;
     server.write_all(&token)?;
@@ -183,13 +183,14 @@ fn time_value(duration: Duration) -> TimeVal {
     TimeVal::new(seconds, duration.subsec_micros().into())
 }
 
-/// Returns a TCP port to which connections of the user are redirected to the outbound port, or `None` if there is none.
+/// Returns a destination port whose TCP connections from the user are redirected to the outbound port. Returns `None` if
+/// there is no such port.
 fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
     /// First candidate, outside the range of common exclusions.
     const FIRST_CANDIDATE: u16 = 20001;
     let outbound = &config.outbound;
     let is_excluded_for_user = |port: u16| {
-        outbound.excluded_uids.iter().any(|exclusion| {
+        outbound.uid_exclusions.iter().any(|exclusion| {
             exclusion.transport == Transport::Tcp
                 && exclusion.uids.contains(uid)
                 && exclusion.ports.contains(port)
@@ -213,12 +214,13 @@ mod tests {
         assert_eq!(intercepted_port(&config, 0), Some(20001));
         config.outbound.excluded_ports = PortSet::from_iter([(20001, 65535)]);
         assert_eq!(intercepted_port(&config, 0), Some(1));
-        config.outbound.excluded_uids =
+        // Ports 1 to 52 are excluded for UID 0, and port 53 is redirected to the DNS port.
+        config.outbound.uid_exclusions =
             parse_uid_exclusions("key", None, "tcp:1-52:0").expect("valid exclusions");
         config.dns = Some(crate::DnsRedirect::all(crate::DnsRedirect::DEFAULT_PORT));
         assert_eq!(intercepted_port(&config, 0), Some(54));
         assert_eq!(intercepted_port(&config, 7), Some(1));
-        config.outbound.excluded_uids = parse_uid_exclusions("key", None, "0").expect("valid exclusions");
+        config.outbound.uid_exclusions = parse_uid_exclusions("key", None, "0").expect("valid exclusions");
         assert_eq!(intercepted_port(&config, 0), None);
     }
 }

@@ -23,7 +23,7 @@ pub struct TrafficConfig {
 /// Interception of incoming connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundRedirect {
-    /// Whether incoming connections are intercepted. False for gateways.
+    /// Whether incoming connections are intercepted. False for delegated gateways.
     pub enabled: bool,
     /// Inbound port of the proxy for IPv4.
     pub port: NonZeroU16,
@@ -40,8 +40,8 @@ pub struct OutboundRedirect {
     pub port: NonZeroU16,
     /// Destination ports that are not intercepted.
     pub excluded_ports: PortSet,
-    /// Traffic of certain users that is not intercepted, DNS included.
-    pub excluded_uids: Vec<UidExclusion>,
+    /// Exclusions of the traffic of certain users from interception, DNS included.
+    pub uid_exclusions: Vec<UidExclusion>,
 }
 
 /// Redirection of DNS queries over UDP and TCP.
@@ -49,10 +49,10 @@ pub struct OutboundRedirect {
 pub struct DnsRedirect {
     /// DNS port of the proxy.
     pub port: NonZeroU16,
-    /// Queries that are redirected.
+    /// Queries to these servers are redirected.
     pub servers: DnsServers,
     /// Whether redirected queries and the proxy's own queries use separate connection tracking zones. In a common zone,
-    /// two queries with the same source port would collide.
+    /// a redirected query and a query of the proxy with the same source port would collide.
     pub split_conntrack_zones: bool,
 }
 
@@ -72,8 +72,8 @@ pub struct VirtualNetwork {
     pub interface: String,
     /// Address of the network. Traffic within the network is not intercepted.
     pub address: IpAddr,
-    /// Prefix length in bits.
-    pub prefix: u8,
+    /// Length of the network prefix, in bits.
+    pub prefix_length: u8,
 }
 
 // === impl TrafficConfig ===
@@ -127,7 +127,7 @@ impl Default for OutboundRedirect {
         Self {
             port: Self::DEFAULT_PORT,
             excluded_ports: PortSet::default(),
-            excluded_uids: Vec::new(),
+            uid_exclusions: Vec::new(),
         }
     }
 }
@@ -148,7 +148,7 @@ impl DnsRedirect {
     }
 }
 
-/// Converts a port number other than 0.
+/// Converts a port number. The number must not be 0.
 const fn port(number: u16) -> NonZeroU16 {
     match NonZeroU16::new(number) {
         Some(port) => port,

@@ -15,7 +15,7 @@ pub struct Intervals<T>(Vec<(T, T)>);
 
 /// Element type of [`Intervals`].
 pub trait Number: Copy + Ord + fmt::Display + FromStr<Err = std::num::ParseIntError> {
-    /// Name of the type in error texts.
+    /// Name of the type in error texts: the Go type in Kuma's texts.
     const TYPE_NAME: &'static str;
 
     /// Returns the next number; `None` after the last.

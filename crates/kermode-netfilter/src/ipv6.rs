@@ -1,5 +1,5 @@
-//! IPv6 in the current network namespace: detection of addresses, and the source address of the proxy's inbound
-//! listener.
+//! IPv6 in the current network namespace: detection of IPv6 addresses, and the loopback address from which the proxy
+//! connects to the application.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -27,7 +27,7 @@ pub fn is_available() -> bool {
     })
 }
 
-/// Adds an address to the loopback interface, unless the interface has the address.
+/// Adds an address to the loopback interface, unless the interface already has the address.
 ///
 /// Envoy could bind to an address that no interface has (`IP_FREEBIND`), but the kernel would route responses out of
 /// the pod. IPv4 needs no such step, because all of 127.0.0.0/8 is local.
@@ -69,7 +69,7 @@ fn new_address_request(interface: u32, address: Ipv6Addr) -> Vec<u8> {
     const PREFIX_LENGTH: u8 = 128;
     /// `IFA_F_NODAD`: no duplicate address detection, so the address is usable immediately.
     const NO_DUPLICATE_DETECTION: u8 = 0x2;
-    /// Header and address, in bytes.
+    /// Attribute header and address, in bytes.
     const ATTRIBUTE_LENGTH: u16 = 4 + 16;
     const IFA_ADDRESS: u16 = 1;
     let mut message = Vec::with_capacity(LENGTH as usize);

@@ -85,8 +85,8 @@ impl Display for Match {
             Self::From(address) => write!(f, "{} saddr {address}", family(*address)),
             Self::To(address) => write!(f, "{} daddr {address}", family(*address)),
             Self::NotTo(address) => write!(f, "{} daddr != {address}", family(*address)),
-            Self::NotToNetwork(address, prefix) => {
-                write!(f, "{} daddr != {address}/{prefix}", family(*address))
+            Self::NotToNetwork(address, prefix_length) => {
+                write!(f, "{} daddr != {address}/{prefix_length}", family(*address))
             }
             Self::Protocol(transport) => write!(f, "meta l4proto {transport}"),
             Self::SourcePort(transport, port) => write!(f, "{transport} sport {port}"),

@@ -150,14 +150,14 @@ fn try_parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
     if name.is_empty() || interface.len() > MAX_NAME_LENGTH || !name.chars().all(is_allowed) {
         return None;
     }
-    let (address, prefix) = network.split_once('/')?;
+    let (address, prefix_length) = network.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
-    let prefix: u8 = parse_number(prefix)?;
-    let max_prefix = if address.is_ipv4() { 32 } else { 128 };
-    (prefix <= max_prefix).then(|| VirtualNetwork {
+    let prefix_length: u8 = parse_number(prefix_length)?;
+    let max_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    (prefix_length <= max_prefix_length).then(|| VirtualNetwork {
         interface: interface.to_owned(),
         address,
-        prefix,
+        prefix_length,
     })
 }
 
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn virtual_networks_of_both_families_are_parsed() {
         let network = parse_virtual_network("--vnet", "br+:172.18.0.0/16").expect("a valid network");
-        assert_eq!((network.interface.as_str(), network.prefix), ("br+", 16));
+        assert_eq!((network.interface.as_str(), network.prefix_length), ("br+", 16));
         assert!(
             parse_virtual_network("--vnet", "iface:::1/64")
                 .expect("a valid network")

@@ -1,8 +1,8 @@
 //! nftables rules as data, derived from the settings.
 //!
-//! The rules are equivalent to the iptables rules that Kuma creates with `--experimental-transparent-proxy-engine`
-//! (docs/reference/transparent-proxying.md#rules). One table serves both IP families. `build` creates the rules, `nft`
-//! writes them as text.
+//! The rules correspond to the iptables rules that Kuma creates with `--experimental-transparent-proxy-engine`
+//! (docs/reference/transparent-proxying.md#rules). One table serves both IP families. `build` creates the rules and
+//! explains differences from Kuma, `nft` writes the rules as text.
 
 mod build;
 
@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use crate::exclusion::Transport;
 use crate::{PortSet, UidSet};
 
-/// Contents of the table `kuma_mesh`. Their [`Display`](std::fmt::Display) is the text for `nft -f`.
+/// Contents of the table `kuma_mesh`. [`Display`](std::fmt::Display) writes the text for `nft -f`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSet {
     /// Chains. The chains with a hook come first.
@@ -130,5 +130,6 @@ pub enum IpFamilies {
     DualStack,
 }
 
-/// IPv6 address from which the proxy's inbound listener connects to the application. It must be an address of `lo`.
-pub(crate) const PASSTHROUGH_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+/// IPv6 address from which the proxy connects to the application; the rules exempt these connections. Must be an address
+/// of `lo`.
+pub(crate) const EXEMPT_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);

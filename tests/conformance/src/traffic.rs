@@ -145,7 +145,7 @@ fn compare_uid_exclusion(case: &Case<'_>) -> Result<Outcome> {
     let tables = Tables::parse(&format!("*nat\n{}\n", lines.join("\n")))?;
     let mut config = config_from_annotation(case)?;
     let rules = RuleSet::new(&config, IpFamilies::DualStack);
-    config.outbound.excluded_uids.clear();
+    config.outbound.uid_exclusions.clear();
     let rules_without_exclusion = RuleSet::new(&config, IpFamilies::DualStack);
     compare_dispositions(&tables, &rules, false, |packet| {
         let without_exclusion = rules::disposition(&rules_without_exclusion, packet)?;

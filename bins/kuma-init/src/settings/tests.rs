@@ -45,7 +45,7 @@ fn arguments_of_the_injector_are_accepted() {
         "--experimental-transparent-proxy-engine",
     ])
     .expect("valid arguments");
-    let exclusions = config.outbound.excluded_uids.len();
+    let exclusions = config.outbound.uid_exclusions.len();
     assert_eq!(exclusions, 3);
     let expected = TrafficConfig {
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
@@ -53,7 +53,7 @@ fn arguments_of_the_injector_are_accepted() {
     };
     let without_exclusions = TrafficConfig {
         outbound: OutboundRedirect {
-            excluded_uids: Vec::new(),
+            uid_exclusions: Vec::new(),
             ..config.outbound
         },
         ..config

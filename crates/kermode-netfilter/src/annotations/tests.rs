@@ -50,7 +50,7 @@ fn annotations_replace_the_defaults() {
     );
     let exclusions: Vec<_> = config
         .outbound
-        .excluded_uids
+        .uid_exclusions
         .iter()
         .map(|exclusion| (exclusion.transport, exclusion.ports.to_string()))
         .collect();

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Chain, ChainName, Hook, IpFamilies, Match, PASSTHROUGH_SOURCE_V6, Rule, RuleSet, Verdict};
+use super::{Chain, ChainName, EXEMPT_SOURCE_V6, Hook, IpFamilies, Match, Rule, RuleSet, Verdict};
 use crate::config::{DnsRedirect, DnsServers, TrafficConfig};
 use crate::exclusion::Transport::{self, Tcp, Udp};
 use crate::{PortSet, UidSet};
@@ -10,33 +10,33 @@ use crate::{PortSet, UidSet};
 /// Builds the chains of a [`RuleSet`].
 struct RuleSetBuilder<'a> {
     config: &'a TrafficConfig,
-    /// Addresses of each intercepted IP family.
+    /// Special addresses of each intercepted IP family.
     addresses: &'a [SpecialAddresses],
     /// Matches packets of the proxy.
     from_proxy: Match,
 }
 
-/// Special addresses of one IP family.
+/// Addresses of one IP family that have rules of their own.
 #[derive(Clone, Copy)]
 struct SpecialAddresses {
-    /// Address from which the proxy's inbound listener connects to the application.
-    passthrough_source: IpAddr,
+    /// Address from which the proxy connects to the application.
+    exempt_source: IpAddr,
     loopback: IpAddr,
 }
 
 const V4: SpecialAddresses = SpecialAddresses {
-    passthrough_source: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
+    exempt_source: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
     loopback: IpAddr::V4(Ipv4Addr::LOCALHOST),
 };
 const V6: SpecialAddresses = SpecialAddresses {
-    passthrough_source: IpAddr::V6(PASSTHROUGH_SOURCE_V6),
+    exempt_source: IpAddr::V6(EXEMPT_SOURCE_V6),
     loopback: IpAddr::V6(Ipv6Addr::LOCALHOST),
 };
 
 const DNS_PORT: u16 = 53;
-/// Connection tracking zone of DNS queries that are not redirected.
+/// Verdict for DNS queries that are not redirected: assigns their connection tracking zone.
 const DIRECT_ZONE: Verdict = Verdict::Zone(1);
-/// Connection tracking zone of DNS queries that are redirected to the proxy.
+/// Verdict for DNS queries that are redirected to the proxy: assigns their connection tracking zone.
 const REDIRECTED_ZONE: Verdict = Verdict::Zone(2);
 
 // === impl RuleSet ===
@@ -113,13 +113,13 @@ impl RuleSetBuilder<'_> {
             REDIRECTED_ZONE,
             "the proxy's answers",
         ));
-        // Queries of excluded users are not redirected, so they get the zone of direct queries. In the zone of
-        // redirected queries, as in Kuma, their responses would match no connection, and a later query from the same
-        // source port would not be redirected.
+        // Queries of excluded users are not redirected, so they get the zone of direct queries. Kuma assigns these queries
+        // to the zone of redirected queries. Their responses then match no connection, and a later query from the same
+        // source port is not redirected.
         let dns_exclusions = self
             .config
             .outbound
-            .excluded_uids
+            .uid_exclusions
             .iter()
             .filter(|exclusion| exclusion.transport == Udp && exclusion.ports.contains(DNS_PORT));
         for exclusion in dns_exclusions {
@@ -157,7 +157,7 @@ impl RuleSetBuilder<'_> {
             .filter(|network| self.intercepts(network.address))
         {
             let from_network = Match::InInterface(network.interface.clone());
-            let to_outside = Match::NotToNetwork(network.address, network.prefix);
+            let to_outside = Match::NotToNetwork(network.address, network.prefix_length);
             let matches = [from_network, to_outside, Match::Protocol(Tcp)];
             rules.push(rule(matches, redirect, "connections out of a virtual network"));
         }
@@ -172,7 +172,7 @@ impl RuleSetBuilder<'_> {
 
     fn output(&self) -> Chain {
         let mut rules = self.ipv6_guard();
-        for exclusion in &self.config.outbound.excluded_uids {
+        for exclusion in &self.config.outbound.uid_exclusions {
             let ports = Match::DestinationPort(exclusion.transport, exclusion.ports.clone());
             let owner = Match::Owner(exclusion.uids.clone());
             rules.push(rule([ports, owner], Verdict::Return, "excluded for the user"));
@@ -237,9 +237,9 @@ impl RuleSetBuilder<'_> {
         }
     }
 
-    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. Rule 4 handles the proxy's packets, so
-    /// rule 5 needs no `meta skuid !=`. A packet without an owner does not match `meta skuid !=`, but matches iptables'
-    /// `! --uid-owner`.
+    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. In Kuma, rule 5 precedes rule 4 and excludes
+    /// the proxy's packets by `! --uid-owner`, which also matches packets without an owner. `meta skuid !=` does not match
+    /// packets without an owner, so rule 4 handles the proxy's packets first.
     fn outbound(&self) -> Chain {
         let dns = self.config.dns.as_ref();
         let not_dns = || dns.map(|_| Match::NotDestinationPort(Tcp, DNS_PORT));
@@ -247,7 +247,7 @@ impl RuleSetBuilder<'_> {
         let mut rules = excluded_ports(&self.config.outbound.excluded_ports);
         // Rule 2
         for family in self.addresses {
-            let matches = [Match::OutLoopback, Match::From(family.passthrough_source)];
+            let matches = [Match::OutLoopback, Match::From(family.exempt_source)];
             rules.push(rule(
                 matches,
                 Verdict::Return,
@@ -327,7 +327,7 @@ impl RuleSetBuilder<'_> {
         address.is_ipv4() || self.intercepts_v6()
     }
 
-    /// Returns a rule that skips IPv6 packets, or none if IPv6 is intercepted.
+    /// Returns a rule that lets IPv6 packets skip the chain, or none if IPv6 is intercepted.
     fn ipv6_guard(&self) -> Vec<Rule> {
         if self.intercepts_v6() {
             return Vec::new();
@@ -391,7 +391,7 @@ fn query(transport: Transport) -> Match {
     Match::DestinationPort(transport, PortSet::single(DNS_PORT))
 }
 
-/// Returns a rule that skips the ports, or none if the set is empty.
+/// Returns a rule that lets connections to these ports skip the chain, or none if the set is empty.
 fn excluded_ports(ports: &PortSet) -> Vec<Rule> {
     if ports.is_empty() {
         return Vec::new();

@@ -127,7 +127,7 @@ fn query_of_the_proxy_collides_with_a_redirected_query_without_zones() {
 #[test]
 fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
     let mut config = with_dns(all_queries());
-    config.outbound.excluded_uids =
+    config.outbound.uid_exclusions =
         parse_uid_exclusions("key", None, "udp:53:1234").expect("valid exclusions");
     let lab = NetnsLab::with_rules(&config);
     assert_eq!(query_from_fixed_port(&lab, 1234), "server");
@@ -137,7 +137,7 @@ fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
 #[test]
 fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
     let mut config = with_dns(all_queries());
-    config.outbound.excluded_uids =
+    config.outbound.uid_exclusions =
         parse_uid_exclusions("key", None, "udp:53:1234").expect("valid exclusions");
     let lab = NetnsLab::with_rules(&config);
     let firewall = "table inet firewall {
