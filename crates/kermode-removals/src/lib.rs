@@ -5,10 +5,10 @@
 //! removed endpoints to [`EndpointRemovals`]. ADS streams report the acknowledgements of their proxies. The sidecar of
 //! a removed endpoint, or an operator, reads the status.
 //!
-//! A replica reports only on the proxies that have a stream at this replica. Replicas do not communicate with each
-//! other: a [`RemovalReport`] lists the other replicas, and the sidecar queries all of them.
-//! [`RemovalReport::covers_all_proxies`] is false while a proxy may be missing from the reports of all replicas,
-//! because a replica has just started or ended.
+//! A replica reports only on its own proxies: the proxies that have a stream at this replica, or had a stream within
+//! the [`RECONNECT_TIMEOUT`]. Replicas do not communicate with each other: a [`RemovalReport`] lists the other replicas,
+//! and the sidecar queries all of them. [`RemovalReport::covers_all_proxies`] is false while a proxy may be missing from
+//! the reports of all replicas, because a replica has just started or ended.
 
 mod removals;
 mod replicas;

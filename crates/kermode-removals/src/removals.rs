@@ -1,5 +1,5 @@
-//! [`EndpointRemovals`], which `kuma-cp`, ADS streams and the gRPC service share: state behind a lock, metrics, and
-//! notification of watchers.
+//! Handle of all endpoint removals: the state behind a lock, metrics, and notification of watchers. `kuma-cp`, ADS
+//! streams and the gRPC service share the handle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,14 +21,14 @@ use crate::status::{OpenRemoval, RemovalReport, RemovalStatus};
 const MAX_EXAMPLES: usize = 20;
 
 /// Interval at which a watched removal is evaluated without a notification. Watchers are notified only when a removal
-/// starts or completes, not when the number of pending proxies falls or an absent proxy expires.
+/// starts or completes, not when the number of pending proxies falls or a disconnected proxy expires.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Function that returns the mesh of a proxy, and the sequence number up to which the mesh is published. Returns `None`
-/// if the proxy has no Dataplane or if the mesh was never published.
+/// Function that returns the mesh of a proxy, and the sequence number of the newest published change of the mesh.
+/// Returns `None` if the proxy has no Dataplane or if the mesh was never published.
 pub type PublishedSequence = dyn Fn(&ObjectKey) -> Option<(MeshName, u64)> + Send + Sync;
 
-/// Removals of all endpoints. Cheap to clone; clones share the state.
+/// Handle of all endpoint removals. Cheap to clone; clones share the state.
 #[derive(Clone, Debug)]
 pub struct EndpointRemovals {
     inner: Arc<RemovalsInner>,
@@ -97,13 +97,17 @@ impl EndpointRemovals {
         });
     }
 
-    /// Reports that the removal of an endpoint was published. `published` returns the sequence number up to which a
-    /// mesh is published. Does nothing for a proxy that is not an endpoint.
-    pub fn on_endpoint_removed(&self, endpoint: &ObjectKey, published: impl FnOnce(&MeshName) -> u64) {
+    /// Reports that the removal of an endpoint was published. `published_sequence` returns the sequence number of the
+    /// newest published change of a mesh. Does nothing for a proxy that is not an endpoint.
+    pub fn on_endpoint_removed(
+        &self,
+        endpoint: &ObjectKey,
+        published_sequence: impl FnOnce(&MeshName) -> u64,
+    ) {
         let Some(mesh) = self.inner.state.lock().mesh_of(endpoint).cloned() else {
             return;
         };
-        let sequence = published(&mesh);
+        let sequence = published_sequence(&mesh);
         self.inner
             .update(|state, now| state.remove_endpoint(endpoint, sequence, now));
     }
@@ -116,8 +120,8 @@ impl EndpointRemovals {
 
     /// Returns the status of an endpoint's removal.
     pub fn status(&self, endpoint: &ObjectKey) -> RemovalStatus {
-        // Absent proxies expire here and not by a timer, because only a status depends on the expiry.
-        self.inner.update(RemovalState::expire_absent);
+        // Disconnected proxies expire here and not by a timer, because only the status depends on the expiry.
+        self.inner.update(RemovalState::expire_disconnected_proxies);
         self.inner.state.lock().status(endpoint)
     }
 
@@ -156,14 +160,14 @@ impl EndpointRemovals {
     pub fn watch(
         &self,
         endpoint: ObjectKey,
-        published: Arc<PublishedSequence>,
+        published_sequence: Arc<PublishedSequence>,
         replicas: watch::Receiver<Replicas>,
     ) -> impl Stream<Item = RemovalReport> + Send + 'static {
         let watcher = RemovalWatcher {
             changed: self.inner.changed.subscribe(),
             removals: self.clone(),
             endpoint,
-            published,
+            published_sequence,
             replicas,
             last: None,
         };
@@ -175,11 +179,11 @@ impl EndpointRemovals {
     fn report(
         &self,
         endpoint: &ObjectKey,
-        published: &PublishedSequence,
+        published_sequence: &PublishedSequence,
         replicas: &Replicas,
     ) -> RemovalReport {
         let has_endpoint_or_removal = self.inner.state.lock().has_endpoint_or_removal(endpoint);
-        if !has_endpoint_or_removal && let Some((mesh, sequence)) = published(endpoint) {
+        if !has_endpoint_or_removal && let Some((mesh, sequence)) = published_sequence(endpoint) {
             // The configuration that this replica published with this sequence number does not contain the endpoint.
             self.inner
                 .update(|state, now| state.start_query(endpoint, mesh, sequence, now));
@@ -192,11 +196,11 @@ impl EndpointRemovals {
     }
 }
 
-/// One caller that watches a removal.
+/// State of one watch of a removal.
 struct RemovalWatcher {
     removals: EndpointRemovals,
     endpoint: ObjectKey,
-    published: Arc<PublishedSequence>,
+    published_sequence: Arc<PublishedSequence>,
     changed: watch::Receiver<()>,
     replicas: watch::Receiver<Replicas>,
     /// Last report that was returned.
@@ -209,7 +213,9 @@ impl RemovalWatcher {
         loop {
             self.changed.mark_unchanged();
             let replicas = self.replicas.borrow_and_update().clone();
-            let report = self.removals.report(&self.endpoint, &*self.published, &replicas);
+            let report = self
+                .removals
+                .report(&self.endpoint, &*self.published_sequence, &replicas);
             if self.last.as_ref() != Some(&report) {
                 self.last = Some(report.clone());
                 return report;
@@ -253,15 +259,16 @@ impl Drop for StreamAcknowledgements {
 // === impl RemovalsInner ===
 
 impl RemovalsInner {
-    /// Applies a change, then updates the metrics and notifies watchers outside of the lock.
+    /// Applies a change to the state. If removals started or completed, updates the metrics and notifies the watchers
+    /// after releasing the lock. `change` returns the durations of the removals that it completed.
     fn update(&self, change: impl FnOnce(&mut RemovalState, Instant) -> Vec<Duration>) {
         let mut state = self.state.lock();
         let open_before = state.open_count();
         let completed = change(&mut state, Instant::now());
         let open = state.open_count();
         drop(state);
-        for after in &completed {
-            self.acknowledged_after.observe(after.as_secs_f64());
+        for duration in &completed {
+            self.acknowledged_after.observe(duration.as_secs_f64());
         }
         if open != open_before || !completed.is_empty() {
             self.open.set(i64::try_from(open).unwrap_or(i64::MAX));

@@ -1,5 +1,5 @@
-//! The replicas of the control plane, as one replica observes them. `kuma-cp` derives them from a watch of Pods.
-//! Endpoint removals and rebalancing read them.
+//! The replicas of the control plane, as one replica observes them. `kuma-cp` derives this state from a watch of Pods,
+//! for endpoint removals and for rebalancing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Returns whether no replica started or ended within the [`RECONNECT_TIMEOUT`], so that every proxy of an ended
-    /// replica has connected to another one.
+    /// Returns whether no replica started or ended within the [`RECONNECT_TIMEOUT`]. If so, every proxy of an ended
+    /// replica has connected to another replica. Returns false while the replicas are not known.
     pub fn are_stable(&self) -> bool {
         self.unchanged_since
             .is_some_and(|since| since.elapsed() >= RECONNECT_TIMEOUT)

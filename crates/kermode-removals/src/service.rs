@@ -36,22 +36,22 @@ pub struct RemovalService {
 
 struct ServiceInner {
     removals: EndpointRemovals,
-    published: Arc<PublishedSequence>,
+    published_sequence: Arc<PublishedSequence>,
     replicas: watch::Receiver<Replicas>,
     authenticator: Box<dyn Authenticator>,
     calls: KeyedLimit<ObjectKey>,
 }
 
 fn to_response(report: &RemovalReport) -> WatchRemovalResponse {
-    let (removed, unacknowledged_by, took) = match report.status {
+    let (is_removed, unacknowledged_by, elapsed) = match report.status {
         RemovalStatus::NotRemoved => (false, 0, None),
         RemovalStatus::Pending { proxies } => (true, proxies as u64, None),
         RemovalStatus::Acknowledged { after } => (true, 0, Some(after.as_millis())),
     };
     WatchRemovalResponse {
-        removed,
+        removed: is_removed,
         unacknowledged_by,
-        took_ms: took.map_or(0, |took| took.try_into().unwrap_or(u64::MAX)),
+        took_ms: elapsed.map_or(0, |elapsed| elapsed.try_into().unwrap_or(u64::MAX)),
         other_replicas: report.other_replicas.iter().map(ToString::to_string).collect(),
         complete: report.covers_all_proxies,
     }
@@ -63,14 +63,14 @@ impl RemovalService {
     /// Creates the service that reports the status of `removals`.
     pub fn new(
         removals: EndpointRemovals,
-        published: Arc<PublishedSequence>,
+        published_sequence: Arc<PublishedSequence>,
         replicas: watch::Receiver<Replicas>,
         authenticator: impl Authenticator,
     ) -> Self {
         Self {
             inner: Arc::new(ServiceInner {
                 removals,
-                published,
+                published_sequence,
                 replicas,
                 authenticator: Box::new(authenticator),
                 calls: KeyedLimit::new(MAX_CALLS_PER_PROXY, MAX_CALLS),
@@ -117,8 +117,8 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
             inner.authenticator.authorize(&identity)?;
             let permit = inner.calls.acquire_superseding(&identity.key);
             let mut permit = permit.map_err(too_many_calls)?;
-            let (published, replicas) = (inner.published.clone(), inner.replicas.clone());
-            let reports = inner.removals.watch(identity.key, published, replicas);
+            let (published_sequence, replicas) = (inner.published_sequence.clone(), inner.replicas.clone());
+            let reports = inner.removals.watch(identity.key, published_sequence, replicas);
             let responses = reports.map(|report| Ok(to_response(&report)));
             let revoked = async move { permit.revoked().await };
             Ok(Response::new(responses.take_until(revoked.boxed()).boxed()))

@@ -1,11 +1,13 @@
 //! State of endpoint removals, and the acknowledged sequence number of each proxy. No IO; the clock is passed in.
 //!
-//! A proxy acknowledges a sequence number of the store once it has applied every endpoint change up to this number. A
-//! removal is pending for the proxies whose acknowledged number is lower than the sequence number of the removal. The
-//! proxies are ordered by acknowledged number, so no removal needs a list of its pending proxies.
+//! Every change of the resource store has a sequence number. A proxy acknowledges a sequence number once it has applied
+//! every endpoint change up to this number. A removal is pending for the proxies whose acknowledged number is lower
+//! than the sequence number of the removal. The proxies are ordered by acknowledged number, so no removal needs a list
+//! of its pending proxies.
 //!
 //! A sidecar can query whether its own endpoint is removed everywhere, even if this replica never published the
-//! endpoint. Such a query is handled like a removal, but not counted as a removal.
+//! endpoint. The query is stored as a [`Removal`] with `is_published: false`. Metrics and the list of open removals
+//! leave out queries.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,60 +20,60 @@ use crate::status::RemovalStatus;
 /// A proxy that has a stream, or whose last stream ended within the [`RECONNECT_TIMEOUT`].
 #[derive(Debug)]
 struct KnownProxy {
-    /// ID by which [`Acknowledgements::proxies`] refers to the proxy.
+    /// ID by which [`MeshState::proxies_by_acknowledged`] refers to the proxy.
     id: u64,
     mesh: MeshName,
     /// ID of the newest stream; `None` after this stream has ended.
     stream: Option<u64>,
     /// Highest sequence number that the proxy acknowledged.
     acknowledged: u64,
-    /// Time at which the proxy's last stream ended; `None` before the first end.
-    closed_at: Option<Instant>,
+    /// Time at which a stream of the proxy last ended; `None` if no stream has ended.
+    last_stream_ended_at: Option<Instant>,
     /// Whether the proxy's Dataplane was deleted. The proxy is removed when its stream ends.
-    is_deleted: bool,
+    is_dataplane_deleted: bool,
 }
 
-/// Removal of one endpoint.
+/// Removal of one endpoint, or a query (see the module documentation).
 #[derive(Debug)]
 struct Removal {
     mesh: MeshName,
     /// Sequence number that a proxy has to acknowledge.
     sequence: u64,
     started_at: Instant,
-    /// True for a removal that this replica published, false for a query (see the module documentation).
+    /// True for a removal that this replica published, false for a query.
     is_published: bool,
     /// Time from the start until every proxy had acknowledged the removal. A proxy that connects later may still have
     /// the endpoint.
     acknowledged_after: Option<Duration>,
     /// Whether the endpoint's Dataplane was deleted. If so, the removal is discarded once it is complete.
-    is_deleted: bool,
+    is_dataplane_deleted: bool,
 }
 
-/// Acknowledgements and open removals of one mesh.
+/// Proxies and incomplete removals of one mesh.
 #[derive(Debug, Default)]
-struct Acknowledgements {
+struct MeshState {
     /// Acknowledged sequence number and ID of each proxy, ordered by sequence number.
-    proxies: BTreeSet<(u64, u64)>,
-    /// Sequence number and endpoint of each removal that is not complete, ordered by sequence number.
-    open: BTreeSet<(u64, ObjectKey)>,
+    proxies_by_acknowledged: BTreeSet<(u64, u64)>,
+    /// Sequence number and endpoint of each incomplete removal or query, ordered by sequence number.
+    incomplete_removals: BTreeSet<(u64, ObjectKey)>,
 }
 
 /// State of [`crate::removals::EndpointRemovals`].
 ///
-/// Methods return the durations, from publication to the last acknowledgement, of the endpoint removals that they
-/// completed.
+/// A method that returns a `Vec<Duration>` returns one duration for each published removal that the call completed: the
+/// time from the publication to the last acknowledgement.
 #[derive(Debug, Default)]
 pub(crate) struct RemovalState {
-    meshes: HashMap<MeshName, Acknowledgements>,
+    meshes: HashMap<MeshName, MeshState>,
     proxies: HashMap<ObjectKey, KnownProxy>,
     last_id: u64,
     /// Ended streams: the time of the end and the proxy, oldest first. The proxy may have opened another stream since.
-    absent: VecDeque<(Instant, ObjectKey)>,
-    /// Endpoints in the configuration of proxies, and their meshes.
+    ended_streams: VecDeque<(Instant, ObjectKey)>,
+    /// Mesh of each published endpoint that is not removed.
     endpoints: HashMap<ObjectKey, MeshName>,
     removals: HashMap<ObjectKey, Removal>,
-    /// Number of open removals that are queries.
-    open_queries: usize,
+    /// Number of queries in [`MeshState::incomplete_removals`] of all meshes.
+    incomplete_queries: usize,
 }
 
 // === impl RemovalState ===
@@ -102,7 +104,7 @@ impl RemovalState {
         self.start_removal(endpoint, mesh, sequence, is_published, now)
     }
 
-    /// Returns whether the proxy is an endpoint at this replica, or a removal or query of its endpoint is stored.
+    /// Returns whether this replica has published the proxy's endpoint, or stores a removal or query of the endpoint.
     pub(crate) fn has_endpoint_or_removal(&self, proxy: &ObjectKey) -> bool {
         self.endpoints.contains_key(proxy) || self.removals.contains_key(proxy)
     }
@@ -126,7 +128,7 @@ impl RemovalState {
     /// Records that the Dataplane of a proxy was deleted. Called after the removal of the proxy's endpoint was started.
     pub(crate) fn delete_dataplane(&mut self, proxy: &ObjectKey, now: Instant) -> Vec<Duration> {
         let is_complete = self.removals.get_mut(proxy).is_some_and(|removal| {
-            removal.is_deleted = true;
+            removal.is_dataplane_deleted = true;
             removal.acknowledged_after.is_some()
         });
         if is_complete {
@@ -135,7 +137,7 @@ impl RemovalState {
         let Some(known) = self.proxies.get_mut(proxy) else {
             return Vec::new();
         };
-        known.is_deleted = true;
+        known.is_dataplane_deleted = true;
         if known.stream.is_none() {
             self.remove_proxy(proxy, now)
         } else {
@@ -143,8 +145,8 @@ impl RemovalState {
         }
     }
 
-    /// Adds a stream of a proxy. A proxy that is new at this replica, or has changed its mesh, starts without an
-    /// acknowledgement. A proxy that reconnects keeps its acknowledged number.
+    /// Records a new stream of a proxy. A proxy that is new at this replica, or has changed its mesh, starts with the
+    /// acknowledged number 0. A proxy that reconnects keeps its acknowledged number.
     pub(crate) fn open_stream(
         &mut self,
         proxy: &ObjectKey,
@@ -158,23 +160,23 @@ impl RemovalState {
         } else {
             Vec::new()
         };
-        let acknowledgements = self.meshes.entry(mesh.clone()).or_default();
+        let mesh_state = self.meshes.entry(mesh.clone()).or_default();
         let last_id = &mut self.last_id;
         let known = self.proxies.entry(proxy.clone()).or_insert_with(|| {
             *last_id += 1;
-            acknowledgements.proxies.insert((0, *last_id));
+            mesh_state.proxies_by_acknowledged.insert((0, *last_id));
             KnownProxy {
                 id: *last_id,
                 mesh: mesh.clone(),
                 stream: None,
                 acknowledged: 0,
-                closed_at: None,
-                is_deleted: false,
+                last_stream_ended_at: None,
+                is_dataplane_deleted: false,
             }
         });
         // The newest stream has the highest ID.
         known.stream = known.stream.max(Some(stream));
-        known.is_deleted = false;
+        known.is_dataplane_deleted = false;
         completed
     }
 
@@ -194,15 +196,17 @@ impl RemovalState {
             return Vec::new();
         }
         let mesh = known.mesh.clone();
-        let acknowledgements = self.meshes.entry(mesh.clone()).or_default();
-        acknowledgements.proxies.remove(&(known.acknowledged, known.id));
+        let mesh_state = self.meshes.entry(mesh.clone()).or_default();
+        mesh_state
+            .proxies_by_acknowledged
+            .remove(&(known.acknowledged, known.id));
         known.acknowledged = sequence;
-        acknowledgements.proxies.insert((sequence, known.id));
+        mesh_state.proxies_by_acknowledged.insert((sequence, known.id));
         self.complete_removals(&mesh, now)
     }
 
-    /// Removes a stream of a proxy. The proxy stays, because its Envoy keeps the configuration and may reconnect. A
-    /// proxy whose Dataplane was deleted is removed at once.
+    /// Records the end of a stream. Ignores a stream other than the proxy's newest. The proxy stays known, because its
+    /// Envoy keeps the configuration and may reconnect. A proxy whose Dataplane was deleted is removed at once.
     pub(crate) fn close_stream(&mut self, proxy: &ObjectKey, stream: u64, now: Instant) -> Vec<Duration> {
         let Some(known) = self.proxies.get_mut(proxy) else {
             return Vec::new();
@@ -211,26 +215,26 @@ impl RemovalState {
             return Vec::new();
         }
         known.stream = None;
-        known.closed_at = Some(now);
-        if known.is_deleted {
+        known.last_stream_ended_at = Some(now);
+        if known.is_dataplane_deleted {
             return self.remove_proxy(proxy, now);
         }
-        self.absent.push_back((now, proxy.clone()));
+        self.ended_streams.push_back((now, proxy.clone()));
         Vec::new()
     }
 
     /// Removes proxies that have had no stream for the [`RECONNECT_TIMEOUT`].
-    pub(crate) fn expire_absent(&mut self, now: Instant) -> Vec<Duration> {
+    pub(crate) fn expire_disconnected_proxies(&mut self, now: Instant) -> Vec<Duration> {
         let mut completed = Vec::new();
-        while let Some((since, proxy)) = self.absent.pop_front() {
-            if now.saturating_duration_since(since) < RECONNECT_TIMEOUT {
-                self.absent.push_front((since, proxy));
+        while let Some((ended_at, proxy)) = self.ended_streams.pop_front() {
+            if now.saturating_duration_since(ended_at) < RECONNECT_TIMEOUT {
+                self.ended_streams.push_front((ended_at, proxy));
                 break;
             }
             // The proxy may have opened another stream since. The end of that stream has its own entry.
             let is_expired = |known: &KnownProxy| {
-                let closed_at = known.closed_at.unwrap_or(since);
-                known.stream.is_none() && now.saturating_duration_since(closed_at) >= RECONNECT_TIMEOUT
+                let last_ended_at = known.last_stream_ended_at.unwrap_or(ended_at);
+                known.stream.is_none() && now.saturating_duration_since(last_ended_at) >= RECONNECT_TIMEOUT
             };
             if self.proxies.get(&proxy).is_some_and(is_expired) {
                 completed.extend(self.remove_proxy(&proxy, now));
@@ -244,7 +248,7 @@ impl RemovalState {
         let Some(removal) = self.removals.get(endpoint) else {
             return RemovalStatus::NotRemoved;
         };
-        let proxies = self.pending_proxies(endpoint, removal).count();
+        let proxies = self.pending_proxy_ids(endpoint, removal).count();
         match removal.acknowledged_after.filter(|_| proxies == 0) {
             Some(after) => RemovalStatus::Acknowledged { after },
             None => RemovalStatus::Pending { proxies },
@@ -259,24 +263,27 @@ impl RemovalState {
             .iter()
             .filter(|(_, removal)| removal.is_published && removal.acknowledged_after.is_none());
         open.map(|(endpoint, removal)| {
-            let ids: HashSet<u64> = self.pending_proxies(endpoint, removal).collect();
-            let unacknowledged = self.proxies.iter().filter(|(_, known)| ids.contains(&known.id));
+            let pending_ids: HashSet<u64> = self.pending_proxy_ids(endpoint, removal).collect();
+            let pending = self
+                .proxies
+                .iter()
+                .filter(|(_, known)| pending_ids.contains(&known.id));
             (
                 endpoint,
                 removal.started_at,
-                unacknowledged.map(|(key, _)| key).collect(),
+                pending.map(|(key, _)| key).collect(),
             )
         })
     }
 
     /// Returns the number of published removals that are not complete.
     pub(crate) fn open_count(&self) -> usize {
-        let open: usize = self
+        let incomplete: usize = self
             .meshes
             .values()
-            .map(|acknowledgements| acknowledgements.open.len())
+            .map(|mesh_state| mesh_state.incomplete_removals.len())
             .sum();
-        open.saturating_sub(self.open_queries)
+        incomplete.saturating_sub(self.incomplete_queries)
     }
 
     fn start_removal(
@@ -287,52 +294,55 @@ impl RemovalState {
         is_published: bool,
         now: Instant,
     ) -> Vec<Duration> {
-        let acknowledgements = self.meshes.entry(mesh.clone()).or_default();
-        acknowledgements.open.insert((sequence, endpoint.clone()));
-        self.open_queries += usize::from(!is_published);
+        let mesh_state = self.meshes.entry(mesh.clone()).or_default();
+        mesh_state
+            .incomplete_removals
+            .insert((sequence, endpoint.clone()));
+        self.incomplete_queries += usize::from(!is_published);
         let removal = Removal {
             mesh: mesh.clone(),
             sequence,
             started_at: now,
             is_published,
             acknowledged_after: None,
-            is_deleted: false,
+            is_dataplane_deleted: false,
         };
         self.removals.insert(endpoint.clone(), removal);
         self.complete_removals(&mesh, now)
     }
 
     /// Returns the IDs of the proxies that have not acknowledged a removal.
-    fn pending_proxies<'a>(
+    fn pending_proxy_ids<'a>(
         &'a self,
         endpoint: &ObjectKey,
         removal: &Removal,
     ) -> impl Iterator<Item = u64> + use<'a> {
         // The sidecar of the endpoint does not have to acknowledge the removal.
-        let own = self.proxies.get(endpoint).map(|known| known.id);
-        let acknowledgements = self.meshes.get(&removal.mesh);
+        let own_id = self.proxies.get(endpoint).map(|known| known.id);
+        let mesh_state = self.meshes.get(&removal.mesh);
         let behind =
-            acknowledgements.map(|acknowledgements| acknowledgements.proxies.range(..(removal.sequence, 0)));
+            mesh_state.map(|mesh_state| mesh_state.proxies_by_acknowledged.range(..(removal.sequence, 0)));
         behind
             .into_iter()
             .flatten()
             .map(|(_, id)| *id)
-            .filter(move |id| Some(*id) != own)
+            .filter(move |id| Some(*id) != own_id)
     }
 
-    /// Completes the open removals of a mesh that every proxy has acknowledged, in the order of their sequence numbers.
+    /// Completes the incomplete removals of a mesh that every proxy has acknowledged, in the order of their sequence
+    /// numbers.
     fn complete_removals(&mut self, mesh: &MeshName, now: Instant) -> Vec<Duration> {
         let mut completed = Vec::new();
         while let Some((_, endpoint)) = self
             .meshes
             .get(mesh)
-            .and_then(|acknowledgements| acknowledgements.open.first())
+            .and_then(|mesh_state| mesh_state.incomplete_removals.first())
         {
             let endpoint = endpoint.clone();
             let is_pending = self
                 .removals
                 .get(&endpoint)
-                .is_some_and(|removal| self.pending_proxies(&endpoint, removal).next().is_some());
+                .is_some_and(|removal| self.pending_proxy_ids(&endpoint, removal).next().is_some());
             if is_pending {
                 break;
             }
@@ -347,12 +357,12 @@ impl RemovalState {
         let after = now.saturating_duration_since(removal.started_at);
         removal.acknowledged_after = Some(after);
         let is_published = removal.is_published;
-        self.open_queries -= usize::from(!is_published);
-        let open = (removal.sequence, endpoint.clone());
-        if let Some(acknowledgements) = self.meshes.get_mut(&removal.mesh) {
-            acknowledgements.open.remove(&open);
+        self.incomplete_queries -= usize::from(!is_published);
+        let sequence_and_endpoint = (removal.sequence, endpoint.clone());
+        if let Some(mesh_state) = self.meshes.get_mut(&removal.mesh) {
+            mesh_state.incomplete_removals.remove(&sequence_and_endpoint);
         }
-        if removal.is_deleted {
+        if removal.is_dataplane_deleted {
             self.removals.remove(endpoint);
         }
         is_published.then_some(after)
@@ -362,11 +372,11 @@ impl RemovalState {
         let Some(removal) = self.removals.remove(endpoint) else {
             return;
         };
-        let open = (removal.sequence, endpoint.clone());
-        if let Some(acknowledgements) = self.meshes.get_mut(&removal.mesh)
-            && acknowledgements.open.remove(&open)
+        let sequence_and_endpoint = (removal.sequence, endpoint.clone());
+        if let Some(mesh_state) = self.meshes.get_mut(&removal.mesh)
+            && mesh_state.incomplete_removals.remove(&sequence_and_endpoint)
         {
-            self.open_queries -= usize::from(!removal.is_published);
+            self.incomplete_queries -= usize::from(!removal.is_published);
         }
     }
 
@@ -375,12 +385,14 @@ impl RemovalState {
         let Some(known) = self.proxies.remove(proxy) else {
             return Vec::new();
         };
-        if let Some(acknowledgements) = self.meshes.get_mut(&known.mesh) {
-            acknowledgements.proxies.remove(&(known.acknowledged, known.id));
+        if let Some(mesh_state) = self.meshes.get_mut(&known.mesh) {
+            mesh_state
+                .proxies_by_acknowledged
+                .remove(&(known.acknowledged, known.id));
         }
         let completed = self.complete_removals(&known.mesh, now);
-        let is_unused = |acknowledgements: &Acknowledgements| {
-            acknowledgements.proxies.is_empty() && acknowledgements.open.is_empty()
+        let is_unused = |mesh_state: &MeshState| {
+            mesh_state.proxies_by_acknowledged.is_empty() && mesh_state.incomplete_removals.is_empty()
         };
         if self.meshes.get(&known.mesh).is_some_and(is_unused) {
             self.meshes.remove(&known.mesh);

@@ -13,7 +13,7 @@ pub enum RemovalStatus {
     NotRemoved,
     /// Some proxies have not acknowledged the removal.
     Pending {
-        /// Number of these proxies.
+        /// Number of proxies that have not acknowledged the removal.
         proxies: usize,
     },
     /// Every proxy has acknowledged the removal.
@@ -27,9 +27,9 @@ pub enum RemovalStatus {
 /// Report of one replica on a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemovalReport {
-    /// Status among the proxies that have a stream at this replica.
+    /// Status among the proxies of this replica (see the documentation of the crate).
     pub status: RemovalStatus,
-    /// Addresses at which the other replicas serve proxies. A caller has to query each of them, too.
+    /// Addresses at which the other replicas serve proxies. The caller has to query each of these replicas, too.
     pub other_replicas: Arc<[SocketAddr]>,
     /// Whether the reports of all replicas together cover every proxy that may have the endpoint. False while the
     /// replicas are not known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.
@@ -45,6 +45,6 @@ pub struct OpenRemoval {
     pub age: Duration,
     /// Number of proxies that have not acknowledged the removal.
     pub unacknowledged_count: usize,
-    /// Names of some of these proxies.
+    /// Names of some of the proxies that have not acknowledged the removal.
     pub examples: Vec<ObjectKey>,
 }

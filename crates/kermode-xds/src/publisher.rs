@@ -36,13 +36,13 @@ struct Metrics {
 /// Parts of the mesh view to publish for a batch of changes, without duplicates.
 #[derive(Default)]
 struct Work {
-    /// Meshes whose shared resources are all published.
+    /// Meshes to publish, each with all of its shared resources.
     meshes: HashSet<MeshName>,
-    /// Services whose shared resources are all published, by mesh. Contains no mesh of `meshes`.
+    /// Services to publish, each with all of its shared resources. By mesh, without the meshes in `meshes`.
     services: HashMap<MeshName, HashSet<ServiceName>>,
-    /// Proxies whose own resources are all published.
+    /// Proxies to publish, each with all of its own resources.
     proxies: HashSet<ObjectKey>,
-    /// Ports of the inbounds whose listeners are published, by proxy. Contains no proxy of `proxies`.
+    /// Inbounds of which only the listeners are to publish: the ports by proxy, without the proxies in `proxies`.
     inbounds: HashMap<ObjectKey, Vec<u16>>,
 }
 
@@ -73,8 +73,8 @@ impl Publisher {
         self.publish(view, &mut work);
     }
 
-    /// Publishes the own resources of the proxies in `changed` that have a stream, and removes those of the others.
-    /// `changed` lists the proxies that gained their first stream or lost their last one.
+    /// Publishes the own resources of the proxies that gained their first stream, and removes the own resources of the
+    /// proxies that lost their last stream. `changed` contains both.
     pub fn update_demand(&mut self, view: &MeshView, changed: HashSet<ObjectKey>) {
         let (connected, disconnected): (HashSet<_>, HashSet<_>) = changed
             .into_iter()
@@ -101,8 +101,8 @@ impl Publisher {
             .into_iter()
             .partition(|proxy| has_mesh(view, proxy));
         work.proxies = publishable;
-        // Proxies of a deleted Mesh are removed before the shared resources of the Mesh. In the other order, their
-        // streams would remove the shared resources from Envoys that still serve.
+        // Proxies of a deleted Mesh are removed before the shared resources of the Mesh. In the other order, the
+        // streams of these proxies would remove the shared resources from Envoys that still serve.
         for proxy in &without_mesh {
             self.remove_proxy(proxy);
         }
@@ -134,7 +134,7 @@ impl Publisher {
         self.store.mesh_sequence(mesh)
     }
 
-    /// Returns what to publish for the touched parts.
+    /// Returns the work for the touched parts of the mesh view.
     fn plan(view: &MeshView, touched: &[Touched]) -> Work {
         let mut work = Work::default();
         for part in touched {
@@ -209,7 +209,7 @@ impl Publisher {
         self.metrics.changed.inc_by(changed as u64);
     }
 
-    /// Publishes the listeners of the inbounds with these ports, after a change of their permissions.
+    /// Publishes the listeners of the inbounds with these ports, after a change of the permissions that apply to them.
     fn publish_inbounds(&self, view: &MeshView, key: &ObjectKey, ports: &[u16]) {
         let dataplane = view.dataplane(key).filter(|_| self.store.has_stream(key));
         let mesh = dataplane.and_then(|dataplane| view.mesh(&dataplane.mesh));

@@ -58,23 +58,24 @@ impl ProxyId {
 pub struct Settings {
     /// Limits of each stream.
     pub limits: Limits,
-    /// Time limit for authenticating the caller of a stream. The wait for the caller's Dataplane has the same limit.
+    /// Time limit for authenticating the caller of a stream, and time limit of the following wait for the caller's
+    /// Dataplane.
     pub authentication_timeout: Duration,
     /// Maximum number of streams of one proxy. A further stream supersedes the oldest.
     pub streams_per_proxy: usize,
     /// Maximum number of streams of all proxies at this replica.
     pub total_streams: usize,
-    /// Maximum number of streams that get their first configuration at the same time. Further streams wait, and the
-    /// server does not read their messages meanwhile. Sending the first configuration takes a hundred times the memory
-    /// of an idle stream. A higher number does not reduce the time until all streams have their configuration.
+    /// Maximum number of streams that start at the same time. The start of a stream is the time from its start permit
+    /// until the proxy has its first configuration. Further streams wait, and the server does not read their messages
+    /// meanwhile. A starting stream takes a hundred times the memory of an idle stream. A higher number does not reduce
+    /// the time until all streams have started.
     pub concurrent_starts: usize,
-    /// Time limit for the first request of a stream, once the stream may start. A stream without its first
-    /// configuration stops counting towards [`Self::concurrent_starts`] after the same time, so that a slow proxy does
-    /// not delay others.
+    /// Time limit for the first request of a stream that has a start permit. A start that takes longer than this stops
+    /// counting towards [`Self::concurrent_starts`], so that a slow proxy does not delay others.
     pub start_timeout: Duration,
-    /// Maximum time that a stream waits to start. Less than the 30 s after which `kuma-dp` reconnects.
+    /// Maximum time that a stream waits for its start permit. Less than the 30 s after which `kuma-dp` reconnects.
     pub start_queue_timeout: Duration,
-    /// Time within which a proxy has to read one response. The stream of a slower proxy is ended.
+    /// Time within which a proxy has to read one response. The server ends the stream of a slower proxy.
     pub read_timeout: Duration,
     /// Period over which the ends of streams are spread at shutdown, so that proxies do not reconnect all at once.
     pub shutdown_period: Duration,
@@ -113,7 +114,7 @@ struct AdsServerState {
     /// Number of the next stream, which identifies the stream to [`StatusSink`].
     next_stream: AtomicU64,
     open_streams: KeyedLimit<ObjectKey>,
-    /// Permits to get the first configuration, see [`Settings::concurrent_starts`].
+    /// Start permits, see [`Settings::concurrent_starts`].
     start_permits: Arc<Semaphore>,
 }
 
@@ -147,12 +148,12 @@ impl AdsServer {
         }
     }
 
-    /// Reports the status of streams to `sink` from now on. Only the first call has an effect.
+    /// Sets the sink to which streams report their status. Only the first call has an effect.
     pub fn report_to(&self, sink: impl StatusSink) {
         let _ = self.state.status_sink.set(Box::new(sink));
     }
 
-    /// Returns the number of proxies with streams. Streams that wait to start count.
+    /// Returns the number of proxies with streams, including streams that wait for a start permit.
     pub fn proxy_count(&self) -> usize {
         self.state.open_streams.key_count()
     }

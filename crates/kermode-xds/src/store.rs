@@ -62,6 +62,15 @@ pub struct VersionedName {
     pub version: Arc<str>,
 }
 
+/// Number of scopes in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScopeCounts {
+    /// Number of scopes of meshes.
+    pub meshes: usize,
+    /// Number of scopes of proxies.
+    pub proxies: usize,
+}
+
 /// The resource store. Share it in an `Arc`.
 #[derive(Debug)]
 pub struct Store {
@@ -211,23 +220,23 @@ impl Store {
         self.demand.len()
     }
 
-    /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies that did so since the last
-    /// call; [`Store::has_stream`] returns their current state. Cancel safe. Only one task may wait.
+    /// Waits until a proxy gains its first stream or loses its last stream. Returns all proxies for which this has
+    /// happened since the last call; [`Store::has_stream`] returns their current state. Cancel safe. Only one task may
+    /// wait.
     pub async fn demand_changed(&self) -> HashSet<ObjectKey> {
         self.demand.changed().await
     }
 
-    /// Returns the number of mesh scopes and the number of proxy scopes.
-    pub fn len(&self) -> (usize, usize) {
-        (self.meshes.len(), self.proxies.len())
+    /// Returns the number of scopes.
+    pub fn scope_counts(&self) -> ScopeCounts {
+        ScopeCounts {
+            meshes: self.meshes.len(),
+            proxies: self.proxies.len(),
+        }
     }
 
-    /// Returns whether the store has no scopes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == (0, 0)
-    }
-
-    /// Replaces the shared resources of one service, or those that belong to no service.
+    /// Replaces the shared resources that belong to a service; `None` stands for the resources that belong to no
+    /// service.
     fn replace_group(
         &self,
         mesh: &MeshName,

@@ -17,7 +17,7 @@
 //!   request them again (envoyproxy/envoy#47302). Endpoints are therefore sent after every version of their cluster.
 //! - **On-demand resources**: sent to a subscription by name, not to a wildcard subscription. For a name that does not
 //!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. An on-demand resource can be
-//!   held for a bounded time, until other resources are acknowledged ([`hold`]).
+//!   held: it is not sent until other resources are acknowledged, or until a time limit ([`hold`]).
 
 mod hold;
 mod order;
@@ -46,8 +46,8 @@ pub struct Limits {
     /// Maximum number of changed names of one kind that are stored while a response is in flight. If more names change,
     /// the stream compares all names after the ACK or NACK.
     pub pending: usize,
-    /// Maximum time for which an on-demand resource is held until other resources are acknowledged. Must be less than
-    /// the 5 s after which an on-demand discovery of Envoy times out.
+    /// Maximum time for which an on-demand resource is held. Must be less than the 5 s after which an on-demand
+    /// discovery of Envoy times out.
     pub hold: Duration,
 }
 
@@ -193,8 +193,8 @@ impl Stream {
     /// Handles changes of the view.
     pub fn on_change(&mut self, changes: Changes, view: Option<&View<'_>>) -> Output {
         match changes {
-            Changes::All => self.trackers.iter_mut().for_each(Tracker::on_unknown_changes),
-            Changes::Some(changes) => {
+            Changes::Unknown => self.trackers.iter_mut().for_each(Tracker::on_unknown_changes),
+            Changes::Known(changes) => {
                 if let Some(view) = view {
                     for tracker in &mut self.trackers {
                         tracker.rebase(changes.iter(), view);
@@ -241,8 +241,8 @@ impl Stream {
         self.trackers.iter().all(Tracker::is_settled)
     }
 
-    /// Returns whether the client has its first configuration. Envoy requests listeners last.
-    pub fn is_started(&self) -> bool {
+    /// Returns whether the client has ACKed or NACKed all of its first configuration. Envoy requests listeners last.
+    pub fn has_first_configuration(&self) -> bool {
         self.trackers[ResourceKind::Listener as usize].has_ack_or_nack() && self.is_settled()
     }
 
@@ -345,8 +345,8 @@ impl Stream {
         }
     }
 
-    /// Records a request for a type that Kermode does not serve. It gets an empty response, because Envoy waits for a
-    /// response to every request for a type.
+    /// Records a request for a type that Kermode does not serve. The response will be empty. It is sent because Envoy
+    /// waits for a response to its first request for each type.
     fn on_unserved(&mut self, request: DeltaDiscoveryRequest) {
         let is_recorded = self.unserved.iter().any(|(url, _)| *url == request.type_url);
         let subscribes = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();

@@ -19,7 +19,7 @@ use kermode_model::{
     PermissionRule, Principal, Tags, TrafficPermission, TransparentProxying, tag,
 };
 use kermode_xds::publisher::Publisher;
-use kermode_xds::store::{Changes, Store, Watcher};
+use kermode_xds::store::{Changes, ScopeCounts, Store, Watcher};
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 
@@ -106,7 +106,7 @@ impl Fixture {
         fixture
     }
 
-    /// Changes the view and publishes the change. Opens a stream for each new proxy before that.
+    /// Changes the view, opens a stream for each new proxy, and publishes the change.
     fn change(&mut self, change: impl FnOnce(&mut MeshView) -> Vec<Touched>) {
         let touched = change(&mut self.view);
         for dataplane in self.view.dataplanes() {
@@ -156,11 +156,11 @@ impl Fixture {
 /// Reads the changes of a stream's view. Returns the keys of the changed resources.
 fn read_changes(stream: &mut Watcher) -> Vec<(ResourceKind, String)> {
     stream.read(|_, changes| match changes {
-        Changes::Some(changes) => changes
+        Changes::Known(changes) => changes
             .into_iter()
             .map(|change| (change.key.kind, change.key.name.to_string()))
             .collect(),
-        Changes::All => panic!("the log does not reach back to the cursor"),
+        Changes::Unknown => panic!("the log does not reach back to the cursor"),
     })
 }
 
@@ -482,27 +482,32 @@ proptest! {
     }
 }
 
+/// Returns the scope counts of a store with one mesh and this number of proxies.
+fn mk_scope_counts(proxies: usize) -> ScopeCounts {
+    ScopeCounts { meshes: 1, proxies }
+}
+
 #[tokio::test]
 async fn own_resources_are_published_only_while_the_proxy_has_a_stream() {
     let mut fixture = Fixture::new();
     fixture
         .publisher
         .update_demand(&fixture.view, fixture.store.demand_changed().await);
-    assert_eq!(fixture.store.len(), (1, 2));
+    assert_eq!(fixture.store.scope_counts(), mk_scope_counts(2));
     fixture.streams.retain(|(proxy, _)| *proxy != key("a-0"));
     fixture
         .publisher
         .update_demand(&fixture.view, fixture.store.demand_changed().await);
     assert_eq!(
-        fixture.store.len(),
-        (1, 1),
+        fixture.store.scope_counts(),
+        mk_scope_counts(1),
         "the scope of a proxy without streams must be removed"
     );
 
     let touched = fixture.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
     let before = fixture.encoded_count();
     fixture.publisher.apply(&fixture.view, &touched);
-    assert_eq!(fixture.store.len(), (1, 1));
+    assert_eq!(fixture.store.scope_counts(), mk_scope_counts(1));
     let encoded_without_stream = fixture.encoded_count() - before;
 
     let mut stream = fixture.open_stream("a-0");

@@ -1,4 +1,4 @@
-//! Tests of removals and acknowledgements. Each test passes in the time.
+//! Tests of removals and acknowledgements. The tests pass in the time instead of reading a clock.
 
 use super::*;
 
@@ -30,6 +30,7 @@ impl Fixture {
         self.start + Duration::from_secs(second)
     }
 
+    /// Opens a stream at second 0.
     fn open_stream(&mut self, proxy: &str, stream: u64) {
         let now = self.at(0);
         assert_eq!(
@@ -43,11 +44,13 @@ impl Fixture {
         self.state.add_endpoint(key(proxy), "default".into());
     }
 
+    /// Starts a removal at second 0.
     fn remove_endpoint(&mut self, proxy: &str, sequence: u64) -> Vec<Duration> {
         let now = self.at(0);
         self.state.remove_endpoint(&key(proxy), sequence, now)
     }
 
+    /// Acknowledges at second 1.
     fn acknowledge(&mut self, proxy: &str, stream: u64, sequence: u64) -> Vec<Duration> {
         let now = self.at(1);
         self.state.acknowledge(&key(proxy), stream, sequence, now)
@@ -128,8 +131,11 @@ fn proxy_without_a_stream_expires_after_a_minute() {
     let (closed, soon, late) = (fixture.at(0), fixture.at(59), fixture.at(60));
     fixture.state.close_stream(&key("b"), 2, closed);
     fixture.remove_endpoint("web", 8);
-    assert_eq!(fixture.state.expire_absent(soon), NOTHING_COMPLETED);
-    assert_eq!(fixture.state.expire_absent(late), completed_after(60));
+    assert_eq!(fixture.state.expire_disconnected_proxies(soon), NOTHING_COMPLETED);
+    assert_eq!(
+        fixture.state.expire_disconnected_proxies(late),
+        completed_after(60)
+    );
     assert_eq!(
         fixture.state.proxies.len(),
         1,
@@ -145,7 +151,7 @@ fn reconnected_proxy_does_not_expire() {
     fixture.open_stream("b", 3);
     fixture.remove_endpoint("web", 8);
     fixture.acknowledge("a", 1, 8);
-    assert_eq!(fixture.state.expire_absent(late), NOTHING_COMPLETED);
+    assert_eq!(fixture.state.expire_disconnected_proxies(late), NOTHING_COMPLETED);
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
 }
 
@@ -193,7 +199,7 @@ fn deleted_pods_leave_no_state() {
     assert_eq!(
         fixture.acknowledge("b", 2, 8),
         completed_after(1),
-        "the completed removal must be measured although the Pod is deleted"
+        "the duration of the completed removal must be returned although the Pod is deleted"
     );
     for (proxy, stream) in [("a", 1), ("b", 2)] {
         fixture.state.delete_dataplane(&key(proxy), now);
@@ -267,7 +273,7 @@ fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
     assert!(!fixture.state.has_endpoint_or_removal(&early) && fixture.state.has_endpoint_or_removal(&late));
     fixture.acknowledge("a", 1, 4);
     fixture.acknowledge("b", 2, 4);
-    assert!(!fixture.state.has_endpoint_or_removal(&late) && fixture.state.open_queries == 0);
+    assert!(!fixture.state.has_endpoint_or_removal(&late) && fixture.state.incomplete_queries == 0);
 }
 
 #[test]
@@ -294,14 +300,20 @@ fn proxy_that_connects_later_with_older_configuration_is_pending() {
 }
 
 #[test]
-fn absence_begins_with_the_end_of_the_last_stream() {
+fn reconnect_timeout_starts_with_the_end_of_the_last_stream() {
     let mut fixture = Fixture::new();
     fixture.remove_endpoint("web", 8);
     fixture.acknowledge("b", 2, 8);
     fixture.state.close_stream(&key("a"), 1, fixture.at(0));
     fixture.open_stream("a", 3);
     fixture.state.close_stream(&key("a"), 3, fixture.at(50));
-    assert_eq!(fixture.state.expire_absent(fixture.at(61)), NOTHING_COMPLETED);
+    assert_eq!(
+        fixture.state.expire_disconnected_proxies(fixture.at(61)),
+        NOTHING_COMPLETED
+    );
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
-    assert_eq!(fixture.state.expire_absent(fixture.at(110)), completed_after(110));
+    assert_eq!(
+        fixture.state.expire_disconnected_proxies(fixture.at(110)),
+        completed_after(110)
+    );
 }

@@ -1,4 +1,7 @@
 //! One ADS call: authentication and admission of the stream, then the session that exchanges messages.
+//!
+//! A call carries one stream. An authenticated stream is admitted once the caller's Dataplane is indexed, the stream
+//! has a start permit, and its first request names that Dataplane.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,7 +35,7 @@ const MAX_ERROR_MESSAGE_LENGTH: usize = 1024;
 /// Maximum number of characters of an invalid node id in the error message. The caller may send an id of any length.
 const MAX_SHOWN_ID_LENGTH: usize = 100;
 
-/// An authenticated and authorized stream that may get its first configuration.
+/// An authenticated and authorized stream with a start permit.
 struct AdmittedStream {
     identity: ProxyIdentity,
     proxy: ProxyId,
@@ -41,10 +44,11 @@ struct AdmittedStream {
     start_permit: StartPermit,
 }
 
-/// Permit to get the first configuration. Held until the stream has all of it, or until the expiry.
+/// Permit to send a proxy its first configuration (see [`super::Settings::concurrent_starts`]). Held until the proxy
+/// has the whole first configuration, or until the expiry.
 struct StartPermit {
     _permit: OwnedSemaphorePermit,
-    /// Time at which the permit is released although the stream has not started.
+    /// Completes when the permit must be released even if the proxy does not have its first configuration.
     expiry: Pin<Box<Sleep>>,
 }
 
@@ -100,7 +104,7 @@ impl Call {
         let state = self.state.clone();
         let mut shutdown = ShutdownDeadline::new();
         shutdown.push(shutdown_deadline(state.shutdown.clone(), state.settings.shutdown_period).boxed());
-        // The future is boxed, so that its memory is freed once the stream has started.
+        // The future is boxed, so that its memory is freed once the stream is admitted.
         let admission = Box::pin(admit(&state, identity, &mut self.requests));
         let admitted = tokio::select! {
             admitted = admission => admitted,
@@ -132,7 +136,7 @@ fn record_denial(state: &AdsServerState, status: Status) -> Status {
     status
 }
 
-/// Waits for the caller's Dataplane and for a start permit, then checks that the first request is for that Dataplane.
+/// Waits for the caller's Dataplane and for a start permit, then checks that the first request names this Dataplane.
 async fn admit(
     state: &AdsServerState,
     identity: ProxyIdentity,
@@ -142,8 +146,8 @@ async fn admit(
     let dataplane = wait_for_dataplane(state, &identity, &mut watcher);
     match tokio::time::timeout(state.settings.authentication_timeout, dataplane).await {
         Ok(authorized) => authorized?,
-        // The wait has timed out. This last check returns the reason as an error, unless the Dataplane has just been
-        // indexed.
+        // The wait has timed out. Unless the Dataplane has just been indexed, this last check fails, and its error is
+        // the reason of the denial.
         Err(_) => state.authenticator.authorize(&identity)?,
     }
     let waiting = GaugeGuard::new(&state.metrics.waiting);
@@ -263,6 +267,7 @@ struct Session {
     proxy: ProxyId,
     watcher: Watcher,
     stream: Stream,
+    /// Present until the proxy has its first configuration or the permit expires.
     start_permit: Option<StartPermit>,
     hold_timer: HoldTimer,
     metrics: Metrics,
@@ -270,11 +275,13 @@ struct Session {
     in_flight: Vec<(String, Instant)>,
     reporter: Reporter,
     acknowledgements: StreamAcknowledgements,
-    /// Whether the server ended the stream. If not, dropping the session logs that the proxy disconnected.
-    is_ended_by_server: bool,
+    /// Whether the session itself ended the stream with a status. If not, dropping the session logs that the proxy
+    /// disconnected. The log line also covers superseded and evicted streams, whose sessions are dropped.
+    has_ended_with_status: bool,
 }
 
-/// Result of a step of the session: responses to send, in this order, or the status that ends the stream.
+/// Result of a step of the session (a request, a change of the view, or a deadline): responses to send, in this order,
+/// or the status that ends the stream.
 type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 
 /// Completes when the stream has to end because of shutdown. All streams share the shutdown signal, so polling the
@@ -309,7 +316,7 @@ impl Session {
             in_flight: Vec::new(),
             reporter: Reporter::open(state.clone(), proxy.clone(), versions),
             proxy,
-            is_ended_by_server: false,
+            has_ended_with_status: false,
         });
         let first_step = session.on_request(first_request);
         (session, first_step)
@@ -322,12 +329,12 @@ impl Session {
                 call.state.metrics.failed.inc();
                 tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
             }
-            self.is_ended_by_server = true;
+            self.has_ended_with_status = true;
         }
         end
     }
 
-    /// Exchanges messages until the stream ends. `step` is the result of the first request.
+    /// Exchanges messages until the stream ends. The initial `step` is the result of the first request.
     async fn exchange(
         &mut self,
         call: &mut Call,
@@ -354,7 +361,7 @@ impl Session {
                     return end;
                 }
             }
-            if self.start_permit.is_some() && self.stream.is_started() {
+            if self.start_permit.is_some() && self.stream.has_first_configuration() {
                 self.start_permit = None;
             }
             let now = Instant::now();
@@ -380,7 +387,9 @@ impl Session {
         }
     }
 
-    /// Finishes sending to a proxy that reads slowly. Shutdown and deadlines are polled while sending waits.
+    /// Finishes sending to a proxy that reads slowly. Returns an error if the connection breaks, if the proxy does not
+    /// read the response within `timeout`, or if the replica shuts down. Meanwhile, also releases the start permit at
+    /// its expiry.
     async fn finish_sending(
         &mut self,
         mut sending: Pin<&mut impl Future<Output = Result<(), Status>>>,
@@ -416,8 +425,8 @@ impl Session {
         }
         let Self { watcher, stream, .. } = self;
         let (change_output, request_output, acknowledged) = watcher.read(|view, changes| {
-            // The changes are applied before the request, because a listener waits only for clusters whose change the
-            // state machine has recorded.
+            // The changes are applied before the request. The response to the request may contain a changed listener,
+            // and the state machine delays the listener only for clusters whose changes it has already recorded.
             let change_output = stream.on_change(changes, view.as_ref());
             let request_output = stream.on_request(request, view.as_ref());
             (
@@ -443,7 +452,7 @@ impl Session {
     }
 
     /// Applies the changes of the view, then calls `handle`. Reports the acknowledged sequence number. Returns the
-    /// responses of both.
+    /// responses to the changes, then the responses of `handle`.
     fn step(
         &mut self,
         handle: impl FnOnce(&mut Stream, Option<&View<'_>>) -> Output,
@@ -452,8 +461,8 @@ impl Session {
         let (output, acknowledged) = watcher.read(|view, changes| {
             let mut output = stream.on_change(changes, view.as_ref());
             output.responses.extend(handle(stream, view.as_ref()).responses);
-            // While endpoints are in flight, the acknowledged sequence number is not reported: their ACK reports a
-            // higher one.
+            // While endpoints are in flight, the acknowledged sequence number is not reported, because the ACK of these
+            // endpoints reports a higher number.
             let view_to_report = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
             (
                 output,
@@ -464,7 +473,7 @@ impl Session {
         self.record(output)
     }
 
-    /// Records the events and responses of a step in metrics and status. Returns the responses.
+    /// Records the events and responses of a step in the metrics and in the status of the proxy. Returns the responses.
     fn record(&mut self, output: Output) -> Vec<DeltaDiscoveryResponse> {
         for event in output.events {
             self.record_event(&event);
@@ -510,16 +519,19 @@ impl Session {
     }
 }
 
-// Logs in `drop`, because a session is dropped without completing when its connection breaks.
+// Logs in `drop`, because a session is dropped before it completes if its connection breaks, or if its stream is
+// superseded or evicted.
 impl Drop for Session {
     fn drop(&mut self) {
-        if !self.is_ended_by_server {
+        if !self.has_ended_with_status {
             tracing::info!(proxy = %self.proxy.key, "proxy disconnected");
         }
     }
 }
 
-/// Timer for the earliest deadline of the stream's held resources. Streams without held resources have no timer.
+/// Timer for the held resources of a stream. A held resource is an on-demand resource that is not sent until the client
+/// has ACKed or NACKed other resources, or until a deadline. The timer runs until the earliest deadline; without held
+/// resources, it does not run.
 #[derive(Default)]
 struct HoldTimer {
     deadline: Option<Instant>,
@@ -527,7 +539,7 @@ struct HoldTimer {
 }
 
 impl HoldTimer {
-    /// Restarts the timer, if the deadline has changed.
+    /// Sets the timer to the deadline, or stops it. Does nothing if the deadline has not changed.
     fn set(&mut self, deadline: Option<Instant>, now: Instant) {
         if self.deadline != deadline {
             self.deadline = deadline;
@@ -536,7 +548,7 @@ impl HoldTimer {
         }
     }
 
-    /// Completes at the deadline, or never if there is none.
+    /// Completes at the deadline. Never completes without a deadline.
     async fn wait_for_expiry(&mut self) {
         match &mut self.sleep {
             Some(sleep) => sleep.as_mut().await,
@@ -545,7 +557,7 @@ impl HoldTimer {
     }
 }
 
-/// Completes when the start permit expires, or never if there is none.
+/// Completes when the start permit expires. Never completes without a start permit.
 async fn start_permit_expiry(start_permit: &mut Option<StartPermit>) {
     match start_permit {
         Some(permit) => permit.expiry.as_mut().await,

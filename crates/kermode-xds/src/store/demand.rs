@@ -56,8 +56,8 @@ impl Demand {
         self.state.lock().streams.len()
     }
 
-    /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies that did so since the last
-    /// call. Cancel safe.
+    /// Waits until a proxy gains its first stream or loses its last stream. Returns all proxies for which this has
+    /// happened since the last call. Cancel safe.
     pub(super) async fn changed(&self) -> HashSet<ObjectKey> {
         loop {
             let changed = std::mem::take(&mut self.state.lock().changed);

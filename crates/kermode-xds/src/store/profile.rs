@@ -50,13 +50,13 @@ pub struct Tombstones(Arc<TombstoneFn>);
 
 type TombstoneFn = dyn Fn(ResourceKind, &str) -> Option<Resource> + Send + Sync;
 
-/// Names that a change of a profile concerns.
+/// Resources that a change of a profile may concern.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ProfileChange {
-    /// Any name.
-    Everything,
-    /// The resources of these services, and these keys.
-    Some {
+    /// Any resource.
+    AnyResource,
+    /// Only the shared resources of these services, and the resources with these keys.
+    Resources {
         services: Vec<ServiceName>,
         keys: Vec<Key>,
     },
@@ -73,8 +73,8 @@ impl ServiceSelection {
         }
     }
 
-    /// Returns the services that only one of the two selections includes, or `None` if exactly one of the selections is
-    /// [`ServiceSelection::All`].
+    /// Returns the services that only one of the two selections includes. Returns `None` if only one of the selections
+    /// is [`ServiceSelection::All`].
     fn difference(&self, other: &Self) -> Option<Vec<ServiceName>> {
         match (self, other) {
             (ServiceSelection::All, ServiceSelection::All) => Some(Vec::new()),
@@ -101,19 +101,19 @@ impl Profile {
         }
     }
 
-    /// Returns the names whose resources may differ between views with the two profiles.
+    /// Returns the resources that may differ between views with the two profiles.
     pub(super) fn difference(&self, other: &Self) -> ProfileChange {
         let visibility_changes = self.visibility.difference(&other.visibility);
         let eager_changes = self.eager.difference(&other.eager);
         let (Some(mut services), Some(eager_changes)) = (visibility_changes, eager_changes) else {
-            return ProfileChange::Everything;
+            return ProfileChange::AnyResource;
         };
         if self.mesh != other.mesh || self.tombstones != other.tombstones {
-            return ProfileChange::Everything;
+            return ProfileChange::AnyResource;
         }
         services.extend(eager_changes);
         let keys = self.hidden.symmetric_difference(&other.hidden).cloned();
-        ProfileChange::Some {
+        ProfileChange::Resources {
             services,
             keys: keys.collect(),
         }

@@ -37,8 +37,8 @@ pub struct Entry {
 pub struct Change {
     /// Sequence number of the change.
     pub sequence: u64,
-    /// Lower bound of the sequence number with which the resource was published: `sequence` if the resource changed, 0
-    /// if the profile changed.
+    /// Lower bound of the sequence number with which the resource was published. Equals `sequence` if the resource
+    /// changed. 0 if the profile changed, because the resource may have been published at any time before.
     pub since: u64,
     /// Key of the resource.
     pub key: Key,
@@ -54,8 +54,8 @@ pub(super) struct Scope {
     /// Entries by kind and name. Services that share a Pod's port have listeners of the same name. Entries of the same
     /// name are ordered by service, and a view contains the first one that its profile selects.
     entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
-    /// For each name, the name and version of its first entry that is not on demand. Present only in the scope of a
-    /// mesh, which many streams read.
+    /// Names and versions by kind. The version of a name is that of its first entry that is not on demand. Present only
+    /// in the scope of a mesh, which many streams read.
     versioned_names: Option<[VersionedNames; ResourceKind::ALL.len()]>,
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
     without_service: BTreeSet<Key>,
@@ -64,7 +64,7 @@ pub(super) struct Scope {
     profile: Option<Profile>,
     log: VecDeque<LogEntry>,
     /// Sequence number of the newest change that was dropped from the log.
-    floor: u64,
+    newest_dropped: u64,
     /// Sequence number of the newest change.
     sequence: u64,
 }
@@ -76,20 +76,24 @@ pub(super) struct EntryId {
     pub(super) service: Option<ServiceName>,
 }
 
+/// One entry of a scope's log.
 #[derive(Debug)]
 pub(super) struct LogEntry {
+    /// Sequence number of the change.
     pub(super) sequence: u64,
     pub(super) logged: LoggedChange,
 }
 
+/// Change in the log of a scope.
 #[derive(Debug)]
 pub(super) enum LoggedChange {
-    /// A resource changed.
+    /// This resource was published or removed.
     Resource(Key),
-    /// The profile started or stopped hiding a resource.
-    Hiding(Key),
-    /// The profile started or stopped selecting the shared resources of this service.
-    Selection(ServiceName),
+    /// The profile started or stopped hiding this resource.
+    HiddenResource(Key),
+    /// The profile started or stopped selecting the shared resources of this service, for the view or for wildcard
+    /// subscriptions.
+    SelectedService(ServiceName),
 }
 
 // === impl Entry ===
@@ -183,7 +187,8 @@ impl Scope {
         self.get(key.kind, &key.name).iter().map(|entry| entry.id())
     }
 
-    /// Returns the keys of the resources of one service, or of those that belong to no service.
+    /// Returns the keys of the resources that belong to a service; `None` stands for the resources that belong to no
+    /// service.
     pub(super) fn keys_of(&self, service: Option<&ServiceName>) -> impl Iterator<Item = &Key> {
         let group = match service {
             Some(service) => self.by_service.get(service),
@@ -219,10 +224,11 @@ impl Scope {
     /// far.
     pub(super) fn log_since(&self, cursor: u64) -> Option<impl Iterator<Item = &LogEntry>> {
         let first_unread = self.log.partition_point(|entry| entry.sequence <= cursor);
-        (cursor >= self.floor).then(|| self.log.range(first_unread..))
+        (cursor >= self.newest_dropped).then(|| self.log.range(first_unread..))
     }
 
-    /// Applies upserts and removals under one sequence number. Returns the number of resources that changed.
+    /// Applies upserts and removals under one sequence number, the next one of `counter`. Returns the number of
+    /// resources that changed.
     pub(super) fn apply(
         &mut self,
         counter: &AtomicU64,
@@ -256,8 +262,8 @@ impl Scope {
         count
     }
 
-    /// Sets the profile and logs the names that the change concerns. If any name may be concerned, clears the log
-    /// instead, so that the streams of the proxy compare all names. Returns whether the profile changed.
+    /// Sets the profile and logs the resources that the change concerns. If the change may concern any resource, clears
+    /// the log instead, so that the streams of the proxy compare all names. Returns whether the profile changed.
     pub(super) fn set_profile(
         &mut self,
         counter: &AtomicU64,
@@ -269,19 +275,19 @@ impl Scope {
         }
         let change = match (&self.profile, &profile) {
             (Some(before), Some(after)) => before.difference(after),
-            _ => ProfileChange::Everything,
+            _ => ProfileChange::AnyResource,
         };
         self.profile = profile;
         let sequence = counter.fetch_add(1, Ordering::Relaxed) + 1;
         match change {
-            ProfileChange::Everything => {
+            ProfileChange::AnyResource => {
                 self.sequence = sequence;
-                self.floor = sequence;
+                self.newest_dropped = sequence;
                 self.log.clear();
             }
-            ProfileChange::Some { services, keys } => {
-                let services = services.into_iter().map(LoggedChange::Selection);
-                let keys = keys.into_iter().map(LoggedChange::Hiding);
+            ProfileChange::Resources { services, keys } => {
+                let services = services.into_iter().map(LoggedChange::SelectedService);
+                let keys = keys.into_iter().map(LoggedChange::HiddenResource);
                 self.append_log(sequence, log_capacity, services.chain(keys));
             }
         }
@@ -294,7 +300,7 @@ impl Scope {
             .extend(logged.map(|logged| LogEntry { sequence, logged }));
         while self.log.len() > capacity {
             if let Some(dropped) = self.log.pop_front() {
-                self.floor = dropped.sequence;
+                self.newest_dropped = dropped.sequence;
             }
         }
     }

@@ -54,13 +54,13 @@ impl<K: Clone + Eq + Hash> Scopes<K> {
             .clone()
     }
 
-    /// Removes the scope of a key, if the scope has no profile and at most `references` references. The reference of
-    /// this map counts.
-    pub(super) fn remove_unused(&self, key: &K, references: usize) {
+    /// Removes the scope of a key, if the scope has no profile and at most `max_references` references exist, including
+    /// the reference of this map.
+    pub(super) fn remove_unused(&self, key: &K, max_references: usize) {
         let mut scopes = self.scopes.write();
-        let unused = scopes
-            .get(key)
-            .is_some_and(|scope| Arc::strong_count(scope) <= references && scope.read().profile().is_none());
+        let unused = scopes.get(key).is_some_and(|scope| {
+            Arc::strong_count(scope) <= max_references && scope.read().profile().is_none()
+        });
         if unused {
             scopes.remove(key);
         }
@@ -85,7 +85,7 @@ impl LockedScope {
         self.scope.write()
     }
 
-    /// Encodes the resources that differ from the stored ones. Called before the scope is locked for writing.
+    /// Encodes the resources that differ from the stored resources. Called before the scope is locked for writing.
     pub(super) fn encode_changed(&self, resources: Vec<Resource>) -> Vec<Entry> {
         let scope = self.read();
         let changed: Vec<Resource> = resources

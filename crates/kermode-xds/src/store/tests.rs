@@ -35,8 +35,8 @@ fn mesh() -> MeshName {
 /// Reads the view. Returns the names that changed since the last call, or `None` if all names have to be compared.
 fn changed_names(watcher: &mut Watcher) -> Option<Vec<String>> {
     watcher.read(|_, changes| match changes {
-        Changes::All => None,
-        Changes::Some(changes) => Some(changes.iter().map(|change| change.key.name.to_string()).collect()),
+        Changes::Unknown => None,
+        Changes::Known(changes) => Some(changes.iter().map(|change| change.key.name.to_string()).collect()),
     })
 }
 
@@ -255,13 +255,26 @@ fn removed_proxy_has_no_view_and_its_scope_ends_with_its_last_stream() {
     changed_names(&mut watcher);
     store.remove_proxy(&proxy("web"));
     assert!(watcher.read(|view, _| view.is_none()));
-    assert_eq!(store.len(), (1, 1), "a scope must remain while a stream reads it");
+    assert_eq!(
+        store.scope_counts(),
+        ScopeCounts {
+            meshes: 1,
+            proxies: 1
+        },
+        "a scope must remain while a stream reads it"
+    );
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "2")]);
     assert_eq!(changed_names(&mut watcher), None);
     assert_eq!(clusters(&mut watcher), ["own=2"]);
     store.remove_proxy(&proxy("web"));
     drop(watcher);
-    assert_eq!(store.len(), (1, 0));
+    assert_eq!(
+        store.scope_counts(),
+        ScopeCounts {
+            meshes: 1,
+            proxies: 0
+        }
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Watcher of one proxy's view: the two scopes that a stream reads, and its cursor into the log of each.
+//! Watcher of one proxy's view: holds the two scopes that a stream reads, and the stream's cursor into the log of each
+//! scope.
 
 use std::sync::Arc;
 
@@ -9,17 +10,20 @@ use super::scope::{LogEntry, LoggedChange, Scope};
 use super::scopes::LockedScope;
 use super::{Change, Store, View};
 
-/// Changes since the stream last read its view.
+/// Changes of a view since the stream last read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
-    /// Known changes. A key may occur more than once, and may name a resource that is not in the view.
-    Some(Vec<Change>),
-    /// Unknown changes: the log does not reach back to the cursor, or the profile changed as a whole. The stream
-    /// compares all names.
-    All,
+    /// The changes. A key may occur more than once, and may name a resource that is not in the view.
+    Known(Vec<Change>),
+    /// Any resource may have changed, because the log does not reach back to the cursor, or because the profile changed
+    /// in a way that may concern any resource. The stream compares all names.
+    Unknown,
 }
 
-/// Watches the view of one proxy. Holds two cursors and no resources.
+/// [`Change::since`] of a resource that may have been published at any time.
+const SINCE_ANY_TIME: u64 = 0;
+
+/// Watches the view of one proxy for one stream. Holds two cursors and no resources.
 #[derive(Debug)]
 pub struct Watcher {
     store: Arc<Store>,
@@ -29,9 +33,11 @@ pub struct Watcher {
     shared: Option<(MeshName, ScopeCursor)>,
 }
 
+/// A scope, and the position up to which the stream has read the scope's log.
 #[derive(Debug)]
 struct ScopeCursor {
     scope: Arc<LockedScope>,
+    /// Receives the scope's newest sequence number after each change.
     changed: watch::Receiver<u64>,
     /// Sequence number of the newest change that was read; `None` before the first read.
     cursor: Option<u64>,
@@ -73,11 +79,11 @@ impl Watcher {
         let own_scope = self.own.scope.read();
         let (Some(profile), Some((mesh, shared))) = (own_scope.profile(), &mut self.shared) else {
             self.own.cursor = None;
-            return step(None, Changes::Some(Vec::new()));
+            return step(None, Changes::Known(Vec::new()));
         };
         if *mesh != profile.mesh {
             // The proxy moved to another mesh since `follow_mesh`. The change of its profile wakes the stream again.
-            return step(None, Changes::Some(Vec::new()));
+            return step(None, Changes::Known(Vec::new()));
         }
         // The `Arc` is not cloned, because thousands of streams would contend for its reference count.
         let shared_scope = shared.scope.read();
@@ -97,9 +103,9 @@ impl Watcher {
         let changes = match (own_changes, shared_changes) {
             (Some(mut changes), Some(shared_changes)) => {
                 changes.extend(shared_changes);
-                Changes::Some(changes)
+                Changes::Known(changes)
             }
-            _ => Changes::All,
+            _ => Changes::Unknown,
         };
         let view = View {
             own: &own_scope,
@@ -147,8 +153,8 @@ impl ScopeCursor {
 /// Moves a cursor to the end of the log of `scope`. Returns the changes between its old and its new position, or `None`
 /// if they are unknown.
 ///
-/// A log entry for a service yields a change of each resource that the service has in `shared` now. Resources that the
-/// service no longer has are left out, because the log of `shared` contains their removals.
+/// [`LoggedChange::SelectedService`] yields a change of each resource that the service has in `shared` now. Resources
+/// that the service no longer has are left out, because the log of `shared` contains their removals.
 fn advance(
     receiver: &mut watch::Receiver<u64>,
     cursor: &mut Option<u64>,
@@ -166,10 +172,10 @@ fn advance(
         };
         match logged {
             LoggedChange::Resource(key) => changes.push(change(*sequence, key.clone())),
-            LoggedChange::Hiding(key) => changes.push(change(0, key.clone())),
-            LoggedChange::Selection(service) => {
+            LoggedChange::HiddenResource(key) => changes.push(change(SINCE_ANY_TIME, key.clone())),
+            LoggedChange::SelectedService(service) => {
                 let keys = shared.keys_of(Some(service)).cloned();
-                changes.extend(keys.map(|key| change(0, key)));
+                changes.extend(keys.map(|key| change(SINCE_ANY_TIME, key)));
             }
         }
     }

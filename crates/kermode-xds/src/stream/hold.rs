@@ -1,7 +1,8 @@
-//! Holds: on-demand resources that wait, for a bounded time, until the client has ACKed or NACKed other resources.
+//! Held resources: on-demand resources that are not sent until the client has ACKed or NACKed other resources, or until
+//! a time limit.
 //!
 //! [`OnDemand::after`] lists the resources for which a resource waits. A hold delays only the held resource, neither
-//! other names of its kind nor other kinds. The caller passes in the clock, see [`Stream::next_deadline`].
+//! other names of its kind nor other kinds. The caller passes in the time, see [`Stream::next_deadline`].
 //!
 //! [`OnDemand::after`]: kermode_envoy::OnDemand::after
 //! [`Stream::next_deadline`]: super::Stream::next_deadline

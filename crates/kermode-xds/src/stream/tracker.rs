@@ -52,7 +52,7 @@ pub(super) struct Tracker {
     in_flight: Option<InFlight>,
     /// Whether the client ever ACKed or NACKed a response.
     has_ack_or_nack: bool,
-    /// Clusters that were sent before the client first requested endpoints. Used by the tracker of clusters only.
+    /// Clusters that were sent before the client first requested endpoints. Used only in the tracker of clusters.
     sent_before_endpoints: BTreeSet<Arc<str>>,
 }
 
@@ -71,30 +71,36 @@ struct Pending {
 #[derive(Debug)]
 struct InFlight {
     nonce: String,
-    /// Resources of the response, each with the version that the client keeps after a NACK.
+    /// Resources of the response, each with the version that the client keeps after a NACK; `None` if the client had no
+    /// version before.
     items: Vec<(Arc<VersionedName>, Option<Arc<VersionedName>>)>,
     /// Names of the removed resources.
     removed: Vec<Arc<str>>,
     /// Names of the items that are tombstones.
     tombstones: Vec<Arc<str>>,
-    /// Sequence number of the oldest resource that is new to the client.
+    /// Sequence number with which the oldest resource that is new to the client was created.
     oldest_new: Option<u64>,
-    /// Sequence number of the oldest change.
+    /// Sequence number of the oldest change; `u64::MAX` if the response contains no change.
     since: u64,
 }
 
 /// Resource that the client should have for a name.
 enum Target<'a> {
+    /// A resource of the store.
     Stored(&'a Arc<Entry>),
+    /// A tombstone, because the store has no resource of the name.
     Tombstone(Box<Entry>),
 }
 
 /// Change that has to be sent for a name.
 enum Action<'a> {
+    /// No change.
     None,
+    /// Send this resource.
     Upsert(&'a Arc<Entry>),
     /// Send this tombstone, in place of the resource that the client may have.
     Tombstone(Box<Entry>),
+    /// Remove the resource.
     Remove,
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct ControlPlane {
 pub(crate) struct ReportedStatus {
     /// Number of open streams.
     pub(crate) connected: usize,
-    /// Number of resources that Envoy rejected and that have not changed since.
+    /// Number of resources whose current version Envoy has rejected.
     pub(crate) rejected_resources: usize,
     /// Resource names and error message of each rejected response.
     pub(crate) rejections: Vec<(Vec<String>, String)>,
@@ -47,8 +47,9 @@ pub(crate) struct ReportedStatus {
 /// Authenticates every caller as the proxy under test.
 struct AcceptAll;
 
-/// Collects the reported status. Reads the versions of the newest stream at each report, because a change of versions
-/// is reported only after the versions were read.
+/// Collects the reported status. After the server has reported a change of versions, it reports the next change only if
+/// the versions were read in between. The sink therefore reads the versions of the newest stream at each report of
+/// progress.
 struct Sink {
     status: Arc<watch::Sender<ReportedStatus>>,
     newest_versions: Mutex<Arc<ConfigurationVersions>>,
@@ -59,8 +60,8 @@ fn proxy() -> ObjectKey {
 }
 
 impl ReportedStatus {
-    /// Returns whether Envoy has acknowledged all configuration. Not checked while Envoy rejects a resource, because
-    /// the acknowledged version does not change then.
+    /// Returns whether Envoy has one stream, and has acknowledged all configuration. While Envoy rejects a resource,
+    /// returns true without this acknowledgement, because the server then reports no acknowledged version.
     pub(crate) fn is_settled(&self) -> bool {
         let is_acknowledged = self.progress.sent == self.progress.acknowledged;
         self.connected == 1 && (self.rejected_resources > 0 || is_acknowledged)

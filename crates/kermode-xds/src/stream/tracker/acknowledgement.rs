@@ -11,8 +11,8 @@ use crate::stream::{Event, Rejection};
 // === impl Tracker ===
 
 impl Tracker {
-    /// Handles a request whose nonce is that of the response in flight. Returns `None` for any other nonce, because the
-    /// request is then neither ACK nor NACK of that response.
+    /// Handles the ACK or NACK of the response in flight. Returns `None` if the request has another nonce, because the
+    /// request is then neither ACK nor NACK of this response.
     pub(in crate::stream) fn on_acknowledgement(&mut self, request: &DeltaDiscoveryRequest) -> Option<Event> {
         let in_flight = self
             .in_flight
@@ -88,9 +88,9 @@ impl Tracker {
 
     /// Sets the version that the client has after a NACK. Does nothing for a name from which the client has
     /// unsubscribed.
-    fn restore(&mut self, name: &Arc<str>, before: Arc<VersionedName>) {
+    fn restore(&mut self, name: &Arc<str>, version: Arc<VersionedName>) {
         if self.client_versions.contains(name) {
-            self.client_versions.insert(before);
+            self.client_versions.insert(version);
         }
     }
 }
