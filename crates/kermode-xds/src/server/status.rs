@@ -23,9 +23,9 @@ pub enum Report<'r> {
     /// An authorized proxy opened the stream. Contains the versions of its agent and Envoy, and the versions of its
     /// configuration, which the stream keeps current.
     Connected(Versions, Arc<ConfigurationVersions>),
-    /// Configuration was sent, acknowledged or rejected. The first acknowledgement, and every change of
-    /// `rejected_resources`, is reported. Of the other changes, only the first one after each call of
-    /// [`ConfigurationVersions::read`] is reported.
+    /// Configuration was sent, acknowledged or rejected. The first acknowledgement and every change of
+    /// `rejected_resources` are reported. Any other change is reported only if it is the first change since
+    /// [`ConfigurationVersions::read`] was last called.
     Progress(Progress),
     /// The proxy rejected a response.
     Rejected {
@@ -66,8 +66,10 @@ pub(super) struct Reporter {
     state: Arc<AdsServerState>,
     proxy: ProxyId,
     stream: u64,
+    /// Current progress.
     progress: Progress,
-    last_reported: Progress,
+    /// Progress that was last stored in `configuration_versions`, whether or not it was reported.
+    last_stored: Progress,
     configuration_versions: Arc<ConfigurationVersions>,
 }
 
@@ -109,7 +111,7 @@ impl Reporter {
             proxy,
             stream,
             progress: Progress::default(),
-            last_reported: Progress::default(),
+            last_stored: Progress::default(),
             configuration_versions: Arc::default(),
         };
         reporter.report(Report::Connected(
@@ -119,21 +121,23 @@ impl Reporter {
         reporter
     }
 
+    /// Records the version of a sent response.
     pub(super) fn on_sent(&mut self, response: &DeltaDiscoveryResponse) {
         if let Ok(version) = response.system_version_info.parse() {
             self.progress.sent = self.progress.sent.max(version);
         }
     }
 
+    /// Updates the progress after a step of the stream, and reports it if necessary (see [`Report::Progress`]).
     pub(super) fn on_progress(&mut self, stream: &Stream) {
         self.progress.rejected_resources = stream.rejected_count();
         if stream.is_settled() && self.progress.rejected_resources == 0 {
             self.progress.acknowledged = self.progress.sent;
         }
-        if self.progress == self.last_reported {
+        if self.progress == self.last_stored {
             return;
         }
-        let before = std::mem::replace(&mut self.last_reported, self.progress);
+        let before = std::mem::replace(&mut self.last_stored, self.progress);
         let is_first_acknowledgement = before.acknowledged == 0 && self.progress.acknowledged != 0;
         let rejections_changed = before.rejected_resources != self.progress.rejected_resources;
         let versions_were_read = self.configuration_versions.store(self.progress);
@@ -142,6 +146,7 @@ impl Reporter {
         }
     }
 
+    /// Reports a rejection.
     pub(super) fn on_rejected(&self, kind: ResourceKind, resources: &[&str], message: &str) {
         let kind = kind.type_url().rsplit('.').next().unwrap_or_default();
         self.report(Report::Rejected {

@@ -206,6 +206,8 @@ struct RawCall {
     responses: h2::RecvStream,
 }
 
+/// Size in bytes of a request far below every limit.
+const SMALL_REQUEST: usize = 1;
 /// Size in bytes of a request that nearly fills the server's receive window.
 const LARGE_REQUEST: usize = 60_000;
 /// Default size of a receive window of HTTP/2, in bytes.
@@ -245,6 +247,11 @@ impl RawCall {
             requests,
             responses,
         }
+    }
+
+    /// Opens a call of `web` whose client reads no response: its receive window has 0 bytes.
+    async fn open_unread(fixture: &Fixture) -> Self {
+        Self::open(fixture, "web", SMALL_REQUEST, 0).await
     }
 
     /// Returns whether the server has read the first request. Reading the request reopens the server's receive window.
@@ -463,8 +470,8 @@ async fn stream_above_the_limit_of_its_proxy_supersedes_the_oldest() {
     fixture.publish("2");
     // No client has ACKed its first response, so no stream sends version 2: an open stream is pending. A stream that
     // has ended would be ready.
-    for open in &mut streams[1..] {
-        assert!(futures::poll!(open.next()).is_pending());
+    for stream in &mut streams[1..] {
+        assert!(futures::poll!(stream.next()).is_pending());
     }
 }
 
@@ -652,7 +659,7 @@ async fn stream_of_a_client_that_does_not_read_can_be_superseded() {
     let fixture = Fixture::new();
     let mut unread = Vec::new();
     for _ in 0..=Settings::default().streams_per_proxy {
-        unread.push(RawCall::open(&fixture, "web", 1, 0).await);
+        unread.push(RawCall::open_unread(&fixture).await);
         run_other_tasks().await;
     }
     let connected = &fixture.server.state.metrics.connected;
@@ -670,7 +677,7 @@ async fn starting_client_that_does_not_read_delays_others_only_until_the_start_t
         start_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
-    let _unread = RawCall::open(&fixture, "web", 1, 0).await;
+    let _unread = RawCall::open_unread(&fixture).await;
     let mut second = fixture.subscribe().await;
     next_response(&mut second).await.expect("clusters");
 }
@@ -681,9 +688,9 @@ async fn stream_of_a_client_that_does_not_read_ends_after_the_read_timeout() {
         read_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
-    let unread = RawCall::open(&fixture, "web", 1, 0).await;
+    let unread = RawCall::open_unread(&fixture).await;
     assert_eq!(unread.status().await, Code::DeadlineExceeded);
-    let mut read_in_part = RawCall::open(&fixture, "web", 1, 10).await;
+    let mut read_in_part = RawCall::open(&fixture, "web", SMALL_REQUEST, 10).await;
     assert!(read_in_part.is_reset_after(10).await);
 }
 
@@ -693,7 +700,7 @@ async fn client_that_does_not_read_does_not_delay_shutdown() {
         shutdown_period: Duration::ZERO,
         ..Settings::default()
     });
-    let unread = RawCall::open(&fixture, "web", 1, 0).await;
+    let unread = RawCall::open_unread(&fixture).await;
     run_other_tasks().await;
     fixture.shutdown.send_replace(true);
     assert_eq!(unread.status().await, Code::Unavailable);
@@ -702,6 +709,6 @@ async fn client_that_does_not_read_does_not_delay_shutdown() {
 #[tokio::test]
 async fn ads_call_with_an_unknown_token_is_denied() {
     let fixture = Fixture::new();
-    let call = RawCall::open(&fixture, "unknown", 1, DEFAULT_WINDOW).await;
+    let call = RawCall::open(&fixture, "unknown", SMALL_REQUEST, DEFAULT_WINDOW).await;
     assert_eq!(call.status().await, Code::Unauthenticated);
 }

@@ -32,7 +32,7 @@ fn mesh() -> MeshName {
     MeshName::new("default")
 }
 
-/// Reads the view. Returns the names that changed since the last call, or `None` if all names have to be compared.
+/// Reads the view. Returns the names that changed since the last call, or `None` if the changes are unknown.
 fn changed_names(watcher: &mut Watcher) -> Option<Vec<String>> {
     watcher.read(|_, changes| match changes {
         Changes::Unknown => None,
@@ -54,7 +54,7 @@ fn clusters(watcher: &mut Watcher) -> Vec<String> {
 }
 
 #[test]
-fn first_read_returns_all_names_and_later_reads_return_only_changes() {
+fn changes_are_unknown_at_the_first_read_and_known_at_later_reads() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1"), mk_cluster("b", "1")]);
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
@@ -190,7 +190,7 @@ fn limited_visibility_selects_some_services_and_all_resources_without_service() 
     assert_eq!(
         changed_names(&mut watcher),
         None,
-        "all names must be compared after a switch to all services"
+        "the changes must be unknown after a switch to all services"
     );
     assert_eq!(clusters(&mut watcher), ["a=1", "b=1", "passthrough=1"]);
 }

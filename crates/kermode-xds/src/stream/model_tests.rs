@@ -74,7 +74,7 @@ enum Op {
 /// Profiles of the proxy under test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Profiles {
-    /// All services are visible. Listeners refer to several of them.
+    /// All services are visible. A listener may refer to clusters of several services.
     Eager,
     /// Some services are visible. A wildcard subscription includes all of them.
     Limited,
@@ -111,11 +111,12 @@ struct Simulation {
     last_response_size: usize,
     /// Versions that were sent on this stream and must not be sent again. Removed when they may be sent again.
     sent: HashMap<(ResourceKind, String), String>,
-    /// Rejected resources, as of the end of the stream's last step.
+    /// Rejected resources at the end of the stream's last step.
     rejected: HashSet<(ResourceKind, String)>,
     /// Clusters that Envoy has subscribed to by name, in requests that the stream has received.
     subscribed_clusters: HashSet<String>,
-    /// Resources that Envoy has ACKed, NACKed or reported on this stream. On-demand resources wait for these.
+    /// Resources that Envoy has ACKed, NACKed or reported on this stream. An on-demand resource may be sent once all
+    /// resources that it waits for are in this set.
     acked_or_nacked: HashSet<(ResourceKind, String)>,
     /// Whether a hold has expired, so that an on-demand resource may be sent before the resources that it waits for.
     has_expired_hold: bool,
@@ -524,8 +525,8 @@ impl Simulation {
         }
     }
 
-    /// Delivers everything and compares the configuration of Envoy with the expected one, before and after the deadline
-    /// of the holds that remain.
+    /// Delivers all messages and compares the configuration of Envoy with the expected configuration. If holds remain,
+    /// compares again after their deadline.
     fn deliver_and_compare(&mut self) {
         self.deliver_everything();
         if self.stream.next_deadline(self.now).is_some() {
@@ -578,7 +579,7 @@ impl Simulation {
         tombstones.chain(by_name).chain(by_wildcard).chain(own).collect()
     }
 
-    /// Compares the configuration of Envoy with the expected one, for the names that `is_compared` selects.
+    /// Compares the configuration of Envoy with the expected configuration, for the names that `is_compared` selects.
     fn compare(&self, is_compared: impl Fn(&str) -> bool) {
         let none = BTreeSet::new();
         let rejected: BTreeSet<(ResourceKind, String)> = self.stream.rejections().map(rejected_key).collect();
@@ -740,7 +741,7 @@ proptest! {
     }
 
     #[test]
-    fn envoy_gets_on_demand_clusters_after_their_prerequisites_and_ends_with_its_expected_configuration(
+    fn envoy_gets_on_demand_clusters_after_the_awaited_resources_and_ends_with_its_expected_configuration(
         ops in ops(Profiles::OnDemand, false),
         response_bytes in response_bytes(),
         pending in pending(),
@@ -759,7 +760,7 @@ proptest! {
 }
 
 #[test]
-fn hold_ends_when_the_profile_no_longer_selects_a_rejected_prerequisite() {
+fn hold_ends_when_the_profile_no_longer_selects_the_rejected_awaited_resource() {
     let invalid_listener = ServiceSpec {
         is_eds: false,
         cluster: 0,

@@ -97,7 +97,8 @@ fn nack(response: &Response) -> DeltaDiscoveryRequest {
     }
 }
 
-/// Returns a response as text: `Cluster a=1 b=2 -c`. Removed names have a minus.
+/// Returns a response as text, such as `Cluster a=1 b=2 -c`: name and version of each resource, then the removed names,
+/// each with a minus.
 fn show(response: &Response) -> String {
     let kind = response
         .kind
@@ -138,7 +139,7 @@ impl Fixture {
         fixture
     }
 
-    /// Publishes shared resources, in place of those with the same kinds and names. Returns the responses.
+    /// Publishes shared resources. They replace earlier resources of the same kind and name. Returns the responses.
     fn publish(&mut self, resources: &[(ResourceKind, &str)]) -> Vec<Response> {
         for resource in resources.iter().map(|(kind, text)| mk_resource(*kind, text)) {
             self.shared
@@ -181,7 +182,7 @@ impl Fixture {
             .unwrap()
     }
 
-    /// Returns whether the client has acknowledged every change of endpoints.
+    /// Returns whether the client has acknowledged every published change of endpoints.
     fn are_endpoints_acknowledged(&mut self) -> bool {
         let stream = &self.stream;
         self.watcher.read(|view, _| {
@@ -617,7 +618,7 @@ fn earlier_version_of_endpoints_is_sent_after_a_cluster_change_and_a_rejection()
     assert_eq!(show_all(&responses), ["Cluster a=2", "Endpoints a=2"]);
     fixture.send(ack(&responses[0]));
     fixture.send(nack(&responses[1]));
-    // The new cluster has no endpoints: the accepted ones were dropped with the old cluster.
+    // Envoy dropped the accepted endpoints with the old cluster, so the new cluster has no endpoints.
     let responses = fixture.publish(&[(Endpoints, "a=1")]);
     assert_eq!(show_all(&responses), ["Endpoints a=1"]);
 }
