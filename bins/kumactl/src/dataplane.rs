@@ -76,7 +76,7 @@ pub(crate) fn run(args: &DataplaneArgs) -> Result<ExitCode> {
 
 fn convert_pods(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<PodOutcome>> {
     let zone = args.zone.as_deref().map(Into::into);
-    Ok(offline::dataplanes(
+    Ok(offline::convert_pods(
         objects,
         &args.namespace,
         &ConvertSettings { zone },

@@ -177,7 +177,7 @@ impl Engine {
         Changes {
             touched,
             // The writer reconciles all Dataplanes when it starts, so only Dataplanes with warnings are needed.
-            dataplanes: index.warnings().collect(),
+            dataplanes: index.problems().collect(),
             ..Changes::default()
         }
     }
@@ -308,7 +308,7 @@ impl Engine {
     }
 
     fn record_all_warnings(&self) {
-        let warnings: Vec<_> = self.index.read().warnings().collect();
+        let warnings: Vec<_> = self.index.read().problems().collect();
         for change in warnings {
             self.record_warnings(change);
         }

@@ -1,9 +1,9 @@
 //! The index: derives the mesh view from Kubernetes objects, incrementally and in memory. No IO.
 //!
-//! Each write of an object returns its [`Changes`] and converts only the Pods that depend on the object: for a Service,
-//! the Pods that it selects now or selected before; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose
-//! mesh it sets. The state does not depend on the order of the writes, with one exception: a Pod that cannot be
-//! converted keeps its last valid Dataplane.
+//! Each write of an object returns the [`Changes`] of the index, and converts only the Pods that depend on the object:
+//! for a Service, the Pods that it selects now or selected before; for a ReplicaSet or Job, its Pods; for a Namespace,
+//! the Pods whose mesh may change. The state does not depend on the order of the writes, with one exception: a Pod that
+//! cannot be converted keeps its last valid Dataplane.
 //!
 //! Each Pod is converted only once if the initial lists are applied in the order Namespaces, ReplicaSets and Jobs,
 //! Services, Pods. The engine must not publish changes before all initial lists are complete, because a Pod whose
@@ -24,14 +24,14 @@ use kermode_model::view::{MeshView, ServiceAddresses, Touched};
 use kermode_model::{Mesh, MeshName, ObjectKey, ServiceName, TrafficPermission};
 
 pub use self::addresses::of_service as service_addresses;
-pub use self::changes::{Changes, DataplaneChange, Desired, PodIdentity};
+pub use self::changes::{Changes, DataplaneChange, DesiredDataplane, PodIdentity};
 use self::entry::PodEntry;
 use self::label_lookup::LabelLookup;
 use self::pool::Pool;
 use crate::convert::facts::{IntermediateFacts, IntermediateId, NamespaceFacts, PodFacts, ServiceFacts};
 use crate::convert::{self, ConvertError, ConvertSettings, Converted};
 
-/// Facts of all relevant objects, and the mesh view derived from them.
+/// Facts of the objects that conversion reads (see [`crate::convert::facts`]), and the mesh view derived from them.
 #[derive(Debug, Default)]
 pub struct Index {
     settings: ConvertSettings,
@@ -40,7 +40,7 @@ pub struct Index {
     pods: HashMap<ObjectKey, PodEntry>,
     services: HashMap<ObjectKey, ServiceFacts>,
     namespaces: HashMap<Arc<str>, NamespaceFacts>,
-    /// ReplicaSets and Jobs.
+    /// ReplicaSets and Jobs, the intermediates between a workload and its Pods.
     intermediates: HashMap<IntermediateId, IntermediateFacts>,
     pods_by_intermediate: HashMap<IntermediateId, HashSet<ObjectKey>>,
     /// For each namespace, the lookup of its Pods and Services by labels.
@@ -89,7 +89,7 @@ impl Index {
         if let Some(mut entry) = self.pods.remove(key) {
             entry.remove_dataplane(&mut self.view, &mut changes);
         }
-        changes.sorted()
+        changes.with_sorted_touched()
     }
 
     /// Adds or replaces a Service.
@@ -123,20 +123,20 @@ impl Index {
         }
     }
 
-    /// Adds or replaces a ReplicaSet or Job, before or after its Pods.
+    /// Adds or replaces a ReplicaSet or Job. Its Pods may have been applied before, or may follow.
     pub fn apply_intermediate(&mut self, intermediate: IntermediateFacts) -> Changes {
         if self.intermediates.get(&intermediate.id) == Some(&intermediate) {
             return Changes::default();
         }
         let id = intermediate.id.clone();
         self.intermediates.insert(id.clone(), intermediate);
-        self.reconvert_owned(&id)
+        self.reconvert_pods_of(&id)
     }
 
     /// Removes a ReplicaSet or Job.
     pub fn remove_intermediate(&mut self, id: &IntermediateId) -> Changes {
         match self.intermediates.remove(id) {
-            Some(_) => self.reconvert_owned(id),
+            Some(_) => self.reconvert_pods_of(id),
             None => Changes::default(),
         }
     }
@@ -151,7 +151,7 @@ impl Index {
         Changes::of_view(self.view.remove_mesh(name))
     }
 
-    /// Adds or replaces a MeshTrafficPermission of a mesh. The replaced version may belong to another mesh.
+    /// Adds or replaces a MeshTrafficPermission. `mesh` is its mesh; the replaced version may belong to another mesh.
     pub fn apply_permission(
         &mut self,
         key: &ObjectKey,
@@ -197,16 +197,17 @@ impl Index {
         self.remove_empty_lookup(&key.namespace);
     }
 
+    /// Replaces the addresses of a Service's ports in the mesh view.
     fn replace_addresses(&mut self, old: Option<&ServiceFacts>, new: Option<&ServiceFacts>) -> Vec<Touched> {
-        let added: HashMap<ServiceName, ServiceAddresses> =
+        let current: HashMap<ServiceName, ServiceAddresses> =
             new.into_iter().flat_map(addresses::of_service).collect();
-        let removed = old.into_iter().flat_map(addresses::of_service);
-        let removed: Vec<_> = removed.filter(|(name, _)| !added.contains_key(name)).collect();
+        let previous = old.into_iter().flat_map(addresses::of_service);
+        let removed: Vec<_> = previous.filter(|(name, _)| !current.contains_key(name)).collect();
         let mut touched = Vec::new();
         for (name, _) in removed {
             touched.extend(self.view.set_addresses(&name, None));
         }
-        for (name, addresses) in added {
+        for (name, addresses) in current {
             touched.extend(self.view.set_addresses(&name, Some(addresses)));
         }
         touched
@@ -214,39 +215,39 @@ impl Index {
 
     fn pods_selected_by(&self, service: &ServiceFacts) -> Vec<ObjectKey> {
         let namespace = &service.key.namespace;
-        let candidates = self.lookups.get(namespace).into_iter();
+        let lookup = self.lookups.get(namespace).into_iter();
+        let candidates = lookup.flat_map(|lookup| lookup.pods_for(&service.selector));
         candidates
-            .flat_map(|lookup| lookup.pods_for(&service.selector))
             .filter_map(|name| self.pods.get(&ObjectKey::new(namespace.clone(), name.clone())))
             .filter(|entry| convert::selects(service, &entry.facts))
             .map(|entry| entry.key().clone())
             .collect()
     }
 
-    /// Converts the Pods of a Namespace whose mesh may differ.
+    /// Converts the Pods of a Namespace whose mesh may have changed, and those without a Dataplane.
     fn reconvert_namespace(&mut self, name: &Arc<str>) -> Changes {
         let namespace = self.namespaces.get(name);
         let pods = self.lookups.get(name).into_iter().flat_map(LabelLookup::pods);
         let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
-        // The Namespace affects only the mesh, and only if the Pod has no mesh annotation of its own.
-        let mesh_may_differ = |entry: &PodEntry| match &entry.current {
+        // The Namespace affects only the mesh of a Pod, and only if the Pod itself has no annotation `kuma.io/mesh`.
+        let needs_conversion = |entry: &PodEntry| match &entry.current {
             Some(current) => current.dataplane.mesh != convert::mesh_of(&entry.facts, namespace),
             None => true,
         };
         let affected: Vec<_> = keys
-            .filter(|key| self.pods.get(key).is_some_and(mesh_may_differ))
+            .filter(|key| self.pods.get(key).is_some_and(needs_conversion))
             .collect();
         self.reconvert(affected)
     }
 
     /// Converts the Pods of a ReplicaSet or Job.
-    fn reconvert_owned(&mut self, id: &IntermediateId) -> Changes {
+    fn reconvert_pods_of(&mut self, id: &IntermediateId) -> Changes {
         let pods = self.pods_by_intermediate.get(id);
         let keys: Vec<_> = pods.into_iter().flatten().cloned().collect();
         self.reconvert(keys)
     }
 
-    /// Converts Pods and updates their Dataplanes.
+    /// Converts Pods, for the first time or again, and updates their Dataplanes.
     fn reconvert(&mut self, keys: impl IntoIterator<Item = ObjectKey>) -> Changes {
         let mut changes = Changes::default();
         for key in keys {
@@ -258,7 +259,7 @@ impl Index {
                 entry.apply_result(result, &mut self.view, &mut changes);
             }
         }
-        changes.sorted()
+        changes.with_sorted_touched()
     }
 
     fn convert_pod(&self, pod: &PodFacts) -> Result<Option<Converted>, ConvertError> {
@@ -298,16 +299,17 @@ impl Index {
             lookup.remove_pod(&key.name, &entry.facts.labels);
         }
         if let Some(id) = intermediate_of(&entry.facts)
-            && let hash_map::Entry::Occupied(mut owned) = self.pods_by_intermediate.entry(id)
+            && let hash_map::Entry::Occupied(mut pods) = self.pods_by_intermediate.entry(id)
         {
-            owned.get_mut().remove(key);
-            if owned.get().is_empty() {
-                owned.remove();
+            pods.get_mut().remove(key);
+            if pods.get().is_empty() {
+                pods.remove();
             }
         }
         self.remove_empty_lookup(&key.namespace);
     }
 
+    /// Removes the lookup by labels of a namespace that has no Pods and no Services.
     fn remove_empty_lookup(&mut self, namespace: &Arc<str>) {
         if self.lookups.get(namespace).is_some_and(LabelLookup::is_empty) {
             self.lookups.remove(namespace);
@@ -315,7 +317,7 @@ impl Index {
     }
 }
 
-/// Returns the identifier of the ReplicaSet or Job that owns a Pod.
+/// Returns the identifier of the ReplicaSet or Job that owns a Pod; `None` if the Pod has no such owner.
 fn intermediate_of(pod: &PodFacts) -> Option<IntermediateId> {
     let owner = pod.owner.as_ref()?;
     IntermediateId::of(&pod.key.namespace, owner)

@@ -38,13 +38,13 @@ pub struct PodOutcome {
     pub dataplane: Result<Value, NoDataplane>,
     /// Warnings about likely unintended configuration.
     pub warnings: Vec<ConvertWarning>,
-    /// Explanation of the inbounds and tags.
+    /// Explanation of the Dataplane: the selecting Services, the inbounds and their tags.
     pub explanation: DataplaneExplanation,
     /// Whether the Pod has no IP, so that [`PLACEHOLDER_ADDRESS`] is used.
     pub has_placeholder_address: bool,
 }
 
-/// Reason why a Pod has no Dataplane.
+/// Reason why a Pod has no Dataplane. The text follows the name of the Pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoDataplane {
     /// The Pod has no sidecar.
@@ -52,7 +52,7 @@ pub enum NoDataplane {
         "it has no sidecar: its annotation kuma.io/sidecar-injected is not \"true\"; kumactl inject adds a sidecar"
     )]
     NotInjected,
-    /// The Pod has terminated.
+    /// The Pod has succeeded or was evicted.
     #[error("it has finished")]
     Finished,
     /// The Pod cannot be converted.
@@ -69,45 +69,51 @@ struct ManifestObjects {
     intermediates: Vec<IntermediateFacts>,
 }
 
-/// Converts the Pods among `objects`, in order. `namespace` applies to objects without a namespace. Kinds that
-/// conversion does not read are ignored.
+/// Converts the Pods among `objects`, in their order. `default_namespace` is the namespace of objects without a
+/// namespace. Kinds that conversion does not read are ignored.
 ///
 /// # Errors
 /// Fails if an object cannot be decoded. The error names the first such object.
-pub fn dataplanes(
+pub fn convert_pods(
     objects: &[Value],
-    namespace: &str,
+    default_namespace: &str,
     settings: &ConvertSettings,
 ) -> Result<Vec<PodOutcome>, InvalidObject> {
     let mut manifests = ManifestObjects::default();
     for object in objects {
-        manifests.add(object, namespace)?;
+        manifests.add(object, default_namespace)?;
     }
     let pods = manifests.pods.iter();
     Ok(pods.map(|pod| manifests.convert_pod(pod, settings)).collect())
 }
 
 impl ManifestObjects {
-    fn add(&mut self, object: &Value, namespace: &str) -> Result<(), InvalidObject> {
+    fn add(&mut self, object: &Value, default_namespace: &str) -> Result<(), InvalidObject> {
         match object["kind"].as_str() {
-            Some("Pod") => self
-                .pods
-                .push(PodFacts::from(&read_namespaced::<Pod>(object, namespace)?)),
-            Some("Service") => self.services.push(ServiceFacts::from(&read_namespaced::<Service>(
-                object, namespace,
+            Some("Pod") => self.pods.push(PodFacts::from(&decode_namespaced::<Pod>(
+                object,
+                default_namespace,
             )?)),
+            Some("Service") => self
+                .services
+                .push(ServiceFacts::from(&decode_namespaced::<Service>(
+                    object,
+                    default_namespace,
+                )?)),
             Some("Namespace") => self
                 .namespaces
-                .push(NamespaceFacts::from(&read::<Namespace>(object.clone())?)),
+                .push(NamespaceFacts::from(&decode::<Namespace>(object.clone())?)),
             Some("ReplicaSet") => self
                 .intermediates
-                .push(IntermediateFacts::from(&read_namespaced::<ReplicaSet>(
-                    object, namespace,
+                .push(IntermediateFacts::from(&decode_namespaced::<ReplicaSet>(
+                    object,
+                    default_namespace,
                 )?)),
             Some("Job") => self
                 .intermediates
-                .push(IntermediateFacts::from(&read_namespaced::<Job>(
-                    object, namespace,
+                .push(IntermediateFacts::from(&decode_namespaced::<Job>(
+                    object,
+                    default_namespace,
                 )?)),
             _ => {}
         }
@@ -130,10 +136,10 @@ impl ManifestObjects {
             .namespaces
             .iter()
             .find(|namespace| namespace.name == pod.key.namespace);
-        let selecting = selecting_services(services.iter().copied(), &pod);
+        let selecting_services = selecting_services(services.iter().copied(), &pod);
         let mut warnings = Vec::new();
         let dataplane = if pod.is_injected() {
-            match convert(&pod, &selecting, namespace, workload.as_ref(), settings) {
+            match convert(&pod, &selecting_services, namespace, workload.as_ref(), settings) {
                 Ok(Some(converted)) => {
                     warnings = converted.warnings;
                     Ok(dataplane_json(&converted.dataplane, &pod.uid))
@@ -159,17 +165,21 @@ fn dataplane_json(dataplane: &kermode_model::Dataplane, pod_uid: &Arc<str>) -> V
     serde_json::to_value(dataplane_object(dataplane, pod_uid)).unwrap_or_default()
 }
 
-fn read_namespaced<T: DeserializeOwned>(object: &Value, namespace: &str) -> Result<T, InvalidObject> {
+/// Decodes an object of a namespaced kind. `default_namespace` applies if the object names no namespace.
+fn decode_namespaced<T: DeserializeOwned>(
+    object: &Value,
+    default_namespace: &str,
+) -> Result<T, InvalidObject> {
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata
             .entry("namespace")
-            .or_insert_with(|| namespace.to_owned().into());
+            .or_insert_with(|| default_namespace.to_owned().into());
     }
-    read(object)
+    decode(object)
 }
 
-fn read<T: DeserializeOwned>(object: Value) -> Result<T, InvalidObject> {
+fn decode<T: DeserializeOwned>(object: Value) -> Result<T, InvalidObject> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
     serde_json::from_value(object).map_err(|source| InvalidObject { kind, name, source })

@@ -44,10 +44,10 @@ impl SharedIndex {
 }
 
 impl writer::DesiredSource for SharedIndex {
-    fn desired(&self, key: &ObjectKey) -> Option<writer::Desired> {
+    fn desired(&self, key: &ObjectKey) -> Option<writer::DesiredDataplane> {
         let index = self.read();
         let desired = index.desired(key)?;
-        Some(writer::Desired {
+        Some(writer::DesiredDataplane {
             dataplane: desired.dataplane.clone(),
             pod_uid: desired.pod_uid.clone(),
         })

@@ -44,9 +44,9 @@ const MAX_CONCURRENT_WRITES: usize = 16;
 /// Maximum number of status writes per second. Limits the load on the API server.
 const MAX_STATUS_WRITES_PER_SECOND: u32 = 100;
 
-/// Desired state of a Dataplane.
+/// The Dataplane that must exist for a Pod.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Desired {
+pub struct DesiredDataplane {
     /// The Dataplane.
     pub dataplane: Arc<kermode_model::Dataplane>,
     /// UID of the Pod that owns the Dataplane.
@@ -56,7 +56,7 @@ pub struct Desired {
 /// Source of the desired state.
 pub trait DesiredSource: Send + Sync + 'static {
     /// Returns the desired Dataplane; `None` if it must not exist.
-    fn desired(&self, key: &ObjectKey) -> Option<Desired>;
+    fn desired(&self, key: &ObjectKey) -> Option<DesiredDataplane>;
     /// Returns the keys of all desired Dataplanes.
     fn keys(&self) -> Vec<ObjectKey>;
     /// Whether a namespace is being deleted. The API server creates no objects in a terminating namespace.
@@ -308,7 +308,7 @@ mod tests {
     struct NoDataplanes;
 
     impl DesiredSource for NoDataplanes {
-        fn desired(&self, _: &ObjectKey) -> Option<Desired> {
+        fn desired(&self, _: &ObjectKey) -> Option<DesiredDataplane> {
             None
         }
 

@@ -1,4 +1,4 @@
-//! Explains a conversion for `kumactl`: the selecting Services, the inbounds, and the origin of each tag.
+//! Explains a conversion for `kumactl`: the selecting Services, the inbounds, and the source of each tag.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ pub struct InboundExplanation {
     pub container: Option<Arc<str>>,
     /// Health, as in [`Inbound::ready`].
     pub ready: Option<bool>,
-    /// Key, value and origin of each tag, sorted by key.
+    /// Key, value and source of each tag, sorted by key.
     pub tags: Vec<(Arc<str>, Arc<str>, TagSource)>,
 }
 

@@ -15,6 +15,7 @@ use super::{ConvertSettings, health, tags};
 pub(super) struct InboundBuilder<'a> {
     pub(super) pod: &'a PodFacts,
     pub(super) settings: &'a ConvertSettings,
+    /// Whether the Pod is a gateway. The Dataplane of a gateway keeps only the tags of the first inbound.
     pub(super) is_gateway: bool,
 }
 
@@ -44,7 +45,7 @@ impl InboundBuilder<'_> {
             self.check_inbound_count(services)?;
         }
         let mut inbounds = Vec::new();
-        let mut declared = DeclaredProtocols::default();
+        let mut declared_protocols = DeclaredProtocols::default();
         for service in services {
             warnings.extend(invalid_ignore_annotation(service));
             for port in &service.ports {
@@ -52,7 +53,7 @@ impl InboundBuilder<'_> {
                     warnings.extend(target_port_not_found(service, port));
                     continue;
                 };
-                declared.record(number, port);
+                declared_protocols.record(number, port);
                 let (pod, settings, is_gateway) = (self.pod, self.settings, self.is_gateway);
                 inbounds.push(Inbound {
                     port: number,
@@ -68,12 +69,12 @@ impl InboundBuilder<'_> {
             return Err(ConvertError::NoMatchingPort { pod });
         }
         if !self.is_gateway {
-            warnings.extend(declared.conflicts());
+            warnings.extend(declared_protocols.conflicts());
         }
         Ok(inbounds)
     }
 
-    /// Checks the number of inbounds before they are built.
+    /// Checks the number of inbounds that the Services would yield.
     fn check_inbound_count(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
         let ports = services.iter().flat_map(|service| &service.ports);
         let found = ports
@@ -91,7 +92,7 @@ impl InboundBuilder<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct ResolvedPort<'p> {
     pub(super) number: u16,
-    /// Container that declares the port; `None` if no container declares it.
+    /// Name of the container that declares the port; `None` if no container declares the port.
     pub(super) container: Option<&'p Arc<str>>,
 }
 
@@ -109,7 +110,7 @@ pub(super) fn resolve_target<'p>(pod: &'p PodFacts, target: &TargetPort) -> Opti
     }
 }
 
-/// Returns the first declared port whose name and number satisfy `matches`.
+/// Returns the first container port whose declared name and number satisfy `matches`.
 fn declared_port(pod: &PodFacts, matches: impl Fn(Option<&str>, u16) -> bool) -> Option<ResolvedPort<'_>> {
     pod.containers.iter().find_map(|container| {
         let mut ports = container.ports.iter();
@@ -121,6 +122,7 @@ fn declared_port(pod: &PodFacts, matches: impl Fn(Option<&str>, u16) -> bool) ->
     })
 }
 
+/// Returns a warning for a named target port that no container declares. A numeric target port is always found.
 fn target_port_not_found(service: &ServiceFacts, port: &ServicePortFacts) -> Option<ConvertWarning> {
     let TargetPort::Name(target) = &port.target else {
         return None;
@@ -132,6 +134,7 @@ fn target_port_not_found(service: &ServiceFacts, port: &ServicePortFacts) -> Opt
     })
 }
 
+/// Returns a warning if the annotation `kuma.io/ignore` of a Service is not a boolean.
 fn invalid_ignore_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
     let value = service.annotations.get(annotation::IGNORE)?;
     let wrong = annotation::parse_bool(annotation::IGNORE, value).err()?;
@@ -147,14 +150,14 @@ impl DeclaredProtocols {
     /// Records the protocol that a Service's port declares for a container port. Does nothing if the Service's port
     /// declares no protocol.
     fn record(&mut self, container_port: u16, port: &ServicePortFacts) {
-        if let Some(protocol) = port.protocol {
+        if let Some(protocol) = port.declared_protocol {
             let declarations = self.0.entry(container_port).or_default();
             declarations.push((port.service_name().clone(), protocol));
         }
     }
 
-    /// Returns a warning for each container port with conflicting declarations. The proxy uses the greatest protocol,
-    /// which is the most specific (docs/design.md#shared-container-ports).
+    /// Returns a warning for each container port with conflicting declarations. The proxy uses the most specific
+    /// protocol, which is the greatest (docs/design.md#shared-container-ports).
     fn conflicts(self) -> impl Iterator<Item = ConvertWarning> {
         self.0.into_iter().filter_map(|(port, declared)| {
             let used = declared.iter().map(|(_, protocol)| *protocol).max()?;

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kermode_crds::{self as crds, annotation};
 use kermode_model::{Dataplane, ObjectKey, tag};
 
-/// Keys of the labels that the control plane sets on Dataplanes. Users can select Dataplanes by these labels.
+/// Keys of the managed labels, which the control plane sets on Dataplanes. Users can select Dataplanes by these labels.
 pub const MANAGED_LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
 /// Maximum length of a label value in Kubernetes, in bytes.
 const MAX_LABEL_VALUE_LENGTH: usize = 63;
@@ -41,8 +41,8 @@ pub fn owner_reference(key: &ObjectKey, pod_uid: &str) -> OwnerReference {
     }
 }
 
-/// Returns the managed labels. The label `kuma.io/service` is absent if the Dataplane has several services, or if the
-/// name of its service is not a valid label value.
+/// Returns the managed labels. A label is absent if its value is not a valid label value. The label `kuma.io/service`
+/// is also absent if the Dataplane has several services.
 fn labels(dataplane: &Dataplane) -> BTreeMap<String, String> {
     let services = dataplane.services();
     let service = match services.as_slice() {
@@ -55,6 +55,7 @@ fn labels(dataplane: &Dataplane) -> BTreeMap<String, String> {
         .chain(gateway)
         .find_map(|tags| tags.get(tag::ZONE))
         .map(AsRef::as_ref);
+    // In the order of `MANAGED_LABELS`.
     let values = [Some(dataplane.mesh.as_str()), service, zone];
     MANAGED_LABELS
         .iter()
@@ -132,10 +133,10 @@ mod tests {
 
     #[test]
     fn dataplane_of_several_services_or_of_a_service_with_a_long_name_has_no_service_label() {
-        let rest = [pair("kuma.io/mesh", "default"), pair("kuma.io/zone", "east")];
-        assert_eq!(labels_of(&["a_ns_svc_80", "b_ns_svc_80"]), rest);
+        let other_labels = [pair("kuma.io/mesh", "default"), pair("kuma.io/zone", "east")];
+        assert_eq!(labels_of(&["a_ns_svc_80", "b_ns_svc_80"]), other_labels);
         let long = format!("{}_ns_svc_80", "a".repeat(63));
-        assert_eq!(labels_of(&[&long]), rest);
+        assert_eq!(labels_of(&[&long]), other_labels);
     }
 
     #[test]

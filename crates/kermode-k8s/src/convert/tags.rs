@@ -1,4 +1,4 @@
-//! Tags of an inbound and their origins (docs/reference/dataplane.md#tags; Kuma's manual page "Data plane on
+//! Tags of an inbound and their sources (docs/reference/dataplane.md#tags; Kuma's manual page "Data plane on
 //! Kubernetes", section "Tag generation").
 
 use std::sync::{Arc, LazyLock};
@@ -9,10 +9,10 @@ use kermode_model::{Protocol, ServiceName, Tags, tag};
 use super::ConvertSettings;
 use super::facts::{OwnerRef, PodFacts, ServiceFacts, ServicePortFacts};
 
-/// Origin of a tag.
+/// Source of a tag's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagSource {
-    /// A label of the Pod.
+    /// Label of the Pod.
     Label,
     /// Namespace of the Pod.
     Namespace,
@@ -28,9 +28,9 @@ pub enum TagSource {
     Workload,
     /// Protocol that the Service declares for its port.
     DeclaredProtocol,
-    /// Default protocol of a port without a declaration.
+    /// Default protocol, because no known protocol is declared.
     DefaultProtocol,
-    /// Name of the Pod. Set because the Service is headless, so that its clients address individual Pods.
+    /// Name of the Pod. Set because the Service is headless: clients address individual Pods.
     HeadlessPodName,
     /// Name of the Pod. Set because no Service selects the Pod.
     ServicelessPodName,
@@ -75,7 +75,7 @@ static SHARED: LazyLock<SharedTexts> = LazyLock::new(|| SharedTexts {
     .map(|protocol| (protocol, protocol.as_str().into())),
 });
 
-/// Callback for the key, value and origin of each tag. A tag replaces an earlier tag with the same key.
+/// Callback for the key, value and source of each tag. A tag replaces an earlier tag with the same key.
 pub(super) type TagVisitor<'v> = &'v mut dyn FnMut(&Arc<str>, &Arc<str>, TagSource);
 
 /// Collects the visited tags.
@@ -87,8 +87,8 @@ pub(super) fn collect(generate: impl FnOnce(TagVisitor<'_>)) -> Tags {
     tags
 }
 
-/// Visits the tags of the inbound of a Service's port. For a gateway, only the protocol TCP yields a protocol tag,
-/// because the sidecar does not intercept the gateway's incoming traffic.
+/// Visits the tags of the inbound of a Service's port. For a gateway, the tag of a protocol other than TCP
+/// is omitted, because the gateway's inbound traffic is not redirected to the sidecar.
 pub(super) fn of_service_port(
     pod: &PodFacts,
     service: &ServiceFacts,
@@ -97,13 +97,13 @@ pub(super) fn of_service_port(
     is_gateway: bool,
     visit: TagVisitor<'_>,
 ) {
-    let protocol = port.protocol.unwrap_or_default();
+    let protocol = port.declared_protocol.unwrap_or_default();
     of_every_inbound(pod, settings, visit);
     visit(&SHARED.service_name, &service.key.name, TagSource::ServiceName);
     visit(&SHARED.service_port, &port.number_text, TagSource::ServicePort);
     visit_service(&port.service_name, TagSource::Service, visit);
     if !is_gateway || protocol == Protocol::Tcp {
-        let source = match port.protocol {
+        let source = match port.declared_protocol {
             Some(_) => TagSource::DeclaredProtocol,
             None => TagSource::DefaultProtocol,
         };
@@ -161,11 +161,11 @@ fn visit_service(name: &ServiceName, source: TagSource, visit: TagVisitor<'_>) {
 }
 
 fn visit_protocol(protocol: Protocol, source: TagSource, visit: TagVisitor<'_>) {
-    let known = SHARED
+    let shared = SHARED
         .protocols
         .iter()
         .find(|(candidate, _)| *candidate == protocol);
-    if let Some((_, text)) = known {
+    if let Some((_, text)) = shared {
         visit(&SHARED.protocol, text, source);
     }
 }

@@ -12,13 +12,13 @@ use crate::convert::{ConvertError, ConvertWarning};
 pub struct Changes {
     /// Parts of the mesh view whose Envoy resources must be regenerated, sorted and without duplicates.
     pub touched: Vec<Touched>,
-    /// Dataplanes to write, and warnings about Pods to report.
+    /// Dataplanes to write or delete, and errors and warnings about Pods to report.
     pub dataplanes: Vec<DataplaneChange>,
     /// Dataplanes of Pods whose application has finished and whose sidecar must quit.
     pub sidecars_to_quit: Vec<Arc<Dataplane>>,
 }
 
-/// A change of one Dataplane.
+/// A change of one Dataplane, or the error of its Pod's conversion.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DataplaneChange {
     /// The Dataplane must be created or replaced.
@@ -32,7 +32,8 @@ pub enum DataplaneChange {
     },
     /// The Dataplane must be deleted.
     Delete(ObjectKey),
-    /// The Pod cannot be converted. Its last valid Dataplane stays in use.
+    /// The Pod cannot be converted. Its last valid Dataplane, if any, stays in use, with the Pod's current address and
+    /// health.
     Failed {
         /// Namespace and name of the Pod.
         key: ObjectKey,
@@ -54,23 +55,25 @@ impl Changes {
         self.touched.extend(later.touched);
         self.dataplanes.extend(later.dataplanes);
         self.sidecars_to_quit.extend(later.sidecars_to_quit);
-        self.sort();
+        self.sort_touched();
     }
 
+    /// Returns the changes of a write that affects only the mesh view.
     pub(super) fn of_view(touched: Vec<Touched>) -> Self {
         Self {
             touched,
             ..Self::default()
         }
-        .sorted()
+        .with_sorted_touched()
     }
 
-    pub(super) fn sorted(mut self) -> Self {
-        self.sort();
+    /// Sorts `touched` and removes duplicates.
+    pub(super) fn with_sorted_touched(mut self) -> Self {
+        self.sort_touched();
         self
     }
 
-    fn sort(&mut self) {
+    fn sort_touched(&mut self) {
         self.touched.sort_unstable();
         self.touched.dedup();
     }
@@ -85,9 +88,9 @@ pub struct PodIdentity<'i> {
     pub uid: &'i str,
 }
 
-/// Desired state of a Dataplane.
+/// The Dataplane that must exist for a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Desired<'i> {
+pub struct DesiredDataplane<'i> {
     /// The Dataplane.
     pub dataplane: &'i Arc<Dataplane>,
     /// UID of the Pod that owns the Dataplane.

@@ -13,15 +13,15 @@ use crate::convert::{self, ConvertError, ConvertWarning, Converted, completion};
 #[derive(Debug)]
 pub(super) struct PodEntry {
     pub(super) facts: PodFacts,
-    /// The Dataplane in use; `None` if the Pod must not have a Dataplane.
+    /// Last valid Dataplane; `None` if the Pod must not have a Dataplane, or if no conversion has succeeded yet.
     pub(super) current: Option<CurrentDataplane>,
     /// Error of the last conversion, if it failed.
     pub(super) error: Option<ConvertError>,
-    /// Whether [`Changes`] have reported that the sidecar must quit.
+    /// Whether [`Changes::sidecars_to_quit`] has already reported the Pod.
     is_quit_reported: bool,
 }
 
-/// The Dataplane in use.
+/// Last valid Dataplane of a Pod, which the control plane serves and the leader writes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct CurrentDataplane {
     pub(super) dataplane: Arc<Dataplane>,
@@ -45,7 +45,8 @@ impl PodEntry {
         &self.facts.key
     }
 
-    /// Applies the result of a conversion.
+    /// Applies the result of a conversion to the entry and the view, and appends the changes. `Ok(None)` means that the
+    /// Pod must not have a Dataplane.
     ///
     /// A Pod that cannot be converted keeps its last valid Dataplane, but the address and the health are updated, so
     /// that a terminating Pod with an invalid annotation is no longer an endpoint. A new Pod does not get the Dataplane
@@ -74,8 +75,8 @@ impl PodEntry {
         self.report_quit(changes);
     }
 
-    /// Current error and warnings of the Pod, in the form of the changes that first reported them.
-    pub(super) fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
+    /// Current error and warnings of the Pod, as the changes that report them.
+    pub(super) fn problems(&self) -> impl Iterator<Item = DataplaneChange> {
         let failed = self.error.as_ref().map(|error| DataplaneChange::Failed {
             key: self.key().clone(),
             pod_uid: self.facts.uid.clone(),
@@ -113,14 +114,14 @@ impl PodEntry {
             warnings: converted.warnings.into(),
         };
         if self.current.as_ref() != Some(&new) {
-            let is_already_reported = self
+            let are_warnings_reported = self
                 .current
                 .as_ref()
                 .is_some_and(|current| current.warnings == new.warnings);
             changes.dataplanes.push(DataplaneChange::Upsert {
                 dataplane: new.dataplane.clone(),
                 pod_uid: new.pod_uid.clone(),
-                warnings: if is_already_reported {
+                warnings: if are_warnings_reported {
                     Arc::default()
                 } else {
                     new.warnings.clone()
@@ -132,6 +133,8 @@ impl PodEntry {
 
     /// Adds a Dataplane to the view, unless the view contains an equal Dataplane. If the Pod is in phase Failed, its
     /// Dataplane is removed from the view instead, because the address of the Pod may already belong to another Pod.
+    ///
+    /// Returns the Dataplane; the allocation is shared with the view if the view contains it.
     fn update_view(
         &self,
         dataplane: Dataplane,
@@ -154,7 +157,7 @@ impl PodEntry {
         view.dataplane(self.key()).cloned().unwrap_or(fallback)
     }
 
-    /// Removes the Dataplane.
+    /// Removes the Dataplane from the entry and the view.
     pub(super) fn remove_dataplane(&mut self, view: &mut MeshView, changes: &mut Changes) {
         changes.touched.extend(view.remove_dataplane(self.key()));
         if self.current.take().is_some() {

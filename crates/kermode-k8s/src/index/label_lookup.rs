@@ -1,7 +1,7 @@
 //! Finds the Pods that a Service may select, and the Services that may select a Pod, without a scan of the namespace.
 //!
-//! A Pod is indexed by each of its labels, and a Service by one label of its selector. A lookup returns a few
-//! candidates. The caller then evaluates the whole selector for each candidate.
+//! A Pod is indexed by each of its labels, and a Service by one label of its selector. A lookup returns candidates,
+//! which match one label. The caller then evaluates the whole selector for each candidate.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use crate::convert::facts::Pairs;
 
 /// Key and value of a label.
 type Label = (Arc<str>, Arc<str>);
+/// Names of Pods or Services in the namespace.
 type Names = HashSet<Arc<str>>;
 
 /// Lookup of the Pods and Services of one namespace by labels.
@@ -49,8 +50,8 @@ impl LabelLookup {
     /// Indexes a Service by one label of its selector: the label by which the fewest other Services are indexed. If
     /// Services were indexed by a label that all of them share, every Service would be a candidate for every Pod.
     pub(super) fn add_service(&mut self, name: &Arc<str>, selector: &Pairs) {
-        let other_services = |label: &&Label| self.services_by_label.get(*label).map_or(0, HashSet::len);
-        let Some(label) = selector.iter().min_by_key(other_services).cloned() else {
+        let service_count = |label: &&Label| self.services_by_label.get(*label).map_or(0, HashSet::len);
+        let Some(label) = selector.iter().min_by_key(service_count).cloned() else {
             return;
         };
         add(&mut self.services_by_label, &label, name);
@@ -71,7 +72,7 @@ impl LabelLookup {
             .flatten()
     }
 
-    /// Names of the Pods that a selector may match: the Pods with its rarest label.
+    /// Names of the Pods that a selector may match: the Pods that have the selector's rarest label.
     pub(super) fn pods_for(&self, selector: &Pairs) -> impl Iterator<Item = &Arc<str>> {
         let pods_with = |label: &Label| self.pods_by_label.get(label);
         let rarest = selector
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn candidates_of_a_selector_have_its_rarest_label() {
+    fn candidates_of_a_selector_are_the_pods_with_its_rarest_label() {
         let mut lookup = LabelLookup::default();
         for number in 0..10 {
             let app = if number == 0 { "a" } else { "b" };

@@ -1,5 +1,5 @@
-//! Interning of strings and labels: equal values of many objects share one allocation. Examples are label keys,
-//! namespaces, and the labels and annotations of a workload's Pods.
+//! Interning of strings, labels and annotations: equal values of many objects share one allocation. Examples are label
+//! keys, namespaces, and the labels and annotations of a workload's Pods.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -11,10 +11,11 @@ use crate::convert::facts::{Deduplicate, Pairs};
 /// than it frees.
 const MIN_REMOVAL_THRESHOLD: usize = 1024;
 
-/// Interned strings and labels.
+/// Interned strings, labels and annotations.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     texts: Interner<Arc<str>>,
+    /// Labels, or annotations, of an object.
     pairs: Interner<Pairs>,
 }
 
@@ -30,14 +31,14 @@ struct Interner<T> {
 impl Deduplicate for Pool {
     fn dedup_text(&mut self, text: &mut Arc<str>) {
         if !self.texts.replace(text) {
-            // One reference belongs to the pool.
+            // The pool itself holds one reference.
             self.texts.add(text.clone(), |text| Arc::strong_count(text) > 1);
         }
     }
 
     fn dedup_pairs(&mut self, pairs: &mut Pairs) {
         if !self.pairs.replace(pairs) {
-            // No equal pairs are interned, but some of their keys and values may be.
+            // No equal pairs are interned, but equal keys or values may be.
             pairs.replace_texts_if_unshared(|text| self.dedup_text(text));
             self.pairs.add(pairs.clone(), |pairs| pairs.reference_count() > 1);
         }
@@ -116,6 +117,7 @@ mod tests {
             let mut pairs = mk_pairs(&number.to_string());
             pool.dedup_pairs(&mut pairs);
         }
+        // Interned pairs keep their keys and values in use, so more texts remain than pairs.
         let (texts, pairs) = (pool.texts.values.len(), pool.pairs.values.len());
         assert!(
             texts <= 4 * MIN_REMOVAL_THRESHOLD && pairs <= 2 * MIN_REMOVAL_THRESHOLD,

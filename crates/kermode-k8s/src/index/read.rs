@@ -4,7 +4,7 @@ use kermode_model::ObjectKey;
 use kermode_model::view::MeshView;
 
 use super::Index;
-use super::changes::{DataplaneChange, Desired, PodIdentity};
+use super::changes::{DataplaneChange, DesiredDataplane, PodIdentity};
 use super::entry::{CurrentDataplane, PodEntry};
 use crate::convert::ConvertError;
 use crate::convert::facts::{NamespaceFacts, PodFacts};
@@ -42,7 +42,7 @@ impl Index {
     }
 
     /// The Dataplane that must exist for a Pod; `None` if the Pod must not have a Dataplane.
-    pub fn desired(&self, key: &ObjectKey) -> Option<Desired<'_>> {
+    pub fn desired(&self, key: &ObjectKey) -> Option<DesiredDataplane<'_>> {
         self.pods
             .get(key)?
             .current
@@ -51,15 +51,14 @@ impl Index {
     }
 
     /// All Dataplanes that must exist, in no particular order.
-    pub fn all_desired(&self) -> impl Iterator<Item = Desired<'_>> {
+    pub fn all_desired(&self) -> impl Iterator<Item = DesiredDataplane<'_>> {
         let current = self.pods.values().filter_map(|entry| entry.current.as_ref());
         current.map(CurrentDataplane::desired)
     }
 
-    /// Current errors and warnings of all Pods, in the form of the changes that first reported them. In no particular
-    /// order.
-    pub fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
-        self.pods.values().flat_map(PodEntry::warnings)
+    /// Current errors and warnings of all Pods, as the changes that report them, in no particular order.
+    pub fn problems(&self) -> impl Iterator<Item = DataplaneChange> {
+        self.pods.values().flat_map(PodEntry::problems)
     }
 
     /// Pods that cannot be converted, with their errors, in no particular order.
@@ -77,8 +76,8 @@ impl Index {
 }
 
 impl CurrentDataplane {
-    fn desired(&self) -> Desired<'_> {
-        Desired {
+    fn desired(&self) -> DesiredDataplane<'_> {
+        DesiredDataplane {
             dataplane: &self.dataplane,
             pod_uid: &self.pod_uid,
         }

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::events::v1::Event;
 use kermode_crds::{Dataplane, definition};
 use kermode_k8s::controller::recorder::Events;
-use kermode_k8s::controller::writer::{Desired, DesiredSource, Metrics, Writer};
+use kermode_k8s::controller::writer::{DesiredDataplane, DesiredSource, Metrics, Writer};
 use kermode_k8s::convert::facts::{NamespaceFacts, PodFacts, ServiceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_model::{Mesh, MeshName, ObjectKey};
@@ -49,9 +49,9 @@ pub(crate) struct TestReplica {
 struct TestIndex(Arc<Mutex<Index>>);
 
 impl DesiredSource for TestIndex {
-    fn desired(&self, key: &ObjectKey) -> Option<Desired> {
+    fn desired(&self, key: &ObjectKey) -> Option<DesiredDataplane> {
         let index = self.0.lock().unwrap();
-        index.desired(key).map(|desired| Desired {
+        index.desired(key).map(|desired| DesiredDataplane {
             dataplane: desired.dataplane.clone(),
             pod_uid: desired.pod_uid.clone(),
         })

@@ -11,7 +11,7 @@ use kube::core::{ApiResource, DynamicObject};
 use serde_json::Value;
 
 use super::observed::ContentHash;
-use super::{Desired, FIELD_MANAGER, ObservedDataplane, WriteResult, WriterInner};
+use super::{DesiredDataplane, FIELD_MANAGER, ObservedDataplane, WriteResult, WriterInner};
 use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, MANAGED_LABELS};
@@ -46,7 +46,7 @@ impl WriterInner {
     async fn apply(
         &self,
         key: &ObjectKey,
-        desired: &Desired,
+        desired: &DesiredDataplane,
         observed: Option<ObservedDataplane>,
     ) -> Result<(), RetryAfter> {
         let object = convert::dataplane_object(&desired.dataplane, &desired.pod_uid);
@@ -120,7 +120,7 @@ impl WriterInner {
     fn report_written(
         &self,
         key: &ObjectKey,
-        desired: &Desired,
+        desired: &DesiredDataplane,
         observed: Option<&ObservedDataplane>,
         content: ContentHash,
     ) {
@@ -138,7 +138,7 @@ impl WriterInner {
     }
 
     /// Counts and logs a failed write. After repeated rejections by the API server, also publishes an Event.
-    fn on_write_error(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> RetryAfter {
+    fn on_write_error(&self, key: &ObjectKey, desired: &DesiredDataplane, error: &kube::Error) -> RetryAfter {
         let is_rejected = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
         let pause = if is_rejected {
             self.pause_after_rejection(key)
@@ -154,7 +154,7 @@ impl WriterInner {
 
     /// Counts a rejection because of a missing Mesh. Reports the missing Mesh only when the pause has reached its
     /// maximum, because the Mesh may be created soon, for example at startup.
-    fn on_missing_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
+    fn on_missing_mesh(&self, key: &ObjectKey, desired: &DesiredDataplane) -> RetryAfter {
         let pause = self.pause_after_rejection(key);
         if pause >= MAX_REJECTION_PAUSE {
             let mesh = &desired.dataplane.mesh;
@@ -168,7 +168,7 @@ impl WriterInner {
     }
 
     /// Counts a Dataplane that still cannot be written after several attempts, and publishes an Event on its Pod.
-    fn report_persistent_failure(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
+    fn report_persistent_failure(&self, key: &ObjectKey, desired: &DesiredDataplane, problem: &dyn Display) {
         self.metrics.count_generation_failure();
         let message = format!("Failed to generate Kuma Dataplane: {problem}");
         self.events
@@ -236,7 +236,7 @@ impl WriterInner {
     }
 }
 
-fn subject(key: &ObjectKey, desired: &Desired) -> Subject {
+fn subject(key: &ObjectKey, desired: &DesiredDataplane) -> Subject {
     Subject {
         kind: "Pod",
         key: key.clone(),

@@ -1,4 +1,4 @@
-//! Facts of Services.
+//! Facts of Services: the fields that the control plane reads.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct ServiceFacts {
     pub selector: Pairs,
     /// TCP ports, in the order of the Service.
     pub ports: Box<[ServicePortFacts]>,
-    /// ClusterIPs, one for each IP family; empty for a headless Service.
+    /// ClusterIPs, one for each IP family; empty for a headless Service or an ExternalName Service.
     pub cluster_ips: Box<[IpAddr]>,
     /// Whether the ClusterIP is `None`: clients address individual Pods.
     pub is_headless: bool,
@@ -37,18 +37,18 @@ pub struct ServicePortFacts {
     pub number: u16,
     /// Target port in Pods.
     pub target: TargetPort,
-    /// Declared application protocol; `None` if the Service declares no protocol or an unknown protocol.
-    pub protocol: Option<Protocol>,
-    /// `number` as a string. The tags of all Pods of the Service share the allocation.
+    /// Application protocol that the Service declares; `None` if it declares no protocol or an unknown protocol.
+    pub declared_protocol: Option<Protocol>,
+    /// `number` as a string. All Pods of the Service share this allocation in their tags.
     pub(crate) number_text: Arc<str>,
-    /// Value of the tag `kuma.io/service` in the inbounds of this port. The tags of all Pods share the allocation.
+    /// Value of the tag `kuma.io/service` in the inbounds of this port.
     pub(crate) service_name: ServiceName,
 }
 
 /// Target port of a Service's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetPort {
-    /// Port number. A container may serve the port without declaring it.
+    /// Port number. A container may listen on the port without declaring the port.
     Number(u16),
     /// Name of a container port. The number of the port may differ between Pods.
     Name(Arc<str>),
@@ -103,11 +103,15 @@ impl ServicePortFacts {
             Some(IntOrString::String(name)) => TargetPort::Name(name.as_str().into()),
         };
         let number_text: Arc<str> = number.to_string().into();
-        let by_annotation = annotations.get(&format!("{number_text}{}", annotation::PORT_PROTOCOL_SUFFIX));
+        let annotated_protocol =
+            annotations.get(&format!("{number_text}{}", annotation::PORT_PROTOCOL_SUFFIX));
         Some(Self {
             number,
             target,
-            protocol: protocol::declared(port.app_protocol.as_deref(), by_annotation.map(AsRef::as_ref)),
+            declared_protocol: protocol::declared(
+                port.app_protocol.as_deref(),
+                annotated_protocol.map(AsRef::as_ref),
+            ),
             number_text,
             service_name: ServiceName::of_port(&service.name, &service.namespace, number),
         })
