@@ -1,8 +1,8 @@
-//! Limits on concurrency (connections of an address, streams of a proxy, calls in total) and on rates.
+//! Limits on concurrency (streams and calls, of one proxy and of all) and on rates.
 //!
-//! A [`KeyedLimit`] grants permits per key and in total. A [`Permit`] counts until it is dropped. A [`RevocablePermit`]
-//! can also be revoked: it is superseded when another permit of its key is acquired at a limit, or evicted by
-//! [`KeyedLimit::evict_keys`]. Keys without permits take no memory. Limits on rates are in [`rate`].
+//! A [`KeyedLimit`] bounds the number of permits per key and in total. A [`Permit`] counts until it is dropped. A
+//! [`RevocablePermit`] can also be revoked: [`KeyedLimit::acquire_superseding`] supersedes it at a limit, or
+//! [`KeyedLimit::evict_keys`] evicts it. Keys without permits take no memory. Limits on rates are in [`rate`].
 
 pub mod rate;
 
@@ -16,20 +16,21 @@ use tokio::sync::oneshot;
 /// Limit on the number of concurrent permits per key and in total. Cheap to clone; clones share the permits.
 #[derive(Debug)]
 pub struct KeyedLimit<K> {
-    per_key: usize,
-    total: usize,
+    max_per_key: usize,
+    max_total: usize,
     granted: Arc<Mutex<GrantedPermits<K>>>,
 }
 
 /// Permits that are not dropped yet.
 #[derive(Debug)]
 struct GrantedPermits<K> {
+    /// Keys with permits that are neither dropped nor revoked.
     keys: HashMap<K, KeyPermits>,
     /// Number of all permits, including revoked ones that are not dropped yet.
-    total: usize,
+    count: usize,
 }
 
-/// Permits of one key that are not revoked.
+/// Permits of one key that are neither dropped nor revoked.
 #[derive(Debug, Default)]
 struct KeyPermits {
     /// Number of permits that cannot be revoked.
@@ -38,7 +39,7 @@ struct KeyPermits {
     revocable: VecDeque<oneshot::Sender<()>>,
 }
 
-/// Limit that was reached when a permit was requested.
+/// Limit that prevented the grant of a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitReached {
     /// The limit per key, with its value.
@@ -56,15 +57,15 @@ pub enum Revoked {
     Evicted,
 }
 
-/// Permit that counts until it is dropped.
+/// Permit that counts until it is dropped. It cannot be revoked.
 #[derive(Debug)]
 pub struct Permit<K: Eq + Hash> {
     key: K,
     granted: Arc<Mutex<GrantedPermits<K>>>,
 }
 
-/// Permit that counts until it is dropped, even if it is revoked before. [`RevocablePermit::revoked`] notifies the
-/// holder that the permit has to be dropped.
+/// Permit that counts until it is dropped, even if it is revoked before. The holder awaits [`RevocablePermit::revoked`]
+/// and then has to drop the permit.
 #[derive(Debug)]
 pub struct RevocablePermit<K: Eq + Hash> {
     key: K,
@@ -77,22 +78,22 @@ pub struct RevocablePermit<K: Eq + Hash> {
 impl<K> Clone for KeyedLimit<K> {
     fn clone(&self) -> Self {
         Self {
-            per_key: self.per_key,
-            total: self.total,
+            max_per_key: self.max_per_key,
+            max_total: self.max_total,
             granted: self.granted.clone(),
         }
     }
 }
 
 impl<K: Clone + Eq + Hash> KeyedLimit<K> {
-    /// Creates a limit of `per_key` permits for each key and `total` for all keys; both are at least 1.
-    pub fn new(per_key: usize, total: usize) -> Self {
+    /// Creates a limit of `max_per_key` permits for each key and `max_total` for all keys. A limit of 0 counts as 1.
+    pub fn new(max_per_key: usize, max_total: usize) -> Self {
         Self {
-            per_key: per_key.max(1),
-            total: total.max(1),
+            max_per_key: max_per_key.max(1),
+            max_total: max_total.max(1),
             granted: Arc::new(Mutex::new(GrantedPermits {
                 keys: HashMap::new(),
-                total: 0,
+                count: 0,
             })),
         }
     }
@@ -103,13 +104,13 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     /// When the limit per key or the total limit is reached.
     pub fn try_acquire(&self, key: &K) -> Result<Permit<K>, LimitReached> {
         let mut granted = self.granted.lock();
-        if granted.total >= self.total {
-            return Err(LimitReached::Total(self.total));
+        if granted.count >= self.max_total {
+            return Err(LimitReached::Total(self.max_total));
         }
-        if granted.keys.get(key).map_or(0, KeyPermits::len) >= self.per_key {
-            return Err(LimitReached::PerKey(self.per_key));
+        if granted.keys.get(key).map_or(0, KeyPermits::len) >= self.max_per_key {
+            return Err(LimitReached::PerKey(self.max_per_key));
         }
-        granted.total += 1;
+        granted.count += 1;
         granted.keys.entry(key.clone()).or_default().permanent += 1;
         Ok(Permit {
             key: key.clone(),
@@ -118,7 +119,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     }
 
     /// Acquires a revocable permit. At the limit per key or the total limit, the key's oldest revocable permit is
-    /// superseded, because the connection that holds it may be broken and not timed out yet.
+    /// superseded: the connection of its holder may be broken, but not timed out yet.
     ///
     /// # Errors
     /// When a limit is reached and the key has no revocable permit to supersede.
@@ -126,17 +127,17 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         let mut granted = self.granted.lock();
         let held = granted.keys.get(key);
         let can_supersede = held.is_some_and(|permits| !permits.revocable.is_empty());
-        let is_key_full = held.map_or(0, KeyPermits::len) >= self.per_key;
-        let is_full = granted.total >= self.total;
+        let is_key_full = held.map_or(0, KeyPermits::len) >= self.max_per_key;
+        let is_full = granted.count >= self.max_total;
         if !can_supersede {
             if is_full {
-                return Err(LimitReached::Total(self.total));
+                return Err(LimitReached::Total(self.max_total));
             }
             if is_key_full {
-                return Err(LimitReached::PerKey(self.per_key));
+                return Err(LimitReached::PerKey(self.max_per_key));
             }
         }
-        granted.total += 1;
+        granted.count += 1;
         let permits = granted.keys.entry(key.clone()).or_default();
         if is_full || is_key_full {
             permits.revocable.pop_front();
@@ -157,7 +158,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
 
     /// Returns the number of permits, including revoked ones that are not dropped yet.
     pub fn permit_count(&self) -> usize {
-        self.granted.lock().total
+        self.granted.lock().count
     }
 
     /// Evicts all revocable permits of up to `count` keys, starting with a random key. Returns the number of evicted
@@ -168,10 +169,10 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         let start = fastrand::usize(..=granted.keys.len());
         let before_start = granted.keys.iter().take(start);
         let from_start = granted.keys.iter().skip(start);
-        let revocable = from_start
+        let evictable = from_start
             .chain(before_start)
             .filter(|(_, permits)| !permits.revocable.is_empty());
-        let chosen: Vec<_> = revocable.take(count).map(|(key, _)| key.clone()).collect();
+        let chosen: Vec<_> = evictable.take(count).map(|(key, _)| key.clone()).collect();
         for key in &chosen {
             let evicted = granted
                 .keys
@@ -179,7 +180,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
                 .map(|permits| std::mem::take(&mut permits.revocable));
             granted.remove_if_empty(key);
             for permit in evicted.into_iter().flatten() {
-                // An error means that the permit is being dropped.
+                // Sending fails only if the permit is being dropped.
                 let _ = permit.send(());
             }
         }
@@ -210,7 +211,7 @@ impl KeyPermits {
 impl<K: Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
         let mut granted = self.granted.lock();
-        granted.total -= 1;
+        granted.count -= 1;
         if let Some(permits) = granted.keys.get_mut(&self.key) {
             permits.permanent -= 1;
         }
@@ -234,7 +235,7 @@ impl<K: Eq + Hash> Drop for RevocablePermit<K> {
     fn drop(&mut self) {
         self.revoked.close();
         let mut granted = self.granted.lock();
-        granted.total -= 1;
+        granted.count -= 1;
         if let Some(permits) = granted.keys.get_mut(&self.key) {
             permits.revocable.retain(|sender| !sender.is_closed());
         }

@@ -1,27 +1,27 @@
 //! Limits on rates: a token bucket, a token bucket per key, and a fixed window. No IO; the clock is passed in.
 //!
-//! [`TokenBucket`] and [`KeyedRateLimit`] bound work: a burst passes, then a steady rate. [`Window`] bounds log lines
-//! and Events: the number of lines per period is exact, and suppressed lines are counted.
+//! [`TokenBucket`] and [`KeyedRateLimit`] bound work: a burst passes, then a steady rate. [`Window`] bounds log lines:
+//! the number of lines per period is exact, and suppressed lines are counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Upper bound of the idle time for which a bucket gains tokens. Bounds the floating-point error.
+/// Upper bound of the time for which a bucket gains tokens at once. Keeps rounding errors small.
 const MAX_IDLE: Duration = Duration::from_hours(1);
-/// Minimum number of keys at which full buckets are removed.
-const MIN_PRUNE_AT: usize = 1024;
+/// Minimum number of keys at which full buckets are removed. With fewer keys, the scan would cost more than it frees.
+const MIN_REMOVAL_THRESHOLD: usize = 1024;
 
 /// Rate of a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// Number of requests that pass at once after an idle period.
     pub burst: f64,
-    /// Number of requests per second after the burst.
+    /// Number of requests per second that pass after the burst.
     pub per_second: f64,
 }
 
-/// Token bucket: holds up to `burst` tokens, gains `per_second`, and every admitted request takes one.
+/// Token bucket: holds up to [`Rate::burst`] tokens and gains [`Rate::per_second`]. Each request that passes takes one.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     rate: Rate,
@@ -29,23 +29,23 @@ pub struct TokenBucket {
     refilled_at: Instant,
 }
 
-/// Token bucket per key. Keys with a full bucket are removed from time to time.
+/// Token bucket per key. Full buckets are removed from time to time, because a new key starts with a full bucket.
 #[derive(Debug)]
 pub struct KeyedRateLimit<K> {
     rate: Rate,
     buckets: HashMap<K, TokenBucket>,
-    /// Number of keys at which full buckets are next removed.
-    prune_at: usize,
+    /// Number of keys at which full buckets are removed next.
+    removal_threshold: usize,
 }
 
-/// Fixed window: at most `limit` admissions per `period`, which starts with its first admission. Counts the suppressed
-/// requests.
+/// Fixed window: `limit` log lines pass per `period`. Further lines are suppressed and counted. A period starts with the
+/// first line after the previous period.
 #[derive(Clone, Debug)]
 pub struct Window {
     limit: u32,
     period: Duration,
     started_at: Option<Instant>,
-    admitted: u32,
+    passed: u32,
     suppressed: u64,
 }
 
@@ -96,7 +96,7 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
         Self {
             rate,
             buckets: HashMap::new(),
-            prune_at: MIN_PRUNE_AT,
+            removal_threshold: MIN_REMOVAL_THRESHOLD,
         }
     }
 
@@ -109,15 +109,13 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
 
     /// Takes a token from the key's bucket if there is one.
     pub fn try_take(&mut self, key: K, now: Instant) -> bool {
-        if self.buckets.len() >= self.prune_at {
+        if self.buckets.len() >= self.removal_threshold {
             self.buckets.retain(|_, bucket| !bucket.is_full(now));
-            self.prune_at = MIN_PRUNE_AT.max(2 * self.buckets.len());
+            self.removal_threshold = MIN_REMOVAL_THRESHOLD.max(2 * self.buckets.len());
         }
         let rate = self.rate;
-        let bucket = self.buckets.entry(key);
-        bucket
-            .or_insert_with(|| TokenBucket::new(rate, now))
-            .try_take(now)
+        let entry = self.buckets.entry(key);
+        entry.or_insert_with(|| TokenBucket::new(rate, now)).try_take(now)
     }
 
     /// Returns the number of keys that have a bucket.
@@ -129,30 +127,30 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
 // === impl Window ===
 
 impl Window {
-    /// Creates a window of `limit` admissions per `period`.
+    /// Creates a window of `limit` log lines per `period`.
     pub const fn new(limit: u32, period: Duration) -> Self {
         Self {
             limit,
             period,
             started_at: None,
-            admitted: 0,
+            passed: 0,
             suppressed: 0,
         }
     }
 
-    /// Admits a request and returns the number of requests suppressed since the last admission. Returns `None` at the
-    /// limit.
-    pub fn try_admit(&mut self, now: Instant) -> Option<u64> {
+    /// Lets a log line pass. Returns the number of lines that were suppressed since the last line that passed. Returns
+    /// `None` if the line is suppressed.
+    pub fn try_pass(&mut self, now: Instant) -> Option<u64> {
         let is_over = |start| now.saturating_duration_since(start) >= self.period;
         if self.started_at.is_none_or(is_over) {
             self.started_at = Some(now);
-            self.admitted = 0;
+            self.passed = 0;
         }
-        if self.admitted >= self.limit {
+        if self.passed >= self.limit {
             self.suppressed += 1;
             return None;
         }
-        self.admitted += 1;
+        self.passed += 1;
         Some(std::mem::take(&mut self.suppressed))
     }
 }
@@ -168,7 +166,7 @@ mod tests {
     };
 
     #[test]
-    fn bucket_admits_a_burst_then_the_rate() {
+    fn bucket_lets_a_burst_pass_and_then_the_rate() {
         let now = Instant::now();
         let mut bucket = TokenBucket::new(RATE, now);
         assert_eq!((0..100).filter(|_| bucket.try_take(now)).count(), 20);
@@ -198,17 +196,21 @@ mod tests {
             now += SECOND;
             limit.try_take(key, now);
         }
-        assert!(limit.key_count() <= 2 * MIN_PRUNE_AT, "{}", limit.key_count());
+        assert!(
+            limit.key_count() <= 2 * MIN_REMOVAL_THRESHOLD,
+            "{}",
+            limit.key_count()
+        );
     }
 
     #[test]
-    fn window_admits_its_limit_and_counts_suppressed_requests() {
+    fn window_lets_its_limit_pass_and_counts_suppressed_lines() {
         let now = Instant::now();
         let mut window = Window::new(10, 60 * SECOND);
-        let admitted = (0..1000).filter_map(|_| window.try_admit(now));
-        assert_eq!(admitted.collect::<Vec<_>>(), [0; 10]);
-        assert_eq!(window.try_admit(now + 59 * SECOND), None);
-        assert_eq!(window.try_admit(now + 60 * SECOND), Some(991));
-        assert_eq!(window.try_admit(now + 60 * SECOND), Some(0));
+        let suppressed_counts = (0..1000).filter_map(|_| window.try_pass(now));
+        assert_eq!(suppressed_counts.collect::<Vec<_>>(), [0; 10]);
+        assert_eq!(window.try_pass(now + 59 * SECOND), None);
+        assert_eq!(window.try_pass(now + 60 * SECOND), Some(991));
+        assert_eq!(window.try_pass(now + 60 * SECOND), Some(0));
     }
 }

@@ -28,17 +28,17 @@ pub struct NamespaceMetadata {
 // === impl ClusterObjects ===
 
 impl ClusterObjects {
-    /// Collects the objects. A ContainerPatch without a namespace counts as an object of the control plane's namespace.
-    /// A ContainerPatch of any other namespace is ignored.
+    /// Collects the Namespaces, Meshes and ContainerPatches among `objects`. `system_namespace` is the namespace of the
+    /// control plane, and of a ContainerPatch without a namespace. ContainerPatches of other namespaces are ignored.
     ///
     /// # Errors
-    /// If a Namespace or a ContainerPatch does not have the form of its kind.
+    /// If the labels or annotations of a Namespace, or a ContainerPatch, cannot be decoded.
     pub fn new(objects: &[Value], system_namespace: &str) -> Result<Self, ManifestError> {
         let mut cluster = Self::default();
         for object in objects {
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            let version = object["apiVersion"].as_str().unwrap_or_default();
-            let group = version.split_once('/').map_or("", |(group, _)| group);
+            let api_version = object["apiVersion"].as_str().unwrap_or_default();
+            let group = api_version.split_once('/').map_or("", |(group, _)| group);
             match (group, object["kind"].as_str().unwrap_or_default()) {
                 ("", "Namespace") => {
                     cluster.namespaces.insert(name, metadata_of(object)?);
@@ -59,7 +59,7 @@ impl ClusterObjects {
         Ok(cluster)
     }
 
-    /// Returns the metadata of a Namespace.
+    /// Returns the labels and annotations of a Namespace; `None` if the objects do not contain the Namespace.
     pub fn namespace(&self, name: &str) -> Option<&NamespaceMetadata> {
         self.namespaces.get(name)
     }
@@ -75,7 +75,7 @@ impl ClusterObjects {
         !self.meshes.is_empty()
     }
 
-    /// Returns a ContainerPatch.
+    /// Returns the spec of a ContainerPatch.
     pub fn container_patch(&self, name: &str) -> Option<ContainerPatchSpec> {
         self.container_patches.get(name).cloned()
     }

@@ -1,6 +1,6 @@
 //! Reader of manifests: a stream of YAML documents (JSON is a subset of YAML) from a file or the standard input.
 //!
-//! Each document keeps its text, so that unchanged documents are printed as they were written.
+//! Each document keeps its text, so that a document without an injected Pod is printed as it was written.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,9 +12,9 @@ use crate::ManifestError;
 /// One document of a manifest file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Text of the document, without the separator line before it.
+    /// Text of the document, without markers (`---`, `...`) and directives.
     pub text: String,
-    /// Content of the document; null for an empty document.
+    /// Content of the document; null if the document contains only comments.
     pub value: Value,
 }
 
@@ -46,17 +46,14 @@ pub fn read(file: &Path) -> Result<Vec<Document>, ManifestError> {
 pub fn parse(text: &str) -> Result<Vec<Document>, ManifestError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
-    for (first_line, text) in split(text) {
-        let value = serde_saphyr::from_str(&text).map_err(|source| ManifestError::Yaml {
-            line: first_line,
-            source,
-        })?;
+    for (line, text) in split(text) {
+        let value = serde_saphyr::from_str(&text).map_err(|source| ManifestError::Yaml { line, source })?;
         documents.push(Document { text, value });
     }
     Ok(documents)
 }
 
-/// Returns the objects of the documents. Lists are replaced by their items.
+/// Returns the objects of the documents. A List is replaced by its items.
 pub fn objects(documents: &[Document]) -> Vec<Value> {
     documents
         .iter()
@@ -64,7 +61,7 @@ pub fn objects(documents: &[Document]) -> Vec<Value> {
         .collect()
 }
 
-/// Returns the items of a List, or the object itself. Nested Lists are flattened, too.
+/// Returns the items of a List, or the object itself. Nested Lists are replaced by their items; null yields nothing.
 fn flatten_list(object: &Value) -> Vec<Value> {
     match object.get("items").and_then(Value::as_array) {
         Some(items) if is_list(object) => items
@@ -77,7 +74,7 @@ fn flatten_list(object: &Value) -> Vec<Value> {
     }
 }
 
-/// Whether the object is a List, or a typed List such as a PodList.
+/// Whether the object is a List. Typed Lists such as a PodList are included.
 pub fn is_list(object: &Value) -> bool {
     object["items"].is_array() && object["kind"].as_str().is_some_and(|kind| kind.ends_with("List"))
 }
@@ -94,8 +91,8 @@ pub fn with_kind_of(list: &Value, mut item: Value) -> Value {
     item
 }
 
-/// Splits a stream into its documents. Returns the number of the first line and the text of each document. The text
-/// contains no markers and no directives (YAML 1.2, sections 6.8 and 9.1).
+/// Splits a stream into its documents. Returns for each document the number of its first line, which may be the marker
+/// `---`, and its text without markers and directives (YAML 1.2, sections 6.8 and 9.1).
 fn split(text: &str) -> Vec<(usize, String)> {
     let mut documents = Vec::new();
     let (mut first_line, mut current) = (1, String::new());

@@ -1,4 +1,4 @@
-//! Injects sidecars into the Pods and Pod templates of manifests. All other documents keep their text.
+//! Injects sidecars into the Pods and Pod templates of manifests. A document without an injected Pod keeps its text.
 
 use kermode_config::Config;
 use kermode_inject::workload::{misplaced_request, pod_pointer};
@@ -26,7 +26,7 @@ pub struct Injector<'a> {
 pub struct InjectedManifests {
     /// Documents after the injection, in the order of the input.
     pub text: String,
-    /// Pods and workloads with a Pod template, in the order of the input.
+    /// Decisions on the Pods and on the workloads with a Pod template, in the order of the input.
     pub workloads: Vec<WorkloadOutcome>,
 }
 
@@ -37,16 +37,16 @@ pub struct WorkloadOutcome {
     pub name: String,
     /// Assumptions about the cluster that the decision depends on.
     pub assumptions: Vec<String>,
-    /// Warning about fields of the workload outside of its Pod template.
+    /// Warning about the metadata of the workload itself, which injection does not read.
     pub warning: Option<String>,
-    /// Decision on the Pod, with its steps.
+    /// Decision on the Pod, with the steps that led to it.
     pub explanation: InjectionExplanation,
 }
 
 // === impl InjectedManifests ===
 
 impl InjectedManifests {
-    /// Whether a Pod is denied.
+    /// Whether at least one Pod is denied.
     pub fn is_denied(&self) -> bool {
         let mut workloads = self.workloads.iter();
         workloads.any(|workload| workload.explanation.result.is_err())
@@ -123,22 +123,22 @@ impl Injector<'_> {
     fn inject_workload(&self, object: &mut Value, pointer: &str) -> Result<WorkloadOutcome, ManifestError> {
         let string = |value: &Value| value.as_str().map(str::to_owned);
         let metadata = &object["metadata"];
-        let own_name = string(&metadata["name"]).or_else(|| string(&metadata["generateName"]));
-        let own_name = own_name.unwrap_or_else(|| "without a name".to_owned());
+        let object_name = string(&metadata["name"]).or_else(|| string(&metadata["generateName"]));
+        let object_name = object_name.unwrap_or_else(|| "without a name".to_owned());
         let namespace = string(&metadata["namespace"]).unwrap_or_else(|| self.namespace.to_owned());
         let name = format!(
-            "{} {namespace}/{own_name}",
+            "{} {namespace}/{object_name}",
             object["kind"].as_str().unwrap_or_default()
         );
         let warning = misplaced_request(object);
-        // `pod_pointer` returns only pointers to existing values, so `absent` is not used.
+        // `pod_pointer` returns only pointers to existing values, so the fallback `absent` is never used.
         let mut absent = Value::Null;
         let pod = object.pointer_mut(pointer).unwrap_or(&mut absent);
         let mut assumptions = self.cluster_assumptions(&namespace);
-        // The Pod as the webhook would receive it from the API server.
+        // The Pod as the webhook would receive it from the API server. An empty pointer means that the object is a Pod.
         let mut reviewed = pod.clone();
         if !pointer.is_empty() {
-            set_generate_name(&own_name, &mut reviewed);
+            set_generate_name(&object_name, &mut reviewed);
         }
         assumptions.extend(set_default_grace_period(&mut reviewed));
         let explanation = self.decide(&reviewed, &namespace);
@@ -160,9 +160,11 @@ impl Injector<'_> {
         })
     }
 
+    /// Decides on a Pod as the webhook would. A Namespace that is not among the objects counts as one without labels
+    /// and annotations.
     fn decide(&self, pod: &Value, namespace: &str) -> InjectionExplanation {
-        let absent = NamespaceMetadata::default();
-        let metadata = self.cluster.namespace(namespace).unwrap_or(&absent);
+        let empty = NamespaceMetadata::default();
+        let metadata = self.cluster.namespace(namespace).unwrap_or(&empty);
         let url = self.config.control_plane_url();
         let context = Context {
             namespace: Namespace {
@@ -178,6 +180,7 @@ impl Injector<'_> {
         explain(pod, self.config.injector(), &context)
     }
 
+    /// Returns the assumptions about the cluster that replace missing objects.
     fn cluster_assumptions(&self, namespace: &str) -> Vec<String> {
         let mut assumptions = Vec::new();
         if self.cluster.namespace(namespace).is_none() {
@@ -192,7 +195,7 @@ impl Injector<'_> {
     }
 }
 
-/// Sets `generateName`, as the workload's controller does for its Pods.
+/// Sets `generateName` in a Pod template, as the controller of the workload does for its Pods.
 fn set_generate_name(workload: &str, template: &mut Value) {
     if template["metadata"].is_null() {
         template["metadata"] = json!({});
@@ -202,7 +205,7 @@ fn set_generate_name(workload: &str, template: &mut Value) {
     }
 }
 
-/// Sets the default grace period, as the API server does. Returns the assumption if the default was set.
+/// Sets the termination grace period if it is absent, as the API server does. Returns the assumption that it was set.
 fn set_default_grace_period(pod: &mut Value) -> Option<String> {
     const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";
     let spec = pod.get_mut("spec")?.as_object_mut()?;

@@ -194,7 +194,7 @@ impl DenialLog {
             return;
         }
         let reason = denial.reason();
-        if let Some(suppressed) = self.try_admit(reason, Instant::now()) {
+        if let Some(suppressed) = self.try_pass(reason, Instant::now()) {
             tracing::warn!(
                 proxy = claimed_name,
                 ?reason,
@@ -205,12 +205,12 @@ impl DenialLog {
     }
 
     /// Returns the number of suppressed lines before this line, or `None` if this line is suppressed too.
-    fn try_admit(&self, reason: DenialReason, now: Instant) -> Option<u64> {
+    fn try_pass(&self, reason: DenialReason, now: Instant) -> Option<u64> {
         let mut windows = self.windows.lock();
         let window = windows.entry(reason);
         window
             .or_insert(const { Window::new(MAX_LINES_PER_MINUTE, MINUTE) })
-            .try_admit(now)
+            .try_pass(now)
     }
 }
 
@@ -222,16 +222,16 @@ mod tests {
     fn flood_of_denials_is_logged_up_to_the_limit_and_then_counted() {
         let log = DenialLog::default();
         let now = Instant::now();
-        let lines = (0..1000).filter_map(|_| log.try_admit(DenialReason::InvalidToken, now));
+        let lines = (0..1000).filter_map(|_| log.try_pass(DenialReason::InvalidToken, now));
         assert_eq!(lines.collect::<Vec<_>>(), [0; MAX_LINES_PER_MINUTE as usize]);
         assert_eq!(
-            log.try_admit(DenialReason::SigningRequestNotAllowed, now),
+            log.try_pass(DenialReason::SigningRequestNotAllowed, now),
             Some(0),
             "another reason has its own limit"
         );
         let suppressed = 1000 - u64::from(MAX_LINES_PER_MINUTE);
         assert_eq!(
-            log.try_admit(DenialReason::InvalidToken, now + MINUTE),
+            log.try_pass(DenialReason::InvalidToken, now + MINUTE),
             Some(suppressed)
         );
     }
