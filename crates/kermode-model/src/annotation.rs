@@ -1,18 +1,18 @@
 //! Keys of all labels and annotations that Kermode reads or writes.
 //!
 //! Every key is declared here once, with the objects that carry it, the notation of its value, and its default. The
-//! table in `docs/reference/labels-and-annotations.md` is generated from these declarations. `kermode-crds`
+//! tables in `docs/reference/labels-and-annotations.md` are generated from these declarations. `kermode-crds`
 //! re-exports this module for crates that work with Kubernetes objects. `kermode-netfilter` uses the module directly,
 //! because `kuma-init` must not link a Kubernetes client. Notations are parsed in [`crate::notation`].
 
 use crate::notation::{self, Notation};
 
-/// One label or annotation key, as documented.
+/// One key, as the reference shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// The key. A key that starts with a dot is a suffix; the reference shows the suffix after `<port>`.
     pub name: &'static str,
-    /// Objects that carry the key.
+    /// Objects that carry the key, and whether as a label or as an annotation.
     pub objects: &'static str,
     /// Notation of the value.
     pub notation: Notation,
@@ -53,18 +53,18 @@ pub(crate) use keys;
 
 keys! {
     /// Keys that users set.
-    SETTINGS:
+    SET_BY_USERS:
 
     /// Enables or disables injection. The label takes precedence over the annotation, the Pod over its Namespace.
     SIDECAR_INJECTION = "kuma.io/sidecar-injection", "label or annotation of a Pod or Namespace", Notation::Boolean, "`disabled`";
     /// Mesh that the Pod joins. The label takes precedence over the annotation, the Pod over its Namespace. The
-    /// injector writes the resolved value as an annotation of the Pod; Dataplanes and MeshTrafficPermissions carry it
-    /// as a label.
+    /// injector writes the resolved value as an annotation of the Pod; Dataplanes and MeshTrafficPermissions carry the
+    /// key as a label.
     MESH = "kuma.io/mesh", "label or annotation of a Pod or Namespace", Notation::Text, "`default`";
-    /// Marks a delegated gateway. `enabled` identifies it by its Service, `provided` by its workload (Deployment,
-    /// DaemonSet, StatefulSet or other controller). Inbound traffic of a gateway is not redirected.
+    /// Marks a delegated gateway. `enabled` names the gateway after its Service, `provided` after its workload
+    /// (Deployment, DaemonSet, StatefulSet or other controller). Inbound traffic of a gateway is not redirected.
     GATEWAY = "kuma.io/gateway", "annotation of a Pod", Notation::Words(&["enabled", "disabled", "provided"]), "`disabled`";
-    /// Services whose endpoints the Pod reaches by their IP addresses; `*` selects all services.
+    /// Services whose Pods the application may call by Pod IP; `*` selects all services.
     DIRECT_ACCESS_SERVICES = "kuma.io/direct-access-services", "annotation of a Pod", Notation::List, "";
     /// Services that the sidecar is configured for; requests to other services pass through unchanged.
     REACHABLE_SERVICES = "kuma.io/transparent-proxying-reachable-services", "annotation of a Pod", Notation::List, "all services";
@@ -84,7 +84,7 @@ keys! {
     /// Port of Envoy's admin interface. The injector writes the resolved value back.
     ENVOY_ADMIN_PORT = "kuma.io/envoy-admin-port", "annotation of a Pod", Notation::Port, "setting `sidecarContainer.adminPort`";
     /// Name of the volume that holds the service account token of the sidecar.
-    SERVICE_ACCOUNT_TOKEN_VOLUME = "kuma.io/service-account-token-volume", "annotation of a Pod", Notation::Text, "a token of its own";
+    SERVICE_ACCOUNT_TOKEN_VOLUME = "kuma.io/service-account-token-volume", "annotation of a Pod", Notation::Text, "a volume for the sidecar alone";
     /// Names of the ContainerPatches to apply, in this order. The list replaces the list of the settings.
     CONTAINER_PATCHES = "kuma.io/container-patches", "annotation of a Pod", Notation::List, "setting `containerPatches`";
     /// Redirects DNS queries to the sidecar. The injector writes the resolved value back.
@@ -97,17 +97,18 @@ keys! {
     BUILTIN_DNS_PORT_DEPRECATED = "kuma.io/builtindnsport", "annotation of a Pod", Notation::Port, "";
     /// Selected one of two redirection engines in Kuma. Accepted without effect, because Kermode has one engine.
     EXPERIMENTAL_ENGINE = "kuma.io/transparent-proxying-experimental-engine", "annotation of a Pod", Notation::Boolean, "setting `transparentProxyV2`";
-    /// IP families whose inbound traffic is redirected.
+    /// IP families whose traffic is redirected: IPv4 and IPv6, or only IPv4.
     IP_FAMILY_MODE = "kuma.io/transparent-proxying-ip-family-mode", "annotation of a Pod", Notation::Words(&["dualstack", "ipv4"]), "`dualstack`";
     /// Ports whose inbound traffic is not redirected. The injector writes the resolved value back.
     EXCLUDE_INBOUND_PORTS = "traffic.kuma.io/exclude-inbound-ports", "annotation of a Pod", Notation::PortRanges, "setting `sidecarTraffic.excludeInboundPorts`";
     /// Ports whose outbound traffic is not redirected. The injector writes the resolved value back.
     EXCLUDE_OUTBOUND_PORTS = "traffic.kuma.io/exclude-outbound-ports", "annotation of a Pod", Notation::PortRanges, "setting `sidecarTraffic.excludeOutboundPorts`";
-    /// Ports and UIDs whose outbound traffic is not redirected. An item may name the protocols that it applies to.
+    /// UIDs whose outbound traffic to the given ports is not redirected. An item may name the protocols that it applies
+    /// to.
     EXCLUDE_OUTBOUND_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
-    /// Ports and UIDs whose outbound TCP traffic is not redirected.
+    /// UIDs whose outbound TCP traffic to the given ports is not redirected.
     EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
-    /// Ports and UIDs whose outbound UDP traffic is not redirected.
+    /// UIDs whose outbound UDP traffic to the given ports is not redirected.
     EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-udp-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
     /// Placement of the sidecar: `native` is an init container that keeps running, `classic` is an ordinary container,
     /// `auto` is `native` where the API server supports it.
@@ -116,8 +117,8 @@ keys! {
     WAIT_FOR_DATAPLANE_READY = "kuma.io/wait-for-dataplane-ready", "annotation of a Pod", Notation::Boolean, "setting `sidecarContainer.waitForDataplaneReady`";
     /// Puts `kuma-init` before the Pod's own init containers.
     INIT_FIRST = "kuma.io/init-first", "annotation of a Pod", Notation::Boolean, "`false`";
-    /// Condition for the end of the drain: `wait` is the full drain time, `acknowledged` is the acknowledgement of all
-    /// clients, with the drain time as upper bound.
+    /// Condition for the end of the drain: `wait` is the full drain time, `acknowledged` is that every proxy has
+    /// acknowledged the endpoint removal, with the drain time as upper bound.
     DRAIN_MODE = "kuma.io/drain-mode", "annotation of a Pod", Notation::Words(&["wait", "acknowledged"]), "setting `drainMode`";
     /// Port of the metrics endpoint, written to `spec.metrics` of the Dataplane.
     METRICS_PORT = "prometheus.metrics.kuma.io/port", "annotation of a Pod", Notation::Port, "";
@@ -149,9 +150,9 @@ keys! {
     TRANSPARENT_PROXYING_OUTBOUND_PORT = "kuma.io/transparent-proxying-outbound-port", "annotation of a Pod", Notation::Port, "";
     /// Always `disabled`, because Kermode has no eBPF mode.
     TRANSPARENT_PROXYING_EBPF = "kuma.io/transparent-proxying-ebpf", "annotation of a Pod", Notation::Boolean, "";
-    /// Networks of the Pod; `kuma-cni` is written if the CNI plugin redirects traffic.
+    /// Networks of the Pod. The injector writes `kuma-cni` if the CNI plugin redirects traffic.
     CNI_NETWORKS = "k8s.v1.cni.cncf.io/networks", "annotation of a Pod", Notation::List, "";
-    /// Source of the decision to inject the Pod.
+    /// Label or annotation, of the Pod or its Namespace, that requested the injection.
     INJECTION_REASON = "kuma.io/injection-reason", "annotation of a Pod", Notation::Text, "";
     /// Marks a Mesh whose initial MeshTrafficPermission exists or existed; always `true`.
     INITIAL_POLICIES_CREATED = "kuma.io/initial-policies-created", "annotation of a Mesh", Notation::Boolean, "";
@@ -193,7 +194,7 @@ pub fn parse_gateway(value: &str) -> Result<Option<GatewayIdentity>, WrongValue>
     Ok(parse_bool(GATEWAY, value)?.then_some(GatewayIdentity::Service))
 }
 
-/// A label or annotation whose value cannot be parsed. The message is the same as in Kuma.
+/// A label or annotation whose value cannot be parsed. The message is Kuma's, which says "annotation" for both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation \"{key}\" has wrong value \"{value}\"")]
 pub struct WrongValue {

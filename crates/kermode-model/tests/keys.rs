@@ -8,7 +8,7 @@ use kermode_model::{annotation, tag};
 
 fn keys() -> Vec<&'static str> {
     [
-        annotation::SETTINGS,
+        annotation::SET_BY_USERS,
         annotation::WRITTEN_BY_KERMODE,
         tag::GENERATED,
     ]

@@ -13,7 +13,7 @@ pub(crate) fn tables() -> Vec<GeneratedTable> {
         markdown,
     };
     vec![
-        generated(file, "settings", settings_table(annotation::SETTINGS)),
+        generated(file, "settings", settings_table(annotation::SET_BY_USERS)),
         generated(
             file,
             "written",
