@@ -68,7 +68,7 @@ impl SigningRequest {
     ///
     /// # Errors
     /// Fails if the request is bound to another proxy, to several proxies, or to none.
-    pub fn check_made_by(&self, proxy: &str) -> Result<(), Error> {
+    pub fn check_bound_to(&self, proxy: &str) -> Result<(), Error> {
         let mut named = self.uris.iter().filter_map(|uri| uri.strip_prefix(PROXY_SCHEME));
         match (named.next(), named.next()) {
             (Some(name), None) if name == proxy => Ok(()),

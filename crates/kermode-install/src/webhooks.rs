@@ -17,11 +17,11 @@ const INJECT_PATH: &str = "/inject-sidecar";
 const VALIDATE_PATH: &str = "/validate-kuma-io-v1alpha1";
 const WORKLOADS_PATH: &str = "/validate-workloads";
 
-/// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and for labelled Pods have
-/// the failure policy of the installation. The third webhook is for annotations and for other values of the label. Its
-/// failure does not block a Pod.
+/// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and for labelled Pods match
+/// only the value `enabled` and have the failure policy of the installation. The third webhook matches every Pod, so
+/// that it also sees annotations and other values of the label. Its failure does not block a Pod.
 pub(crate) fn mutating(installation: &Installation) -> Value {
-    let policy = installation.injector_failure_policy.as_str();
+    let failure_policy = installation.injector_failure_policy.as_str();
     let injection_label = json!({annotation::SIDECAR_INJECTION: "enabled"});
     // Pods of the control plane must start while no replica is ready.
     let outside_system_namespace = json!([{
@@ -30,13 +30,12 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
         "values": [installation.namespace],
     }]);
     let mut for_labelled_namespaces =
-        injector_webhook("namespace-kuma-injector.kuma.io", policy, installation);
+        injector_webhook("namespace-kuma-injector.kuma.io", failure_policy, installation);
     for_labelled_namespaces["namespaceSelector"] =
         json!({"matchLabels": injection_label.clone(), "matchExpressions": outside_system_namespace.clone()});
-    let mut for_labelled_pods = injector_webhook("pods-kuma-injector.kuma.io", policy, installation);
+    let mut for_labelled_pods = injector_webhook("pods-kuma-injector.kuma.io", failure_policy, installation);
     for_labelled_pods["objectSelector"] = json!({"matchLabels": injection_label});
     for_labelled_pods["namespaceSelector"] = json!({"matchExpressions": outside_system_namespace});
-    // This webhook is called for every Pod of the cluster, so its failure must not block Pods.
     let for_any_pod = injector_webhook("kuma-injector.kuma.io", "Ignore", installation);
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -46,10 +45,10 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
     })
 }
 
-/// Webhook that injects Pods.
-fn injector_webhook(name: &str, policy: &str, installation: &Installation) -> Value {
+/// Webhook that injects sidecars into Pods.
+fn injector_webhook(name: &str, failure_policy: &str, installation: &Installation) -> Value {
     let rules = json!([rule("", "v1", &["pods"], &["CREATE"])]);
-    webhook(name, policy, INJECT_PATH, rules, installation)
+    webhook(name, failure_policy, INJECT_PATH, rules, installation)
 }
 
 /// Registration of the validator of custom resources and of the webhook that warns about workloads.
@@ -58,7 +57,7 @@ pub(crate) fn validating(installation: &Installation) -> Value {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
         "metadata": cluster_scoped(VALIDATING),
-        "webhooks": [resource_validator(installation), workload_warnings(installation)],
+        "webhooks": [resource_validator(installation), workload_warner(installation)],
     })
 }
 
@@ -87,14 +86,15 @@ fn resource_validator(installation: &Installation) -> Value {
     );
     validator["matchConditions"] = json!([
         {
-            // The control plane validates objects before it writes them. While it starts, its webhook is not ready, so
-            // a call of the webhook would block the start.
+            // The control plane itself validates the objects that it writes. While the control plane starts, its
+            // webhook is not ready, so a call of the webhook would block the start.
             "name": "not-the-control-plane",
             "expression": format!(
                 "request.userInfo.username != 'system:serviceaccount:{}:{NAME}'", installation.namespace),
         },
         {
-            // A Namespace must be deletable while no replica is ready.
+            // Controllers of Kubernetes delete the objects of a deleted Namespace. They must be able to do so while no
+            // replica is ready.
             "name": "not-the-deletion-of-a-namespace",
             "expression": "request.operation != 'DELETE' \
                 || !(request.userInfo.username == 'system:kube-controller-manager' \
@@ -104,9 +104,9 @@ fn resource_validator(installation: &Installation) -> Value {
     validator
 }
 
-/// Webhook that warns about a workload with an injection label, which belongs on the Pod template. The webhook denies
-/// nothing, so it has a short timeout, and its failures are ignored.
-fn workload_warnings(installation: &Installation) -> Value {
+/// Webhook that warns about a workload with the injection label, because the label belongs on the Pod template. The
+/// webhook denies nothing, so it has a short timeout, and its failures are ignored.
+fn workload_warner(installation: &Installation) -> Value {
     let rules = json!([
         rule(
             "apps",
@@ -116,7 +116,7 @@ fn workload_warnings(installation: &Installation) -> Value {
         ),
         rule("batch", "v1", &["cronjobs", "jobs"], &["CREATE", "UPDATE"]),
     ]);
-    let mut webhook = webhook(
+    let mut warner = webhook(
         "workloads.kuma-admission.kuma.io",
         "Ignore",
         WORKLOADS_PATH,
@@ -124,17 +124,17 @@ fn workload_warnings(installation: &Installation) -> Value {
         installation,
     );
     let has_label = json!({"key": annotation::SIDECAR_INJECTION, "operator": "Exists"});
-    webhook["objectSelector"] = json!({"matchExpressions": [has_label]});
-    webhook["timeoutSeconds"] = 2.into();
-    webhook
+    warner["objectSelector"] = json!({"matchExpressions": [has_label]});
+    warner["timeoutSeconds"] = 2.into();
+    warner
 }
 
-fn webhook(name: &str, policy: &str, path: &str, rules: Value, installation: &Installation) -> Value {
+fn webhook(name: &str, failure_policy: &str, path: &str, rules: Value, installation: &Installation) -> Value {
     json!({
         "name": name,
         "admissionReviewVersions": ["v1"],
         "clientConfig": client_config(path, installation),
-        "failurePolicy": policy,
+        "failurePolicy": failure_policy,
         "rules": rules,
         "sideEffects": "None",
         "timeoutSeconds": 10,

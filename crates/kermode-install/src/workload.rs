@@ -14,13 +14,13 @@ pub const POD_FIELD_VARIABLES: [(&str, &str); 2] = [
 const CONFIG_MAP: &str = "kuma-control-plane-config";
 const CONFIG_DIRECTORY: &str = "/etc/kuma.io/kuma-control-plane";
 const CONFIG_FILE: &str = "config.yaml";
-/// User and group ID of the control plane, as in Kuma.
-const UID: u32 = 5678;
+/// User ID and group ID of the control plane, as in Kuma.
+const USER_AND_GROUP_ID: u32 = 5678;
 
 /// A port of the control plane, see `docs/reference/names-and-ports.md#ports`.
 #[derive(Clone, Copy, Debug)]
 pub struct Port {
-    /// Name in the Pod, at most 15 characters.
+    /// Name in the Pod. Kubernetes allows at most 15 characters.
     pub name: &'static str,
     /// Name in the Service, as in Kuma.
     pub service_name: &'static str,
@@ -76,6 +76,7 @@ pub(crate) fn service(installation: &Installation) -> Value {
         })
         .collect();
     let mut spec = json!({"type": "ClusterIP", "ports": ports});
+    // Without a Deployment, the control plane runs outside of the cluster, and the user creates an EndpointSlice.
     if installation.with_deployment {
         spec["selector"] = json!({"app": NAME});
     }
@@ -133,8 +134,8 @@ fn pod_spec(installation: &Installation) -> Value {
         "serviceAccountName": NAME,
         "securityContext": {
             "runAsNonRoot": true,
-            "runAsUser": UID,
-            "runAsGroup": UID,
+            "runAsUser": USER_AND_GROUP_ID,
+            "runAsGroup": USER_AND_GROUP_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "nodeSelector": {"kubernetes.io/os": "linux"},
@@ -208,7 +209,7 @@ fn environment(installation: &Installation) -> Vec<Value> {
     from_pod.chain(from_installation).collect()
 }
 
-/// Checksum (FNV-1a) of the configuration. It only detects changes and is not cryptographic.
+/// Checksum (FNV-1a, not cryptographic) of the configuration, to detect changes.
 fn checksum(config: &str) -> String {
     let hash = config.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -2,12 +2,13 @@
 //!
 //! The API server reviews the token. The namespace, service account, Pod name and Pod UID in the token must match the
 //! Pod of the requested Dataplane. Therefore, no proxy gets the configuration or certificate of another proxy
-//! (docs/design.md#authentication-of-proxies). The token must be for the audience of sidecars: an application may show a
-//! token for another audience to another service, which could send the token to the control plane
-//! (docs/design.md#proxy-tokens).
+//! (docs/design.md#authentication-of-proxies).
 //!
-//! The port is open to every caller. Before the API server has accepted the token, responses do not reveal which Pods
-//! exist. The number of concurrent TokenReviews is limited.
+//! The token must be for the audience of sidecars. An application may send a token with a different audience to a third
+//! party, and the third party could send this token to the control plane (docs/design.md#proxy-tokens).
+//!
+//! The port for proxies is open to every caller. Before the API server has accepted the token, responses do not reveal
+//! which Pods exist. The number of concurrent TokenReviews is limited.
 
 mod token;
 
@@ -29,13 +30,14 @@ use tonic::{Code, Status};
 use self::token::TokenClaims;
 
 /// Key in `status.user.extra` of a TokenReview: the name of the Pod that the token is bound to.
-const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_NAME_KEY: &str = "authentication.kubernetes.io/pod-name";
 /// Key in `status.user.extra` of a TokenReview: the UID of the Pod that the token is bound to.
-const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
-/// Limit of concurrent TokenReviews for known Pods: the index has a Pod with the name and UID in the token.
+const POD_UID_KEY: &str = "authentication.kubernetes.io/pod-uid";
+/// Limit of concurrent TokenReviews for known Pods. The Pod in a token is known if the index has a Pod with its name
+/// and UID.
 const MAX_KNOWN_POD_REVIEWS: usize = 24;
 /// Limit of concurrent TokenReviews for unknown Pods. The separate limit prevents unauthorized callers from delaying
-/// known Pods. The Pod of a sidecar is also unknown until the watch has reported the Pod.
+/// known Pods. A new Pod with a sidecar is unknown until the watch has reported the Pod.
 const MAX_UNKNOWN_POD_REVIEWS: usize = 8;
 /// Time limit of a TokenReview, including the wait for a permit.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,7 +60,7 @@ pub enum AuthenticationError {
     /// The token belongs to another proxy.
     #[error("the token does not belong to proxy {0}")]
     OtherProxy(ObjectKey),
-    /// The API server rejects the token.
+    /// The API server rejects the token, or has not checked its audience.
     #[error("the token is not valid: {0}")]
     InvalidToken(String),
     /// The token and its Pod have different service accounts.
@@ -89,11 +91,11 @@ pub enum AuthenticationError {
     ReviewTimedOut,
 }
 
-/// Audiences of the tokens that are accepted.
+/// Audiences of the tokens that the control plane accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenAudience {
+pub struct AcceptedAudiences {
     /// Audience of the tokens of sidecars.
-    pub name: Arc<str>,
+    pub sidecars: Arc<str>,
     /// Whether tokens for the API server are accepted too.
     pub accepts_api_server_tokens: bool,
 }
@@ -103,7 +105,7 @@ pub struct TokenAudience {
 pub struct TokenAuthenticator {
     client: Client,
     index: SharedIndex,
-    audience: TokenAudience,
+    audiences: AcceptedAudiences,
     permits: Arc<ReviewPermits>,
     review_timeout: Duration,
 }
@@ -116,7 +118,7 @@ struct ReviewPermits {
 
 impl TokenAuthenticator {
     /// Creates an authenticator that sends TokenReviews with `client` and looks up Pods in `index`.
-    pub fn new(client: Client, index: SharedIndex, audience: TokenAudience) -> Self {
+    pub fn new(client: Client, index: SharedIndex, audiences: AcceptedAudiences) -> Self {
         let permits = ReviewPermits {
             known_pods: Semaphore::new(MAX_KNOWN_POD_REVIEWS),
             unknown_pods: Semaphore::new(MAX_UNKNOWN_POD_REVIEWS),
@@ -124,13 +126,14 @@ impl TokenAuthenticator {
         Self {
             client,
             index,
-            audience,
+            audiences,
             permits: Arc::new(permits),
             review_timeout: REVIEW_TIMEOUT,
         }
     }
 
-    /// Authenticates the caller by the token in the metadata, and checks that the caller is `proxy`.
+    /// Authenticates the caller by the token in the metadata. Checks that the caller is `proxy` and passes
+    /// [`Self::check_access`].
     pub async fn authenticate_as(
         &self,
         metadata: &http::HeaderMap,
@@ -144,7 +147,7 @@ impl TokenAuthenticator {
         self.check_access(&identity)
     }
 
-    /// Authenticates the caller by the token in the metadata.
+    /// Authenticates the caller by the token in the metadata. Does not check that the index has the Pod of the caller.
     pub async fn identify(&self, metadata: &http::HeaderMap) -> Result<ProxyIdentity, AuthenticationError> {
         let (token, claims) = read_token(metadata)?;
         self.verify(token, &claims).await
@@ -168,11 +171,12 @@ impl TokenAuthenticator {
         })
     }
 
-    /// Verifies the token by a TokenReview, and checks that the reviewed identity matches the claims.
+    /// Verifies the token by a TokenReview, and checks that the reviewed identity has the claimed namespace and Pod
+    /// name.
     async fn verify(&self, token: &str, claims: &TokenClaims) -> Result<ProxyIdentity, AuthenticationError> {
         let audience = self.reviewed_audience(claims)?;
         let has_claimed_uid =
-            |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claims.uid);
+            |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claims.pod_uid);
         // UIDs cannot be guessed, so the choice of the semaphore does not reveal which Pods exist.
         let permits = if self.index.pod_identity(&claims.pod, has_claimed_uid) {
             &self.permits.known_pods
@@ -194,10 +198,10 @@ impl TokenAuthenticator {
             let reason = status.error.unwrap_or_else(|| "not authenticated".to_owned());
             return Err(AuthenticationError::InvalidToken(reason));
         }
-        // An API server that ignores audiences returns none, and has not checked that of the token.
-        let is_checked =
+        // An API server that ignores audiences returns none. It has not checked the audience of the token.
+        let is_audience_checked =
             audience.is_none_or(|audience| status.audiences.iter().flatten().any(|found| found == audience));
-        if !is_checked {
+        if !is_audience_checked {
             return Err(AuthenticationError::InvalidToken(
                 "the API server does not check its audience".to_owned(),
             ));
@@ -209,20 +213,20 @@ impl TokenAuthenticator {
         Ok(identity)
     }
 
-    /// Returns the audience that the API server must check; `None` for its own. The claims are unverified, but the API
-    /// server accepts the token only for the audience that is returned here.
+    /// Returns the audience that the API server must check; `None` for the API server's own audience. The claims are
+    /// unverified, but the API server accepts the token only for the audience that is returned here.
     fn reviewed_audience(&self, claims: &TokenClaims) -> Result<Option<&str>, AuthenticationError> {
-        let TokenAudience {
-            name,
+        let AcceptedAudiences {
+            sidecars,
             accepts_api_server_tokens,
-        } = &self.audience;
-        if claims.audiences.iter().any(|audience| **audience == **name) {
-            return Ok(Some(name));
+        } = &self.audiences;
+        if claims.audiences.iter().any(|audience| **audience == **sidecars) {
+            return Ok(Some(sidecars));
         }
         if *accepts_api_server_tokens {
             return Ok(None);
         }
-        Err(AuthenticationError::WrongAudience(name.clone()))
+        Err(AuthenticationError::WrongAudience(sidecars.clone()))
     }
 
     #[tracing::instrument(level = "debug", skip_all)]
@@ -268,7 +272,8 @@ impl Authenticator for TokenAuthenticator {
 }
 
 /// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged only at
-/// debug level, because any caller can cause any number of these errors.
+/// debug level, because any caller can cause any number of these errors. Errors about a Pod that the index does not have
+/// yet are transient, and are logged at debug level too.
 pub(crate) fn log_and_convert(error: &AuthenticationError) -> Status {
     let code = match error {
         AuthenticationError::UnknownProxy(_) | AuthenticationError::UidMismatch(_) => Code::NotFound,
@@ -298,14 +303,14 @@ fn read_token(metadata: &http::HeaderMap) -> Result<(&str, TokenClaims), Authent
 /// Returns the identity in the status of a TokenReview; `None` if the token is not bound to a Pod.
 fn bound_identity(status: TokenReviewStatus) -> Option<ProxyIdentity> {
     let user = status.user?;
-    let name = user.username?;
-    let (namespace, service_account) = name.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    let username = user.username?;
+    let (namespace, service_account) = username.strip_prefix("system:serviceaccount:")?.split_once(':')?;
     let mut extra = user.extra?;
     let mut bound_to = |key: &str| extra.remove(key)?.into_iter().next();
     Some(ProxyIdentity {
-        key: ObjectKey::new(namespace, bound_to(POD_NAME)?),
+        key: ObjectKey::new(namespace, bound_to(POD_NAME_KEY)?),
         service_account: service_account.into(),
-        uid: bound_to(POD_UID)?.into(),
+        uid: bound_to(POD_UID_KEY)?.into(),
     })
 }
 

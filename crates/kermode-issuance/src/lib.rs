@@ -7,5 +7,5 @@
 mod authentication;
 mod service;
 
-pub use self::authentication::{TokenAudience, TokenAuthenticator};
+pub use self::authentication::{AcceptedAudiences, TokenAuthenticator};
 pub use self::service::{CertificateIssuance, Metrics};

@@ -38,8 +38,8 @@ use crate::authentication::{AuthenticationError, TokenAuthenticator};
 
 /// Size limit of a message, in bytes: twice the size limit of a signing request.
 const MAX_MESSAGE_SIZE: usize = 16 * 1024;
-/// Time limit of a call, from the head of the request to the response. For a stream, the limit ends with the head of
-/// the response.
+/// Time limit of a call, from the head of the request to the complete response, or for a stream to the head of the
+/// response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 /// Maximum length of the claimed name in a log line, in characters. Callers can claim names of any length.
 const MAX_LOGGED_NAME_LENGTH: usize = 100;
@@ -55,10 +55,10 @@ struct IssuanceState {
     authorities: Authorities,
     index: SharedIndex,
     metrics: Metrics,
-    limits: Mutex<IssuanceLimits>,
+    rate_limits: Mutex<IssuanceLimits>,
     denials: DenialLog,
     /// Limit of open streams of roots.
-    streams: KeyedLimit<ObjectKey>,
+    stream_limit: KeyedLimit<ObjectKey>,
     call_timeout: Duration,
 }
 
@@ -88,9 +88,9 @@ impl CertificateIssuance {
                 authorities,
                 index,
                 metrics,
-                limits: Mutex::new(IssuanceLimits::new(Instant::now())),
+                rate_limits: Mutex::new(IssuanceLimits::new(Instant::now())),
                 denials: DenialLog::default(),
-                streams: stream_limit(),
+                stream_limit: stream_limit(),
                 call_timeout,
             }),
         }
@@ -104,16 +104,15 @@ impl IssuanceState {
     ) -> Result<IssueCertificateResponse, Denial> {
         let (metadata, _, request) = request.into_parts();
         let (proxy, caller) = self.authenticate(metadata, &request.name).await?;
-        self.limits.lock().take(caller, Instant::now())?;
+        self.rate_limits.lock().take(caller, Instant::now())?;
         let (dataplane, mesh, mtls) = self.find_dataplane_and_mesh(&proxy, &request.mesh)?;
         let signing_request = SigningRequest::read(&request.csr)?;
-        signing_request.check_made_by(&proxy.proxy_name())?;
+        signing_request.check_bound_to(&proxy.proxy_name())?;
         let plan = self.rotation_plan(&mesh, &mtls).await?;
         let entitlement = Entitlement::of(&dataplane);
         let now = SystemTime::now();
-        let term = self
-            .authorities
-            .term(plan.lifetime(now, mtls.certificate_lifetime));
+        let lifetime = plan.lifetime(now, mtls.certificate_lifetime);
+        let term = self.authorities.term(lifetime);
         let signer = plan.signer(now);
         let issued = signer.authority.sign(&signing_request, &entitlement, term, now)?;
         tracing::info!(dataplane = %proxy, mesh = %mesh.name, signer = signer.number, "certificate issued");
@@ -121,13 +120,14 @@ impl IssuanceState {
         Ok(to_response(&issued, &trust))
     }
 
-    /// Authenticates the caller as the proxy with this name (`<pod>.<namespace>`), and checks the rate of the caller.
+    /// Authenticates the caller as the proxy with this name (`<pod>.<namespace>`). Denies a caller whose certificate
+    /// requests have exceeded the rate limit, but does not count the request.
     async fn authenticate(&self, metadata: MetadataMap, name: &str) -> Result<(ObjectKey, CallerId), Denial> {
         let headers = metadata.into_headers();
-        let token = headers.get(http::header::AUTHORIZATION);
-        let token = token.ok_or(AuthenticationError::NoToken)?.as_bytes();
-        let caller = self.limits.lock().caller(token);
-        self.limits.lock().check(caller, Instant::now())?;
+        let credentials = headers.get(http::header::AUTHORIZATION);
+        let credentials = credentials.ok_or(AuthenticationError::NoToken)?.as_bytes();
+        let caller = self.rate_limits.lock().caller_id(credentials);
+        self.rate_limits.lock().check(caller, Instant::now())?;
         let proxy = ObjectKey::from_proxy_name(name).ok_or(Denial::InvalidName)?;
         self.authenticator.authenticate_as(&headers, &proxy).await?;
         Ok((proxy, caller))

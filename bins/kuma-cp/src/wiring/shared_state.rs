@@ -7,7 +7,7 @@ use kermode_admission::directory::Directory;
 use kermode_admission::{self as admission, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
 use kermode_engine::{self as engine, Engine};
-use kermode_issuance::{self as issuance, CertificateIssuance, TokenAudience, TokenAuthenticator};
+use kermode_issuance::{self as issuance, AcceptedAudiences, CertificateIssuance, TokenAuthenticator};
 use kermode_k8s::controller::recorder::Events;
 use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
@@ -43,7 +43,7 @@ pub(super) struct SharedState {
     pub(super) events: Events,
     pub(super) authorities: Authorities,
     /// Audiences of the tokens of proxies.
-    pub(super) token_audience: TokenAudience,
+    pub(super) accepted_audiences: AcceptedAudiences,
     pub(super) publisher: Publisher,
     pub(super) removals: EndpointRemovals,
     /// The replicas of the control plane, from the watch of their Pods.
@@ -95,8 +95,8 @@ impl SharedState {
             meshes_changed: Arc::default(),
             events,
             authorities,
-            token_audience: TokenAudience {
-                name: config.injector().sidecar_container.token_audience.as_str().into(),
+            accepted_audiences: AcceptedAudiences {
+                sidecars: config.injector().sidecar_container.token_audience.as_str().into(),
                 accepts_api_server_tokens: config.dp_server.auth.accept_api_server_tokens,
             },
             publisher,
@@ -197,8 +197,11 @@ impl SharedState {
         registry: &Arc<Mutex<Registry>>,
         shutdown: &Shutdown,
     ) -> ProxyServer {
-        let authenticator =
-            TokenAuthenticator::new(client.clone(), self.index.clone(), self.token_audience.clone());
+        let authenticator = TokenAuthenticator::new(
+            client.clone(),
+            self.index.clone(),
+            self.accepted_audiences.clone(),
+        );
         let metrics = issuance::Metrics::default();
         let mut registry = registry.lock();
         metrics.register(&mut registry);

@@ -184,22 +184,22 @@ fn request_is_accepted_only_from_the_proxy_that_made_it() {
     let key = WorkloadKey::generate().unwrap();
     let request = |csr: Vec<u8>| SigningRequest::read(&csr).unwrap();
     let bound = request(key.csr_der_of("web-0.shop").unwrap());
-    assert!(bound.check_made_by("web-0.shop").is_ok());
+    assert!(bound.check_bound_to("web-0.shop").is_ok());
     for other in ["web-1.shop", "web-0.shop2", "web-0", ""] {
         assert!(
-            matches!(bound.check_made_by(other), Err(Error::RequestOfAnotherProxy)),
+            matches!(bound.check_bound_to(other), Err(Error::RequestOfAnotherProxy)),
             "{other}"
         );
     }
     let unbound = request(key.csr_der().unwrap());
     assert!(matches!(
-        unbound.check_made_by("web-0.shop"),
+        unbound.check_bound_to("web-0.shop"),
         Err(Error::RequestUnbound)
     ));
     let two_proxies = vec![uri("kermode-proxy:web-0.shop"), uri("kermode-proxy:web-1.shop")];
     let bound_to_both = request(mk_modified_csr(|params| params.subject_alt_names = two_proxies));
     assert!(matches!(
-        bound_to_both.check_made_by("web-0.shop"),
+        bound_to_both.check_bound_to("web-0.shop"),
         Err(Error::RequestOfAnotherProxy)
     ));
 }

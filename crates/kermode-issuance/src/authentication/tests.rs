@@ -58,7 +58,7 @@ impl Fixture {
         let client = Client::new(service, "default");
         let index = SharedIndex::new(Index::default());
         index.write().apply_pod(mk_pod("1"));
-        let mut authenticator = TokenAuthenticator::new(client, index, mk_audience());
+        let mut authenticator = TokenAuthenticator::new(client, index, mk_audiences());
         authenticator.review_timeout = TEST_TIMEOUT;
         Self {
             authenticator,
@@ -89,9 +89,9 @@ impl Fixture {
 }
 
 /// Returns the audiences that a control plane accepts by default.
-pub(crate) fn mk_audience() -> TokenAudience {
-    TokenAudience {
-        name: DEFAULT_TOKEN_AUDIENCE.into(),
+pub(crate) fn mk_audiences() -> AcceptedAudiences {
+    AcceptedAudiences {
+        sidecars: DEFAULT_TOKEN_AUDIENCE.into(),
         accepts_api_server_tokens: false,
     }
 }
@@ -266,7 +266,7 @@ async fn token_for_another_audience_is_denied_without_a_review() {
 #[tokio::test]
 async fn tokens_for_the_api_server_are_accepted_while_old_sidecars_are_replaced() {
     let mut fixture = Fixture::new();
-    fixture.authenticator.audience.accepts_api_server_tokens = true;
+    fixture.authenticator.audiences.accepts_api_server_tokens = true;
     for audience in [API_SERVER_AUDIENCE, DEFAULT_TOKEN_AUDIENCE] {
         assert!(
             fixture.identify(&mk_token_for(&[audience])).await.is_ok(),

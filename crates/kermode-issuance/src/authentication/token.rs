@@ -15,7 +15,7 @@ const MAX_TOKEN_SIZE: usize = 16 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TokenClaims {
     pub(super) pod: ObjectKey,
-    pub(super) uid: Arc<str>,
+    pub(super) pod_uid: Arc<str>,
     pub(super) audiences: Vec<String>,
 }
 
@@ -32,11 +32,11 @@ struct Payload {
 #[derive(Deserialize)]
 struct PrivateClaims {
     namespace: Arc<str>,
-    pod: Reference,
+    pod: PodReference,
 }
 
 #[derive(Deserialize)]
-struct Reference {
+struct PodReference {
     name: Arc<str>,
     uid: Arc<str>,
 }
@@ -64,7 +64,7 @@ impl TokenClaims {
         } = serde_json::from_slice(&payload).ok()?;
         Some(Self {
             pod: ObjectKey::new(kubernetes.namespace, kubernetes.pod.name),
-            uid: kubernetes.pod.uid,
+            pod_uid: kubernetes.pod.uid,
             audiences,
         })
     }
@@ -90,19 +90,20 @@ mod tests {
 
     #[test]
     fn claims_are_read_from_tokens_that_are_bound_to_a_pod() {
+        // Header `{}` and signature `sig`.
         let jwt = |payload: &str| format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(payload));
         let bound =
             jwt(r#"{"aud":["mesh"],"kubernetes.io":{"namespace":"shop","pod":{"name":"web-0","uid":"u"}}}"#);
         let claims = TokenClaims {
             pod: ObjectKey::new("shop", "web-0"),
-            uid: "u".into(),
+            pod_uid: "u".into(),
             audiences: vec!["mesh".to_owned()],
         };
         assert_eq!(TokenClaims::read(&bound), Some(claims));
         let legacy = jwt(r#"{"kubernetes.io/serviceaccount/namespace":"shop"}"#);
         let unbound = jwt(r#"{"kubernetes.io":{"namespace":"shop"}}"#);
-        for other in ["", "a.b", "a.!.c", &legacy, &unbound, &format!("{bound}.more")] {
-            assert_eq!(TokenClaims::read(other), None, "{other:?}");
+        for without_claims in ["", "a.b", "a.!.c", &legacy, &unbound, &format!("{bound}.more")] {
+            assert_eq!(TokenClaims::read(without_claims), None, "{without_claims:?}");
         }
     }
 }

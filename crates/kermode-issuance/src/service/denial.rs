@@ -109,7 +109,7 @@ pub(super) struct DenialLog {
 impl From<RateExceeded> for Denial {
     fn from(exceeded: RateExceeded) -> Self {
         match exceeded {
-            RateExceeded::PerProxy => Self::ProxyRate,
+            RateExceeded::PerCaller => Self::ProxyRate,
             RateExceeded::Total => Self::TotalRate,
         }
     }

@@ -15,7 +15,7 @@ const TOTAL_RATE: Rate = Rate {
     per_second: 500.0,
 };
 /// Maximum rate of certificates for one proxy. A certificate with the shortest lifetime (one minute) is renewed after
-/// 39 s at the earliest. A sidecar requests a few more certificates after a restart.
+/// 40 s at the earliest. A sidecar requests a few more certificates after a restart.
 const PROXY_RATE: Rate = Rate {
     burst: 20.0,
     per_second: 1.0 / 3.0,
@@ -25,13 +25,13 @@ const PROXY_RATE: Rate = Rate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RateExceeded {
     /// Rate limit of the caller.
-    PerProxy,
+    PerCaller,
     /// Rate limit of all callers together.
     Total,
 }
 
-/// Caller of a request, identified by a hash of its bearer token, because a caller can claim any name. The hash cannot
-/// be reversed and differs between processes.
+/// Caller of a request, identified by a hash of its credentials (the metadata `authorization`), because a caller can
+/// claim any name. The hash cannot be reversed and differs between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CallerId(u64);
 
@@ -54,25 +54,25 @@ impl IssuanceLimits {
         }
     }
 
-    /// Returns the ID of the caller with the bearer token.
-    pub(super) fn caller(&self, token: &[u8]) -> CallerId {
-        CallerId(self.hasher.hash_one(token))
+    /// Returns the ID of the caller with these credentials.
+    pub(super) fn caller_id(&self, credentials: &[u8]) -> CallerId {
+        CallerId(self.hasher.hash_one(credentials))
     }
 
     /// Checks the rate of a caller before its bearer token is reviewed. Unauthenticated callers always pass, because
-    /// only requests of authenticated callers are counted.
+    /// only certificate requests of authenticated callers are counted ([`Self::take`]).
     pub(super) fn check(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
         if self.callers.has_token(&caller, now) {
             Ok(())
         } else {
-            Err(RateExceeded::PerProxy)
+            Err(RateExceeded::PerCaller)
         }
     }
 
-    /// Counts a request of an authenticated caller. Returns an error if a rate limit is exceeded.
+    /// Counts a certificate request of an authenticated caller. Returns an error if a rate limit is exceeded.
     pub(super) fn take(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
         if !self.callers.try_take(caller, now) {
-            return Err(RateExceeded::PerProxy);
+            return Err(RateExceeded::PerCaller);
         }
         if !self.total.try_take(now) {
             return Err(RateExceeded::Total);
@@ -93,18 +93,20 @@ mod tests {
     fn burst_of_a_thousand_proxies_passes_and_a_flood_is_bounded() {
         let now = Instant::now();
         let mut limits = IssuanceLimits::new(now);
-        let issued = |limits: &mut IssuanceLimits, from: u32, count: u32, now| {
-            let callers = (from..from + count).map(|number| limits.caller(&number.to_le_bytes()));
+        // Sends one request of each of `count` callers, and returns how many requests pass.
+        let count_passed = |limits: &mut IssuanceLimits, first_caller: u32, count: u32, now| {
+            let numbers = first_caller..first_caller + count;
+            let callers = numbers.map(|number| limits.caller_id(&number.to_le_bytes()));
             let callers: Vec<_> = callers.collect();
-            let taken = callers
+            let passed = callers
                 .into_iter()
                 .filter(|caller| limits.take(*caller, now).is_ok());
-            taken.count()
+            passed.count()
         };
-        assert_eq!(issued(&mut limits, 0, 1000, now), 1000);
-        assert_eq!(issued(&mut limits, 1000, 5000, now), 1000);
-        assert_eq!(issued(&mut limits, 9000, 5000, now + SECOND), 500);
-        let caller = limits.caller(b"surplus");
+        assert_eq!(count_passed(&mut limits, 0, 1000, now), 1000);
+        assert_eq!(count_passed(&mut limits, 1000, 5000, now), 1000);
+        assert_eq!(count_passed(&mut limits, 6000, 5000, now + SECOND), 500);
+        let caller = limits.caller_id(b"surplus");
         assert_eq!(limits.take(caller, now + SECOND), Err(RateExceeded::Total));
     }
 
@@ -112,28 +114,30 @@ mod tests {
     fn proxy_that_requests_certificates_in_a_loop_is_limited_and_other_proxies_are_not() {
         let now = Instant::now();
         let mut limits = IssuanceLimits::new(now);
-        let (greedy, other) = (limits.caller(b"greedy"), limits.caller(b"other"));
+        let (greedy, other) = (limits.caller_id(b"greedy"), limits.caller_id(b"other"));
         let taken = (0..100).filter(|_| limits.take(greedy, now).is_ok()).count();
         assert_eq!(taken, 20);
-        assert_eq!(limits.check(greedy, now), Err(RateExceeded::PerProxy));
+        assert_eq!(limits.check(greedy, now), Err(RateExceeded::PerCaller));
         assert_eq!(limits.check(other, now), Ok(()));
         assert_eq!(limits.take(other, now), Ok(()));
         assert_eq!(
             limits.check(greedy, now + 2 * SECOND),
-            Err(RateExceeded::PerProxy)
+            Err(RateExceeded::PerCaller)
         );
         assert_eq!(limits.take(greedy, now + 3 * SECOND), Ok(()));
     }
 
     #[test]
-    fn idle_proxies_are_removed_from_memory() {
+    fn idle_callers_are_removed_from_memory() {
         let mut now = Instant::now();
         let mut limits = IssuanceLimits::new(now);
         for number in 0..100_000_u32 {
-            let caller = limits.caller(&number.to_le_bytes());
+            let caller = limits.caller_id(&number.to_le_bytes());
             limits.take(caller, now).expect("below the limits");
             now += Duration::from_millis(10);
         }
+        // Idle callers are removed whenever the number of callers has reached a threshold: 1024, or more while many
+        // callers are active.
         assert!(
             limits.callers.key_count() <= 2 * 1024,
             "{}",

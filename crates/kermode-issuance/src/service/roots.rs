@@ -33,19 +33,19 @@ const BUFFER_SIZE: usize = 1536;
 /// Stream that sends roots to one proxy.
 struct RootsStream {
     updates: BoxStream<'static, Arc<RootsUpdate>>,
-    /// Metric that counts open streams.
-    gauge: Gauge,
+    /// Gauge of open streams.
+    open_streams: Gauge,
     _permit: Permit<ObjectKey>,
 }
 
 // === impl RootsStream ===
 
 impl RootsStream {
-    fn new(roots: RootsReceiver, permit: Permit<ObjectKey>, gauge: Gauge) -> Self {
-        gauge.inc();
+    fn new(roots: RootsReceiver, permit: Permit<ObjectKey>, open_streams: Gauge) -> Self {
+        open_streams.inc();
         Self {
             updates: updates(roots),
-            gauge,
+            open_streams,
             _permit: permit,
         }
     }
@@ -62,19 +62,21 @@ impl Stream for RootsStream {
 
 impl Drop for RootsStream {
     fn drop(&mut self) {
-        self.gauge.dec();
+        self.open_streams.dec();
     }
 }
 
 /// Returns a stream with the current roots, and with the new roots after each change. The stream ends when the mesh
 /// switches to another backend.
 fn updates(mut roots: RootsReceiver) -> BoxStream<'static, Arc<RootsUpdate>> {
+    // The current roots are the first message.
     roots.mark_changed();
     futures::stream::unfold(roots, |mut roots| async move {
         loop {
             roots.changed().await.ok()?;
-            let update = roots.borrow_and_update().clone();
-            if let Some(update) = update {
+            let published = roots.borrow_and_update().clone();
+            // `None` before the first publication.
+            if let Some(update) = published {
                 return Some((update, roots));
             }
         }
@@ -82,7 +84,8 @@ fn updates(mut roots: RootsReceiver) -> BoxStream<'static, Arc<RootsUpdate>> {
     .boxed()
 }
 
-/// Protobuf codec with an initial buffer size of [`BUFFER_SIZE`] bytes.
+/// Protobuf codec with an initial buffer size of [`BUFFER_SIZE`] bytes. Messages that are ready at the same time are
+/// sent together, up to [`MAX_MESSAGE_SIZE`] bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RootsCodec;
 
@@ -113,7 +116,7 @@ impl ServerStreamingService<WatchRootsRequest> for WatchRoots {
         let state = self.0.clone();
         async move {
             let name = request.get_ref().name.clone();
-            match state.watch(request).await {
+            match state.watch_roots(request).await {
                 Ok(stream) => Ok(Response::new(stream.boxed())),
                 Err(denial) => {
                     state.metrics.count_denied_stream(&denial);
@@ -126,12 +129,14 @@ impl ServerStreamingService<WatchRootsRequest> for WatchRoots {
 }
 
 impl IssuanceState {
-    async fn watch(&self, request: Request<WatchRootsRequest>) -> Result<RootsStream, Denial> {
+    /// Opens a stream of roots for an authenticated proxy.
+    async fn watch_roots(&self, request: Request<WatchRootsRequest>) -> Result<RootsStream, Denial> {
         let (metadata, _, request) = request.into_parts();
         let (proxy, _) = self.authenticate(metadata, &request.name).await?;
         let (_, mesh, mtls) = self.find_dataplane_and_mesh(&proxy, &request.mesh)?;
-        let permit = self.streams.try_acquire(&proxy)?;
+        let permit = self.stream_limit.try_acquire(&proxy)?;
         let plan = self.rotation_plan(&mesh, &mtls).await?;
+        // If no roots were published yet, the stream would have no first message.
         self.authorities.publish(&mesh.name, &mtls, &plan);
         let roots = self.authorities.roots(&mesh.name, &mtls.backend);
         Ok(RootsStream::new(roots, permit, self.metrics.streams.clone()))

@@ -1,8 +1,8 @@
 //! Client of the API server that detects a dead connection within a bounded time.
 //!
 //! A watch is silent while nothing changes, so a dead connection (failed node, load balancer that lost its state) looks
-//! idle. kube's default client detects a dead connection only after five minutes. Until then, no change would reach a
-//! sidecar.
+//! like an idle one. kube's default client detects a dead connection only after five minutes. Until then, no change
+//! would reach a sidecar.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ use tower::{BoxError, ServiceBuilder};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle time after which the kernel sends TCP keepalive probes. With [`KEEPALIVE_INTERVAL`] and [`KEEPALIVE_RETRIES`],
 /// a dead peer is detected after 19 s.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_IDLE_TIME: Duration = Duration::from_secs(10);
 /// Interval between TCP keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// Number of unanswered TCP keepalive probes after which the kernel closes the connection.
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Time after which the kernel closes a connection with unacknowledged data (`TCP_USER_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Timeout for reads. Detects an API server that hangs. Must be longer than a watch request
-/// ([`super::watch::watch_config`]), which may be silent until it ends.
+/// Timeout for reads, which detects an API server that hangs. The timeout must be longer than a watch request
+/// ([`super::watch::watch_config`]), because a watch may be silent until its request ends.
 const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Builds a client for a configuration.
@@ -40,14 +40,14 @@ pub fn build(config: Config) -> kube::Result<Client> {
 
 fn build_with_read_timeout(config: Config, read_timeout: Duration) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
-        // Only kube's default client supports HTTP proxies.
+        // Only kube's default client supports HTTP proxies. The timeouts of this module do not apply to it.
         return Client::try_from(config);
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    tcp.set_keepalive(Some(KEEPALIVE));
+    tcp.set_keepalive(Some(KEEPALIVE_IDLE_TIME));
     tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     tcp.set_tcp_user_timeout(Some(USER_TIMEOUT));

@@ -1,8 +1,9 @@
 //! Default objects, created by the leader: the Mesh `default`, and an initial MeshTrafficPermission for each Mesh.
 //!
 //! The initial permission allows all traffic, so that enabling mTLS does not interrupt traffic. The permission is
-//! created once per Mesh, so users may change or delete it. When a replica becomes the leader, it creates the Mesh
-//! `default` if it is missing, unless the configuration disables this.
+//! created once for each Mesh, so users may change or delete it; an annotation of the Mesh records the creation. When a
+//! replica becomes the leader, it creates the Mesh `default` if this Mesh is missing, unless the configuration disables
+//! this.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,7 +34,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(2);
 pub struct Defaults {
     /// Client of the API server.
     pub client: Client,
-    /// Namespace of the MeshTrafficPermissions.
+    /// Namespace of the control plane, in which the MeshTrafficPermissions are created.
     pub system_namespace: String,
     /// Whether to skip the creation of the Mesh `default`.
     pub skip_mesh_creation: bool,
@@ -56,9 +57,9 @@ impl Defaults {
         let meshes: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
         let events = watcher(meshes, watch_config());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
-        while let Some(event) = applied.next().await {
-            // The engine watches the same objects and logs the error.
-            let Ok(mesh) = event else { continue };
+        while let Some(result) = applied.next().await {
+            // The engine watches Meshes too, and logs the error.
+            let Ok(mesh) = result else { continue };
             while let Err(error) = self.create_initial_permission(&mesh).await {
                 let failure = format!(
                     "initial MeshTrafficPermission of Mesh {0} cannot be created, or Mesh {0} cannot be annotated with \
@@ -147,7 +148,7 @@ fn allow_all(mesh: &str) -> MeshTrafficPermission {
     }
 }
 
-/// Returns success if an object was created or already exists.
+/// Returns success if the object was created or already exists.
 fn ok_if_it_exists<T>(result: kube::Result<T>) -> kube::Result<()> {
     match result {
         Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Leader election by a Lease: at most one replica writes Dataplanes and Events.
+//! Leader election by a Lease: at most one replica writes Dataplanes, default objects, and Events about Dataplanes.
 //!
 //! As in client-go, a candidate measures with its own clock how long the Lease has been unchanged, so clock skew
 //! between nodes has no effect. The holder stops leading several seconds before a candidate may acquire the Lease.
@@ -20,7 +20,8 @@ use super::failure::{describe, is_conflict, is_not_found};
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// Time after the last successful renewal after which the holder stops leading; client-go's default.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Timeout of one attempt to acquire or renew the Lease. Two attempts fit into [`RENEW_DEADLINE`].
+/// Timeout of one attempt to acquire or renew the Lease. Half of [`RENEW_DEADLINE`], so that the holder can try again
+/// after an attempt that timed out.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between attempts to acquire or renew the Lease; client-go's default.
 const RETRY_PERIOD: Duration = Duration::from_secs(2);
@@ -72,8 +73,9 @@ impl Candidate {
     /// Finally releases the Lease, so that another replica can lead at once.
     pub async fn run(mut self, is_leader: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        // Time at which the request of the last successful renewal was sent. The time of the response would be too
-        // late: other candidates measure from the write of the Lease, which may precede the response by seconds.
+        // Time at which the last successful attempt started. The time of the response would be too late: other
+        // candidates measure from the write of the Lease, which may precede the response by seconds. An attempt that
+        // finds another holder also sets the time, but the time is only used while this replica holds the Lease.
         let mut last_renewal = Instant::now();
         loop {
             let start = Instant::now();
@@ -158,7 +160,7 @@ impl Candidate {
         written_unless_conflict(self.api.replace(&self.name, &PostParams::default(), &lease).await)
     }
 
-    /// Records the state of the Lease. Returns whether this replica may acquire or renew it.
+    /// Records the state of the Lease. Returns whether this replica may acquire or renew the Lease.
     fn observe_and_may_acquire(&mut self, lease: &Lease) -> bool {
         let spec = lease.spec.as_ref();
         let holder = spec
@@ -181,20 +183,20 @@ impl Candidate {
         is_own || is_free || is_expired
     }
 
-    /// Returns the spec with which this replica acquires or renews the Lease. `old` is the current spec.
-    fn spec(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
+    /// Returns the spec with which this replica acquires or renews the Lease. `current` is the spec in the API server.
+    fn spec(&self, current: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
-        let own = old.filter(|old| old.holder_identity.as_ref() == Some(&self.identity));
-        let transitions = old.and_then(|old| old.lease_transitions).unwrap_or(0);
+        let held = current.filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity));
+        let transitions = current.and_then(|spec| spec.lease_transitions).unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
-            acquire_time: own
-                .and_then(|old| old.acquire_time.clone())
+            acquire_time: held
+                .and_then(|spec| spec.acquire_time.clone())
                 .or_else(|| Some(now.clone())),
             renew_time: Some(now),
             // The first acquisition is not a transition.
-            lease_transitions: Some(if own.is_some() || old.is_none() {
+            lease_transitions: Some(if held.is_some() || current.is_none() {
                 transitions
             } else {
                 transitions.saturating_add(1)
@@ -226,7 +228,7 @@ impl Candidate {
     }
 }
 
-/// Returns whether the Lease was written: `false` if another replica wrote it concurrently.
+/// Returns whether the Lease was written; `false` if another replica wrote the Lease concurrently.
 fn written_unless_conflict(result: kube::Result<Lease>) -> kube::Result<bool> {
     match result {
         Ok(_) => Ok(true),

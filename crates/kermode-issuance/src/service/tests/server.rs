@@ -30,7 +30,7 @@ use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::authentication::TokenAuthenticator;
-use crate::authentication::tests::{mk_audience, mk_pod_of, review};
+use crate::authentication::tests::{mk_audiences, mk_pod_of, review};
 use crate::service::{CALL_TIMEOUT, CertificateIssuance, Metrics};
 
 /// The service and its dependencies. The index contains the Pods `shop/web` (UID 1) and `shop/other` (UID 2).
@@ -87,7 +87,7 @@ impl Server {
         index.write().apply_mesh(mk_mesh());
         index.write().apply_pod(mk_pod_of("web", "10.0.0.1", "1"));
         index.write().apply_pod(mk_pod_of("other", "10.0.0.2", "2"));
-        let authenticator = TokenAuthenticator::new(client.clone(), index.clone(), mk_audience());
+        let authenticator = TokenAuthenticator::new(client.clone(), index.clone(), mk_audiences());
         let authorities = Authorities::new(client, "kong-mesh-system".to_owned(), CLOCK_TOLERANCE);
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
