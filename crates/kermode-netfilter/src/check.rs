@@ -183,8 +183,8 @@ fn time_value(duration: Duration) -> TimeVal {
     TimeVal::new(seconds, duration.subsec_micros().into())
 }
 
-/// Returns a destination port whose TCP connections from the user are redirected to the outbound port. Returns `None` if
-/// there is no such port.
+/// Returns a destination port whose TCP connections from the user are redirected to the outbound port. Returns `None`
+/// if there is no such port.
 fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
     /// First candidate, outside the range of common exclusions.
     const FIRST_CANDIDATE: u16 = 20001;

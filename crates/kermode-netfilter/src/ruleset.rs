@@ -130,6 +130,6 @@ pub enum IpFamilies {
     DualStack,
 }
 
-/// IPv6 address from which the proxy connects to the application; the rules exempt these connections. Must be an address
-/// of `lo`.
+/// IPv6 address from which the proxy connects to the application; the rules exempt these connections. Must be an
+/// address of `lo`.
 pub(crate) const EXEMPT_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);

@@ -14,7 +14,7 @@ use prost::Message;
 
 pub use node::Versions;
 
-/// Path of the only method that is served: a bidirectional stream of [`DeltaDiscoveryRequest`] and
+/// Path of the only implemented method, a bidirectional stream of [`DeltaDiscoveryRequest`] and
 /// [`DeltaDiscoveryResponse`].
 pub const DELTA_AGGREGATED_RESOURCES: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
@@ -22,8 +22,8 @@ pub const DELTA_AGGREGATED_RESOURCES: &str =
 /// Name of the gRPC service, package included.
 pub const SERVICE_NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// Maximum size of one request, in bytes, for the control plane and for the agent. A reconnecting Envoy lists the name
-/// and version of each of its resources in one request, so the first request is the largest message of a sidecar.
+/// Maximum size of a request that the control plane and the agent accept, in bytes. The largest request is the first
+/// one of a reconnecting Envoy: it lists the name and version of each of Envoy's resources.
 pub const MAX_REQUEST_SIZE: usize = 4 << 20;
 
 /// Request of a proxy: a change of its subscription, an ACK or NACK, or both.
@@ -35,7 +35,7 @@ pub struct DeltaDiscoveryRequest {
     /// Type URL of the resources.
     #[prost(string, tag = "2")]
     pub type_url: String,
-    /// Names to subscribe to; `*` subscribes to everything that the server selects for the proxy.
+    /// Names to subscribe to; `*` is the wildcard subscription.
     #[prost(string, repeated, tag = "3")]
     pub resource_names_subscribe: Vec<String>,
     /// Names to unsubscribe from.

@@ -15,9 +15,9 @@ use crate::ads::Versions;
 /// Name of the static cluster that serves ADS and SDS: the agent's unix socket.
 pub const AGENT_CLUSTER: &str = "kuma_dp";
 
-/// Maximum number of downstream connections of one Envoy. Envoy rejects further connections instead of running out of
-/// memory or file descriptors. A sidecar with the default memory limit has memory for some tens of thousands
-/// of connections.
+/// Maximum number of downstream connections of one Envoy. Envoy rejects further connections, so that a sidecar with a
+/// large memory limit does not run out of memory or file descriptors. A sidecar with the default memory limit runs out
+/// of memory earlier, at some tens of thousands of connections.
 const MAX_DOWNSTREAM_CONNECTIONS: u64 = 100_000;
 
 /// Parameters of one Envoy's bootstrap.

@@ -19,12 +19,12 @@ pub const STREAM_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryServic
 /// Type URL of [`Secret`].
 pub const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
-/// Name of the secret with a proxy's own certificate and key. Generated TLS contexts refer to it.
+/// Returns the name of the secret with a proxy's own certificate and key. Generated TLS contexts contain this name.
 pub fn identity_secret_name(mesh: &MeshName) -> String {
     format!("identity_cert:secret:{mesh}")
 }
 
-/// Name of the secret with the trust bundle of a mesh. Generated TLS contexts refer to it.
+/// Returns the name of the secret with the trust bundle of a mesh. Generated TLS contexts contain this name.
 pub fn authority_secret_name(mesh: &MeshName) -> String {
     format!("mesh_ca:secret:{mesh}")
 }

@@ -40,7 +40,7 @@ struct ProxyCounts {
     /// Proxies connected to this replica.
     own: usize,
     /// All proxies in the index, connected or not.
-    proxies: usize,
+    total: usize,
     /// Ready replicas, including this replica.
     replicas: usize,
 }
@@ -51,23 +51,23 @@ enum Action {
     /// Evict this number of proxies.
     Evict(usize),
     /// Evict nothing, and check again after [`CHECK_INTERVAL`].
-    Check,
+    Wait,
     /// Evict nothing, and check again after [`SUSPENSION`].
     Suspend,
 }
 
-/// State of rebalancing since the excess began.
+/// State of rebalancing since this replica began to have an excess ([`ProxyCounts::excess`]).
 #[derive(Debug, Default)]
 struct Rebalancer {
     /// Largest excess.
     peak_excess: usize,
     /// Number of evicted proxies.
     evicted: usize,
-    /// Number of consecutive checks without excess.
+    /// Number of consecutive checks without an excess.
     balanced_checks: u32,
 }
 
-/// Evicts proxies whenever this replica holds too many, until the future is dropped.
+/// Evicts proxies whenever this replica has an excess, until the future is dropped.
 pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<Replicas>) {
     let mut rebalancer = Rebalancer::default();
     loop {
@@ -77,11 +77,11 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
             // not route to a new replica yet.
             replicas.are_stable().then(|| ProxyCounts {
                 own: ads.proxy_count(),
-                proxies: index.read().view().dataplanes().count(),
+                total: index.read().view().dataplanes().count(),
                 replicas: replicas.ready_others + 1,
             })
         };
-        match counts.map_or(Action::Check, |counts| rebalancer.next_action(counts)) {
+        match counts.map_or(Action::Wait, |counts| rebalancer.next_action(counts)) {
             Action::Evict(count) => {
                 let evicted = ads.evict_proxies(count);
                 tracing::info!(
@@ -91,7 +91,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
                 );
                 sleep(EVICTION_INTERVAL).await;
             }
-            Action::Check => sleep(CHECK_INTERVAL).await,
+            Action::Wait => sleep(CHECK_INTERVAL).await,
             Action::Suspend => {
                 tracing::warn!(
                     ?counts,
@@ -105,9 +105,9 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
 }
 
 impl ProxyCounts {
-    /// Returns the number of proxies beyond the sum of the share and the tolerated excess.
+    /// Returns the number of connected proxies beyond the sum of the share and the tolerance.
     fn excess(self) -> usize {
-        let share = self.proxies.div_ceil(self.replicas.max(1));
+        let share = self.total.div_ceil(self.replicas.max(1));
         let tolerance = (share / TOLERANCE_DIVISOR).max(MIN_TOLERANCE);
         self.own.saturating_sub(share + tolerance)
     }
@@ -122,7 +122,7 @@ impl Rebalancer {
             if self.balanced_checks >= BALANCED_CHECKS_BEFORE_RESET {
                 *self = Self::default();
             }
-            return Action::Check;
+            return Action::Wait;
         }
         self.balanced_checks = 0;
         self.peak_excess = self.peak_excess.max(excess);
@@ -141,16 +141,12 @@ impl Rebalancer {
 mod tests {
     use super::*;
 
-    fn mk_counts(own: usize, proxies: usize, replicas: usize) -> ProxyCounts {
-        ProxyCounts {
-            own,
-            proxies,
-            replicas,
-        }
+    fn mk_counts(own: usize, total: usize, replicas: usize) -> ProxyCounts {
+        ProxyCounts { own, total, replicas }
     }
 
     #[test]
-    fn small_excess_over_the_share_is_tolerated() {
+    fn replica_within_the_tolerance_has_no_excess() {
         for (own, proxies, replicas) in [
             (0, 0, 1),
             (100, 100, 1),
@@ -179,9 +175,10 @@ mod tests {
             }
             assert_eq!(
                 rebalancer.next_action(mk_counts(own, proxies, replicas)),
-                Action::Check
+                Action::Wait
             );
             let share = proxies / replicas;
+            // `excess` rounds the share up, so this bound is above the tolerance.
             assert!(
                 own <= share + share / 3 + MIN_TOLERANCE,
                 "{own} of {proxies} proxies"
@@ -196,7 +193,7 @@ mod tests {
         let all_at_this_replica = mk_counts(100, 100, 2);
         let evicted: usize = std::iter::from_fn(|| match rebalancer.next_action(all_at_this_replica) {
             Action::Evict(count) => Some(count),
-            Action::Check | Action::Suspend => None,
+            Action::Wait | Action::Suspend => None,
         })
         .sum();
         assert_eq!(

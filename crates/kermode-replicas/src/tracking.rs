@@ -4,9 +4,9 @@
 //! Replicas do not communicate with each other. A draining sidecar gets the addresses of all replicas and requests the
 //! removal status of its endpoint from each replica (`kermode_removals`).
 //!
-//! If a replica were missing from the list, a removal would look complete while proxies of that replica still send
-//! requests. Therefore the list counts as incomplete if it lacks the own Pod, which is the Pod of this process. A
-//! running Pod with either the label or the container name of the control plane counts as a replica.
+//! If a replica were missing from the list of replicas, a removal would look complete while proxies of that replica
+//! still send requests. Therefore the list counts as incomplete while it lacks the Pod of this process, and a running
+//! Pod counts as a replica if it has either the label or the container name of the control plane.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -28,8 +28,8 @@ use tokio::time::{Instant, interval_at};
 const POD_LABEL: (&str, &str) = ("app", "kuma-control-plane");
 /// Name of the container that runs the replica.
 const CONTAINER_NAME: &str = "control-plane";
-/// Interval between warnings while the list lacks the own Pod. A healthy start causes no warning, because the kubelet
-/// reports a container as running within seconds.
+/// Interval between warnings while the list of replicas lacks the Pod of this process. A healthy start causes no
+/// warning, because the kubelet reports a container as running within seconds.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
 /// Capacity of the channel from the watch, in updates.
 const QUEUE_CAPACITY: usize = 16;
@@ -46,7 +46,7 @@ struct Replica {
     ip: IpAddr,
     /// ID of the container. A new ID means a new process, which has no streams yet.
     container_id: String,
-    /// Whether the Pod is an endpoint of the Service.
+    /// Whether the Pod is an endpoint of the Service: it is ready and not terminating.
     is_ready: bool,
 }
 
@@ -64,9 +64,9 @@ struct ReplicaTracker {
     own_pod: ObjectKey,
     /// Port at which replicas serve proxies.
     port: u16,
-    /// Running replicas by Pod, including this replica.
+    /// List of replicas: the running replicas by Pod, including this replica.
     running: HashMap<ObjectKey, Replica>,
-    /// Whether the first list of the watch is complete.
+    /// Whether the first list of the watch has been received.
     is_synced: bool,
     /// Time of the last start or end of a replica.
     changed_at: Instant,
@@ -114,14 +114,15 @@ pub async fn run(
 fn running_replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.as_deref().unwrap_or_default();
-    let is_named = |status: &ContainerStatus| status.name == CONTAINER_NAME;
-    let has_named_container = containers.iter().any(is_named);
+    let has_replica_name = |status: &ContainerStatus| status.name == CONTAINER_NAME;
+    let has_replica_container = containers.iter().any(has_replica_name);
     let labels = pod.metadata.labels.as_ref();
     let has_label = labels
         .and_then(|labels| labels.get(POD_LABEL.0))
         .is_some_and(|value| value == POD_LABEL.1);
-    // In a Pod with the label but without a container of that name, any container may be the replica.
-    let is_candidate = |status: &ContainerStatus| is_named(status) || (has_label && !has_named_container);
+    // In a Pod with the label but without a container named `CONTAINER_NAME`, any container may run the replica.
+    let is_candidate =
+        |status: &ContainerStatus| has_replica_name(status) || (has_label && !has_replica_container);
     let is_running = |status: &ContainerStatus| {
         let state = status.state.as_ref();
         state.is_some_and(|state| state.running.is_some())
@@ -198,12 +199,13 @@ impl ReplicaTracker {
         }
     }
 
-    /// Whether the first list of the watch has been read and the own Pod is among the replicas.
+    /// Whether the list of replicas is complete: the first list of the watch has been received, and the Pod of this
+    /// process is among the replicas.
     fn is_list_complete(&self) -> bool {
         self.is_synced && self.running.contains_key(&self.own_pod)
     }
 
-    /// Returns the number of running replicas, or 0 while the list is incomplete.
+    /// Returns the number of running replicas, or 0 while the list of replicas is incomplete.
     fn known_replicas(&self) -> i64 {
         let known = if self.is_list_complete() {
             self.running.len()
@@ -269,6 +271,7 @@ mod tests {
         assert_eq!(running.ip.to_string(), "10.0.0.1");
         assert_eq!(running.container_id, "containerd://10.0.0.1");
         assert_eq!(mk_replica("10.0.0.1", json!({"waiting": {}})), None);
+        // The Pod has no IP address.
         assert_eq!(mk_replica("", json!({"running": {}})), None);
         assert_eq!(running_replica(&Pod::default()), None);
     }
@@ -281,34 +284,38 @@ mod tests {
                 .map(|replica| replica.container_id)
         };
         let [label, other_label] = ["kuma-control-plane", "quarantined"].map(|value| json!({"app": value}));
-        let own_container = Some("containerd://10.0.0.1".to_owned());
-        assert_eq!(replica(label.clone(), CONTAINER_NAME), own_container);
-        assert_eq!(replica(other_label.clone(), CONTAINER_NAME), own_container);
+        let second_container = Some("containerd://10.0.0.1".to_owned());
+        assert_eq!(replica(label.clone(), CONTAINER_NAME), second_container);
+        assert_eq!(replica(other_label.clone(), CONTAINER_NAME), second_container);
         // No container has the name, so the first running container counts as the replica.
         assert_eq!(replica(label, "kuma-cp"), Some("containerd://0".to_owned()));
         assert_eq!(replica(other_label, "kuma-cp"), None);
     }
 
     #[test]
-    fn list_without_the_own_pod_is_incomplete() {
+    fn list_of_replicas_without_this_replica_is_incomplete() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mk_running = |ip| mk_replica(ip, json!({"running": {}})).expect("a replica");
         let mut tracker = ReplicaTracker::new(pod_key("a"), 5678, start);
         tracker.on_update(Update::Synced, at(0));
-        assert_eq!(tracker.replicas().unchanged_since, None, "the list is empty");
+        assert_eq!(
+            tracker.replicas().unchanged_since,
+            None,
+            "the list of replicas is empty"
+        );
         tracker.on_update(Update::Applied(pod_key("b"), mk_running("10.0.0.2")), at(1));
         assert_eq!(
             (tracker.replicas().unchanged_since, tracker.known_replicas()),
             (None, 0),
-            "the list has only another replica"
+            "the list of replicas has only another replica"
         );
         assert_eq!(others(&tracker), ["10.0.0.2:5678"]);
         tracker.on_update(Update::Applied(pod_key("a"), mk_running("10.0.0.1")), at(2));
         assert_eq!(
             (tracker.replicas().unchanged_since, tracker.known_replicas()),
             (Some(at(2)), 2),
-            "adding the own Pod updates the time"
+            "the start of this replica is the last change"
         );
         tracker.on_update(Update::Gone(pod_key("a")), at(3));
         assert_eq!(tracker.replicas().unchanged_since, None);
@@ -316,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn start_or_end_of_a_replica_after_the_first_list_updates_the_time() {
+    fn start_or_end_of_a_replica_after_the_first_list_is_a_change() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mk_running = |ip| mk_replica(ip, json!({"running": {}})).expect("a replica");
@@ -327,7 +334,7 @@ mod tests {
         assert_eq!(
             tracker.replicas().unchanged_since,
             None,
-            "the first list is incomplete"
+            "the first list of the watch is incomplete"
         );
         tracker.on_update(Update::Synced, at(1));
         assert_eq!(others(&tracker), ["10.0.0.2:5678", "[fd00::3]:5678"]);

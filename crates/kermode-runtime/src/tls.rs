@@ -1,9 +1,9 @@
 //! TLS server with a certificate that can be replaced while serving. The caller passes in the application protocol,
 //! such as HTTP, as a [`Protocol`].
 //!
-//! Every Pod can open connections to the port. Connections without a request are therefore closed, and at the limits on
-//! connections a new one takes the place of an idle one ([`connections`]), so that Pods that hold connections cannot lock
-//! out the API server.
+//! Every Pod can open connections to the port. So that Pods cannot lock out the API server, a connection without a
+//! request is closed after a time limit, and at a limit on connections a new connection takes the place of an idle one
+//! ([`connections`]).
 
 mod connections;
 mod http;
@@ -41,7 +41,7 @@ const MIN_PER_ADDRESS: usize = 16;
 /// Pause after a connection could not be accepted. The usual cause is a lack of file descriptors, which are released
 /// when other connections end.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
-/// Time that the server waits for open connections at shutdown.
+/// Time that the server waits at shutdown for open connections to end.
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Error of a TLS server that cannot be set up.
@@ -133,20 +133,20 @@ pub struct ConnectionSignals {
 }
 
 impl ConnectionSignals {
-    /// Records the head of a request. A connection without a request is closed.
+    /// Reports that the head of a request was received. The first report ends the time limit of the first request.
     pub fn request_received(&self) {
         self.request_received.notify_one();
     }
 
-    /// Records a complete request, which is in progress until the returned value is dropped. Without a request in
-    /// progress, the connection is idle, and may be closed for a new one.
+    /// Reports that a request was received completely. The request is in progress until the returned value is dropped.
+    /// A connection without a request in progress is idle, and may be closed for a new connection.
     pub fn start_request(&self) -> ActiveRequest {
         self.connection.start_request()
     }
 
-    /// Records a request that lasts as long as the connection.
+    /// Reports a request that is in progress until the connection ends.
     pub fn start_endless_request(&self) {
-        self.connection.mark_active();
+        self.connection.begin_request();
     }
 
     /// Returns the shutdown of the server. Once it starts, the connection accepts no more requests.
@@ -155,9 +155,9 @@ impl ConnectionSignals {
     }
 }
 
-/// Serves a protocol over TLS until shutdown. At most the connections of `limit` are open at once, and at most a quarter
-/// of this number (but at least 16) from one address. At a limit, an idle connection is closed for a new one. Connections
-/// that are still open at the end of the grace period of the shutdown are closed.
+/// Serves a protocol over TLS until shutdown. At most `limit` connections are open at once. The limit on the
+/// connections from one address is a quarter of `limit`, but at least 16. At a limit, an idle connection is closed for
+/// a new one. Connections that are still open 10 s after the shutdown has started are closed.
 ///
 /// # Errors
 /// If TLS cannot be set up.
@@ -173,9 +173,9 @@ pub async fn serve(
         counters,
     } = limit.into();
     let limits = ServerLimits {
-        connections: max_connections,
-        per_address: (max_connections / PER_ADDRESS_DIVISOR).max(MIN_PER_ADDRESS),
-        first_request: FIRST_REQUEST_TIMEOUT,
+        max_connections,
+        max_per_address: (max_connections / PER_ADDRESS_DIVISOR).max(MIN_PER_ADDRESS),
+        first_request_timeout: FIRST_REQUEST_TIMEOUT,
         grace_period: GRACE_PERIOD,
     };
     serve_with_limits(limits, counters, listener, certificate, protocol, shutdown).await
@@ -184,12 +184,12 @@ pub async fn serve(
 /// Limits of a server.
 #[derive(Clone, Copy, Debug)]
 struct ServerLimits {
-    /// Number of open connections.
-    connections: usize,
-    /// Number of open connections from one address.
-    per_address: usize,
-    /// Time from the handshake to the head of the first request.
-    first_request: Duration,
+    /// Maximum number of open connections.
+    max_connections: usize,
+    /// Maximum number of open connections from one address.
+    max_per_address: usize,
+    /// Time limit from the handshake to the head of the first request.
+    first_request_timeout: Duration,
     /// Time for which open connections may finish their requests at shutdown.
     grace_period: Duration,
 }
@@ -203,11 +203,11 @@ async fn serve_with_limits(
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
     let acceptor = tls_acceptor(certificate, protocol.alpn_names())?;
-    let permits = Arc::new(Semaphore::new(limits.connections));
-    let connections = Connections::new(limits.connections, limits.per_address, counters);
+    let permits = Arc::new(Semaphore::new(limits.max_connections));
+    let connections = Connections::new(limits.max_connections, limits.max_per_address, counters);
     let protocol = Arc::new(protocol);
     // Every connection holds a sender. The channel closes when the last connection has ended.
-    let (open_connection, mut all_closed) = mpsc::channel::<()>(1);
+    let (connection_sender, mut all_closed) = mpsc::channel::<()>(1);
     let shutdown_started = shutdown.clone().wait();
     tokio::pin!(shutdown_started);
     loop {
@@ -218,26 +218,26 @@ async fn serve_with_limits(
         let Some(accepted) = accepted else { continue };
         let acceptor = acceptor.clone();
         let protocol = protocol.clone();
-        let open_connection = open_connection.clone();
+        let connection_sender = connection_sender.clone();
         let signals = ConnectionSignals {
             request_received: Arc::default(),
             connection: accepted.open.handle(),
             shutdown: shutdown.clone(),
         };
         tokio::spawn(async move {
-            let _open_connection = open_connection;
+            let _connection_sender = connection_sender;
             let Accepted {
                 stream,
                 open,
                 _permit,
             } = accepted;
             tokio::select! {
-                () = open.closed() => tracing::debug!("connection closed by the server"),
-                () = serve_connection(stream, acceptor, protocol, signals, limits.first_request) => {}
+                () = open.close_requested() => tracing::debug!("connection closed by the server"),
+                () = serve_connection(stream, acceptor, protocol, signals, limits.first_request_timeout) => {}
             }
         });
     }
-    drop((listener, open_connection));
+    drop((listener, connection_sender));
     if tokio::time::timeout(limits.grace_period, all_closed.recv())
         .await
         .is_err()
@@ -255,7 +255,7 @@ async fn serve_connection(
     acceptor: TlsAcceptor,
     protocol: Arc<impl Protocol>,
     signals: ConnectionSignals,
-    first_request: Duration,
+    first_request_timeout: Duration,
 ) {
     let handshake = Box::pin(acceptor.accept(stream));
     let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
@@ -264,14 +264,17 @@ async fn serve_connection(
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
     let request_received = signals.request_received.clone();
-    let serving =
-        serve_with_first_request_timeout(request_received, first_request, protocol.serve(tls, signals));
+    let serving = serve_with_first_request_timeout(
+        request_received,
+        first_request_timeout,
+        protocol.serve(tls, signals),
+    );
     if let Err(error) = serving.await {
         tracing::debug!(%error, "connection ended with an error");
     }
 }
 
-/// Serves a connection until its end. A connection without a request is dropped at the time limit.
+/// Serves a connection until its end. Drops the connection if it has no request within the time limit.
 async fn serve_with_first_request_timeout(
     request_received: Arc<Notify>,
     time_limit: Duration,
@@ -310,8 +313,8 @@ struct Accepted {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Accepts the next connection, and waits until a connection that has to be closed for it is closed. Returns `None` if no
-/// connection can be closed for it, or after an error.
+/// Accepts the next connection. At a limit, requests that another connection is closed, and waits until it is. Returns
+/// `None` if no connection can be closed, or after an error.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,

@@ -1,7 +1,8 @@
 //! Export of traces to an OpenTelemetry collector (OTLP over gRPC).
 //!
-//! Spans of Kermode's crates and of the Kubernetes client are exported, at level debug. Spans cost nothing while the
-//! export is off. Spans that the collector does not accept in time are dropped, so a slow collector delays nothing.
+//! Spans of Kermode's crates and of the Kubernetes client are exported, from level debug upwards. Spans cost nothing
+//! while the export is off. Spans that the collector does not accept in time are dropped, so a slow collector delays
+//! nothing.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 /// Time limit of the export of one batch, and of the remaining spans at shutdown.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prefixes of the targets whose spans are exported.
-const EXPORTED_TARGETS: [&str; 4] = ["kuma_", "kermode_", "kube_client", "kube_runtime"];
+const EXPORTED_TARGET_PREFIXES: [&str; 4] = ["kuma_", "kermode_", "kube_client", "kube_runtime"];
 
 /// Settings of the export.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +90,7 @@ impl Traces {
     {
         let is_exported = |metadata: &Metadata<'_>| {
             metadata.is_span()
-                && EXPORTED_TARGETS
+                && EXPORTED_TARGET_PREFIXES
                     .iter()
                     .any(|prefix| metadata.target().starts_with(prefix))
         };

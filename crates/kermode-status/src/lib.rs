@@ -46,7 +46,7 @@ const VERSION_WRITE_INTERVAL: Duration = Duration::from_mins(5);
 /// Dataplane.
 const MISSING_DATAPLANE_RETRY: Duration = Duration::from_secs(2);
 
-/// Statuses of the proxies that this replica serves; cheap to clone.
+/// Statuses of the proxies that this replica serves, and their writer; cheap to clone.
 #[derive(Clone)]
 pub struct ProxyStatuses {
     state: Arc<StatusesState>,
@@ -129,12 +129,12 @@ impl StatusesState {
         self.proxies.lock()
     }
 
-    /// Removes a disconnected proxy and returns its last status. Returns `None` if the proxy has reconnected, or if
-    /// this replica did not write the current status of the Dataplane.
+    /// Removes a disconnected proxy and returns its last status. Returns `None` if the proxy has reconnected, if this
+    /// replica did not write the current status of the Dataplane, or if the Dataplane cannot be read.
     async fn disconnected_status(&self, key: &ObjectKey) -> Option<DesiredStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();
-        let current_if_written_here = current.filter(|current| {
+        let written_by_this_replica = current.filter(|current| {
             let sidecar = current.status.as_ref().and_then(|status| status.sidecar.as_ref());
             sidecar.is_some_and(|sidecar| sidecar.control_plane == *self.replica)
         });
@@ -145,7 +145,7 @@ impl StatusesState {
         proxies.remove(key);
         Some(DesiredStatus {
             status,
-            resource_version: current_if_written_here?.metadata.resource_version,
+            resource_version: written_by_this_replica?.metadata.resource_version,
         })
     }
 }
@@ -162,6 +162,7 @@ impl StatusSource for StatusesState {
                         resource_version: None,
                     });
                 }
+                // A Dataplane that is about to be deleted needs no status.
                 if self.index.read().desired(key).is_none() {
                     proxies.remove(key);
                     return None;

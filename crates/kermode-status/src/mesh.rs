@@ -91,6 +91,7 @@ impl MeshStatuses {
         let params = PatchParams::apply(MANAGER).force();
         match api.patch_status(&name, &params, &Patch::Apply(object)).await {
             Ok(_) => {}
+            // The Mesh was deleted.
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => {
                 tracing::warn!(

@@ -34,7 +34,7 @@ pub(super) struct ProxyState {
     pub(super) written_at: Option<Instant>,
 }
 
-/// How urgently the change of a report is written to the API server.
+/// How urgently the status is written to the API server after a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
     /// Nothing changed.
@@ -98,11 +98,11 @@ impl ProxyState {
     fn on_progress(&mut self, progress: Progress, now: Timestamp) -> Urgency {
         let before = std::mem::replace(&mut self.progress, progress);
         let has_acceptance_changed = (before.rejected_resources == 0) != (progress.rejected_resources == 0);
-        let is_first = before.acknowledged == 0 && progress.acknowledged != 0;
+        let is_first_acknowledgement = before.acknowledged == 0 && progress.acknowledged != 0;
         if has_acceptance_changed {
             self.acceptance_changed_at = now;
         }
-        if has_acceptance_changed || is_first {
+        if has_acceptance_changed || is_first_acknowledgement {
             Urgency::Soon
         } else {
             Urgency::Versions
@@ -151,7 +151,7 @@ impl ProxyState {
                            See the log of the sidecar for the reason.";
             ("StreamClosed", message.to_owned())
         };
-        mk_condition(
+        new_condition(
             condition::CONNECTED,
             Some(self.is_connected()),
             reason,
@@ -171,7 +171,7 @@ impl ProxyState {
                 Some(false),
                 "Rejected",
                 format!(
-                    "Envoy rejects {rejected_resources} resources in their current version; the last rejection, {} {}: {}",
+                    "Envoy rejects the current versions of {rejected_resources} resources. Last rejection: {} {}: {}",
                     rejection.kind,
                     rejection.resources.join(", "),
                     rejection.message
@@ -193,7 +193,7 @@ impl ProxyState {
                 "The sidecar has acknowledged its configuration.".to_owned(),
             ),
         };
-        mk_condition(
+        new_condition(
             condition::CONFIGURATION_ACCEPTED,
             is_true,
             reason,
@@ -203,7 +203,7 @@ impl ProxyState {
     }
 }
 
-fn mk_condition(
+fn new_condition(
     type_: &str,
     is_true: Option<bool>,
     reason: &str,

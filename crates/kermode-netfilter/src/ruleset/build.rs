@@ -113,9 +113,9 @@ impl RuleSetBuilder<'_> {
             REDIRECTED_ZONE,
             "the proxy's answers",
         ));
-        // Queries of excluded users are not redirected, so they get the zone of direct queries. Kuma assigns these queries
-        // to the zone of redirected queries. Their responses then match no connection, and a later query from the same
-        // source port is not redirected.
+        // Queries of excluded users are not redirected, so they get the zone of direct queries. Kuma assigns these
+        // queries to the zone of redirected queries. Their responses then match no connection, and a later query from
+        // the same source port is not redirected.
         let dns_exclusions = self
             .config
             .outbound
@@ -237,9 +237,9 @@ impl RuleSetBuilder<'_> {
         }
     }
 
-    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. In Kuma, rule 5 precedes rule 4 and excludes
-    /// the proxy's packets by `! --uid-owner`, which also matches packets without an owner. `meta skuid !=` does not match
-    /// packets without an owner, so rule 4 handles the proxy's packets first.
+    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. In Kuma, rule 5 precedes rule 4 and
+    /// excludes the proxy's packets by `! --uid-owner`, which also matches packets without an owner. `meta skuid !=`
+    /// does not match packets without an owner, so rule 4 handles the proxy's packets first.
     fn outbound(&self) -> Chain {
         let dns = self.config.dns.as_ref();
         let not_dns = || dns.map(|_| Match::NotDestinationPort(Tcp, DNS_PORT));

@@ -1,8 +1,9 @@
 //! Open connections of a server, and the choice of the connection that is closed for a new one.
 //!
-//! Every Pod can open connections, and nothing in them tells the API server or a proxy from another client before its
-//! request. At a limit, a new connection is therefore not turned away. It takes the place of a connection of the address
-//! that holds the most, so that clients that hold as many connections as they get only displace each other.
+//! Every Pod can open connections. Before its first request, a connection of the API server or of a proxy cannot be
+//! distinguished from a connection of another client. At a limit, the server therefore does not refuse a new connection
+//! if it can close another one: an idle connection of the address with the most idle connections. Clients that open as
+//! many connections as possible thus mostly displace their own connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 use super::metrics::LimitCounters;
 
-/// Minimum interval between log lines about closed connections, so that a client cannot fill the log.
+/// Minimum interval between warnings about reached limits, so that a client cannot fill the log.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Open connections of a server. Cheap to clone.
@@ -24,7 +25,7 @@ pub(super) struct Connections {
     /// Limit on all connections.
     limit: usize,
     /// Limit on the connections of one address.
-    per_address: usize,
+    limit_per_address: usize,
     counters: LimitCounters,
     state: Arc<Mutex<State>>,
 }
@@ -35,23 +36,24 @@ struct State {
     open: HashMap<u64, Connection>,
     /// Counts of each address that has a connection.
     addresses: HashMap<IpAddr, Counts>,
-    /// Source of numbers, which order connections by age and idle connections by the end of their last request.
-    next_number: u64,
+    /// Last assigned number. Numbers ascend: connections are numbered when they open, and numbered again (`idle_since`)
+    /// when they become idle.
+    last_number: u64,
     last_warning: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Connection {
     address: IpAddr,
-    /// Requests in progress.
-    active: usize,
-    /// Order in which connections became idle.
+    /// Number of requests in progress.
+    active_requests: usize,
+    /// Number that was assigned when the connection last became idle.
     idle_since: u64,
     /// Notified when the connection has to be closed.
-    closed: Arc<Notify>,
+    close_requested: Arc<Notify>,
 }
 
-/// Number of connections of an address.
+/// Numbers of connections of an address.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     total: usize,
@@ -59,11 +61,11 @@ struct Counts {
     idle: usize,
 }
 
-/// An open connection. Dropping it removes the connection from the server's.
+/// An open connection. Dropping this value removes the connection from [`Connections`].
 #[derive(Debug)]
 pub(super) struct OpenConnection {
     handle: ConnectionHandle,
-    closed: Arc<Notify>,
+    close_requested: Arc<Notify>,
 }
 
 /// Handle by which the protocol of a connection reports requests. Cheap to clone.
@@ -73,33 +75,36 @@ pub(super) struct ConnectionHandle {
     number: u64,
 }
 
-/// A request in progress. Dropping it ends the request.
+/// A request in progress. Dropping this value records the end of the request.
 #[derive(Debug)]
 pub struct ActiveRequest(ConnectionHandle);
 
 // === impl Connections ===
 
 impl Connections {
-    /// Creates the limits.
-    pub(super) fn new(limit: usize, per_address: usize, counters: LimitCounters) -> Self {
+    /// Creates the connections of a server that has none yet.
+    pub(super) fn new(limit: usize, limit_per_address: usize, counters: LimitCounters) -> Self {
         Self {
             limit,
-            per_address,
+            limit_per_address,
             counters,
             state: Arc::default(),
         }
     }
 
-    /// Adds a connection. At a limit, closes another one for it. Returns `None` when there is none to close: when every
-    /// connection serves a request, and the address has at least as many connections as any other.
+    /// Adds a connection from an address. At a limit, closes another connection for it. Returns `None` if no connection
+    /// can be closed:
+    /// - At the limit of the address, every connection of the address serves a request.
+    /// - At the limit on all connections, every connection serves a request, and no address has at least two
+    ///   connections more than this address.
     pub(super) fn try_open(&self, address: IpAddr) -> Option<OpenConnection> {
         // A dual-stack socket reports IPv4 peers as mapped addresses.
         let address = address.to_canonical();
         let mut state = self.state.lock();
         let own = state.addresses.get(&address).map_or(0, |counts| counts.total);
-        if own >= self.per_address || state.open.len() >= self.limit {
-            let victim = if own >= self.per_address {
-                state.oldest_idle_of(address)
+        if own >= self.limit_per_address || state.open.len() >= self.limit {
+            let victim = if own >= self.limit_per_address {
+                state.longest_idle_of(address)
             } else {
                 state.victim(own)
             };
@@ -112,14 +117,14 @@ impl Connections {
             self.counters.closed.inc();
         }
         let number = state.next_number();
-        let closed = Arc::<Notify>::default();
+        let close_requested = Arc::<Notify>::default();
         state.open.insert(
             number,
             Connection {
                 address,
-                active: 0,
+                active_requests: 0,
                 idle_since: number,
-                closed: closed.clone(),
+                close_requested: close_requested.clone(),
             },
         );
         let counts = state.addresses.entry(address).or_default();
@@ -130,7 +135,10 @@ impl Connections {
             connections: self.clone(),
             number,
         };
-        Some(OpenConnection { handle, closed })
+        Some(OpenConnection {
+            handle,
+            close_requested,
+        })
     }
 
     /// Closes all connections.
@@ -147,17 +155,19 @@ impl Connections {
 
 impl State {
     fn next_number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
+        self.last_number += 1;
+        self.last_number
     }
 
-    /// Returns the connection to close for one of an address that has `own` connections: the oldest idle one of the
-    /// address that has the most idle ones. While every connection serves a request, the oldest one of the address that
-    /// has the most connections, if the new address would still have fewer.
+    /// Returns the connection to close for a new connection of an address that has `own` connections.
+    ///
+    /// This is the longest idle connection of the address with the most idle connections. If no connection is idle, it
+    /// is the oldest connection of the address with the most connections, provided that this address keeps at least as
+    /// many connections as the other address then has.
     fn victim(&self, own: usize) -> Option<u64> {
         let most_idle = self.addresses.iter().max_by_key(|(_, counts)| counts.idle)?;
         if most_idle.1.idle > 0 {
-            return self.oldest_idle_of(*most_idle.0);
+            return self.longest_idle_of(*most_idle.0);
         }
         let (address, counts) = self.addresses.iter().max_by_key(|(_, counts)| counts.total)?;
         if counts.total <= own + 1 {
@@ -170,18 +180,19 @@ impl State {
         of_address.map(|(number, _)| *number).min()
     }
 
-    fn oldest_idle_of(&self, address: IpAddr) -> Option<u64> {
+    /// Returns the connection of an address that has been idle for the longest time.
+    fn longest_idle_of(&self, address: IpAddr) -> Option<u64> {
         let idle = self
             .open
             .iter()
-            .filter(|(_, connection)| connection.address == address && connection.active == 0);
+            .filter(|(_, connection)| connection.address == address && connection.active_requests == 0);
         idle.min_by_key(|(_, connection)| connection.idle_since)
             .map(|(number, _)| *number)
     }
 
     fn close(&mut self, number: u64) {
         if let Some(connection) = self.remove(number) {
-            connection.closed.notify_one();
+            connection.close_requested.notify_one();
         }
     }
 
@@ -189,7 +200,7 @@ impl State {
         let connection = self.open.remove(&number)?;
         if let Some(counts) = self.addresses.get_mut(&connection.address) {
             counts.total -= 1;
-            counts.idle -= usize::from(connection.active == 0);
+            counts.idle -= usize::from(connection.active_requests == 0);
             if counts.total == 0 {
                 self.addresses.remove(&connection.address);
             }
@@ -197,7 +208,7 @@ impl State {
         Some(connection)
     }
 
-    fn warn_about_limit(&mut self, address: IpAddr, limits: &Connections) {
+    fn warn_about_limit(&mut self, address: IpAddr, connections: &Connections) {
         let now = Instant::now();
         let is_recent = |last| now.duration_since(last) < WARN_INTERVAL;
         if self.last_warning.is_some_and(is_recent) {
@@ -206,9 +217,9 @@ impl State {
         self.last_warning = Some(now);
         tracing::warn!(
             %address,
-            limit = limits.limit,
-            limit_per_address = limits.per_address,
-            "limit of connections reached: idle connections of the address that holds the most are closed for new ones"
+            limit = connections.limit,
+            limit_per_address = connections.limit_per_address,
+            "limit on connections reached: idle connections of the address that has the most are closed for new ones"
         );
     }
 }
@@ -222,8 +233,8 @@ impl OpenConnection {
     }
 
     /// Completes when the connection has to be closed.
-    pub(super) async fn closed(&self) {
-        self.closed.notified().await;
+    pub(super) async fn close_requested(&self) {
+        self.close_requested.notified().await;
     }
 }
 
@@ -236,20 +247,20 @@ impl Drop for OpenConnection {
 // === impl ConnectionHandle ===
 
 impl ConnectionHandle {
-    /// Starts a request.
+    /// Counts a request that is in progress until the returned value is dropped.
     pub(super) fn start_request(&self) -> ActiveRequest {
-        self.mark_active();
+        self.begin_request();
         ActiveRequest(self.clone())
     }
 
-    /// Counts a request that is in progress until the connection ends.
-    pub(super) fn mark_active(&self) {
+    /// Counts a request as in progress until [`Self::end_request`], or until the connection ends.
+    pub(super) fn begin_request(&self) {
         let mut state = self.connections.state.lock();
         let Some(connection) = state.open.get_mut(&self.number) else {
             return;
         };
-        connection.active += 1;
-        if connection.active == 1 {
+        connection.active_requests += 1;
+        if connection.active_requests == 1 {
             let address = connection.address;
             if let Some(counts) = state.addresses.get_mut(&address) {
                 counts.idle -= 1;
@@ -263,8 +274,8 @@ impl ConnectionHandle {
         let Some(connection) = state.open.get_mut(&self.number) else {
             return;
         };
-        connection.active -= 1;
-        if connection.active == 0 {
+        connection.active_requests -= 1;
+        if connection.active_requests == 0 {
             connection.idle_since = now;
             let address = connection.address;
             if let Some(counts) = state.addresses.get_mut(&address) {
@@ -284,8 +295,8 @@ impl Drop for ActiveRequest {
 mod tests {
     use super::*;
 
-    fn mk_connections(limit: usize, per_address: usize) -> Connections {
-        Connections::new(limit, per_address, LimitCounters::default())
+    fn mk_connections(limit: usize, limit_per_address: usize) -> Connections {
+        Connections::new(limit, limit_per_address, LimitCounters::default())
     }
 
     fn address(last: u8) -> IpAddr {
@@ -304,11 +315,11 @@ mod tests {
     }
 
     #[test]
-    fn new_connection_takes_the_place_of_the_oldest_idle_one_of_the_address_with_the_most() {
+    fn new_connection_displaces_the_longest_idle_one_of_the_address_with_the_most_idle_ones() {
         let connections = mk_connections(4, 4);
         let few = open(&connections, 1);
         let many: Vec<_> = (0..3).map(|_| open(&connections, 2)).collect();
-        // The end of a request makes the first one the youngest idle one.
+        // After a request, `many[0]` has been idle for the shortest time.
         drop(many[0].handle().start_request());
         let newcomer = open(&connections, 3);
         assert_eq!(
@@ -327,11 +338,11 @@ mod tests {
             .map(|connection| connection.handle().start_request())
             .collect();
         let second = open(&connections, 2);
-        second.handle().mark_active();
+        second.handle().begin_request();
         assert!(is_closed(&busy[0]) && !is_closed(&busy[1]));
         assert!(
             connections.try_open(address(2)).is_none(),
-            "both addresses would have as many connections"
+            "address 2 would have more connections than address 1"
         );
         assert!(connections.try_open(address(1)).is_none(), "no idle connection");
         drop(requests);
@@ -342,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn address_at_its_limit_closes_its_own_oldest_idle_connection() {
+    fn longest_idle_connection_of_an_address_at_its_limit_is_closed() {
         let connections = mk_connections(8, 2);
         let other = open(&connections, 2);
         let first = open(&connections, 1);

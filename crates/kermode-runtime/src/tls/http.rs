@@ -29,8 +29,8 @@ const SEND_BUFFER_SIZE: usize = 32 * 1024;
 /// Limit on concurrent requests of one connection.
 const MAX_CONCURRENT_REQUESTS: u32 = 1024;
 
-/// Serves the protocol that the TLS handshake negotiated. Detecting the protocol from the first bytes would wait for a
-/// client that sends nothing.
+/// Serves the HTTP version that the TLS handshake negotiated. Detecting the version from the first bytes would wait for
+/// a client that sends nothing.
 impl Protocol for Router {
     fn alpn_names(&self) -> Vec<Vec<u8>> {
         vec![b"h2".to_vec(), b"http/1.1".to_vec()]
@@ -46,11 +46,11 @@ impl Protocol for Router {
         let router = TowerToHyperService::new(self.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             signals.request_received();
-            let active = Arc::default();
-            let response = router.call(request.map(|body| RequestBody::new(body, &signals, &active)));
+            let active_request = Arc::default();
+            let response = router.call(request.map(|body| RequestBody::new(body, &signals, &active_request)));
             async move {
                 let response = response.await;
-                drop(active);
+                drop(active_request);
                 response
             }
         });
@@ -84,29 +84,33 @@ where
     Ok(connection.await?)
 }
 
-/// Body of a request. Its end makes the connection active until the response is complete: a client that only begins
-/// requests has an idle connection.
+/// Body of a request. Once the client has sent the whole body, the request counts as in progress until the handler
+/// returns its response. A connection that has only incomplete requests is idle.
 struct RequestBody {
     body: Incoming,
     signals: ConnectionSignals,
-    active: Arc<OnceLock<ActiveRequest>>,
+    active_request: Arc<OnceLock<ActiveRequest>>,
 }
 
 impl RequestBody {
-    fn new(body: Incoming, signals: &ConnectionSignals, active: &Arc<OnceLock<ActiveRequest>>) -> Self {
+    fn new(
+        body: Incoming,
+        signals: &ConnectionSignals,
+        active_request: &Arc<OnceLock<ActiveRequest>>,
+    ) -> Self {
         let body = Self {
             body,
             signals: signals.clone(),
-            active: active.clone(),
+            active_request: active_request.clone(),
         };
         if body.is_end_stream() {
-            body.activate();
+            body.start_request();
         }
         body
     }
 
-    fn activate(&self) {
-        self.active.get_or_init(|| self.signals.start_request());
+    fn start_request(&self) {
+        self.active_request.get_or_init(|| self.signals.start_request());
     }
 }
 
@@ -120,7 +124,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.activate();
+            self.start_request();
         }
         polled
     }

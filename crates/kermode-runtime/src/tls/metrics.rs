@@ -32,7 +32,7 @@ pub struct ConnectionLimit {
 pub(super) struct LimitCounters {
     /// Connections that were closed for a new one.
     pub(super) closed: Counter,
-    /// New connections that were turned away, because no connection could be closed for them.
+    /// New connections that were refused, because no connection could be closed for them.
     pub(super) refused: Counter,
 }
 

@@ -92,9 +92,9 @@ async fn send_request(client: &mut Client) -> String {
 #[tokio::test]
 async fn client_without_a_request_is_disconnected() {
     let server = Server::start(ServerLimits {
-        connections: 8,
-        per_address: 8,
-        first_request: Duration::from_millis(200),
+        max_connections: 8,
+        max_per_address: 8,
+        first_request_timeout: Duration::from_millis(200),
         grace_period: TEST_TIMEOUT,
     })
     .await;
@@ -132,9 +132,9 @@ async fn connection_with_a_request_stays_open_after_the_time_limit_of_the_first_
 #[tokio::test]
 async fn connection_serves_another_request_after_a_pause() {
     let server = Server::start(ServerLimits {
-        connections: 8,
-        per_address: 8,
-        first_request: Duration::from_millis(200),
+        max_connections: 8,
+        max_per_address: 8,
+        first_request_timeout: Duration::from_millis(200),
         grace_period: TEST_TIMEOUT,
     })
     .await;
@@ -155,11 +155,11 @@ async fn connection_serves_another_request_after_a_pause() {
 }
 
 #[tokio::test]
-async fn connections_of_one_address_are_limited_and_the_oldest_idle_one_is_closed_for_a_new_one() {
+async fn connections_of_one_address_are_limited_and_the_longest_idle_one_is_closed_for_a_new_one() {
     let server = Server::start(ServerLimits {
-        connections: 8,
-        per_address: 2,
-        first_request: TEST_TIMEOUT,
+        max_connections: 8,
+        max_per_address: 2,
+        first_request_timeout: TEST_TIMEOUT,
         grace_period: TEST_TIMEOUT,
     })
     .await;
@@ -181,13 +181,13 @@ async fn connections_of_one_address_are_limited_and_the_oldest_idle_one_is_close
 #[tokio::test]
 async fn client_gets_through_while_others_hold_all_connections() {
     let server = Server::start(ServerLimits {
-        connections: 8,
-        per_address: 8,
-        first_request: TEST_TIMEOUT,
+        max_connections: 8,
+        max_per_address: 8,
+        first_request_timeout: TEST_TIMEOUT,
         grace_period: TEST_TIMEOUT,
     })
     .await;
-    // Neither sends a byte.
+    // None of these clients sends a byte.
     let mut held = Vec::new();
     for _ in 0..8 {
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -206,9 +206,9 @@ async fn client_gets_through_while_others_hold_all_connections() {
 #[tokio::test]
 async fn connection_that_outlives_the_grace_period_is_closed() {
     let server = Server::start(ServerLimits {
-        connections: 8,
-        per_address: 8,
-        first_request: TEST_TIMEOUT,
+        max_connections: 8,
+        max_per_address: 8,
+        first_request_timeout: TEST_TIMEOUT,
         grace_period: Duration::from_millis(50),
     })
     .await;
@@ -228,9 +228,9 @@ async fn connection_that_outlives_the_grace_period_is_closed() {
 #[tokio::test]
 async fn shutdown_closes_idle_http1_connections_and_ends_once_all_are_closed() {
     let server = Server::start(ServerLimits {
-        connections: 8,
-        per_address: 8,
-        first_request: TEST_TIMEOUT,
+        max_connections: 8,
+        max_per_address: 8,
+        first_request_timeout: TEST_TIMEOUT,
         grace_period: TEST_TIMEOUT,
     })
     .await;
