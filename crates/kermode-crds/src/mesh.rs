@@ -157,8 +157,8 @@ impl InvalidMesh {
 
 /// Default lifetime of a workload certificate.
 const DEFAULT_CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
-/// Minimum lifetime of a workload certificate. Renewal begins after 4/5 of the lifetime; the last fifth of a shorter
-/// lifetime would leave too little time for the renewal.
+/// Minimum lifetime of a workload certificate. A sidecar renews its certificate at the latest after 4/5 of the
+/// validity. The last fifth of a shorter lifetime would leave too little time to retry a failed renewal.
 const MIN_CERTIFICATE_LIFETIME: Duration = Duration::from_mins(1);
 
 // === wire to model ===

@@ -8,9 +8,9 @@ use time::OffsetDateTime;
 
 use crate::{Error, pem};
 
-/// The validity of a certificate starts at most its lifetime divided by this number before the issuance. The renewal is
-/// at a random moment between 7/10 and 4/5 of the validity ([`crate::RenewalTimer`]), which must be well after the
-/// issuance.
+/// The validity of a certificate starts at most its lifetime divided by this number before the issuance. A sidecar
+/// renews its certificate at a random moment between 7/10 and 4/5 of the validity ([`crate::RenewalTimer`]). This
+/// moment must be well after the issuance.
 const BACKDATE_DIVISOR: u32 = 10;
 
 /// Times that determine the validity of a new certificate.
@@ -90,9 +90,8 @@ impl Validity {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Returns the latest time of the renewal: after 4/5 of the validity. The remaining fifth covers an outage of the
-    /// control plane. Sidecars renew up to a tenth of the validity earlier, at a random moment
-    /// ([`crate::RenewalTimer`]).
+    /// Returns the time of the renewal: after 4/5 of the validity. The remaining fifth covers an outage of the control
+    /// plane. Sidecars renew their certificates up to a tenth of the validity earlier ([`crate::RenewalTimer`]).
     pub fn renew_at(&self) -> SystemTime {
         let span = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + span * 4 / 5

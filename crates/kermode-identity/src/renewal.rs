@@ -10,8 +10,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 /// Pause between requests while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
 const DISABLED_RETRY: Duration = Duration::from_mins(1);
-/// Renewals are spread over the validity of a certificate divided by this number, so that proxies that started together
-/// renew at different times.
+/// The moment of a renewal is random within a period of the validity divided by this number, so that proxies that
+/// started together renew at different times.
 const SPREAD_DIVISOR: u32 = 10;
 /// Minimum time between a success and the next renewal. Limits the request rate if the clocks of the sidecar and the
 /// control plane differ by more than a lifetime.
@@ -37,8 +37,8 @@ pub enum RemainingLifetime {
     Expired,
 }
 
-/// Timer of certificate requests. The first request is due immediately, and each renewal between 7/10 and 4/5 of the
-/// certificate's validity. Failed requests are retried with backoff.
+/// Timer of certificate requests. The first request is due immediately. Each renewal is due at a random moment between
+/// 7/10 and 4/5 of the certificate's validity. Failed requests are retried with backoff.
 #[derive(Clone, Debug)]
 pub struct RenewalTimer {
     /// Time of the next request.

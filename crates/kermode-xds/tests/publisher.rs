@@ -160,7 +160,7 @@ fn read_changes(stream: &mut Watcher) -> Vec<(ResourceKind, String)> {
             .into_iter()
             .map(|change| (change.key.kind, change.key.name.to_string()))
             .collect(),
-        Changes::Unknown => panic!("the log does not reach back to the cursor"),
+        Changes::Unknown => panic!("the changes must be known"),
     })
 }
 

@@ -1,4 +1,7 @@
 //! Runs the cases of a suite, compares their results with the corpus and the known deviations, and writes the report.
+//!
+//! A deviation ([`crate::deviation`]) belongs to one case, or is general: it applies to every case that fulfils a
+//! condition.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

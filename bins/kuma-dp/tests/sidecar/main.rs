@@ -157,8 +157,7 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
 
 #[tokio::test]
 async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
-    // The certificate is valid from 10 s before its issuance to 5 s after it. Renewal is due between 7/10 and 4/5 of
-    // these 15 s, that is at most 2 s after issuance.
+    // The certificate is valid for 5 s, starting with its issuance. The renewal is due 3.5 s to 4 s after the issuance.
     let behaviour = Behaviour {
         token: "first",
         has_mtls: true,

@@ -80,15 +80,15 @@ impl Call {
             Ok(identity) => identity,
             Err(status) => return StreamEnd::Status(record_denial(&self.state, status)),
         };
-        let mut permit = match self.state.open_streams.acquire_superseding(&identity.key) {
-            Ok(permit) => permit,
+        let mut stream_permit = match self.state.open_streams.acquire_superseding(&identity.key) {
+            Ok(stream_permit) => stream_permit,
             Err(reached) => {
                 return StreamEnd::CloseConnection(record_denial(&self.state, limit_status(reached)));
             }
         };
         tokio::select! {
             end = self.serve_authenticated(identity) => end,
-            revoked = permit.revoked() => match revoked {
+            revoked = stream_permit.revoked() => match revoked {
                 Revoked::Superseded => StreamEnd::Status(Status::aborted("superseded by a newer stream of this proxy")),
                 Revoked::Evicted => {
                     self.state.metrics.evicted.inc();

@@ -24,8 +24,8 @@ pub struct View<'a> {
 // === impl View ===
 
 impl<'a> View<'a> {
-    /// Returns the resource of this name for a subscription by name. Prefers the resource that a wildcard subscription
-    /// gets.
+    /// Returns the resource of this name for a subscription by name. If several resources have the name, prefers the
+    /// resource that a wildcard subscription includes.
     pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
         let own = self.own.get(kind, name);
         if own.is_empty() {
@@ -109,7 +109,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Returns the resources of one service, or those that belong to no service, for a wildcard subscription.
+    /// Returns the resources that belong to a service and that a wildcard subscription includes. `None` stands for the
+    /// resources that belong to no service.
     fn of_service(
         self,
         kind: ResourceKind,
@@ -122,7 +123,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Returns the first of these shared resources that a wildcard subscription includes.
+    /// Returns the first of these shared resources of one name that a wildcard subscription includes.
     fn first_shared_for_wildcard(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
         candidates.iter().find(|entry| {
             !entry.is_on_demand()
@@ -140,7 +141,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Returns the first of these own resources that a wildcard subscription includes.
+/// Returns the first of these own resources of one name that a wildcard subscription includes.
 fn first_own_for_wildcard(candidates: &[Arc<Entry>]) -> Option<&Arc<Entry>> {
     candidates.iter().find(|entry| !entry.is_on_demand())
 }

@@ -15,8 +15,8 @@ use super::{Change, Store, View};
 pub enum Changes {
     /// The changes. A key may occur more than once, and may name a resource that is not in the view.
     Known(Vec<Change>),
-    /// Any resource may have changed, because the log does not reach back to the cursor, or because the profile changed
-    /// in a way that may concern any resource. The stream compares all names.
+    /// Any resource may have changed. Either this is the first read, or the log does not reach back to the cursor, or
+    /// the change of the profile may concern any resource. The stream compares all names.
     Unknown,
 }
 

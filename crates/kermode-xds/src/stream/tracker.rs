@@ -157,7 +157,7 @@ impl Tracker {
         self.pending.keys()
     }
 
-    /// Returns the pending new and changed resources, including those of rejected responses.
+    /// Returns the pending new and changed resources, including the resources of rejected responses.
     pub(super) fn pending_upserts<'a>(&self, view: &View<'a>) -> impl Iterator<Item = &'a Arc<Entry>> {
         let pending = self
             .pending

@@ -60,8 +60,9 @@ fn proxy() -> ObjectKey {
 }
 
 impl ReportedStatus {
-    /// Returns whether Envoy has one stream, and has acknowledged all configuration. While Envoy rejects a resource,
-    /// returns true without this acknowledgement, because the server then reports no acknowledged version.
+    /// Returns whether Envoy has one stream and has acknowledged the newest version that was sent. While Envoy rejects
+    /// a resource, returns true without the acknowledgement, because the server then does not update the acknowledged
+    /// version.
     pub(crate) fn is_settled(&self) -> bool {
         let is_acknowledged = self.progress.sent == self.progress.acknowledged;
         self.connected == 1 && (self.rejected_resources > 0 || is_acknowledged)
@@ -131,7 +132,7 @@ impl ControlPlane {
             .await;
     }
 
-    /// Publishes the shared resources of one service, in place of its earlier ones.
+    /// Publishes the shared resources of one service. They replace its earlier resources.
     pub(crate) fn publish_service(&self, service: &str, resources: Vec<Resource>) {
         self.store
             .replace_service(&"default".into(), &service.into(), resources);
@@ -165,7 +166,7 @@ impl ControlPlane {
         );
     }
 
-    /// Publishes the own resources of the proxy, in place of its earlier ones.
+    /// Publishes the own resources of the proxy. They replace its earlier resources.
     pub(crate) fn publish_proxy(&self, resources: Vec<Resource>) {
         let profile = Profile::new("default".into());
         self.store.replace_proxy(&proxy(), profile, resources);

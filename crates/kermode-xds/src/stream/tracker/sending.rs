@@ -43,7 +43,7 @@ pub(in crate::stream) struct Item {
 // === impl Tracker ===
 
 impl Tracker {
-    /// Returns the content of the next response, or `None` if everything pending has to wait. Must not be called if
+    /// Returns the content of the next response, or `None` if all pending changes have to wait. Must not be called if
     /// [`Tracker::has_nothing_to_send`] returns true.
     pub(in crate::stream) fn next_batch(
         &mut self,
