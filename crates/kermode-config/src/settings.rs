@@ -86,8 +86,9 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "dpServer.auth.acceptApiServerTokens",
         "KUMA_DP_SERVER_AUTH_ACCEPT_API_SERVER_TOKENS",
-        "Also accepts tokens for the API server, which sidecars from before `sidecarContainer.tokenAudience` have. Set it \
-         only until their Pods are replaced.",
+        "Whether the control plane also accepts tokens for the API server. Sidecars that were injected by a version \
+         without `sidecarContainer.tokenAudience` have these tokens. Set it to `true` only until all these sidecars are \
+         replaced.",
     ),
     (
         "diagnostics.address",

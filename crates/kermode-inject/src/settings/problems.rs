@@ -66,7 +66,7 @@ impl Settings {
         }
         if sidecar.token_audience.is_empty() {
             problems.push(
-                "sidecarContainer.tokenAudience: must not be empty, since the API server would accept the tokens".to_owned(),
+                "sidecarContainer.tokenAudience: must not be empty, because a token without an audience is valid for the API server".to_owned(),
             );
         }
         if sidecar.uid == 0 {
