@@ -30,7 +30,7 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// All IPs of the Pod, the first one first.
+    /// All IPs of the Pod, [`Self::address`] first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         [self.address]
             .into_iter()
@@ -38,7 +38,7 @@ impl Dataplane {
     }
 
     /// All service names of the proxy, sorted, without duplicates: the values of `kuma.io/service`, or, for a gateway
-    /// that is identified by its workload, the value of [`tag::GATEWAY_SERVICE`].
+    /// that is named after its workload, the value of [`tag::GATEWAY_SERVICE`].
     pub fn services(&self) -> Vec<ServiceName> {
         let inbounds = self.inbounds.iter().map(|inbound| inbound.tags.get(tag::SERVICE));
         let gateway = self.gateway.iter().map(|gateway| {
@@ -68,8 +68,8 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Port of the only inbound of a service-less Pod, which no Service selects. No process listens on the port
-    /// (docs/reference/dataplane.md#service-less-pods).
+    /// Port of the only inbound of a service-less Pod (docs/reference/dataplane.md#service-less-pods). No process
+    /// listens on the port.
     pub const SERVICELESS_PORT: u16 = 49151;
     /// Maximum number of inbounds of a Dataplane. Each inbound is an endpoint in every proxy that calls the workload.
     /// In practice, only Services that select Pods by mistake exceed the limit.
@@ -101,16 +101,16 @@ impl Inbound {
     }
 }
 
-/// A gateway that is not run by Kermode (docs/reference/dataplane.md#gateways).
+/// A gateway: a Pod that receives traffic from outside of the mesh (docs/reference/dataplane.md#gateways).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
-    /// Operator of the gateway.
+    /// Kind of the gateway.
     pub kind: GatewayKind,
     /// Tags of the gateway; they contain `kuma.io/service` or [`tag::GATEWAY_SERVICE`].
     pub tags: Tags,
 }
 
-/// Operator of a gateway.
+/// Kind of a gateway, by its operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewayKind {
     /// The user runs the gateway (Kong, Traefik …), with a sidecar of Kermode.
@@ -126,9 +126,9 @@ pub struct TransparentProxying {
     pub redirect_port_inbound_v6: Option<u16>,
     /// Port that outbound connections are redirected to.
     pub redirect_port_outbound: u16,
-    /// Services that the workload calls by Pod IP; `*` for all.
+    /// Services that the workload calls by Pod IP; `*` stands for all services.
     pub direct_access_services: Vec<String>,
-    /// Services that the proxy has outbound listeners for; empty for all.
+    /// Services that the proxy has outbound listeners for; an empty list stands for all services.
     pub reachable_services: Vec<String>,
 }
 
@@ -145,7 +145,7 @@ pub struct Probes {
 /// One HTTP probe of the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApplicationProbe {
-    /// The application's port.
+    /// Port of the application that the proxy probes.
     pub inbound_port: u16,
     /// Path that the proxy requests from the application.
     pub inbound_path: String,
@@ -189,17 +189,17 @@ mod tests {
 
     #[test]
     fn gateway_is_named_after_its_service_or_else_after_its_workload() {
-        let by_workload = (tag::GATEWAY_SERVICE, "kong_demo_svc");
-        let by_service = (tag::SERVICE, "kong_demo_svc_80");
-        assert_eq!(mk_gateway(&[by_workload]).services(), ["kong_demo_svc".into()]);
+        let workload_tag = (tag::GATEWAY_SERVICE, "kong_demo_svc");
+        let service_tag = (tag::SERVICE, "kong_demo_svc_80");
+        assert_eq!(mk_gateway(&[workload_tag]).services(), ["kong_demo_svc".into()]);
         assert_eq!(
-            mk_gateway(&[by_workload, by_service]).services(),
+            mk_gateway(&[workload_tag, service_tag]).services(),
             ["kong_demo_svc_80".into()]
         );
     }
 
     #[test]
-    fn gateway_tag_is_ignored_on_an_inbound() {
+    fn gateway_service_tag_is_ignored_on_an_inbound() {
         let mut dataplane = mk_gateway(&[]);
         dataplane.inbounds.push(Inbound {
             port: 80,

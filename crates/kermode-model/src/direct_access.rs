@@ -1,4 +1,5 @@
-//! Direct access: computes the Pod addresses that a proxy calls by IP (`kuma.io/direct-access-services`).
+//! Direct access: the application calls Pods by their IPs (`kuma.io/direct-access-services`). This module computes the
+//! addresses at which the proxy needs a listener for these calls.
 //!
 //! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with proxies that use direct access,
 //! and updates it with every service that a change touched. The publisher then evaluates the [`DirectAccess`] of each
@@ -29,13 +30,14 @@ struct ServiceEndpoint {
     headless: bool,
 }
 
-/// Direct access of one proxy.
+/// Direct access that one proxy provides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectAccess {
+    /// Dataplane of the proxy.
     proxy: ObjectKey,
-    /// Services called by Pod IP; `None` if all.
+    /// Services called by Pod IP; `None` for all services.
     services: Option<BTreeSet<ServiceName>>,
-    /// Services for which the proxy has outbound listeners; `None` if all.
+    /// Services for which the proxy has outbound listeners; `None` for all services.
     reachable: Option<BTreeSet<ServiceName>>,
 }
 
@@ -65,9 +67,9 @@ impl EndpointAddresses {
                 dataplane: endpoint.dataplane.clone(),
                 headless,
             };
-            let services = self.by_address.entry(*address).or_default();
-            if services.get(name) != Some(&endpoint) {
-                services.insert(name.clone(), endpoint);
+            let at_address = self.by_address.entry(*address).or_default();
+            if at_address.get(name) != Some(&endpoint) {
+                at_address.insert(name.clone(), endpoint);
                 changed.insert(*address);
             }
         }
@@ -82,9 +84,9 @@ impl EndpointAddresses {
     }
 
     fn remove(&mut self, name: &ServiceName, address: SocketAddr) {
-        if let Some(services) = self.by_address.get_mut(&address) {
-            services.remove(name);
-            if services.is_empty() {
+        if let Some(at_address) = self.by_address.get_mut(&address) {
+            at_address.remove(name);
+            if at_address.is_empty() {
                 self.by_address.remove(&address);
             }
         }
@@ -94,14 +96,14 @@ impl EndpointAddresses {
 // === impl DirectAccess ===
 
 impl DirectAccess {
-    /// Direct access that a Dataplane declares; `None` if it declares none.
+    /// Direct access that a Dataplane declares; `None` if the Dataplane declares no service.
     pub fn of(dataplane: &Dataplane) -> Option<Self> {
         let settings = dataplane.transparent_proxying.as_ref()?;
         let direct = &settings.direct_access_services;
         if direct.is_empty() {
             return None;
         }
-        let names = |names: &[String]| {
+        let to_set = |names: &[String]| {
             names
                 .iter()
                 .map(|name| ServiceName::from(name.as_str()))
@@ -111,12 +113,12 @@ impl DirectAccess {
         let reachable = &settings.reachable_services;
         Some(Self {
             proxy: dataplane.key.clone(),
-            services: (!selects_all).then(|| names(direct)),
-            reachable: (!reachable.is_empty()).then(|| names(reachable)),
+            services: (!selects_all).then(|| to_set(direct)),
+            reachable: (!reachable.is_empty()).then(|| to_set(reachable)),
         })
     }
 
-    /// All addresses that the proxy calls directly.
+    /// All addresses at which the proxy needs a listener for direct access.
     pub fn addresses(&self, endpoints: &EndpointAddresses) -> BTreeSet<SocketAddr> {
         let mut addresses: BTreeSet<SocketAddr> = match &self.services {
             None => endpoints.by_address.keys().copied().collect(),
@@ -129,25 +131,25 @@ impl DirectAccess {
         addresses
     }
 
-    /// Whether the proxy calls an address directly.
+    /// Whether the proxy needs a listener for direct access at an address.
     ///
     /// True if a service called by Pod IP has an endpoint of another Pod at the address, and the proxy has no outbound
     /// listener for the address. The proxy has outbound listeners for the endpoints of reachable headless services.
     pub fn includes(&self, endpoints: &EndpointAddresses, address: SocketAddr) -> bool {
-        let Some(services) = endpoints.by_address.get(&address) else {
+        let Some(at_address) = endpoints.by_address.get(&address) else {
             return false;
         };
-        // Without a list, all services are included.
+        // `None` includes all services.
         let list_includes = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
             names.as_ref().is_none_or(|names| names.contains(name))
         };
-        let is_called = services
+        let is_called = at_address
             .iter()
             .any(|(name, endpoint)| list_includes(&self.services, name) && endpoint.dataplane != self.proxy);
-        let has_listener = services
+        let has_outbound_listener = at_address
             .iter()
             .any(|(name, endpoint)| list_includes(&self.reachable, name) && endpoint.headless);
-        is_called && !has_listener
+        is_called && !has_outbound_listener
     }
 }
 
@@ -194,12 +196,12 @@ mod tests {
     fn update_returns_the_addresses_that_changed() {
         let mut addresses = EndpointAddresses::default();
         let name = ServiceName::from("web");
-        let both = mk_service(false, &[(1, "a"), (2, "b")]);
+        let original = mk_service(false, &[(1, "a"), (2, "b")]);
         assert_eq!(
-            addresses.update(&name, Some(&both)),
+            addresses.update(&name, Some(&original)),
             [address(1), address(2)].into()
         );
-        assert_eq!(addresses.update(&name, Some(&both)), [].into());
+        assert_eq!(addresses.update(&name, Some(&original)), [].into());
         let replaced = mk_service(false, &[(2, "b"), (3, "c")]);
         assert_eq!(
             addresses.update(&name, Some(&replaced)),
@@ -222,12 +224,13 @@ mod tests {
         addresses.update(&"db".into(), Some(&mk_service(true, &[(3, "db-0")])));
         let all = mk_access(None, None);
         assert_eq!(all.addresses(&addresses), [address(2)].into());
+        // The proxy has no outbound listeners for db, which is not reachable.
         let without_listener_of_db = mk_access(None, Some(&["web"]));
         assert_eq!(
             without_listener_of_db.addresses(&addresses),
             [address(2), address(3)].into()
         );
-        let named = mk_access(Some(&["db"]), Some(&["web"]));
-        assert_eq!(named.addresses(&addresses), [address(3)].into());
+        let only_db = mk_access(Some(&["db"]), Some(&["web"]));
+        assert_eq!(only_db.addresses(&addresses), [address(3)].into());
     }
 }

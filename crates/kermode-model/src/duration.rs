@@ -54,7 +54,7 @@ fn parse_nanoseconds(text: &str) -> Option<u128> {
     (!text.is_empty()).then_some(total)
 }
 
-/// Converts a decimal number of units of `scale` nanoseconds. Fractions of a nanosecond are dropped.
+/// Converts a decimal number, in units of `scale` nanoseconds, to nanoseconds. Fractions of a nanosecond are dropped.
 fn in_nanoseconds(number: &str, scale: u128) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() {

@@ -19,7 +19,8 @@ pub use dataplane::{
 };
 pub use mesh::{CertificateAuthority, DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, Mesh, Mtls, MtlsMode};
 pub use name::{
-    DEFAULT_MESH, DEFAULT_TOKEN_AUDIENCE, MAX_DNS_LABEL, MeshName, ObjectKey, ServiceName, is_dns_label,
+    DEFAULT_MESH, DEFAULT_TOKEN_AUDIENCE, MAX_DNS_LABEL_LENGTH, MeshName, ObjectKey, ServiceName,
+    is_dns_label,
 };
 pub use permission::{Action, PermissionRule, PermissionSet, Principal, TrafficPermission};
 pub use protocol::Protocol;

@@ -10,14 +10,14 @@ pub const DEFAULT_MESH: &str = "default";
 pub const DEFAULT_TOKEN_AUDIENCE: &str = "kuma-control-plane";
 
 /// Maximum length of a DNS label, in bytes (RFC 1123).
-pub const MAX_DNS_LABEL: usize = 63;
+pub const MAX_DNS_LABEL_LENGTH: usize = 63;
 
-/// Whether a text is a DNS label (RFC 1123) in lower case, like the name of a Kubernetes namespace. Mesh names must be
+/// Whether a text is a DNS label (RFC 1123) in lower case, as the name of a Kubernetes namespace is. Mesh names must be
 /// DNS labels, because they are SPIFFE trust domains and parts of the names of Secrets.
 pub fn is_dns_label(text: &str) -> bool {
     let is_letter_or_digit = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
-    bytes.len() <= MAX_DNS_LABEL
+    bytes.len() <= MAX_DNS_LABEL_LENGTH
         && bytes.first().is_some_and(is_letter_or_digit)
         && bytes.last().is_some_and(is_letter_or_digit)
         && bytes.iter().all(|byte| is_letter_or_digit(byte) || *byte == b'-')
@@ -68,13 +68,13 @@ name! {
 }
 
 name! {
-    /// Value of the tag `kuma.io/service`: `<name>_<namespace>_svc_<port>`, or `<name>_<namespace>_svc` for a
-    /// workload without a Kubernetes Service.
+    /// Value of the tag `kuma.io/service`: `<Service>_<namespace>_svc_<port>`, or `<workload>_<namespace>_svc` for a
+    /// workload that no Kubernetes Service selects.
     ServiceName
 }
 
 impl ServiceName {
-    /// The service name of one port of a Kubernetes Service.
+    /// The service name of a port of a Kubernetes Service.
     pub fn of_port(service: &str, namespace: &str, port: u16) -> Self {
         Self::new(format!("{service}_{namespace}_svc_{port}"))
     }
@@ -108,8 +108,8 @@ impl ObjectKey {
         format!("{}.{}", self.name, self.namespace)
     }
 
-    /// Parses a [`ObjectKey::proxy_name`]; `None` for any other text. A Kubernetes namespace contains no dots, so the
-    /// last dot separates name and namespace.
+    /// Parses the name that [`ObjectKey::proxy_name`] returns; `None` for any other text. A Kubernetes namespace
+    /// contains no dots, so the last dot separates name and namespace.
     pub fn from_proxy_name(name: &str) -> Option<Self> {
         let (name, namespace) = name.rsplit_once('.')?;
         (!name.is_empty() && !namespace.is_empty()).then(|| Self::new(namespace, name))
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dns_labels_follow_rfc_1123() {
+    fn dns_labels_are_validated_as_in_kubernetes() {
         for good in ["a", "0", "ca-1", "default", &"x".repeat(63)] {
             assert!(is_dns_label(good), "{good}");
         }
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn pod_name_with_dots_survives_the_round_trip() {
+    fn proxy_name_of_a_pod_name_with_dots_is_parsed() {
         let key = ObjectKey::new("ns", "web-0.example");
         assert_eq!(ObjectKey::from_proxy_name(&key.proxy_name()), Some(key));
     }

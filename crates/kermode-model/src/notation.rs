@@ -1,6 +1,6 @@
 //! Notations of values in annotations, labels, flags and environment variables. Each notation has one parser.
 //!
-//! Parsers report only that a text is not in their notation. Callers know the name of the setting and write the error.
+//! A parser reports that a text is not in its notation. The caller knows the name of the setting and writes the error.
 //! Durations have a module of their own: [`crate::duration`].
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
-/// Notation of the value of a label or annotation, as documented.
+/// Notation of the value of a label or annotation. The reference shows the text of its `Display`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notation {
     /// See [`boolean`].
@@ -21,11 +21,11 @@ pub enum Notation {
     Duration,
     /// See [`number`].
     Number,
-    /// A number from 1 to 65535.
+    /// A number from 1 to 65535. Only the redirection port of inbound IPv6 traffic may also be 0.
     Port,
-    /// A list of ports and ranges of ports.
+    /// A list of ports and ranges of ports, such as `22,8000-8010`; `kermode-netfilter` parses it.
     PortRanges,
-    /// A list of UIDs and ports, separated by semicolons.
+    /// Items `ports:uids`, separated by semicolons; `kermode-netfilter` parses them.
     UidExclusions,
     /// Any text.
     Text,
@@ -82,7 +82,7 @@ pub fn map(text: &str) -> Result<BTreeMap<String, String>, &str> {
         .collect()
 }
 
-/// Parses an unsigned decimal number. Unlike `FromStr`, it does not accept a leading plus sign.
+/// Parses an unsigned decimal number. Unlike `FromStr`, this function rejects a leading plus sign.
 ///
 /// # Errors
 /// If the text is empty, contains anything but digits, or is out of the range of `T`.
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_no_sign() {
+    fn number_has_only_digits_and_is_in_range() {
         assert_eq!(number::<u16>("65535"), Ok(65535));
         for text in ["", "+", "+1", "-1", " 1", "65536", "1.0", "0x1"] {
             assert!(number::<u16>(text).is_err(), "{text:?}");

@@ -13,7 +13,7 @@ use crate::{ObjectKey, ServiceName, Tags, tag};
 pub struct TrafficPermission {
     /// Tags that select inbounds: an inbound must have all of them. Empty tags select every inbound of the mesh.
     pub target: Tags,
-    /// Rules in the order of the resource; a later rule overrules an earlier one for the same principal.
+    /// Rules in the order of the resource. For a caller that several rules match, the last one decides.
     pub rules: Vec<PermissionRule>,
 }
 
@@ -22,16 +22,16 @@ pub struct TrafficPermission {
 pub struct PermissionRule {
     /// The callers.
     pub from: Principal,
-    /// Action for their requests.
+    /// Action for the connections of these callers.
     pub action: Action,
 }
 
-/// A group of callers, identified by the URIs in their certificates.
+/// A group of callers, identified by the URIs in their certificates: one for the service, and one for each tag.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
     /// The calling service; `None` for any service.
     pub service: Option<ServiceName>,
-    /// Further tags; the certificate must carry all of them.
+    /// Further tags. The certificate must contain the URIs of all these tags.
     pub tags: Tags,
 }
 
@@ -42,7 +42,7 @@ pub enum Action {
     Allow,
     /// Deny the caller.
     Deny,
-    /// Allow the caller, and count it as shadow-denied, which shows the effect that `Deny` would have.
+    /// Allow the caller, but count the connection as one that `Deny` would close.
     AllowWithShadowDeny,
 }
 
@@ -53,14 +53,15 @@ pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
 /// Position of a permission in its set; a later permission overrules an earlier one.
 ///
 /// A permission whose target contains `kuma.io/service` overrules a permission whose target does not. Otherwise, the
-/// permission with more tags in its target overrules. Among permissions with as many tags, the alphabetically first
-/// name wins, as in Kuma.
+/// permission with more tags in its target overrules. With the same number of tags, the permission whose name is first
+/// in the alphabet overrules, as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
     /// Whether the target contains `kuma.io/service`.
     names_service: bool,
     /// Number of tags of the target.
     tag_count: usize,
+    /// Reversed, so that the alphabetically first name comes last.
     key: Reverse<ObjectKey>,
 }
 
@@ -83,12 +84,12 @@ impl PermissionSet {
         Self(BTreeMap::new())
     }
 
-    /// Whether the mesh has no permissions.
+    /// Whether there are no permissions.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns the permission of the MeshTrafficPermission with this key.
+    /// Returns the permission of the MeshTrafficPermission with the key.
     pub fn get(&self, key: &ObjectKey) -> Option<&TrafficPermission> {
         let mut permissions = self.0.iter();
         permissions
@@ -114,7 +115,8 @@ impl PermissionSet {
         self.0.remove(&precedence)
     }
 
-    /// The rules that apply to an inbound with these tags; a later rule overrules an earlier one.
+    /// The rules that apply to an inbound with these tags, in ascending precedence: for a caller that several rules
+    /// match, the last one decides.
     pub fn rules_for(&self, inbound: &Tags) -> Vec<&PermissionRule> {
         self.0
             .values()
@@ -133,7 +135,7 @@ mod tests {
         tags.iter().map(pair).collect()
     }
 
-    /// Returns a permission that allows `caller`.
+    /// Returns a permission that allows the service `caller`.
     fn mk_permission(caller: &str, target: &[(&str, &str)]) -> TrafficPermission {
         TrafficPermission {
             target: tags(target),
@@ -160,11 +162,12 @@ mod tests {
         ];
         let mut set = PermissionSet::default();
         for (name, target) in targets {
+            // The name is also the caller, so that the test can tell the rules apart.
             set.insert(ObjectKey::new("system", name), mk_permission(name, target));
         }
         let inbound = tags(&[service, ("version", "1"), ("team", "x"), ("tier", "y")]);
         let rules = set.rules_for(&inbound).into_iter();
-        let ordered: Vec<_> = rules
+        let callers: Vec<_> = rules
             .map(|rule| rule.from.service.as_ref().expect("a caller").as_str())
             .collect();
         let expected = [
@@ -175,7 +178,7 @@ mod tests {
             "b-service",
             "e-service-subset",
         ];
-        assert_eq!(ordered, expected);
+        assert_eq!(callers, expected);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The mesh view: all meshes, dataplanes, services and permissions. The generators in `kermode-envoy` read it.
+//! The mesh view: all meshes, dataplanes, services and permissions. The generators in `kermode-envoy` read the view.
 //!
 //! The index in `kermode-k8s` writes whole objects. Each write compares the object with its last state and returns the
-//! [`Touched`] parts, whose Envoy resources must be regenerated. The cost of a write depends on the touched parts, not
-//! on the size of the mesh. Only a write of a permission visits all dataplanes of its mesh.
+//! [`Touched`] parts of the view, whose Envoy resources must be regenerated. The cost of a write depends on the touched
+//! parts, not on the size of the mesh. Only a write of a permission visits all dataplanes of its mesh.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -19,7 +19,7 @@ use crate::{
 pub struct MeshView {
     meshes: HashMap<MeshName, MeshEntry>,
     dataplanes: HashMap<ObjectKey, Arc<Dataplane>>,
-    /// Addresses from Kubernetes Services, including services without an endpoint in any mesh.
+    /// Addresses of all services with a Kubernetes Service, including services without an endpoint in any mesh.
     addresses: HashMap<ServiceName, ServiceAddresses>,
     /// Service of each ClusterIP and service port.
     by_address: HashMap<SocketAddr, ServiceName>,
@@ -39,12 +39,13 @@ pub struct ServiceAddresses {
 pub struct Service {
     /// Addresses that clients call.
     pub addresses: ServiceAddresses,
-    /// Inbounds of the service by Pod IP and container port, at every IP of a Pod, unready ones included.
+    /// Endpoints by Pod IP and container port, unready endpoints included. An inbound of a dual-stack Pod is an
+    /// endpoint at each of the Pod's IPs.
     pub endpoints: BTreeMap<SocketAddr, Endpoint>,
 }
 
 impl Service {
-    /// The most specific protocol that [includes](Protocol::common) the protocols of all endpoints; TCP without
+    /// The most specific protocol that [all endpoints have in common](Protocol::common); TCP if the service has no
     /// endpoints.
     pub fn protocol(&self) -> Protocol {
         self.endpoints
@@ -54,21 +55,21 @@ impl Service {
             .unwrap_or_default()
     }
 
-    /// The endpoints that may receive traffic, by one address of each Pod: the first whose IP family the ClusterIPs
-    /// have, as in Kubernetes, else the first.
+    /// The endpoints that may receive traffic, at one IP of each Pod: as in Kubernetes, the Pod's first IP of a family
+    /// that the ClusterIPs have. If no IP has such a family, the Pod's first IP.
     pub fn ready_endpoints(&self) -> impl Iterator<Item = (&SocketAddr, &Endpoint)> {
-        let has = |is_ipv6| {
+        let has_cluster_ip = |is_ipv6| {
             let mut cluster_ips = self.addresses.cluster_ips.iter();
             cluster_ips.any(|address| address.is_ipv6() == is_ipv6)
         };
-        let has_family = [has(false), has(true)];
+        let has_cluster_ip_of_family = [has_cluster_ip(false), has_cluster_ip(true)];
         self.endpoints.iter().filter(move |(address, endpoint)| {
-            let has_own = has_family[usize::from(address.is_ipv6())];
-            let has_other = has_family[usize::from(address.is_ipv4())];
+            let has_own_family = has_cluster_ip_of_family[usize::from(address.is_ipv6())];
+            let has_other_family = has_cluster_ip_of_family[usize::from(address.is_ipv4())];
             let is_chosen = match endpoint.position {
                 AddressPosition::Only => true,
-                AddressPosition::First => has_own || !has_other,
-                AddressPosition::Second => has_own && !has_other,
+                AddressPosition::First => has_own_family || !has_other_family,
+                AddressPosition::Second => has_own_family && !has_other_family,
             };
             endpoint.ready && is_chosen
         })
@@ -91,11 +92,11 @@ pub enum AddressPosition {
 pub struct Endpoint {
     /// Dataplane of the endpoint.
     pub dataplane: ObjectKey,
-    /// Position of the endpoint's address.
+    /// Position of the endpoint's IP among the IPs of its Pod.
     pub position: AddressPosition,
     /// Tags of the inbound.
     pub tags: Tags,
-    /// Declared protocol of the inbound.
+    /// Protocol of the inbound; TCP if its tags declare no protocol.
     pub protocol: Protocol,
     /// Whether the endpoint may receive traffic.
     pub ready: bool,
@@ -104,13 +105,13 @@ pub struct Endpoint {
 /// A part of the view whose Envoy resources must be regenerated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
-    /// The mesh itself: mTLS or passthrough.
+    /// The Mesh resource: mTLS or passthrough. The resource may have been removed.
     Mesh(MeshName),
     /// The endpoints, addresses or protocol of a service. The service may have been removed.
     Service(MeshName, ServiceName),
     /// A dataplane, except the health of its inbounds. The dataplane may have been removed.
     Dataplane(ObjectKey),
-    /// The permissions that apply to the inbound of a dataplane on this port.
+    /// The permissions that apply to the inbounds of a dataplane on this port.
     Inbound(ObjectKey, u16),
 }
 
@@ -145,8 +146,8 @@ impl MeshView {
 
     /// The permissions of a mesh.
     pub fn permissions(&self, name: &MeshName) -> &PermissionSet {
-        static NONE: PermissionSet = PermissionSet::new();
-        self.meshes.get(name).map_or(&NONE, |entry| &entry.permissions)
+        static EMPTY: PermissionSet = PermissionSet::new();
+        self.meshes.get(name).map_or(&EMPTY, |entry| &entry.permissions)
     }
 
     /// A dataplane by its key.
@@ -169,7 +170,7 @@ impl MeshView {
         keys.filter_map(|key| self.dataplanes.get(key))
     }
 
-    /// A service of a mesh. It exists while a dataplane of the mesh has an inbound of the service.
+    /// A service of a mesh. The service exists while a dataplane of the mesh has an inbound of it.
     pub fn service(&self, mesh: &MeshName, name: &ServiceName) -> Option<&Service> {
         self.meshes.get(mesh)?.services.get(name)
     }
@@ -342,7 +343,7 @@ impl MeshView {
         touched.into_iter().collect()
     }
 
-    /// Removes an endpoint of the dataplane `owner`.
+    /// Removes an endpoint, unless it is no longer an endpoint of the dataplane `owner`.
     fn remove_endpoint(&mut self, mesh: &MeshName, id: &EndpointId, owner: &ObjectKey) {
         let (name, address) = id;
         let Some(entry) = self.meshes.get_mut(mesh) else {
@@ -351,7 +352,7 @@ impl MeshView {
         let Some(service) = entry.services.get_mut(name) else {
             return;
         };
-        // The IP may already belong to a newer Pod of the service.
+        // The IP may already belong to a newer Pod of the same service.
         if service
             .endpoints
             .get(address)
@@ -364,6 +365,7 @@ impl MeshView {
         }
     }
 
+    /// Removes the key of a dataplane from a mesh.
     fn remove_from_mesh(&mut self, mesh: &MeshName, key: &ObjectKey) {
         if let Entry::Occupied(mut entry) = self.meshes.entry(mesh.clone()) {
             entry.get_mut().dataplanes.remove(key);
@@ -374,7 +376,7 @@ impl MeshView {
     }
 }
 
-/// Service of an endpoint, and its Pod IP and container port.
+/// Service, and Pod IP and container port, of an endpoint.
 type EndpointId = (ServiceName, SocketAddr);
 
 /// Endpoints of a dataplane. Of several inbounds with the same service and port, the last one wins.
@@ -410,6 +412,7 @@ fn endpoint(
     Some((id, endpoint))
 }
 
+/// Whether two Dataplanes are equal except for the health of their inbounds.
 fn equal_except_health(a: &Dataplane, b: &Dataplane) -> bool {
     let without_health = |dataplane: &Dataplane| {
         let mut dataplane = dataplane.clone();

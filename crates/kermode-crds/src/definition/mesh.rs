@@ -1,6 +1,6 @@
 //! CustomResourceDefinition of Mesh.
 
-use kermode_model::MAX_DNS_LABEL;
+use kermode_model::MAX_DNS_LABEL_LENGTH;
 use serde_json::{Value, json};
 
 use super::{
@@ -38,7 +38,7 @@ pub(super) fn mesh() -> Value {
     let schema = with_rule(
         schema,
         &format!(
-            "self.metadata.name.size() <= {MAX_DNS_LABEL} && self.metadata.name.matches('{DNS_LABEL_PATTERN}')"
+            "self.metadata.name.size() <= {MAX_DNS_LABEL_LENGTH} && self.metadata.name.matches('{DNS_LABEL_PATTERN}')"
         ),
         &format!("metadata.name {MUST_BE_DNS_LABEL}"),
     );
@@ -88,7 +88,7 @@ fn mtls() -> Value {
         with_required(backend, &["name", "type"]),
         &format!(
             "self.type != '{BUILTIN}' || \
-             (self.name.size() <= {MAX_DNS_LABEL} && self.name.matches('{DNS_LABEL_PATTERN}'))"
+             (self.name.size() <= {MAX_DNS_LABEL_LENGTH} && self.name.matches('{DNS_LABEL_PATTERN}'))"
         ),
         &format!("name {MUST_BE_DNS_LABEL}"),
     );
