@@ -38,8 +38,8 @@ pub struct KeyedRateLimit<K> {
     removal_threshold: usize,
 }
 
-/// Fixed window: `limit` log lines pass per `period`. Further lines are suppressed and counted. A period starts with the
-/// first line after the previous period.
+/// Fixed window: `limit` log lines pass per `period`. Further lines are suppressed and counted. A period starts with
+/// the first line after the previous period.
 #[derive(Clone, Debug)]
 pub struct Window {
     limit: u32,

@@ -1,10 +1,10 @@
-//! Reads the settings of transparent proxying from the annotations of an injected pod
+//! Reads the settings of transparent proxying from the annotations of an injected Pod
 //! (docs/reference/injection.md#annotations-written). The CNI plugin uses this module.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use kermode_model::{annotation as key, notation};
+use kermode_model::{annotation, notation};
 
 use crate::exclusion::Transport;
 use crate::parse::{
@@ -15,10 +15,9 @@ use crate::{DnsRedirect, InboundRedirect, OutboundRedirect, TrafficConfig};
 type Annotations = BTreeMap<String, String>;
 
 impl TrafficConfig {
-    /// Reads the settings of an injected pod. A missing annotation means the injector's default.
+    /// Reads the settings of an injected Pod. A missing annotation means the injector's default.
     ///
     /// `kuma-init` gets the same settings from its arguments: the injector derives the arguments from the annotations.
-    /// Kuma's CNI plugin ignores some of these annotations (docs/reference/transparent-proxying.md#cni).
     ///
     /// # Errors
     /// When the value of an annotation is invalid. The error names the annotation, its value and the remedy.
@@ -26,31 +25,35 @@ impl TrafficConfig {
         let reader = Reader(annotations);
         Ok(Self {
             proxy_uid: reader
-                .read(key::SIDECAR_UID, parse_uid)?
+                .read(annotation::SIDECAR_UID, parse_uid)?
                 .unwrap_or(Self::DEFAULT_PROXY_UID),
             inbound: read_inbound(&reader)?,
             outbound: read_outbound(&reader)?,
             dns: read_dns(&reader)?,
+            // No annotation names virtual networks.
             virtual_networks: Vec::new(),
         })
     }
 }
 
 fn read_inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
-    let port_v6 = match reader.read(key::IP_FAMILY_MODE, intercepts_ipv6)? {
+    let port_v6 = match reader.read(annotation::IP_FAMILY_MODE, intercepts_ipv6)? {
         Some(false) => None,
         Some(true) | None => reader
-            .read(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, parse_inbound_port_v6)?
+            .read(
+                annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT,
+                parse_inbound_port_v6,
+            )?
             .unwrap_or(Some(InboundRedirect::DEFAULT_PORT_V6)),
     };
     Ok(InboundRedirect {
-        enabled: !reader.read(key::GATEWAY, is_gateway)?.unwrap_or(false),
+        enabled: !reader.read(annotation::GATEWAY, is_gateway)?.unwrap_or(false),
         port: reader
-            .read(key::TRANSPARENT_PROXYING_INBOUND_PORT, parse_port)?
+            .read(annotation::TRANSPARENT_PROXYING_INBOUND_PORT, parse_port)?
             .unwrap_or(InboundRedirect::DEFAULT_PORT),
         port_v6,
         excluded_ports: reader
-            .read(key::EXCLUDE_INBOUND_PORTS, parse_ports)?
+            .read(annotation::EXCLUDE_INBOUND_PORTS, parse_ports)?
             .unwrap_or_default(),
     })
 }
@@ -58,34 +61,40 @@ fn read_inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
 fn read_outbound(reader: &Reader<'_>) -> Result<OutboundRedirect, SettingError> {
     let mut uid_exclusions = Vec::new();
     for (key, transport) in [
-        (key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, None),
-        (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, Some(Transport::Tcp)),
-        (key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, Some(Transport::Udp)),
+        (annotation::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, None),
+        (
+            annotation::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS,
+            Some(Transport::Tcp),
+        ),
+        (
+            annotation::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS,
+            Some(Transport::Udp),
+        ),
     ] {
         let exclusions = reader.read(key, |key, value| parse_uid_exclusions(key, transport, value))?;
         uid_exclusions.extend(exclusions.unwrap_or_default());
     }
     Ok(OutboundRedirect {
         port: reader
-            .read(key::TRANSPARENT_PROXYING_OUTBOUND_PORT, parse_port)?
+            .read(annotation::TRANSPARENT_PROXYING_OUTBOUND_PORT, parse_port)?
             .unwrap_or(OutboundRedirect::DEFAULT_PORT),
         excluded_ports: reader
-            .read(key::EXCLUDE_OUTBOUND_PORTS, parse_ports)?
+            .read(annotation::EXCLUDE_OUTBOUND_PORTS, parse_ports)?
             .unwrap_or_default(),
         uid_exclusions,
     })
 }
 
 fn read_dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
-    let enabled = match reader.read(key::BUILTIN_DNS, parse_boolean)? {
-        None => reader.read(key::BUILTIN_DNS_DEPRECATED, parse_boolean)?,
+    let is_enabled = match reader.read(annotation::BUILTIN_DNS, parse_boolean)? {
+        None => reader.read(annotation::BUILTIN_DNS_DEPRECATED, parse_boolean)?,
         present => present,
     };
-    if enabled != Some(true) {
+    if is_enabled != Some(true) {
         return Ok(None);
     }
-    let redirect_port = match reader.read(key::BUILTIN_DNS_PORT, parse_port)? {
-        None => reader.read(key::BUILTIN_DNS_PORT_DEPRECATED, parse_port)?,
+    let redirect_port = match reader.read(annotation::BUILTIN_DNS_PORT, parse_port)? {
+        None => reader.read(annotation::BUILTIN_DNS_PORT_DEPRECATED, parse_port)?,
         present => present,
     };
     Ok(Some(DnsRedirect::all(
@@ -93,7 +102,7 @@ fn read_dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
     )))
 }
 
-/// Reads single annotations.
+/// Reads annotations by key.
 struct Reader<'a>(&'a Annotations);
 
 impl Reader<'_> {
@@ -113,13 +122,13 @@ fn parse_boolean(key: &str, value: &str) -> Result<bool, SettingError> {
 
 /// Whether the value of `kuma.io/gateway` makes the Pod a gateway.
 fn is_gateway(key: &str, value: &str) -> Result<bool, SettingError> {
-    match key::parse_gateway(value) {
+    match annotation::parse_gateway(value) {
         Ok(identity) => Ok(identity.is_some()),
         Err(_) => Err(wrong_value(key, value, "use enabled, provided or disabled")),
     }
 }
 
-/// Parses the IP family mode. Returns whether IPv6 is intercepted.
+/// Parses the IP family mode. Returns whether IPv6 traffic is intercepted, in both directions.
 fn intercepts_ipv6(key: &str, value: &str) -> Result<bool, SettingError> {
     match value {
         "dualstack" => Ok(true),
@@ -141,7 +150,7 @@ fn wrong_value(key: &str, value: &str, remedy: &'static str) -> SettingError {
     ParseProblem::new(format!("annotation {key:?} has wrong value {value:?}"), remedy).for_setting(key, value)
 }
 
-/// Returns an error with Kuma's text for a malformed number.
+/// Returns an error with Kuma's text for a value that is not a valid number.
 fn unparsable(key: &str, value: &str, remedy: &'static str) -> SettingError {
     ParseProblem::new(format!("failed to parse annotation {key:?}"), remedy).for_setting(key, value)
 }

@@ -19,18 +19,18 @@ fn missing_annotations_mean_the_injectors_defaults() {
 #[test]
 fn annotations_replace_the_defaults() {
     let config = read(&[
-        (key::GATEWAY, "enabled"),
-        (key::SIDECAR_UID, "70000"),
-        (key::TRANSPARENT_PROXYING_INBOUND_PORT, "25204"),
-        (key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "25206"),
-        (key::TRANSPARENT_PROXYING_OUTBOUND_PORT, "25100"),
-        (key::BUILTIN_DNS, "enabled"),
-        (key::BUILTIN_DNS_PORT, "25053"),
-        (key::EXCLUDE_INBOUND_PORTS, "12000"),
-        (key::EXCLUDE_OUTBOUND_PORTS, "11000"),
-        (key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, "53:1234;54:1234"),
-        (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, "443:1234"),
-        (key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, "0"),
+        (annotation::GATEWAY, "enabled"),
+        (annotation::SIDECAR_UID, "70000"),
+        (annotation::TRANSPARENT_PROXYING_INBOUND_PORT, "25204"),
+        (annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "25206"),
+        (annotation::TRANSPARENT_PROXYING_OUTBOUND_PORT, "25100"),
+        (annotation::BUILTIN_DNS, "enabled"),
+        (annotation::BUILTIN_DNS_PORT, "25053"),
+        (annotation::EXCLUDE_INBOUND_PORTS, "12000"),
+        (annotation::EXCLUDE_OUTBOUND_PORTS, "11000"),
+        (annotation::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, "53:1234;54:1234"),
+        (annotation::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, "443:1234"),
+        (annotation::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, "0"),
     ])
     .expect("valid annotations");
     let port = |number| NonZeroU16::new(number).expect("a port other than 0");
@@ -72,21 +72,21 @@ fn annotations_replace_the_defaults() {
 #[test]
 fn port_0_and_mode_ipv4_disable_ipv6() {
     assert_eq!(
-        read(&[(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "0")])
+        read(&[(annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "0")])
             .expect("valid annotations")
             .inbound
             .port_v6,
         None
     );
     assert_eq!(
-        read(&[(key::IP_FAMILY_MODE, "ipv4")])
+        read(&[(annotation::IP_FAMILY_MODE, "ipv4")])
             .expect("valid annotations")
             .inbound
             .port_v6,
         None
     );
     assert!(
-        read(&[(key::IP_FAMILY_MODE, "dualstack")])
+        read(&[(annotation::IP_FAMILY_MODE, "dualstack")])
             .expect("valid annotations")
             .inbound
             .port_v6
@@ -97,15 +97,15 @@ fn port_0_and_mode_ipv4_disable_ipv6() {
 #[test]
 fn deprecated_dns_keys_apply_if_the_current_keys_are_absent() {
     let config = read(&[
-        (key::BUILTIN_DNS_DEPRECATED, "true"),
-        (key::BUILTIN_DNS_PORT_DEPRECATED, "1053"),
+        (annotation::BUILTIN_DNS_DEPRECATED, "true"),
+        (annotation::BUILTIN_DNS_PORT_DEPRECATED, "1053"),
     ])
     .expect("valid annotations");
     assert_eq!(config.dns.expect("redirection of DNS").port.get(), 1053);
     assert_eq!(
         read(&[
-            (key::BUILTIN_DNS_DEPRECATED, "true"),
-            (key::BUILTIN_DNS, "disabled")
+            (annotation::BUILTIN_DNS_DEPRECATED, "true"),
+            (annotation::BUILTIN_DNS, "disabled")
         ])
         .expect("valid annotations")
         .dns,
@@ -115,7 +115,7 @@ fn deprecated_dns_keys_apply_if_the_current_keys_are_absent() {
 
 #[test]
 fn error_of_a_wrong_value_names_key_and_value() {
-    let error = read(&[(key::GATEWAY, "yes please")])
+    let error = read(&[(annotation::GATEWAY, "yes please")])
         .expect_err("the value is wrong")
         .to_string();
     assert!(
@@ -123,10 +123,10 @@ fn error_of_a_wrong_value_names_key_and_value() {
         "{error}"
     );
     for (key, value) in [
-        (key::SIDECAR_UID, "root"),
-        (key::TRANSPARENT_PROXYING_INBOUND_PORT, "0"),
-        (key::TRANSPARENT_PROXYING_OUTBOUND_PORT, "65536"),
-        (key::BUILTIN_DNS, "on"),
+        (annotation::SIDECAR_UID, "root"),
+        (annotation::TRANSPARENT_PROXYING_INBOUND_PORT, "0"),
+        (annotation::TRANSPARENT_PROXYING_OUTBOUND_PORT, "65536"),
+        (annotation::BUILTIN_DNS, "on"),
     ] {
         let error = read(&[(key, value)]).expect_err("the value is wrong").to_string();
         assert!(error.contains(key) && error.contains(value), "{error}");
