@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use kermode_crds::annotation::{SIDECAR_INJECTION, parse_bool};
 use kermode_inject::{Denial, InjectionSource, SkipReason};
-use kermode_k8s::controller::recorder::{EventType, Events};
+use kermode_k8s::controller::recorder::{EventRecorder, EventType};
 use kermode_limit::rate::{KeyedRateLimit, Rate};
 use kube::Client;
 use parking_lot::Mutex;
@@ -70,7 +70,7 @@ struct InjectionEvent {
 /// Task that looks up the objects of Events and writes the Events.
 struct EventWriter {
     shared: Arc<Shared>,
-    events: Events,
+    events: EventRecorder,
     client: Client,
     throttle: EventThrottle,
 }
@@ -97,7 +97,7 @@ struct Topic {
 
 impl InjectionEvents {
     /// Creates a writer and starts its task. The task looks up the controllers of Pods with `client`.
-    pub fn start(events: Events, client: Client) -> Self {
+    pub fn start(events: EventRecorder, client: Client) -> Self {
         let shared = Arc::new(Shared {
             pending: Mutex::default(),
             added: Notify::new(),

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_crds::{Mesh, annotation};
 use kermode_identity::{Authority, Generation, Phase, RotationPlan, RotationReason, Schedule};
-use kermode_k8s::controller::recorder::{EventType, Events};
+use kermode_k8s::controller::recorder::{EventRecorder, EventType};
 use kermode_k8s::controller::secret;
 use kermode_k8s::controller::watch::watch_config;
 use kermode_model::{self as model, MeshName};
@@ -37,7 +37,7 @@ const MAX_SLEEP: Duration = Duration::from_hours(1);
 pub(super) struct RotationController {
     pub(super) authorities: Authorities,
     pub(super) metrics: Metrics,
-    pub(super) events: Events,
+    pub(super) events: EventRecorder,
     /// Meshes with mTLS.
     pub(super) meshes: HashMap<MeshName, CaSettings>,
     /// Last reported phase of each backend.
@@ -67,7 +67,7 @@ pub(super) struct CaSettings {
 
 impl Authorities {
     /// Rotates the CAs until the future is dropped.
-    pub async fn run_rotation(self, metrics: Metrics, events: Events) {
+    pub async fn run_rotation(self, metrics: Metrics, events: EventRecorder) {
         let controller = RotationController {
             authorities: self,
             metrics,

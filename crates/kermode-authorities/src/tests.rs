@@ -3,7 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use kermode_identity::{Phase, Schedule};
-use kermode_k8s::controller::recorder::Events;
+use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_model::DEFAULT_CLOCK_TOLERANCE;
 
 use super::rotation::{CaSettings, RotationController};
@@ -28,7 +28,7 @@ impl Replica {
         let controller = RotationController {
             authorities: authorities.clone(),
             metrics: Metrics::default(),
-            events: Events::start(api_server.client(), None),
+            events: EventRecorder::start(api_server.client(), None),
             meshes: HashMap::new(),
             phases: HashMap::new(),
         };

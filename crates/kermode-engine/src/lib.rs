@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kermode_admission::directory::{Directory, NamespaceRecord};
-use kermode_k8s::controller::recorder::{Events, Subject};
+use kermode_k8s::controller::recorder::{EventRecorder, Subject};
 use kermode_k8s::controller::watch::Update;
 use kermode_k8s::controller::writer::Writer;
 use kermode_k8s::convert::facts::{IntermediateId, NamespaceFacts};
@@ -55,7 +55,7 @@ pub struct Engine {
     /// Writes Dataplanes to the API server.
     pub writer: Writer,
     /// Records warnings about Pods as Kubernetes Events.
-    pub events: Events,
+    pub events: EventRecorder,
     /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
     pub meshes_changed: Arc<Notify>,
     /// Whether this replica is the leader. Only the leader records Events.

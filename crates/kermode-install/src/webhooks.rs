@@ -86,8 +86,8 @@ fn resource_validator(installation: &Installation) -> Value {
     );
     validator["matchConditions"] = json!([
         {
-            // The control plane itself validates the objects that it writes. While the control plane starts, its
-            // webhook is not ready, so a call of the webhook would block the start.
+            // While the control plane starts, its webhook is not ready. A call of the webhook would deny the control
+            // plane's own writes, and so block the start.
             "name": "not-the-control-plane",
             "expression": format!(
                 "request.userInfo.username != 'system:serviceaccount:{}:{NAME}'", installation.namespace),

@@ -8,7 +8,7 @@ use kermode_admission::{self as admission, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
 use kermode_engine::{self as engine, Engine};
 use kermode_issuance::{self as issuance, AcceptedAudiences, CertificateIssuance, TokenAuthenticator};
-use kermode_k8s::controller::recorder::Events;
+use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
@@ -40,7 +40,7 @@ pub(super) struct SharedState {
     pub(super) statuses: ProxyStatuses,
     /// Notification from the engine to the writer of Mesh statuses.
     pub(super) meshes_changed: Arc<Notify>,
-    pub(super) events: Events,
+    pub(super) events: EventRecorder,
     pub(super) authorities: Authorities,
     /// Audiences of the tokens of proxies.
     pub(super) accepted_audiences: AcceptedAudiences,
@@ -63,7 +63,7 @@ impl SharedState {
         let index = SharedIndex::new(Index::new(ConvertSettings {
             zone: zone.map(Into::into),
         }));
-        let events = Events::start(client.clone(), Some(config.instance_name().to_owned()));
+        let events = EventRecorder::start(client.clone(), Some(config.instance_name().to_owned()));
         let writer_metrics = writer::Metrics::default();
         let store = Arc::new(Store::default());
         let publisher = Publisher::new(store.clone());

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use kermode_crds::annotation::SIDECAR_INJECTION;
 use kermode_identity::{ServingAuthority, Term};
-use kermode_k8s::controller::recorder::Events;
+use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_runtime::shutdown::{self, Trigger};
 use kermode_runtime::tls::{self, ServingCertificate};
 use prometheus_client::registry::Registry;
@@ -147,7 +147,10 @@ pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
         control_plane_url: "https://kuma-control-plane.kong-mesh-system:5678".to_owned(),
         control_plane_ca_pem: "CA".to_owned(),
         system_namespace: "kong-mesh-system".to_owned(),
-        events: InjectionEvents::start(Events::start(api_server.client(), None), api_server.client()),
+        events: InjectionEvents::start(
+            EventRecorder::start(api_server.client(), None),
+            api_server.client(),
+        ),
         metrics,
     }
 }

@@ -10,12 +10,13 @@ use tokio::sync::mpsc;
 /// Maximum number of queued Events. Further Events are dropped, because Events are only informative.
 const QUEUE_SIZE: usize = 4096;
 
-/// Maximum length of an Event's note in characters. The API server rejects longer notes.
+/// Maximum length of an Event's note (its message) in characters. The API server rejects longer notes.
 const MAX_NOTE_LENGTH: usize = 1024;
 
-/// Handle of the task that writes Events; cheap to clone. Repeated Events are aggregated as in client-go.
+/// Handle of the task that writes Events; cheap to clone. The methods only queue Events. Repeated Events are aggregated
+/// as in client-go.
 #[derive(Clone, Debug)]
-pub struct Events {
+pub struct EventRecorder {
     queue: mpsc::Sender<(Event, ObjectReference)>,
 }
 
@@ -30,7 +31,7 @@ pub struct Subject {
     pub uid: String,
 }
 
-impl Events {
+impl EventRecorder {
     /// Starts the task that writes Events. The task ends when the last handle is dropped. `instance` is the name of
     /// this replica.
     pub fn start(client: Client, instance: Option<String>) -> Self {
@@ -50,12 +51,12 @@ impl Events {
         Self { queue }
     }
 
-    /// Writes a Normal Event.
+    /// Queues a Normal Event with the action `Reconcile`.
     pub fn normal(&self, subject: &Subject, reason: &str, message: &str) {
         self.publish_for_subject(EventType::Normal, subject, reason, message);
     }
 
-    /// Writes a Warning Event.
+    /// Queues a Warning Event with the action `Reconcile`.
     pub fn warning(&self, subject: &Subject, reason: &str, message: &str) {
         self.publish_for_subject(EventType::Warning, subject, reason, message);
     }
@@ -72,7 +73,7 @@ impl Events {
         self.publish(object, type_, "Reconcile", reason, message);
     }
 
-    /// Writes an Event about an object of any kind, in the namespace of the object. `action` names the operation that
+    /// Queues an Event about an object of any kind, in the namespace of the object. `action` names the operation that
     /// caused the Event.
     pub fn publish(
         &self,

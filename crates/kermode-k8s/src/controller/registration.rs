@@ -1,4 +1,4 @@
-//! Maintains the `caBundle` of the webhook registrations. The API server cannot call a webhook without it.
+//! Maintains the `caBundle` of the webhook registrations. The API server cannot call a webhook without its `caBundle`.
 //!
 //! The manifests contain no `caBundle`. Applying the manifests keeps the `caBundle` of an existing registration, but a
 //! new or replaced registration has none.
@@ -30,11 +30,11 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// A webhook registration: a MutatingWebhookConfiguration or a ValidatingWebhookConfiguration.
 trait Registration {
-    /// Returns the client configurations of all webhooks. Each of them contains a `caBundle`.
+    /// Returns the client configurations of all webhooks: the parts of the registration that contain `caBundle`.
     fn client_configs(&self) -> Vec<&WebhookClientConfig>;
 }
 
-/// The two kinds of registration have the same fields, but no common type.
+/// Implements [`Registration`] for the two kinds, which have the same fields but no common type.
 macro_rules! registration {
     ($kind:ty) => {
         impl Registration for $kind {
@@ -71,8 +71,7 @@ where
     }
 }
 
-/// Sets the `caBundle` of all webhooks of a registration. Retries until the write succeeds or the registration is
-/// deleted.
+/// Sets the `caBundle` of each webhook that lacks it. Retries until the write succeeds or is no longer needed.
 async fn set_ca_bundle<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
@@ -106,7 +105,7 @@ where
     }
 }
 
-/// Returns the patch that sets the `caBundle` of all webhooks; `None` if all webhooks have it.
+/// Returns the patch that sets the `caBundle` of each webhook that lacks it; `None` if no webhook lacks it.
 fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> Option<json_patch::Patch> {
     let bundle = k8s_openapi::ByteString(ca_pem.to_vec());
     let operations: Vec<_> = registration
@@ -121,7 +120,7 @@ fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) 
     if operations.is_empty() {
         return None;
     }
-    // The patch fails if webhooks were added or reordered since the registration was read.
+    // The patch names webhooks by index, so it must fail if the registration has changed since it was read.
     let version = registration.resource_version().unwrap_or_default();
     let version_check = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
     let patch = std::iter::once(version_check).chain(operations).collect();

@@ -38,7 +38,7 @@ pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<
 }
 
 /// Reads a Secret, or creates it with the contents that `create` returns. If another replica creates the Secret
-/// concurrently, its contents are returned.
+/// concurrently, returns the contents of that Secret.
 ///
 /// # Errors
 /// When a request fails; the message names the Secret.
@@ -53,9 +53,9 @@ pub async fn get_or_create(
         return Ok(found);
     }
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let failed = |verb: &str, error: &kube::Error| {
+    let failure = |participle: &str, error: &kube::Error| {
         SecretError(describe(
-            &format!("Secret {namespace}/{name} cannot be {verb}"),
+            &format!("Secret {namespace}/{name} cannot be {participle}"),
             error,
         ))
     };
@@ -83,8 +83,8 @@ pub async fn get_or_create(
             .get(name)
             .await
             .map(contents)
-            .map_err(|error| failed("read", &error)),
-        Err(error) => Err(failed("created", &error)),
+            .map_err(|error| failure("read", &error)),
+        Err(error) => Err(failure("created", &error)),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Writes parts of the status of Dataplanes in the background, at a limited rate.
 //!
-//! Each part has one [`StatusWriter`] with its own field manager, so the parts do not overwrite each other. The content
-//! is computed when the write is due, so a burst of changes results in one write of the last state.
+//! The leader writes one part: the inbounds. The replica that serves a sidecar writes the other part: the sidecar's
+//! connection and configuration. Each part has one [`StatusWriter`] with its own field manager, so the parts do not
+//! overwrite each other. The content is computed when the write is due, so a burst of changes results in one write of
+//! the last state.
 
 mod schedule;
 
@@ -18,7 +20,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use self::schedule::{NextWrite, WriteSchedule};
+use self::schedule::{NextAction, WriteSchedule};
 use super::failure::{describe, is_conflict, is_not_found};
 use super::writer::{Metrics, ObservedDataplane, WriteResult};
 
@@ -39,11 +41,11 @@ pub trait StatusSource: Send + Sync + 'static {
     /// Returns the status to write to a Dataplane; `None` if there is nothing to write.
     fn desired_status<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<DesiredStatus>>;
 
-    /// Called with the outcome of a write.
+    /// Called after a write that succeeded or found no Dataplane. Not called after a failed write, which is retried.
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome);
 }
 
-/// Outcome of a write.
+/// Outcome of a write that is not retried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// The status was written. Contains the Dataplane after the write.
@@ -52,7 +54,7 @@ pub enum WriteOutcome {
     Missing,
 }
 
-/// Handle of the status writer; cheap to clone. [`StatusWriter::run`] must be called once.
+/// Handle of the status writer; cheap to clone. At most one [`StatusWriter::run`] may be active.
 #[derive(Clone, Debug)]
 pub struct StatusWriter {
     inner: Arc<StatusWriterInner>,
@@ -64,7 +66,7 @@ struct StatusWriterInner {
     manager: &'static str,
     schedule: Mutex<WriteSchedule>,
     /// Notified when a write is scheduled.
-    pushed: Notify,
+    scheduled: Notify,
 }
 
 impl StatusWriter {
@@ -74,7 +76,7 @@ impl StatusWriter {
             inner: Arc::new(StatusWriterInner {
                 manager,
                 schedule: Mutex::new(WriteSchedule::new(max_per_second)),
-                pushed: Notify::new(),
+                scheduled: Notify::new(),
             }),
         }
     }
@@ -82,7 +84,7 @@ impl StatusWriter {
     /// Schedules a write of the status of a Dataplane at `at` or later.
     pub fn push(&self, key: ObjectKey, at: Instant) {
         self.inner.schedule.lock().push(key, at);
-        self.inner.pushed.notify_one();
+        self.inner.scheduled.notify_one();
     }
 
     /// Removes all scheduled writes.
@@ -96,14 +98,14 @@ impl StatusWriter {
         loop {
             let next = self.inner.schedule.lock().next(Instant::now());
             match next {
-                NextWrite::Idle => self.inner.pushed.notified().await,
-                NextWrite::Wait(until) => {
+                NextAction::Idle => self.inner.scheduled.notified().await,
+                NextAction::Wait(until) => {
                     tokio::select! {
                         () = tokio::time::sleep_until(until.into()) => {}
-                        () = self.inner.pushed.notified() => {}
+                        () = self.inner.scheduled.notified() => {}
                     }
                 }
-                NextWrite::Write(key) => {
+                NextAction::Write(key) => {
                     let api = Api::namespaced_with(client.clone(), &key.namespace, &resource);
                     self.update(&api, key, source, metrics).await;
                 }
@@ -111,8 +113,8 @@ impl StatusWriter {
         }
     }
 
-    /// Writes the status of a Dataplane, if there is one to write, and reports the outcome to the source. Retries a
-    /// failed write.
+    /// Writes the status that the source returns for a Dataplane, if any, and reports the outcome to the source.
+    /// Schedules a retry of a failed write.
     async fn update(
         &self,
         api: &Api<DynamicObject>,

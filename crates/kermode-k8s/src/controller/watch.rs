@@ -16,10 +16,10 @@ use tokio::time::Instant;
 
 use super::failure::describe;
 
-/// Change reported by a watch.
+/// Change reported by a watch. An object is relevant if its conversion returns [`Conversion::Keep`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update<T> {
-    /// An object exists or has changed.
+    /// A relevant object exists or has changed.
     Applied(ObjectKey, T),
     /// An object no longer exists, or is no longer relevant.
     Gone(ObjectKey),
@@ -173,16 +173,16 @@ impl Iterator for WatchBackoff {
 }
 
 impl kube::runtime::utils::Backoff for WatchBackoff {
-    /// Does nothing, because kube calls this method before an attempt has succeeded. [`WatchBackoff`] resets itself
-    /// after [`BACKOFF_RESET`].
+    /// Does nothing, because kube calls this method at the start of each attempt, before the attempt has succeeded.
+    /// [`WatchBackoff`] resets itself after [`BACKOFF_RESET`].
     fn reset(&mut self) {}
 }
 
-/// Keys of the reported objects. They are compared with each new list, to find the objects that are gone.
+/// Keys of the reported objects. Each new list is compared with these keys, to find the objects that are gone.
 #[derive(Debug, Default)]
 struct KnownKeys {
     reported: HashSet<ObjectKey>,
-    /// Keys of the list that is being received.
+    /// Keys of the list that is being received; `None` while no list is being received.
     listed: Option<HashSet<ObjectKey>>,
     /// Whether [`Update::Synced`] has been reported.
     is_synced: bool,
@@ -325,6 +325,7 @@ mod tests {
             "the watch resumed {delay:?} after the outage"
         );
         let attempts = attempts.load(std::sync::atomic::Ordering::Relaxed);
+        // Jitter shortens the pause of 5 s to 2.5 s at the least.
         assert!(
             (120..=250).contains(&attempts),
             "{attempts} attempts in ten minutes"

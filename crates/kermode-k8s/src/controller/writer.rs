@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use self::meshes::WaitingForMesh;
 use self::queue::Queue;
 use self::reconcile::RetryAfter;
-use super::recorder::Events;
+use super::recorder::EventRecorder;
 use super::status::StatusWriter;
 use super::watch::{Conversion, Update, follow, watch_config};
 
@@ -61,7 +61,7 @@ pub trait DesiredSource: Send + Sync + 'static {
     fn keys(&self) -> Vec<ObjectKey>;
     /// Whether a namespace is being deleted. The API server creates no objects in a terminating namespace.
     fn is_terminating(&self, namespace: &str) -> bool;
-    /// Whether a Mesh exists. The API server rejects Dataplanes of other meshes.
+    /// Whether a Mesh exists. A Dataplane is not written while its Mesh is missing.
     fn mesh_exists(&self, mesh: &MeshName) -> bool;
 }
 
@@ -74,14 +74,15 @@ pub struct Writer {
 struct WriterInner {
     client: Client,
     source: Box<dyn DesiredSource>,
-    events: Events,
+    events: EventRecorder,
     /// Dataplanes to reconcile.
     queue: Queue,
+    /// Observed state of each Dataplane in the API server.
     observed: Mutex<HashMap<ObjectKey, ObservedDataplane>>,
     /// For each Dataplane, the number of consecutive attempts that failed because the API server rejected the Dataplane
     /// or because its Mesh was missing.
     rejections: Mutex<HashMap<ObjectKey, u32>>,
-    waiting: WaitingForMesh,
+    waiting_for_mesh: WaitingForMesh,
     /// Writes the leader's part of the status.
     status: StatusWriter,
     metrics: Metrics,
@@ -105,7 +106,7 @@ impl std::fmt::Debug for Writer {
 
 impl Writer {
     /// Creates a writer without observed state.
-    pub fn new(client: Client, source: impl DesiredSource, events: Events, metrics: Metrics) -> Self {
+    pub fn new(client: Client, source: impl DesiredSource, events: EventRecorder, metrics: Metrics) -> Self {
         Self {
             inner: Arc::new(WriterInner {
                 client,
@@ -114,7 +115,7 @@ impl Writer {
                 queue: Queue::default(),
                 observed: Mutex::default(),
                 rejections: Mutex::default(),
-                waiting: WaitingForMesh::default(),
+                waiting_for_mesh: WaitingForMesh::default(),
                 status: StatusWriter::new(STATUS_MANAGER, MAX_STATUS_WRITES_PER_SECOND),
                 metrics,
                 completeness: watch::Sender::default(),
@@ -167,7 +168,7 @@ impl Writer {
 
     /// Queues the Dataplanes that wait for a Mesh. Must be called when a Mesh is created or changed.
     pub fn mesh_changed(&self, mesh: &MeshName) {
-        for key in self.inner.waiting.take(mesh) {
+        for key in self.inner.waiting_for_mesh.take(mesh) {
             self.inner.queue.push(key);
         }
     }
@@ -215,7 +216,7 @@ impl Writer {
     pub async fn run(self, mut is_leader: watch::Receiver<bool>) {
         let mut completeness = self.inner.completeness.subscribe();
         loop {
-            // `inner` holds the sender, so this cannot fail.
+            // `inner` holds the sender, so the wait cannot fail.
             let _ = completeness
                 .wait_for(|complete| complete.is_desired_complete && complete.is_observed_complete)
                 .await;
@@ -223,8 +224,7 @@ impl Writer {
                 return;
             }
             self.inner.queue.requeue_cancelled();
-            // Includes observed Dataplanes that are not desired: a previous leader may have crashed before deleting
-            // them.
+            // The observed Dataplanes include undesired ones: a previous leader may have crashed before deleting them.
             let observed: Vec<_> = self.inner.observed.lock().keys().cloned().collect();
             self.enqueue_all(self.inner.source.keys().into_iter().chain(observed));
             let mut leadership = is_leader.clone();
@@ -330,7 +330,7 @@ mod tests {
         type ApiResponse = Result<Response<Body>, Infallible>;
         let silent_server = tower::service_fn(|_: Request<Body>| std::future::pending::<ApiResponse>());
         let client = Client::new(silent_server, "default");
-        let events = Events::start(client.clone(), None);
+        let events = EventRecorder::start(client.clone(), None);
         let writer = Writer::new(client, NoDataplanes, events, Metrics::default());
         let key = |name| ObjectKey::new("shop", name);
         let (start, delay) = (Instant::now(), Duration::from_millis(30));

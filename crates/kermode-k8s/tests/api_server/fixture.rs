@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::events::v1::Event;
 use kermode_crds::{Dataplane, definition};
-use kermode_k8s::controller::recorder::Events;
+use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_k8s::controller::writer::{DesiredDataplane, DesiredSource, Metrics, Writer};
 use kermode_k8s::convert::facts::{NamespaceFacts, PodFacts, ServiceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
@@ -149,7 +149,7 @@ impl Fixture {
             .lock()
             .unwrap()
             .apply_service(web_service(&self.namespace));
-        let events = Events::start(self.client.clone(), None);
+        let events = EventRecorder::start(self.client.clone(), None);
         let writer = Writer::new(self.client.clone(), index.clone(), events, Metrics::default());
         let (leader_sender, is_leader) = watch::channel(true);
         let mut tasks = JoinSet::new();

@@ -15,15 +15,15 @@ pub(super) struct WriteSchedule {
     order: BTreeSet<(Instant, ObjectKey)>,
     /// Minimum average time between writes.
     interval: Duration,
-    /// After an idle period, the unused writes of at most this time are allowed in a burst.
+    /// Time for which unused writes are saved up. After an idle period, the writes of this time are allowed at once.
     burst: Duration,
-    /// Time at which the rate limit allows the next write; `None` before the first write.
+    /// Time from which the rate limit allows the next write; `None` before the first write.
     next_allowed: Option<Instant>,
 }
 
 /// Next action of the writer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NextWrite {
+pub(super) enum NextAction {
     /// Write this key now.
     Write(ObjectKey),
     /// Wait until this time.
@@ -45,7 +45,7 @@ impl WriteSchedule {
         }
     }
 
-    /// Schedules a key for `at`, unless it is already due earlier.
+    /// Schedules a key for `at`, unless the key is already due earlier.
     pub(super) fn push(&mut self, key: ObjectKey, at: Instant) {
         if let Some(scheduled) = self.due.get(&key).copied() {
             if scheduled <= at {
@@ -58,22 +58,23 @@ impl WriteSchedule {
     }
 
     /// Returns the next action at the time `now`. A returned key is removed.
-    pub(super) fn next(&mut self, now: Instant) -> NextWrite {
+    pub(super) fn next(&mut self, now: Instant) -> NextAction {
         let Some((due, key)) = self.order.first().cloned() else {
-            return NextWrite::Idle;
+            return NextAction::Idle;
         };
         let at = self.next_allowed.map_or(due, |allowed| allowed.max(due));
         if at > now {
-            return NextWrite::Wait(at);
+            return NextAction::Wait(at);
         }
         self.order.remove(&(due, key.clone()));
         self.due.remove(&key);
         let burst_start = now.checked_sub(self.burst).unwrap_or(now);
-        let previous = self
+        // Unused writes from before the start of the burst are lost.
+        let allowed_since = self
             .next_allowed
             .map_or(burst_start, |allowed| allowed.max(burst_start));
-        self.next_allowed = Some(previous + self.interval);
-        NextWrite::Write(key)
+        self.next_allowed = Some(allowed_since + self.interval);
+        NextAction::Write(key)
     }
 
     /// Removes all keys.
@@ -100,10 +101,10 @@ mod tests {
         schedule.push(key(1), now + Duration::from_secs(9));
         assert_eq!(
             schedule.next(now),
-            NextWrite::Write(key(1)),
+            NextAction::Write(key(1)),
             "the earliest due time applies"
         );
-        assert_eq!(schedule.next(now), NextWrite::Idle);
+        assert_eq!(schedule.next(now), NextAction::Idle);
     }
 
     #[test]
@@ -112,8 +113,8 @@ mod tests {
         let mut schedule = WriteSchedule::new(10);
         let later = now + Duration::from_secs(30);
         schedule.push(key(1), later);
-        assert_eq!(schedule.next(now), NextWrite::Wait(later));
-        assert_eq!(schedule.next(later), NextWrite::Write(key(1)));
+        assert_eq!(schedule.next(now), NextAction::Wait(later));
+        assert_eq!(schedule.next(later), NextAction::Write(key(1)));
     }
 
     #[test]
@@ -127,9 +128,9 @@ mod tests {
         let end = start + Duration::from_secs(5);
         while now < end {
             match schedule.next(now) {
-                NextWrite::Write(_) => written += 1,
-                NextWrite::Wait(until) => now = until,
-                NextWrite::Idle => break,
+                NextAction::Write(_) => written += 1,
+                NextAction::Wait(until) => now = until,
+                NextAction::Idle => break,
             }
         }
         assert!(

@@ -75,11 +75,12 @@ impl ObservedDataplane {
 }
 
 impl ContentHash {
+    /// Computes the hashes of a desired Dataplane. `spec` is its spec as JSON.
     pub(super) fn of(object: &Dataplane, spec: &Value, pod_uid: &str) -> Self {
         Self::new(object.metadata.labels.as_ref(), &object.mesh, spec, pod_uid)
     }
 
-    /// Computes the hashes. Labels that the control plane does not manage are ignored.
+    /// Computes the hashes, without the labels that the control plane does not manage.
     fn new(labels: Option<&BTreeMap<String, String>>, mesh: &str, spec: &Value, pod_uid: &str) -> Self {
         let hash = |skip_health: bool| {
             let mut hasher = DefaultHasher::new();
@@ -118,6 +119,7 @@ impl StatusHash {
         }
     }
 
+    /// Reads the status of an observed Dataplane; `None` if it has no readable inbounds.
     fn read(status: &Value) -> Option<Self> {
         let inbounds = InboundsStatus::deserialize(status.get("inbounds")?).ok()?;
         let conditions = status.get("conditions").and_then(Value::as_array);
@@ -130,8 +132,8 @@ impl StatusHash {
     }
 }
 
-/// Depth of the elements of `networking.inbound` in a spec. The member `health` of an element is the health of the
-/// inbound.
+/// Depth of the elements of `networking.inbound` in a spec, which has depth 0. The member `health` of an element is the
+/// health of the inbound.
 const INBOUND_DEPTH: usize = 3;
 
 /// Hashes a value. The order of an object's members has no effect. If `skip_health` is set, the health of inbounds

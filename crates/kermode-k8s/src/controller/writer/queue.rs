@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 pub(super) struct Queue {
     state: Mutex<QueueState>,
     /// Notified when a key is ready to be processed.
-    pushed: Notify,
+    key_ready: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl Queue {
         let mut state = self.state.lock();
         if state.queued.insert(key.clone()) && !state.processing.contains(&key) {
             state.ready.push_back(key);
-            self.pushed.notify_one();
+            self.key_ready.notify_one();
         }
     }
 
@@ -43,16 +43,16 @@ impl Queue {
             state.queued.insert(key.clone());
             state.ready.push_back(key);
         }
-        self.pushed.notify_one();
+        self.key_ready.notify_one();
     }
 
-    /// Returns the next key. The caller must call [`Queue::done`] afterwards.
+    /// Returns the next key, and marks it as being processed until [`Queue::done`] is called.
     pub(super) async fn pop(&self) -> ObjectKey {
         loop {
             if let Some(key) = self.try_pop() {
                 return key;
             }
-            self.pushed.notified().await;
+            self.key_ready.notified().await;
         }
     }
 
@@ -64,13 +64,13 @@ impl Queue {
         Some(key)
     }
 
-    /// Marks a key as processed. If it was pushed again, it becomes ready.
+    /// Marks a key as processed. If the key was pushed again during the processing, it becomes ready.
     pub(super) fn done(&self, key: &ObjectKey) {
         let mut state = self.state.lock();
         state.processing.remove(key);
         if state.queued.contains(key) {
             state.ready.push_back(key.clone());
-            self.pushed.notify_one();
+            self.key_ready.notify_one();
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, MANAGED_LABELS};
 
-/// Error of a failed reconciliation, which is retried after this pause. The failure has already been reported.
+/// Error of a failed reconciliation, which is retried after this pause. Unless the failure is expected, it has already
+/// been logged and counted.
 #[derive(Debug)]
 pub(super) struct RetryAfter(pub(super) Duration);
 
@@ -67,8 +68,8 @@ impl WriterInner {
         }
         let mesh = &desired.dataplane.mesh;
         if !self.source.mesh_exists(mesh) {
-            self.waiting.add(mesh.clone(), key.clone());
-            // The Mesh may have been created between the first check and the registration as waiting.
+            self.waiting_for_mesh.add(mesh.clone(), key.clone());
+            // The Mesh may have been created between the first check and `add`.
             if !self.source.mesh_exists(mesh) {
                 return Err(self.on_missing_mesh(key, desired));
             }
@@ -221,7 +222,7 @@ impl WriterInner {
         }
     }
 
-    /// Counts and logs a failed request.
+    /// Counts and logs a failed request. Returns the pause until the retry.
     fn report_failure(&self, failure: &str, error: &kube::Error) -> RetryAfter {
         self.metrics.count_write(WriteResult::Failed);
         tracing::warn!("{}", describe(failure, error));
@@ -251,8 +252,8 @@ fn replace_params() -> PostParams {
     }
 }
 
-/// Returns the applied object with the managed labels, the owner, the mesh and the spec of `object`. This removes the
-/// additions of other field managers.
+/// Returns the applied object with the managed labels, the owner and the mesh of `object`, and with `spec` (the spec of
+/// `object` as JSON). This removes the additions of other field managers.
 fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value) -> DynamicObject {
     let labels = applied.metadata.labels.get_or_insert_default();
     labels.retain(|key, _| !MANAGED_LABELS.contains(&key.as_str()));
