@@ -65,12 +65,15 @@ struct MeshState {
 #[derive(Debug, Default)]
 pub(crate) struct RemovalState {
     meshes: HashMap<MeshName, MeshState>,
+    /// Proxies with a stream, and proxies that may reconnect.
     proxies: HashMap<ObjectKey, KnownProxy>,
+    /// Highest [`KnownProxy::id`] so far.
     last_id: u64,
     /// Ended streams: the time of the end and the proxy, oldest first. The proxy may have opened another stream since.
     ended_streams: VecDeque<(Instant, ObjectKey)>,
     /// Mesh of each published endpoint that is not removed.
     endpoints: HashMap<ObjectKey, MeshName>,
+    /// Removals and queries, by endpoint.
     removals: HashMap<ObjectKey, Removal>,
     /// Number of queries in [`MeshState::incomplete_removals`] of all meshes.
     incomplete_queries: usize,
