@@ -117,8 +117,8 @@ keys! {
     WAIT_FOR_DATAPLANE_READY = "kuma.io/wait-for-dataplane-ready", "annotation of a Pod", Notation::Boolean, "setting `sidecarContainer.waitForDataplaneReady`";
     /// Puts `kuma-init` before the Pod's own init containers.
     INIT_FIRST = "kuma.io/init-first", "annotation of a Pod", Notation::Boolean, "`false`";
-    /// Condition for the end of the drain: `wait` is the full drain time, `acknowledged` is that every proxy has
-    /// acknowledged the endpoint removal, with the drain time as upper bound.
+    /// Condition for the end of the drain: `wait` is the full drain time, `acknowledged` is the acknowledgement
+    /// of the endpoint removal by every proxy, with the drain time as upper bound.
     DRAIN_MODE = "kuma.io/drain-mode", "annotation of a Pod", Notation::Words(&["wait", "acknowledged"]), "setting `drainMode`";
     /// Port of the metrics endpoint, written to `spec.metrics` of the Dataplane.
     METRICS_PORT = "prometheus.metrics.kuma.io/port", "annotation of a Pod", Notation::Port, "";

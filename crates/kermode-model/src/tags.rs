@@ -17,8 +17,8 @@ pub mod tag {
 
         /// Service that the inbound belongs to: `<name>_<namespace>_svc_<port>`, without `_<port>` for a Pod that no
         /// Service selects.
-        SERVICE = "kuma.io/service", "every inbound; every gateway identified by its Service", Notation::Text, "";
-        /// Replaces `kuma.io/service` on a gateway that is identified by its workload.
+        SERVICE = "kuma.io/service", "every inbound; every gateway named after its Service", Notation::Text, "";
+        /// Replaces `kuma.io/service` on a gateway that is named after its workload.
         GATEWAY_SERVICE = "kuma.io/service-name", "gateways with `kuma.io/gateway: provided`", Notation::Text, "";
         /// Zone of the control plane.
         ZONE = "kuma.io/zone", "every inbound if `multizone.zone.name` is set", Notation::Text, "";

@@ -87,8 +87,8 @@ pub(super) fn collect(generate: impl FnOnce(TagVisitor<'_>)) -> Tags {
     tags
 }
 
-/// Visits the tags of the inbound of a Service's port. For a gateway, the tag of a protocol other than TCP
-/// is omitted, because the gateway's inbound traffic is not redirected to the sidecar.
+/// Visits the tags of the inbound of a Service's port. For a gateway, the tag of a protocol other than TCP is
+/// omitted, because the gateway's inbound traffic is not redirected to the sidecar.
 pub(super) fn of_service_port(
     pod: &PodFacts,
     service: &ServiceFacts,

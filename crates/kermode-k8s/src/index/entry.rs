@@ -134,7 +134,7 @@ impl PodEntry {
     /// Adds a Dataplane to the view, unless the view contains an equal Dataplane. If the Pod is in phase Failed, its
     /// Dataplane is removed from the view instead, because the address of the Pod may already belong to another Pod.
     ///
-    /// Returns the Dataplane; the allocation is shared with the view if the view contains it.
+    /// Returns the Dataplane. The view and the entry share it if the view contains it.
     fn update_view(
         &self,
         dataplane: Dataplane,
@@ -152,6 +152,7 @@ impl PodEntry {
         {
             return current.clone();
         }
+        // The view contains the Dataplane after the write, so the fallback is never used.
         let fallback = Arc::new(dataplane.clone());
         changes.touched.extend(view.upsert_dataplane(dataplane));
         view.dataplane(self.key()).cloned().unwrap_or(fallback)
