@@ -46,14 +46,14 @@ pub struct ConvertSettings {
 pub struct Converted {
     /// The Dataplane.
     pub dataplane: Dataplane,
-    /// Warnings about likely unintended configuration.
+    /// Warnings about configuration that is probably unintended.
     pub warnings: Vec<ConvertWarning>,
 }
 
 /// Converts an injected Pod to a Dataplane. Returns `None` if the Pod has no IP, has succeeded or was evicted. The
 /// inbounds of a failed Pod are not ready.
 ///
-/// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting_services`].
+/// `services` are the Services that select the Pod; the inbounds have the same order. See [`selecting_services`].
 /// `workload` is the top-level controller of the Pod; see [`top_workload`].
 ///
 /// # Errors
@@ -68,6 +68,7 @@ pub fn convert(
     let (Some(address), PodPhase::Active | PodPhase::Failed) = (pod.ip, pod.phase) else {
         return Ok(None);
     };
+    // `None` if the Pod is not a gateway. Otherwise, whether the gateway is named after its workload or its Service.
     let gateway_identity = gateway::identity(pod)?;
     let mut warnings = Vec::new();
     let workload_gateway = gateway::of_workload(gateway_identity, pod, workload);
@@ -110,8 +111,8 @@ pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
         .map_or_else(|| MeshName::new(DEFAULT_MESH), |name| MeshName::new(name.clone()))
 }
 
-/// Returns the Dataplane of a Pod with the Pod's current addresses and health. Used for a Pod that can no longer be
-/// converted; `dataplane` is its last valid Dataplane.
+/// Returns the Dataplane of a Pod that can no longer be converted: its last valid Dataplane, `dataplane`, with the Pod's
+/// current addresses and health.
 pub fn with_current_address_and_health(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
     if let Some(address) = pod.ip {

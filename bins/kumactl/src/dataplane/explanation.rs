@@ -86,7 +86,7 @@ fn gateway_tags_origin(dataplane: &Value) -> Option<&'static str> {
 fn service_match_text(service_match: &ServiceMatch) -> String {
     match service_match {
         ServiceMatch::Selects => "selects the Pod".to_owned(),
-        ServiceMatch::Differs { key, wanted, found } => match found {
+        ServiceMatch::LabelDiffers { key, wanted, found } => match found {
             Some(found) => {
                 format!("does not select the Pod: label {key} of the Pod is {found}, not {wanted}")
             }

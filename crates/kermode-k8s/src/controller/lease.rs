@@ -44,8 +44,8 @@ struct ObservedLease {
     since: Instant,
 }
 
-/// Runs `work` while this replica leads, and cancels `work` when this replica stops leading. Returns when the sender of
-/// `is_leader` is dropped.
+/// Runs `work` while this replica leads, and cancels `work` when this replica stops leading. Restarts `work` if it ends
+/// earlier. Returns when the sender of `is_leader` is dropped.
 pub async fn while_leading<F: Future<Output = ()>>(
     mut is_leader: watch::Receiver<bool>,
     work: impl Fn() -> F,

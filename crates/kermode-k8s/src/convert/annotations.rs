@@ -21,7 +21,7 @@ pub(super) fn number(pod: &PodFacts, key: &'static str) -> Result<Option<u16>, C
     let Some(value) = pod.annotations.get(key) else {
         return Ok(None);
     };
-    let number = notation::number(value).map_err(|source| ConvertError::Number {
+    let number = notation::number(value).map_err(|source| ConvertError::InvalidPort {
         key,
         value: value.to_string(),
         source,

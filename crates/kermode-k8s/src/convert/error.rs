@@ -7,8 +7,8 @@ use kermode_model::Inbound;
 
 use super::facts::ProbeKind;
 
-/// Error of the conversion of a Pod to a Dataplane. The text becomes an Event on the Pod. If Kuma has the same error,
-/// the text begins with Kuma's text.
+/// Error of the conversion of a Pod to a Dataplane. The message becomes an Event on the Pod. If Kuma has the same
+/// error, the message begins with Kuma's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
     /// Services select the Pod, but none of their target ports exists in the Pod.
@@ -37,7 +37,7 @@ pub enum ConvertError {
     #[error(
         "failed to parse annotation \"{key}\": \"{value}\" is not a port number from 0 to 65535: {source}"
     )]
-    Number {
+    InvalidPort {
         /// Key of the annotation.
         key: &'static str,
         /// Value of the annotation.
@@ -45,28 +45,28 @@ pub enum ConvertError {
         /// Parse error.
         source: ParseIntError,
     },
-    /// Transparent proxying is enabled, but the annotation with the port is missing.
+    /// Transparent proxying is enabled, but the annotation with the port for one direction is missing or 0.
     #[error("transparent proxying {direction} port has to be set in transparent mode")]
-    RedirectPort {
+    MissingRedirectPort {
         /// `inbound` or `outbound`.
         direction: &'static str,
-        /// Key of the missing annotation.
+        /// Key of the annotation.
         key: &'static str,
     },
-    /// Virtual probes are enabled, but the annotation with their port is missing.
+    /// Virtual probes are enabled, but the annotation with their port is missing or 0.
     #[error(
         "virtual probes are enabled, but annotation \"{}\" does not name a port from 1 to 65535",
         annotation::VIRTUAL_PROBES_PORT
     )]
-    ProbesPort,
+    MissingProbesPort,
     /// The path of a probe on the port of virtual probes does not start with the application port.
     #[error(
         "path \"{path}\" of a probe on port {port} does not start with /<application port>/; the sidecar answers \
          virtual probes on port {port}: let the application use another port, or set annotation \"{}\"",
         annotation::VIRTUAL_PROBES_PORT
     )]
-    ProbePath {
-        /// Index of the container.
+    InvalidProbePath {
+        /// Index of the container in the Pod's `spec.containers`.
         container: usize,
         /// Kind of the probe.
         kind: ProbeKind,
@@ -80,7 +80,7 @@ pub enum ConvertError {
         "invalid delegated gateway type '{value}'; \"{}\" may be enabled, provided or disabled",
         annotation::GATEWAY
     )]
-    GatewayType {
+    UnknownGatewayType {
         /// Value of the annotation.
         value: String,
     },
@@ -94,12 +94,12 @@ impl ConvertError {
             Self::NoMatchingPort { .. } => "spec.containers[*].ports".to_owned(),
             Self::TooManyInbounds { .. } => "metadata.labels".to_owned(),
             Self::WrongValue(wrong) => annotation_path(&wrong.key),
-            Self::Number { key, .. } | Self::RedirectPort { key, .. } => annotation_path(key),
-            Self::ProbesPort => annotation_path(annotation::VIRTUAL_PROBES_PORT),
-            Self::ProbePath { container, kind, .. } => {
+            Self::InvalidPort { key, .. } | Self::MissingRedirectPort { key, .. } => annotation_path(key),
+            Self::MissingProbesPort => annotation_path(annotation::VIRTUAL_PROBES_PORT),
+            Self::InvalidProbePath { container, kind, .. } => {
                 format!("spec.containers[{container}].{}.httpGet.path", kind.field())
             }
-            Self::GatewayType { .. } => annotation_path(annotation::GATEWAY),
+            Self::UnknownGatewayType { .. } => annotation_path(annotation::GATEWAY),
         }
     }
 }

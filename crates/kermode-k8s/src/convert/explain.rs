@@ -26,7 +26,7 @@ pub enum ServiceMatch {
     /// The Service selects the Pod.
     Selects,
     /// The Pod lacks a label of the selector, or the label has another value.
-    Differs {
+    LabelDiffers {
         /// Key of the label.
         key: Arc<str>,
         /// Value in the selector.
@@ -57,7 +57,7 @@ pub struct InboundExplanation {
     pub tags: Vec<(Arc<str>, Arc<str>, TagSource)>,
 }
 
-/// Explains the Dataplane that [`super::convert`] yields for a Pod. `services` are all Services of its namespace.
+/// Explains the Dataplane that [`super::convert`] yields for a Pod. `services` are all Services of the Pod's namespace.
 pub fn explain(
     pod: &PodFacts,
     services: &[&ServiceFacts],
@@ -141,10 +141,12 @@ fn service_match(service: &ServiceFacts, pod: &PodFacts) -> ServiceMatch {
         .selector
         .iter()
         .find(|(key, wanted)| pod.labels.get(key) != Some(wanted));
-    // The only other reason is the annotation `kuma.io/ignore`.
-    differing.map_or(ServiceMatch::Ignored, |(key, wanted)| ServiceMatch::Differs {
-        key: key.clone(),
-        wanted: wanted.clone(),
-        found: pod.labels.get(key).cloned(),
+    // If all labels match, the only remaining reason is the annotation `kuma.io/ignore`.
+    differing.map_or(ServiceMatch::Ignored, |(key, wanted)| {
+        ServiceMatch::LabelDiffers {
+            key: key.clone(),
+            wanted: wanted.clone(),
+            found: pod.labels.get(key).cloned(),
+        }
     })
 }

@@ -14,7 +14,7 @@ pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, Conver
     let Some(value) = pod.annotations.get(annotation::GATEWAY) else {
         return Ok(None);
     };
-    annotation::parse_gateway(value).map_err(|_| ConvertError::GatewayType {
+    annotation::parse_gateway(value).map_err(|_| ConvertError::UnknownGatewayType {
         value: value.to_string(),
     })
 }

@@ -13,7 +13,8 @@ pub(super) fn probes(pod: &PodFacts) -> Result<Option<Probes>, ConvertError> {
     if annotations::boolean(pod, annotation::VIRTUAL_PROBES)? != Some(true) {
         return Ok(None);
     }
-    let port = annotations::port(pod, annotation::VIRTUAL_PROBES_PORT)?.ok_or(ConvertError::ProbesPort)?;
+    let port =
+        annotations::port(pod, annotation::VIRTUAL_PROBES_PORT)?.ok_or(ConvertError::MissingProbesPort)?;
     let mut endpoints = Vec::new();
     for probe in pod.probes.iter().filter(|probe| probe.port == port) {
         let endpoint = application_probe(&probe.path).ok_or_else(|| invalid_path(probe))?;
@@ -36,7 +37,7 @@ fn application_probe(path: &str) -> Option<ApplicationProbe> {
 }
 
 fn invalid_path(probe: &ProbeFacts) -> ConvertError {
-    ConvertError::ProbePath {
+    ConvertError::InvalidProbePath {
         container: probe.container,
         kind: probe.kind,
         port: probe.port,

@@ -14,8 +14,9 @@ pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentP
     if annotations::boolean(pod, annotation::TRANSPARENT_PROXYING)? != Some(true) {
         return Ok(None);
     }
-    let required =
-        |direction, key| annotations::port(pod, key)?.ok_or(ConvertError::RedirectPort { direction, key });
+    let required = |direction, key| {
+        annotations::port(pod, key)?.ok_or(ConvertError::MissingRedirectPort { direction, key })
+    };
     Ok(Some(TransparentProxying {
         redirect_port_inbound: required("inbound", annotation::TRANSPARENT_PROXYING_INBOUND_PORT)?,
         redirect_port_inbound_v6: annotations::port(pod, annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT)?,

@@ -8,7 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kermode_model::ObjectKey;
 
-/// Owner of an object. The owner is in the object's namespace.
+/// Owner of an object. An owner is in the object's namespace, or cluster-scoped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerRef {
     /// Kind, such as `Deployment`.
@@ -38,9 +38,9 @@ impl OwnerRef {
 /// Kind of an intermediate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IntermediateKind {
-    /// Usually owned by a Deployment.
+    /// A ReplicaSet, which is usually owned by a Deployment.
     ReplicaSet,
-    /// Often owned by a CronJob.
+    /// A Job, which is often owned by a CronJob.
     Job,
 }
 

@@ -32,9 +32,10 @@ pub struct PodFacts {
     pub is_terminating: bool,
     /// Name of the service account.
     pub service_account: Arc<str>,
-    /// Long-running containers: `containers`, then the native sidecars among `initContainers`, in the order of the Pod.
+    /// Long-running containers: `spec.containers`, then containers that only the status reports, then the native
+    /// sidecars among `spec.initContainers`.
     pub containers: Box<[ContainerFacts]>,
-    /// HTTP probes with a numeric port, if the Pod has virtual probes.
+    /// HTTP probes of the application with a numeric port. Empty if the Pod has no annotation for virtual probes.
     pub probes: Box<[ProbeFacts]>,
     /// Controlling owner.
     pub owner: Option<OwnerRef>,
@@ -92,7 +93,7 @@ pub struct ContainerState {
 /// One HTTP probe with a numeric port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeFacts {
-    /// Index of the container in the Pod's `containers`.
+    /// Index of the container in the Pod's `spec.containers`.
     pub container: usize,
     /// Kind of the probe.
     pub kind: ProbeKind,
@@ -162,7 +163,7 @@ impl From<&Pod> for PodFacts {
         let spec = pod.spec.as_ref().unwrap_or(&empty_spec);
         let status = pod.status.as_ref().unwrap_or(&empty_status);
         let annotations = Pairs::kuma_only(pod.metadata.annotations.as_ref());
-        let has_virtual_probes = annotations.get(annotation::VIRTUAL_PROBES).is_some();
+        let has_probes_annotation = annotations.get(annotation::VIRTUAL_PROBES).is_some();
         let service_account = spec
             .service_account_name
             .as_deref()
@@ -178,7 +179,7 @@ impl From<&Pod> for PodFacts {
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
             service_account: service_account.unwrap_or("default").into(),
             containers: containers(spec, status),
-            probes: if has_virtual_probes {
+            probes: if has_probes_annotation {
                 probes(spec)
             } else {
                 Box::default()
@@ -250,11 +251,11 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
         .map(|container| ContainerFacts::new(container, statuses))
         .collect();
     // As in Kuma, statuses without a container in the spec are included.
-    let without_container = statuses.iter().filter(|status| {
+    let only_in_status = statuses.iter().filter(|status| {
         let mut names = spec.containers.iter().map(|container| &container.name);
         !names.any(|name| *name == status.name)
     });
-    all.extend(without_container.map(ContainerFacts::of_status));
+    all.extend(only_in_status.map(ContainerFacts::of_status));
     all.extend(native_sidecars.map(|container| ContainerFacts {
         is_native_sidecar: true,
         ..ContainerFacts::new(container, init_statuses)
@@ -301,7 +302,7 @@ impl ContainerFacts {
         &*self.name == SIDECAR
     }
 
-    /// Reads an ordinary container and its status.
+    /// Reads a container of the spec, and its status. The container counts as an ordinary container.
     fn new(container: &Container, statuses: &[ContainerStatus]) -> Self {
         let ports = container.ports.iter().flatten();
         let status = statuses.iter().find(|status| status.name == container.name);
@@ -319,6 +320,7 @@ impl ContainerFacts {
         }
     }
 
+    /// Reads a container that only the status reports.
     fn of_status(status: &ContainerStatus) -> Self {
         Self {
             name: status.name.as_str().into(),
