@@ -130,7 +130,7 @@ pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>>
             claims["serviceaccount"]["name"].as_str().expect("text"),
         );
         json!({"authenticated": true, "user": {"username": account, "extra": {
-            POD_NAME: [claims["pod"]["name"]], POD_UID: [claims["pod"]["uid"]],
+            POD_NAME_KEY: [claims["pod"]["name"]], POD_UID_KEY: [claims["pod"]["uid"]],
         }}, "audiences": requested.filter(|_| signature == VALID_SIGNATURE).map(|_| common)})
     } else {
         let expired = token.ends_with(".expired");
