@@ -203,7 +203,7 @@ impl TokenAuthenticator {
             audience.is_none_or(|audience| status.audiences.iter().flatten().any(|found| found == audience));
         if !is_audience_checked {
             return Err(AuthenticationError::InvalidToken(
-                "the API server does not check its audience".to_owned(),
+                "the API server did not check the audience".to_owned(),
             ));
         }
         let identity = bound_identity(status).ok_or(AuthenticationError::NotBound)?;
@@ -272,8 +272,8 @@ impl Authenticator for TokenAuthenticator {
 }
 
 /// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged only at
-/// debug level, because any caller can cause any number of these errors. Errors about a Pod that the index does not have
-/// yet are transient, and are logged at debug level too.
+/// debug level, because any caller can cause any number of these errors. Errors about a Pod that is not in the index yet
+/// are transient, and are logged at debug level too.
 pub(crate) fn log_and_convert(error: &AuthenticationError) -> Status {
     let code = match error {
         AuthenticationError::UnknownProxy(_) | AuthenticationError::UidMismatch(_) => Code::NotFound,

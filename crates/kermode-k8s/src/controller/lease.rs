@@ -205,6 +205,8 @@ impl Candidate {
         }
     }
 
+    /// Removes this replica as the holder of the Lease. Gives up after [`RETRY_PERIOD`], so that the shutdown is not
+    /// delayed.
     async fn release(&self) {
         let release = async {
             let mut lease = self.api.get(&self.name).await?;

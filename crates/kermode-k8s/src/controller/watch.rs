@@ -61,7 +61,8 @@ pub fn watch_config() -> watcher::Config {
 
 /// Sends the updates of a watch to `sink` until the receiver is dropped.
 ///
-/// `convert` converts each object. `wrap` builds the message for `sink`. `kind` names the objects in logs.
+/// `events` is the stream of kube's watcher. `convert` converts each object. `wrap` builds the message for `sink`.
+/// `kind` names the objects in logs.
 pub async fn follow<K, T, M>(
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
