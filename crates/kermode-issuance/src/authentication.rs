@@ -272,8 +272,8 @@ impl Authenticator for TokenAuthenticator {
 }
 
 /// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged only at
-/// debug level, because any caller can cause any number of these errors. Errors about a Pod that is not in the index yet
-/// are transient, and are logged at debug level too.
+/// debug level, because any caller can cause any number of these errors. Errors about a Pod that is not in the index
+/// yet are transient, and are logged at debug level too.
 pub(crate) fn log_and_convert(error: &AuthenticationError) -> Status {
     let code = match error {
         AuthenticationError::UnknownProxy(_) | AuthenticationError::UidMismatch(_) => Code::NotFound,

@@ -111,8 +111,8 @@ pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
         .map_or_else(|| MeshName::new(DEFAULT_MESH), |name| MeshName::new(name.clone()))
 }
 
-/// Returns the Dataplane of a Pod that can no longer be converted: its last valid Dataplane, `dataplane`, with the Pod's
-/// current addresses and health.
+/// Returns the Dataplane of a Pod that can no longer be converted: its last valid Dataplane, `dataplane`, with the
+/// current addresses and health of the Pod.
 pub fn with_current_address_and_health(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
     if let Some(address) = pod.ip {
