@@ -1,5 +1,5 @@
 //! Deadlines of a review. The API server sends its timeout in the query, and discards a response after the timeout.
-//! Lookups end early enough to send a denial with a clear message before the timeout.
+//! Lookups of objects in the API server end early enough to send a denial with a clear message before the timeout.
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,16 +15,16 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum time for lookups in the API server.
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
 
-/// Query of a call.
+/// Query parameters of a call to a webhook.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Query {
     /// Timeout of the caller as a Go duration, such as `10s`.
     timeout: Option<String>,
 }
 
-/// Times by which the parts of a review must be complete.
+/// Deadlines of the parts of a review.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
+pub(super) struct Deadlines {
     /// Time by which the whole review must be read.
     read_deadline: Instant,
     /// Time by which lookups must be complete.
@@ -35,9 +35,9 @@ pub(super) struct Deadline {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeadlineExceeded;
 
-impl Deadline {
-    /// Returns the deadlines of a call that begins at `now`. Lookups get at most half of the timeout; the rest remains
-    /// for the network.
+impl Deadlines {
+    /// Returns the deadlines of a call that begins at `now`. Lookups end after half of the timeout at the latest. The
+    /// rest of the timeout remains for the network.
     pub(super) fn new(query: &Query, now: Instant) -> Self {
         let requested = query
             .timeout
@@ -73,11 +73,11 @@ mod tests {
     fn deadlines_in_seconds(timeout: Option<&str>) -> (f64, f64) {
         let now = Instant::now();
         let timeout = timeout.map(str::to_owned);
-        let deadline = Deadline::new(&Query { timeout }, now);
+        let deadlines = Deadlines::new(&Query { timeout }, now);
         let from_now = |at: Instant| at.duration_since(now).as_secs_f64();
         (
-            from_now(deadline.read_deadline),
-            from_now(deadline.lookup_deadline),
+            from_now(deadlines.read_deadline),
+            from_now(deadlines.lookup_deadline),
         )
     }
 
@@ -89,9 +89,9 @@ mod tests {
     }
 
     #[test]
-    fn missing_or_invalid_timeout_is_replaced_by_the_default() {
-        for query in [None, Some(""), Some("soon"), Some("-1s")] {
-            assert_eq!(deadlines_in_seconds(query), (10.0, 4.0), "{query:?}");
+    fn missing_or_invalid_timeout_is_replaced_by_the_default_and_a_long_timeout_is_limited() {
+        for timeout in [None, Some(""), Some("soon"), Some("-1s")] {
+            assert_eq!(deadlines_in_seconds(timeout), (10.0, 4.0), "{timeout:?}");
         }
         assert_eq!(deadlines_in_seconds(Some("10000h")), (30.0, 4.0));
     }

@@ -34,22 +34,23 @@ const EVENT_RATE: Rate = Rate {
     burst: 20.0,
     per_second: 10.0 / 60.0,
 };
-/// Pause after each lookup of a controller. It limits the load on the API server to 20 lookups per second.
-const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum length of the text of an Event, in characters.
+/// Pause after each lookup of a controller. The pause limits the load on the API server to 20 lookups per second.
+const LOOKUP_PAUSE: Duration = Duration::from_millis(50);
+/// Maximum length of the text of an Event, in characters. A longer text is cut off, and `...` is appended.
 const MAX_TEXT_CHARS: usize = 512;
 
 /// Value of the field `action` in the Events.
 const ACTION: &str = "InjectSidecar";
 
-/// Writer of Events about denied and skipped Pods. Dropping the writer ends its task.
+/// Events about denied and skipped Pods: a queue, and the task that writes the queued Events. Dropping the value ends
+/// the task.
 #[derive(Debug)]
 pub struct InjectionEvents {
     shared: Arc<Shared>,
     _task: JoinSet<()>,
 }
 
-/// State that the webhooks share with the task of the [`EventWriter`].
+/// State that the webhooks share with the [`EventWriter`].
 #[derive(Debug)]
 struct Shared {
     pending: Mutex<PendingEvents<InjectionEvent>>,
@@ -57,7 +58,7 @@ struct Shared {
     added: Notify,
 }
 
-/// Event that is not written yet.
+/// Queued Event.
 #[derive(Debug, PartialEq)]
 struct InjectionEvent {
     object: EventObject,
@@ -67,10 +68,10 @@ struct InjectionEvent {
     text: String,
 }
 
-/// Task that looks up the objects of Events and writes the Events.
+/// Task that takes Events from the queue, checks that their objects exist, and writes the Events.
 struct EventWriter {
     shared: Arc<Shared>,
-    events: EventRecorder,
+    recorder: EventRecorder,
     client: Client,
     throttle: EventThrottle,
 }
@@ -96,15 +97,15 @@ struct Topic {
 // === impl InjectionEvents ===
 
 impl InjectionEvents {
-    /// Creates a writer and starts its task. The task looks up the controllers of Pods with `client`.
-    pub fn start(events: EventRecorder, client: Client) -> Self {
+    /// Starts the task. The task looks up the controllers of Pods with `client`, and writes Events with `recorder`.
+    pub fn start(recorder: EventRecorder, client: Client) -> Self {
         let shared = Arc::new(Shared {
             pending: Mutex::default(),
             added: Notify::new(),
         });
         let writer = EventWriter {
             shared: shared.clone(),
-            events,
+            recorder,
             client,
             throttle: EventThrottle::new(),
         };
@@ -120,8 +121,8 @@ impl InjectionEvents {
         self.enqueue(request, namespace, true, denial.reason(), &text);
     }
 
-    /// Queues an Event about a skipped Pod. Queues no Event if the reason is expected, or if it applies to all Pods of
-    /// the Namespace.
+    /// Queues an Event about a skipped Pod. Queues no Event if nothing requests injection into the Pod, if the Pod
+    /// already has a sidecar, or if the Namespace disables injection into all its Pods.
     pub(super) fn report_skipped(
         &self,
         request: &Request,
@@ -195,8 +196,8 @@ impl EventWriter {
         }
     }
 
-    /// Writes an Event if the limits permit it and its object exists. Only a written Event counts against the limits,
-    /// and a warning is logged only if its Event is written, because controllers retry denied Pods.
+    /// Writes an Event if the limits permit it and its object exists. Only a written Event counts against the limits.
+    /// The warning in the log is limited like the Event, because controllers retry denied Pods.
     async fn write(&mut self, event: InjectionEvent) {
         let topic = event.topic();
         if !self.throttle.permits(&topic, Instant::now()) {
@@ -209,11 +210,11 @@ impl EventWriter {
         }
         if let EventObject::Controller(_) = &event.object {
             let exists = event.object.exists(&self.client).await;
-            tokio::time::sleep(LOOKUP_INTERVAL).await;
+            tokio::time::sleep(LOOKUP_PAUSE).await;
             if !exists {
                 tracing::debug!(
                     ?topic,
-                    "no Event: the controller in the Pod's owner reference does not exist"
+                    "no Event: the controller in the Pod's owner reference was not found"
                 );
                 return;
             }
@@ -227,7 +228,7 @@ impl EventWriter {
             EventType::Normal
         };
         let reference = event.object.reference().clone();
-        self.events
+        self.recorder
             .publish(reference, event_type, ACTION, reason, &event.text);
     }
 }
@@ -254,8 +255,8 @@ fn pod_text(request: &Request, namespace: &str) -> String {
     }
 }
 
-/// Limits the length of a text, and replaces control characters and other unprintable characters. The text may contain
-/// arbitrary values of the Pod.
+/// Limits the length of a text, and replaces control characters and other unprintable characters by `?`. The text may
+/// contain arbitrary values of the Pod.
 fn bounded_text(text: &str) -> String {
     let is_printable = |char: char| char == ' ' || char.is_ascii_graphic() || char.is_alphanumeric();
     let mut bounded: String = text
@@ -335,8 +336,8 @@ mod tests {
         }
     }
 
-    /// Counts an Event if the limits permit it.
-    fn try_admit(throttle: &mut EventThrottle, topic: Topic, now: Instant) -> bool {
+    /// Counts an Event if the limits permit it. Returns whether the Event was counted.
+    fn count_if_permitted(throttle: &mut EventThrottle, topic: Topic, now: Instant) -> bool {
         let is_permitted = throttle.permits(&topic, now);
         if is_permitted {
             throttle.count(topic, now);
@@ -347,12 +348,12 @@ mod tests {
     #[test]
     fn repeated_event_is_not_written_before_the_interval_has_passed() {
         let (mut throttle, start) = (EventThrottle::new(), Instant::now());
-        let mut admit = |topic, at| try_admit(&mut throttle, topic, at);
-        assert!(admit(topic("a", "MeshNotFound"), start));
-        assert!(!admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL / 2));
-        assert!(admit(topic("a", "SameUid"), start), "another reason");
-        assert!(admit(topic("b", "MeshNotFound"), start), "another owner");
-        assert!(admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL));
+        let mut count = |topic, at| count_if_permitted(&mut throttle, topic, at);
+        assert!(count(topic("a", "MeshNotFound"), start));
+        assert!(!count(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL / 2));
+        assert!(count(topic("a", "SameUid"), start), "another reason");
+        assert!(count(topic("b", "MeshNotFound"), start), "another controller");
+        assert!(count(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL));
     }
 
     #[test]
@@ -361,25 +362,27 @@ mod tests {
         let mut written = 0_u32;
         for second in 0..3600_u64 {
             let now = start + Duration::from_secs(second);
-            for owner in 0..20 {
-                let topic = topic(&format!("{second}-{owner}"), "SameUid");
-                written += u32::from(try_admit(&mut throttle, topic, now));
+            for controller in 0..20 {
+                let topic = topic(&format!("{second}-{controller}"), "SameUid");
+                written += u32::from(count_if_permitted(&mut throttle, topic, now));
+                // 10 per minute in the repeat interval of 10 minutes, the burst of 20, and the new topic.
                 assert!(throttle.written.len() <= 10 * 10 + 20 + 1);
             }
         }
+        // 10 per minute for 60 minutes, and the burst of 20.
         assert!((600..=620).contains(&written), "{written}");
         let now = start + Duration::from_hours(1);
         let other = Topic {
             namespace: "other".to_owned(),
             ..topic("a", "SameUid")
         };
-        assert!(try_admit(&mut throttle, other, now), "another namespace");
-        let of_namespace = Topic {
+        assert!(count_if_permitted(&mut throttle, other, now), "another namespace");
+        let about_namespace = Topic {
             kind: "Namespace".to_owned(),
             ..topic("default", "SameUid")
         };
         assert!(
-            try_admit(&mut throttle, of_namespace, now),
+            count_if_permitted(&mut throttle, about_namespace, now),
             "Events about controllers do not limit Events about the Namespace"
         );
     }

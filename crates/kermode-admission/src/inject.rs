@@ -3,7 +3,7 @@
 use kermode_inject::{Context, Denial, Injection, Namespace, Outcome};
 
 use super::Webhooks;
-use super::deadline::Deadline;
+use super::deadline::Deadlines;
 use super::lookup::FoundObjects;
 use super::review::{Request, Response};
 use crate::directory::NamespaceRecord;
@@ -16,7 +16,7 @@ const MAX_LOOKUPS: usize = 2;
 
 impl Webhooks {
     #[tracing::instrument(level = "debug", skip_all, fields(namespace = request.namespace, name = request.name))]
-    pub(super) async fn inject(&self, request: Request, deadline: Deadline) -> Response {
+    pub(super) async fn inject(&self, request: Request, deadlines: Deadlines) -> Response {
         if let Some(response) = self.respond_unless_pod_creation(&request) {
             return response;
         }
@@ -24,7 +24,7 @@ impl Webhooks {
             "" => "default",
             name => name,
         };
-        let record = match self.find_namespace(namespace, deadline).await {
+        let record = match self.find_namespace(namespace, deadlines).await {
             Ok(record) => record,
             Err(problem) => {
                 self.metrics.count(WEBHOOK, "refused", "NamespaceNotFound");
@@ -34,7 +34,7 @@ impl Webhooks {
             }
         };
         match self
-            .decide_with_lookups(&request, namespace, &record, deadline)
+            .decide_with_lookups(&request, namespace, &record, deadlines)
             .await
         {
             Ok(Outcome::Skipped(reason)) => {
@@ -81,13 +81,13 @@ impl Webhooks {
         request: &Request,
         namespace: &str,
         record: &NamespaceRecord,
-        deadline: Deadline,
+        deadlines: Deadlines,
     ) -> Result<Outcome, (Denial, Option<String>)> {
         let mut found = FoundObjects::default();
         let mut result = self.decide(request, namespace, record, &found);
         for _ in 0..MAX_LOOKUPS {
             let Err(denial) = result else { break };
-            result = match self.look_up(&denial, &mut found, deadline).await {
+            result = match self.look_up(&denial, &mut found, deadlines).await {
                 Ok(true) => self.decide(request, namespace, record, &found),
                 Ok(false) => return Err((denial, None)),
                 Err(problem) => return Err((denial, Some(problem))),

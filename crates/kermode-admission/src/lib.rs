@@ -1,4 +1,5 @@
-//! The admission webhooks, which inject sidecars, validate Kermode's resources, and warn about misplaced labels.
+//! The admission webhooks, which inject sidecars, validate Kermode's resources, and warn about misplaced injection
+//! labels.
 //!
 //! The webhooks decide with the objects in the [`directory`]. If the directory does not have an object yet, such as a
 //! Namespace created a moment ago, a webhook looks up the object in the API server, within the timeout of the review.
@@ -32,7 +33,7 @@ use tokio::time::Instant;
 pub use self::events::InjectionEvents;
 pub use self::metrics::Metrics;
 
-use self::deadline::{Deadline, DeadlineExceeded};
+use self::deadline::{DeadlineExceeded, Deadlines};
 use self::directory::Directory;
 use self::memory::{MAX_BODY, MemoryBudget};
 
@@ -78,8 +79,8 @@ type Extractors = (State<Arc<WebhookState>>, Query<deadline::Query>);
 async fn inject_sidecar((State(state), Query(query)): Extractors, body: Body) -> HttpResponse {
     let webhooks = &state.webhooks;
     state
-        .respond("inject", &query, body, async |request, deadline| {
-            webhooks.inject(request, deadline).await
+        .respond("inject", &query, body, async |request, deadlines| {
+            webhooks.inject(request, deadlines).await
         })
         .await
 }
@@ -87,8 +88,8 @@ async fn inject_sidecar((State(state), Query(query)): Extractors, body: Body) ->
 async fn validate((State(state), Query(query)): Extractors, body: Body) -> HttpResponse {
     let webhooks = &state.webhooks;
     state
-        .respond("validate", &query, body, async |request, deadline| {
-            webhooks.validate(request, deadline).await
+        .respond("validate", &query, body, async |request, deadlines| {
+            webhooks.validate(request, deadlines).await
         })
         .await
 }
@@ -102,10 +103,10 @@ async fn validate_workload((State(state), Query(query)): Extractors, body: Body)
         .await
 }
 
-/// Error of a call whose response is an HTTP status instead of a review. The API server then applies the failure policy
-/// of the webhook registration.
+/// Error of reading a review. The response is an HTTP status instead of a review, so the API server applies the failure
+/// policy of the webhook registration.
 #[derive(Debug, thiserror::Error)]
-enum InvalidCall {
+enum ReadError {
     #[error("the review did not arrive in time")]
     TooLate,
     #[error("the review cannot be read: {0}")]
@@ -119,31 +120,31 @@ enum InvalidCall {
 }
 
 impl WebhookState {
-    /// Reads a review within its deadline and the memory budget, and responds with the decision. `webhook` is the
-    /// metrics label.
+    /// Reads a review within the deadline for reading and the memory budget, and responds with the decision. `webhook`
+    /// is the metrics label.
     async fn respond(
         &self,
         webhook: &'static str,
         query: &deadline::Query,
         body: Body,
-        decide: impl AsyncFnOnce(review::Request, Deadline) -> review::Response,
+        decide: impl AsyncFnOnce(review::Request, Deadlines) -> review::Response,
     ) -> HttpResponse {
         let _timer = self.webhooks.metrics.start_timer(webhook);
-        let deadline = Deadline::new(query, Instant::now());
+        let deadlines = Deadlines::new(query, Instant::now());
         let response = async {
             let length = body
                 .size_hint()
                 .exact()
                 .and_then(|length| usize::try_from(length).ok());
-            let body_memory = deadline.read(self.memory.reserve_body(length)).await?;
-            let text = deadline.read(read_body(body, length)).await??;
-            let _document_memory = deadline.read(self.memory.reserve_document(&text)).await??;
+            let body_memory = deadlines.read(self.memory.reserve_body(length)).await?;
+            let text = deadlines.read(read_body(body, length)).await??;
+            let _document_memory = deadlines.read(self.memory.reserve_document(&text)).await??;
             let request = review::parse(&text)?;
             // Releases the memory of the body before the decision, which may wait for lookups.
             drop((text, body_memory));
-            Ok(decide(request, deadline).await.into_http())
+            Ok(decide(request, deadlines).await.into_http())
         };
-        response.await.unwrap_or_else(|error: InvalidCall| {
+        response.await.unwrap_or_else(|error: ReadError| {
             self.webhooks.metrics.count(webhook, "malformed", error.reason());
             tracing::debug!(webhook, "admission review rejected: {error}");
             (error.status(), error.to_string()).into_response()
@@ -151,28 +152,28 @@ impl WebhookState {
     }
 }
 
-/// Reads a body of up to [`MAX_BODY`] bytes. `length` is the length of the body, if the request contains it.
-async fn read_body(body: Body, length: Option<usize>) -> Result<Bytes, InvalidCall> {
+/// Reads a body of up to [`MAX_BODY`] bytes. `length` is the `Content-Length` of the request, if any.
+async fn read_body(body: Body, length: Option<usize>) -> Result<Bytes, ReadError> {
     if length.is_some_and(|length| length > MAX_BODY) {
-        return Err(InvalidCall::TooLarge);
+        return Err(ReadError::TooLarge);
     }
     let limited = http_body_util::Limited::new(body, MAX_BODY);
     match http_body_util::BodyExt::collect(limited).await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(InvalidCall::TooLarge),
-        Err(error) => Err(InvalidCall::Body(axum::Error::new(error))),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ReadError::TooLarge),
+        Err(error) => Err(ReadError::Body(axum::Error::new(error))),
     }
 }
 
-// === impl InvalidCall ===
+// === impl ReadError ===
 
-impl From<DeadlineExceeded> for InvalidCall {
+impl From<DeadlineExceeded> for ReadError {
     fn from(_: DeadlineExceeded) -> Self {
         Self::TooLate
     }
 }
 
-impl InvalidCall {
+impl ReadError {
     fn status(&self) -> StatusCode {
         match self {
             Self::TooLate => StatusCode::SERVICE_UNAVAILABLE,

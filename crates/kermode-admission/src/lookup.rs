@@ -1,5 +1,5 @@
-//! Looks up objects in the API server that the directory does not have yet, such as a Mesh created a moment ago. The
-//! result is used for one response and not added to the directory.
+//! Lookups in the API server for objects that the directory does not have yet, such as a Mesh created a moment ago. The
+//! result of a lookup is used for one response and not added to the directory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use kermode_k8s::convert::facts::NamespaceFacts;
 use kube::Api;
 
 use super::Webhooks;
-use super::deadline::Deadline;
+use super::deadline::{DeadlineExceeded, Deadlines};
 use crate::directory::NamespaceRecord;
 
 /// Maximum number of ContainerPatches that are looked up for one Pod. If the directory lacks more ContainerPatches, the
@@ -34,18 +34,19 @@ impl Webhooks {
     pub(super) async fn find_namespace(
         &self,
         name: &str,
-        deadline: Deadline,
+        deadlines: Deadlines,
     ) -> Result<Arc<NamespaceRecord>, String> {
         if let Some(record) = self.directory.read().namespaces.get(name) {
             return Ok(record.clone());
         }
         let problem = format!("Namespace {name} cannot be read");
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let namespace = read_result(&problem, deadline.look_up(api.get(name)).await)?;
+        let namespace = read_result(&problem, deadlines.look_up(api.get(name)).await)?;
         Ok(Arc::new(NamespaceRecord::from(&NamespaceFacts::from(&namespace))))
     }
 
-    /// Looks up the objects whose absence caused a denial. Returns whether all of them exist.
+    /// Looks up the objects whose absence from the directory caused a denial, and adds them to `found`. Returns whether
+    /// all of them exist; false if the denial has another cause.
     ///
     /// # Errors
     /// A message for the user if an object cannot be read.
@@ -53,14 +54,14 @@ impl Webhooks {
         &self,
         denial: &Denial,
         found: &mut FoundObjects,
-        deadline: Deadline,
+        deadlines: Deadlines,
     ) -> Result<bool, String> {
         match denial {
             Denial::MeshNotFound { mesh, .. } => {
                 let api: Api<Mesh> = Api::all(self.client.clone());
                 let problem = format!("Mesh {mesh} cannot be read");
                 let exists =
-                    read_result(&problem, deadline.look_up(api.get_metadata_opt(mesh)).await)?.is_some();
+                    read_result(&problem, deadlines.look_up(api.get_metadata_opt(mesh)).await)?.is_some();
                 if exists {
                     found.meshes.insert(mesh.clone());
                 }
@@ -70,7 +71,7 @@ impl Webhooks {
                 let api: Api<ContainerPatch> = Api::namespaced(self.client.clone(), &self.system_namespace);
                 for name in names {
                     let problem = format!("ContainerPatch {name} cannot be read");
-                    let Some(patch) = read_result(&problem, deadline.look_up(api.get_opt(name)).await)?
+                    let Some(patch) = read_result(&problem, deadlines.look_up(api.get_opt(name)).await)?
                     else {
                         return Ok(false);
                     };
@@ -84,10 +85,10 @@ impl Webhooks {
 }
 
 /// Converts the error or the timeout of a read to a message for the user. The message begins with `problem`.
-fn read_result<T, L>(problem: &str, result: Result<kube::Result<T>, L>) -> Result<T, String> {
+fn read_result<T>(problem: &str, result: Result<kube::Result<T>, DeadlineExceeded>) -> Result<T, String> {
     match result {
         Ok(Ok(object)) => Ok(object),
         Ok(Err(error)) => Err(describe(problem, &error)),
-        Err(_) => Err(format!("{problem}: the API server does not respond in time")),
+        Err(DeadlineExceeded) => Err(format!("{problem}: the API server does not respond in time")),
     }
 }

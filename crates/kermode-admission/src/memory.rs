@@ -35,10 +35,10 @@ pub(super) struct MemoryBudget {
     documents: Semaphore,
 }
 
-/// Reserved part of the budget. Dropping it releases the memory.
+/// Reserved part of the budget. Dropping the reservation releases this part.
 #[derive(Debug)]
 pub(super) struct Reservation<'a>(
-    #[allow(dead_code, reason = "held until it is dropped")] Option<SemaphorePermit<'a>>,
+    #[allow(dead_code, reason = "dropping the permits releases them")] Option<SemaphorePermit<'a>>,
 );
 
 /// Error of a document above [`MAX_DOCUMENT`].
@@ -86,7 +86,7 @@ async fn reserve(semaphore: &Semaphore, bytes: usize) -> Reservation<'_> {
     Reservation(semaphore.acquire_many(permits).await.ok())
 }
 
-/// Returns an upper bound for the memory of the document that is parsed from a JSON text, in bytes. Brackets and commas
+/// Returns an upper bound of the memory of the document that is parsed from a JSON text, in bytes. Brackets and commas
 /// in strings are counted too, because skipping strings takes more time.
 fn estimate(text: &[u8]) -> usize {
     let structure: usize = text

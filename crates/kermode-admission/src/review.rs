@@ -1,5 +1,5 @@
-//! Requests and responses of the AdmissionReview API. The object stays raw JSON, because typed bindings would lose
-//! unknown fields.
+//! Requests and responses of the AdmissionReview API. The reviewed object stays raw JSON, because Rust types would
+//! lose unknown fields.
 
 use axum::response::{IntoResponse, Response as HttpResponse};
 use serde::ser::Error as _;
@@ -46,6 +46,7 @@ pub(super) struct Kind {
     pub(super) kind: String,
 }
 
+/// AdmissionReview with a request.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Review {
@@ -76,7 +77,7 @@ pub(super) enum InvalidReview {
 /// Parses a review.
 ///
 /// # Errors
-/// If the body is not a review, or if it is nested more deeply than the JSON parser allows.
+/// If the body is not an AdmissionReview with a request, or if it is nested more deeply than the JSON parser allows.
 pub(super) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
     let review: Review = serde_json::from_slice(body)?;
     if review.api_version != API_VERSION || review.kind != KIND {
@@ -110,6 +111,7 @@ struct Status {
     message: String,
 }
 
+/// AdmissionReview with a response.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ReviewResponse<'a> {
@@ -118,6 +120,7 @@ struct ReviewResponse<'a> {
     response: &'a Response,
 }
 
+/// Serializes a JSON patch as base64 text.
 #[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn base64<S: Serializer>(patch: &Option<json_patch::Patch>, serializer: S) -> Result<S::Ok, S::Error> {
     let text = serde_json::to_vec(patch).map_err(S::Error::custom)?;

@@ -5,15 +5,15 @@ use kermode_model::DEFAULT_MESH;
 use kube::Api;
 
 use super::Webhooks;
-use super::deadline::Deadline;
+use super::deadline::Deadlines;
 use super::review::{Request, Response};
 
 impl Webhooks {
-    pub(super) async fn validate(&self, request: Request, deadline: Deadline) -> Response {
+    pub(super) async fn validate(&self, request: Request, deadlines: Deadlines) -> Response {
         let problems = if request.operation == "DELETE" {
             Vec::new()
         } else {
-            self.problems(&request, deadline).await
+            self.problems(&request, deadlines).await
         };
         if problems.is_empty() {
             self.metrics.count("validate", "allowed", "Valid");
@@ -23,7 +23,7 @@ impl Webhooks {
         Response::deny(request.uid, 422, problems.join("; "))
     }
 
-    async fn problems(&self, request: &Request, deadline: Deadline) -> Vec<String> {
+    async fn problems(&self, request: &Request, deadlines: Deadlines) -> Vec<String> {
         let (object, system_namespace) = (&request.object, self.system_namespace.as_str());
         match request.kind.kind.as_str() {
             "ContainerPatch" => {
@@ -38,7 +38,7 @@ impl Webhooks {
             )),
             "Dataplane" => {
                 let mesh = object["mesh"].as_str().filter(|mesh| !mesh.is_empty());
-                let exists = self.mesh_exists(mesh.unwrap_or(DEFAULT_MESH), deadline).await;
+                let exists = self.mesh_exists(mesh.unwrap_or(DEFAULT_MESH), deadlines).await;
                 to_strings(validate::dataplane(object, |_| exists))
             }
             _ => Vec::new(),
@@ -47,12 +47,12 @@ impl Webhooks {
 
     /// Returns whether a Mesh exists in the directory or in the API server. Returns `true` if the lookup fails, because
     /// an outage of the API server does not make a Dataplane invalid.
-    async fn mesh_exists(&self, name: &str, deadline: Deadline) -> bool {
+    async fn mesh_exists(&self, name: &str, deadlines: Deadlines) -> bool {
         if self.directory.read().meshes.contains(name) {
             return true;
         }
         let api: Api<Mesh> = Api::all(self.client.clone());
-        let found = deadline.look_up(api.get_metadata_opt(name)).await;
+        let found = deadlines.look_up(api.get_metadata_opt(name)).await;
         !matches!(found, Ok(Ok(None)))
     }
 }

@@ -32,15 +32,15 @@ fn misplaced_label_warning(request: &Request) -> Option<String> {
         "CronJob" => "/spec/jobTemplate/spec/template/metadata",
         _ => return None,
     };
-    let has_key = |metadata: &Value, map: &str| {
+    let has_injection_key = |metadata: &Value, field: &str| {
         metadata
-            .get(map)
+            .get(field)
             .is_some_and(|map| map.get(SIDECAR_INJECTION).is_some())
     };
-    let template = request.object.pointer(path).unwrap_or(&Value::Null);
-    if !has_key(request.object.get("metadata")?, "labels")
-        || has_key(template, "labels")
-        || has_key(template, "annotations")
+    let template_metadata = request.object.pointer(path).unwrap_or(&Value::Null);
+    if !has_injection_key(request.object.get("metadata")?, "labels")
+        || has_injection_key(template_metadata, "labels")
+        || has_injection_key(template_metadata, "annotations")
     {
         return None;
     }
@@ -67,18 +67,20 @@ mod tests {
         })
     }
 
+    /// Returns a workload with the injection label.
     fn labelled(spec: Value) -> Value {
         json!({"metadata": {"labels": {SIDECAR_INJECTION: "enabled"}}, "spec": spec})
     }
 
-    fn template(metadata: Value) -> Value {
+    /// Returns the spec of a workload whose Pod template has `metadata`.
+    fn mk_spec(metadata: Value) -> Value {
         json!({"template": {"metadata": metadata}})
     }
 
     #[test]
     fn label_only_on_the_workload_causes_a_warning_that_names_the_template() {
         for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job"] {
-            let text = warning(kind, labelled(template(json!({"labels": {"app": "a"}})))).expect(kind);
+            let text = warning(kind, labelled(mk_spec(json!({"labels": {"app": "a"}})))).expect(kind);
             assert!(
                 text.contains(kind) && text.ends_with("set the label in spec.template.metadata.labels"),
                 "{text}"
@@ -86,7 +88,7 @@ mod tests {
         }
         let text = warning(
             "CronJob",
-            labelled(json!({"jobTemplate": {"spec": template(json!({}))}})),
+            labelled(json!({"jobTemplate": {"spec": mk_spec(json!({}))}})),
         );
         assert!(
             text.expect("a warning")
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn template_with_label_or_annotation_causes_no_warning() {
         for map in ["labels", "annotations"] {
-            let spec = template(json!({map: {SIDECAR_INJECTION: "disabled"}}));
+            let spec = mk_spec(json!({map: {SIDECAR_INJECTION: "disabled"}}));
             assert_eq!(warning("Deployment", labelled(spec)), None);
         }
         assert_eq!(warning("Deployment", json!({"metadata": {}, "spec": {}})), None);
@@ -111,7 +113,7 @@ mod tests {
             Value::Null,
             json!(1),
             json!({"template": []}),
-            template(json!("x")),
+            mk_spec(json!("x")),
         ] {
             assert!(warning("Deployment", labelled(spec)).is_some());
         }

@@ -1,5 +1,5 @@
-//! Determines the object of an Event, which is the controller of the Pod or the Namespace, and checks that the
-//! controller exists. Any caller can send a review, so the owner reference in a review may be forged.
+//! The object that an Event is about: the controller of the Pod, or the Namespace. Any caller can send a review, so the
+//! owner reference in a review may be forged. Therefore, the controller is looked up before an Event is written.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use serde_json::Value;
 
 use crate::review::Request;
 
-/// Maximum length of a name in Kubernetes, in bytes. An owner with a longer name cannot exist.
+/// Maximum length of a name in Kubernetes, in bytes. An owner with a longer name cannot exist. The limit also applies
+/// to the UID of an owner.
 const MAX_NAME_BYTES: usize = 253;
 /// Time limit for the lookup of a controller.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Built-in kinds that create Pods, which the control plane is permitted to read: API group, version, kind and plural.
+/// Built-in kinds that create Pods and that the control plane may read: API group, version, kind and plural.
 /// If the controller of a Pod has another kind, the Event is about the Namespace.
 const CONTROLLER_KINDS: [(&str, &str, &str, &str); 5] = [
     ("apps", "v1", "ReplicaSet", "replicasets"),
@@ -67,17 +68,18 @@ impl EventObject {
         reference
     }
 
-    /// Returns whether the object exists and has the UID of the reference.
+    /// Returns whether the object exists and has the UID of the reference. Returns false if the lookup fails. A
+    /// Namespace exists and is not looked up.
     pub(super) async fn exists(&self, client: &Client) -> bool {
         let Self::Controller(reference) = self else {
             return true;
         };
-        let field = |field: &Option<String>| field.clone().unwrap_or_default();
-        let (api_version, kind) = (field(&reference.api_version), field(&reference.kind));
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let (api_version, kind) = (text(&reference.api_version), text(&reference.kind));
         let Some(resource) = api_resource(&api_version, &kind) else {
             return false;
         };
-        let (namespace, name) = (field(&reference.namespace), field(&reference.name));
+        let (namespace, name) = (text(&reference.namespace), text(&reference.name));
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
         match tokio::time::timeout(LOOKUP_TIMEOUT, api.get_metadata_opt(&name)).await {
             Ok(Ok(found)) => found.is_some_and(|found| found.metadata.uid == reference.uid),

@@ -8,13 +8,14 @@ const MAX_PER_NAMESPACE: usize = 16;
 /// Maximum number of items of all namespaces. The limit bounds memory: an Event takes about 1 KB.
 const MAX_TOTAL: usize = 8192;
 
-/// Queues of items, one for each namespace. At a limit, a random item is dropped, so forged items cannot fill a queue. A
-/// dropped real item is added again when its controller retries.
+/// Queues of items, one for each namespace. At a limit, a random item is dropped for each new item, so a new item is
+/// queued even if forged items fill the queue. If an item of a real Pod is dropped, the item is added again when the
+/// Pod's controller retries.
 #[derive(Debug)]
 pub(super) struct PendingEvents<T> {
-    /// Items by namespace, oldest first. No queue is empty.
+    /// Items by namespace, oldest first. An empty queue is removed.
     queues: HashMap<String, VecDeque<T>>,
-    /// Namespaces with items, in the order in which they are served.
+    /// Namespaces that have items, in the order in which they are served.
     turns: VecDeque<String>,
     total: usize,
 }
@@ -30,14 +31,15 @@ impl<T> Default for PendingEvents<T> {
 }
 
 impl<T: PartialEq> PendingEvents<T> {
-    /// Adds an item, unless an equal item is already in the queue. `random` returns a random number below its argument.
+    /// Adds an item, unless the namespace has an equal item. At a limit, drops a random item first. `random` returns a
+    /// random number below its argument.
     pub(super) fn push(&mut self, namespace: &str, item: T, random: impl Fn(usize) -> usize) {
-        let own = self.queues.get(namespace);
-        if own.is_some_and(|queue| queue.contains(&item)) {
+        let queue = self.queues.get(namespace);
+        if queue.is_some_and(|queue| queue.contains(&item)) {
             return;
         }
-        let own_length = own.map_or(0, VecDeque::len);
-        if own_length >= MAX_PER_NAMESPACE || (own_length > 0 && self.total >= MAX_TOTAL) {
+        let queued = queue.map_or(0, VecDeque::len);
+        if queued >= MAX_PER_NAMESPACE || (queued > 0 && self.total >= MAX_TOTAL) {
             self.drop_random(namespace, &random);
         } else if self.total >= MAX_TOTAL {
             let victim = self.turns[random(self.turns.len())].clone();
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn namespaces_are_served_round_robin() {
+    fn namespaces_are_served_round_robin_and_an_equal_item_is_not_added() {
         let mut pending = PendingEvents::default();
         for item in 0..10 {
             pending.push("flooded", item, |_| 0);
