@@ -19,7 +19,7 @@ use tower::{BoxError, ServiceBuilder};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle time after which the kernel sends TCP keepalive probes. With [`KEEPALIVE_INTERVAL`] and [`KEEPALIVE_RETRIES`],
 /// a dead peer is detected after 19 s.
-const KEEPALIVE_IDLE_TIME: Duration = Duration::from_secs(10);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// Interval between TCP keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// Number of unanswered TCP keepalive probes after which the kernel closes the connection.
@@ -47,7 +47,7 @@ fn build_with_read_timeout(config: Config, read_timeout: Duration) -> kube::Resu
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    tcp.set_keepalive(Some(KEEPALIVE_IDLE_TIME));
+    tcp.set_keepalive(Some(KEEPALIVE_IDLE));
     tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     tcp.set_tcp_user_timeout(Some(USER_TIMEOUT));
