@@ -15,10 +15,11 @@ const EARLY_ATTEMPTS: u32 = 10;
 /// Time span over which the proxies of a failed replica spread their first reconnection. These proxies have
 /// configuration and certificates, so reconnecting is not urgent.
 const RECONNECTION_SPREAD: Duration = Duration::from_secs(2);
-/// Number of failures that one lost connection adds. If the reconnection fails too, the next backoff is up to 800 ms.
+/// Number of failures that one lost connection counts as. If the reconnection fails too, the next backoff is up to
+/// 800 ms.
 const FAILURES_PER_LOSS: u32 = 3;
 
-/// State of the backoff: the number of consecutive failures.
+/// State of the backoff: the number of consecutive failures. A lost connection counts as [`FAILURES_PER_LOSS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Backoff {
     failures: u32,
@@ -39,11 +40,11 @@ impl Backoff {
     /// sidecar may start before the control plane has seen its Pod.
     pub(crate) fn next_after_not_found(&mut self, jitter: f64) -> Duration {
         let is_early = self.failures < EARLY_ATTEMPTS;
-        let wait = self.next(jitter);
+        let backoff = self.next(jitter);
         if is_early {
-            wait.min(MAX_EARLY_BACKOFF)
+            backoff.min(MAX_EARLY_BACKOFF)
         } else {
-            wait
+            backoff
         }
     }
 

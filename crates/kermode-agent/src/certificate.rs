@@ -71,7 +71,7 @@ enum ExpiryWarning {
 }
 
 impl Renewal {
-    /// Renews until dropped.
+    /// Renews the certificate until the returned future is dropped.
     ///
     /// # Errors
     /// Fails when the watch of the trust bundle ends, which is a bug.
@@ -113,6 +113,8 @@ impl Renewal {
         }
     }
 
+    /// Handles an update of the mesh's trust bundle. Ignores updates before the first certificate, because the trust
+    /// bundle comes with the certificate.
     fn on_update(&self, state: &mut State, update: &RootsUpdate) {
         let Some(current) = &mut state.current else { return };
         let reaction = current.on_update(update);
@@ -140,9 +142,9 @@ impl Renewal {
         }
     }
 
-    /// Requests a certificate once.
+    /// Attempts to get a certificate once, within [`CALL_TIMEOUT`].
     async fn renew(&self, previous: Option<&CurrentCertificate>) -> Outcome {
-        let Ok(result) = timeout(CALL_TIMEOUT, self.issue(previous)).await else {
+        let Ok(result) = timeout(CALL_TIMEOUT, self.request_certificate(previous)).await else {
             return Outcome::Failed(anyhow::anyhow!(
                 "the control plane did not respond within {CALL_TIMEOUT:?}"
             ));
@@ -158,7 +160,10 @@ impl Renewal {
     }
 
     /// Requests a certificate for a new key, and publishes key and certificate.
-    async fn issue(&self, previous: Option<&CurrentCertificate>) -> anyhow::Result<CurrentCertificate> {
+    async fn request_certificate(
+        &self,
+        previous: Option<&CurrentCertificate>,
+    ) -> anyhow::Result<CurrentCertificate> {
         let key = WorkloadKey::generate()?;
         let name = self.proxy.proxy_name();
         let request = IssueCertificateRequest {
@@ -169,7 +174,7 @@ impl Renewal {
         let authorization = self.token.authorization().await?;
         let response = self.client.issue_certificate(authorization, request).await?;
         let signer = response.signer;
-        let version = response.roots_version;
+        let roots_version = response.roots_version;
         let certificate = IssuedCertificate {
             chain: response.chain_der.into_iter().map(Into::into).collect(),
             validity: Validity::from_unix(response.not_before, response.not_after),
@@ -187,7 +192,10 @@ impl Renewal {
             previous,
             certificate.validity,
             signer,
-            Roots { bundle, version },
+            Roots {
+                bundle,
+                version: roots_version,
+            },
         );
         self.publish(&key, &certificate, &current);
         tracing::info!(
@@ -316,6 +324,7 @@ mod tests {
         let RenewalStep::Wait(wait) = state.timer.next_step(at(0)) else {
             panic!("a new certificate is renewed immediately")
         };
+        // Renewal is due at a random moment between 7/10 and 4/5 of the validity.
         assert!((700..=800).contains(&wait.as_secs()), "{wait:?}");
         let mut now = at(0) + wait;
         // Each new warning, and whether the certificate had expired by then.

@@ -27,10 +27,11 @@ pub use message::Query;
 const MAX_CONCURRENT: usize = 512;
 /// Timeout of one read from, or one write to, a client over TCP.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of a response of one name server. Clients commonly wait 5 s, which leaves time for a second server.
+/// Timeout of a response of one name server. Clients commonly wait 5 s, so a second server has time to
+/// respond.
 pub const NAME_SERVER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Limit on a query over UDP, in bytes.
-const MAX_UDP_QUERY: usize = 4096;
+/// Size of the buffer for a query over UDP, in bytes. A longer query is cut off.
+const UDP_QUERY_BUFFER: usize = 4096;
 
 /// Names for which the agent answers queries itself.
 pub trait Zone: Send + Sync + 'static {
@@ -98,7 +99,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves until dropped. Returns only with an error of a socket.
+    /// Serves until the returned future is dropped, or until a socket fails.
     pub async fn run(self) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         for socket in self.udp {
@@ -124,7 +125,7 @@ fn is_unavailable(error: &io::Error) -> bool {
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>) -> io::Result<()> {
-    let mut buffer = vec![0; MAX_UDP_QUERY];
+    let mut buffer = vec![0; UDP_QUERY_BUFFER];
     loop {
         let (length, client) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,

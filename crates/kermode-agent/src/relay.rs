@@ -31,13 +31,14 @@ use self::session::Session;
 use self::upstream::{Event, UpstreamStream};
 use crate::token::TokenFile;
 
-/// Time for which a new stream of Envoy waits for the control plane's first response before the cache responds. The
-/// control plane has priority because the cached configuration may have crashed the previous Envoy.
+/// Time for which a new stream of Envoy waits for the control plane's first response before the cache responds. If the
+/// stream to the control plane ends or cannot be opened, the cache responds immediately. The control plane has priority
+/// because the cached configuration may have crashed the previous Envoy.
 const CACHE_DELAY: Duration = Duration::from_secs(1);
 /// Limit on responses that Envoy has not read yet. At the limit, the relay stops reading from the control plane.
 const MAX_QUEUED_RESPONSES: usize = 4;
 
-/// ADS service for Envoy; cheap to clone.
+/// ADS service for Envoy; cheap to clone. All streams of Envoy share the cache.
 #[derive(Clone)]
 pub struct Relay {
     client: Client,
@@ -129,7 +130,7 @@ impl RelayedStream {
     async fn on_event(&mut self, event: Event) -> Result<(), EnvoyEndedStream> {
         match event {
             Event::Opening => {
-                for request in self.session.on_open() {
+                for request in self.session.on_opening() {
                     self.upstream.send(request);
                 }
                 Ok(())

@@ -33,7 +33,7 @@ pub struct RemovalWatch {
     pub token: TokenFile,
 }
 
-/// Message of the task that calls one replica.
+/// Message from the task that calls one replica to the watch.
 enum Report {
     Response(WatchRemovalResponse),
     /// The call failed or ended. The task repeats the call after a backoff.
@@ -48,7 +48,10 @@ impl RemovalWatch {
         let (sender, mut reports) = mpsc::channel(MAX_QUEUED_REPORTS);
         // Dropping the set ends all calls.
         let mut calls = JoinSet::new();
-        calls.spawn(self.clone().call(Replica::SelectedByService, sender.clone()));
+        calls.spawn(
+            self.clone()
+                .call_repeatedly(Replica::SelectedByService, sender.clone()),
+        );
         let mut replicas = CalledReplicas::default();
         while let Some((replica, report)) = reports.recv().await {
             let progress = match report {
@@ -62,7 +65,7 @@ impl RemovalWatch {
             match progress {
                 Progress::Call(addresses) => {
                     for address in addresses {
-                        calls.spawn(self.clone().call(Replica::At(address), sender.clone()));
+                        calls.spawn(self.clone().call_repeatedly(Replica::At(address), sender.clone()));
                     }
                 }
                 Progress::Pending { unacknowledged_by } => {
@@ -71,10 +74,10 @@ impl RemovalWatch {
                         "proxies may still send requests to this endpoint"
                     );
                 }
-                Progress::Finished { took, replicas } => {
+                Progress::Finished { took, replica_count } => {
                     tracing::info!(
                         took_ms = took.as_millis(),
-                        replicas,
+                        replicas = replica_count,
                         "every proxy has acknowledged that this endpoint is gone"
                     );
                     return;
@@ -85,7 +88,7 @@ impl RemovalWatch {
 
     /// Calls one replica repeatedly, with a backoff between calls. Sends a report for each response and for the end of
     /// each call. Returns when the receiver of `reports` is dropped.
-    async fn call(self, replica: Replica, reports: mpsc::Sender<(Replica, Report)>) {
+    async fn call_repeatedly(self, replica: Replica, reports: mpsc::Sender<(Replica, Report)>) {
         let client = match replica {
             Replica::SelectedByService => self.client.clone(),
             Replica::At(address) => Client::new(self.control_plane.channel_to_replica(address)),
@@ -124,7 +127,7 @@ impl RemovalWatch {
         let mut responses = client.watch_removal(authorization).await?;
         while let Some(response) = responses.message().await? {
             backoff.reset();
-            // An error is ignored: the receiver is dropped only together with this task.
+            // An error is ignored: the receiver is dropped only when the watch ends, which also ends this task.
             let _ = reports.send((replica, Report::Response(response))).await;
         }
         Ok(())

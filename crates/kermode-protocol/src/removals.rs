@@ -37,13 +37,13 @@ pub struct WatchRemovalResponse {
     /// Whether every proxy is connected to one of the replicas. A replica assumes this if the list of replicas contains
     /// it and no replica started or ended within the last minute.
     #[prost(bool, tag = "5")]
-    pub complete: bool,
+    pub covers_all_proxies: bool,
 }
 
 impl WatchRemovalResponse {
     /// Returns whether the removal is complete at the responding replica: none of its proxies starts another request to
     /// the endpoint, and every proxy is connected to one of the replicas.
     pub fn is_finished(&self) -> bool {
-        self.removed && self.unacknowledged_by == 0 && self.complete
+        self.removed && self.unacknowledged_by == 0 && self.covers_all_proxies
     }
 }

@@ -53,7 +53,7 @@ fn to_response(report: &RemovalReport) -> WatchRemovalResponse {
         unacknowledged_by,
         took_ms: elapsed.map_or(0, |elapsed| elapsed.try_into().unwrap_or(u64::MAX)),
         other_replicas: report.other_replicas.iter().map(ToString::to_string).collect(),
-        complete: report.covers_all_proxies,
+        covers_all_proxies: report.covers_all_proxies,
     }
 }
 

@@ -1,4 +1,4 @@
-//! State of the current certificate and of the trust bundle. Messages of the control plane change the state. No IO.
+//! State of the current certificate and of the trust bundle, and its changes by messages of the control plane. No IO.
 //!
 //! The control plane sends the trust bundle with each certificate, and on a stream when the bundle changes. A replica
 //! of the control plane may briefly lag behind another, so an older bundle does not replace a newer one.
@@ -22,8 +22,8 @@ pub(super) struct CurrentCertificate {
     pub(super) signer: u32,
     /// Trust bundle of the mesh.
     pub(super) roots: Roots,
-    /// Number of the CA generation that signs new certificates, as last announced by the control plane. A change causes
-    /// one early renewal.
+    /// Number of the CA generation that signs new certificates, as last announced by the control plane. Each change
+    /// causes only one early renewal, although the control plane repeats the announcement.
     announced_signer: u32,
 }
 

@@ -39,7 +39,7 @@ pub(super) struct RootsWatch {
 }
 
 impl RootsWatch {
-    /// Watches until dropped.
+    /// Watches until the returned future is dropped or the sender of `secrets` is dropped.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
         while self.secrets.wait_for(Option::is_some).await.is_ok() {

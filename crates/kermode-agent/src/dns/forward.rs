@@ -13,7 +13,7 @@ use hickory_proto::op::ResponseCode;
 
 use super::message::{Query, response_code, with_id};
 
-/// Limit on a response over UDP, in bytes: the largest size that resolvers advertise by EDNS.
+/// Limit on a response over UDP, in bytes: the largest size that clients commonly advertise by EDNS.
 const MAX_UDP_RESPONSE: usize = 4096;
 
 /// Name servers of `/etc/resolv.conf`.
@@ -60,7 +60,7 @@ impl NameServers {
     }
 }
 
-/// Returns an ID that an attacker cannot predict from earlier ones: it comes from the operating system, because
+/// Returns an ID that an attacker cannot predict from earlier IDs. The operating system generates the ID, because
 /// `fastrand` reveals its state by its output.
 fn transaction_id() -> io::Result<u16> {
     let mut bytes = [0; 2];
@@ -72,12 +72,12 @@ fn transaction_id() -> io::Result<u16> {
 /// Forwards a query over UDP. Each query uses its own socket and thus an unpredictable source port, which an attacker
 /// has to guess, in addition to the ID, to forge a response.
 async fn forward_over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
-    let any: IpAddr = if server.is_ipv4() {
+    let unspecified: IpAddr = if server.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    let socket = UdpSocket::bind((any, 0)).await?;
+    let socket = UdpSocket::bind((unspecified, 0)).await?;
     socket.connect(server).await?;
     let id = transaction_id()?;
     socket.send(&query.with_id(id)).await?;
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transaction_ids_do_not_follow_from_a_seed() {
+    fn transaction_ids_do_not_depend_on_the_seed_of_fastrand() {
         let ids = || {
             fastrand::seed(7);
             let ids = (0..8).map(|_| transaction_id());

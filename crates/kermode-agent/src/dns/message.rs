@@ -8,7 +8,7 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodab
 /// Length of the encoded header, in bytes.
 const HEADER_LENGTH: usize = 12;
 
-/// Query with exactly one question. Resolvers send no other queries.
+/// Query with exactly one question. Clients send no other queries.
 #[derive(Clone, Debug)]
 pub struct Query<'a> {
     bytes: &'a [u8],
@@ -137,7 +137,9 @@ pub(crate) mod tests {
             bytes.push(u8::try_from(label.len()).unwrap());
             bytes.extend(label.as_bytes());
         }
+        // The root label, type A and class IN.
         bytes.extend([0, 0, 1, 0, 1]);
+        // EDNS record: the root label, type OPT, a UDP size of 4096, no flags and no options.
         bytes.extend([0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0]);
         bytes
     }
@@ -164,7 +166,8 @@ pub(crate) mod tests {
     #[test]
     fn compressed_question_is_rejected() {
         let mut query = mk_query(1, "web.demo");
-        query.splice(12..22, [0xc0, 0]);
+        // Replaces the labels and the root label by a pointer to the offset 0.
+        query.splice(HEADER_LENGTH..HEADER_LENGTH + 10, [0xc0, 0]);
         assert!(Query::parse(&query).is_none());
     }
 
@@ -185,9 +188,9 @@ pub(crate) mod tests {
     fn only_an_error_response_may_omit_the_question() {
         let bytes = mk_query(1, "web.demo");
         let query = Query::parse(&bytes).unwrap();
-        let without_question = |code| [0, 9, FLAG_RESPONSE, code, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert!(query.is_answered_by(&without_question(1), 9));
-        assert!(!query.is_answered_by(&without_question(0), 9));
+        let response_without_question = |code| [0, 9, FLAG_RESPONSE, code, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(query.is_answered_by(&response_without_question(1), 9));
+        assert!(!query.is_answered_by(&response_without_question(0), 9));
     }
 
     #[test]
@@ -197,6 +200,7 @@ pub(crate) mod tests {
         let response = query.error_response(ResponseCode::ServFail);
         assert!(query.is_answered_by(&response, 0x1234));
         assert_eq!(response_code(&response), ResponseCode::ServFail);
+        // The header's numbers of records.
         assert_eq!(response[6..12], [0; 6]);
         assert_eq!(response.len(), bytes.len() - EDNS_LENGTH);
         assert_eq!(query.truncated_response()[2] & FLAG_TRUNCATED, FLAG_TRUNCATED);
@@ -243,6 +247,7 @@ pub(crate) mod tests {
                 .iter()
                 .flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat())
                 .collect();
+            // Replaces the label `x`.
             bytes.splice(12..14, name.iter().copied());
             let query = Query::parse(&bytes).unwrap();
             let response = query.error_response(ResponseCode::Refused);

@@ -1,4 +1,4 @@
-//! Client of Envoy's admin interface, and the HTTP request that this client shares with `kuma-dp wait`.
+//! Client of Envoy's admin interface, and the HTTP client that it shares with `kuma-dp wait`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -102,7 +102,7 @@ pub(crate) async fn request(
     }
 }
 
-/// Returns the address in a URL whose host is an IP address or `localhost`. Other names would need a resolver.
+/// Returns the address of an `http` URL whose host is an IP address or `localhost`. Other names would need a resolver.
 pub(crate) fn literal_address(url: &Uri) -> anyhow::Result<SocketAddr> {
     let host = url
         .host()

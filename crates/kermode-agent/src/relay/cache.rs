@@ -13,7 +13,7 @@ const ENTRY_OVERHEAD: usize = 128;
 
 /// Resource as the control plane sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Item {
+pub(super) struct EncodedResource {
     /// Version of the resource.
     pub(super) version: Arc<str>,
     /// Encoded `Resource`, including name and version.
@@ -24,7 +24,7 @@ pub(super) struct Item {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     /// The resource exists.
-    Present(Item),
+    Present(EncodedResource),
     /// The resource does not exist.
     Absent,
 }
@@ -81,7 +81,7 @@ impl Cache {
     }
 
     /// Returns all resources of a type, or `None` if the cache may lack some of them.
-    pub(super) fn all(&self, type_url: &str) -> Option<impl Iterator<Item = (&Arc<str>, &Item)>> {
+    pub(super) fn all(&self, type_url: &str) -> Option<impl Iterator<Item = (&Arc<str>, &EncodedResource)>> {
         let cached = self.types.get(type_url).filter(|cached| cached.is_complete)?;
         Some(cached.entries.iter().filter_map(|(name, entry)| match entry {
             Entry::Present(item) => Some((name, item)),
@@ -101,7 +101,7 @@ impl Cache {
         }
     }
 
-    /// Removes a resource.
+    /// Removes the entry of a resource.
     pub(super) fn remove(&mut self, type_url: &str, name: &str) {
         let entries = self.types.get_mut(type_url).map(|cached| &mut cached.entries);
         if let Some(old) = entries.and_then(|entries| entries.remove(name)) {
@@ -109,7 +109,7 @@ impl Cache {
         }
     }
 
-    /// Keeps only the resources of a type for which `keep` returns true.
+    /// Keeps only the entries of a type for whose names `keep` returns true.
     pub(super) fn retain(&mut self, type_url: &str, keep: impl Fn(&str) -> bool) {
         let Some(cached) = self.types.get_mut(type_url) else {
             return;
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn mk_entry(size: usize) -> Entry {
-        Entry::Present(Item {
+        Entry::Present(EncodedResource {
             version: "1".into(),
             encoded: vec![0; size].into(),
         })
@@ -176,6 +176,7 @@ mod tests {
             cache.put(&type_url, "a".into(), mk_entry(size));
         }
         cache.put(&type_url, "b".into(), Entry::Absent);
+        // `a` has 2000 bytes, a name of one byte and a version of one byte; `b` has a name of one byte.
         assert_eq!(cache.bytes, 2000 + 2 + ENTRY_OVERHEAD + 1 + ENTRY_OVERHEAD);
         cache.remove("type", "b");
         cache.remove("type", "b");
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn exceeded_limit_disables_the_cache_until_envoy_starts_without_resources() {
+    fn disabled_cache_stores_nothing_until_it_is_enabled() {
         let mut cache = Cache::new(1000);
         let type_url: Arc<str> = "type".into();
         cache.put(&type_url, "a".into(), mk_entry(500));

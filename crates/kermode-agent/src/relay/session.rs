@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use prost::Message as _;
 
-use super::cache::{Cache, Entry, Item};
+use super::cache::{Cache, EncodedResource, Entry};
 
 /// Name that subscribes to all resources of a type.
 const WILDCARD: &str = "*";
@@ -36,7 +36,7 @@ pub(super) struct Session {
     /// One subscription per type, in the order in which Envoy first requested the types. New upstream streams request
     /// the types in this order, because Envoy needs the responses in this order.
     subscriptions: Vec<Subscription>,
-    /// Number of upstream streams opened so far.
+    /// Number of the latest upstream stream. Each attempt to open a stream counts.
     epoch: u64,
     upstream: Upstream,
     /// Whether the cache responds to Envoy's subscriptions, because the control plane does not.
@@ -46,14 +46,14 @@ pub(super) struct Session {
     in_flight: HashMap<String, InFlight>,
 }
 
-/// State of the upstream stream.
+/// State of the upstream stream. Requests are sent from the attempt to open the stream on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Upstream {
     #[default]
     Closed,
-    /// Open; no request was sent yet.
+    /// Opening; no request was sent yet.
     New,
-    /// Open; the first request, with the node, was sent.
+    /// Opening or open; the first request, which contains the node, was sent.
     Started,
 }
 
@@ -77,7 +77,7 @@ struct InFlight {
     type_url: Arc<str>,
     source: Source,
     /// Sent resources with their names.
-    items: Vec<(Arc<str>, Item)>,
+    items: Vec<(Arc<str>, EncodedResource)>,
     /// Names that the response lists as removed, including names that never existed.
     removed: Vec<String>,
 }
@@ -108,32 +108,32 @@ impl Session {
             self.node = Some(node);
         }
         let nonce = self.on_ack_or_nack(&request, cache);
-        let (index, is_first) = self.subscribe(&request, cache);
+        let (index, is_new) = self.subscribe(&request, cache);
         let cached_response = if self.is_offline {
-            self.respond_from_cache(index, is_first, &request.resource_names_subscribe, cache)
+            self.respond_from_cache(index, is_new, &request.resource_names_subscribe, cache)
         } else {
             None
         };
         Output {
             responses: cached_response.into_iter().collect(),
-            request: self.forward(request, nonce, is_first),
+            request: self.forward(request, nonce, is_new),
         }
     }
 
-    /// Handles the start of an upstream stream. Returns the requests that the stream starts with.
-    pub(super) fn on_open(&mut self) -> Vec<DeltaDiscoveryRequest> {
+    /// Handles the attempt to open an upstream stream. Returns the requests that the stream starts with.
+    pub(super) fn on_opening(&mut self) -> Vec<DeltaDiscoveryRequest> {
         self.epoch += 1;
         self.upstream = Upstream::New;
         let requests: Vec<_> = self
             .subscriptions
             .iter()
             .filter_map(|subscription| {
-                let in_flight = self
+                let names_in_flight = self
                     .in_flight
                     .values()
                     .filter(|response| response.type_url == subscription.type_url)
                     .flat_map(InFlight::names);
-                subscription.resuming_request(in_flight)
+                subscription.resuming_request(names_in_flight)
             })
             .collect();
         requests
@@ -145,7 +145,7 @@ impl Session {
     /// Handles a response of the control plane. Returns the response to Envoy.
     pub(super) fn on_response(&mut self, mut response: DeltaDiscoveryResponse) -> DeltaDiscoveryResponse {
         self.is_offline = false;
-        let items = response.resources.iter().filter_map(decode_item).collect();
+        let items = response.resources.iter().filter_map(decode_resource).collect();
         let in_flight = InFlight {
             type_url: response.type_url.as_str().into(),
             source: Source::ControlPlane {
@@ -173,31 +173,31 @@ impl Session {
         (0..self.subscriptions.len())
             .filter_map(|index| {
                 let subscription = &self.subscriptions[index];
-                let missing: Vec<_> = subscription
+                let unacknowledged: Vec<_> = subscription
                     .names
                     .iter()
                     .filter(|name| !subscription.acknowledged.contains_key(name.as_str()))
                     .cloned()
                     .collect();
-                self.respond_from_cache(index, true, &missing, cache)
+                self.respond_from_cache(index, true, &unacknowledged, cache)
             })
             .collect()
     }
 
-    /// Handles an ACK or NACK of a response. If the response came from the current upstream stream, returns the control
-    /// plane's nonce of the response.
+    /// Handles the ACK or NACK of a response, if the request is one. If the response came from the current upstream
+    /// stream, returns the control plane's nonce of the response.
     fn on_ack_or_nack(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> Option<String> {
         let in_flight = self.in_flight.remove(&request.response_nonce)?;
         let is_from_control_plane = in_flight.source != Source::Cache;
         if let Some(error) = &request.error_detail {
             if !is_from_control_plane {
                 tracing::error!(
-                    kind = &*in_flight.type_url,
+                    type_url = &*in_flight.type_url,
                     error = error.message,
                     "Envoy rejected the cached configuration"
                 );
             }
-        } else if let Some(subscription) = self.find(&in_flight.type_url) {
+        } else if let Some(subscription) = self.subscription_mut(&in_flight.type_url) {
             subscription.on_acknowledged(in_flight.items, in_flight.removed, is_from_control_plane, cache);
             self.enforce_limit(cache);
         }
@@ -211,7 +211,8 @@ impl Session {
         }
     }
 
-    /// Applies a change of subscription. Returns the index of the subscription and whether it is new.
+    /// Applies the subscribed and unsubscribed names of a request. Returns the index of the subscription, and whether
+    /// the subscription is new.
     fn subscribe(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> (usize, bool) {
         let type_url = request.type_url.as_str();
         if let Some(index) = self
@@ -231,18 +232,20 @@ impl Session {
         (self.subscriptions.len() - 1, true)
     }
 
-    /// Returns the part of a request that the control plane needs, if any.
+    /// Returns the part of a request that the control plane needs. Returns `None` if there is no such part, or if the
+    /// upstream stream is closed. `nonce` is the control plane's nonce of the response that the request acknowledges or
+    /// rejects, if any.
     fn forward(
         &mut self,
         mut request: DeltaDiscoveryRequest,
         nonce: Option<String>,
-        is_first: bool,
+        is_new_subscription: bool,
     ) -> Option<DeltaDiscoveryRequest> {
         if nonce.is_none() {
             request.error_detail = None;
         }
         request.response_nonce = nonce.unwrap_or_default();
-        let is_needed = is_first
+        let is_needed = is_new_subscription
             || !request.response_nonce.is_empty()
             || !request.resource_names_subscribe.is_empty()
             || !request.resource_names_unsubscribe.is_empty();
@@ -295,7 +298,7 @@ impl Session {
             return None;
         }
         tracing::warn!(
-            kind = &*type_url,
+            type_url = &*type_url,
             resources = items.len(),
             "the control plane does not respond: Envoy receives the cached configuration"
         );
@@ -315,9 +318,9 @@ impl Session {
         })
     }
 
-    /// Records a response in flight and returns its nonce.
+    /// Records a response in flight. Returns a new nonce for the response.
     fn track(&mut self, in_flight: InFlight) -> String {
-        if let Some(subscription) = self.find(&in_flight.type_url) {
+        if let Some(subscription) = self.subscription_mut(&in_flight.type_url) {
             subscription.has_response = true;
         }
         self.last_nonce += 1;
@@ -342,7 +345,7 @@ impl Session {
         }
     }
 
-    fn find(&mut self, type_url: &str) -> Option<&mut Subscription> {
+    fn subscription_mut(&mut self, type_url: &str) -> Option<&mut Subscription> {
         self.subscriptions
             .iter_mut()
             .find(|subscription| &*subscription.type_url == type_url)
@@ -410,7 +413,7 @@ impl Subscription {
 
     fn on_acknowledged(
         &mut self,
-        items: Vec<(Arc<str>, Item)>,
+        items: Vec<(Arc<str>, EncodedResource)>,
         removed: Vec<String>,
         is_from_control_plane: bool,
         cache: &mut Cache,
@@ -426,7 +429,11 @@ impl Subscription {
             } else {
                 item.encoded.clone()
             };
-            cache.put(&self.type_url, name, Entry::Present(Item { encoded, ..item }));
+            cache.put(
+                &self.type_url,
+                name,
+                Entry::Present(EncodedResource { encoded, ..item }),
+            );
         }
         for name in removed {
             // Caches the absence for a restarted Envoy that subscribes to the name.
@@ -446,11 +453,12 @@ impl Subscription {
         }
     }
 
-    /// Returns the first request for this type on a new upstream stream. Returns `None` for an empty subscription,
-    /// because a request without names would subscribe to all resources of the type.
+    /// Returns the first request for this type on a new upstream stream, with the subscribed names, the acknowledged
+    /// versions, and [`IN_FLIGHT_VERSION`] for the names in flight. Returns `None` for an empty subscription, because a
+    /// request without names would subscribe to all resources of the type.
     fn resuming_request<'a>(
         &self,
-        in_flight: impl Iterator<Item = &'a str>,
+        names_in_flight: impl Iterator<Item = &'a str>,
     ) -> Option<DeltaDiscoveryRequest> {
         if !self.is_wildcard && self.names.is_empty() {
             return None;
@@ -460,7 +468,7 @@ impl Subscription {
             .acknowledged
             .iter()
             .filter_map(|(name, version)| Some((name.to_string(), version.as_ref()?.to_string())));
-        let in_flight = in_flight
+        let in_flight = names_in_flight
             .filter(|name| self.includes(name))
             .map(|name| (name.to_owned(), IN_FLIGHT_VERSION.to_owned()));
         Some(DeltaDiscoveryRequest {
@@ -473,9 +481,9 @@ impl Subscription {
 }
 
 /// Returns name, version and bytes of an encoded resource. The message inside is not decoded.
-fn decode_item(encoded: &Bytes) -> Option<(Arc<str>, Item)> {
+fn decode_resource(encoded: &Bytes) -> Option<(Arc<str>, EncodedResource)> {
     let resource = Resource::decode(encoded.clone()).ok()?;
-    let item = Item {
+    let item = EncodedResource {
         version: resource.version.into(),
         encoded: encoded.clone(),
     };

@@ -69,7 +69,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Sends a request on the current stream, if any. Disconnects when the queue is full.
+    /// Sends a request on the current stream, if any. Disconnects if the queue is full.
     pub(super) fn send(&mut self, request: DeltaDiscoveryRequest) {
         if let Some(requests) = &self.requests
             && let Err(mpsc::error::TrySendError::Full(_)) = requests.try_send(request)
@@ -108,7 +108,7 @@ impl UpstreamStream {
                         Code::NotFound => self.backoff.next_after_not_found(jitter),
                         _ => self.backoff.next(jitter),
                     };
-                    self.pause(&status, pause)
+                    self.start_pause(&status, pause)
                 }
             },
             State::Open(responses) => match responses.next().await {
@@ -126,14 +126,14 @@ impl UpstreamStream {
                     } else {
                         self.backoff.next(jitter)
                     };
-                    self.pause(&status, pause)
+                    self.start_pause(&status, pause)
                 }
             },
         }
     }
 
-    /// Starts a pause after `status` ended the stream or prevented it from opening.
-    fn pause(&mut self, status: &Status, pause: Duration) -> Event {
+    /// Starts a pause after the stream ended, or could not be opened, with `status`.
+    fn start_pause(&mut self, status: &Status, pause: Duration) -> Event {
         tracing::warn!(
             code = ?status.code(),
             error = status.message(),
@@ -172,8 +172,8 @@ async fn open(
         .unwrap_or(Err(timed_out))
 }
 
-/// Replaces the message of a status by the message of its innermost source, if there is a source. The result has none,
-/// because [`UpstreamStream::next`] treats a status with a source as a lost connection.
+/// Replaces the message of a status by the message of its innermost source, if there is a source. For a connection that
+/// failed, only the innermost source names the cause.
 fn root_cause(status: Status) -> Status {
     let mut message = status.message().to_owned();
     let mut source = status.source();

@@ -35,7 +35,7 @@ pub(super) enum Progress {
         /// the replicas reported.
         took: Duration,
         /// Number of replicas that responded.
-        replicas: usize,
+        replica_count: usize,
     },
 }
 
@@ -60,10 +60,11 @@ impl CalledReplicas {
         self.progress()
     }
 
+    /// Returns the progress. Counts newly listed replicas as called.
     fn progress(&mut self) -> Progress {
         let others = self.others();
-        let allowed = MAX_REPLICAS.saturating_sub(self.called.len());
-        let new: Vec<_> = others.difference(&self.called).copied().take(allowed).collect();
+        let remaining = MAX_REPLICAS.saturating_sub(self.called.len());
+        let new: Vec<_> = others.difference(&self.called).copied().take(remaining).collect();
         if !new.is_empty() {
             self.called.extend(&new);
             return Progress::Call(new);
@@ -76,7 +77,7 @@ impl CalledReplicas {
         match durations.filter(|_| is_list_complete) {
             Some(durations) => Progress::Finished {
                 took: durations.iter().copied().max().unwrap_or_default(),
-                replicas: durations.len(),
+                replica_count: durations.len(),
             },
             None => Progress::Pending {
                 unacknowledged_by: self
@@ -128,9 +129,11 @@ impl fmt::Display for Replica {
 mod tests {
     use super::*;
 
-    /// Address of a replica.
-    const B: &str = "10.0.0.2:5678";
+    /// Address of the replica that the Service selected.
+    const A: &str = "10.0.0.1:5678";
     /// Address of another replica.
+    const B: &str = "10.0.0.2:5678";
+    /// Address of a third replica.
     const C: &str = "10.0.0.3:5678";
 
     fn replica(address: &str) -> Replica {
@@ -142,7 +145,7 @@ mod tests {
             removed: true,
             unacknowledged_by,
             other_replicas: others.iter().copied().map(String::from).collect(),
-            complete: true,
+            covers_all_proxies: true,
             ..WatchRemovalResponse::default()
         }
     }
@@ -161,7 +164,7 @@ mod tests {
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 2 });
         let end = Progress::Finished {
             took: Duration::from_millis(7),
-            replicas: 1,
+            replica_count: 1,
         };
         assert_eq!(
             replicas.on_response(Replica::SelectedByService, mk_finished(7, &[])),
@@ -184,23 +187,23 @@ mod tests {
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 1 });
         let end = Progress::Finished {
             took: Duration::from_millis(9),
-            replicas: 3,
+            replica_count: 3,
         };
         assert_eq!(replicas.on_response(replica(C), mk_finished(8, &[])), end);
     }
 
     #[test]
-    fn incomplete_report_and_report_before_the_removal_do_not_finish_the_watch() {
+    fn report_without_all_proxies_and_report_before_the_removal_do_not_finish_the_watch() {
         let mut replicas = CalledReplicas::default();
-        let incomplete = WatchRemovalResponse {
-            complete: false,
+        let without_all_proxies = WatchRemovalResponse {
+            covers_all_proxies: false,
             ..mk_finished(7, &[])
         };
-        let not_removed = WatchRemovalResponse {
+        let before_removal = WatchRemovalResponse {
             removed: false,
             ..mk_finished(0, &[])
         };
-        for response in [incomplete, not_removed] {
+        for response in [without_all_proxies, before_removal] {
             let progress = replicas.on_response(Replica::SelectedByService, response);
             assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
         }
@@ -219,7 +222,10 @@ mod tests {
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
         // After a reconnection the Service selects another replica, which does not list B.
         let end = replicas.on_response(Replica::SelectedByService, mk_finished(7, &[]));
-        assert!(matches!(end, Progress::Finished { replicas: 1, .. }), "{end:?}");
+        assert!(
+            matches!(end, Progress::Finished { replica_count: 1, .. }),
+            "{end:?}"
+        );
     }
 
     #[test]
@@ -231,13 +237,15 @@ mod tests {
 
     #[test]
     fn replica_that_only_another_replica_lists_keeps_the_watch_from_finishing() {
-        const A: &str = "10.0.0.1:5678";
         let mut replicas = CalledReplicas::default();
         replicas.on_response(Replica::SelectedByService, mk_finished(7, &[B]));
         let progress = replicas.on_response(replica(B), mk_finished(9, &[A, C]));
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
         let end = replicas.on_response(replica(B), mk_finished(9, &[A]));
-        assert!(matches!(end, Progress::Finished { replicas: 2, .. }), "{end:?}");
+        assert!(
+            matches!(end, Progress::Finished { replica_count: 2, .. }),
+            "{end:?}"
+        );
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn mk_versions(list: &[(&str, &str)]) -> BTreeMap<String, String> {
 fn mk_configured(cache: &mut Cache) -> Session {
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), cache);
-    session.on_open();
+    session.on_opening();
     let clusters = session.on_response(response(CDS, "1", &[("a", "1"), ("b", "1")], &[]));
     session.on_request(ack(&clusters), cache);
     session.on_request(subscribe(EDS, &["a", "b"]), cache);
@@ -106,7 +106,7 @@ fn session_replaces_nonces_and_sends_the_node_once() {
         session.on_request(subscribe(CDS, &[]), &mut cache),
         Output::default()
     );
-    let opening = session.on_open();
+    let opening = session.on_opening();
     assert_eq!(opening.len(), 1);
     assert_eq!(
         (opening[0].type_url.as_str(), &opening[0].node),
@@ -137,7 +137,7 @@ fn restarted_envoy_gets_the_acknowledged_configuration() {
     drop(mk_configured(&mut cache));
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), &mut cache);
-    session.on_open();
+    session.on_opening();
     session.on_closed();
     let clusters = session.go_offline(&cache);
     assert_eq!(versions_in(&clusters[0]), mk_versions(&[("a", "1"), ("b", "1")]));
@@ -149,7 +149,7 @@ fn restarted_envoy_gets_the_acknowledged_configuration() {
     session.on_request(ack(&output.responses[0]), &mut cache);
 
     // The control plane receives Envoy's versions and responds again.
-    let opening = session.on_open();
+    let opening = session.on_opening();
     let version_counts: Vec<_> = opening
         .iter()
         .map(|request| (request.type_url.as_str(), request.initial_resource_versions.len()))
@@ -168,7 +168,7 @@ fn rejected_version_does_not_replace_the_acknowledged_version() {
     let forwarded = session.on_request(nack(&bad), &mut cache).request.unwrap();
     assert!(forwarded.error_detail.is_some() && forwarded.response_nonce == "3");
     session.on_closed();
-    let opening = session.on_open();
+    let opening = session.on_opening();
     let versions = &opening[0].initial_resource_versions;
     assert_eq!((versions["a"].as_str(), versions.len()), ("1", 2));
 
@@ -184,12 +184,12 @@ fn response_in_flight_is_requested_again_and_its_late_ack_is_not_forwarded() {
     let mut session = mk_configured(&mut cache);
     let late = session.on_response(response(CDS, "3", &[("a", "2")], &[]));
     session.on_closed();
-    let opening = session.on_open();
+    let opening = session.on_opening();
     assert_eq!(opening[0].initial_resource_versions["a"], IN_FLIGHT_VERSION);
     assert_eq!(session.on_request(ack(&late), &mut cache).request, None);
     // The session has recorded the acknowledged version nevertheless.
     session.on_closed();
-    assert_eq!(session.on_open()[0].initial_resource_versions["a"], "2");
+    assert_eq!(session.on_opening()[0].initial_resource_versions["a"], "2");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn incomplete_configuration_is_completed_from_the_cache() {
     drop(mk_configured(&mut cache));
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), &mut cache);
-    session.on_open();
+    session.on_opening();
     let clusters = session.on_response(response(CDS, "1", &[("a", "2"), ("b", "1")], &[]));
     session.on_request(ack(&clusters), &mut cache);
     session.on_request(subscribe(EDS, &["a", "b"]), &mut cache);
@@ -231,7 +231,7 @@ fn removed_resources_are_not_cached() {
     // The first response to a wildcard has all resources: resources that the response lacks no longer exist.
     let mut restarted = Session::default();
     restarted.on_request(subscribe(CDS, &[]), &mut cache);
-    restarted.on_open();
+    restarted.on_opening();
     let clusters = restarted.on_response(response(CDS, "1", &[("c", "1")], &[]));
     restarted.on_request(ack(&clusters), &mut cache);
     assert_eq!(cache.get(CDS, "a"), None);
@@ -247,7 +247,7 @@ fn nonexistence_of_a_resource_is_cached() {
     session.on_request(ack(&nonexistence), &mut cache);
     session.on_closed();
     assert!(
-        !session.on_open()[1]
+        !session.on_opening()[1]
             .initial_resource_versions
             .contains_key("none")
     );
@@ -272,7 +272,7 @@ fn empty_configuration_is_sent_only_if_it_is_cached() {
         [],
         "an empty response would let Envoy start without clusters"
     );
-    session.on_open();
+    session.on_opening();
     let empty = session.on_response(response(CDS, "1", &[], &[]));
     session.on_request(ack(&empty), &mut cache);
 
@@ -289,7 +289,7 @@ fn empty_subscription_is_not_resumed() {
         session.on_request(unsubscribe(EDS, name), &mut cache);
     }
     session.on_closed();
-    let opening = session.on_open();
+    let opening = session.on_opening();
     assert_eq!(
         opening
             .iter()
@@ -309,7 +309,7 @@ fn explicit_names_are_resumed_together_with_the_wildcard() {
     let mut cache = mk_cache();
     let mut session = mk_configured(&mut cache);
     session.on_request(subscribe(CDS, &["on-demand"]), &mut cache);
-    let opening = session.on_open();
+    let opening = session.on_opening();
     assert_eq!(opening[0].resource_names_subscribe, ["*", "on-demand"]);
 }
 
@@ -325,7 +325,7 @@ fn versions_of_an_envoy_that_reopens_its_stream_are_forwarded() {
         ..subscribe(CDS, &[])
     };
     session.on_request(resumed, &mut cache);
-    assert_eq!(session.on_open()[0].initial_resource_versions.len(), 2);
+    assert_eq!(session.on_opening()[0].initial_resource_versions.len(), 2);
 }
 
 #[test]
@@ -338,12 +338,12 @@ fn full_cache_drops_unused_resources_before_it_is_disabled() {
     // An Envoy with other subscriptions replaces the resources of the previous Envoy.
     let mut restarted = Session::default();
     restarted.on_request(subscribe(EDS, &["c", "d"]), &mut cache);
-    restarted.on_open();
+    restarted.on_opening();
     let endpoints = restarted.on_response(response(EDS, "1", &[("c", "1"), ("d", "1")], &[]));
     restarted.on_request(ack(&endpoints), &mut cache);
     assert!(cache.get(EDS, "c").is_some() && cache.get(EDS, "a").is_none());
     // Resources of one Envoy that exceed the limit disable the cache.
-    session.on_open();
+    session.on_opening();
     let many: Vec<String> = (0..9).map(|number| number.to_string()).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
     let clusters = session.on_response(response(CDS, "5", &many, &[]));
@@ -577,7 +577,7 @@ impl Simulation {
         }
         let mut server = Server::default();
         self.session
-            .on_open()
+            .on_opening()
             .iter()
             .for_each(|request| server.on_request(request));
         self.server = Some(server);

@@ -7,7 +7,7 @@ use tonic::transport::Endpoint;
 
 use super::*;
 
-type Item = Result<DeltaDiscoveryResponse, Status>;
+type ResponseResult = Result<DeltaDiscoveryResponse, Status>;
 
 fn mk_stream() -> UpstreamStream {
     let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
@@ -23,7 +23,7 @@ fn backoff_after(failures: usize) -> Backoff {
 }
 
 /// Returns the state of a stream that receives an empty response, then `items`, and then ends.
-fn mk_opening(items: Vec<Item>) -> State {
+fn mk_opening(items: Vec<ResponseResult>) -> State {
     let responses: Responses = stream::iter(items).boxed();
     State::Opening(Box::pin(std::future::ready(Ok((
         DeltaDiscoveryResponse::default(),
