@@ -31,13 +31,14 @@ pub struct Operation<'a> {
     pub block: &'a JsonPatchBlock,
 }
 
-/// Role of a container. Kubernetes rejects probes and lifecycle hooks of an [`Init`](Self::Init) container.
+/// Role of a container. Kubernetes rejects probes and lifecycle hooks of a container that
+/// [runs to completion](Self::RunsToCompletion).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerRole {
     /// An ordinary container, or an init container with `restartPolicy: Always`.
-    Running,
+    KeepsRunning,
     /// An init container that runs to completion.
-    Init,
+    RunsToCompletion,
 }
 
 /// Stage at which ContainerPatches failed.

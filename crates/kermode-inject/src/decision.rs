@@ -1,4 +1,4 @@
-//! First stage: decides whether a Pod is injected (docs/reference/injection.md#decision).
+//! First stage of injection: decides whether a Pod is injected (docs/reference/injection.md#decision).
 
 use std::collections::BTreeMap;
 

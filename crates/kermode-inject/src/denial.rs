@@ -49,7 +49,7 @@ pub enum Denial {
     },
     /// Annotations that `kuma-init` and the CNI plugin would reject.
     #[error("{problem} (on {object})")]
-    TrafficSettings {
+    InvalidTrafficSettings {
         /// Annotation, value, problem and remedy.
         problem: String,
         /// Kind, namespace and name of the Pod.
@@ -138,7 +138,7 @@ impl Denial {
             Self::InvalidPod { .. } => "InvalidPod",
             Self::WrongValue { .. } => "WrongValue",
             Self::Unparsable { .. } | Self::InvalidMap { .. } => "UnparsableAnnotation",
-            Self::TrafficSettings { .. } => "InvalidTrafficSettings",
+            Self::InvalidTrafficSettings { .. } => "InvalidTrafficSettings",
             Self::MeshNotFound { .. } => "MeshNotFound",
             Self::ContainerPatchesMissing { .. } => "ContainerPatchesMissing",
             Self::ContainerPatch(_) => "ContainerPatchFailed",

@@ -19,8 +19,8 @@ const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
 const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
 /// Limits the drain time of a rendered sidecar to the grace period less [`STOP_RESERVE`]. The drain time may come from
-/// the setting, an annotation, an environment variable or a ContainerPatch. `is_set_by_pod`: the Pod has the
-/// annotation.
+/// the setting, the annotation, an environment variable or a ContainerPatch. `is_annotated`: the Pod has the annotation
+/// `kuma.io/sidecar-drain-time`.
 ///
 /// Exceeding the limit gives a warning only if the drain time was configured: by the annotation, or to a value other
 /// than the default. A Pod with the default drain time and grace period, 30 s each, always exceeds the limit.
@@ -30,16 +30,16 @@ const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 pub(crate) fn limit_drain_time(
     sidecar: &mut Value,
     grace_period_seconds: Option<u64>,
-    is_set_by_pod: bool,
+    is_annotated: bool,
     warnings: &mut Vec<String>,
     trace: &mut Trace,
 ) {
-    let Some(text) = drain_time_of(sidecar) else {
+    let Some(value) = drain_time_of(sidecar) else {
         return;
     };
-    let Some(drain_time) = text.as_str().and_then(|text| duration::parse(text).ok()) else {
+    let Some(drain_time) = value.as_str().and_then(|text| duration::parse(text).ok()) else {
         warnings.push(format!(
-            "{DRAIN_TIME_VARIABLE} of kuma-sidecar is {text}, which is not a duration, so the sidecar will not start: \
+            "{DRAIN_TIME_VARIABLE} of kuma-sidecar is {value}, which is not a duration, so the sidecar will not start: \
              write for example 30s"
         ));
         return;
@@ -47,7 +47,7 @@ pub(crate) fn limit_drain_time(
     let has_grace_period = grace_period_seconds.is_some();
     let grace_period = grace_period_seconds.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
     let max_drain_time = grace_period.saturating_sub(STOP_RESERVE).max(MIN_DRAIN_TIME);
-    let is_configured = is_set_by_pod || drain_time != SidecarContainer::default().drain_time;
+    let is_configured = is_annotated || drain_time != SidecarContainer::default().drain_time;
     trace.note(TraceTopic::Drain, || {
         let origin = if is_configured {
             "configured"
@@ -89,7 +89,7 @@ pub(crate) fn limit_drain_time(
         "drain time {drain_text} does not fit into the grace period of {grace_text} and was cut to {max_text}: \
          raise spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
     ));
-    *text = Value::String(max_text);
+    *value = Value::String(max_text);
 }
 
 fn drain_time_of(sidecar: &mut Value) -> Option<&mut Value> {
@@ -110,13 +110,13 @@ mod tests {
         limit_with(drain_time, grace_period, true)
     }
 
-    fn limit_with(drain_time: &str, grace_period: Option<u64>, is_set_by_pod: bool) -> (String, Vec<String>) {
+    fn limit_with(drain_time: &str, grace_period: Option<u64>, is_annotated: bool) -> (String, Vec<String>) {
         let mut sidecar = json!({"env": [{"name": "X"}, {"name": DRAIN_TIME_VARIABLE, "value": drain_time}]});
         let mut warnings = Vec::new();
         limit_drain_time(
             &mut sidecar,
             grace_period,
-            is_set_by_pod,
+            is_annotated,
             &mut warnings,
             &mut Trace::off(),
         );

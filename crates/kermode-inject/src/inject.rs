@@ -185,17 +185,17 @@ impl Rendering<'_> {
         }
         let rendered = render::sidecar(plan, &token.mount);
         let mut sidecar =
-            container_patch::apply_traced(&rendered, &patches.sidecar(), ContainerRole::Running, trace)?;
+            container_patch::apply_traced(&rendered, &patches.sidecar(), ContainerRole::KeepsRunning, trace)?;
         if plan.placement == Placement::Native {
             // Overrides a ContainerPatch: with another policy, the kubelet would wait for the sidecar to terminate
             // before starting the next container.
             sidecar["restartPolicy"] = "Always".into();
         }
-        drop_own_token_if_replaced(&mut sidecar);
+        drop_replaced_token_mount(&mut sidecar);
         drain::limit_drain_time(
             &mut sidecar,
             self.pod.termination_grace_period_seconds,
-            plan.drain_time_set_by_pod,
+            plan.drain_time_is_annotated,
             warnings,
             trace,
         );
@@ -211,7 +211,7 @@ impl Rendering<'_> {
         let mut annotations = self.pod.annotations.clone();
         annotations.extend(new_annotations.clone());
         // Denies annotations that kuma-init or the CNI plugin would reject when the Pod starts.
-        TrafficConfig::from_annotations(&annotations).map_err(|error| Denial::TrafficSettings {
+        TrafficConfig::from_annotations(&annotations).map_err(|error| Denial::InvalidTrafficSettings {
             problem: error.to_string(),
             object: self.annotations.object.to_owned(),
         })?;
@@ -220,7 +220,7 @@ impl Rendering<'_> {
         Ok(container_patch::apply_traced(
             &init,
             &patches.init(),
-            ContainerRole::Init,
+            ContainerRole::RunsToCompletion,
             trace,
         )?)
     }
@@ -241,8 +241,8 @@ impl Rendering<'_> {
     }
 }
 
-/// Removes the mount of [`TOKEN_VOLUME`] if a ContainerPatch added another mount at the same path.
-fn drop_own_token_if_replaced(sidecar: &mut Value) {
+/// Removes the mount of [`TOKEN_VOLUME`] if a ContainerPatch has added another mount at the same path.
+fn drop_replaced_token_mount(sidecar: &mut Value) {
     let Some(mounts) = sidecar.get_mut("volumeMounts").and_then(Value::as_array_mut) else {
         return;
     };

@@ -1,4 +1,4 @@
-//! Second stage: resolves each option of injection from the Pod's annotations, its Namespace and the settings.
+//! Second stage of injection: resolves each option from the Pod's annotations, its Namespace and the settings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) concurrency: u32,
     pub(crate) drain_time: Duration,
     /// Whether an annotation of the Pod sets the drain time.
-    pub(crate) drain_time_set_by_pod: bool,
+    pub(crate) drain_time_is_annotated: bool,
     pub(crate) drain_mode: DrainMode,
     /// Envoy's log level, if the Pod sets it.
     pub(crate) log_level: Option<String>,
@@ -104,7 +104,7 @@ impl<'a> Plan<'a> {
             drain_time: annotations
                 .duration(key::SIDECAR_DRAIN_TIME)?
                 .unwrap_or(sidecar.drain_time),
-            drain_time_set_by_pod: annotations.get(key::SIDECAR_DRAIN_TIME).is_some(),
+            drain_time_is_annotated: annotations.get(key::SIDECAR_DRAIN_TIME).is_some(),
             drain_mode: drain_mode(settings, &annotations)?,
             log_level: annotations.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
             env_vars: env_vars(settings, &annotations)?,

@@ -1,4 +1,4 @@
-//! Third stage: renders the containers as JSON (docs/reference/injection.md#rendered-containers).
+//! Third stage of injection: renders the containers as JSON (docs/reference/injection.md#rendered-containers).
 
 mod env;
 pub(crate) mod init;

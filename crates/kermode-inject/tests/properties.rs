@@ -206,7 +206,7 @@ proptest! {
             .enumerate()
             .map(|(index, block)| Operation { patch: "p", list: "sidecarPatch", index, block })
             .collect();
-        if let Ok(container) = apply(&base, &operations, ContainerRole::Running) {
+        if let Ok(container) = apply(&base, &operations, ContainerRole::KeepsRunning) {
             prop_assert!(container.is_object());
         }
         let mut fixture = Fixture::default();

@@ -35,9 +35,9 @@ fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
     let container_name = case.at("/inputs/base").as_str().unwrap_or_default();
     let base = case.suite.yaml(file)?[container_name].clone();
     let role = if container_name == "init" {
-        ContainerRole::Init
+        ContainerRole::RunsToCompletion
     } else {
-        ContainerRole::Running
+        ContainerRole::KeepsRunning
     };
     let expected = match case.at("/expectedError/stage") {
         Value::Null => json!({"container": comparable_container(case.at("/expected/container"))}),

@@ -25,14 +25,14 @@ pub enum PatchProblem {
         /// Description of the problem.
         problem: String,
     },
-    /// An operation cannot be applied to any container.
+    /// An operation that no container accepts: its path, source or value is invalid.
     #[error("spec.{list}[{index}] ({op} {path}): {problem}")]
     Operation {
-        /// `sidecarPatch` or `initPatch`.
+        /// Name of the list: `sidecarPatch` or `initPatch`.
         list: &'static str,
         /// Index of the operation in the list.
         index: usize,
-        /// Name of the operation.
+        /// Kind of the operation, for example `add`.
         op: &'static str,
         /// Path of the operation.
         path: String,

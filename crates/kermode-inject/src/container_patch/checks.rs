@@ -25,7 +25,7 @@ pub(super) fn check(container: &Container, role: ContainerRole, problems: &mut V
     check_probes(container, role, &mut report);
 }
 
-/// Callback that reports a problem, given its field and description.
+/// Callback that reports a problem of a field. The arguments are the field and the description of the problem.
 type Report<'a> = dyn FnMut(String, &str) + 'a;
 
 fn check_name(container: &Container, report: &mut Report<'_>) {
@@ -129,6 +129,7 @@ fn check_resources(container: &Container, report: &mut Report<'_>) {
     let Some(resources) = &container.resources else {
         return;
     };
+    // `validate` has reported all invalid quantities.
     let amount = |quantity: Option<&Quantity>| -> Option<Amount> { quantity::parse(&quantity?.0).ok() };
     for (kind, amounts) in [("requests", &resources.requests), ("limits", &resources.limits)] {
         for (name, quantity) in amounts.iter().flatten() {
@@ -225,8 +226,10 @@ fn check_security_context(context: &SecurityContext, report: &mut Report<'_>) {
         ),
     ];
     for (field, profile) in profiles {
-        let Some((kind, file)) = profile else { continue };
-        let problem = match (kind.as_str(), file.is_some()) {
+        let Some((kind, localhost_profile)) = profile else {
+            continue;
+        };
+        let problem = match (kind.as_str(), localhost_profile.is_some()) {
             ("Localhost", true) | ("RuntimeDefault" | "Unconfined", false) => continue,
             ("Localhost", false) => "needs localhostProfile, because type is Localhost",
             ("RuntimeDefault" | "Unconfined", true) => {
@@ -239,21 +242,21 @@ fn check_security_context(context: &SecurityContext, report: &mut Report<'_>) {
 }
 
 fn check_probes(container: &Container, role: ContainerRole, report: &mut Report<'_>) {
-    for (field, probe, single_success) in [
+    for (field, probe, requires_one_success) in [
         ("livenessProbe", &container.liveness_probe, true),
         ("readinessProbe", &container.readiness_probe, false),
         ("startupProbe", &container.startup_probe, true),
     ] {
         let Some(probe) = probe else { continue };
-        if role == ContainerRole::Init {
+        if role == ContainerRole::RunsToCompletion {
             report(
                 field.to_owned(),
                 "not allowed for an init container that runs to completion",
             );
         }
-        check_probe(field, probe, single_success, report);
+        check_probe(field, probe, requires_one_success, report);
     }
-    if role == ContainerRole::Init && container.lifecycle.is_some() {
+    if role == ContainerRole::RunsToCompletion && container.lifecycle.is_some() {
         report(
             "lifecycle".to_owned(),
             "not allowed for an init container that runs to completion",
@@ -261,14 +264,14 @@ fn check_probes(container: &Container, role: ContainerRole, report: &mut Report<
     }
 }
 
-fn check_probe(field: &str, probe: &Probe, single_success: bool, report: &mut Report<'_>) {
-    let has_handler = [
+fn check_probe(field: &str, probe: &Probe, requires_one_success: bool, report: &mut Report<'_>) {
+    let handlers_present = [
         probe.exec.is_some(),
         probe.grpc.is_some(),
         probe.http_get.is_some(),
         probe.tcp_socket.is_some(),
     ];
-    if has_handler.iter().filter(|has| **has).count() != 1 {
+    if handlers_present.iter().filter(|present| **present).count() != 1 {
         report(
             field.to_owned(),
             "needs exactly one of exec, grpc, httpGet and tcpSocket",
@@ -285,7 +288,7 @@ fn check_probe(field: &str, probe: &Probe, single_success: bool, report: &mut Re
             report(format!("{field}.{name}"), "must not be negative");
         }
     }
-    if single_success && probe.success_threshold.is_some_and(|threshold| threshold > 1) {
+    if requires_one_success && probe.success_threshold.is_some_and(|threshold| threshold > 1) {
         report(format!("{field}.successThreshold"), "must be 1");
     }
     let ports = [

@@ -16,14 +16,14 @@ const MAX_DEPTH: usize = 48;
 const MAX_PATH_TOKENS: usize = MAX_DEPTH;
 
 /// Applies one operation. After an error, the document may be partly changed.
-pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), String> {
-    let path = parse_path(&block.path)?;
-    match block.op {
-        JsonPatchOp::Add => add(document, &path, parse_value(block)?, Parents::Create)?,
-        JsonPatchOp::Replace => *value_at(document, &path)? = parse_value(block)?,
+pub(super) fn apply(document: &mut Value, operation: &JsonPatchBlock) -> Result<(), String> {
+    let path = parse_path(&operation.path)?;
+    match operation.op {
+        JsonPatchOp::Add => add(document, &path, parse_value(operation)?, Parents::Create)?,
+        JsonPatchOp::Replace => *value_at(document, &path)? = parse_value(operation)?,
         JsonPatchOp::Remove => drop(remove(document, &path)?),
         JsonPatchOp::Move => {
-            let from = parse_source(block)?;
+            let from = parse_source(operation)?;
             if path.len() > from.len() && path.starts_with(&from) {
                 return Err(format!("cannot move {} into itself", pointer::join(&from)));
             }
@@ -31,7 +31,7 @@ pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), 
             add(document, &path, value, Parents::Require)?;
         }
         JsonPatchOp::Copy => {
-            let value = value_at(document, &parse_source(block)?)?.clone();
+            let value = value_at(document, &parse_source(operation)?)?.clone();
             add(document, &path, value, Parents::Require)?;
         }
     }
@@ -39,8 +39,8 @@ pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), 
 }
 
 /// Parses the value of `add` and `replace`, which is JSON in a string.
-pub(super) fn parse_value(block: &JsonPatchBlock) -> Result<Value, String> {
-    let Some(text) = &block.value else {
+pub(super) fn parse_value(operation: &JsonPatchBlock) -> Result<Value, String> {
+    let Some(text) = &operation.value else {
         return Err("value is missing; it must be a string that contains JSON".to_owned());
     };
     serde_json::from_str(text).map_err(|error| {
@@ -51,9 +51,9 @@ pub(super) fn parse_value(block: &JsonPatchBlock) -> Result<Value, String> {
 }
 
 /// Parses the source of `move` and `copy`.
-pub(super) fn parse_source(block: &JsonPatchBlock) -> Result<Vec<String>, String> {
-    match block.from.as_deref() {
-        None | Some("") => Err(format!("from is missing; {} requires it", block.op.as_str())),
+pub(super) fn parse_source(operation: &JsonPatchBlock) -> Result<Vec<String>, String> {
+    match operation.from.as_deref() {
+        None | Some("") => Err(format!("from is missing; {} requires it", operation.op.as_str())),
         Some(from) => parse_path(from),
     }
 }
@@ -171,7 +171,7 @@ fn insertion_index(token: &str, len: usize) -> Result<usize, String> {
         .ok_or_else(|| format!("index {index} is outside of a list of {len} elements"))
 }
 
-/// Resolves an index. A negative index is added to `len`.
+/// Converts an index to a position, which may be `len` or above. A negative index is added to `len`.
 fn resolve_index(index: i64, len: usize) -> Option<usize> {
     match usize::try_from(index) {
         Ok(index) => Some(index),

@@ -29,7 +29,7 @@ fn apply_operations(base: &Value, operations: Value) -> Result<Value, PatchFailu
             block,
         })
         .collect();
-    apply(base, &operations, ContainerRole::Running)
+    apply(base, &operations, ContainerRole::KeepsRunning)
 }
 
 /// Applies an `add` operation that fails. Returns the stage and the problems.
@@ -259,8 +259,8 @@ fn probe_of_an_init_container_is_a_failure() {
         index: 0,
         block: &blocks[0],
     };
-    assert!(apply(&mk_sidecar(), &[operation], ContainerRole::Init).is_err());
-    assert!(apply(&mk_sidecar(), &[operation], ContainerRole::Running).is_ok());
+    assert!(apply(&mk_sidecar(), &[operation], ContainerRole::RunsToCompletion).is_err());
+    assert!(apply(&mk_sidecar(), &[operation], ContainerRole::KeepsRunning).is_ok());
 }
 
 #[test]

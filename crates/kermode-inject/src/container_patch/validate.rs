@@ -13,18 +13,18 @@ pub(super) fn problems(container: &Value, role: ContainerRole) -> Vec<String> {
     if !container.is_object() {
         return vec!["the result is not a container".to_owned()];
     }
-    let (comparable, mut problems) = with_text_quantities(container);
+    let (normalized, mut problems) = with_text_quantities(container);
     if !problems.is_empty() {
         return problems;
     }
     let decoded: Result<Container, _> =
-        serde_path_to_error::deserialize(comparable.clone().into_deserializer());
+        serde_path_to_error::deserialize(normalized.clone().into_deserializer());
     let decoded = match decoded {
         Ok(decoded) => decoded,
         Err(error) => return vec![format!("{}: {}", error.path(), error.inner())],
     };
     if let Ok(encoded) = serde_json::to_value(&decoded) {
-        report_unknown_fields("", &comparable, &encoded, &mut problems);
+        report_unknown_fields("", &normalized, &encoded, &mut problems);
     }
     checks::check(&decoded, role, &mut problems);
     problems
@@ -58,7 +58,7 @@ fn report_unknown_fields(path: &str, given: &Value, encoded: &Value, problems: &
 }
 
 /// Returns a copy with quantities as strings, and the problems of invalid quantities. A quantity may be a JSON number,
-/// but the bindings accept strings only.
+/// but `k8s_openapi` decodes strings only.
 fn with_text_quantities(container: &Value) -> (Value, Vec<String>) {
     let (mut container, mut problems) = (container.clone(), Vec::new());
     for kind in ["requests", "limits"] {
@@ -84,7 +84,7 @@ fn normalize_quantity(field: &str, amount: &mut Value, problems: &mut Vec<String
     if let Value::Number(number) = amount {
         *amount = Value::String(number.to_string());
     }
-    // Decoding reports a value of another type.
+    // A value that is neither a number nor a string is reported when the container is decoded.
     if let Some(Err(error)) = amount.as_str().map(quantity::parse) {
         problems.push(format!("{field}: {error}"));
     }
