@@ -146,7 +146,7 @@ impl Webhooks {
         self.events.report_denied(request, namespace, denial);
         let message = match lookup_error {
             Some(lookup_error) => {
-                format!("{denial} (if the missing object was created just now, retry: {lookup_error})")
+                format!("{denial} ({lookup_error}; if the missing object was created just now, retry)")
             }
             None => denial.to_string(),
         };
