@@ -102,10 +102,10 @@ impl Renewal {
             match state.timer.next_step(SystemTime::now()) {
                 RenewalStep::Wait(wait) => tokio::select! {
                     () = sleep(wait.min(MAX_SLEEP)) => {}
-                    () = self.secrets_wanted.notified() => state.timer.on_certificate_wanted(SystemTime::now()),
+                    () = self.secrets_wanted.notified() => state.timer.on_envoy_waiting(SystemTime::now()),
                     Some(update) = updates.recv() => self.on_update(&mut state, &update),
                 },
-                RenewalStep::Renew => {
+                RenewalStep::Request => {
                     let outcome = self.renew(state.current.as_ref()).await;
                     state.on_outcome(outcome, SystemTime::now());
                 }
@@ -332,7 +332,7 @@ mod tests {
         while now < at(1200) {
             match state.timer.next_step(now) {
                 RenewalStep::Wait(wait) => now += wait,
-                RenewalStep::Renew => {
+                RenewalStep::Request => {
                     let warning_before = state.last_warning;
                     let error = anyhow::anyhow!("no route");
                     state.on_outcome(Outcome::Failed(error), now);

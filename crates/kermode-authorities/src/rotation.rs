@@ -226,7 +226,10 @@ impl RotationController {
         let next = Generation {
             number: newest.number + 1,
             authority: Arc::new(Authority::generate(&id.mesh, now)?),
-            schedule: Some(Schedule::starting(now, self.authorities.term(settings.lifetime))),
+            schedule: Some(Schedule::generated_at(
+                now,
+                self.authorities.term(settings.lifetime),
+            )),
             // A rotation that is due because of the CA's age also fulfils a pending request.
             request: settings.request.clone(),
         };
@@ -252,8 +255,8 @@ impl RotationController {
 
     /// Logs a new phase of a rotation. If this replica started the rotation, also writes an Event.
     ///
-    /// `is_own_rotation` says whether this replica started the rotation. `None` means that no rotation has just started.
-    /// In this case, the value of the last report is used.
+    /// `is_own_rotation` says whether this replica started the rotation. `None` means that no rotation has just
+    /// started. In this case, the value of the last report is used.
     fn report_phase(
         &mut self,
         id: &BackendId,

@@ -169,7 +169,7 @@ mod tests {
         Generation {
             number,
             authority: Arc::new(authority),
-            schedule: (number > 1).then(|| Schedule::starting(now, Term::of(DAY))),
+            schedule: (number > 1).then(|| Schedule::generated_at(now, Term::of(DAY))),
             request: (number > 1).then(|| "please".to_owned()),
         }
     }

@@ -67,7 +67,7 @@ impl Replica {
 
 /// Duration of a phase of a rotation, rounded up to the next second.
 fn phase_duration() -> Duration {
-    let schedule = Schedule::starting(UNIX_EPOCH, Term::of(LIFETIME));
+    let schedule = Schedule::generated_at(UNIX_EPOCH, Term::of(LIFETIME));
     let phase = schedule.signs_from.duration_since(UNIX_EPOCH);
     phase.expect("a time after the epoch") + Duration::from_secs(1)
 }

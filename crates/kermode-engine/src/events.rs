@@ -1,4 +1,4 @@
-//! Watch events, which are the input of the engine, and the set of watches without a complete initial list.
+//! Watch events, which are the input of the engine, and the progress of the initial lists.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -50,7 +50,7 @@ pub struct WatchEvent {
     pub(crate) update: ObjectUpdate,
 }
 
-/// Update of an object, or the end of the initial list of a watch. Each variant is one kind of object.
+/// Update of an object, or the end of the initial list of a watch. The variant tells the kind of the objects.
 #[derive(Debug)]
 pub enum ObjectUpdate {
     /// A Pod.
@@ -59,7 +59,7 @@ pub enum ObjectUpdate {
     Service(Update<ServiceFacts>),
     /// A Namespace.
     Namespace(Update<NamespaceFacts>),
-    /// A ReplicaSet or Job.
+    /// A ReplicaSet or Job, which may stand between a Pod and the workload that owns it.
     Intermediate(IntermediateKind, Update<IntermediateFacts>),
     /// A Mesh.
     Mesh(Update<Mesh>),
@@ -69,9 +69,12 @@ pub enum ObjectUpdate {
     ContainerPatch(Update<ContainerPatchSpec>),
 }
 
-/// Watches that have not delivered their initial list yet.
+/// Progress of the initial lists.
 #[derive(Debug)]
-pub(crate) struct InitialSync(BTreeSet<WatchKind>);
+pub(crate) struct InitialSync {
+    /// Watches that have not delivered their initial list yet.
+    pending: BTreeSet<WatchKind>,
+}
 
 // === impl WatchEvent ===
 
@@ -87,7 +90,7 @@ impl From<ObjectUpdate> for WatchEvent {
 // === impl ObjectUpdate ===
 
 impl ObjectUpdate {
-    /// Returns the watch whose initial list ends with this event; `None` for updates of objects.
+    /// Returns the watch whose initial list ends with this update; `None` for updates of objects.
     pub(crate) fn synced_watch(&self) -> Option<WatchKind> {
         match self {
             Self::Pod(Update::Synced) => Some(WatchKind::Pods),
@@ -107,19 +110,21 @@ impl ObjectUpdate {
 
 impl Default for InitialSync {
     fn default() -> Self {
-        Self(WatchKind::ALL.iter().copied().collect())
+        Self {
+            pending: WatchKind::ALL.iter().copied().collect(),
+        }
     }
 }
 
 impl InitialSync {
     /// Records that a watch has delivered its initial list. Idempotent.
     pub(crate) fn mark_synced(&mut self, watch: WatchKind) {
-        self.0.remove(&watch);
+        self.pending.remove(&watch);
     }
 
     /// Whether all watches have delivered their initial list.
     pub(crate) fn is_complete(&self) -> bool {
-        self.0.is_empty()
+        self.pending.is_empty()
     }
 }
 
@@ -127,7 +132,7 @@ impl InitialSync {
 mod tests {
     use super::*;
 
-    /// Returns the event at the end of a watch's initial list.
+    /// Returns the update at the end of a watch's initial list.
     fn mk_synced(watch: WatchKind) -> ObjectUpdate {
         match watch {
             WatchKind::Namespaces => ObjectUpdate::Namespace(Update::Synced),
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn synced_event_of_every_kind_identifies_its_watch() {
+    fn synced_update_of_every_kind_identifies_its_watch() {
         for watch in WatchKind::ALL {
             assert_eq!(mk_synced(*watch).synced_watch(), Some(*watch));
         }
@@ -154,6 +159,7 @@ mod tests {
     fn initial_sync_is_complete_once_every_watch_has_synced() {
         let mut sync = InitialSync::default();
         let (last, others) = WatchKind::ALL.split_last().expect("a watch");
+        // Each watch syncs twice: `mark_synced` is idempotent.
         for watch in others.iter().chain(others) {
             sync.mark_synced(*watch);
             assert!(!sync.is_complete(), "{watch:?}");

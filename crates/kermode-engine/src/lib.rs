@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! watches ──WatchEvent──▶ index ──Touched──▶ publisher (xDS)
-//!                               └─DataplaneChange─▶ endpoint removals, writer of Dataplanes, Events
+//!                               └─DataplaneChange─▶ endpoint removals, writer of Dataplanes, Kubernetes Events
 //! ```
 //!
-//! All events that are in the channel are applied as one batch. The first change of a burst is therefore published
-//! immediately, and the following changes together. Nothing is published before every watch has delivered its initial
-//! list, because proxies would lose endpoints that are not listed yet.
+//! All watch events that are in the channel are applied as one batch, up to a limit. The first change of a burst is
+//! therefore published immediately, and the following changes together. Nothing is published before every watch has
+//! delivered its initial list, because proxies would lose endpoints that are not listed yet.
 
 mod events;
 mod metrics;
@@ -34,12 +34,12 @@ use self::events::InitialSync;
 pub use self::events::{ObjectUpdate, WatchEvent, WatchKind};
 pub use self::metrics::Metrics;
 
-/// Maximum number of events in a batch.
+/// Maximum number of watch events in a batch.
 const MAX_BATCH_SIZE: usize = 1024;
 
 /// Estimated time to push a change to one proxy.
 const PUSH_TIME_PER_PROXY: Duration = Duration::from_micros(30);
-/// Upper bound of the delay of writes, short enough to be unnoticeable in `kubectl`.
+/// Upper bound of the delay of writes to the API server, short enough to be unnoticeable in `kubectl`.
 const MAX_WRITE_DELAY: Duration = Duration::from_millis(250);
 
 /// Inputs and outputs of the engine.
@@ -55,7 +55,7 @@ pub struct Engine {
     /// Writes Dataplanes to the API server.
     pub writer: Writer,
     /// Records warnings about Pods as Kubernetes Events.
-    pub events: EventRecorder,
+    pub event_recorder: EventRecorder,
     /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
     pub meshes_changed: Arc<Notify>,
     /// Whether this replica is the leader. Only the leader records Events.
@@ -119,7 +119,7 @@ impl Engine {
     }
 
     /// Drains and applies a batch. Publishes the resulting changes if all watches have delivered their initial lists.
-    /// `waiting` is the number of events that are still in the channel.
+    /// `waiting` is the number of watch events that are still in the channel.
     fn on_batch(&mut self, startup: &mut Option<Startup>, batch: &mut Vec<WatchEvent>, waiting: usize) {
         let begun = Instant::now();
         let _span = tracing::debug_span!("publish changes", events = batch.len()).entered();
@@ -140,6 +140,7 @@ impl Engine {
         if let Some(finished_startup) = finished_startup {
             self.add_ready_endpoints();
             finished_startup.readiness_guard.mark_ready();
+            // The writer deletes the Dataplanes without a Pod, so it starts only now that all Pods are listed.
             self.writer.set_desired_complete();
         }
         let mut to_write = Vec::new();
@@ -176,7 +177,8 @@ impl Engine {
         let touched = meshes.chain(dataplanes).collect();
         Changes {
             touched,
-            // The writer reconciles all Dataplanes when it starts, so only Dataplanes with warnings are needed.
+            // The writer reconciles all Dataplanes when it starts. The changes are needed only for the Events of Pods
+            // with warnings or errors.
             dataplanes: index.problems().collect(),
             ..Changes::default()
         }
@@ -259,7 +261,7 @@ impl Engine {
         }
     }
 
-    /// Registers the endpoints of the first publication, so that their removals are tracked.
+    /// Reports the endpoints of the first publication, so that their removals are tracked.
     fn add_ready_endpoints(&self) {
         let index = self.index.read();
         let ready = index
@@ -272,27 +274,29 @@ impl Engine {
         }
     }
 
-    /// Registers the endpoint that a change added or removed. Called after the change is published.
+    /// Reports to the tracking of endpoint removals that a change added or removed an endpoint. Called after the change
+    /// is published.
     fn update_removals(&self, change: &DataplaneChange) {
-        let published = |mesh: &MeshName| self.publisher.published_sequence(mesh);
+        let published_sequence = |mesh: &MeshName| self.publisher.published_sequence(mesh);
         match change {
             DataplaneChange::Upsert { dataplane, .. } if has_ready_inbound(dataplane) => {
                 self.removals
                     .on_endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
             }
             DataplaneChange::Upsert { dataplane, .. } => {
-                self.removals.on_endpoint_removed(&dataplane.key, published);
+                self.removals
+                    .on_endpoint_removed(&dataplane.key, published_sequence);
             }
             DataplaneChange::Delete(key) => {
-                self.removals.on_endpoint_removed(key, published);
+                self.removals.on_endpoint_removed(key, published_sequence);
                 self.removals.on_dataplane_deleted(key);
             }
             DataplaneChange::Failed { .. } => {}
         }
     }
 
-    /// Counts and logs a failed conversion, and records the warnings or the error of a change as Events. Returns the
-    /// key of the Dataplane to write or delete, if any.
+    /// Records the warnings or the error of a change as Events. Counts and logs a failed conversion. Returns the key of
+    /// the Dataplane to write or delete; `None` if the conversion failed.
     fn report(&self, change: DataplaneChange) -> Option<ObjectKey> {
         let to_write = match &change {
             DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),
@@ -307,9 +311,10 @@ impl Engine {
         to_write
     }
 
+    /// Records the current warnings and errors of all Pods as Events.
     fn record_all_warnings(&self) {
-        let warnings: Vec<_> = self.index.read().problems().collect();
-        for change in warnings {
+        let changes: Vec<_> = self.index.read().problems().collect();
+        for change in changes {
             self.record_warnings(change);
         }
     }
@@ -334,6 +339,7 @@ impl Engine {
         }
     }
 
+    /// Records an Event of type `Warning` if this replica is the leader.
     fn record_warning(&self, pod: &ObjectKey, uid: &Arc<str>, reason: &'static str, message: &str) {
         if !*self.is_leader.borrow() {
             return;
@@ -343,10 +349,11 @@ impl Engine {
             key: pod.clone(),
             uid: uid.to_string(),
         };
-        self.events.warning(&subject, reason, message);
+        self.event_recorder.warning(&subject, reason, message);
     }
 }
 
+/// Whether the proxy of the Dataplane is an endpoint: at least one inbound is ready.
 fn has_ready_inbound(dataplane: &Dataplane) -> bool {
     dataplane.inbounds.iter().any(Inbound::is_ready)
 }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::events::{ObjectUpdate, WatchEvent, WatchKind};
 
-/// A watch. It runs while it is polled.
+/// Future that runs one watch while it is polled.
 pub type Watch = BoxFuture<'static, ()>;
 
 /// Returns all watches of the engine. They send their events to `sink`.
@@ -59,7 +59,7 @@ fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             move |patch| convert_if_decoded(kind.name(), patch, |patch| Conversion::Keep(patch.spec)),
             ObjectUpdate::ContainerPatch,
         ),
-        // Only the owners of ReplicaSets and Jobs are read, so their metadata suffices.
+        // Only the owner references of ReplicaSets and Jobs are read, so only their metadata is decoded.
         WatchKind::ReplicaSets => builder.build(
             Api::<PartialObjectMeta<ReplicaSet>>::all(client),
             |object| {
@@ -87,6 +87,7 @@ fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
         ),
         WatchKind::Pods => builder.build(
             Api::<Pod>::all(client),
+            // A Pod that is not injected is not relevant.
             |pod| Some(PodFacts::from(&pod)).filter(PodFacts::is_injected).into(),
             ObjectUpdate::Pod,
         ),
@@ -122,7 +123,7 @@ impl WatchBuilder<'_> {
     }
 }
 
-/// Converts a ReplicaSet or Job. An object without an owner is ignored.
+/// Converts a ReplicaSet or Job. An object that has no owner itself is not relevant.
 fn convert_intermediate<K>(object: &K) -> Conversion<IntermediateFacts>
 where
     for<'a> IntermediateFacts: From<&'a K>,

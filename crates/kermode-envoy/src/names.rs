@@ -1,4 +1,4 @@
-//! Names of Envoy resources, and SPIFFE ids (docs/reference/envoy.md#names). Users search for these names in statistics
+//! Names of Envoy resources, and SPIFFE IDs (docs/reference/envoy.md#names). Users search for these names in statistics
 //! and logs, so a changed name is a breaking change.
 
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use kermode_model::{MeshName, ServiceName};
 pub const ADMIN: &str = "kuma:envoy:admin";
 /// Name of the listener for the kubelet's HTTP probes of the application.
 pub const PROBES: &str = "probe:listener";
-/// Name of the cluster for direct access.
+/// Name of the cluster for direct access ([`kermode_model::direct_access`]).
 pub const DIRECT_ACCESS: &str = "direct_access";
 
 /// Name of the inbound listener at an address. In all names, IPv6 addresses are in brackets.
@@ -32,7 +32,7 @@ pub fn outbound(address: SocketAddr) -> String {
     format!("outbound:{address}")
 }
 
-/// Name of the cluster for one endpoint of a headless service. The name is the same for all clients.
+/// Name of the cluster for one endpoint of a headless service.
 pub fn headless_endpoint(service: &ServiceName, address: SocketAddr) -> String {
     format!("{service}-_{address}_")
 }
@@ -50,12 +50,12 @@ pub(crate) fn passthrough(direction: &str, is_ipv6: bool) -> String {
     )
 }
 
-/// Prefix of all SPIFFE ids of a mesh.
+/// Prefix of the SPIFFE IDs of all services of a mesh.
 pub fn spiffe_prefix(mesh: &MeshName) -> String {
     format!("spiffe://{mesh}/")
 }
 
-/// The SPIFFE id of a service.
+/// The SPIFFE ID of a service.
 pub fn spiffe_id(mesh: &MeshName, service: &ServiceName) -> String {
     format!("spiffe://{mesh}/{service}")
 }
@@ -70,7 +70,7 @@ pub(crate) fn sni(mesh: &MeshName, service: &ServiceName) -> String {
     format!("{service}{{mesh={mesh}}}")
 }
 
-/// Converts a name for use in statistics: characters other than ASCII letters, digits, `_` and `-` become `_`.
+/// Converts a name for use in Envoy's statistics: characters other than ASCII letters, digits, `_` and `-` become `_`.
 pub(crate) fn stat_name(name: &str) -> String {
     let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     name.chars().map(|c| if is_safe(c) { c } else { '_' }).collect()

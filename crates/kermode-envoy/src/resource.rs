@@ -67,11 +67,11 @@ pub struct Resource {
     pub on_demand: Option<Box<OnDemand>>,
 }
 
-/// Conditions for sending a resource to an explicit subscription.
+/// Condition for sending a resource to an explicit subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDemand {
-    /// Kinds and names of other resources that the proxy must ACK or NACK before this resource is sent. The stream
-    /// limits the delay. Names of resources that do not exist are ignored.
+    /// Kinds and names of other resources that the proxy must ACK or NACK before this resource is sent. After a time
+    /// limit, the stream sends this resource in any case. Names of resources that do not exist are ignored.
     pub after: Vec<(ResourceKind, Arc<str>)>,
 }
 
@@ -104,8 +104,8 @@ impl Resource {
     /// Makes the version of these endpoints depend on the version of their cluster.
     ///
     /// Envoy rebuilds a changed cluster and waits until the server sends the endpoints of the cluster again. A delta
-    /// server sends unchanged endpoints again only if their version differs. Otherwise, Envoy waits until
-    /// `initial_fetch_timeout` (envoyproxy/envoy#28877).
+    /// server compares only versions, so it sends endpoints with the same content again only if their version has
+    /// changed. Otherwise, Envoy waits until `initial_fetch_timeout` (envoyproxy/envoy#28877).
     pub(crate) fn with_cluster_version(self, cluster: &Self) -> Self {
         Self {
             version: version(&[cluster.version.as_bytes(), &self.body]),

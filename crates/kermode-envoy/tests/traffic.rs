@@ -21,7 +21,7 @@ use support::secrets::{for_each_child, read_secrets_from_files, write_secrets};
 use support::{envoy, readable};
 use tempfile::TempDir;
 
-/// SPIFFE id of the client.
+/// SPIFFE ID of the client.
 const CLIENT_ID: &str = "spiffe://default/client_demo_svc";
 
 /// The sidecars of a client and of a server, and an application.

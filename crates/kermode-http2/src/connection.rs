@@ -17,19 +17,21 @@ use crate::repoll::Repoll;
 /// Maximum number of concurrent calls of a connection. An agent makes at most four: ADS, trust bundles, a certificate
 /// and the removal of its endpoint.
 const MAX_CONCURRENT_CALLS: u32 = 32;
-/// Maximum size of the headers of a request, in bytes. A service-account token takes about 2,000.
+/// Maximum size of the headers of a request, in bytes. A service-account token takes about 2,000 bytes.
 const MAX_HEADER_SIZE: u32 = 16 * 1024;
-/// Receive window of a connection, in bytes. Larger than the 64 KiB window of a call, so that an unread call does not
-/// block other calls.
+/// Receive window of a connection, in bytes. Larger than the 64 KiB window of a call, so that a call whose request body
+/// is not read does not block other calls.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Size of the send buffer of a call, in bytes: two frames. Bounds the memory that a slow client takes.
 const SEND_BUFFER_SIZE: usize = 32 * 1024;
 
-/// Time without calls after which a connection is sent GOAWAY. After the same time, a connection that was sent GOAWAY
-/// is dropped, even if calls are open. Bounds how long an unused connection occupies a connection slot.
+/// Time without calls after which GOAWAY is sent to the client. Bounds how long an unused connection occupies a slot
+/// for connections.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Time after GOAWAY at which the connection is dropped, even if calls are open.
+const CLOSE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Output of the futures that are polled together with the connection.
+/// Output of a future that is polled together with the connection.
 enum DriverEvent {
     CallEnded(AfterCall),
     ShutdownRequested,
@@ -37,9 +39,9 @@ enum DriverEvent {
 
 /// Serves a connection until it ends. Calls `on_call` for every accepted call.
 ///
-/// Once `shutdown` completes, the client is sent GOAWAY and the connection ends with its last call, or a minute later.
-/// A connection without calls is sent GOAWAY after a minute. This function has no timeout for the first call; the
-/// caller has to set one.
+/// GOAWAY is sent to the client once `shutdown` completes, after a minute without calls, or when a call requests it
+/// ([`AfterCall::CloseConnection`]). The connection then ends with its last call, at the latest a minute after GOAWAY.
+/// This function has no timeout for the first call; the caller has to set one.
 ///
 /// # Errors
 /// When the connection breaks or the client violates HTTP/2.
@@ -81,10 +83,10 @@ where
     };
     // `FuturesUnordered` polls only futures that were woken. All connections share the shutdown signal, so polling it
     // at every wake-up would cause contention.
-    let events = FuturesUnordered::from_iter([shutdown]);
+    let event_futures = FuturesUnordered::from_iter([shutdown]);
     let driver = Driver {
         connection,
-        events,
+        event_futures,
         open_calls: 0,
         is_closing: false,
         deadline: None,
@@ -95,9 +97,9 @@ where
 /// State of a connection after its handshake.
 struct Driver<IO> {
     connection: Box<Connection<IO, Bytes>>,
-    /// The open calls, and the shutdown signal.
-    events: FuturesUnordered<BoxFuture<'static, DriverEvent>>,
-    /// Number of calls that have not ended.
+    /// The open calls, and the shutdown signal until it completes.
+    event_futures: FuturesUnordered<BoxFuture<'static, DriverEvent>>,
+    /// Number of open calls.
     open_calls: usize,
     /// Whether GOAWAY was sent.
     is_closing: bool,
@@ -114,7 +116,7 @@ where
             tokio::select! {
                 // Calls are polled before the connection, which then writes their responses.
                 biased;
-                Some(event) = self.events.next() => match event {
+                Some(event) = self.event_futures.next() => match event {
                     DriverEvent::CallEnded(after) => self.end_call(after),
                     DriverEvent::ShutdownRequested => self.close(),
                 },
@@ -139,7 +141,7 @@ where
         if !self.is_closing {
             self.deadline = None;
         }
-        self.events.push(call.map(DriverEvent::CallEnded).boxed());
+        self.event_futures.push(call.map(DriverEvent::CallEnded).boxed());
     }
 
     fn end_call(&mut self, after: AfterCall) {
@@ -156,7 +158,7 @@ where
         if !self.is_closing {
             self.is_closing = true;
             self.connection.graceful_shutdown();
-            self.deadline = Some(Box::pin(sleep(IDLE_TIMEOUT)));
+            self.deadline = Some(Box::pin(sleep(CLOSE_TIMEOUT)));
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The calls of a connection and the connection itself are polled in one task, and each wakes the task for the other: a
 //! call by sending a response, the connection by receiving a request. The runtime would queue the woken task behind all
-//! other tasks, which are thousands when a change is pushed to a whole mesh. By then the connection's memory would have
-//! left the CPU caches.
+//! other tasks: thousands of tasks while a change is pushed to a whole mesh. The connection's memory would leave the
+//! CPU caches in the meantime.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,14 +23,16 @@ const POLLING: u8 = 1;
 /// State after a wake-up, until the next poll.
 const WOKEN: u8 = 2;
 
-/// Polls a future again while it wakes itself, up to [`MAX_POLLS`] times.
+/// Future that polls an inner future until the inner future no longer wakes itself, at most [`MAX_POLLS`] times in a
+/// row.
 pub(crate) struct Repoll<T> {
     future: BoxFuture<'static, T>,
     wake_state: Arc<WakeState>,
+    /// Waker of the inner future: calls [`WakeState::wake`].
     waker: Waker,
 }
 
-/// State that the future's wakers share.
+/// Records whether the inner future was woken, and wakes the task if necessary.
 #[derive(Debug, Default)]
 struct WakeState {
     /// [`IDLE`], [`POLLING`] or [`WOKEN`].
@@ -114,7 +116,7 @@ mod tests {
         repoll.poll_unpin(&mut Context::from_waker(&Waker::from(task.clone())))
     }
 
-    /// Makes a future that wakes itself during each of its first `times` polls.
+    /// Makes a future that wakes itself during each of its first `times` polls. The output is the number of polls.
     fn mk_self_waking(times: u8) -> Repoll<u8> {
         let mut polled = 0;
         Repoll::new(Box::pin(std::future::poll_fn(move |context| {
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn wake_up_from_outside_wakes_the_newest_task_once() {
+    fn wake_up_between_polls_wakes_the_task_of_the_last_poll_once() {
         let (sender, mut receiver) = tokio::sync::mpsc::channel::<u8>(4);
         let mut repoll = Repoll::new(Box::pin(async move {
             let first = receiver.recv().await.unwrap_or_default();

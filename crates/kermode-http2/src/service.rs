@@ -21,7 +21,7 @@ use crate::send::{send_some, wait_for_reset};
 /// Time within which the service has to return the headers of the response. Includes the time to receive the request
 /// and to authenticate the caller.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time within which the client has to read one message of the response.
+/// Time within which the client has to read one part of the response body, as returned by the service.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Serves calls with a service. The connection stays open after every call.
@@ -72,6 +72,7 @@ where
     }
 }
 
+/// Sends a response body. Ends early when the client resets the call.
 async fn send_body(stream: &mut SendStream<Bytes>, body: impl Body<Data = Bytes>) -> Result<(), h2::Error> {
     let mut body = pin!(body);
     loop {
@@ -105,7 +106,7 @@ pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut data: Bytes) ->
     Ok(())
 }
 
-/// Body of a request. Reading it releases flow-control capacity to the client.
+/// Body of a request. Reading the body releases flow-control capacity to the client.
 #[derive(Debug)]
 pub struct RequestBody(RecvStream);
 

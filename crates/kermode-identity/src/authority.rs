@@ -1,4 +1,4 @@
-//! Builtin CA of a mesh. Signs the certificates of the mesh's workloads.
+//! CA of a mesh (backend type `builtin`). Signs the certificates of the mesh's proxies.
 
 use std::time::SystemTime;
 
@@ -45,7 +45,7 @@ impl Authority {
     /// Issues a certificate for the key of a signing request, with exactly the names of the entitlement.
     ///
     /// # Errors
-    /// Fails if the request has a name that is not part of the entitlement, if the entitlement has no service, or if
+    /// Fails if the request has a name that is not part of the entitlement, if the entitlement names no service, or if
     /// this CA is not valid at `now`.
     pub fn sign(
         &self,
@@ -56,7 +56,7 @@ impl Authority {
     ) -> Result<IssuedCertificate, Error> {
         request.check_names(entitlement)?;
         if !entitlement.names_a_service() {
-            return Err(Error::NoEntitlement);
+            return Err(Error::NoService);
         }
         let names = entitlement
             .uris()

@@ -12,7 +12,7 @@ pub struct TrustBundle {
 }
 
 impl TrustBundle {
-    /// Returns a bundle of these roots.
+    /// Returns a bundle of these roots, without duplicates.
     pub fn new(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
         let mut bundle = Self::default();
         for root in roots {
@@ -56,8 +56,7 @@ impl TrustBundle {
         self.roots.is_empty()
     }
 
-    /// Returns whether the bundles have a common root. Consecutive versions of a mesh's bundle always have a common
-    /// root.
+    /// Returns whether the bundles have a common root, as consecutive versions of the bundle of one mesh always do.
     pub fn shares_a_root_with(&self, other: &Self) -> bool {
         self.roots.iter().any(|root| other.roots.contains(root))
     }

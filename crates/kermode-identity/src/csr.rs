@@ -1,7 +1,7 @@
 //! Certificate signing requests: verification of the signature, the key and the requested names.
 //!
-//! A certificate's names come from the Dataplane. A request that contains any other name is rejected, so that attempts
-//! to obtain another identity become visible.
+//! A certificate's names come from the Dataplane. A request that contains any other name is rejected, so that an
+//! attempt to obtain another identity becomes visible as an error.
 
 use std::borrow::Cow;
 
@@ -19,13 +19,15 @@ use crate::{Entitlement, Error};
 
 /// Maximum size of a request, in bytes.
 const MAX_REQUEST_SIZE: usize = 8 * 1024;
-/// Scheme of the URI name that binds a request to the proxy that made it. Certificates do not contain this name.
+/// Scheme of the URI that binds a request to the proxy that made it: `kermode-proxy:<pod>.<namespace>`. Certificates do
+/// not contain this URI.
 pub(crate) const PROXY_SCHEME: &str = "kermode-proxy:";
 
 /// Certificate signing request with a verified signature.
 #[derive(Debug)]
 pub struct SigningRequest {
     pub(crate) key: SubjectPublicKeyInfo,
+    /// Requested names, and the name with [`PROXY_SCHEME`] that binds the request to its proxy.
     uris: Vec<String>,
 }
 
@@ -47,7 +49,7 @@ impl SigningRequest {
             return Err(unreadable("it is followed by other bytes".to_owned()));
         }
         let info = &request.certification_request_info;
-        check_algorithm(&info.subject_pki.algorithm)?;
+        check_key_algorithm(&info.subject_pki.algorithm)?;
         request.verify_signature().map_err(|_| Error::RequestSignature)?;
         if info.subject.iter().next().is_some() {
             return Err(not_allowed("a subject"));
@@ -77,7 +79,7 @@ impl SigningRequest {
         }
     }
 
-    /// Checks that the requested names are part of the entitlement.
+    /// Checks that the requested names are part of the entitlement. The name with [`PROXY_SCHEME`] is not checked.
     pub(crate) fn check_names(&self, entitlement: &Entitlement) -> Result<(), Error> {
         let mut names = self.uris.iter().filter(|uri| !uri.starts_with(PROXY_SCHEME));
         if names.all(|uri| entitlement.uris().contains(uri)) {
@@ -92,6 +94,7 @@ fn not_allowed(what: &'static str) -> Error {
     Error::RequestNotAllowed { what }
 }
 
+/// Returns the URIs that an attribute of a request asks for.
 fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error> {
     let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() else {
         return Err(not_allowed("an unknown attribute"));
@@ -126,7 +129,7 @@ fn to_der(csr: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     Ok(Cow::Owned(der.as_ref().to_vec()))
 }
 
-fn check_algorithm(algorithm: &AlgorithmIdentifier<'_>) -> Result<(), Error> {
+fn check_key_algorithm(algorithm: &AlgorithmIdentifier<'_>) -> Result<(), Error> {
     let curve = algorithm
         .parameters
         .as_ref()

@@ -23,10 +23,10 @@ pub enum Error {
         reason: String,
     },
     /// A certificate cannot be read.
-    #[error("certificate of {what} cannot be read: {reason}; provide an X.509 certificate")]
+    #[error("certificate of {owner} cannot be read: {reason}; provide an X.509 certificate")]
     Certificate {
         /// Owner of the certificate.
-        what: &'static str,
+        owner: &'static str,
         /// Reason.
         reason: String,
     },
@@ -56,12 +56,12 @@ pub enum Error {
         /// Reason.
         reason: String,
     },
-    /// The signing request has a type of key that is not accepted.
+    /// The key of the signing request has a type that is not accepted.
     #[error(
         "certificate signing request has a key of type {found}; only ECDSA P-256 and Ed25519 are accepted"
     )]
     RequestKey {
-        /// The algorithm, as text or as an object identifier.
+        /// Object identifier of the key's algorithm, followed by that of the curve, if any.
         found: String,
     },
     /// The signature of the signing request is invalid.
@@ -73,7 +73,7 @@ pub enum Error {
     /// The signing request contains something that is not allowed.
     #[error("certificate signing request contains {what}; remove it: names come from the Dataplane")]
     RequestNotAllowed {
-        /// Description of the part.
+        /// Description of the part that is not allowed.
         what: &'static str,
     },
     /// The signing request is not bound to a proxy.
@@ -90,8 +90,8 @@ pub enum Error {
     #[error(
         "the Dataplane has no tag `kuma.io/service`, so there is no identity to certify; add an inbound or gateway tags"
     )]
-    NoEntitlement,
-    /// The requested lifetime is below a second, or its end is out of range.
+    NoService,
+    /// The requested lifetime is less than a second, or the end of the validity is not representable.
     #[error("certificate lifetime must be at least a second; check `dpCert.rotation.expiration` of the Mesh")]
     LifetimeOutOfRange,
     /// The cryptographic library failed; the usual cause is missing randomness of the operating system.

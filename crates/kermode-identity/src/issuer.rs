@@ -17,8 +17,8 @@ use crate::{Error, IssuedCertificate, Term, Validity, pem};
 
 /// Lifetime of a generated CA: ten years.
 pub(crate) const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
-/// The validity of a CA starts this long before its creation, so that a replica whose clock is behind can sign
-/// immediately.
+/// The validity of a CA starts at least this long before its generation, so that a replica whose clock is behind can
+/// sign immediately.
 const AUTHORITY_BACKDATE: Duration = Duration::from_hours(24);
 
 /// Certificate and key of a CA.
@@ -37,7 +37,7 @@ pub(crate) struct Leaf {
 }
 
 impl Issuer {
-    /// Generates a self-signed CA with a path length of 0.
+    /// Generates a self-signed CA that can sign only leaf certificates (path length 0).
     pub(crate) fn generate(common_name: &str, names: Vec<SanType>, now: SystemTime) -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(Error::crypto("generating a CA key"))?;
         let mut validity = Validity::issued_at(now, Term::of(AUTHORITY_LIFETIME))?;
@@ -79,7 +79,7 @@ impl Issuer {
     /// match.
     fn assemble(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::Certificate {
-            what: "the CA",
+            owner: "the CA",
             reason,
         };
         let (_, parsed) =
@@ -163,7 +163,7 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// Returns the parameters that all certificates have in common: validity, random serial number, empty subject.
+/// Returns parameters with the validity, a random serial number and an empty subject.
 fn base_params(validity: Validity) -> Result<CertificateParams, Error> {
     let mut serial = [0_u8; 16];
     SystemRandom::new().fill(&mut serial).map_err(|_| Error::Crypto {

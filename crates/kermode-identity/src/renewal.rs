@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime};
 use crate::Validity;
 
 /// Backoff after the first failure. Doubles with each consecutive failure.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// Upper bound of the backoff.
-const MAX_RETRY: Duration = Duration::from_secs(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// Pause between requests while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
-const DISABLED_RETRY: Duration = Duration::from_mins(1);
-/// The moment of a renewal is random within a period of the validity divided by this number, so that proxies that
-/// started together renew at different times.
+const MTLS_DISABLED_PAUSE: Duration = Duration::from_mins(1);
+/// Proxies renew earlier than [`Validity::renew_at`] by a random time, so that proxies that started together renew at
+/// different times. The validity divided by this number is the maximum of the random time.
 const SPREAD_DIVISOR: u32 = 10;
 /// Minimum time between a success and the next renewal. Limits the request rate if the clocks of the sidecar and the
 /// control plane differ by more than a lifetime.
@@ -21,7 +21,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewalStep {
     /// Request a certificate now.
-    Renew,
+    Request,
     /// Wait for this time.
     Wait(Duration),
 }
@@ -37,18 +37,18 @@ pub enum RemainingLifetime {
     Expired,
 }
 
-/// Timer of certificate requests. The first request is due immediately. Each renewal is due at a random moment between
-/// 7/10 and 4/5 of the certificate's validity. Failed requests are retried with backoff.
+/// Timer of the certificate requests of one proxy. The first request is due immediately. Each renewal is due at a
+/// random moment between 7/10 and 4/5 of the certificate's validity. Failed requests are retried with backoff.
 #[derive(Clone, Debug)]
 pub struct RenewalTimer {
     /// Time of the next request.
     due: SystemTime,
     /// Number of consecutive failures.
     failures: u32,
-    /// Whether the last request found mTLS disabled.
+    /// Whether the last request found that mTLS is disabled in the mesh.
     is_mtls_disabled: bool,
     /// Whether Envoy waits for a certificate.
-    is_certificate_wanted: bool,
+    is_envoy_waiting: bool,
 }
 
 impl RenewalTimer {
@@ -58,7 +58,7 @@ impl RenewalTimer {
             due: now,
             failures: 0,
             is_mtls_disabled: false,
-            is_certificate_wanted: false,
+            is_envoy_waiting: false,
         }
     }
 
@@ -66,7 +66,7 @@ impl RenewalTimer {
     pub fn next_step(&self, now: SystemTime) -> RenewalStep {
         match self.due.duration_since(now) {
             Ok(wait) if !wait.is_zero() => RenewalStep::Wait(wait),
-            _ => RenewalStep::Renew,
+            _ => RenewalStep::Request,
         }
     }
 
@@ -77,42 +77,42 @@ impl RenewalTimer {
         *self = Self::new((validity.renew_at() - early).max(now + MIN_INTERVAL));
     }
 
-    /// Schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of the window, unless a renewal
-    /// is due earlier.
+    /// Handles a change of the CA: schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of
+    /// the window, unless a request is due earlier.
     pub fn renew_within(&mut self, window: Duration, now: SystemTime, jitter: f64) {
         self.due = self.due.min(now + window.mul_f64(jitter.clamp(0.0, 1.0)));
     }
 
     /// Handles a failed request. The pause is 50 % to 100 % of the backoff; `jitter` is between 0 and 1.
     pub fn on_failure(&mut self, now: SystemTime, jitter: f64) {
-        let backoff = FIRST_RETRY
+        let backoff = FIRST_BACKOFF
             .saturating_mul(1 << self.failures.min(16))
-            .min(MAX_RETRY);
+            .min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);
         self.is_mtls_disabled = false;
         self.due = now + backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
     }
 
-    /// Handles a request that found mTLS disabled: the next request follows after a long pause. If Envoy waits for a
-    /// certificate, the request counts as a failure, since Envoy's configuration already has mTLS.
+    /// Handles a request that found mTLS disabled in the mesh: the next request follows after a long pause. If Envoy
+    /// waits for a certificate, the request counts as failed instead, because Envoy's configuration already has mTLS.
     pub fn on_mtls_disabled(&mut self, now: SystemTime, jitter: f64) {
-        if self.is_certificate_wanted {
+        if self.is_envoy_waiting {
             self.on_failure(now, jitter);
         } else {
             *self = Self {
                 is_mtls_disabled: true,
-                ..Self::new(now + DISABLED_RETRY)
+                ..Self::new(now + MTLS_DISABLED_PAUSE)
             };
         }
     }
 
     /// Records that Envoy waits for a certificate. Ends the long pause of [`RenewalTimer::on_mtls_disabled`], and
     /// prevents further long pauses until a certificate is issued.
-    pub fn on_certificate_wanted(&mut self, now: SystemTime) {
+    pub fn on_envoy_waiting(&mut self, now: SystemTime) {
         if self.is_mtls_disabled {
             *self = Self::new(now);
         }
-        self.is_certificate_wanted = true;
+        self.is_envoy_waiting = true;
     }
 }
 
@@ -140,13 +140,13 @@ mod tests {
     #[test]
     fn first_request_is_due_immediately_and_the_renewal_at_four_fifths_of_the_validity() {
         let mut timer = RenewalTimer::new(at(1000));
-        assert_eq!(timer.next_step(at(1000)), RenewalStep::Renew);
+        assert_eq!(timer.next_step(at(1000)), RenewalStep::Request);
         timer.on_issued(Validity::from_unix(1000, 2000), at(1010), 0.0);
         assert_eq!(
             timer.next_step(at(1010)),
             RenewalStep::Wait(Duration::from_secs(790))
         );
-        assert_eq!(timer.next_step(at(1800)), RenewalStep::Renew);
+        assert_eq!(timer.next_step(at(1800)), RenewalStep::Request);
     }
 
     #[test]
@@ -157,15 +157,15 @@ mod tests {
             timer.on_failure(at(0), 1.0);
             match timer.next_step(at(0)) {
                 RenewalStep::Wait(wait) => waits.push(wait),
-                RenewalStep::Renew => panic!("a request is due immediately after a failure"),
+                RenewalStep::Request => panic!("a request is due immediately after a failure"),
             }
         }
-        assert_eq!(waits[0], FIRST_RETRY);
+        assert_eq!(waits[0], FIRST_BACKOFF);
         assert!(waits.is_sorted());
-        assert_eq!(waits.last(), Some(&MAX_RETRY));
+        assert_eq!(waits.last(), Some(&MAX_BACKOFF));
         timer.on_issued(Validity::from_unix(0, 100), at(1), 0.0);
         timer.on_failure(at(80), 0.0);
-        assert_eq!(timer.next_step(at(80)), RenewalStep::Wait(FIRST_RETRY / 2));
+        assert_eq!(timer.next_step(at(80)), RenewalStep::Wait(FIRST_BACKOFF / 2));
     }
 
     #[test]
@@ -180,18 +180,18 @@ mod tests {
         let mut timer = RenewalTimer::new(at(0));
         timer.on_mtls_disabled(at(0), 1.0);
         assert_eq!(timer.next_step(at(1)), RenewalStep::Wait(Duration::from_secs(59)));
-        timer.on_certificate_wanted(at(1));
-        assert_eq!(timer.next_step(at(1)), RenewalStep::Renew);
+        timer.on_envoy_waiting(at(1));
+        assert_eq!(timer.next_step(at(1)), RenewalStep::Request);
         timer.on_mtls_disabled(at(1), 1.0);
-        assert_eq!(timer.next_step(at(1)), RenewalStep::Wait(FIRST_RETRY));
+        assert_eq!(timer.next_step(at(1)), RenewalStep::Wait(FIRST_BACKOFF));
     }
 
     #[test]
     fn envoy_that_waits_for_a_certificate_does_not_shorten_a_backoff() {
         let mut timer = RenewalTimer::new(at(0));
         timer.on_failure(at(0), 1.0);
-        timer.on_certificate_wanted(at(0));
-        assert_eq!(timer.next_step(at(0)), RenewalStep::Wait(FIRST_RETRY));
+        timer.on_envoy_waiting(at(0));
+        assert_eq!(timer.next_step(at(0)), RenewalStep::Wait(FIRST_BACKOFF));
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn ca_rotation_never_postpones_the_renewal() {
+    fn change_of_the_ca_never_postpones_the_renewal() {
         let mut timer = RenewalTimer::new(at(1000));
         timer.on_issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
         timer.renew_within(Duration::from_secs(100), at(1000), 0.5);
@@ -236,7 +236,7 @@ mod tests {
         while now < at(1100) {
             match timer.next_step(now) {
                 RenewalStep::Wait(wait) => now += wait,
-                RenewalStep::Renew => {
+                RenewalStep::Request => {
                     attempts += 1;
                     let remaining = match RemainingLifetime::of(validity, now) {
                         RemainingLifetime::Short(_) => "short",

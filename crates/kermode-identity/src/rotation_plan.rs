@@ -14,12 +14,12 @@ use crate::{Authority, Term, TrustBundle};
 
 /// Maximum age of cached CAs that a replica uses when it cannot read the Secrets.
 pub const MAX_STALENESS: Duration = Duration::from_secs(20);
-/// Minimum of the fixed margin that is added to a certificate's lifetime to get the duration of a phase. Covers
-/// [`MAX_STALENESS`], and clocks that are ahead or behind by up to 10 s. The margin is larger if [`Term::backdate`] is
-/// more than 10 s: it then covers clocks that are ahead or behind by this longer time.
+/// Minimum of the fixed margin of a phase. A phase lasts a certificate's lifetime, plus a fixed margin, plus a margin
+/// for clock drift. The fixed margin covers [`MAX_STALENESS`], and clocks that are ahead or behind by up to
+/// [`Term::backdate`]. The minimum covers [`MAX_STALENESS`], and clocks that are ahead or behind by up to 10 s.
 const MIN_FIXED_MARGIN: Duration = Duration::from_secs(40);
-/// The lifetime divided by this number is added to the duration of a phase as well. Covers clock drift, which grows
-/// with the lifetime.
+/// The margin for clock drift is the certificate's lifetime divided by this number, because drift grows with the
+/// lifetime.
 const DRIFT_MARGIN_DIVISOR: u32 = 20;
 
 /// Schedule of a new CA. Its times are whole seconds, because its Secret stores seconds.
@@ -34,17 +34,17 @@ pub struct Schedule {
 /// One CA with the metadata of its Secret.
 #[derive(Clone, Debug)]
 pub struct Generation {
-    /// Number, starting at 1.
+    /// Number of the generation, starting at 1.
     pub number: u32,
     /// The CA.
     pub authority: Arc<Authority>,
-    /// Schedule; absent in the first generation.
+    /// Schedule; `None` for the first generation.
     pub schedule: Option<Schedule>,
     /// Rotation request of the user when the CA was generated; see [`RotationPlan::due_rotation`].
     pub request: Option<String>,
 }
 
-/// Generations of the CA of a mesh's mTLS backend. Contains at least one generation.
+/// Generations of the CA of a mesh, at least one.
 #[derive(Clone, Debug)]
 pub struct RotationPlan {
     generations: Vec<Generation>,
@@ -66,11 +66,11 @@ pub enum Phase {
 pub enum RotationReason {
     /// The user requested the rotation.
     Requested,
-    /// 4/5 of the validity of the current CA have passed.
+    /// 4/5 of the validity of the newest CA have passed.
     Ageing,
 }
 
-/// Trust bundle and signer of a mesh at one time.
+/// Trust bundle and signer of a mesh at one point in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// Root certificates.
@@ -85,7 +85,7 @@ pub struct Trust {
 
 impl Schedule {
     /// Returns the schedule of a CA that is generated at `now`, for certificates of this term.
-    pub fn starting(now: SystemTime, term: Term) -> Self {
+    pub fn generated_at(now: SystemTime, term: Term) -> Self {
         let fixed_margin = MIN_FIXED_MARGIN.max(MAX_STALENESS + 2 * term.backdate());
         let phase = term.lifetime + term.lifetime / DRIFT_MARGIN_DIVISOR + fixed_margin;
         // Rounded up to whole seconds.
@@ -119,7 +119,7 @@ impl RotationPlan {
         &self.generations[self.generations.len() - 1]
     }
 
-    /// Returns the generation that signs.
+    /// Returns the generation that signs at `now`.
     pub fn signer(&self, now: SystemTime) -> &Generation {
         // An expired CA never signs.
         let may_sign = |generation: &&Generation| {
@@ -131,7 +131,8 @@ impl RotationPlan {
         self.generations
             .iter()
             .rfind(may_sign)
-            // If no CA may sign, the newest CA is returned, so that the error of signing names this CA.
+            // The newest CA signs before its scheduled time if all older CAs have expired. If it has expired as well,
+            // the error of signing names it.
             .unwrap_or_else(|| self.newest())
     }
 
@@ -196,7 +197,7 @@ impl RotationPlan {
 
     /// Returns the next time at which the signer or the trust bundle changes, or a rotation becomes due.
     pub fn next_change(&self, now: SystemTime) -> Option<SystemTime> {
-        let ageing =
+        let renewal_due =
             (self.phase(now) == Phase::Settled).then(|| self.newest().authority.validity().renew_at());
         let scheduled = self
             .generations
@@ -204,7 +205,7 @@ impl RotationPlan {
             .filter_map(|generation| generation.schedule);
         scheduled
             .flat_map(|schedule| [schedule.signs_from, schedule.predecessor_trusted_until])
-            .chain(ageing)
+            .chain(renewal_due)
             .filter(|change| *change > now)
             .min()
     }

@@ -69,14 +69,14 @@ impl ServingAuthority {
 
 /// Server certificate with its key.
 pub struct IssuedServingCertificate {
-    /// Certificate.
+    /// Certificate chain and validity.
     pub certificate: IssuedCertificate,
     /// Private key (PKCS#8, DER).
     key: Vec<u8>,
 }
 
 impl IssuedServingCertificate {
-    /// Returns whether renewal is due: 4/5 of the certificate's validity have passed.
+    /// Returns whether the renewal is due: 4/5 of the certificate's validity have passed.
     pub fn needs_renewal(&self, now: SystemTime) -> bool {
         now >= self.certificate.validity.renew_at()
     }

@@ -32,15 +32,15 @@ impl fmt::Display for SpiffeId {
     }
 }
 
-/// Names of a proxy's certificate: the URIs of its subject alternative names.
+/// Names of a proxy's certificate: the URIs of the certificate's subject alternative names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entitlement {
     uris: Vec<String>,
 }
 
 impl Entitlement {
-    /// Returns the names of a Dataplane's proxy: `spiffe://<mesh>/<service>` per service, then `kuma://<tag>/<value>`
-    /// per tag and value. Each of the two groups is sorted and has no duplicates.
+    /// Returns the names of a Dataplane's proxy: `spiffe://<mesh>/<service>` for each service, then
+    /// `kuma://<key>/<value>` for each tag. Each of the two groups is sorted and has no duplicates.
     pub fn of(dataplane: &Dataplane) -> Self {
         let services = dataplane.services();
         let spiffe = services
@@ -48,21 +48,21 @@ impl Entitlement {
             .map(|service| SpiffeId::of_service(&dataplane.mesh, service).0);
         let inbounds = dataplane.inbounds.iter().map(|inbound| &inbound.tags);
         let gateway = dataplane.gateway.iter().map(|gateway| &gateway.tags);
-        // Sorts pairs instead of URIs: in a URI, the `/` after the tag would affect the order.
+        // Sorts pairs instead of URIs: in a URI, the `/` after the key would affect the order.
         let tags: BTreeSet<(&str, &str)> = inbounds
             .chain(gateway)
             .flatten()
-            .map(|(tag, value)| (&**tag, &**value))
+            .map(|(key, value)| (&**key, &**value))
             .collect();
         let kuma = tags
             .into_iter()
-            .map(|(tag, value)| format!("kuma://{tag}/{value}"));
+            .map(|(key, value)| format!("kuma://{key}/{value}"));
         Self {
             uris: spiffe.chain(kuma).collect(),
         }
     }
 
-    /// Returns the URIs in the certificate's order.
+    /// Returns the URIs in the order in which certificates contain them.
     pub fn uris(&self) -> &[String] {
         &self.uris
     }

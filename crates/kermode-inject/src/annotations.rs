@@ -13,12 +13,12 @@ use crate::values::Values;
 const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
 
-/// Annotation that lists local volumes, comma-separated. Cluster Autoscaler may evict the Pod despite these volumes.
-/// <https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md>
+/// Annotation with a comma-separated list of local volumes of the Pod. These volumes do not keep Cluster Autoscaler
+/// from evicting the Pod. <https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md>
 const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
-/// Returns the annotations to write, by key. `pod_annotations` are those of the incoming Pod. `source` is the label or
-/// annotation that requested injection.
+/// Returns the annotations to write, by key. `pod_annotations` are the annotations that the Pod has before injection.
+/// `source` is the label or annotation that requested injection.
 pub(crate) fn annotations_to_write(
     plan: &Plan<'_>,
     source: InjectionSource,
@@ -59,7 +59,7 @@ pub(crate) fn annotations_to_write(
     let virtual_probes = if plan.virtual_probes { ENABLED } else { DISABLED };
     write(key::VIRTUAL_PROBES, virtual_probes.to_owned());
     write(key::VIRTUAL_PROBES_PORT, plan.virtual_probes_port.to_string());
-    for (name, ports) in [
+    for (ports_key, ports) in [
         (
             key::EXCLUDE_INBOUND_PORTS,
             &settings.sidecar_traffic.exclude_inbound_ports,
@@ -71,10 +71,10 @@ pub(crate) fn annotations_to_write(
     ] {
         // The Pod's own annotation replaces the setting.
         let value = pod_annotations
-            .get(name)
+            .get(ports_key)
             .map_or_else(|| comma_separated(ports), str::to_owned);
         if !value.is_empty() {
-            write(name, value);
+            write(ports_key, value);
         }
     }
     write(key::ENVOY_ADMIN_PORT, plan.admin_port.to_string());

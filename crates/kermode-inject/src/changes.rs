@@ -1,4 +1,4 @@
-//! Describes the differences between two JSON values, one line of text for each, for the injection trace.
+//! Describes the differences between two JSON values for the injection trace.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::pointer;
 /// Maximum length of a displayed value, in characters; a longer value is truncated.
 const MAX_VALUE_CHARS: usize = 160;
 
-/// Returns one line for each difference, with its JSON pointer.
+/// Returns one line for each difference, with the JSON pointer of the changed part.
 pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     compare("", before, after, &mut lines);
@@ -17,14 +17,14 @@ pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
 /// Compares two values; objects and lists are compared member by member.
 fn compare(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
     match (before, after) {
-        (Value::Object(left), Value::Object(right)) => {
-            let added = right.keys().filter(|key| !left.contains_key(*key));
-            for key in left.keys().chain(added) {
+        (Value::Object(before), Value::Object(after)) => {
+            let added = after.keys().filter(|key| !before.contains_key(*key));
+            for key in before.keys().chain(added) {
                 let path = format!("{path}/{}", pointer::escape(key));
-                compare_optional(&path, left.get(key), right.get(key), lines);
+                compare_optional(&path, before.get(key), after.get(key), lines);
             }
         }
-        (Value::Array(left), Value::Array(right)) => compare_lists(path, left, right, lines),
+        (Value::Array(before), Value::Array(after)) => compare_lists(path, before, after, lines),
         (before, after) => compare_optional(path, Some(before), Some(after), lines),
     }
 }
@@ -33,7 +33,9 @@ fn compare(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
 fn compare_optional(path: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut Vec<String>) {
     match (before, after) {
         (Some(before), Some(after)) if before == after => {}
-        (Some(before), Some(after)) if both_nested(before, after) => compare(path, before, after, lines),
+        (Some(before), Some(after)) if both_objects_or_lists(before, after) => {
+            compare(path, before, after, lines);
+        }
         (Some(before), Some(after)) => {
             lines.push(format!(
                 "{path} was {}, is {}",
@@ -47,7 +49,7 @@ fn compare_optional(path: &str, before: Option<&Value>, after: Option<&Value>, l
     }
 }
 
-fn both_nested(before: &Value, after: &Value) -> bool {
+fn both_objects_or_lists(before: &Value, after: &Value) -> bool {
     (before.is_object() && after.is_object()) || (before.is_array() && after.is_array())
 }
 

@@ -25,7 +25,7 @@ pub struct Operation<'a> {
     pub patch: &'a str,
     /// `sidecarPatch` or `initPatch`.
     pub list: &'static str,
-    /// Index in the list.
+    /// Index of the operation in the list.
     pub index: usize,
     /// The operation.
     pub block: &'a JsonPatchBlock,
@@ -69,9 +69,9 @@ pub(crate) struct SelectedPatches(Vec<(String, ContainerPatchSpec)>);
 // === impl SelectedPatches ===
 
 impl SelectedPatches {
-    /// Looks up the ContainerPatches that the Pod's annotation names (`own`). Without the annotation, the
-    /// ContainerPatches of the setting (`default`) apply. An empty annotation selects none
-    /// (docs/design.md#container-patches-replace-defaults).
+    /// Looks up the ContainerPatches that the Pod's annotation names (`own`). Without the annotation, looks up the
+    /// ContainerPatches of the setting (`default`). An empty annotation selects no ContainerPatch
+    /// (docs/design.md#container-patches-replace-defaults). Fails if a ContainerPatch does not exist.
     pub(crate) fn look_up(
         own: Option<Vec<String>>,
         default: &[String],
@@ -97,12 +97,12 @@ impl SelectedPatches {
     }
 
     /// Returns all operations for `kuma-sidecar`.
-    pub(crate) fn sidecar(&self) -> Vec<Operation<'_>> {
+    pub(crate) fn sidecar_operations(&self) -> Vec<Operation<'_>> {
         self.operations("sidecarPatch", |spec| &spec.sidecar_patch)
     }
 
     /// Returns all operations for the init container.
-    pub(crate) fn init(&self) -> Vec<Operation<'_>> {
+    pub(crate) fn init_operations(&self) -> Vec<Operation<'_>> {
         self.operations("initPatch", |spec| &spec.init_patch)
     }
 
@@ -140,8 +140,8 @@ fn describe_selection(own: Option<&[String]>, default: &[String]) -> String {
 // === impl Operation ===
 
 impl Operation<'_> {
-    /// Prefixes a problem or a change with the position of the operation.
-    fn describe(&self, text: &str) -> String {
+    /// Returns a message: the position of the operation, then `text`, which is a problem or a change.
+    fn message(&self, text: &str) -> String {
         format!(
             "ContainerPatch {:?}, {}[{}] ({} {}): {text}",
             self.patch,
@@ -163,8 +163,8 @@ fn truncated(path: &str) -> String {
     format!("{start}...")
 }
 
-/// Applies operations to a container, all or none, and validates the result. Null members are dropped, as the API
-/// server drops them. Problems that the container has without the operations are ignored.
+/// Applies all operations to a container, or none if one fails, and validates the result. Null members are dropped, as
+/// the API server drops them. Problems that the container already has without the operations are ignored.
 ///
 /// # Errors
 /// When an operation does not apply, or Kubernetes would reject the result or drop part of it.
@@ -198,7 +198,7 @@ pub fn apply(
     let introduced: Vec<String> = problems
         .iter()
         .filter(|problem| !existing.contains(problem))
-        .map(|problem| introducing_operation(container, operations, role, problem).describe(problem))
+        .map(|problem| introducing_operation(container, operations, role, problem).message(problem))
         .collect();
     if introduced.is_empty() {
         Ok(patched)
@@ -227,15 +227,15 @@ fn trace_operations(container: &Value, operations: &[Operation<'_>], trace: &mut
     for operation in operations.iter().take(MAX_OPERATIONS) {
         let mut after = before.clone();
         if let Err(problem) = operation::apply(&mut after, operation.block) {
-            trace.note(TraceTopic::ContainerPatches, || operation.describe(&problem));
+            trace.note(TraceTopic::ContainerPatches, || operation.message(&problem));
             return;
         }
         trace.note(TraceTopic::ContainerPatches, || {
             let changes = changes::between(&before, &after);
             if changes.is_empty() {
-                operation.describe("changes nothing")
+                operation.message("changes nothing")
             } else {
-                operation.describe(&changes.join("; "))
+                operation.message(&changes.join("; "))
             }
         });
         before = after;
@@ -245,33 +245,34 @@ fn trace_operations(container: &Value, operations: &[Operation<'_>], trace: &mut
 fn apply_all(container: &Value, operations: &[Operation<'_>]) -> Result<Value, String> {
     let mut patched = container.clone();
     for operation in operations {
-        operation::apply(&mut patched, operation.block).map_err(|problem| operation.describe(&problem))?;
+        operation::apply(&mut patched, operation.block).map_err(|problem| operation.message(&problem))?;
     }
     Ok(operation::without_nulls(patched))
 }
 
-/// Finds by bisection the operation that introduces a problem: the container does not have the problem before the
-/// operation, and has it afterwards.
+/// Finds by bisection the operation that introduces a problem: the container has the problem after the operation, but
+/// not before.
 fn introducing_operation<'a, 'b>(
     container: &Value,
     operations: &'a [Operation<'b>],
     role: ContainerRole,
     problem: &String,
 ) -> &'a Operation<'b> {
-    // The problem is absent after the first `absent` operations, and present after the first `present` operations.
-    let (mut absent, mut present) = (0, operations.len());
-    while present - absent > 1 {
-        let middle = usize::midpoint(absent, present);
+    // The problem is absent after the first `len_without` operations, and present after the first `len_with`
+    // operations.
+    let (mut len_without, mut len_with) = (0, operations.len());
+    while len_with - len_without > 1 {
+        let middle = usize::midpoint(len_without, len_with);
         let prefix = operations.get(..middle).unwrap_or_default();
         let has_problem = apply_all(container, prefix)
             .is_ok_and(|patched| validate::problems(&patched, role).contains(problem));
         if has_problem {
-            present = middle;
+            len_with = middle;
         } else {
-            absent = middle;
+            len_without = middle;
         }
     }
-    &operations[absent]
+    &operations[len_without]
 }
 
 /// Returns the names of the ContainerPatches that the operations belong to, in order.

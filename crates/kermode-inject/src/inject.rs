@@ -184,8 +184,12 @@ impl Rendering<'_> {
             });
         }
         let rendered = render::sidecar(plan, &token.mount);
-        let mut sidecar =
-            container_patch::apply_traced(&rendered, &patches.sidecar(), ContainerRole::KeepsRunning, trace)?;
+        let mut sidecar = container_patch::apply_traced(
+            &rendered,
+            &patches.sidecar_operations(),
+            ContainerRole::KeepsRunning,
+            trace,
+        )?;
         if plan.placement == Placement::Native {
             // Overrides a ContainerPatch: with another policy, the kubelet would wait for the sidecar to terminate
             // before starting the next container.
@@ -219,7 +223,7 @@ impl Rendering<'_> {
         trace.note(TraceTopic::Init, || self.describe_init());
         Ok(container_patch::apply_traced(
             &init,
-            &patches.init(),
+            &patches.init_operations(),
             ContainerRole::RunsToCompletion,
             trace,
         )?)

@@ -269,7 +269,7 @@ fn profile(mesh: &Mesh, dataplane: &Dataplane) -> Profile {
                 .collect(),
         ),
     };
-    let hidden = generate::own_outbound_names(dataplane)
+    let hidden = generate::hidden_resource_names(dataplane)
         .into_iter()
         .map(|(kind, name)| Key {
             kind,

@@ -116,7 +116,7 @@ impl SharedState {
             publisher: self.publisher,
             removals: self.removals,
             writer: self.writer,
-            events: self.events,
+            event_recorder: self.events,
             meshes_changed: self.meshes_changed,
             is_leader: self.is_leader,
             metrics: self.engine_metrics,

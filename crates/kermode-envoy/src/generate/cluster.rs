@@ -30,7 +30,7 @@ use crate::proto::{address, any, duration, number, socket_address};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Key of the HTTP options in `typed_extension_protocol_options` of a cluster.
-const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster whose endpoints come from ADS. The endpoints have the name of the cluster, because two clusters must not
 /// share endpoints: Envoy would never initialize the second cluster.
@@ -50,9 +50,9 @@ pub(crate) fn eds(name: &str) -> Cluster {
 }
 
 /// A cluster with one static address.
-pub(crate) fn single_address(name: &str, endpoint: SocketAddr) -> Cluster {
+pub(crate) fn single_address(name: &str, address: SocketAddr) -> Cluster {
     Cluster {
-        load_assignment: Some(endpoints(name, [endpoint])),
+        load_assignment: Some(endpoints(name, [address])),
         ..new_cluster(name, DiscoveryType::Static)
     }
 }
@@ -89,8 +89,8 @@ pub(crate) fn endpoints(
     }
 }
 
-/// Makes a cluster connect from the source address that the redirection rules exempt, so its connections reach the
-/// application instead of Envoy.
+/// Makes a cluster connect from the source address that the redirection rules exempt. Its connections then reach the
+/// application and are not redirected to Envoy again.
 pub(crate) fn with_exempt_source(cluster: Cluster, is_ipv6: bool) -> Cluster {
     let source: IpAddr = if is_ipv6 {
         Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into()
@@ -136,7 +136,7 @@ pub(crate) fn with_http_options(
     };
     cluster
         .typed_extension_protocol_options
-        .insert(HTTP_OPTIONS.into(), any(&options));
+        .insert(HTTP_OPTIONS_KEY.into(), any(&options));
     cluster
 }
 
@@ -153,6 +153,7 @@ fn new_cluster(name: &str, discovery_type: DiscoveryType) -> Cluster {
     let stat_name = names::stat_name(name);
     Cluster {
         name: name.into(),
+        // Statistics have the name of the cluster if this field is empty.
         alt_stat_name: if stat_name == name {
             String::new()
         } else {

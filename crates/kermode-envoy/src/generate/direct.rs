@@ -14,7 +14,7 @@ use crate::{Resource, ResourceKind, names};
 /// The cluster that all listeners for direct access share.
 pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     let cluster = Cluster {
-        transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_workload()),
+        transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_proxy()),
         ..cluster::original_destination(names::DIRECT_ACCESS)
     };
     Resource::encode(ResourceKind::Cluster, names::DIRECT_ACCESS, &cluster)

@@ -3,7 +3,8 @@
 //! Two rules avoid lost requests during rollouts. Both rules retry only requests that no application has received
 //! (docs/design.md#safe-retries):
 //!
-//! 1. The client's sidecar retries a request that it has not sent on a connection.
+//! 1. A sidecar retries a request if it has sent nothing of the request. The client's sidecar also retries a request
+//!    that the server's sidecar has refused (`REFUSED_STREAM`).
 //! 2. If the server's sidecar cannot connect to its application, the server's sidecar marks its 503 response as
 //!    undelivered. The client's sidecar then retries the request at another endpoint.
 
@@ -46,13 +47,13 @@ const UNDELIVERED_HEADER: &str = "x-kermode-undelivered";
 /// Header in which Kuma's sidecars send the caller's tags. Inbound listeners remove it, because a client could forge
 /// it.
 const KUMA_TAGS_HEADER: &str = "x-kuma-tags";
-/// Maximum number of retries. If half of a service's endpoints are unreachable, all six attempts fail for at most 1.6 %
-/// of the requests (0.5^6).
+/// Maximum number of retries by the client's sidecar. If half of a service's endpoints are unreachable, all six
+/// attempts (the first one and five retries) fail for at most 1.6 % of the requests (0.5^6).
 const MAX_RETRIES: u32 = 5;
 /// Envoy's response flag for a failed upstream connection.
-const CONNECTION_FAILURE: &str = "UF";
+const CONNECTION_FAILURE_FLAG: &str = "UF";
 
-/// The connection manager of the listener at `socket` for requests from other sidecars to the application.
+/// The connection manager of a listener at the address `socket`, for requests from clients to the application.
 pub(crate) fn inbound(socket: SocketAddr, service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
     // The application may close an idle connection just before Envoy sends a request on it.
     let retry = RetryPolicy {
@@ -79,7 +80,7 @@ pub(crate) fn inbound(socket: SocketAddr, service: &str, local_cluster: &str, pr
     )
 }
 
-/// The connection manager of the listener at `socket` for requests from the application to a service.
+/// The connection manager of a listener at the address `socket`, for requests from the application to a service.
 pub(crate) fn outbound(socket: SocketAddr, service: &str, cluster: &str, protocol: Protocol) -> Filter {
     let routes = routes_to_cluster("outbound", service, cluster, retry_at_another_endpoint());
     manager_filter(
@@ -91,8 +92,8 @@ pub(crate) fn outbound(socket: SocketAddr, service: &str, cluster: &str, protoco
     )
 }
 
-/// The connection manager of the listener at `socket` for readiness probes or virtual probes. It has no retries, and
-/// Envoy's default timeouts.
+/// A connection manager without retries and with Envoy's default timeouts, for a listener at the address `socket`. The
+/// listeners for Envoy's readiness and for virtual probes use it.
 pub(crate) fn without_retries(socket: SocketAddr, stat_prefix: &str, routes: RouteConfiguration) -> Filter {
     manager_filter(
         socket,
@@ -106,11 +107,11 @@ pub(crate) fn without_retries(socket: SocketAddr, stat_prefix: &str, routes: Rou
 }
 
 /// A route table with a single virtual host, which matches all domains.
-pub(crate) fn routes(name: &str, host: &str, routes: Vec<Route>) -> RouteConfiguration {
+pub(crate) fn routes(name: &str, virtual_host: &str, routes: Vec<Route>) -> RouteConfiguration {
     RouteConfiguration {
         name: name.into(),
         virtual_hosts: vec![VirtualHost {
-            name: host.into(),
+            name: virtual_host.into(),
             domains: vec!["*".into()],
             routes,
             ..Default::default()
@@ -230,7 +231,7 @@ fn retry_at_another_endpoint() -> RetryPolicy {
 /// Adds [`UNDELIVERED_HEADER`] to Envoy's own response if Envoy could not connect to the application.
 fn undelivered_marker() -> LocalReplyConfig {
     let flag = ResponseFlagFilter {
-        flags: vec![CONNECTION_FAILURE.into()],
+        flags: vec![CONNECTION_FAILURE_FLAG.into()],
     };
     let header = HeaderValueOption {
         header: Some(HeaderValue {

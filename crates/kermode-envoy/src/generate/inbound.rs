@@ -1,7 +1,7 @@
 //! Inbound listeners and their local clusters (docs/reference/envoy.md#inbound-listeners).
 //!
-//! Several Service ports may have the same container port. The inbounds of these Service ports share one listener. Its
-//! protocol is the most specific protocol of these inbounds (docs/design.md#shared-container-ports).
+//! Several Service ports may have the same container port. The inbounds of these Service ports share one listener. The
+//! protocol of this listener is the most specific protocol of these inbounds (docs/design.md#shared-container-ports).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,8 +19,9 @@ use super::{http, listener, permission};
 use crate::proto::{duration, listener_filter};
 use crate::{Resource, ResourceKind, names};
 
-/// Time that a permissive inbound waits for the first bytes of a client to detect TLS. After this time, the inbound
-/// treats the connection as plain text, because in some protocols the server sends first (MySQL, SMTP).
+/// Time that an inbound listener of a PERMISSIVE mesh waits for the first bytes of a client to detect TLS. After this
+/// time, the listener treats the connection as plain text, because in some protocols the server sends first (MySQL,
+/// SMTP).
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,6 +100,7 @@ fn inbounds_by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
 /// The inbound that determines the protocol, service name and tags of a listener: the inbound with the most specific
 /// protocol. Among several such inbounds, the alphabetically first service name decides.
 fn most_specific<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
+    // `Protocol` is ordered by specificity, the most specific protocol last.
     let rank = |inbound: &&Inbound| (std::cmp::Reverse(inbound.protocol()), inbound.service());
     inbounds.iter().copied().min_by_key(rank)
 }
@@ -111,8 +113,8 @@ fn local_cluster_name(dataplane: &Dataplane, socket: SocketAddr) -> String {
     }
 }
 
-/// The cluster that connects to the application at the address that the client has connected to, because an application
-/// may listen only at addresses of one IP family.
+/// The cluster that connects to the application. It uses the address that the client has connected to, because the
+/// application may listen only at addresses of one IP family.
 fn local_cluster(dataplane: &Dataplane, socket: SocketAddr, protocol: Protocol) -> Cluster {
     let cluster = cluster::single_address(&local_cluster_name(dataplane, socket), socket);
     let cluster = if dataplane.transparent_proxying.is_some() {
@@ -169,10 +171,12 @@ fn with_filter_chains(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listen
                     ..plain_chain()
                 },
                 FilterChain {
+                    // TLS of the application, which is treated like plain text.
                     filter_chain_match: Some(match_transport("tls")),
                     ..plain_chain()
                 },
                 FilterChain {
+                    // Mesh TLS.
                     filter_chain_match: Some(FilterChainMatch {
                         application_protocols: vec![ALPN.into()],
                         ..match_transport("tls")

@@ -24,8 +24,8 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
         name: name.into(),
         address: Some(address(socket)),
         traffic_direction: direction.into(),
-        // Without `SO_REUSEPORT`, all workers share one accept queue. With a queue per worker, the connections in the
-        // queues would be lost when the listener is replaced.
+        // Without `SO_REUSEPORT`, all workers of Envoy share one accept queue. With a queue for each worker, the
+        // connections in the queues would be lost when the listener is replaced.
         enable_reuse_port: if direction == TrafficDirection::Inbound {
             boolean(false)
         } else {
@@ -35,8 +35,8 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
     }
 }
 
-/// Makes a listener not bind its address. Envoy hands redirected connections to the listener if their original
-/// destination is this address.
+/// Makes a listener not bind its address. Envoy hands a redirected connection to the listener whose address is the
+/// original destination of the connection.
 pub(crate) fn without_bind(listener: Listener) -> Listener {
     Listener {
         bind_to_port: boolean(false),
@@ -52,13 +52,17 @@ pub(crate) fn filter_chain(filters: Vec<Filter>) -> FilterChain {
     }
 }
 
-/// A filter that forwards bytes to a cluster. `attempts` is the maximum number of connection attempts. The load
+/// A filter that forwards bytes to a cluster. `connect_attempts` is the maximum number of connection attempts. The load
 /// balancer chooses an endpoint for each attempt.
-pub(crate) fn tcp_proxy(stat_prefix: &str, cluster: &str, attempts: u32) -> Filter {
+pub(crate) fn tcp_proxy(stat_prefix: &str, cluster: &str, connect_attempts: u32) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: names::stat_name(stat_prefix),
         idle_timeout: duration(IDLE_TIMEOUT),
-        max_connect_attempts: if attempts > 1 { number(attempts) } else { None },
+        max_connect_attempts: if connect_attempts > 1 {
+            number(connect_attempts)
+        } else {
+            None
+        },
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
         ..Default::default()
     };
@@ -72,8 +76,8 @@ pub(crate) fn encode(listener: &Listener) -> Resource {
 
 /// Encodes a listener with the tags of its inbound as metadata `io.kuma.tags`.
 ///
-/// The generated types hold metadata in `HashMap`s, whose order differs from run to run. Therefore, the metadata is
-/// encoded separately, in sorted order, and appended: a protobuf decoder merges concatenated messages.
+/// The types of `envoy-types` hold metadata in `HashMap`s, whose order differs from run to run. Therefore, the metadata
+/// is encoded separately, in sorted order, and appended: a protobuf decoder merges concatenated messages.
 pub(crate) fn encode_with_tags(listener: &Listener, tags: &Tags) -> Resource {
     let string_value = |value: &str| Value {
         kind: Some(Kind::StringValue(value.into())),

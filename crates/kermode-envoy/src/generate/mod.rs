@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use kermode_model::view::Service;
 use kermode_model::{Dataplane, Mesh, PermissionSet, ServiceName};
 
-pub use outbound::own_outbound_names;
+pub use outbound::hidden_resource_names;
 
 use crate::Resource;
 
@@ -34,7 +34,7 @@ pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 /// resources for a service without an address.
 ///
 /// The resources are the same for all proxies of the mesh. A proxy gets all of them except the resources in
-/// [`own_outbound_names`].
+/// [`hidden_resource_names`].
 ///
 /// If two headless services select the same Pod port, their listeners have the same name. A proxy then gets only the
 /// listener of the service whose name is alphabetically first.

@@ -14,10 +14,11 @@ use super::{http, listener};
 use crate::proto::number;
 use crate::{Resource, ResourceKind, names};
 
-/// Maximum number of attempts to connect to an endpoint, for each TCP connection of a client.
+/// Maximum number of connection attempts for each TCP connection of a client. Each attempt may use another endpoint.
 const CONNECT_ATTEMPTS: u32 = 5;
-/// Idle timeout of HTTP connections to endpoints. It is shorter than [`listener::IDLE_TIMEOUT`] of the server's
-/// sidecar. Otherwise, the client could send a request on a connection that the server is closing.
+/// Idle timeout of HTTP connections to endpoints. This timeout is shorter than that of the server's sidecar
+/// ([`listener::IDLE_TIMEOUT`]). Otherwise, the client's sidecar could send a request on a connection that the server's
+/// sidecar is closing.
 const HTTP_IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
 
 pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
@@ -54,7 +55,7 @@ fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<
     resources
 }
 
-/// A cluster and a listener for each endpoint, because the client chooses the Pod.
+/// A cluster and a listener for each endpoint of a headless service, because the client itself chooses the Pod.
 ///
 /// Unready endpoints are included, because the Pods of a StatefulSet connect to each other before they are ready.
 fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
@@ -69,25 +70,25 @@ fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&M
     resources
 }
 
-/// Returns the kinds and names of the resources of [`super::service`] that a proxy must not get: the resources of
-/// headless services for the endpoints of the proxy's own Pod. Their outbound listeners would have the same addresses
-/// as the inbound listeners of the proxy (docs/reference/dataplane.md#outbounds).
-pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
-    let mut own = Vec::new();
+/// Returns the kinds and names of the resources of [`super::service`] that must be hidden from a proxy: the resources
+/// of headless services for the endpoints of the proxy's own Pod. These outbound listeners would have the same
+/// addresses as the proxy's inbound listeners (docs/reference/dataplane.md#outbounds).
+pub fn hidden_resource_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
+    let mut hidden = Vec::new();
     let inbounds = dataplane.inbounds.iter();
     let inbounds_and_addresses =
         inbounds.flat_map(|inbound| dataplane.addresses().map(move |address| (inbound, address)));
     for (inbound, address) in inbounds_and_addresses {
         let socket = SocketAddr::new(address, inbound.port);
-        own.push((ResourceKind::Listener, names::outbound(socket)));
+        hidden.push((ResourceKind::Listener, names::outbound(socket)));
         let cluster = inbound
             .service()
             .map(|service| names::headless_endpoint(&service, socket));
-        own.extend(cluster.map(|cluster| (ResourceKind::Cluster, cluster)));
+        hidden.extend(cluster.map(|cluster| (ResourceKind::Cluster, cluster)));
     }
-    own.sort();
-    own.dedup();
-    own
+    hidden.sort();
+    hidden.dedup();
+    hidden
 }
 
 fn with_upstream_options(

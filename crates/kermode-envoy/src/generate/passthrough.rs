@@ -3,7 +3,7 @@
 //!
 //! All redirected connections arrive at these listeners. If Envoy has a listener for the original destination of a
 //! connection, that listener handles the connection. Otherwise, Envoy passes the connection through. As in Kuma, plain
-//! text reaches ports without an inbound even in strict mode. A change is planned
+//! text reaches ports without an inbound even in STRICT mode, until a planned change
 //! (docs/design.md#strict-covers-every-port).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -83,7 +83,7 @@ fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &Transpar
     listener::encode(&listener)
 }
 
-/// The ports of Envoy to which connections are redirected.
+/// Envoy's ports that connections are redirected to.
 fn redirect_ports(redirect: &TransparentProxying) -> Vec<u16> {
     let v6 = redirect.redirect_port_inbound_v6;
     let mut ports: Vec<_> = [redirect.redirect_port_inbound, redirect.redirect_port_outbound]
@@ -95,8 +95,8 @@ fn redirect_ports(redirect: &TransparentProxying) -> Vec<u16> {
     ports
 }
 
-/// A filter chain without filters, which closes connections to a redirect port. Without this filter chain, Envoy would
-/// connect to itself in an endless loop.
+/// A filter chain without filters. It closes connections whose original destination is a redirect port. Without this
+/// filter chain, Envoy would connect to itself in an endless loop.
 fn closing_chain(port: u16) -> FilterChain {
     let port_match = FilterChainMatch {
         destination_port: number(u32::from(port)),

@@ -2,8 +2,10 @@
 //!
 //! In a list of rules, the last rule that matches a caller decides. Envoy's policy instead allows a caller if any of
 //! its principals matches the caller. Therefore, each allowing rule becomes a principal that excludes the callers of
-//! later denying rules. Without an allowing rule, the list of principals is empty, and Envoy denies all callers. Shadow
-//! rules are generated in the same way.
+//! later denying rules. Without an allowing rule, the list of principals is empty, and Envoy denies all callers.
+//!
+//! Shadow rules only count callers in Envoy's statistics. Their principals are the callers for which a rule with
+//! `AllowWithShadowDeny` decides; they are generated in the same way.
 
 use std::collections::HashMap;
 
@@ -22,17 +24,17 @@ use crate::proto::{exact, network_filter};
 /// Name of the only policy of a filter.
 const POLICY: &str = "MeshTrafficPermission";
 
-/// The RBAC filter of a listener. `inbounds` are the tags of the inbounds that share the listener. The filter allows
-/// every caller that the permissions allow for any of these inbounds.
+/// The RBAC filter of a listener. `tags_of_inbounds` are the tags of each inbound that shares the listener. The filter
+/// allows every caller that the permissions allow for any of these inbounds.
 pub(crate) fn filter(
     mesh: &MeshName,
     listener: &str,
-    inbounds: &[&Tags],
+    tags_of_inbounds: &[&Tags],
     permissions: &PermissionSet,
 ) -> Filter {
-    let principals_of_inbounds = |is_wanted: fn(Action) -> bool| {
+    let principals_of_all_inbounds = |is_wanted: fn(Action) -> bool| {
         let mut all = Vec::new();
-        for tags in inbounds {
+        for tags in tags_of_inbounds {
             for principal in principals(mesh, &permissions.rules_for(tags), is_wanted) {
                 if !all.contains(&principal) {
                     all.push(principal);
@@ -41,8 +43,8 @@ pub(crate) fn filter(
         }
         all
     };
-    let allowed = principals_of_inbounds(|action| action != Action::Deny);
-    let shadow_denied = principals_of_inbounds(|action| action == Action::AllowWithShadowDeny);
+    let allowed = principals_of_all_inbounds(|action| action != Action::Deny);
+    let shadow_denied = principals_of_all_inbounds(|action| action == Action::AllowWithShadowDeny);
     let rbac = Rbac {
         rules: Some(envoy_rules(EnvoyAction::Allow, allowed)),
         shadow_rules: (!shadow_denied.is_empty()).then(|| envoy_rules(EnvoyAction::Deny, shadow_denied)),
@@ -52,7 +54,8 @@ pub(crate) fn filter(
     network_filter("envoy.filters.network.rbac", &rbac)
 }
 
-/// Principals that match the callers whose last matching rule has an action for which `is_wanted` returns `true`.
+/// Principals that match a caller if `is_wanted` returns `true` for the action of the last rule that matches the
+/// caller.
 fn principals(mesh: &MeshName, rules: &[&PermissionRule], is_wanted: fn(Action) -> bool) -> Vec<Principal> {
     let mut principals: Vec<Principal> = Vec::new();
     for (position, rule) in rules.iter().enumerate() {

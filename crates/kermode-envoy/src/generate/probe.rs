@@ -1,7 +1,7 @@
 //! Listener for virtual probes (docs/reference/injection.md#virtual-probes).
 //!
-//! The kubelet has no certificate of the mesh, so injection rewrites HTTP probes to call this plain-text listener. The
-//! listener maps each probe to its original port and path.
+//! The kubelet has no certificate of the mesh, so injection rewrites the application's HTTP probes to call this
+//! plain-text listener. The listener maps each probe to its original port and path.
 
 use std::net::SocketAddr;
 
@@ -52,7 +52,7 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
         ..Default::default()
     };
     let path = without_query(&probe.path);
-    let is_inbound = dataplane
+    let has_inbound = dataplane
         .inbounds
         .iter()
         .any(|inbound| inbound.port == probe.inbound_port);
@@ -62,7 +62,7 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
             path_specifier: Some(PathSpecifier::Path(path.into())),
             ..Default::default()
         }),
-        action: Some(if is_inbound {
+        action: Some(if has_inbound {
             forward_to_application(probe)
         } else {
             redirect_to_port(probe)

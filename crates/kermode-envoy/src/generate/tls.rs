@@ -27,13 +27,13 @@ use kermode_protocol::secrets;
 use crate::names;
 use crate::proto::{boolean, duration, exact, prefix, transport_socket};
 
-/// ALPN protocol that client sidecars offer. A permissive inbound uses the ALPN protocol to distinguish mesh TLS from
-/// TLS of the application.
+/// ALPN protocol that clients' sidecars offer. Inbound listeners of a PERMISSIVE mesh use it to distinguish mesh TLS
+/// from TLS of the application.
 pub(crate) const ALPN: &str = "kuma";
 
 const TLS_TRANSPORT_SOCKET: &str = "envoy.transport_sockets.tls";
 
-/// Names in the TLS contexts of a mesh's proxies.
+/// Creates the TLS contexts of a mesh's proxies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MeshTls {
     /// Name of the mesh, which is the SPIFFE trust domain.
@@ -45,7 +45,7 @@ pub(crate) struct MeshTls {
 }
 
 impl MeshTls {
-    /// The names for a mesh; `None` if the mesh has no mTLS.
+    /// Returns `None` if the mesh has no mTLS.
     pub(crate) fn of(mesh: &Mesh) -> Option<Self> {
         mesh.mtls.as_ref()?;
         Some(Self {
@@ -55,7 +55,7 @@ impl MeshTls {
         })
     }
 
-    /// TLS of connections to one service. The server's certificate must have the SPIFFE id of the service.
+    /// TLS of connections to one service. The server's certificate must have the SPIFFE ID of the service.
     pub(crate) fn to_service(&self, service: &ServiceName) -> TransportSocket {
         self.upstream(
             exact(names::spiffe_id(&self.mesh, service)),
@@ -64,14 +64,16 @@ impl MeshTls {
     }
 
     /// TLS of connections to any proxy of the mesh.
-    pub(crate) fn to_any_workload(&self) -> TransportSocket {
+    pub(crate) fn to_any_proxy(&self) -> TransportSocket {
         self.upstream(prefix(names::spiffe_prefix(&self.mesh)), String::new())
     }
 
-    /// TLS of an inbound. It accepts the certificates of all proxies of the mesh; the RBAC filter restricts access.
+    /// TLS of an inbound listener. It accepts the certificates of all proxies of the mesh; the RBAC filter restricts
+    /// access.
     pub(crate) fn downstream(&self) -> TransportSocket {
         let context = DownstreamTlsContext {
-            // No ALPN on the server side: if "kuma" were negotiated, Envoy would detect HTTP/2 as HTTP/1.
+            // No ALPN on the server side: Envoy derives the HTTP version from a negotiated protocol, and would take
+            // "kuma" for HTTP/1.
             common_tls_context: Some(
                 self.common_context(prefix(names::spiffe_prefix(&self.mesh)), Vec::new()),
             ),
@@ -81,7 +83,7 @@ impl MeshTls {
         transport_socket(TLS_TRANSPORT_SOCKET, &context)
     }
 
-    /// TLS of connections to a server. `peer` matches the SPIFFE id in the server's certificate.
+    /// TLS of connections to a server. `peer` matches the SPIFFE ID in the server's certificate.
     fn upstream(&self, peer: StringMatcher, sni: String) -> TransportSocket {
         let common_tls_context = Some(self.common_context(peer, vec![ALPN.into()]));
         transport_socket(
@@ -94,6 +96,7 @@ impl MeshTls {
         )
     }
 
+    /// `peer` matches the SPIFFE ID in the certificate of the other side.
     fn common_context(&self, peer: StringMatcher, alpn_protocols: Vec<String>) -> CommonTlsContext {
         let uri = SubjectAltNameMatcher {
             san_type: SanType::Uri.into(),

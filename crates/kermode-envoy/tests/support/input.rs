@@ -123,7 +123,7 @@ impl Input {
         let view = self.view();
         let mesh = view.mesh(&MESH.into()).expect("the mesh");
         let dataplane = view.dataplane(&self.proxy()).expect("proxy is one of dataplanes");
-        let own_outbounds = generate::own_outbound_names(dataplane);
+        let hidden = generate::hidden_resource_names(dataplane);
         let reachable_services = dataplane
             .transparent_proxying
             .as_ref()
@@ -145,7 +145,7 @@ impl Input {
             resources.extend(
                 of_service
                     .into_iter()
-                    .filter(|resource| !own_outbounds.contains(&(resource.kind, resource.name.to_string()))),
+                    .filter(|resource| !hidden.contains(&(resource.kind, resource.name.to_string()))),
             );
         }
         resources.extend(generate::mesh_shared(mesh));

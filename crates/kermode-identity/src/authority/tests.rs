@@ -355,7 +355,7 @@ fn dataplane_without_a_service_gets_no_certificate() {
     let error = mk_authority()
         .sign_csr(&csr, &entitlement, Term::of(HOUR), now())
         .unwrap_err();
-    assert!(matches!(error, Error::NoEntitlement), "{error}");
+    assert!(matches!(error, Error::NoService), "{error}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>)
 
 /// Returns a plan of two generations, and the schedule of the second generation. The rotation begins at `start()`.
 fn mk_plan() -> (RotationPlan, Schedule) {
-    let schedule = Schedule::starting(start(), Term::of(LIFETIME));
+    let schedule = Schedule::generated_at(start(), Term::of(LIFETIME));
     let second = mk_generation(2, Some(schedule), Some("please"));
     let plan = RotationPlan::new(vec![second, mk_generation(1, None, None)]).unwrap();
     (plan, schedule)
@@ -93,7 +93,7 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
 /// Checks a rotation with certificates of this lifetime and clocks that are wrong by `max_skew` seconds, at steps of
 /// `step` seconds.
 fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
-    let schedule = Schedule::starting(start(), Term::of(lifetime));
+    let schedule = Schedule::generated_at(start(), Term::of(lifetime));
     let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
     let both = RotationPlan::new(vec![
         single.newest().clone(),
@@ -215,7 +215,7 @@ fn certificates_of_both_cas_are_backdated() {
 fn successor_of_an_expired_ca_signs_before_its_scheduled_time() {
     let authority = mk_authority(start());
     let late = authority.validity().not_after + Duration::from_secs(1);
-    let schedule = Schedule::starting(late, Term::of(LIFETIME));
+    let schedule = Schedule::generated_at(late, Term::of(LIFETIME));
     let second = Generation {
         authority: mk_authority(late),
         ..mk_generation(2, Some(schedule), None)

@@ -33,7 +33,7 @@ async fn new_root_is_sent_at_once() {
         authority: std::sync::Arc::new(
             kermode_identity::Authority::generate(&MeshName::from("default"), now).expect("a CA"),
         ),
-        schedule: Some(Schedule::starting(now, Term::of(mtls.certificate_lifetime))),
+        schedule: Some(Schedule::generated_at(now, Term::of(mtls.certificate_lifetime))),
         request: None,
     };
     let both = RotationPlan::new(vec![current.newest().clone(), next]).expect("two generations");
