@@ -83,7 +83,7 @@ pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result
 pub fn explain(pod: &Value, settings: &Settings, context: &Context<'_>) -> InjectionExplanation {
     let mut trace = Trace::on();
     let result = inject_traced(pod, settings, context, &mut trace);
-    trace.explain(result)
+    trace.into_explanation(result)
 }
 
 fn inject_traced(

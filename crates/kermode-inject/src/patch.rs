@@ -55,13 +55,13 @@ impl PatchBuilder {
         for probe in probes {
             let index = probe.container_index.to_string();
             let http_get = ["spec", "containers", &index, probe.field, "httpGet"];
-            let member = |name| [&http_get[..], &[name]].concat();
-            self.replace(&member("port"), probe.target.port.into());
+            let path_of = |name| [&http_get[..], &[name]].concat();
+            self.replace(&path_of("port"), probe.target.port.into());
             let path = Value::from(probe.target.path.as_str());
             if probe.has_path {
-                self.replace(&member("path"), path);
+                self.replace(&path_of("path"), path);
             } else {
-                self.add(&member("path"), path);
+                self.add(&path_of("path"), path);
             }
         }
     }

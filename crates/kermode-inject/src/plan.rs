@@ -59,7 +59,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) pod_resources: PodResources<'a>,
 }
 
-/// Position of the sidecar in the Pod.
+/// Placement of the sidecar in the Pod, resolved from [`SidecarMode`] and the version of the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Placement {
     /// An init container with `restartPolicy: Always`, before the Pod's own.
@@ -155,14 +155,14 @@ fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
 }
 
 /// Returns the default number of Envoy's worker threads: the lower of the CPU limits of the sidecar and the Pod, in
-/// whole CPUs, but at least 2.
+/// whole CPUs, but at least 2. It is 2 if the sidecar has no CPU limit.
 fn default_concurrency(settings: &Settings, pod_resources: PodResources<'_>) -> u32 {
-    let own = settings.sidecar_container.resources.limits.cpu.whole_units();
-    let of_pod = pod_resources.limit("cpu").map(|limit| match limit {
+    let sidecar_cpus = settings.sidecar_container.resources.limits.cpu.whole_units();
+    let pod_cpus = pod_resources.limit("cpu").map(|limit| match limit {
         Value::String(text) => Quantity::new_unchecked(text).whole_units(),
         number => Quantity::new_unchecked(&number.to_string()).whole_units(),
     });
-    own.min(of_pod.unwrap_or(own)).max(2)
+    sidecar_cpus.min(pod_cpus.unwrap_or(sidecar_cpus)).max(2)
 }
 
 fn placement(settings: &Settings, annotations: &Values<'_>, trace: &mut Trace) -> Result<Placement, Denial> {

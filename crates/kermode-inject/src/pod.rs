@@ -1,5 +1,5 @@
-//! Reads the fields of the incoming Pod that injection needs from raw JSON. A field of the wrong type is an error with
-//! its path.
+//! Reads the fields of the incoming Pod that injection needs from raw JSON. A field of the wrong type is an error
+//! that names the path of the field.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::denial::Denial;
 
-/// Maximum length of a list, such as the containers. The API server's size limit for a Pod allows far fewer items.
+/// Maximum length of a list, such as the containers, in a Pod that no API server has checked. The API server's size
+/// limit for a Pod allows far fewer items.
 const MAX_ITEMS: usize = 100_000;
 /// Node labels that hold the operating system. The second is the name before Kubernetes 1.14.
 const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
@@ -80,7 +81,7 @@ impl<'a> Pod<'a> {
             path: "/spec".to_owned(),
             expected: "an object",
         })?;
-        let security = member("/spec", spec, "securityContext", object)?.unwrap_or(&empty);
+        let security_context = member("/spec", spec, "securityContext", object)?.unwrap_or(&empty);
         let containers = member("/spec", spec, "containers", list)?.ok_or(Denial::InvalidPod {
             path: "/spec/containers".to_owned(),
             expected: "a list of containers",
@@ -101,8 +102,13 @@ impl<'a> Pod<'a> {
                 whole_number,
             )?
             .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
-            run_as_user: member("/spec/securityContext", security, "runAsUser", whole_number)?,
-            run_as_non_root: member("/spec/securityContext", security, "runAsNonRoot", boolean)?
+            run_as_user: member(
+                "/spec/securityContext",
+                security_context,
+                "runAsUser",
+                whole_number,
+            )?,
+            run_as_non_root: member("/spec/securityContext", security_context, "runAsNonRoot", boolean)?
                 .unwrap_or(false),
             host_network: member("/spec", spec, "hostNetwork", boolean)?.unwrap_or(false),
             is_windows: is_windows(spec),
@@ -131,7 +137,7 @@ impl<'a> PodResources<'a> {
     pub(crate) fn contains(self, resource: &str) -> bool {
         ["requests", "limits"]
             .iter()
-            .any(|list| self.amount(list, resource).is_some())
+            .any(|kind| self.amount(kind, resource).is_some())
     }
 
     /// Returns the limit of a resource.
@@ -139,9 +145,10 @@ impl<'a> PodResources<'a> {
         self.amount("limits", resource)
     }
 
-    fn amount(self, list: &str, resource: &str) -> Option<&'a Value> {
+    /// Returns the amount of a resource. `kind`: `requests` or `limits`.
+    fn amount(self, kind: &str, resource: &str) -> Option<&'a Value> {
         self.0?
-            .get(list)?
+            .get(kind)?
             .get(resource)
             .filter(|amount| !amount.is_null())
     }
@@ -234,16 +241,16 @@ fn invalid(path: &str, expected: &'static str) -> Denial {
     }
 }
 
-/// Reads a member with `read`; `None` if it is absent or null.
+/// Reads the member `key` of `parent` with `read`. Returns `None` if the member is absent or null.
 fn member<'a, T>(
-    path: &str,
+    parent_path: &str,
     parent: &'a Map<String, Value>,
     key: &str,
     read: impl Fn(&str, &'a Value) -> Result<T, Denial>,
 ) -> Result<Option<T>, Denial> {
     match parent.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => read(&format!("{path}/{key}"), value).map(Some),
+        Some(value) => read(&format!("{parent_path}/{key}"), value).map(Some),
     }
 }
 

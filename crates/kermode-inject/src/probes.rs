@@ -1,4 +1,4 @@
-//! Redirects the HTTP probes of the application to the virtual probes, a plaintext listener of the sidecar
+//! Turns the application's HTTP probes into virtual probes, which a plaintext listener of the sidecar answers
 //! (docs/reference/injection.md#virtual-probes).
 
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::trace::{Trace, TraceTopic};
 /// Fields of a container that hold a probe.
 const PROBE_FIELDS: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
-/// A rewritten probe.
+/// An HTTP probe of the application that becomes a virtual probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RewrittenProbe {
     /// Index of the container in `spec.containers`.
@@ -20,7 +20,7 @@ pub(crate) struct RewrittenProbe {
     pub(crate) field: &'static str,
     /// New path and port.
     pub(crate) target: VirtualTarget,
-    /// Whether the original probe has a path.
+    /// Whether the original probe has the member `path`.
     pub(crate) has_path: bool,
 }
 

@@ -68,12 +68,12 @@ fn parse_billionths(text: &str) -> Option<i128> {
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return None;
     }
-    let scale = scale_of(suffix)?;
-    let mut value = parse_digits(whole)?.checked_mul(scale)?;
-    let mut digit_scale = scale;
+    let factor = factor_of(suffix)?;
+    let mut value = parse_digits(whole)?.checked_mul(factor)?;
+    let mut digit_factor = factor;
     for digit in fraction.bytes() {
-        digit_scale /= 10;
-        value = value.checked_add(i128::from(digit - b'0').checked_mul(digit_scale)?)?;
+        digit_factor /= 10;
+        value = value.checked_add(i128::from(digit - b'0').checked_mul(digit_factor)?)?;
     }
     Some(if negative { -value } else { value })
 }
@@ -87,9 +87,9 @@ fn parse_digits(text: &str) -> Option<i128> {
 }
 
 /// Returns the factor of a suffix or exponent, in billionths.
-fn scale_of(suffix: &str) -> Option<i128> {
-    if let Some((_, scale)) = SUFFIXES.iter().find(|(name, _)| *name == suffix) {
-        return Some(*scale);
+fn factor_of(suffix: &str) -> Option<i128> {
+    if let Some((_, factor)) = SUFFIXES.iter().find(|(name, _)| *name == suffix) {
+        return Some(*factor);
     }
     let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
     match exponent {

@@ -18,11 +18,11 @@ pub enum InjectionSource {
 /// Property of a Pod that makes a sidecar impossible or harmful (docs/design.md#pods-that-cannot-carry-a-sidecar).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Obstacle {
-    /// `spec.hostNetwork`.
+    /// `spec.hostNetwork` is true.
     HostNetwork,
     /// The Pod mirrors a static Pod of a kubelet.
     MirrorPod,
-    /// The Pod runs on Windows.
+    /// The Pod can run on Windows nodes only.
     Windows,
 }
 
@@ -31,7 +31,7 @@ pub enum Obstacle {
 pub enum SkipReason {
     /// A label of the Pod is in the setting `exceptions.labels`.
     ExceptionLabel,
-    /// The Pod has a sidecar.
+    /// The Pod already has a sidecar.
     AlreadyInjected,
     /// A label or annotation disables injection.
     Disabled(InjectionSource),
@@ -44,8 +44,7 @@ pub enum SkipReason {
 // === impl InjectionSource ===
 
 impl InjectionSource {
-    /// All sources in order of precedence: for each key, the first source that has the key decides
-    /// (docs/design.md#injection-precedence).
+    /// All sources, the one with the highest precedence first (docs/design.md#injection-precedence).
     pub(crate) const IN_ORDER: [Self; 4] = [
         Self::PodLabel,
         Self::PodAnnotation,

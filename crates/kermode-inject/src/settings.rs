@@ -20,7 +20,7 @@ use crate::quantity::Quantity;
 pub struct Settings {
     /// Whether the CNI plugin, instead of `kuma-init`, sets up the redirection of traffic.
     pub cni_enabled: bool,
-    /// ContainerPatches of Pods without the annotation `kuma.io/container-patches`.
+    /// Names of the ContainerPatches that apply to Pods without the annotation `kuma.io/container-patches`.
     pub container_patches: Vec<String>,
     /// Path of the file with the CA certificates that sidecars use to verify the control plane's certificate. The
     /// control plane passes the content of the file as [`crate::Context::control_plane_ca_pem`].
@@ -103,7 +103,7 @@ pub struct Ebpf {
     pub enabled: bool,
 }
 
-/// Placement of the sidecar in the Pod.
+/// Configured placement of the sidecar in the Pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SidecarMode {
@@ -120,11 +120,11 @@ pub enum SidecarMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SecurityProfile {
-    /// User, group and required capabilities only. In a Namespace that enforces Pod Security `restricted`, the profile
-    /// `Restricted` applies instead.
+    /// Sets only the user, the group and the required capabilities. In a Namespace that enforces Pod Security
+    /// `restricted`, the profile `Restricted` applies instead.
     #[default]
     Default,
-    /// The requirements of Pod Security `restricted`.
+    /// The sidecar meets Pod Security `restricted`. `kuma-init` drops the privileges that it does not need.
     Restricted,
 }
 

@@ -1,6 +1,6 @@
 //! Trace of an injection for `kumactl inject --explain`: the inputs examined and the resulting decisions, in order.
 //!
-//! The webhook turns the trace off, which avoids its cost.
+//! The webhook turns the trace off to avoid its cost.
 
 use std::fmt;
 
@@ -64,7 +64,7 @@ pub struct RenderedContainer {
     pub after: Value,
 }
 
-/// Recorder of an injection; `None` turns it off.
+/// Recorder of the steps of an injection; `None` if the trace is off.
 #[derive(Debug)]
 pub(crate) struct Trace(Option<Record>);
 
@@ -105,7 +105,7 @@ impl Trace {
         }
     }
 
-    pub(crate) fn explain(self, result: Result<Outcome, Denial>) -> InjectionExplanation {
+    pub(crate) fn into_explanation(self, result: Result<Outcome, Denial>) -> InjectionExplanation {
         let record = self.0.unwrap_or_default();
         InjectionExplanation {
             steps: record.steps,

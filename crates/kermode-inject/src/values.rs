@@ -137,7 +137,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Parses one of several fixed words; returns the value of the word.
+    /// Parses one of several fixed words. Returns the value that `choices` has for the word.
     pub(crate) fn choice<T: Copy>(
         &self,
         key: &'static str,

@@ -3,7 +3,8 @@
 use kermode_crds::annotation::SIDECAR_INJECTION;
 use serde_json::Value;
 
-/// API group and kind of each workload, and the JSON pointer to its Pod template.
+/// API group and kind of each workload, and the JSON pointer to its Pod template. The pointer of a Pod leads to the Pod
+/// itself.
 const WORKLOADS: &[(&str, &str, &str)] = &[
     ("", "Pod", ""),
     ("", "ReplicationController", "/spec/template"),
@@ -29,21 +30,21 @@ pub fn pod_pointer(object: &Value) -> Option<&'static str> {
 }
 
 /// Returns a warning for a workload that requests injection in its own metadata. Injection reads only the metadata of
-/// Pods.
+/// the Pod and its Namespace.
 pub fn misplaced_request(object: &Value) -> Option<String> {
     let pointer = pod_pointer(object).filter(|pointer| !pointer.is_empty())?;
-    let has_request = |object: &Value, map: &str| {
-        let values = object.pointer(&format!("/metadata/{map}"));
+    let has_request = |object: &Value, field: &str| {
+        let values = object.pointer(&format!("/metadata/{field}"));
         values.is_some_and(|values| values.get(SIDECAR_INJECTION).is_some())
     };
     let pod = object.pointer(pointer)?;
     if has_request(pod, "labels") || has_request(pod, "annotations") {
         return None;
     }
-    let map = ["labels", "annotations"]
+    let field = ["labels", "annotations"]
         .into_iter()
-        .find(|map| has_request(object, map))?;
-    let noun = map.trim_end_matches('s');
+        .find(|field| has_request(object, field))?;
+    let noun = field.trim_end_matches('s');
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
     let path = pointer.trim_start_matches('/').replace('/', ".");
     Some(format!(

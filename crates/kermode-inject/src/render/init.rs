@@ -84,7 +84,7 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
 pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Denial> {
     let values = Values::annotations(annotations, "the Pod");
     let is_gateway = values.is_gateway()?;
-    let text = |key: &str| values.get(key).unwrap_or_default().to_owned();
+    let value_or_empty = |key: &str| values.get(key).unwrap_or_default().to_owned();
     let flag_if_annotated = |name: &str, key: &str| {
         values
             .get(key)
@@ -107,10 +107,13 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
     ] {
         arguments.extend(flag_if_annotated(name, key));
     }
-    arguments.extend(flag("--exclude-inbound-ports", &text(key::EXCLUDE_INBOUND_PORTS)));
+    arguments.extend(flag(
+        "--exclude-inbound-ports",
+        &value_or_empty(key::EXCLUDE_INBOUND_PORTS),
+    ));
     arguments.extend(flag(
         "--exclude-outbound-ports",
-        &text(key::EXCLUDE_OUTBOUND_PORTS),
+        &value_or_empty(key::EXCLUDE_OUTBOUND_PORTS),
     ));
     arguments.extend(["--verbose".to_owned(), "--skip-resolv-conf".to_owned()]);
     for (name, key) in [
@@ -127,7 +130,7 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
             key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS,
         ),
     ] {
-        for item in text(key)
+        for item in value_or_empty(key)
             .split(';')
             .map(str::trim)
             .filter(|item| !item.is_empty())

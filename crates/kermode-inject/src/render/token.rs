@@ -81,8 +81,9 @@ fn mount_of(volume: &str) -> Value {
     json!({"name": volume, "readOnly": true, "mountPath": TOKEN_DIRECTORY})
 }
 
-/// Renders the projected volume. Its file `token` has an audience of its own, so the API server and other services reject
-/// it, and the control plane rejects the tokens that the application shows to them.
+/// Renders the projected volume of the sidecar's token. The API server and other services reject the token, because
+/// only the control plane accepts its audience. The control plane rejects tokens with another audience, such as those
+/// that the application shows to other services.
 fn own_volume(audience: &str) -> Value {
     let token = json!({"path": "token", "expirationSeconds": 3600, "audience": audience});
     json!({

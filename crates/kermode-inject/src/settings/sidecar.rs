@@ -51,7 +51,7 @@ pub struct SidecarContainer {
     pub wait_for_dataplane_ready: bool,
 }
 
-/// Timing of a probe, with the field names of Kubernetes.
+/// Timing and thresholds of a probe, with the field names of Kubernetes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProbeSettings {
