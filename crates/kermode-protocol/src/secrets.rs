@@ -25,7 +25,7 @@ pub fn identity_secret_name(mesh: &MeshName) -> String {
 }
 
 /// Returns the name of the secret with the trust bundle of a mesh. Generated TLS contexts contain this name.
-pub fn authority_secret_name(mesh: &MeshName) -> String {
+pub fn trust_bundle_secret_name(mesh: &MeshName) -> String {
     format!("mesh_ca:secret:{mesh}")
 }
 

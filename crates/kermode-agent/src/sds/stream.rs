@@ -46,7 +46,7 @@ impl SecretNames {
     pub(crate) fn of(mesh: &MeshName) -> Self {
         Self {
             identity: secrets::identity_secret_name(mesh),
-            authority: secrets::authority_secret_name(mesh),
+            authority: secrets::trust_bundle_secret_name(mesh),
         }
     }
 

@@ -39,9 +39,9 @@ pub(crate) struct MeshTls {
     /// Name of the mesh, which is the SPIFFE trust domain.
     mesh: MeshName,
     /// Name of the secret with the proxy's certificate and key.
-    certificate: String,
+    certificate_secret: String,
     /// Name of the secret with the mesh's trust bundle.
-    trust_bundle: String,
+    trust_bundle_secret: String,
 }
 
 impl MeshTls {
@@ -50,8 +50,8 @@ impl MeshTls {
         mesh.mtls.as_ref()?;
         Some(Self {
             mesh: mesh.name.clone(),
-            certificate: secrets::identity_secret_name(&mesh.name),
-            trust_bundle: secrets::authority_secret_name(&mesh.name),
+            certificate_secret: secrets::identity_secret_name(&mesh.name),
+            trust_bundle_secret: secrets::trust_bundle_secret_name(&mesh.name),
         })
     }
 
@@ -108,7 +108,7 @@ impl MeshTls {
                 match_typed_subject_alt_names: vec![uri],
                 ..Default::default()
             }),
-            validation_context_sds_secret_config: Some(sds_secret(&self.trust_bundle)),
+            validation_context_sds_secret_config: Some(sds_secret(&self.trust_bundle_secret)),
             ..Default::default()
         };
         // Both ends are sidecars, which support TLS 1.3. By default, Envoy's clients use at most TLS 1.2.
@@ -120,7 +120,7 @@ impl MeshTls {
         CommonTlsContext {
             tls_params: Some(versions),
             alpn_protocols,
-            tls_certificate_sds_secret_configs: vec![sds_secret(&self.certificate)],
+            tls_certificate_sds_secret_configs: vec![sds_secret(&self.certificate_secret)],
             validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
             ..Default::default()
         }
