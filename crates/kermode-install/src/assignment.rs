@@ -2,18 +2,18 @@
 
 use serde_json::{Map, Value};
 
-/// A value of `--set` that cannot be used. The first field of each variant is the value of `--set`.
+/// An assignment that cannot be applied. The first field of each variant is the assignment.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAssignment {
-    /// The text has no `=`.
+    /// The assignment has no `=`.
     #[error("--set {0:?}: write it as PATH=VALUE, for example defaults.skipMeshCreation=true")]
-    NotPathValue(String),
+    NoEqualsSign(String),
     /// A part of the path is empty.
     #[error("--set {0:?}: the path has an empty part; a dot that belongs to a key is written \"\\.\"")]
     EmptyPart(String),
-    /// The value after `=` is not YAML. The second field is the error.
+    /// The value is not YAML. The second field is the error.
     #[error("--set {0:?}: the value is not YAML: {1}")]
-    Value(String, String),
+    InvalidValue(String, String),
     /// A key on the path has a value that is not a map. The second field is the path of that key.
     #[error("--set {0:?}: {1} already has a value and cannot have settings below it")]
     NotAMap(String, String),
@@ -21,26 +21,26 @@ pub enum InvalidAssignment {
 
 /// Applies one assignment `path=value` to `config`. Missing maps are created, and an existing value is replaced.
 pub(crate) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result<(), InvalidAssignment> {
-    let Some((path, text)) = assignment.split_once('=') else {
-        return Err(InvalidAssignment::NotPathValue(assignment.to_owned()));
+    let Some((path, value)) = assignment.split_once('=') else {
+        return Err(InvalidAssignment::NoEqualsSign(assignment.to_owned()));
     };
     let keys = split_path(path);
     if keys.iter().any(String::is_empty) {
         return Err(InvalidAssignment::EmptyPart(assignment.to_owned()));
     }
     let Some((last, parents)) = keys.split_last() else {
-        return Err(InvalidAssignment::NotPathValue(assignment.to_owned()));
+        return Err(InvalidAssignment::NoEqualsSign(assignment.to_owned()));
     };
-    let value = parse_value(text)
-        .map_err(|error| InvalidAssignment::Value(assignment.to_owned(), error.to_string()))?;
+    let value = parse_value(value)
+        .map_err(|error| InvalidAssignment::InvalidValue(assignment.to_owned(), error.to_string()))?;
     let mut map = config;
     for (depth, key) in parents.iter().enumerate() {
         let entry = map
             .entry(key.as_str())
             .or_insert_with(|| Value::Object(Map::new()));
         let Value::Object(inner) = entry else {
-            let occupied = keys[..=depth].join(".");
-            return Err(InvalidAssignment::NotAMap(assignment.to_owned(), occupied));
+            let path_of_value = keys[..=depth].join(".");
+            return Err(InvalidAssignment::NotAMap(assignment.to_owned(), path_of_value));
         };
         map = inner;
     }
@@ -91,9 +91,9 @@ mod tests {
 
     #[test]
     fn missing_maps_are_created_and_existing_maps_are_extended() {
-        let set = ["a.b.c=1", "a.b.d=true", "a.e=text"];
+        let assignments = ["a.b.c=1", "a.b.d=true", "a.e=text"];
         assert_eq!(
-            apply_all(&set),
+            apply_all(&assignments),
             Ok(json!({"a": {"b": {"c": 1, "d": true}, "e": "text"}}))
         );
     }
@@ -127,17 +127,20 @@ mod tests {
     fn text_that_is_not_an_assignment_is_rejected() {
         assert!(matches!(
             apply_all(&["a.b"]),
-            Err(InvalidAssignment::NotPathValue(_))
+            Err(InvalidAssignment::NoEqualsSign(_))
         ));
         assert!(matches!(apply_all(&["=1"]), Err(InvalidAssignment::EmptyPart(_))));
         assert!(matches!(
             apply_all(&["a..b=1"]),
             Err(InvalidAssignment::EmptyPart(_))
         ));
-        assert!(matches!(apply_all(&["a=[1"]), Err(InvalidAssignment::Value(..))));
+        assert!(matches!(
+            apply_all(&["a=[1"]),
+            Err(InvalidAssignment::InvalidValue(..))
+        ));
         assert_eq!(
             apply_all(&["labels.openshift\\.io/build=*x"])
-                .map_err(|error| matches!(error, InvalidAssignment::Value(..))),
+                .map_err(|error| matches!(error, InvalidAssignment::InvalidValue(..))),
             Err(true),
             "an undefined alias is not valid YAML"
         );

@@ -28,7 +28,8 @@ pub struct Installation {
     pub replicas: u16,
     /// Images of all containers.
     pub images: Images,
-    /// Failure policy of the injector's webhooks for Pods that request injection by a label.
+    /// Failure policy of the injector's webhooks that match the label `kuma.io/sidecar-injection: enabled` of a Pod or
+    /// of its Namespace.
     pub injector_failure_policy: FailurePolicy,
     /// Environment variables of the control plane, in addition to [`POD_FIELD_VARIABLES`].
     pub environment: BTreeMap<String, String>,
@@ -89,7 +90,7 @@ fn one_per_line(problems: &[InvalidAssignment]) -> String {
 // === impl FailurePolicy ===
 
 impl FailurePolicy {
-    /// Value in a webhook registration.
+    /// Returns the value in a webhook registration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fail => "Fail",

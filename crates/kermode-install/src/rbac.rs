@@ -40,7 +40,7 @@ pub(crate) fn all(installation: &Installation) -> Vec<Value> {
     ]
 }
 
-/// Rules for the whole cluster: objects that the mesh is derived from, Dataplanes and Meshes.
+/// Rules that apply in the whole cluster.
 fn cluster_rules() -> Vec<Value> {
     vec![
         rule("", &["namespaces", "pods", "services"], &READ_VERBS),
@@ -61,11 +61,12 @@ fn cluster_rules() -> Vec<Value> {
         rule(GROUP, &["dataplanes/status", "meshes/status"], &["patch"]),
         // Required for owner references with blockOwnerDeletion: a Dataplane references its Pod.
         rule("", &["pods/finalizers"], &["update"]),
-        // `create` is for the Mesh `default`, `patch` for the annotation that the initial MeshTrafficPermission exists.
+        // `create` is for the Mesh `default`, `patch` for the annotation that the initial MeshTrafficPermission was
+        // created.
         rule(GROUP, &["meshes"], &["get", "list", "watch", "create", "patch"]),
-        // Authenticates the token of a proxy.
+        // A TokenReview authenticates the token of a proxy.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
-        // The control plane writes caBundle of its own registrations.
+        // The control plane writes the caBundle of its own webhook registrations.
         with_names(
             rule(
                 "admissionregistration.k8s.io",
@@ -85,7 +86,8 @@ fn cluster_rules() -> Vec<Value> {
     ]
 }
 
-/// Rules for the control plane's namespace: Secrets of the CAs, the Lease, and resources that exist only there.
+/// Rules that apply in the control plane's namespace: for Secrets of the CAs, the Lease, and custom resources that
+/// exist only there.
 fn namespace_rules() -> Vec<Value> {
     vec![
         rule("", &["secrets"], &["get", "list", "watch", "create"]),
@@ -93,7 +95,7 @@ fn namespace_rules() -> Vec<Value> {
             rule("coordination.k8s.io", &["leases"], &["get", "update"]),
             json!(["kuma-cp-leader"]),
         ),
-        // resourceNames does not apply to create.
+        // A rule with resourceNames cannot allow `create`.
         rule("coordination.k8s.io", &["leases"], &["create"]),
         rule(GROUP, &["containerpatches"], &READ_VERBS),
         rule(
