@@ -30,7 +30,7 @@ pub(crate) struct RemovalDependencies {
 /// The services for proxies, over HTTP/2.
 pub(crate) struct ProxyServer {
     ads: AdsServer,
-    transport: Transport<Routes>,
+    transport: Transport,
 }
 
 impl ProxyServer {
@@ -99,7 +99,7 @@ impl Protocol for ProxyServer {
         signals: ConnectionSignals,
     ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
         let transport = self.transport.clone();
-        let shutdown = signals.shutdown().wait();
+        let shutdown = Box::pin(signals.shutdown().wait());
         let has_request = AtomicBool::new(false);
         let on_request = move || {
             signals.request_received();
@@ -108,7 +108,7 @@ impl Protocol for ProxyServer {
                 signals.start_endless_request();
             }
         };
-        let connection = transport.serve(stream, on_request, shutdown);
+        let connection = transport.serve_tls(stream, Box::new(on_request), shutdown);
         Box::pin(async move { Ok(connection.await?) })
     }
 }

@@ -1,38 +1,30 @@
 //! Dispatch of the calls on a proxy's connection: ADS calls to the [`AdsServer`], all other calls to a service.
 
-use std::convert::Infallible;
-
 use bytes::Bytes;
-use futures::future::Either;
+use futures::future::{BoxFuture, Either};
 use h2::RecvStream;
 use h2::server::SendResponse;
-use kermode_http2::{AfterCall, CallHandler, RequestBody, ServiceHandler};
+use kermode_http2::{AfterCall, CallHandler, ServiceHandler};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::body::Body;
-use tower::Service;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tonic::service::Routes;
 
 use super::AdsServer;
 use kermode_protocol::ads::DELTA_AGGREGATED_RESOURCES;
 
 /// Serves the connections of proxies. Cheap to clone: the caller passes a clone to each connection.
 #[derive(Clone, Debug)]
-pub struct Transport<S> {
+pub struct Transport {
     ads: AdsServer,
-    other_calls: ServiceHandler<S>,
+    other_calls: ServiceHandler<Routes>,
 }
 
 // === impl Transport ===
 
-impl<S> Transport<S>
-where
-    S: Service<http::Request<RequestBody>, Response = http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
+impl Transport {
     /// Creates a transport that passes calls other than ADS to `other_calls`.
-    pub fn new(ads: AdsServer, other_calls: S) -> Self {
+    pub fn new(ads: AdsServer, other_calls: Routes) -> Self {
         Self {
             ads,
             other_calls: ServiceHandler(other_calls),
@@ -55,16 +47,25 @@ where
     {
         kermode_http2::serve(io, self, on_call, shutdown)
     }
+
+    /// Like [`Self::serve`], for a TLS connection.
+    ///
+    /// Not generic: the code of HTTP/2 is compiled in this crate, which is optimized for speed. The binary is optimized
+    /// for size (`profile.release` in the workspace's `Cargo.toml`).
+    ///
+    /// # Errors
+    /// When the connection breaks or the client violates HTTP/2.
+    pub fn serve_tls(
+        self,
+        stream: TlsStream<TcpStream>,
+        on_call: Box<dyn Fn() + Send>,
+        shutdown: BoxFuture<'static, ()>,
+    ) -> BoxFuture<'static, Result<(), h2::Error>> {
+        Box::pin(self.serve(stream, on_call, shutdown))
+    }
 }
 
-impl<S> CallHandler for Transport<S>
-where
-    S: Service<http::Request<RequestBody>, Response = http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
+impl CallHandler for Transport {
     fn serve(
         self,
         request: http::Request<RecvStream>,
