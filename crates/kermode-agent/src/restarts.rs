@@ -1,4 +1,4 @@
-//! Restarts of an Envoy that crashed. No IO; the clock is passed in.
+//! Decides whether and when the agent restarts an Envoy that ended. No IO; the run time is passed in.
 //!
 //! The agent restarts Envoy itself: a restart of the container would lose the certificate and the configuration, which
 //! the agent holds in memory only.
@@ -8,10 +8,10 @@ use std::time::Duration;
 /// Delay of the second consecutive restart; the delay doubles with each further restart. The first restart is
 /// immediate.
 const INITIAL_DELAY: Duration = Duration::from_millis(200);
-/// Limit on consecutive restarts. Above the limit, the agent exits, and the kubelet restarts the container with longer
-/// delays.
+/// Limit on consecutive restarts. After the next crash, the agent exits, and the kubelet restarts the container with
+/// longer delays.
 const MAX_RESTARTS: u32 = 5;
-/// Run time after which a crash starts a new series of restarts.
+/// An Envoy that crashes after at least this run time starts a new series of consecutive restarts.
 const STABLE_RUN_TIME: Duration = Duration::from_mins(1);
 
 /// Counter of consecutive restarts.
@@ -20,9 +20,9 @@ pub(crate) struct Restarts {
     consecutive: u32,
 }
 
-/// Decision about a restart.
+/// Next step of the supervisor after Envoy ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub(crate) enum RestartDecision {
     /// Restart after this delay.
     Restart(Duration),
     /// Envoy exited successfully; do not restart.
@@ -33,20 +33,20 @@ pub(crate) enum Decision {
 
 impl Restarts {
     /// Handles the end of an Envoy that ran for `run_time` and exited with `code`.
-    pub(crate) fn on_end(&mut self, code: u8, run_time: Duration) -> Decision {
+    pub(crate) fn on_end(&mut self, code: u8, run_time: Duration) -> RestartDecision {
         if code == 0 {
-            return Decision::Finished;
+            return RestartDecision::Finished;
         }
         if run_time >= STABLE_RUN_TIME {
             self.consecutive = 0;
         }
         if self.consecutive == MAX_RESTARTS {
-            return Decision::GiveUp;
+            return RestartDecision::GiveUp;
         }
         self.consecutive += 1;
-        Decision::Restart(match self.consecutive {
+        RestartDecision::Restart(match self.consecutive {
             1 => Duration::ZERO,
-            further => INITIAL_DELAY * (1 << (further - 2)),
+            number => INITIAL_DELAY * (1 << (number - 2)),
         })
     }
 
@@ -61,30 +61,36 @@ mod tests {
     use super::*;
 
     const SHORT_RUN_TIME: Duration = Duration::from_millis(10);
+    /// Exit code of an Envoy that `SIGSEGV` ended: 128 plus the number of the signal.
+    const CRASHED: u8 = 139;
 
     #[test]
     fn first_restart_is_immediate_and_six_crashes_in_a_row_end_the_restarts() {
         let mut restarts = Restarts::default();
-        let decisions: Vec<_> = (0..6).map(|_| restarts.on_end(139, SHORT_RUN_TIME)).collect();
-        let waits = [0, 200, 400, 800, 1600].map(|millis| Decision::Restart(Duration::from_millis(millis)));
-        assert_eq!(decisions[..5], waits);
-        assert_eq!(decisions[5], Decision::GiveUp);
+        let decisions: Vec<_> = (0..6).map(|_| restarts.on_end(CRASHED, SHORT_RUN_TIME)).collect();
+        let restarts_with_delays =
+            [0, 200, 400, 800, 1600].map(|millis| RestartDecision::Restart(Duration::from_millis(millis)));
+        assert_eq!(decisions[..5], restarts_with_delays);
+        assert_eq!(decisions[5], RestartDecision::GiveUp);
     }
 
     #[test]
     fn envoy_that_crashes_after_a_long_run_is_always_restarted() {
         let mut restarts = Restarts::default();
         for _ in 0..100 {
-            restarts.on_end(137, SHORT_RUN_TIME);
+            restarts.on_end(CRASHED, SHORT_RUN_TIME);
             assert_eq!(
-                restarts.on_end(137, STABLE_RUN_TIME),
-                Decision::Restart(Duration::ZERO)
+                restarts.on_end(CRASHED, STABLE_RUN_TIME),
+                RestartDecision::Restart(Duration::ZERO)
             );
         }
     }
 
     #[test]
     fn envoy_that_exits_successfully_is_not_restarted() {
-        assert_eq!(Restarts::default().on_end(0, SHORT_RUN_TIME), Decision::Finished);
+        assert_eq!(
+            Restarts::default().on_end(0, SHORT_RUN_TIME),
+            RestartDecision::Finished
+        );
     }
 }

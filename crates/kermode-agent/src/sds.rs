@@ -1,4 +1,4 @@
-//! Secret discovery service (SDS) on the unix socket: serves the workload's certificate and the mesh's trust bundle to
+//! Secret discovery service (SDS) on the unix socket: serves the proxy's certificate and the mesh's trust bundle to
 //! Envoy. The private key exists only in the memory of the agent and of Envoy.
 
 mod stream;
@@ -19,31 +19,34 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 pub use stream::SecretMaterial;
-use stream::{SdsStream, SecretNames};
+use stream::{SdsSecretNames, SdsStream};
 
 /// SDS service for Envoy; cheap to clone.
+///
+/// Envoy subscribes to *secrets*. The *material* is the source of all secrets.
 #[derive(Clone)]
 pub struct SecretService {
-    names: SecretNames,
-    secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
+    names: SdsSecretNames,
+    material: watch::Receiver<Option<Arc<SecretMaterial>>>,
     secrets_wanted: Arc<Notify>,
 }
 
 impl SecretService {
-    /// Serves the latest value of `secrets`. Notifies `secrets_wanted` when Envoy subscribes before there is a value.
+    /// Creates a service that serves the latest value of `material`. `secrets_wanted` is notified when Envoy subscribes
+    /// and gets no response yet.
     pub fn new(
         mesh: &MeshName,
-        secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
+        material: watch::Receiver<Option<Arc<SecretMaterial>>>,
         secrets_wanted: Arc<Notify>,
     ) -> Self {
         Self {
-            names: SecretNames::of(mesh),
-            secrets,
+            names: SdsSecretNames::of(mesh),
+            material,
             secrets_wanted,
         }
     }
 
-    /// Serves one stream until it ends.
+    /// Serves one stream until the stream ends.
     async fn serve(
         mut self,
         mut requests: Streaming<DiscoveryRequest>,
@@ -54,17 +57,17 @@ impl SecretService {
             let response = tokio::select! {
                 request = requests.next() => match request {
                     Some(Ok(request)) => {
-                        let material = self.secrets.borrow_and_update().clone();
+                        let material = self.material.borrow_and_update().clone();
                         stream.on_request(request, material.as_deref())
                     }
                     Some(Err(_)) | None => return,
                 },
-                changed = self.secrets.changed() => {
+                changed = self.material.changed() => {
                     // The sender is only dropped when the process ends.
                     if changed.is_err() {
                         return;
                     }
-                    let material = self.secrets.borrow_and_update().clone();
+                    let material = self.material.borrow_and_update().clone();
                     stream.on_material(material.as_deref())
                 }
             };

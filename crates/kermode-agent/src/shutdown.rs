@@ -1,4 +1,4 @@
-//! State machine of the shutdown, from the first signal to the end of the process. No IO.
+//! State machine of the shutdown of Envoy and of the agent, from the first signal to the exit of the agent. No IO.
 //! See `docs/reference/sidecar.md#shutdown`.
 //!
 //! The supervisor passes in [`Event`]s with the time and executes the returned [`Action`]s.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time between `SIGTERM` and `SIGKILL` to Envoy.
+/// Time after which Envoy gets `SIGKILL` if it has not ended by `SIGTERM`.
 const KILL_AFTER: Duration = Duration::from_secs(5);
 
 /// Input of the state machine.
@@ -15,9 +15,9 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 pub(crate) enum Event {
     /// The agent received `SIGTERM` or `SIGINT`.
     Signal,
-    /// Envoy fails its health check, as requested.
+    /// Envoy now fails its health check, as requested. Its clients then use other endpoints.
     DrainStarted,
-    /// Envoy could not be made to fail its health check.
+    /// The request to Envoy to fail its health check has failed.
     DrainNotStarted,
     /// Envoy has no downstream connections.
     Idle,
@@ -38,11 +38,11 @@ pub(crate) enum Action {
     Terminate,
     /// Send `SIGKILL` to Envoy.
     Kill,
-    /// Exit this process with the code.
+    /// Exit the agent with this code.
     Exit(u8),
 }
 
-/// State machine of one Envoy's shutdown.
+/// State machine of the shutdown of one Envoy. A restarted Envoy gets a new state machine.
 #[derive(Debug)]
 pub struct EnvoyShutdown {
     drain_time: Duration,
@@ -53,8 +53,9 @@ pub struct EnvoyShutdown {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Serving,
-    /// The first signal was received; Envoy is requested to fail its health check.
+    /// The first signal was received; the request to Envoy to fail its health check is in progress.
     StartingDrain,
+    /// Envoy fails its health check and still serves.
     Draining {
         until: Instant,
     },
@@ -62,12 +63,15 @@ enum State {
     Terminating {
         kill_at: Instant,
     },
+    /// Envoy received `SIGKILL`.
     Killed,
 }
 
 impl EnvoyShutdown {
-    /// Returns the initial state. Kubernetes signals a native sidecar after the application's containers have ended, so a
-    /// native sidecar drains only until its last connection is closed. A classic sidecar drains for all of `drain_time`.
+    /// Creates the state machine of a running Envoy.
+    ///
+    /// Kubernetes signals a native sidecar after the application's containers have ended, so a native sidecar drains
+    /// only until its last connection is closed. A classic sidecar drains for all of `drain_time`.
     pub fn new(drain_time: Duration, is_native_sidecar: bool) -> Self {
         Self {
             drain_time,
@@ -76,12 +80,12 @@ impl EnvoyShutdown {
         }
     }
 
-    /// Returns whether no signal has been received.
+    /// Returns whether the agent has received no signal yet.
     pub(crate) fn is_serving(&self) -> bool {
         self.state == State::Serving
     }
 
-    /// Returns the time of the next [`Event::Deadline`].
+    /// Returns the time of the next [`Event::Deadline`]: the end of the drain time, or the time of `SIGKILL`.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Draining { until } => Some(until),
@@ -111,6 +115,7 @@ impl EnvoyShutdown {
             (State::StartingDrain, Event::DrainNotStarted | Event::Signal)
             | (State::Draining { .. }, Event::Signal | Event::Deadline) => self.terminate(now),
             (State::Draining { .. }, Event::Idle) if self.is_native_sidecar => self.terminate(now),
+            // A further signal means that the sender does not want to wait for Envoy's end.
             (State::Terminating { .. } | State::Killed, Event::Signal) => Action::Exit(1),
             (State::Terminating { .. }, Event::Deadline) => {
                 self.state = State::Killed;

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use tokio::net::UnixListener;
 
-/// Limit on the length of the path, in bytes: `sockaddr_un` has 108, including a terminating zero.
-const MAX_PATH: usize = 107;
+/// Limit on the length of the path, in bytes: `sockaddr_un` has room for 108 bytes, including a terminating zero.
+const MAX_PATH_LENGTH: usize = 107;
 
-/// Bound socket. Dropping it removes its directory.
+/// Path of the bound socket. Dropping this value removes the directory of the socket.
 #[derive(Debug)]
 pub struct AgentSocket {
     directory: PathBuf,
@@ -23,7 +23,7 @@ pub struct AgentSocket {
 }
 
 impl AgentSocket {
-    /// Binds `<parent>/kuma-dp-<process id>/agent.sock`. Replaces the directory of an earlier process with the same ID.
+    /// Binds `<parent>/kuma-dp-<process ID>/agent.sock`. Replaces the directory of an earlier process with the same ID.
     ///
     /// # Errors
     /// Fails when `parent` does not exist or is not writable, or the path is too long.
@@ -34,13 +34,17 @@ impl AgentSocket {
             "check KUMA_DATAPLANE_RUNTIME_SOCKET_DIR: with a read-only root file system a volume is needed";
         let path_text = path.display().to_string();
         ensure!(
-            path.as_os_str().len() <= MAX_PATH,
-            "socket path {path_text} is longer than {MAX_PATH} bytes; {remedy}"
+            path.as_os_str().len() <= MAX_PATH_LENGTH,
+            "socket path {path_text} is longer than {MAX_PATH_LENGTH} bytes; {remedy}"
         );
         match remove_dir_all(&directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error)
-                    .with_context(|| format!("removing the old {}; {remedy}", directory.display()));
+                return Err(error).with_context(|| {
+                    format!(
+                        "removing {}, which an earlier process left; {remedy}",
+                        directory.display()
+                    )
+                });
             }
             _ => {}
         }
@@ -75,16 +79,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn socket_is_private_and_replaces_the_socket_of_an_earlier_process() {
+    async fn socket_is_private_and_replaces_that_of_an_earlier_process_and_is_removed_on_drop() {
         let parent = tempfile::tempdir().unwrap();
-        let leftover = parent.path().join(format!("kuma-dp-{}", std::process::id()));
-        std::fs::create_dir(&leftover).unwrap();
-        std::fs::write(leftover.join("agent.sock"), "").unwrap();
+        let directory = parent.path().join(format!("kuma-dp-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("agent.sock"), "").unwrap();
         let (socket, _listener) = AgentSocket::bind(parent.path()).unwrap();
-        let mode = leftover.metadata().unwrap().permissions().mode();
+        let mode = directory.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         drop(socket);
-        assert!(!leftover.exists());
+        assert!(!directory.exists());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Supervision of Envoy: restarts it after a crash, drains and terminates it after a signal. The state
+//! Supervision of Envoy: restarts Envoy after a crash, and drains and terminates Envoy after a signal. The state
 //! machines [`EnvoyShutdown`] and [`Restarts`] make the decisions; this module performs the IO.
 
 use std::future::Future;
@@ -11,14 +11,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::envoy::{Admin, Envoy};
 use crate::removal::RemovalWatch;
-use crate::restarts::{Decision, Restarts};
+use crate::restarts::{RestartDecision, Restarts};
 use crate::shutdown::{Action, EnvoyShutdown, Event};
 
 /// Interval at which Envoy's connections are counted during the drain of a native sidecar.
 const CONNECTION_COUNT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Supervises `envoy` and, after crashes, the replacements that `start_envoy` returns. Each Envoy gets its own state
-/// machine from `new_shutdown`. Returns the exit code of this process.
+/// Supervises `envoy` and, after crashes, the replacements that `start_envoy` returns. Each Envoy gets its own
+/// [`EnvoyShutdown`] from `new_shutdown`. During the drain, `removal_watch` logs the removal of this sidecar's
+/// endpoint. Returns the exit code for the agent.
 ///
 /// # Errors
 /// Fails when Envoy cannot be started or waited for.
@@ -28,32 +29,32 @@ pub async fn supervise(
     admin: Admin,
     mut signals: Signals,
     new_shutdown: impl Fn() -> EnvoyShutdown,
-    removal: RemovalWatch,
+    removal_watch: RemovalWatch,
 ) -> anyhow::Result<u8> {
     let mut restarts = Restarts::default();
     loop {
         let started = Instant::now();
-        let code = match supervise_one(envoy, admin, &mut signals, new_shutdown(), &removal).await? {
+        let code = match supervise_one(envoy, admin, &mut signals, new_shutdown(), &removal_watch).await? {
             End::ShutdownComplete(code) => return Ok(code),
             End::EnvoyEnded(code) => code,
         };
         match restarts.on_end(code, started.elapsed()) {
-            Decision::Finished => return Ok(code),
-            Decision::Restart(wait) => {
+            RestartDecision::Finished => return Ok(code),
+            RestartDecision::Restart(delay) => {
                 tracing::error!(
                     code,
-                    ?wait,
+                    ?delay,
                     "Envoy crashed; it is restarted with its configuration and certificate"
                 );
                 tokio::select! {
-                    () = sleep(wait) => {}
+                    () = sleep(delay) => {}
                     signal = signals.next() => {
                         tracing::info!(signal, "signal received while Envoy is not running; the agent exits");
                         return Ok(0);
                     }
                 }
             }
-            Decision::GiveUp => {
+            RestartDecision::GiveUp => {
                 tracing::error!(
                     code,
                     "Envoy crashed {} times in a row and is not restarted; check Envoy's log above",
@@ -68,9 +69,9 @@ pub async fn supervise(
 
 /// End of the supervision of one Envoy.
 enum End {
-    /// After a signal: this process exits with the code.
+    /// After a signal: the agent exits with this code.
     ShutdownComplete(u8),
-    /// Without a signal: Envoy ended by itself, with the exit code.
+    /// Without a signal: Envoy ended with this exit code.
     EnvoyEnded(u8),
 }
 
@@ -80,11 +81,11 @@ async fn supervise_one(
     admin: Admin,
     signals: &mut Signals,
     mut shutdown: EnvoyShutdown,
-    removal: &RemovalWatch,
+    removal_watch: &RemovalWatch,
 ) -> anyhow::Result<End> {
     // Both futures are set when the first signal is received.
     let mut drain_start = pin!(None);
-    let mut removal_watch = pin!(None);
+    let mut running_removal_watch = pin!(None);
     loop {
         let event = tokio::select! {
             signal = signals.next() => {
@@ -99,15 +100,15 @@ async fn supervise_one(
                 }
                 Event::EnvoyEnded(code)
             }
-            has_started = when_some(drain_start.as_mut().as_pin_mut()) => {
+            has_drain_started = when_some(drain_start.as_mut().as_pin_mut()) => {
                 drain_start.set(None);
-                if has_started { Event::DrainStarted } else { Event::DrainNotStarted }
+                if has_drain_started { Event::DrainStarted } else { Event::DrainNotStarted }
             }
-            () = when_some(removal_watch.as_mut().as_pin_mut()) => {
-                removal_watch.set(None);
+            () = when_some(running_removal_watch.as_mut().as_pin_mut()) => {
+                running_removal_watch.set(None);
                 continue;
             }
-            () = until_idle(admin), if shutdown.ends_when_idle() => Event::Idle,
+            () = wait_until_idle(admin), if shutdown.ends_when_idle() => Event::Idle,
             () = sleep_until(shutdown.deadline().unwrap_or_else(Instant::now)), if shutdown.deadline().is_some() => {
                 Event::Deadline
             }
@@ -116,7 +117,7 @@ async fn supervise_one(
             Action::None => {}
             Action::FailHealthcheck => {
                 drain_start.set(Some(start_drain(admin)));
-                removal_watch.set(Some(removal.clone().run()));
+                running_removal_watch.set(Some(removal_watch.clone().run()));
             }
             Action::Terminate => envoy.signal(Signal::SIGTERM),
             Action::Kill => {
@@ -146,7 +147,7 @@ async fn start_drain(admin: Admin) -> bool {
 }
 
 /// Completes when Envoy has no downstream connections.
-async fn until_idle(admin: Admin) {
+async fn wait_until_idle(admin: Admin) {
     loop {
         match admin.open_connections().await {
             Ok(0) => return,

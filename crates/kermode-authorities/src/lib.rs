@@ -1,14 +1,16 @@
-//! The builtin CAs of each mesh, stored in Secrets of the system namespace under Kuma's names
+//! The builtin CAs of each mesh, stored in Secrets of the control plane's namespace under Kuma's names
 //! (docs/reference/certificates.md#secrets).
 //!
 //! All replicas must sign with the same CA and trust the same roots. The Secrets are the source of truth and are never
-//! updated. Each generation of a CA has its own Secret, which also holds the schedule of its rotation. If several
-//! replicas start a rotation at once, only one replica creates the Secret, and the other replicas read it. A deleted
-//! Secret of a CA in use is restored from memory. If the Secret with the key is missing but the Secret with the
-//! certificate exists, no new CA is created, because proxies that trust the old CA would not trust the new CA.
+//! updated. Each generation of a CA has its own Secret with the certificate, the key, and the schedule of the rotation
+//! to this generation. If several replicas start a rotation at once, only one replica creates the Secret, and the other
+//! replicas read the Secret. A deleted Secret of a CA in use is restored from memory.
 //!
-//! [`Authorities::run_rotation`] rotates the CAs and publishes the roots. The CA of the control plane's own servers is
-//! in [`serving`].
+//! As in Kuma, a further Secret contains only the certificate of the first generation. If this Secret exists but there
+//! is no Secret with a key, no new CA is created, because proxies that trust the lost CA would not trust the new CA.
+//!
+//! [`Authorities::run_rotation`] rotates the CAs and publishes their roots to [`RootsReceiver`]s. The CA of the control
+//! plane's own servers is in [`serving`].
 
 mod metrics;
 mod rotation;
@@ -32,7 +34,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 pub use self::metrics::Metrics;
-use self::secrets::{SECRET_TYPE, SecretNames, VALUE_ENTRY, decode, encode, reconcile};
+use self::secrets::{CaSecretNames, SECRET_TYPE, VALUE_ENTRY, decode, encode, reconcile};
 
 /// Maximum age at which [`Authorities::get`] returns cached CAs without reading the Secrets.
 const CACHE_TTL: Duration = Duration::from_secs(10);
@@ -78,10 +80,10 @@ struct BackendEntry {
 #[derive(Default)]
 struct CachedPlan {
     plan: Option<Arc<RotationPlan>>,
-    /// Time of the last successful read. Set to `None` when a Secret changes.
-    read_at: Option<Instant>,
-    /// Time of the last successful read. Not affected by changes of Secrets.
-    confirmed_at: Option<Instant>,
+    /// Time of the last successful read, or `None` if a Secret has changed since then.
+    current_as_of: Option<Instant>,
+    /// Time of the last successful read, whether or not a Secret has changed since then.
+    last_read_at: Option<Instant>,
     /// Time of the last failed read.
     failed_at: Option<Instant>,
 }
@@ -89,8 +91,8 @@ struct CachedPlan {
 // === impl Authorities ===
 
 impl Authorities {
-    /// Creates the authorities. `namespace` contains the Secrets. `clock_tolerance` is that of the certificates, see
-    /// [`Term::clock_tolerance`].
+    /// Creates the authorities. `namespace` contains the Secrets. `clock_tolerance` is the [`Term::clock_tolerance`] of
+    /// workload certificates.
     pub fn new(client: Client, namespace: String, clock_tolerance: Duration) -> Self {
         Self {
             state: Arc::new(AuthoritiesState {
@@ -103,7 +105,7 @@ impl Authorities {
         }
     }
 
-    /// Returns the term of a workload certificate with this lifetime.
+    /// Returns the term (lifetime and clock tolerance) of a workload certificate with this lifetime.
     pub fn term(&self, lifetime: Duration) -> Term {
         Term {
             lifetime,
@@ -114,22 +116,22 @@ impl Authorities {
     /// Returns the CAs of a mesh's backend.
     ///
     /// # Errors
-    /// If the Secrets cannot be read or created, or are inconsistent, and the cached CAs are older than
-    /// [`MAX_STALENESS`]. Cached CAs of that age are not used, because another replica may have started a rotation.
+    /// If the Secrets cannot be read or created, or are inconsistent, and no CAs younger than [`MAX_STALENESS`] are
+    /// cached. Older CAs are not used, because another replica may have started a rotation.
     pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<RotationPlan>> {
         let id = BackendId::new(mesh, backend);
         let backend = self.backend(&id);
         let mut cache = backend.cache.lock().await;
-        let is_fresh = cache.read_at.is_some_and(|at| at.elapsed() < CACHE_TTL);
+        let is_fresh = cache.current_as_of.is_some_and(|at| at.elapsed() < CACHE_TTL);
         self.read_unless_fresh(&id, &mut cache, is_fresh).await
     }
 
-    /// Returns the cached CAs regardless of their age. Reads the Secrets only if a Secret has changed, or if no CAs are
-    /// cached.
+    /// Returns the cached CAs regardless of their age, unless a Secret has changed or no CAs are cached. Then reads the
+    /// Secrets, as [`Self::get`] does.
     async fn get_cached(&self, id: &BackendId) -> anyhow::Result<Arc<RotationPlan>> {
         let backend = self.backend(id);
         let mut cache = backend.cache.lock().await;
-        let is_fresh = cache.read_at.is_some();
+        let is_fresh = cache.current_as_of.is_some();
         self.read_unless_fresh(id, &mut cache, is_fresh).await
     }
 
@@ -138,7 +140,8 @@ impl Authorities {
         self.backend(&BackendId::new(mesh, backend)).roots.subscribe()
     }
 
-    /// Returns the cached CAs if they are fresh, and otherwise reads the Secrets.
+    /// Returns the cached CAs if `is_fresh`, and otherwise reads the Secrets. If the read fails, returns the cached CAs
+    /// unless they are older than [`MAX_STALENESS`].
     async fn read_unless_fresh(
         &self,
         id: &BackendId,
@@ -170,8 +173,8 @@ impl Authorities {
                 let plan = Arc::new(plan);
                 *cache = CachedPlan {
                     plan: Some(plan.clone()),
-                    read_at: Some(now),
-                    confirmed_at: Some(now),
+                    current_as_of: Some(now),
+                    last_read_at: Some(now),
                     failed_at: None,
                 };
                 Ok(plan)
@@ -182,7 +185,7 @@ impl Authorities {
                     let BackendId { mesh, backend } = id;
                     tracing::warn!(%mesh, backend, "Secrets of the CA cannot be read: {error:#}");
                 }
-                let is_usable = cache.confirmed_at.is_some_and(|at| at.elapsed() < MAX_STALENESS);
+                let is_usable = cache.last_read_at.is_some_and(|at| at.elapsed() < MAX_STALENESS);
                 let plan = cache.plan.clone().filter(|_| is_usable);
                 plan.ok_or(error)
             }
@@ -194,20 +197,20 @@ impl Authorities {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
-        let names = SecretNames::of(&id.mesh, &id.backend);
+        let names = CaSecretNames::of(&id.mesh, &id.backend);
         let mut found = Vec::new();
         if let Some(data) = secret::get(client, namespace, &names.first).await? {
             found.push(self.decode(&names, 1, &data)?);
         }
         for (name, data) in secret::list(client, namespace, SECRET_TYPE).await? {
-            if let Some(number) = names.generation_number(&name) {
+            if let Some(number) = names.later_generation_number(&name) {
                 found.push(self.decode(&names, number, &data)?);
             }
         }
         let found_first = found.iter().find(|generation| generation.number == 1).cloned();
         let Some(reconciled) = reconcile(found, in_memory, SystemTime::now()) else {
             let first = self.create_first(id, &names).await?;
-            return RotationPlan::new(vec![first]).context("the first CA was not created");
+            return RotationPlan::new(vec![first]).context("the rotation plan has no CA");
         };
         for lost in &reconciled.lost {
             let name = names.of_generation(lost.number);
@@ -224,9 +227,9 @@ impl Authorities {
         Ok(reconciled.plan)
     }
 
-    /// Creates the first CA of a backend. Fails if its key was lost, that is, if only the Secret with the certificate
-    /// exists.
-    async fn create_first(&self, id: &BackendId, names: &SecretNames) -> anyhow::Result<Generation> {
+    /// Creates the first CA of a backend. Fails if the Secret with the certificate of an earlier first CA exists: the
+    /// key of this earlier CA was lost.
+    async fn create_first(&self, id: &BackendId, names: &CaSecretNames) -> anyhow::Result<Generation> {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
@@ -249,11 +252,11 @@ impl Authorities {
         Ok(first)
     }
 
-    /// Creates the Secret of a CA. If the Secret exists, another replica has created it, and the CA of that replica is
-    /// returned.
+    /// Creates the Secret of a CA and returns the CA. If another replica has already created the Secret, returns the CA
+    /// of that replica.
     async fn create_secret(
         &self,
-        names: &SecretNames,
+        names: &CaSecretNames,
         generation: &Generation,
     ) -> anyhow::Result<Generation> {
         let AuthoritiesState {
@@ -268,7 +271,7 @@ impl Authorities {
     /// Creates the Secret with the certificate of the first CA, for users and tools.
     async fn create_certificate_secret(
         &self,
-        names: &SecretNames,
+        names: &CaSecretNames,
         authority: &Authority,
     ) -> anyhow::Result<()> {
         let AuthoritiesState {
@@ -283,7 +286,7 @@ impl Authorities {
     /// Decodes the Secret of a generation. Errors name the Secret.
     fn decode(
         &self,
-        names: &SecretNames,
+        names: &CaSecretNames,
         number: u32,
         data: &secret::SecretData,
     ) -> anyhow::Result<Generation> {

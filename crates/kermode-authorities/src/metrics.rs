@@ -1,4 +1,4 @@
-//! Metrics of the CAs: phase of the rotation, expiry of roots, rotations started, failures.
+//! Metrics of the CAs: phases of rotations, expiry of roots, rotations started, failures to read or write Secrets.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,9 +16,9 @@ use super::BackendId;
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     phase: Family<PhaseLabels, Gauge>,
-    expiry: Family<RootLabels, Gauge<f64, AtomicU64>>,
+    root_expiry: Family<RootLabels, Gauge<f64, AtomicU64>>,
     rotations: Family<RotationLabels, Counter>,
-    failures: Counter,
+    secret_failures: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,15 +60,15 @@ impl Metrics {
         let help = "Phase of the rotation of a mesh's CA: 1 for the current phase, 0 for the others";
         registry.register("mesh_ca_phase", help, self.phase.clone());
         let help = "Expiry of a root that the mesh trusts, in seconds since the Unix epoch";
-        registry.register("mesh_ca_expiry_timestamp_seconds", help, self.expiry.clone());
+        registry.register("mesh_ca_expiry_timestamp_seconds", help, self.root_expiry.clone());
         let help = "Rotations of a mesh's CA that this replica started, by reason";
         registry.register("mesh_ca_rotations", help, self.rotations.clone());
         let help = "Failed attempts to read or write the Secrets of CAs";
-        registry.register("mesh_ca_secret_failures", help, self.failures.clone());
+        registry.register("mesh_ca_secret_failures", help, self.secret_failures.clone());
     }
 
     pub(super) fn count_secret_failure(&self) {
-        self.failures.inc();
+        self.secret_failures.inc();
     }
 
     pub(super) fn count_rotation(&self, id: &BackendId, reason: RotationReason) {
@@ -82,8 +82,8 @@ impl Metrics {
             .inc();
     }
 
-    /// Sets the phase and the expiry of the roots of a backend.
-    pub(super) fn set_phase_and_expiry(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime) {
+    /// Sets the phase of a backend's rotation and the expiry of its trusted roots. Removes the expiry of other roots.
+    pub(super) fn set_phase_and_root_expiry(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime) {
         let (mesh, backend) = (id.mesh.to_string(), id.backend.clone());
         let current = match plan.phase(now) {
             Phase::Settled => PhaseLabel::Settled,
@@ -110,11 +110,11 @@ impl Metrics {
                 generation: generation.number,
             };
             if trusted.contains(&generation.number) {
-                let end = generation.authority.validity().not_after;
-                let end = end.duration_since(UNIX_EPOCH).unwrap_or_default();
-                self.expiry.get_or_create(&labels).set(end.as_secs_f64());
+                let expiry = generation.authority.validity().not_after;
+                let expiry = expiry.duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.root_expiry.get_or_create(&labels).set(expiry.as_secs_f64());
             } else {
-                self.expiry.remove(&labels);
+                self.root_expiry.remove(&labels);
             }
         }
     }

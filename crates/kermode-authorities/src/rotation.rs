@@ -1,7 +1,8 @@
 //! Rotation of CAs: starts a rotation when it is requested or due, and publishes the roots of each phase to proxies.
 //!
-//! Every replica runs the controller. It acts when a Mesh or a Secret changes, and when the next phase of a rotation
-//! begins. A rotation starts with the creation of a Secret, and only one replica can create the Secret.
+//! Every replica runs a [`RotationController`]. The controller acts when a Mesh or a Secret changes, and when the next
+//! phase of a rotation begins. A rotation starts with the creation of a Secret, and only one replica can create the
+//! Secret.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -22,15 +23,15 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::time::sleep;
 
-use super::secrets::{SECRET_TYPE, SecretNames};
+use super::secrets::{CaSecretNames, SECRET_TYPE};
 use super::{Authorities, BackendId, Metrics};
 
-/// Interval between attempts after a failure.
+/// Time after which a failed reconciliation is repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// Once a new CA signs, proxies replace certificates of the old CA within the certificate lifetime divided by this
 /// number.
 const RENEWAL_DIVISOR: u32 = 2;
-/// Maximum sleep between checks. Timers stop while a machine is suspended, but certificates continue to age.
+/// Maximum time between reconciliations. Timers stop while a machine is suspended, but certificates continue to age.
 const MAX_SLEEP: Duration = Duration::from_hours(1);
 
 /// Controller that rotates the CAs of all meshes.
@@ -38,17 +39,17 @@ pub(super) struct RotationController {
     pub(super) authorities: Authorities,
     pub(super) metrics: Metrics,
     pub(super) events: EventRecorder,
-    /// Meshes with mTLS.
-    pub(super) meshes: HashMap<MeshName, CaSettings>,
+    /// Settings of each mesh with mTLS.
+    pub(super) settings: HashMap<MeshName, CaSettings>,
     /// Last reported phase of each backend.
-    pub(super) phases: HashMap<BackendId, ReportedPhase>,
+    pub(super) reported_phases: HashMap<BackendId, ReportedPhase>,
 }
 
 /// Phase of a rotation in the last report.
 #[derive(Clone, Copy)]
 pub(super) struct ReportedPhase {
     phase: Phase,
-    /// Whether this replica started the rotation. Only this replica writes Events about the rotation.
+    /// Whether this replica started the rotation. Other replicas do not write Events about the rotation.
     is_own_rotation: bool,
 }
 
@@ -58,9 +59,9 @@ pub(super) struct CaSettings {
     /// Name of the enabled mTLS backend.
     pub(super) backend: String,
     /// Lifetime of workload certificates.
-    pub(super) lifetime: Duration,
+    pub(super) certificate_lifetime: Duration,
     /// Value of the rotation annotation.
-    pub(super) request: Option<String>,
+    pub(super) rotation_request: Option<String>,
     /// UID of the Mesh, for Events.
     pub(super) uid: Option<String>,
 }
@@ -72,8 +73,8 @@ impl Authorities {
             authorities: self,
             metrics,
             events,
-            meshes: HashMap::new(),
-            phases: HashMap::new(),
+            settings: HashMap::new(),
+            reported_phases: HashMap::new(),
         };
         controller.run().await;
     }
@@ -82,18 +83,18 @@ impl Authorities {
 impl RotationController {
     async fn run(mut self) {
         let state = self.authorities.state.clone();
-        let mut secrets = pin!(secret::changes(&state.client, &state.namespace, SECRET_TYPE));
-        let meshes: Api<DeserializeGuard<Mesh>> = Api::all(state.client.clone());
-        let mut meshes = pin!(watcher(meshes, watch_config()).default_backoff());
+        let mut secret_changes = pin!(secret::changes(&state.client, &state.namespace, SECRET_TYPE));
+        let mesh_api: Api<DeserializeGuard<Mesh>> = Api::all(state.client.clone());
+        let mut mesh_events = pin!(watcher(mesh_api, watch_config()).default_backoff());
         let mut listed = Vec::new();
         let mut pause = MAX_SLEEP;
         loop {
             let needs_reconciliation = tokio::select! {
-                Some(()) = secrets.next() => {
+                Some(()) = secret_changes.next() => {
                     self.authorities.invalidate_all().await;
                     true
                 }
-                Some(event) = meshes.next() => self.on_mesh_event(event, &mut listed),
+                Some(event) = mesh_events.next() => self.on_mesh_event(event, &mut listed),
                 () = sleep(pause) => true,
             };
             if needs_reconciliation {
@@ -103,7 +104,7 @@ impl RotationController {
     }
 
     /// Applies an event of the watch of Meshes. Meshes of an initial list are collected in `listed` and applied when
-    /// the list is complete. Returns whether `self.meshes` may have changed.
+    /// the list is complete. Returns whether `self.settings` may have changed.
     fn on_mesh_event(
         &mut self,
         event: Result<watcher::Event<DeserializeGuard<Mesh>>, watcher::Error>,
@@ -122,12 +123,12 @@ impl RotationController {
                 return false;
             }
             Ok(watcher::Event::InitDone) => {
-                let names: Vec<MeshName> = listed.iter().map(name_of).collect();
+                let listed_names: Vec<MeshName> = listed.iter().map(name_of).collect();
                 for mesh in listed.drain(..) {
                     self.on_mesh(mesh);
                 }
-                let known: Vec<MeshName> = self.meshes.keys().cloned().collect();
-                for deleted in known.iter().filter(|mesh| !names.contains(mesh)) {
+                let known: Vec<MeshName> = self.settings.keys().cloned().collect();
+                for deleted in known.iter().filter(|mesh| !listed_names.contains(mesh)) {
                     self.set_settings(deleted, None);
                 }
             }
@@ -144,11 +145,11 @@ impl RotationController {
         let Ok(converted) = model::Mesh::try_from(&mesh) else {
             return;
         };
-        let request = mesh.annotations().get(annotation::ROTATE_CA).cloned();
+        let rotation_request = mesh.annotations().get(annotation::ROTATE_CA).cloned();
         let settings = converted.mtls.map(|mtls| CaSettings {
             backend: mtls.backend,
-            lifetime: mtls.certificate_lifetime,
-            request,
+            certificate_lifetime: mtls.certificate_lifetime,
+            rotation_request,
             uid: mesh.uid(),
         });
         self.set_settings(&converted.name, settings);
@@ -157,23 +158,25 @@ impl RotationController {
     /// Sets or removes the settings of a mesh.
     pub(super) fn set_settings(&mut self, mesh: &MeshName, settings: Option<CaSettings>) {
         let backend = settings.as_ref().map(|settings| settings.backend.clone());
-        let request = settings.as_ref().and_then(|settings| settings.request.clone());
+        let request = settings
+            .as_ref()
+            .and_then(|settings| settings.rotation_request.clone());
         let mut requests = self.authorities.rotation_requests();
         match request {
             Some(request) => requests.insert(mesh.clone(), request),
             None => requests.remove(mesh),
         };
         drop(requests);
-        let before = match settings {
-            Some(settings) => self.meshes.insert(mesh.clone(), settings),
-            None => self.meshes.remove(mesh),
+        let previous = match settings {
+            Some(settings) => self.settings.insert(mesh.clone(), settings),
+            None => self.settings.remove(mesh),
         };
         // Removing a backend ends the streams that send its roots. The proxies then open streams for the new backend.
-        if let Some(before) = before
-            && backend.as_ref() != Some(&before.backend)
+        if let Some(previous) = previous
+            && backend.as_ref() != Some(&previous.backend)
         {
-            let id = BackendId::new(mesh, &before.backend);
-            self.phases.remove(&id);
+            let id = BackendId::new(mesh, &previous.backend);
+            self.reported_phases.remove(&id);
             self.authorities.backends().remove(&id);
         }
     }
@@ -181,7 +184,7 @@ impl RotationController {
     /// Reconciles the CAs of all meshes. Returns the time until the next call.
     pub(super) async fn reconcile_all(&mut self) -> Duration {
         let mut pause = MAX_SLEEP;
-        for (mesh, settings) in self.meshes.clone() {
+        for (mesh, settings) in self.settings.clone() {
             let id = BackendId::new(&mesh, &settings.backend);
             match self.reconcile(&id, &settings).await {
                 Ok(until_change) => pause = pause.min(until_change),
@@ -195,19 +198,20 @@ impl RotationController {
         pause
     }
 
-    /// Reconciles the CA of a backend. Returns the time until its next change.
+    /// Reconciles the CAs of a backend. Returns the time until their next change, but at most [`MAX_SLEEP`].
     async fn reconcile(&mut self, id: &BackendId, settings: &CaSettings) -> anyhow::Result<Duration> {
         let mut plan = self.authorities.get_cached(id).await?;
         let now = SystemTime::now();
-        if let Some(reason) = plan.due_rotation(now, settings.request.as_deref()) {
+        if let Some(reason) = plan.due_rotation(now, settings.rotation_request.as_deref()) {
             let is_own_rotation = self.start_rotation(id, settings, &plan, reason, now).await?;
             plan = self.authorities.get_cached(id).await?;
             self.report_phase(id, settings, &plan, now, Some(is_own_rotation));
         } else {
             self.report_phase(id, settings, &plan, now, None);
         }
-        self.metrics.set_phase_and_expiry(id, &plan, now);
-        self.authorities.publish_roots(id, &plan, now, settings.lifetime);
+        self.metrics.set_phase_and_root_expiry(id, &plan, now);
+        self.authorities
+            .publish_roots(id, &plan, now, settings.certificate_lifetime);
         let next_change = plan.next_change(now);
         let pause = next_change.and_then(|change| change.duration_since(now).ok());
         Ok(pause.unwrap_or(MAX_SLEEP).min(MAX_SLEEP))
@@ -223,29 +227,29 @@ impl RotationController {
         now: SystemTime,
     ) -> anyhow::Result<bool> {
         let newest = plan.newest();
-        let next = Generation {
+        let generated = Generation {
             number: newest.number + 1,
             authority: Arc::new(Authority::generate(&id.mesh, now)?),
             schedule: Some(Schedule::generated_at(
                 now,
-                self.authorities.term(settings.lifetime),
+                self.authorities.term(settings.certificate_lifetime),
             )),
             // A rotation that is due because of the CA's age also fulfils a pending request.
-            request: settings.request.clone(),
+            request: settings.rotation_request.clone(),
         };
         let stored = self
             .authorities
-            .create_secret(&SecretNames::of(&id.mesh, &id.backend), &next)
+            .create_secret(&CaSecretNames::of(&id.mesh, &id.backend), &generated)
             .await
             .inspect_err(|_| self.metrics.count_secret_failure())?;
         self.authorities.invalidate(id).await;
-        let is_own_rotation = stored.authority.certificate() == next.authority.certificate();
+        let is_own_rotation = stored.authority.certificate() == generated.authority.certificate();
         if is_own_rotation {
             self.metrics.count_rotation(id, reason);
             tracing::info!(
                 mesh = %id.mesh,
                 backend = id.backend,
-                generation = next.number,
+                generation = generated.number,
                 ?reason,
                 "CA created"
             );
@@ -255,8 +259,8 @@ impl RotationController {
 
     /// Logs a new phase of a rotation. If this replica started the rotation, also writes an Event.
     ///
-    /// `is_own_rotation` says whether this replica started the rotation. `None` means that no rotation has just
-    /// started. In this case, the value of the last report is used.
+    /// `is_own_rotation` is `None` unless this reconciliation has tried to start a rotation. It then says whether this
+    /// replica, and not another one, started the rotation. With `None`, the value of the last report is used.
     fn report_phase(
         &mut self,
         id: &BackendId,
@@ -266,18 +270,18 @@ impl RotationController {
         is_own_rotation: Option<bool>,
     ) {
         let phase = plan.phase(now);
-        let before = self.phases.get(id).copied();
+        let last_report = self.reported_phases.get(id).copied();
         let is_own_rotation = is_own_rotation
-            .or(before.map(|before| before.is_own_rotation))
+            .or(last_report.map(|report| report.is_own_rotation))
             .unwrap_or_default();
         let reported = ReportedPhase {
             phase,
             is_own_rotation,
         };
-        self.phases.insert(id.clone(), reported);
+        self.reported_phases.insert(id.clone(), reported);
         // The phase `Settled` of a new backend is not reported.
-        let phase_before = before.map_or(Phase::Settled, |before| before.phase);
-        if phase == phase_before {
+        let last_phase = last_report.map_or(Phase::Settled, |report| report.phase);
+        if phase == last_phase {
             return;
         }
         let newest = plan.newest().number;
@@ -315,20 +319,20 @@ impl RotationController {
 // === impl Authorities ===
 
 impl Authorities {
-    /// Marks all cached CAs as outdated: any Secret may have changed.
+    /// Marks all cached CAs as outdated, because a Secret has changed.
     pub(super) async fn invalidate_all(&self) {
         let backends: Vec<_> = self.backends().values().cloned().collect();
         for backend in backends {
-            backend.cache.lock().await.read_at = None;
+            backend.cache.lock().await.current_as_of = None;
         }
     }
 
     /// Marks the cached CAs of a backend as outdated.
     async fn invalidate(&self, id: &BackendId) {
-        self.backend(id).cache.lock().await.read_at = None;
+        self.backend(id).cache.lock().await.current_as_of = None;
     }
 
-    /// Publishes the roots of a mesh to its proxies, if the roots have changed.
+    /// Publishes the roots of a mesh to its proxies, if the [`RootsUpdate`] differs from the last one.
     pub fn publish(&self, mesh: &MeshName, mtls: &model::Mtls, plan: &RotationPlan) {
         let id = BackendId::new(mesh, &mtls.backend);
         self.publish_roots(&id, plan, SystemTime::now(), mtls.certificate_lifetime);

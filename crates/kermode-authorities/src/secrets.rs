@@ -1,4 +1,4 @@
-//! Encodes CAs as Secrets, and merges the CAs of the Secrets with the CAs in memory. No IO.
+//! Encodes CAs as Secrets, decodes them, and merges the CAs of the Secrets with the CAs in memory. No IO.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,8 @@ use kermode_model::MeshName;
 
 /// Type of the Secrets, as in Kuma.
 pub(super) const SECRET_TYPE: &str = "system.kuma.io/secret";
-/// Entry with the private key. In a Secret without a private key, the same entry has the certificate, as in Kuma.
+/// Entry with the private key. In the Secret [`CaSecretNames::first_certificate`], the entry has the certificate
+/// instead, as in Kuma.
 pub(super) const VALUE_ENTRY: &str = "value";
 /// Entry with the certificate.
 const CERTIFICATE_ENTRY: &str = "certificate";
@@ -23,10 +24,10 @@ const PREDECESSOR_TRUSTED_UNTIL_ENTRY: &str = "predecessor-trusted-until";
 /// Entry with the value of the rotation annotation that was in effect when the CA was created.
 const REQUEST_ENTRY: &str = "request";
 
-/// Names of the Secrets of a mesh's backend.
+/// Names of the Secrets with the CAs of a mesh's backend.
 #[derive(Clone, Debug)]
-pub(super) struct SecretNames {
-    /// Secret of the first generation.
+pub(super) struct CaSecretNames {
+    /// Secret of the first generation, with its key.
     pub(super) first: String,
     /// Secret with the certificate of the first generation, for users and tools.
     pub(super) first_certificate: String,
@@ -42,9 +43,9 @@ pub(super) struct Reconciled {
     pub(super) lost: Vec<Generation>,
 }
 
-// === impl SecretNames ===
+// === impl CaSecretNames ===
 
-impl SecretNames {
+impl CaSecretNames {
     pub(super) fn of(mesh: &MeshName, backend: &str) -> Self {
         Self {
             first: format!("{mesh}.ca-builtin-key-{backend}"),
@@ -62,9 +63,9 @@ impl SecretNames {
         }
     }
 
-    /// Returns the number of the generation whose Secret has this name. Returns `None` if the name is not the name of a
+    /// Returns the number of the generation whose Secret has this name. Returns `None` if this is not the Secret of a
     /// second or later generation of this backend.
-    pub(super) fn generation_number(&self, secret: &str) -> Option<u32> {
+    pub(super) fn later_generation_number(&self, secret: &str) -> Option<u32> {
         let number = secret.strip_prefix(&self.later_prefix)?.parse().ok()?;
         // Rejects other spellings of the number, such as `02`.
         (number > 1 && self.of_generation(number) == secret).then_some(number)
@@ -97,7 +98,8 @@ pub(super) fn encode(generation: &Generation) -> secret::SecretData {
     data
 }
 
-/// Decodes the data of a Secret.
+/// Decodes the data of the Secret of generation `number`. An error starts with "it" or "its": the caller names the
+/// Secret.
 pub(super) fn decode(number: u32, data: &secret::SecretData) -> anyhow::Result<Generation> {
     let text = |entry: &str| data.get(entry).and_then(|bytes| std::str::from_utf8(bytes).ok());
     let required = |entry: &str| text(entry).with_context(|| format!("it has no {entry}"));
@@ -141,10 +143,9 @@ pub(super) fn reconcile(
     now: SystemTime,
 ) -> Option<Reconciled> {
     let is_found = |number: u32| found.iter().any(|generation| generation.number == number);
-    let lost: Vec<Generation> = in_memory.map_or_else(Vec::new, |memory| {
-        let signer = memory.signer(now).number;
-        memory
-            .trusted(now)
+    let lost: Vec<Generation> = in_memory.map_or_else(Vec::new, |plan| {
+        let signer = plan.signer(now).number;
+        plan.trusted(now)
             .filter(|generation| generation.number <= signer && !is_found(generation.number))
             .cloned()
             .collect()
@@ -174,7 +175,7 @@ mod tests {
         }
     }
 
-    fn numbers(generations: &[Generation]) -> Vec<u32> {
+    fn generation_numbers(generations: &[Generation]) -> Vec<u32> {
         generations.iter().map(|generation| generation.number).collect()
     }
 
@@ -201,9 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_other_backends_are_not_later_generations() {
-        let names = SecretNames::of(&MeshName::from("default"), "ca-1");
-        assert_eq!(names.generation_number(&names.of_generation(7)), Some(7));
+    fn only_names_that_the_backend_would_choose_are_later_generations() {
+        let names = CaSecretNames::of(&MeshName::from("default"), "ca-1");
+        assert_eq!(names.later_generation_number(&names.of_generation(7)), Some(7));
         for other in [
             "default.ca-builtin-rotation-ca-1.1",
             "default.ca-builtin-rotation-ca-1.02",
@@ -212,7 +213,7 @@ mod tests {
             "other.ca-builtin-rotation-ca-1.2",
             "default.ca-builtin-key-ca-1",
         ] {
-            assert_eq!(names.generation_number(other), None, "{other}");
+            assert_eq!(names.later_generation_number(other), None, "{other}");
         }
     }
 
@@ -220,25 +221,30 @@ mod tests {
     fn ca_without_a_secret_is_restored_if_in_use_and_dropped_if_it_does_not_sign_yet() {
         let start = SystemTime::now();
         let (first, second) = (mk_generation(1, start), mk_generation(2, start));
-        let memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two generations");
+        let in_memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two generations");
         let schedule = second.schedule.expect("a schedule");
 
-        let cancelled = reconcile(vec![first.clone()], Some(&memory), start).expect("the first generation");
+        let cancelled =
+            reconcile(vec![first.clone()], Some(&in_memory), start).expect("the first generation");
         assert!(cancelled.lost.is_empty());
-        assert_eq!(numbers(cancelled.plan.generations()), [1]);
+        assert_eq!(generation_numbers(cancelled.plan.generations()), [1]);
 
-        let restored = reconcile(vec![second.clone()], Some(&memory), start).expect("both generations");
-        assert_eq!(numbers(&restored.lost), [1]);
-        assert_eq!(numbers(restored.plan.generations()), [1, 2]);
+        let restored = reconcile(vec![second.clone()], Some(&in_memory), start).expect("both generations");
+        assert_eq!(generation_numbers(&restored.lost), [1]);
+        assert_eq!(generation_numbers(restored.plan.generations()), [1, 2]);
 
         let restored =
-            reconcile(vec![first.clone()], Some(&memory), schedule.signs_from).expect("both generations");
-        assert_eq!(numbers(&restored.lost), [2]);
+            reconcile(vec![first.clone()], Some(&in_memory), schedule.signs_from).expect("both generations");
+        assert_eq!(generation_numbers(&restored.lost), [2]);
 
         // An old CA whose root is no longer trusted is not restored.
-        let end = schedule.predecessor_trusted_until;
-        let settled = reconcile(vec![second], Some(&memory), end).expect("the second generation");
+        let first_untrusted_at = schedule.predecessor_trusted_until;
+        let settled =
+            reconcile(vec![second], Some(&in_memory), first_untrusted_at).expect("the second generation");
         assert!(settled.lost.is_empty());
-        assert!(reconcile(Vec::new(), None, start).is_none());
+        assert!(
+            reconcile(Vec::new(), None, start).is_none(),
+            "neither a Secret nor a CA in memory"
+        );
     }
 }

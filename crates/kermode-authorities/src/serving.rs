@@ -1,5 +1,5 @@
-//! Serving certificates of the control plane: one CA for all replicas, stored in a Secret, and a short-lived
-//! certificate that each replica issues to itself and renews.
+//! Certificates of the control plane's own servers: one CA for all replicas, stored in a Secret, and a short-lived
+//! serving certificate that each replica issues to itself and renews.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,30 +21,30 @@ const CERTIFICATE_ENTRY: &str = "ca.crt";
 const PRIVATE_KEY_ENTRY: &str = "ca.key";
 /// Lifetime of a serving certificate.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24 * 7);
-/// Interval at which the age of the certificate is checked.
+/// Interval at which a replica checks whether the renewal of its certificate is due.
 const CHECK_INTERVAL: Duration = Duration::from_hours(1);
 
-/// Serving certificate of this replica, and the CA that issues it.
+/// Serving certificate of this replica, and the CA that issues the certificate.
 pub struct ServingIdentity {
     client: Client,
     namespace: String,
-    own: OwnCertificate,
+    certificate: ReplicaCertificate,
 }
 
-/// Serving certificate, with the CA and the names for its renewal.
-struct OwnCertificate {
+/// Serving certificate of this replica, with the CA, the names and the term for its renewal.
+struct ReplicaCertificate {
     authority: ServingAuthority,
     names: Vec<String>,
     term: Term,
     /// Last issued certificate.
     issued: kermode_identity::IssuedServingCertificate,
-    /// The same certificate, in the form that the servers use.
-    current: Arc<ServingCertificate>,
+    /// The certificate in `issued`, in the form that the servers present.
+    presented: Arc<ServingCertificate>,
 }
 
 impl ServingIdentity {
     /// Reads the CA from its Secret, or creates the Secret with a new CA. Issues a certificate for `names` (DNS names
-    /// and IP addresses). `clock_tolerance` is that of the certificate, see [`Term::clock_tolerance`].
+    /// and IP addresses). `clock_tolerance` is the [`Term::clock_tolerance`] of the certificate.
     pub async fn load(
         client: &Client,
         namespace: &str,
@@ -59,29 +59,30 @@ impl ServingIdentity {
             lifetime: CERTIFICATE_LIFETIME,
             clock_tolerance,
         };
-        let own = OwnCertificate::issue(authority, names, term, SystemTime::now())?;
+        let certificate = ReplicaCertificate::issue(authority, names, term, SystemTime::now())?;
         Ok(Self {
             client: client.clone(),
             namespace: namespace.to_owned(),
-            own,
+            certificate,
         })
     }
 
-    /// Returns the certificate of the CA in PEM. The API server and sidecars trust it.
+    /// Returns the certificate of the CA in PEM. The API server and sidecars trust this CA.
     pub fn ca_pem(&self) -> String {
-        self.own.authority.certificate_pem()
+        self.certificate.authority.certificate_pem()
     }
 
-    /// Returns the certificate that the servers present. A renewal replaces its content.
+    /// Returns the certificate that the servers present. A renewal replaces the content of the returned value.
     pub fn certificate(&self) -> Arc<ServingCertificate> {
-        self.own.current.clone()
+        self.certificate.presented.clone()
     }
 
-    /// Renews the certificate before it expires and restores the Secret if it is deleted, until shutdown.
+    /// Until shutdown, renews the certificate before it expires, and restores the Secret of the CA if the Secret is
+    /// deleted.
     ///
     /// # Errors
-    /// If the Secret holds a different CA than this replica. The replica then has to restart, because clients may trust
-    /// only the CA in the Secret.
+    /// If the certificate cannot be renewed, the Secret cannot be restored, or the Secret holds a different CA than
+    /// this replica. In the last case, the replica has to restart, because clients may trust only the CA in the Secret.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut shutdown = std::pin::pin!(shutdown.wait());
         let mut secrets = std::pin::pin!(secret::follow(&self.client, &self.namespace, CA_SECRET));
@@ -91,13 +92,13 @@ impl ServingIdentity {
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 Some(found) = secrets.next() => self.check_secret(found).await?,
             }
-            if self.own.renew_if_due(SystemTime::now())? {
+            if self.certificate.renew_if_due(SystemTime::now())? {
                 tracing::info!("serving certificate renewed");
             }
         }
     }
 
-    /// Handles a change of the Secret. `found` is its data, or `None` if it was deleted.
+    /// Handles a change of the Secret. `found` is the data of the Secret, or `None` if the Secret was deleted.
     async fn check_secret(&self, found: Option<secret::SecretData>) -> anyhow::Result<()> {
         let (client, namespace) = (&self.client, &self.namespace);
         let found = if let Some(found) = found {
@@ -108,7 +109,7 @@ impl ServingIdentity {
                 name = CA_SECRET,
                 "Secret was deleted: it is created again from memory"
             );
-            let data = || encode_ca(&self.own.authority);
+            let data = || encode_ca(&self.certificate.authority);
             secret::get_or_create(client, namespace, CA_SECRET, "Opaque", data).await?
         };
         anyhow::ensure!(
@@ -120,7 +121,7 @@ impl ServingIdentity {
     }
 }
 
-impl OwnCertificate {
+impl ReplicaCertificate {
     fn issue(
         authority: ServingAuthority,
         names: Vec<String>,
@@ -128,23 +129,23 @@ impl OwnCertificate {
         now: SystemTime,
     ) -> anyhow::Result<Self> {
         let issued = authority.issue(&names, term, now)?;
-        let current = ServingCertificate::new(issued.certificate.chain.clone(), private_key(&issued))?;
+        let presented = ServingCertificate::new(issued.certificate.chain.clone(), private_key(&issued))?;
         Ok(Self {
             authority,
             names,
             term,
             issued,
-            current,
+            presented,
         })
     }
 
-    /// Renews the certificate if it is due. Returns whether it was renewed.
+    /// Renews the certificate if the renewal is due. Returns whether the certificate was renewed.
     fn renew_if_due(&mut self, now: SystemTime) -> anyhow::Result<bool> {
         if !self.issued.needs_renewal(now) {
             return Ok(false);
         }
         self.issued = self.authority.issue(&self.names, self.term, now)?;
-        self.current
+        self.presented
             .replace(self.issued.certificate.chain.clone(), private_key(&self.issued))?;
         Ok(true)
     }
@@ -193,9 +194,10 @@ mod tests {
             lifetime: CERTIFICATE_LIFETIME,
             clock_tolerance,
         };
-        let own = OwnCertificate::issue(authority, vec!["localhost".to_owned()], term, start);
-        let validity = own.expect("a certificate").issued.certificate.validity;
+        let certificate = ReplicaCertificate::issue(authority, vec!["localhost".to_owned()], term, start);
+        let validity = certificate.expect("a certificate").issued.certificate.validity;
         assert!(validity.contains(start - clock_tolerance));
+        // The margin of 2 s is for the rounding to whole seconds.
         assert!(!validity.contains(start - clock_tolerance - Duration::from_secs(2)));
     }
 
@@ -205,22 +207,29 @@ mod tests {
         let authority = ServingAuthority::generate(start).expect("a CA");
         let names = vec!["localhost".to_owned()];
         let term = Term::of(CERTIFICATE_LIFETIME);
-        let mut own = OwnCertificate::issue(authority, names, term, start).expect("a certificate");
-        let first = own.issued.certificate.chain.clone();
+        let mut certificate =
+            ReplicaCertificate::issue(authority, names, term, start).expect("a certificate");
+        let first = certificate.issued.certificate.chain.clone();
 
         assert!(
-            !own.renew_if_due(start + CERTIFICATE_LIFETIME / 2)
+            !certificate
+                .renew_if_due(start + CERTIFICATE_LIFETIME / 2)
                 .expect("the check succeeds")
         );
-        assert_eq!(own.issued.certificate.chain, first);
-        let late = start + CERTIFICATE_LIFETIME - CHECK_INTERVAL;
-        assert!(own.renew_if_due(late).expect("the renewal succeeds"));
-        assert_ne!(own.issued.certificate.chain, first);
+        assert_eq!(certificate.issued.certificate.chain, first);
+        let shortly_before_expiry = start + CERTIFICATE_LIFETIME - CHECK_INTERVAL;
         assert!(
-            own.issued
+            certificate
+                .renew_if_due(shortly_before_expiry)
+                .expect("the renewal succeeds")
+        );
+        assert_ne!(certificate.issued.certificate.chain, first);
+        assert!(
+            certificate
+                .issued
                 .certificate
                 .validity
-                .contains(late + CERTIFICATE_LIFETIME / 2)
+                .contains(shortly_before_expiry + CERTIFICATE_LIFETIME / 2)
         );
     }
 }

@@ -20,7 +20,7 @@ use kube::client::Body;
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
-/// API server with Secrets and Events; cheap to clone.
+/// In-memory API server; cheap to clone.
 #[derive(Clone, Default)]
 pub struct ApiServer {
     state: Arc<State>,
@@ -47,7 +47,7 @@ impl ApiServer {
     /// Handles a request.
     ///
     /// # Errors
-    /// Fails after [`Self::set_failing`] was called with `true`.
+    /// Fails while the API server is set to fail with [`Self::set_failing`].
     pub async fn handle(&self, request: Request<Body>) -> io::Result<Response<Body>> {
         if self.state.is_failing.load(Ordering::Relaxed) {
             return Err(io::Error::other("no route"));
@@ -57,6 +57,7 @@ impl ApiServer {
         let path = head.uri.path();
         let (status, response) = if path.ends_with("/secrets") && head.method == Method::GET {
             let query = head.uri.query().unwrap_or_default();
+            // The field selector of the list must be `type=system.kuma.io/secret`.
             assert!(query.contains("type%3Dsystem.kuma.io%2Fsecret"), "{query}");
             let items: Vec<_> = self.secrets().values().cloned().collect();
             (200, json!({"metadata": {}, "items": items}))
@@ -64,7 +65,7 @@ impl ApiServer {
             assert_eq!(head.method, Method::POST);
             self.create_secret(serde_json::from_slice(&body).expect("JSON"))
         } else if let Some((_, name)) = path.split_once("/secrets/") {
-            assert_eq!(head.method, Method::GET, "Secrets are never changed");
+            assert_eq!(head.method, Method::GET, "Secrets are never updated");
             let found = self.secrets().get(name).cloned();
             found.map_or_else(|| failure(404, "NotFound"), |secret| (200, secret))
         } else {
@@ -102,7 +103,7 @@ impl ApiServer {
         self.secrets().remove(name).expect("the Secret exists")
     }
 
-    /// Moves the times of the schedule in the Secret `name` into the past by `by`.
+    /// Makes both times of the schedule in the Secret `name` earlier by `by`.
     pub fn backdate_schedule(&self, name: &str, by: Duration) {
         let mut secrets = self.secrets();
         let data = &mut secrets.get_mut(name).expect("the Secret exists")["data"];
@@ -119,12 +120,13 @@ impl ApiServer {
         self.state.events.lock().clone()
     }
 
-    /// Sets whether all requests fail.
+    /// Sets whether all requests fail, as if the API server could not be reached.
     pub fn set_failing(&self, is_failing: bool) {
         self.state.is_failing.store(is_failing, Ordering::Relaxed);
     }
 }
 
+/// Returns the HTTP status and the body of an error response.
 fn failure(code: u16, reason: &str) -> (u16, Value) {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason,

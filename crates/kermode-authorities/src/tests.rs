@@ -29,8 +29,8 @@ impl Replica {
             authorities: authorities.clone(),
             metrics: Metrics::default(),
             events: EventRecorder::start(api_server.client(), None),
-            meshes: HashMap::new(),
-            phases: HashMap::new(),
+            settings: HashMap::new(),
+            reported_phases: HashMap::new(),
         };
         Self {
             authorities,
@@ -46,8 +46,8 @@ impl Replica {
     async fn reconcile(&mut self, request: Option<&str>) {
         let settings = CaSettings {
             backend: "ca-1".to_owned(),
-            lifetime: LIFETIME,
-            request: request.map(str::to_owned),
+            certificate_lifetime: LIFETIME,
+            rotation_request: request.map(str::to_owned),
             uid: None,
         };
         self.controller.set_settings(&mesh(), Some(settings));
@@ -276,8 +276,8 @@ async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
     let set_cache_age = async |age: Duration| {
         let mut cache = backend.cache.lock().await;
         let read_at = Instant::now().checked_sub(age).expect("an uptime above the age");
-        cache.read_at = Some(read_at);
-        cache.confirmed_at = Some(read_at);
+        cache.current_as_of = Some(read_at);
+        cache.last_read_at = Some(read_at);
         cache.failed_at = None;
     };
     set_cache_age(MAX_STALENESS / 2).await;

@@ -8,7 +8,7 @@ use kermode_protocol::secrets::{
 };
 use prost::Message as _;
 
-/// Certificate, private key and trust bundle of a proxy, in PEM.
+/// Certificate, private key and trust bundle of a proxy, in PEM: the source of the secrets for Envoy.
 pub struct SecretMaterial {
     /// Number that increases with every change.
     pub version: u64,
@@ -20,36 +20,37 @@ pub struct SecretMaterial {
     pub roots: String,
 }
 
-/// Names of a mesh's secrets in Envoy's configuration.
+/// Names by which Envoy's configuration refers to the secrets of a mesh.
 #[derive(Clone, Debug)]
-pub(crate) struct SecretNames {
+pub(crate) struct SdsSecretNames {
     /// Name of the secret with the certificate and its key.
     identity: String,
     /// Name of the secret with the trust bundle.
-    authority: String,
+    trust_bundle: String,
 }
 
 /// State machine of one SDS stream of Envoy.
 #[derive(Debug)]
 pub(crate) struct SdsStream {
-    names: SecretNames,
+    names: SdsSecretNames,
     /// Names of the secrets that Envoy subscribed to.
     subscribed: Vec<String>,
-    /// Version of the material that was last sent for this subscription.
+    /// Version of the material in the last response to the current subscription; `None` before the first response.
     sent_version: Option<u64>,
     last_nonce: u64,
 }
 
-// === impl SecretNames ===
+// === impl SdsSecretNames ===
 
-impl SecretNames {
+impl SdsSecretNames {
     pub(crate) fn of(mesh: &MeshName) -> Self {
         Self {
             identity: secrets::identity_secret_name(mesh),
-            authority: secrets::trust_bundle_secret_name(mesh),
+            trust_bundle: secrets::trust_bundle_secret_name(mesh),
         }
     }
 
+    /// Returns the secret with this name, or `None` if the agent does not serve the name.
     fn secret(&self, name: &str, material: &SecretMaterial) -> Option<Secret> {
         let inline = |text: &str| {
             Some(DataSource {
@@ -61,7 +62,7 @@ impl SecretNames {
                 certificate_chain: inline(&material.chain),
                 private_key: inline(&material.key),
             })
-        } else if name == self.authority {
+        } else if name == self.trust_bundle {
             SecretKind::ValidationContext(CertificateValidationContext {
                 trusted_ca: inline(&material.roots),
             })
@@ -78,7 +79,7 @@ impl SecretNames {
 // === impl SdsStream ===
 
 impl SdsStream {
-    pub(crate) fn new(names: SecretNames) -> Self {
+    pub(crate) fn new(names: SdsSecretNames) -> Self {
         Self {
             names,
             subscribed: Vec::new(),
@@ -87,7 +88,7 @@ impl SdsStream {
         }
     }
 
-    /// Handles a subscription, an ACK or a NACK.
+    /// Handles a subscription, an ACK or a NACK. Returns the response to send, if any.
     pub(crate) fn on_request(
         &mut self,
         request: DiscoveryRequest,
@@ -98,13 +99,13 @@ impl SdsStream {
             return None;
         }
         if let Some(error) = request.error_detail {
-            // Envoy would reject the same secret again, so the agent does not repeat it. The next renewal changes the
-            // secret.
+            // The agent does not send the rejected version again, because Envoy would reject it again. The next renewal
+            // creates a new version.
             tracing::error!(names = ?request.resource_names, error = error.message, "Envoy rejected a secret");
         }
         if request.resource_names != self.subscribed {
             for name in &request.resource_names {
-                if *name != self.names.identity && *name != self.names.authority {
+                if *name != self.names.identity && *name != self.names.trust_bundle {
                     tracing::warn!(name, "Envoy subscribed to a secret that the agent does not serve");
                 }
             }
@@ -114,17 +115,18 @@ impl SdsStream {
         self.response(material)
     }
 
-    /// Handles a change of the material.
+    /// Handles a change of the material. Returns the response to send, if any.
     pub(crate) fn on_material(&mut self, material: Option<&SecretMaterial>) -> Option<DiscoveryResponse> {
         self.response(material)
     }
 
-    /// Returns whether Envoy subscribed to secrets and no secret has been sent for this subscription.
+    /// Returns whether Envoy has subscribed to secrets and has not got a response to the current subscription.
     pub(crate) fn envoy_waits_for_secrets(&self) -> bool {
         !self.subscribed.is_empty() && self.sent_version.is_none()
     }
 
-    /// Returns a response with the subscribed secrets, or `None` if none exists yet or all were already sent.
+    /// Returns a response with the subscribed secrets. Returns `None` if there is no material yet, if the agent serves
+    /// none of the subscribed names, or if this version of the material was already sent.
     fn response(&mut self, material: Option<&SecretMaterial>) -> Option<DiscoveryResponse> {
         let material = material.filter(|material| self.sent_version != Some(material.version))?;
         let resources: Vec<_> = self

@@ -5,7 +5,7 @@ use kermode_protocol::ads::Status;
 use super::*;
 
 const IDENTITY: &str = "identity_cert:secret:default";
-const AUTHORITY: &str = "mesh_ca:secret:default";
+const TRUST_BUNDLE: &str = "mesh_ca:secret:default";
 
 fn mk_material(version: u64) -> SecretMaterial {
     SecretMaterial {
@@ -17,7 +17,7 @@ fn mk_material(version: u64) -> SecretMaterial {
 }
 
 fn mk_stream() -> SdsStream {
-    SdsStream::new(SecretNames::of(&MeshName::new("default")))
+    SdsStream::new(SdsSecretNames::of(&MeshName::new("default")))
 }
 
 fn mk_request(names: &[&str], nonce: &str) -> DiscoveryRequest {
@@ -41,20 +41,20 @@ fn both_secrets_are_served_by_name() {
     let mut stream = mk_stream();
     let material = mk_material(1);
     let response = stream
-        .on_request(mk_request(&[IDENTITY, AUTHORITY], ""), Some(&material))
+        .on_request(mk_request(&[IDENTITY, TRUST_BUNDLE], ""), Some(&material))
         .unwrap();
-    let [identity, authority] = decode_secrets(&response).try_into().unwrap();
+    let [identity, trust_bundle] = decode_secrets(&response).try_into().unwrap();
     assert_eq!(
-        (identity.name.as_str(), authority.name.as_str()),
-        (IDENTITY, AUTHORITY)
+        (identity.name.as_str(), trust_bundle.name.as_str()),
+        (IDENTITY, TRUST_BUNDLE)
     );
     let Some(SecretKind::TlsCertificate(certificate)) = identity.kind else {
         panic!("the identity secret has no certificate")
     };
     assert_eq!(certificate.certificate_chain.unwrap().inline_bytes, b"chain 1");
     assert_eq!(certificate.private_key.unwrap().inline_bytes, b"key");
-    let Some(SecretKind::ValidationContext(context)) = authority.kind else {
-        panic!("the authority secret has no validation context")
+    let Some(SecretKind::ValidationContext(context)) = trust_bundle.kind else {
+        panic!("the trust bundle has no validation context")
     };
     assert_eq!(context.trusted_ca.unwrap().inline_bytes, b"roots");
 }
@@ -109,7 +109,7 @@ fn ack_of_an_earlier_response_is_ignored() {
     stream.on_material(Some(&mk_material(2))).unwrap();
     assert!(
         stream
-            .on_request(mk_request(&[AUTHORITY], "1"), Some(&mk_material(2)))
+            .on_request(mk_request(&[TRUST_BUNDLE], "1"), Some(&mk_material(2)))
             .is_none()
     );
     assert!(
@@ -134,7 +134,7 @@ fn secret_of_another_mesh_is_not_served() {
 
 #[test]
 fn debug_of_a_secret_hides_the_key() {
-    let names = SecretNames::of(&MeshName::new("default"));
+    let names = SdsSecretNames::of(&MeshName::new("default"));
     let secret = names.secret(IDENTITY, &mk_material(1)).unwrap();
     // `Debug` of the key's bytes is `[107, 101, 121]`; the check for 107 also detects a part of the key.
     let bytes = format!("{:?}", b"key");
