@@ -198,6 +198,7 @@ mod tests {
 
     #[test]
     fn text_that_is_not_a_quantity_is_rejected() {
+        // The last text is a digit, but not an ASCII digit.
         for text in [
             "", "abc", "m", "1 Gi", "1.2.3", "1Kib", "1e", "1e99", "--1", ".", "١",
         ] {

@@ -35,9 +35,9 @@ pub(crate) fn token(
         })?;
         if lacks_token(volume.json, audience) {
             warnings.push(format!(
-                "volume {name}, which {SERVICE_ACCOUNT_TOKEN_VOLUME} names, has no projected service account token with \
-                 path token and audience {audience}: the control plane rejects the sidecar; add the token, or remove the \
-                 annotation"
+                "volume {name}, which {SERVICE_ACCOUNT_TOKEN_VOLUME} names, has no projected service account token for \
+                 the audience {audience} in a file named token: the control plane rejects the sidecar; add the token, or \
+                 remove the annotation"
             ));
         }
         trace.note(TraceTopic::Token, || {
