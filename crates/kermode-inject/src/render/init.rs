@@ -76,6 +76,23 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
     }))
 }
 
+/// Flags of `kuma-init` that exclude ports for UIDs, with their annotations. A flag is repeated for each item of its
+/// annotation.
+const UID_EXCLUSIONS: [(&str, &str); 3] = [
+    (
+        "--exclude-outbound-ports-for-uids",
+        key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS,
+    ),
+    (
+        "--exclude-outbound-tcp-ports-for-uids",
+        key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS,
+    ),
+    (
+        "--exclude-outbound-udp-ports-for-uids",
+        key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS,
+    ),
+];
+
 /// Returns the arguments of `kuma-init` for the annotations of an injected Pod. `--exclude-inbound-ports` and
 /// `--exclude-outbound-ports` have an empty value if no port is excluded, as in Kuma.
 ///
@@ -116,20 +133,7 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
         &value_or_empty(key::EXCLUDE_OUTBOUND_PORTS),
     ));
     arguments.extend(["--verbose".to_owned(), "--skip-resolv-conf".to_owned()]);
-    for (name, key) in [
-        (
-            "--exclude-outbound-ports-for-uids",
-            key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS,
-        ),
-        (
-            "--exclude-outbound-tcp-ports-for-uids",
-            key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS,
-        ),
-        (
-            "--exclude-outbound-udp-ports-for-uids",
-            key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS,
-        ),
-    ] {
+    for (name, key) in UID_EXCLUSIONS {
         for item in value_or_empty(key)
             .split(';')
             .map(str::trim)
