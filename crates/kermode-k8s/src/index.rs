@@ -12,12 +12,13 @@
 mod addresses;
 mod changes;
 mod entry;
+mod ip_claims;
 mod label_lookup;
 mod pool;
 mod read;
 
 use std::collections::hash_map;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kermode_model::view::{MeshView, ServiceAddresses, Touched};
@@ -26,6 +27,7 @@ use kermode_model::{Mesh, MeshName, ObjectKey, ServiceName, TrafficPermission};
 pub use self::addresses::of_service as service_addresses;
 pub use self::changes::{Changes, DataplaneChange, DesiredDataplane, PodIdentity};
 use self::entry::PodEntry;
+use self::ip_claims::IpClaims;
 use self::label_lookup::LabelLookup;
 use self::pool::Pool;
 use crate::convert::facts::{IntermediateFacts, IntermediateId, NamespaceFacts, PodFacts, ServiceFacts};
@@ -45,6 +47,7 @@ pub struct Index {
     pods_by_intermediate: HashMap<IntermediateId, HashSet<ObjectKey>>,
     /// For each namespace, the lookup of its Pods and Services by labels.
     lookups: HashMap<Arc<str>, LabelLookup>,
+    ip_claims: IpClaims,
     pool: Pool,
     /// Number of conversions of Pods so far.
     conversions: u64,
@@ -70,25 +73,30 @@ impl Index {
             return Changes::default();
         }
         pod.deduplicate(&mut self.pool);
-        self.unlink(&pod.key);
-        self.link(&pod);
         let key = pod.key.clone();
+        let mut affected = self.rivals_of(&key);
+        self.unlink(&key);
+        self.link(&pod);
         match self.pods.entry(key.clone()) {
             hash_map::Entry::Occupied(mut entry) => entry.get_mut().facts = pod,
             hash_map::Entry::Vacant(entry) => {
                 entry.insert(PodEntry::new(pod));
             }
         }
-        self.reconvert([key])
+        affected.extend(self.rivals_of(&key));
+        affected.insert(key);
+        self.reconvert(affected)
     }
 
     /// Removes a Pod.
     pub fn remove_pod(&mut self, key: &ObjectKey) -> Changes {
+        let rivals = self.rivals_of(key);
         self.unlink(key);
         let mut changes = Changes::default();
         if let Some(mut entry) = self.pods.remove(key) {
             entry.remove_dataplane(&mut self.view, &mut changes);
         }
+        changes.extend(self.reconvert(rivals));
         changes.with_sorted_touched()
     }
 
@@ -255,8 +263,9 @@ impl Index {
                 continue;
             };
             self.conversions += 1;
+            let is_ip_taken = self.is_ip_taken(&key);
             if let Some(entry) = self.pods.get_mut(&key) {
-                entry.apply_result(result, &mut self.view, &mut changes);
+                entry.apply_result(result, is_ip_taken, &mut self.view, &mut changes);
             }
         }
         changes.with_sorted_touched()
@@ -278,8 +287,30 @@ impl Index {
         convert::convert(pod, &services, namespace_facts, workload.as_ref(), &self.settings)
     }
 
-    /// Adds a Pod to the lookups by labels and by intermediate.
+    /// Returns the Pods that claim an IP of a Pod.
+    fn rivals_of(&self, key: &ObjectKey) -> BTreeSet<ObjectKey> {
+        let pod = self.pods.get(key).map(|entry| &entry.facts);
+        let ips = pod.into_iter().flat_map(PodFacts::held_ips);
+        ips.flat_map(|ip| self.ip_claims.rivals(ip, key))
+            .cloned()
+            .collect()
+    }
+
+    /// Returns whether an IP of a Pod belongs to another Pod now.
+    fn is_ip_taken(&self, key: &ObjectKey) -> bool {
+        let facts = |key: &ObjectKey| self.pods.get(key).map(|entry| &entry.facts);
+        let Some(pod) = facts(key) else {
+            return false;
+        };
+        let mut rivals = pod.held_ips().flat_map(|ip| self.ip_claims.rivals(ip, key));
+        rivals.any(|rival| facts(rival).is_some_and(|rival| takes_ip_from(rival, pod)))
+    }
+
+    /// Adds a Pod to the lookups by labels, by intermediate and by IP.
     fn link(&mut self, pod: &PodFacts) {
+        for ip in pod.held_ips() {
+            self.ip_claims.add(ip, &pod.key);
+        }
         let lookup = self.lookups.entry(pod.key.namespace.clone()).or_default();
         lookup.add_pod(&pod.key.name, &pod.labels);
         if let Some(id) = intermediate_of(pod) {
@@ -290,11 +321,14 @@ impl Index {
         }
     }
 
-    /// Removes a Pod from the lookups by labels and by intermediate.
+    /// Removes a Pod from the lookups by labels, by intermediate and by IP.
     fn unlink(&mut self, key: &ObjectKey) {
         let Some(entry) = self.pods.get(key) else {
             return;
         };
+        for ip in entry.facts.held_ips() {
+            self.ip_claims.remove(ip, key);
+        }
         if let Some(lookup) = self.lookups.get_mut(&key.namespace) {
             lookup.remove_pod(&key.name, &entry.facts.labels);
         }
@@ -315,6 +349,17 @@ impl Index {
             self.lookups.remove(namespace);
         }
     }
+}
+
+/// Returns whether an IP that both Pods claim belongs to `pod` now. A Pod that is being deleted has lost the IP. Otherwise
+/// the Pod that got its IPs later has the IP. The names decide if the timestamps do not, so that every order of writes
+/// gives the same state.
+fn takes_ip_from(pod: &PodFacts, other: &PodFacts) -> bool {
+    let rank = |pod: &PodFacts| (!pod.is_terminating, pod.has_ips_since);
+    rank(pod)
+        .cmp(&rank(other))
+        .then_with(|| pod.key.cmp(&other.key))
+        .is_gt()
 }
 
 /// Returns the identifier of the ReplicaSet or Job that owns a Pod; `None` if the Pod has no such owner.

@@ -19,6 +19,8 @@ use crate::{
 pub struct MeshView {
     meshes: HashMap<MeshName, MeshEntry>,
     dataplanes: HashMap<ObjectKey, Arc<Dataplane>>,
+    /// Dataplanes whose inbounds are no endpoints.
+    without_endpoints: HashSet<ObjectKey>,
     /// Addresses of all services with a Kubernetes Service, including services without an endpoint in any mesh.
     addresses: HashMap<ServiceName, ServiceAddresses>,
     /// Service of each ClusterIP and service port.
@@ -286,11 +288,21 @@ impl MeshView {
         touched
     }
 
-    /// Adds or replaces a dataplane.
+    /// Adds or replaces a dataplane. Its inbounds are endpoints of their services.
     pub fn upsert_dataplane(&mut self, dataplane: Dataplane) -> Vec<Touched> {
+        self.upsert(dataplane, true)
+    }
+
+    /// Adds or replaces a dataplane whose address belongs to another Pod now. Its inbounds are no endpoints.
+    pub fn upsert_dataplane_without_endpoints(&mut self, dataplane: Dataplane) -> Vec<Touched> {
+        self.upsert(dataplane, false)
+    }
+
+    fn upsert(&mut self, dataplane: Dataplane, has_endpoints: bool) -> Vec<Touched> {
         let key = dataplane.key.clone();
         let old = self.dataplanes.get(&key).cloned();
-        if old.as_deref() == Some(&dataplane) {
+        let has_old_endpoints = !self.without_endpoints.contains(&key);
+        if old.as_deref() == Some(&dataplane) && has_old_endpoints == has_endpoints {
             return Vec::new();
         }
         let mut touched = BTreeSet::new();
@@ -300,10 +312,10 @@ impl MeshView {
         {
             touched.insert(Touched::Dataplane(key.clone()));
         }
-        let new_endpoints = endpoints(&dataplane);
+        let new_endpoints = endpoints(&dataplane, has_endpoints);
         if let Some(old) = &old {
             let is_same_mesh = old.mesh == dataplane.mesh;
-            for (id, endpoint) in &endpoints(old) {
+            for (id, endpoint) in &endpoints(old, has_old_endpoints) {
                 let is_unchanged = is_same_mesh && new_endpoints.get(id) == Some(endpoint);
                 if !is_unchanged {
                     self.remove_endpoint(&old.mesh, id, &key);
@@ -326,6 +338,11 @@ impl MeshView {
                 touched.insert(Touched::Service(dataplane.mesh.clone(), name));
             }
         }
+        if has_endpoints {
+            self.without_endpoints.remove(&key);
+        } else {
+            self.without_endpoints.insert(key.clone());
+        }
         self.dataplanes.insert(key, Arc::new(dataplane));
         touched.into_iter().collect()
     }
@@ -335,8 +352,9 @@ impl MeshView {
         let Some(old) = self.dataplanes.remove(key) else {
             return Vec::new();
         };
+        let has_old_endpoints = !self.without_endpoints.remove(key);
         let mut touched = BTreeSet::from([Touched::Dataplane(key.clone())]);
-        for id in endpoints(&old).keys() {
+        for id in endpoints(&old, has_old_endpoints).keys() {
             self.remove_endpoint(&old.mesh, id, key);
             touched.insert(Touched::Service(old.mesh.clone(), id.0.clone()));
         }
@@ -380,10 +398,14 @@ impl MeshView {
 /// Service, and Pod IP and container port, of an endpoint.
 type EndpointId = (ServiceName, SocketAddr);
 
-/// Endpoints of a dataplane. Of several inbounds with the same service and port, the last one wins.
-fn endpoints(dataplane: &Dataplane) -> BTreeMap<EndpointId, Endpoint> {
+/// Endpoints of a dataplane; none if `has_endpoints` is false. Of several inbounds with the same service and port, the
+/// last one wins.
+fn endpoints(dataplane: &Dataplane, has_endpoints: bool) -> BTreeMap<EndpointId, Endpoint> {
     let is_dual_stack = !dataplane.additional_addresses.is_empty();
     let mut endpoints = BTreeMap::new();
+    if !has_endpoints {
+        return endpoints;
+    }
     for address in dataplane.addresses() {
         let position = match (is_dual_stack, address == dataplane.address) {
             (false, _) => AddressPosition::Only,

@@ -17,6 +17,8 @@ pub(super) struct PodEntry {
     pub(super) current: Option<CurrentDataplane>,
     /// Error of the last conversion, if it failed.
     pub(super) error: Option<ConvertError>,
+    /// Whether an IP of the Pod belongs to another Pod, so that the inbounds of the Pod are no endpoints.
+    is_ip_taken: bool,
     /// Whether [`Changes::sidecars_to_quit`] has already reported the Pod.
     is_quit_reported: bool,
 }
@@ -37,6 +39,7 @@ impl PodEntry {
             facts,
             current: None,
             error: None,
+            is_ip_taken: false,
             is_quit_reported: false,
         }
     }
@@ -50,18 +53,25 @@ impl PodEntry {
     ///
     /// A Pod that cannot be converted keeps its last valid Dataplane, but the address and the health are updated, so
     /// that a terminating Pod with an invalid annotation is no longer an endpoint. A new Pod does not get the Dataplane
-    /// of an earlier Pod of the same name.
+    /// of an earlier Pod of the same name. The inbounds of a Pod whose IP belongs to another Pod now are unready, and no
+    /// endpoints.
     pub(super) fn apply_result(
         &mut self,
         result: Result<Option<Converted>, ConvertError>,
+        is_ip_taken: bool,
         view: &mut MeshView,
         changes: &mut Changes,
     ) {
-        let (converted, error) = match result {
+        let (mut converted, error) = match result {
             Ok(converted) => (converted, None),
             Err(error) => (self.last_valid(), Some(error)),
         };
-        self.set_dataplane(converted, view, changes);
+        if let Some(converted) = converted.as_mut().filter(|_| is_ip_taken) {
+            for inbound in &mut converted.dataplane.inbounds {
+                inbound.ready = Some(false);
+            }
+        }
+        self.set_dataplane(converted, is_ip_taken, view, changes);
         if let Some(error) = &error
             && self.error.as_ref() != Some(error)
         {
@@ -103,13 +113,19 @@ impl PodEntry {
         })
     }
 
-    fn set_dataplane(&mut self, converted: Option<Converted>, view: &mut MeshView, changes: &mut Changes) {
+    fn set_dataplane(
+        &mut self,
+        converted: Option<Converted>,
+        is_ip_taken: bool,
+        view: &mut MeshView,
+        changes: &mut Changes,
+    ) {
         let Some(converted) = converted else {
             self.remove_dataplane(view, changes);
             return;
         };
         let new = CurrentDataplane {
-            dataplane: self.update_view(converted.dataplane, view, changes),
+            dataplane: self.update_view(converted.dataplane, is_ip_taken, view, changes),
             pod_uid: self.facts.uid.clone(),
             warnings: converted.warnings.into(),
         };
@@ -136,8 +152,9 @@ impl PodEntry {
     ///
     /// Returns the Dataplane. The view and the entry share it if the view contains it.
     fn update_view(
-        &self,
+        &mut self,
         dataplane: Dataplane,
+        is_ip_taken: bool,
         view: &mut MeshView,
         changes: &mut Changes,
     ) -> Arc<Dataplane> {
@@ -145,16 +162,22 @@ impl PodEntry {
             changes.touched.extend(view.remove_dataplane(self.key()));
             return Arc::new(dataplane);
         }
+        let was_ip_taken = std::mem::replace(&mut self.is_ip_taken, is_ip_taken);
         let current = self.current.as_ref().map(|current| &current.dataplane);
         if let (Some(current), Some(in_view)) = (current, view.dataplane(self.key()))
             && Arc::ptr_eq(current, in_view)
             && **current == dataplane
+            && was_ip_taken == is_ip_taken
         {
             return current.clone();
         }
         // The view contains the Dataplane after the write, so the fallback is never used.
         let fallback = Arc::new(dataplane.clone());
-        changes.touched.extend(view.upsert_dataplane(dataplane));
+        changes.touched.extend(if is_ip_taken {
+            view.upsert_dataplane_without_endpoints(dataplane)
+        } else {
+            view.upsert_dataplane(dataplane)
+        });
         view.dataplane(self.key()).cloned().unwrap_or(fallback)
     }
 

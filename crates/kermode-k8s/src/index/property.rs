@@ -49,6 +49,10 @@ struct PodShape {
     /// Whether the Pod has a named port and an IPv6 address. Otherwise, it has neither.
     has_named_port_and_ipv6: bool,
     uid: u8,
+    /// Last number of the IPs. Several Pods may have the same.
+    ip: u8,
+    /// Time of the Pod's creation, in seconds.
+    created: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +95,7 @@ fn any_pod() -> impl Strategy<Value = PodShape> {
         prop::bool::weighted(0.1),
         any::<bool>(),
         0..2u8,
+        (1..4u8, 0..3u8),
     );
     fields.prop_map(
         |(
@@ -103,6 +108,7 @@ fn any_pod() -> impl Strategy<Value = PodShape> {
             has_invalid_annotation,
             has_named_port_and_ipv6,
             uid,
+            (ip, created),
         )| PodShape {
             is_injected,
             labels,
@@ -113,6 +119,8 @@ fn any_pod() -> impl Strategy<Value = PodShape> {
             has_invalid_annotation,
             has_named_port_and_ipv6,
             uid,
+            ip,
+            created,
         },
     )
 }
@@ -152,10 +160,11 @@ fn labels(choice: u8) -> serde_json::Value {
 fn mk_pod(name: u8, shape: &PodShape) -> PodFacts {
     let mut pod = pod_json(
         &format!("p{name}"),
-        &format!("10.0.0.{}", name + 1),
+        &format!("10.0.0.{}", shape.ip),
         labels(shape.labels),
     );
     pod["metadata"]["uid"] = json!(shape.uid.to_string());
+    pod["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T00:00:0{}Z", shape.created));
     let annotations = &mut pod["metadata"]["annotations"];
     annotations["kuma.io/sidecar-injected"] = json!(shape.is_injected.to_string());
     if shape.has_mesh_annotation {
@@ -169,7 +178,7 @@ fn mk_pod(name: u8, shape: &PodShape) -> PodFacts {
             json!([{"kind": "ReplicaSet", "name": format!("r{owner}"), "uid": "", "apiVersion": "apps/v1"}]);
     }
     if shape.has_named_port_and_ipv6 {
-        let second = format!("fd00::{}", name + 1);
+        let second = format!("fd00::{}", shape.ip);
         pod["status"]["podIPs"] = json!([{"ip": pod["status"]["podIP"]}, {"ip": second}]);
     } else {
         pod["spec"]["containers"][0]["ports"] = json!([]);
@@ -390,6 +399,15 @@ fn state_of(index: &Index) -> IndexState {
     }
 }
 
+/// Returns whether an IP of a Pod belongs to another Pod: the one that is not terminating, else the one that was created
+/// later, else the one whose name comes last.
+fn is_ip_taken(index: &Index, pod: &PodFacts) -> bool {
+    let rank = |pod: &PodFacts| (!pod.is_terminating, pod.has_ips_since, pod.key.clone());
+    let ips = |pod: &PodFacts| pod.held_ips().collect::<BTreeSet<_>>();
+    let mut pods = index.pods.values().map(|entry| &entry.facts);
+    pods.any(|other| rank(other) > rank(pod) && !ips(other).is_disjoint(&ips(pod)))
+}
+
 /// Returns the state that results from a conversion of all objects from scratch.
 fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     let mut view = MeshView::default();
@@ -408,10 +426,18 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
         let workload = convert::top_workload(pod, |id| index.intermediates.get(id));
         let namespace = index.namespaces.get("demo");
         let result = convert::convert(pod, &services, namespace, workload.as_ref(), &index.settings);
-        if let Ok(Some(converted)) = result {
+        if let Ok(Some(mut converted)) = result {
+            let is_ip_taken = is_ip_taken(index, pod);
+            if is_ip_taken {
+                for inbound in &mut converted.dataplane.inbounds {
+                    inbound.ready = Some(false);
+                }
+            }
             let value = (converted.dataplane.clone(), pod.uid.to_string());
             desired_dataplanes.insert(pod.key.clone(), value);
-            if pod.phase != PodPhase::Failed {
+            if is_ip_taken {
+                view.upsert_dataplane_without_endpoints(converted.dataplane);
+            } else if pod.phase != PodPhase::Failed {
                 view.upsert_dataplane(converted.dataplane);
             }
         }

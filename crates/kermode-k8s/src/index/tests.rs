@@ -301,6 +301,114 @@ fn failed_pod_keeps_its_dataplane_but_is_not_an_endpoint() {
     assert_eq!(changes.dataplanes, [DataplaneChange::Delete(key("web-1"))]);
 }
 
+/// Makes a Pod with the label `app: <app>` that was created at a second.
+fn mk_pod_created_at(name: &str, ip: &str, app: &str, second: u8) -> Value {
+    let mut pod = pod_json(name, ip, json!({"app": app}));
+    pod["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T00:00:{second:02}Z"));
+    pod
+}
+
+/// Makes an index with the Services `web` and `old`, which select the Pods with the same value of the label `app`.
+fn mk_index_of_web_and_old() -> Index {
+    let mut index = Index::default();
+    for (name, cluster_ip) in [("web", "10.96.0.1"), ("old", "10.96.0.2")] {
+        let labels = json!({"app": name});
+        index.apply_service(mk_service(name, cluster_ip, labels, http_port()));
+    }
+    index
+}
+
+/// Returns the names of the Pods that are endpoints of a Service.
+fn endpoints_of(index: &Index, service: &str) -> Vec<String> {
+    let name = format!("{service}_demo_svc_80");
+    let service = index.view().service(&"default".into(), &name.as_str().into());
+    let endpoints = service.into_iter().flat_map(|service| service.endpoints.values());
+    endpoints
+        .map(|endpoint| endpoint.dataplane.name.to_string())
+        .collect()
+}
+
+#[test]
+fn late_change_and_removal_of_an_old_pod_do_not_affect_the_pod_that_has_its_ip_now() {
+    // The old Pod belongs to the same Service or to another one, and its status arrives before or after the new Pod.
+    for (app, is_late) in [("web", false), ("web", true), ("old", false), ("old", true)] {
+        let mut index = mk_index_of_web_and_old();
+        let mut old = mk_pod_created_at("old-1", "10.0.0.1", app, 1);
+        let new = mk_pod_created_at("web-1", "10.0.0.1", "web", 2);
+        if !is_late {
+            index.apply_pod(read_pod(&old));
+            assert_eq!(endpoints_of(&index, app), ["old-1"]);
+        }
+        index.apply_pod(read_pod(&new));
+        for status in [
+            json!([{"name": "app", "ready": false}]),
+            json!([{"name": "app", "ready": true}]),
+        ] {
+            old["status"]["containerStatuses"] = status;
+            let changes = index.apply_pod(read_pod(&old));
+            assert!(!changes.touched.contains(&touched_service("web_demo_svc_80")));
+            assert_eq!(endpoints_of(&index, "web"), ["web-1"], "{app} {is_late}");
+            assert_eq!(endpoints_of(&index, "old"), [""; 0], "{app} {is_late}");
+        }
+        let desired = index.desired(&key("old-1")).expect("a Dataplane");
+        assert_eq!(desired.dataplane.inbounds[0].ready, Some(false));
+        let changes = index.remove_pod(&key("old-1"));
+        assert!(!changes.touched.contains(&touched_service("web_demo_svc_80")));
+        assert_eq!(endpoints_of(&index, "web"), ["web-1"], "{app} {is_late}");
+    }
+}
+
+#[test]
+fn ip_returns_to_a_pod_when_the_other_pod_loses_it() {
+    let removals: [fn(&mut Index); 3] = [
+        |index| {
+            index.remove_pod(&key("web-1"));
+        },
+        |index| {
+            index.apply_pod(read_pod(&mk_pod_created_at("web-1", "10.0.0.2", "web", 2)));
+        },
+        |index| {
+            let mut terminating = mk_pod_created_at("web-1", "10.0.0.1", "web", 2);
+            terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T01:00:00Z");
+            index.apply_pod(read_pod(&terminating));
+        },
+    ];
+    for remove in removals {
+        let mut index = mk_index_of_web_and_old();
+        index.apply_pod(read_pod(&mk_pod_created_at("old-1", "10.0.0.1", "old", 1)));
+        index.apply_pod(read_pod(&mk_pod_created_at("web-1", "10.0.0.1", "web", 2)));
+        assert_eq!(endpoints_of(&index, "old"), [""; 0]);
+        remove(&mut index);
+        assert_eq!(endpoints_of(&index, "old"), ["old-1"]);
+        let desired = index.desired(&key("old-1")).expect("a Dataplane");
+        assert_eq!(desired.dataplane.inbounds[0].ready, Some(true));
+    }
+}
+
+#[test]
+fn second_ip_of_a_dual_stack_pod_belongs_to_one_pod_too() {
+    let mut index = mk_index_of_web_and_old();
+    let mut old = mk_pod_created_at("old-1", "10.0.0.1", "old", 1);
+    old["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+    index.apply_pod(read_pod(&old));
+    index.apply_pod(read_pod(&mk_pod_created_at("web-1", "fd00::1", "web", 2)));
+    assert_eq!(endpoints_of(&index, "old"), [""; 0]);
+    assert_eq!(endpoints_of(&index, "web"), ["web-1"]);
+}
+
+#[test]
+fn pod_that_got_its_ip_later_has_it_although_it_was_created_earlier() {
+    let mut index = mk_index_of_web_and_old();
+    index.apply_pod(read_pod(&mk_pod_created_at("old-1", "10.0.0.1", "old", 2)));
+    let mut restarted = mk_pod_created_at("web-1", "10.0.0.1", "web", 1);
+    restarted["status"]["conditions"] = json!([{
+        "type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": "2026-01-01T00:00:03Z",
+    }]);
+    index.apply_pod(read_pod(&restarted));
+    assert_eq!(endpoints_of(&index, "old"), [""; 0]);
+    assert_eq!(endpoints_of(&index, "web"), ["web-1"]);
+}
+
 #[test]
 fn identity_of_a_pod_is_its_service_account_and_uid() {
     let mut index = Index::default();
@@ -367,5 +475,6 @@ fn index_is_empty_after_all_objects_are_removed() {
     index.remove_namespace("demo");
     index.remove_intermediate(&mk_replica_set("web", None).id);
     assert!(index.lookups.is_empty() && index.pods_by_intermediate.is_empty() && index.services.is_empty());
+    assert!(index.ip_claims.is_empty());
     assert_eq!(index.view().services(&"default".into()).count(), 0);
 }

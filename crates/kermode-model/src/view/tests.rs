@@ -168,3 +168,25 @@ fn protocol_of_a_service_is_common_to_all_endpoints() {
     view.upsert_dataplane(mk_dataplane("web-2", [10, 0, 0, 2], vec![tcp]));
     assert_eq!(protocol(&view), Some(Protocol::Tcp));
 }
+
+#[test]
+fn dataplane_loses_and_regains_its_endpoints() {
+    let mut view = MeshView::default();
+    let dataplane = mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]);
+    view.upsert_dataplane(dataplane.clone());
+    let touched = view.upsert_dataplane_without_endpoints(dataplane.clone());
+    assert_eq!(touched, [touched_service("web")]);
+    assert!(view.service(&"default".into(), &"web".into()).is_none());
+    assert!(view.dataplane(&dataplane.key).is_some());
+    assert_eq!(view.upsert_dataplane_without_endpoints(dataplane.clone()), []);
+    assert_eq!(view.upsert_dataplane(dataplane.clone()), [touched_service("web")]);
+    view.upsert_dataplane_without_endpoints(dataplane.clone());
+    assert_eq!(
+        view.remove_dataplane(&dataplane.key),
+        [touched_dataplane("web-1")]
+    );
+    assert_eq!(
+        view.upsert_dataplane(dataplane),
+        [touched_service("web"), touched_dataplane("web-1")]
+    );
+}

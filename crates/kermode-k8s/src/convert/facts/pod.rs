@@ -26,6 +26,9 @@ pub struct PodFacts {
     pub ip: Option<IpAddr>,
     /// IPs besides the first IP: at most one, of the other IP family.
     pub other_ips: Box<[IpAddr]>,
+    /// Time since which the Pod has its IPs, as far as its timestamps tell, in seconds since the Unix epoch; 0 without
+    /// timestamps.
+    pub has_ips_since: i64,
     /// Phase.
     pub phase: PodPhase,
     /// Whether the Pod is being deleted.
@@ -125,6 +128,14 @@ impl PodFacts {
             .is_some_and(|value| annotation::parse_bool(key, value) == Ok(true))
     }
 
+    /// IPs that the Pod has, according to its status. A Pod whose containers have terminated has none: its IPs may belong
+    /// to another Pod.
+    pub fn held_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let is_active = self.phase == PodPhase::Active;
+        let ips = self.ip.into_iter().chain(self.other_ips.iter().copied());
+        ips.filter(move |_| is_active)
+    }
+
     /// Returns the sidecar.
     pub fn sidecar(&self) -> Option<&ContainerFacts> {
         self.containers.iter().find(|container| container.is_sidecar())
@@ -175,6 +186,7 @@ impl From<&Pod> for PodFacts {
             annotations,
             ip: first_ip(status),
             other_ips: other_ips(status),
+            has_ips_since: has_ips_since(&pod.metadata, status),
             phase: phase(status),
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
             service_account: service_account.unwrap_or("default").into(),
@@ -226,6 +238,24 @@ fn other_ips(status: &PodStatus) -> Box<[IpAddr]> {
             .filter(|ip: &IpAddr| ip.is_ipv6() != first.is_ipv6())
     });
     other.into_iter().collect()
+}
+
+/// Returns the latest of the times that precede the assignment of the Pod's IPs, and the time of the assignment itself,
+/// which Kubernetes 1.29 and later report (condition `PodReadyToStartContainers`).
+fn has_ips_since(metadata: &ObjectMeta, status: &PodStatus) -> i64 {
+    let conditions = status.conditions.iter().flatten();
+    let mut conditions = conditions
+        .filter(|condition| condition.type_ == "PodReadyToStartContainers" && condition.status == "True");
+    let assigned = conditions
+        .next()
+        .and_then(|condition| condition.last_transition_time.as_ref());
+    let times = [
+        metadata.creation_timestamp.as_ref(),
+        status.start_time.as_ref(),
+        assigned,
+    ];
+    let seconds = times.into_iter().flatten().map(|time| time.0.as_second());
+    seconds.max().unwrap_or_default()
 }
 
 fn phase(status: &PodStatus) -> PodPhase {
