@@ -12,7 +12,7 @@ fn read(pairs: &[(&str, &str)]) -> Result<TrafficConfig, SettingError> {
 }
 
 #[test]
-fn missing_annotations_mean_the_injectors_defaults() {
+fn settings_without_annotations_are_the_defaults() {
     assert_eq!(read(&[]), Ok(TrafficConfig::default()));
 }
 
@@ -30,6 +30,7 @@ fn annotations_replace_the_defaults() {
         (annotation::EXCLUDE_OUTBOUND_PORTS, "11000"),
         (annotation::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, "53:1234;54:1234"),
         (annotation::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, "443:1234"),
+        // All ports of both transports for UID 0.
         (annotation::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, "0"),
     ])
     .expect("valid annotations");
@@ -48,7 +49,7 @@ fn annotations_replace_the_defaults() {
         (config.outbound.port, config.outbound.excluded_ports),
         (port(25100), PortSet::single(11000))
     );
-    let exclusions: Vec<_> = config
+    let transports_and_ports: Vec<_> = config
         .outbound
         .uid_exclusions
         .iter()
@@ -63,14 +64,14 @@ fn annotations_replace_the_defaults() {
         (udp, "54"),
     ];
     assert_eq!(
-        exclusions,
+        transports_and_ports,
         expected.map(|(transport, ports)| (transport, ports.to_owned()))
     );
     assert_eq!(config.dns, Some(DnsRedirect::all(port(25053))));
 }
 
 #[test]
-fn port_0_and_mode_ipv4_disable_ipv6() {
+fn inbound_v6_port_0_and_ip_family_mode_ipv4_disable_ipv6() {
     assert_eq!(
         read(&[(annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "0")])
             .expect("valid annotations")

@@ -1,11 +1,12 @@
-//! Tests of the grammar of UID exclusions and its error texts.
+//! Tests of the grammar of UID exclusions and of the parser's error texts.
 
 use crate::exclusion::Transport::{Tcp, Udp};
 use crate::parse::parse_uid_exclusions;
 
 const TCP_KEY: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
 
-fn tcp(value: &str) -> Vec<(String, String)> {
+/// Parses a value of the setting for TCP. Returns the ports and the UIDs of each exclusion.
+fn parse_tcp(value: &str) -> Vec<(String, String)> {
     let exclusions = parse_uid_exclusions(TCP_KEY, Some(Tcp), value).expect("valid exclusions");
     exclusions
         .iter()
@@ -13,27 +14,28 @@ fn tcp(value: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn tcp_error(value: &str) -> String {
+fn parse_tcp_error(value: &str) -> String {
     parse_uid_exclusions(TCP_KEY, Some(Tcp), value)
         .expect_err("the exclusion is malformed")
         .to_string()
 }
 
-fn general_error(value: &str) -> String {
+/// Returns the error of a value of the setting `…-ports-for-uids`, whose items may name protocols.
+fn parse_general_error(value: &str) -> String {
     parse_uid_exclusions("--exclude-outbound-ports-for-uids", None, value)
         .expect_err("the exclusion is malformed")
         .to_string()
 }
 
 #[test]
-fn example_from_kumas_documentation_is_one_port_of_one_user() {
-    assert_eq!(tcp("443:1234"), [("443".to_owned(), "1234".to_owned())]);
+fn example_from_kumas_documentation_excludes_one_port_for_one_user() {
+    assert_eq!(parse_tcp("443:1234"), [("443".to_owned(), "1234".to_owned())]);
 }
 
 #[test]
 fn ports_and_uids_may_be_lists_and_ranges() {
     assert_eq!(
-        tcp("1900,1902,1000-2000:103,104,106-108; 443 : 70000"),
+        parse_tcp("1900,1902,1000-2000:103,104,106-108; 443 : 70000"),
         [
             ("1000-2000".to_owned(), "{ 103-104, 106-108 }".to_owned()),
             ("443".to_owned(), "70000".to_owned())
@@ -43,18 +45,20 @@ fn ports_and_uids_may_be_lists_and_ranges() {
 
 #[test]
 fn uids_are_32_bits_wide() {
-    assert_eq!(tcp("443:1000660000-4294967294")[0].1, "1000660000-4294967294");
-    assert!(tcp_error("443:4294967296").contains("value 4294967296, is not valid uint32"));
+    let (_, uids) = &parse_tcp("443:1000660000-4294967294")[0];
+    assert_eq!(uids, "1000660000-4294967294");
+    assert!(parse_tcp_error("443:4294967296").contains("value 4294967296, is not valid uint32"));
 }
 
 #[test]
 fn star_means_all_ports() {
-    assert_eq!(tcp("*:1234")[0].0, "1-65535");
+    let (ports, _) = &parse_tcp("*:1234")[0];
+    assert_eq!(ports, "1-65535");
 }
 
 #[test]
-fn ports_for_uids_may_name_protocols() {
-    let read = |value| {
+fn items_of_ports_for_uids_may_omit_protocols_and_ports() {
+    let parse = |value| {
         let exclusions = parse_uid_exclusions("key", None, value).expect("valid exclusions");
         exclusions
             .iter()
@@ -62,17 +66,17 @@ fn ports_for_uids_may_name_protocols() {
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        read("123"),
+        parse("123"),
         [(Tcp, "1-65535".to_owned()), (Udp, "1-65535".to_owned())]
     );
-    assert_eq!(read("53:1-2"), [(Tcp, "53".to_owned()), (Udp, "53".to_owned())]);
-    assert_eq!(read("udp::5"), [(Udp, "1-65535".to_owned())]);
-    assert_eq!(read("tcp,udp:*:5;tcp:7:8").len(), 3);
+    assert_eq!(parse("53:1-2"), [(Tcp, "53".to_owned()), (Udp, "53".to_owned())]);
+    assert_eq!(parse("udp::5"), [(Udp, "1-65535".to_owned())]);
+    assert_eq!(parse("tcp,udp:*:5;tcp:7:8").len(), 3);
 }
 
 #[test]
 fn errors_have_kumas_texts_and_name_the_setting() {
-    let error = tcp_error("a3000-5000:1");
+    let error = parse_tcp_error("a3000-5000:1");
     assert!(
         error.starts_with(
             "parsing excluded outbound TCP ports for UIDs failed: values or range a3000-5000 failed validation: \
@@ -84,7 +88,7 @@ fn errors_have_kumas_texts_and_name_the_setting() {
         error.contains(TCP_KEY) && error.contains("\"a3000-5000:1\""),
         "{error}"
     );
-    let general = "parsing excluded outbound ports for uids failed: ";
+    let prefix = "parsing excluded outbound ports for uids failed: ";
     for (value, text) in [
         (
             "a3000-5000:1",
@@ -97,8 +101,8 @@ fn errors_have_kumas_texts_and_name_the_setting() {
         ),
         ("http:1:1", "protocol 'http' is invalid or unsupported"),
     ] {
-        let error = general_error(value);
-        assert!(error.contains(&format!("{general}{text}")), "{error}");
+        let error = parse_general_error(value);
+        assert!(error.contains(&format!("{prefix}{text}")), "{error}");
     }
 }
 
@@ -107,9 +111,9 @@ fn malformed_items_are_rejected() {
     for bad in [
         "443", "443:", ":1234", "443:1:2", "443:*", "443:a", "20-10:1", "443:9-1",
     ] {
-        tcp_error(bad);
+        parse_tcp_error(bad);
     }
     for bad in ["tcp:1:2:3", "tcp:443:", "*"] {
-        general_error(bad);
+        parse_general_error(bad);
     }
 }

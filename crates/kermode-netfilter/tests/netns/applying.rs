@@ -40,8 +40,8 @@ fn applying_the_same_rules_twice_changes_nothing() {
 #[test]
 fn applying_does_not_change_other_tables() {
     let lab = NetnsLab::without_rules();
-    let other = "table inet other {\n\tchain output {\n\t\ttype filter hook output priority filter; policy accept;\n\t\ttcp dport 9 drop\n\t}\n}\n";
-    lab.pod.command("nft", &["-f", "-"], other);
+    let other_table = "table inet other {\n\tchain output {\n\t\ttype filter hook output priority filter; policy accept;\n\t\ttcp dport 9 drop\n\t}\n}\n";
+    lab.pod.command("nft", &["-f", "-"], other_table);
     lab.apply(&TrafficConfig {
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()
@@ -55,13 +55,14 @@ fn applying_does_not_change_other_tables() {
         "the second call of `apply` removes the DNS rules of the first"
     );
     assert_eq!(lab.pod_tcp(APP_UID, "10.1.2.1:80"), "server from 10.1.2.2");
-    assert!(list_rules(&lab).contains(other), "{}", list_rules(&lab));
+    assert!(list_rules(&lab).contains(other_table), "{}", list_rules(&lab));
 }
 
 #[test]
 fn rejected_rules_change_nothing() {
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
     let before = list_rules(&lab);
+    // Other chains jump to the last one.
     let mut broken = kermode_netfilter::RuleSet::new(&TrafficConfig::default(), IpFamilies::V4);
     broken.chains.pop();
     let result = lab.pod.run(|| Nft::default().apply(&broken));
@@ -79,12 +80,13 @@ fn pod_without_ipv6_gets_ipv4_rules_only() {
         "inbound to 10.1.1.2:8080 from 10.1.1.1"
     );
     assert_eq!(lab.pod_tcp(APP_UID, "[::1]:8080"), "app from ::1");
+    // Applying rules for IPv6 adds the address `::6` to the loopback interface.
     let addresses = lab.pod.command("ip", &["-6", "addr", "show", "lo"], "");
     assert!(!addresses.contains("::6/128"), "{addresses}");
 }
 
 #[test]
-fn ipv6_is_intercepted_if_the_pod_has_an_address() {
+fn ipv6_is_redirected_if_the_pod_has_an_ipv6_address() {
     let lab = NetnsLab::without_rules();
     assert_eq!(
         lab.client_tcp(APP_ADDRESS_V6),
@@ -101,7 +103,7 @@ fn ipv6_is_intercepted_if_the_pod_has_an_address() {
     );
 }
 
-/// Creates a pod without a proxy, because the check listens on the proxy's port.
+/// Creates a pod without a proxy, because the check itself listens on the proxy's outbound port.
 fn pod_without_proxy() -> Namespace {
     let pod = Namespace::new();
     pod.ip("link add eth0 type veth peer name eth1");
@@ -115,7 +117,7 @@ fn pod_without_proxy() -> Namespace {
 }
 
 #[test]
-fn check_succeeds_for_both_families() {
+fn check_succeeds_for_both_ip_families() {
     let pod = pod_without_proxy();
     let config = TrafficConfig::default();
     let checked = pod.run(|| {
@@ -146,6 +148,7 @@ fn check_without_rules_fails() {
 
 #[test]
 fn check_that_is_not_possible_gives_the_reason() {
+    // The simulated proxy of the lab listens on port 15001.
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
     let port_in_use = lab
         .pod
@@ -154,16 +157,17 @@ fn check_that_is_not_possible_gives_the_reason() {
         matches!(&port_in_use, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("15001")),
         "{port_in_use:?}"
     );
+    // The test runs as root.
     let config = TrafficConfig {
         proxy_uid: 0,
         ..TrafficConfig::default()
     };
-    let proxy_user = lab
+    let own_uid_is_proxy_uid = lab
         .pod
         .run(|| check_redirect(&config, IpFamilies::V4, STEP_TIMEOUT));
     assert!(
-        matches!(&proxy_user, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("UID 0")),
-        "{proxy_user:?}"
+        matches!(&own_uid_is_proxy_uid, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("UID 0")),
+        "{own_uid_is_proxy_uid:?}"
     );
     let isolated = Namespace::new();
     let no_route = isolated.run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, STEP_TIMEOUT));
@@ -173,7 +177,7 @@ fn check_that_is_not_possible_gives_the_reason() {
     );
 }
 
-/// Prints durations without asserting them, since the machine may be busy. The budget is 20 ms.
+/// Prints durations, which should be below 20 ms. The test does not assert this, because the machine may be busy.
 #[test]
 fn time_of_applying_rules_is_printed() {
     let lab = NetnsLab::without_rules();

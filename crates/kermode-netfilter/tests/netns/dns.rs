@@ -4,6 +4,11 @@ use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig, parse_uid_exclus
 
 use crate::lab::{APP_UID, NetnsLab, PROXY_UID, Transport, request_from};
 
+/// UID whose DNS queries over UDP some tests exclude from redirection, with [`DNS_EXCLUSION`].
+const EXCLUDED_UID: u32 = 1234;
+/// Exclusion of the DNS queries of [`EXCLUDED_UID`].
+const DNS_EXCLUSION: &str = "udp:53:1234";
+
 fn with_dns(dns: DnsRedirect) -> TrafficConfig {
     TrafficConfig {
         dns: Some(dns),
@@ -11,6 +16,7 @@ fn with_dns(dns: DnsRedirect) -> TrafficConfig {
     }
 }
 
+/// Returns settings that redirect the queries to all servers.
 fn all_queries() -> DnsRedirect {
     DnsRedirect::all(DnsRedirect::DEFAULT_PORT)
 }
@@ -77,8 +83,8 @@ fn only_queries_to_listed_servers_are_redirected() {
     assert_eq!(lab.pod_udp(APP_UID, "[fd02::1]:53"), "dns");
     assert_eq!(lab.pod_udp(APP_UID, "10.1.2.1:53"), "server");
     assert_eq!(lab.pod_udp(PROXY_UID, "[fd02::1]:53"), "server");
-    // Only the rule "to localhost" prevents the redirection of these connections: the rule "inside the pod" does not
-    // apply to port 53.
+    // Only rule 7 of docs/reference/transparent-proxying.md#rules (connections to localhost) prevents the redirection
+    // of these connections: rule 5 (other connections on loopback) does not apply to port 53.
     assert!(
         lab.pod_tcp(APP_UID, "127.0.0.1:53").contains("refused"),
         "a connection to a port without listener must not be redirected"
@@ -114,7 +120,7 @@ fn query_of_the_proxy_does_not_collide_with_a_redirected_query() {
     );
 }
 
-/// Shows that the zones are needed, and that the previous test detects a collision.
+/// Shows that the separate connection tracking zones are needed, and that the previous test detects a collision.
 #[test]
 fn query_of_the_proxy_collides_with_a_redirected_query_without_zones() {
     let lab = NetnsLab::with_rules(&with_dns(DnsRedirect {
@@ -125,12 +131,12 @@ fn query_of_the_proxy_collides_with_a_redirected_query_without_zones() {
 }
 
 #[test]
-fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
+fn redirected_query_does_not_collide_with_a_query_of_an_excluded_user() {
     let mut config = with_dns(all_queries());
     config.outbound.uid_exclusions =
-        parse_uid_exclusions("key", None, "udp:53:1234").expect("valid exclusions");
+        parse_uid_exclusions("key", None, DNS_EXCLUSION).expect("valid exclusions");
     let lab = NetnsLab::with_rules(&config);
-    assert_eq!(query_from_fixed_port(&lab, 1234), "server");
+    assert_eq!(query_from_fixed_port(&lab, EXCLUDED_UID), "server");
     assert_eq!(query_from_fixed_port(&lab, APP_UID), "dns");
 }
 
@@ -138,7 +144,7 @@ fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
 fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
     let mut config = with_dns(all_queries());
     config.outbound.uid_exclusions =
-        parse_uid_exclusions("key", None, "udp:53:1234").expect("valid exclusions");
+        parse_uid_exclusions("key", None, DNS_EXCLUSION).expect("valid exclusions");
     let lab = NetnsLab::with_rules(&config);
     let firewall = "table inet firewall {
         chain input {
@@ -150,6 +156,6 @@ fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
     lab.pod.command("nft", &["-f", "-"], firewall);
     for server in ["10.1.2.1:53", "[fd02::1]:53"] {
         assert_eq!(lab.pod_udp(PROXY_UID, server), "server");
-        assert_eq!(lab.pod_udp(1234, server), "server");
+        assert_eq!(lab.pod_udp(EXCLUDED_UID, server), "server");
     }
 }

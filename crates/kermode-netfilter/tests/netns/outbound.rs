@@ -1,4 +1,5 @@
-//! Tests of outgoing connections. Rules are numbered as in docs/reference/transparent-proxying.md#rules.
+//! Tests of outgoing connections. `rule_N` in the name of a test is rule N of the outbound chain in
+//! docs/reference/transparent-proxying.md#rules.
 
 use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, parse_virtual_network};
 
@@ -38,9 +39,10 @@ fn rule_1_excluded_outbound_ports_reach_the_server() {
 #[test]
 fn rule_2_connections_of_the_inbound_listener_reach_the_application() {
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
-    let from = |source, target| request_from(&lab.pod, PROXY_UID, Transport::Tcp, Some(source), target);
-    assert_eq!(from("127.0.0.6:0", APP_ADDRESS), "app from 127.0.0.6");
-    assert_eq!(from("[::6]:0", APP_ADDRESS_V6), "app from ::6");
+    let proxy_tcp = |source, target| request_from(&lab.pod, PROXY_UID, Transport::Tcp, Some(source), target);
+    // The inbound listener connects to the application from these source addresses.
+    assert_eq!(proxy_tcp("127.0.0.6:0", APP_ADDRESS), "app from 127.0.0.6");
+    assert_eq!(proxy_tcp("[::6]:0", APP_ADDRESS_V6), "app from ::6");
 }
 
 #[test]
@@ -57,7 +59,7 @@ fn rule_3_connections_of_the_proxy_to_its_own_pod_go_to_the_inbound_listener() {
 }
 
 #[test]
-fn rule_3_applies_to_gateways_too() {
+fn rule_3_applies_to_delegated_gateways_too() {
     let mut config = TrafficConfig::default();
     config.inbound.enabled = false;
     assert_eq!(
@@ -67,17 +69,17 @@ fn rule_3_applies_to_gateways_too() {
 }
 
 #[test]
-fn rule_5_the_application_reaches_itself_without_the_proxy() {
-    let lab = NetnsLab::with_rules(&TrafficConfig::default());
-    assert_eq!(lab.pod_tcp(APP_UID, APP_ADDRESS), "app from 10.1.1.2");
-    assert_eq!(lab.pod_tcp(APP_UID, APP_ADDRESS_V6), "app from fd01::2");
-}
-
-#[test]
 fn rule_4_connections_of_the_proxy_reach_the_server() {
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
     assert_eq!(lab.pod_tcp(PROXY_UID, "10.1.2.1:80"), "server from 10.1.2.2");
     assert_eq!(lab.pod_tcp(PROXY_UID, "[fd02::1]:80"), "server from fd02::2");
+}
+
+#[test]
+fn rule_5_the_application_reaches_itself_without_the_proxy() {
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    assert_eq!(lab.pod_tcp(APP_UID, APP_ADDRESS), "app from 10.1.1.2");
+    assert_eq!(lab.pod_tcp(APP_UID, APP_ADDRESS_V6), "app from fd01::2");
 }
 
 #[test]
@@ -97,7 +99,7 @@ fn proxy_uid_above_65535_is_not_truncated() {
     };
     let lab = NetnsLab::with_rules(&config);
     assert_eq!(lab.pod_tcp(70000, "10.1.2.1:80"), "server from 10.1.2.2");
-    // 4464 is 70000 modulo 65536: a UID truncated to 16 bits would match it.
+    // 4464 is 70000 modulo 65536: a rule with a truncated proxy UID would take these connections for the proxy's.
     assert_eq!(
         lab.pod_tcp(4464, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2"
@@ -105,7 +107,7 @@ fn proxy_uid_above_65535_is_not_truncated() {
 }
 
 #[test]
-fn traffic_of_a_virtual_network_counts_as_outbound() {
+fn traffic_from_a_virtual_network_to_other_networks_counts_as_outbound() {
     let config = TrafficConfig {
         virtual_networks: vec![parse_virtual_network("--vnet", "eth+:10.1.1.0/24").expect("a valid network")],
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),

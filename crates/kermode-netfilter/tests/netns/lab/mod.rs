@@ -1,5 +1,5 @@
-//! A pod, a client and a server, each in its own network namespace, with simulated servers for Envoy and the
-//! application.
+//! A pod, a client and a server, each in its own network namespace. Simulated servers stand in for Envoy, for the
+//! application and for remote servers. The module [`simulated_server`] describes their responses.
 //!
 //! ```text
 //! client 10.1.1.1, fd01::1 ── pod 10.1.1.2, fd01::2 · 10.1.2.2, fd02::2 ── server 10.1.2.1, fd02::1
@@ -21,9 +21,9 @@ pub(crate) use socket::{Transport, request, request_from};
 pub(crate) const APP_UID: u32 = 1000;
 /// UID of the proxy.
 pub(crate) const PROXY_UID: u32 = TrafficConfig::DEFAULT_PROXY_UID;
-/// Address at which the client reaches the application by IPv4.
+/// Address at which the client reaches the application over IPv4.
 pub(crate) const APP_ADDRESS: &str = "10.1.1.2:8080";
-/// Address at which the client reaches the application by IPv6.
+/// Address at which the client reaches the application over IPv6.
 pub(crate) const APP_ADDRESS_V6: &str = "[fd01::2]:8080";
 
 /// The three namespaces. Dropping the lab stops the simulated servers and frees the namespaces.
@@ -117,8 +117,8 @@ impl NetnsLab {
     }
 }
 
-/// Links a namespace and the pod by a veth pair: `peer` with the address `10.1.<net>.1` in the namespace, and
-/// `interface` with `10.1.<net>.2` in the pod.
+/// Links the namespace `other` and the pod by a veth pair: `peer` with the address `10.1.<net>.1` in `other`, and
+/// `interface` with the address `10.1.<net>.2` in the pod.
 fn link_to_pod(other: &Namespace, pod: &Namespace, interface: &str, net: &str) {
     other.ip(&format!(
         "link add peer type veth peer name {interface} netns {}",
@@ -145,7 +145,8 @@ fn start_servers(pod: &Namespace, server: &Namespace, proxy_uid: u32) -> Vec<Sim
         servers.push(SimulatedServer::tcp(pod, proxy_uid, name, any_address(port)));
     }
     // A UDP server on the unspecified address would respond from the address that routing selects, and connection
-    // tracking would not match that response to the redirected query.
+    // tracking would not match that response to the redirected query. Queries of the pod are redirected to localhost,
+    // queries of the client to the pod's address.
     let pod_address = Ipv4Addr::new(10, 1, 1, 2);
     for address in [
         IpAddr::from(Ipv4Addr::LOCALHOST),

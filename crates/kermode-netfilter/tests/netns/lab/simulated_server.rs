@@ -35,7 +35,7 @@ impl SimulatedServer {
             // Shutdown of the listener makes accept fail, which ends the loop.
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
-                // Fails only if the client has closed the connection. The test then fails at the client.
+                // An error means that the client has closed the connection. The test then fails at the client.
                 let _ = respond(stream, name);
             }
         };
@@ -55,11 +55,11 @@ impl SimulatedServer {
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .expect("a timeout other than 0");
-        let stopped = Arc::new(AtomicBool::new(false));
-        let stop_flag = Arc::clone(&stopped);
+        let stop_flag = Arc::new(AtomicBool::new(false));
+        let stop_flag_of_thread = Arc::clone(&stop_flag);
         let serve = move || {
             let mut query = [0; 200];
-            while !stop_flag.load(Ordering::Relaxed) {
+            while !stop_flag_of_thread.load(Ordering::Relaxed) {
                 if let Ok((_, peer)) = socket.recv_from(&mut query) {
                     let _ = socket.send_to(name.as_bytes(), peer);
                 }
@@ -68,7 +68,7 @@ impl SimulatedServer {
         Self::start(
             namespace,
             uid,
-            Box::new(move || stopped.store(true, Ordering::Relaxed)),
+            Box::new(move || stop_flag.store(true, Ordering::Relaxed)),
             serve,
         )
     }
@@ -106,12 +106,13 @@ fn respond(mut stream: TcpStream, name: &str) -> io::Result<()> {
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     match original_destination(&stream, peer) {
         Ok(original) if original != local => write!(stream, "{name} to {original} from {peer}"),
-        // Without connection tracking there is no original destination.
+        // The connection was not redirected: its original destination is the local address, or is unknown because
+        // connection tracking does not know the connection.
         _ => write!(stream, "{name} from {peer}"),
     }
 }
 
-/// Returns the original destination, like Envoy's `original_dst` listener filter.
+/// Returns the original destination of a connection, like Envoy's `original_dst` listener filter.
 fn original_destination(stream: &TcpStream, peer: IpAddr) -> nix::Result<SocketAddr> {
     if peer.is_ipv4() {
         let address = getsockopt(stream, sockopt::OriginalDst)?;

@@ -1,4 +1,4 @@
-//! Requests of test clients, from sockets of a given user and source address.
+//! Requests of the tests, from sockets of a given user and, optionally, a given source address.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -26,7 +26,7 @@ pub(crate) fn request(namespace: &Namespace, uid: u32, transport: Transport, tar
     request_from(namespace, uid, transport, None, target)
 }
 
-/// Like [`request`], from a given address and port; port 0 means any port.
+/// Like [`request`], but from the address and port `source`, if any. With port 0, the kernel selects a free port.
 pub(crate) fn request_from(
     namespace: &Namespace,
     uid: u32,
@@ -47,7 +47,7 @@ pub(crate) fn request_from(
     response.unwrap_or_else(|error| format!("error: {error}"))
 }
 
-/// Sets the file system UID of the thread, which the kernel uses as the owner of its sockets.
+/// Sets the file system UID of the thread. The kernel records this UID as the owner of the thread's new sockets.
 pub(crate) fn become_user(uid: u32) {
     setfsuid(Uid::from_raw(uid));
 }
