@@ -1,4 +1,4 @@
-//! Tests of the reports that the watcher of a removal receives.
+//! Tests of the reports on a removal that [`EndpointRemovals::watch`] returns.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ fn client() -> ObjectKey {
     ObjectKey::new("shop", "a")
 }
 
-/// Replicas that have not changed within the reconnect timeout.
+/// Returns a state of the replicas for which [`Replicas::are_stable`] is true.
 fn mk_stable_replicas() -> Replicas {
     Replicas {
         unchanged_since: Some(tokio::time::Instant::now() - RECONNECT_TIMEOUT),
@@ -31,38 +31,42 @@ async fn watch_reports_a_removal_from_start_to_completion() {
     let mesh = MeshName::from("default");
     removals.on_endpoint_added(web(), mesh.clone());
     let mut acknowledgements = removals.on_stream_opened(&client(), &mesh);
-    let (_replicas, receiver) = watch::channel(mk_stable_replicas());
-    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), receiver));
-    let mut status = async || reports.next().await.map(|report| report.status);
+    let (_replicas_sender, replicas) = watch::channel(mk_stable_replicas());
+    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), replicas));
+    let mut next_status = async || reports.next().await.map(|report| report.status);
 
-    assert_eq!(status().await, Some(RemovalStatus::NotRemoved));
+    assert_eq!(next_status().await, Some(RemovalStatus::NotRemoved));
+    // The removal is published with the sequence number 8.
     removals.on_endpoint_removed(&web(), |_| 8);
-    assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));
-    let open = removals.open_removals();
+    assert_eq!(next_status().await, Some(RemovalStatus::Pending { proxies: 1 }));
+    let open_removals = removals.open_removals();
     assert_eq!(
-        (open[0].unacknowledged_count, &open[0].examples),
+        (open_removals[0].unacknowledged_count, &open_removals[0].examples),
         (1, &vec![client()])
     );
     assert_eq!(removals.inner.open.get(), 1);
     acknowledgements.acknowledge(Some(7));
     acknowledgements.acknowledge(Some(8));
-    assert!(matches!(status().await, Some(RemovalStatus::Acknowledged { .. })));
+    assert!(matches!(
+        next_status().await,
+        Some(RemovalStatus::Acknowledged { .. })
+    ));
     assert_eq!(removals.inner.open.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn report_covers_all_proxies_once_the_replicas_have_not_changed_for_a_minute() {
+async fn report_covers_all_proxies_a_minute_after_the_last_change_of_the_replicas() {
     let removals = EndpointRemovals::default();
     removals.on_endpoint_added(web(), "default".into());
     removals.on_endpoint_removed(&web(), |_| 1);
     let other: SocketAddr = "10.0.0.2:5678".parse().expect("an address");
-    let mk_changed_replicas = |others: &[SocketAddr]| Replicas {
+    let mk_just_changed_replicas = |others: &[SocketAddr]| Replicas {
         others: others.into(),
         unchanged_since: Some(tokio::time::Instant::now()),
         ..Replicas::default()
     };
-    let (replicas, receiver) = watch::channel(mk_changed_replicas(&[other]));
-    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), receiver));
+    let (replicas_sender, replicas) = watch::channel(mk_just_changed_replicas(&[other]));
+    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), replicas));
 
     let first = reports.next().await.expect("a report");
     assert!(
@@ -73,8 +77,8 @@ async fn report_covers_all_proxies_once_the_replicas_have_not_changed_for_a_minu
         !first.covers_all_proxies && *first.other_replicas == [other],
         "{first:?}"
     );
-    let ended_at = tokio::time::Instant::now();
-    replicas.send_replace(mk_changed_replicas(&[]));
+    let other_ended_at = tokio::time::Instant::now();
+    replicas_sender.send_replace(mk_just_changed_replicas(&[]));
     let second = reports.next().await.expect("a report");
     assert!(
         !second.covers_all_proxies && second.other_replicas.is_empty(),
@@ -82,7 +86,7 @@ async fn report_covers_all_proxies_once_the_replicas_have_not_changed_for_a_minu
     );
     let third = reports.next().await.expect("a report");
     assert!(
-        third.covers_all_proxies && ended_at.elapsed() >= RECONNECT_TIMEOUT,
+        third.covers_all_proxies && other_ended_at.elapsed() >= RECONNECT_TIMEOUT,
         "{third:?}"
     );
 }
@@ -93,15 +97,18 @@ async fn query_of_an_unknown_endpoint_is_pending_until_proxies_acknowledge_the_p
     let mesh = MeshName::from("default");
     let mut acknowledgements = removals.on_stream_opened(&client(), &mesh);
     acknowledgements.acknowledge(Some(7));
-    let (_replicas, receiver) = watch::channel(mk_stable_replicas());
-    let published = move |_: &ObjectKey| Some((mesh.clone(), 8));
-    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(published), receiver));
-    let mut status = async || reports.next().await.map(|report| report.status);
+    let (_replicas_sender, replicas) = watch::channel(mk_stable_replicas());
+    let published_sequence = move |_: &ObjectKey| Some((mesh.clone(), 8));
+    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(published_sequence), replicas));
+    let mut next_status = async || reports.next().await.map(|report| report.status);
 
-    assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));
+    assert_eq!(next_status().await, Some(RemovalStatus::Pending { proxies: 1 }));
     acknowledgements.acknowledge(Some(8));
-    assert!(matches!(status().await, Some(RemovalStatus::Acknowledged { .. })));
-    // Adding the endpoint ends the query.
+    assert!(matches!(
+        next_status().await,
+        Some(RemovalStatus::Acknowledged { .. })
+    ));
+    // Adding the endpoint discards the query.
     removals.on_endpoint_added(web(), "default".into());
     assert_eq!(removals.status(&web()), RemovalStatus::NotRemoved);
 }

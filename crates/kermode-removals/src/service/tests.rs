@@ -20,7 +20,7 @@ impl Authenticator for WebAuthenticator {
     ) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
         let is_web = metadata
             .get("authorization")
-            .is_some_and(|token| token == "Bearer web");
+            .is_some_and(|value| value == "Bearer web");
         let identity = ProxyIdentity {
             key: web(),
             service_account: "web".into(),
@@ -37,25 +37,26 @@ impl Authenticator for WebAuthenticator {
     }
 }
 
+/// The Pod that the authenticator accepts.
 fn web() -> ObjectKey {
     ObjectKey::new("shop", "web")
 }
 
-fn request(token: &'static str) -> Request<WatchRemovalRequest> {
+fn request(authorization: &'static str) -> Request<WatchRemovalRequest> {
     let mut request = Request::new(WatchRemovalRequest {});
-    let token = token.parse().expect("a header value");
-    request.metadata_mut().insert("authorization", token);
+    let authorization = authorization.parse().expect("a header value");
+    request.metadata_mut().insert("authorization", authorization);
     request
 }
 
-/// Calls the service and returns its first response.
+/// Calls the service. Returns the first response.
 async fn first_response(
     removals: EndpointRemovals,
-    token: &'static str,
+    authorization: &'static str,
 ) -> Result<WatchRemovalResponse, Code> {
-    let other = ["10.0.0.2:5678".parse().expect("an address")];
+    let others = ["10.0.0.2:5678".parse().expect("an address")];
     let (_sender, replicas) = watch::channel(Replicas {
-        others: other.into(),
+        others: others.into(),
         unchanged_since: Some(tokio::time::Instant::now() - RECONNECT_TIMEOUT),
         ..Replicas::default()
     });
@@ -63,7 +64,7 @@ async fn first_response(
     let codec = ProstCodec::<WatchRemovalRequest, WatchRemovalResponse>::default();
     let path = PathAndQuery::from_static(WATCH_REMOVAL);
     let mut client = Client::new(Rpc(service));
-    let responses = client.server_streaming(request(token), path, codec).await;
+    let responses = client.server_streaming(request(authorization), path, codec).await;
     let mut responses = responses.map_err(|status| status.code())?.into_inner();
     let first = responses.message().await.map_err(|status| status.code())?;
     Ok(first.expect("a response"))

@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// Durations that a call returns if it completes no removal.
 const NOTHING_COMPLETED: Vec<Duration> = Vec::new();
 
 struct Fixture {
@@ -61,6 +62,7 @@ impl Fixture {
     }
 }
 
+/// Durations that a call returns if it completes one removal.
 fn completed_after(seconds: u64) -> Vec<Duration> {
     vec![Duration::from_secs(seconds)]
 }
@@ -108,7 +110,7 @@ fn removal_of_an_unknown_endpoint_is_ignored() {
 }
 
 #[test]
-fn proxy_without_a_stream_is_pending_until_it_reconnects_and_acknowledges() {
+fn proxy_without_a_stream_counts_as_pending_until_it_reconnects_and_acknowledges() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     let now = fixture.at(0);
@@ -128,12 +130,15 @@ fn proxy_without_a_stream_is_pending_until_it_reconnects_and_acknowledges() {
 fn proxy_without_a_stream_expires_after_a_minute() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
-    let (closed, soon, late) = (fixture.at(0), fixture.at(59), fixture.at(60));
+    let (closed, before_timeout, at_timeout) = (fixture.at(0), fixture.at(59), fixture.at(60));
     fixture.state.close_stream(&key("b"), 2, closed);
     fixture.remove_endpoint("web", 8);
-    assert_eq!(fixture.state.expire_disconnected_proxies(soon), NOTHING_COMPLETED);
     assert_eq!(
-        fixture.state.expire_disconnected_proxies(late),
+        fixture.state.expire_disconnected_proxies(before_timeout),
+        NOTHING_COMPLETED
+    );
+    assert_eq!(
+        fixture.state.expire_disconnected_proxies(at_timeout),
         completed_after(60)
     );
     assert_eq!(
@@ -146,17 +151,20 @@ fn proxy_without_a_stream_expires_after_a_minute() {
 #[test]
 fn reconnected_proxy_does_not_expire() {
     let mut fixture = Fixture::new();
-    let (closed, late) = (fixture.at(0), fixture.at(90));
+    let (closed, after_timeout) = (fixture.at(0), fixture.at(90));
     fixture.state.close_stream(&key("b"), 2, closed);
     fixture.open_stream("b", 3);
     fixture.remove_endpoint("web", 8);
     fixture.acknowledge("a", 1, 8);
-    assert_eq!(fixture.state.expire_disconnected_proxies(late), NOTHING_COMPLETED);
+    assert_eq!(
+        fixture.state.expire_disconnected_proxies(after_timeout),
+        NOTHING_COMPLETED
+    );
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
 }
 
 #[test]
-fn deleted_proxy_is_pending_until_its_stream_ends() {
+fn proxy_counts_as_pending_until_its_dataplane_is_deleted_and_its_stream_ends() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     fixture.remove_endpoint("web", 8);
@@ -171,6 +179,7 @@ fn deleted_proxy_is_pending_until_its_stream_ends() {
         completed_after(3)
     );
 
+    // The stream ends before the deletion.
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     fixture.remove_endpoint("web", 8);
@@ -233,13 +242,14 @@ fn removals_complete_in_the_order_of_their_sequence_numbers() {
 #[test]
 fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
     let mut fixture = Fixture::new();
-    let (early, now) = (key("early"), fixture.at(0));
+    // The query of `complete` completes before the Dataplane is deleted, the query of `incomplete` afterwards.
+    let (complete, now) = (key("complete"), fixture.at(0));
     assert_eq!(
-        fixture.state.start_query(&early, "default".into(), 3, now),
+        fixture.state.start_query(&complete, "default".into(), 3, now),
         NOTHING_COMPLETED
     );
     assert_eq!(
-        fixture.state.status(&early),
+        fixture.state.status(&complete),
         RemovalStatus::Pending { proxies: 2 }
     );
     fixture.acknowledge("a", 1, 3);
@@ -251,33 +261,36 @@ fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
     let acknowledged = RemovalStatus::Acknowledged {
         after: Duration::from_secs(1),
     };
-    assert_eq!(fixture.state.status(&early), acknowledged);
+    assert_eq!(fixture.state.status(&complete), acknowledged);
     assert_eq!(
-        fixture.state.start_query(&early, "default".into(), 9, now),
+        fixture.state.start_query(&complete, "default".into(), 9, now),
         NOTHING_COMPLETED,
         "a second query must have no effect"
     );
-    assert_eq!(fixture.state.status(&early), acknowledged);
+    assert_eq!(fixture.state.status(&complete), acknowledged);
 
-    let late = key("late");
-    fixture.state.start_query(&late, "default".into(), 4, now);
+    let incomplete = key("incomplete");
+    fixture.state.start_query(&incomplete, "default".into(), 4, now);
     assert_eq!(
         fixture.state.open_count(),
         0,
         "a query must not count as a removal"
     );
     assert_eq!(fixture.state.open_removals().count(), 0);
-    for proxy in [&early, &late] {
+    for proxy in [&complete, &incomplete] {
         fixture.state.delete_dataplane(proxy, now);
     }
-    assert!(!fixture.state.has_endpoint_or_removal(&early) && fixture.state.has_endpoint_or_removal(&late));
+    assert!(
+        !fixture.state.has_endpoint_or_removal(&complete)
+            && fixture.state.has_endpoint_or_removal(&incomplete)
+    );
     fixture.acknowledge("a", 1, 4);
     fixture.acknowledge("b", 2, 4);
-    assert!(!fixture.state.has_endpoint_or_removal(&late) && fixture.state.incomplete_queries == 0);
+    assert!(!fixture.state.has_endpoint_or_removal(&incomplete) && fixture.state.incomplete_queries == 0);
 }
 
 #[test]
-fn proxy_that_connects_later_with_older_configuration_is_pending() {
+fn proxy_that_connects_after_the_completion_with_older_configuration_counts_as_pending() {
     let mut fixture = Fixture::new();
     fixture.remove_endpoint("web", 8);
     fixture.acknowledge("a", 1, 8);
@@ -289,7 +302,7 @@ fn proxy_that_connects_later_with_older_configuration_is_pending() {
     assert_eq!(
         fixture.acknowledge("c", 3, 8),
         NOTHING_COMPLETED,
-        "the removal was completed before"
+        "a removal completes only once"
     );
     assert_eq!(
         fixture.status(),

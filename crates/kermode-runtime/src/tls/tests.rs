@@ -16,7 +16,9 @@ use crate::shutdown;
 
 /// Time limit of a wait. A test that waits longer has failed.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Address of the server and of most clients.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Address of other clients.
 const OTHER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 struct Server {
@@ -72,7 +74,7 @@ impl Server {
     }
 }
 
-/// Returns whether the server closes the connection, with or without an error.
+/// Returns whether the server closes the connection within [`TEST_TIMEOUT`], with or without an error.
 async fn is_closed(client: &mut Client) -> bool {
     let mut rest = Vec::new();
     tokio::time::timeout(TEST_TIMEOUT, client.read_to_end(&mut rest))
@@ -102,12 +104,12 @@ async fn client_without_a_request_is_disconnected() {
     for protocols in [&[][..], &[http1], &[b"h2"]] {
         let mut silent = server.connect(ADDRESS, protocols).await.expect("a handshake");
         assert!(is_closed(&mut silent).await, "{protocols:?}, nothing sent");
-        // The beginning of HTTP/2's preface: an incomplete request in both protocols.
+        // The beginning of HTTP/2's preface, which is an incomplete request in HTTP/1.1, too.
         let mut slow = server.connect(ADDRESS, protocols).await.expect("a handshake");
         slow.write_all(b"PRI * HTTP").await.expect("an open connection");
         assert!(is_closed(&mut slow).await, "{protocols:?}, part of a request");
     }
-    // The whole preface and settings, but no request.
+    // HTTP/2's preface and an empty SETTINGS frame, but no request.
     let mut idle = server.connect(ADDRESS, &[b"h2"]).await.expect("a handshake");
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     idle.write_all(preface).await.expect("an open connection");
@@ -149,7 +151,7 @@ async fn connection_serves_another_request_after_a_pause() {
         .expect("a handshake");
     assert!(
         is_closed(&mut silent).await,
-        "the time limit of the first request has passed"
+        "a connection opened later than `used` has reached the time limit of the first request"
     );
     assert!(send_request(&mut used).await.ends_with("hello"));
 }
@@ -167,12 +169,15 @@ async fn connections_of_one_address_are_limited_and_the_longest_idle_one_is_clos
     let mut other = server
         .connect(OTHER_ADDRESS, http1)
         .await
-        .expect("another address");
+        .expect("a connection from another address");
     let mut first = server.connect(ADDRESS, http1).await.expect("within the limit");
     let mut second = server.connect(ADDRESS, http1).await.expect("within the limit");
     assert!(send_request(&mut first).await.ends_with("hello"));
     let mut third = server.connect(ADDRESS, http1).await.expect("a handshake");
-    assert!(is_closed(&mut second).await, "idle since its start");
+    assert!(
+        is_closed(&mut second).await,
+        "the connection without a request must be closed"
+    );
     for open in [&mut other, &mut first, &mut third] {
         assert!(send_request(open).await.ends_with("hello"));
     }
@@ -194,11 +199,11 @@ async fn client_gets_through_while_others_hold_all_connections() {
         socket.bind((OTHER_ADDRESS, 0).into()).expect("an address");
         held.push(socket.connect(server.address).await.expect("a connection"));
     }
-    let answered = async {
+    let request = async {
         let mut client = server.connect(ADDRESS, &[]).await.expect("a handshake");
         assert!(send_request(&mut client).await.ends_with("hello"));
     };
-    tokio::time::timeout(TEST_TIMEOUT, answered)
+    tokio::time::timeout(TEST_TIMEOUT, request)
         .await
         .expect("a response");
 }
@@ -212,7 +217,7 @@ async fn connection_that_outlives_the_grace_period_is_closed() {
         grace_period: Duration::from_millis(50),
     })
     .await;
-    // The handshake never ends.
+    // This client never starts the TLS handshake.
     let mut stuck = TcpStream::connect(server.address).await.expect("a connection");
     let mut other = server.connect(ADDRESS, &[]).await.expect("a handshake");
     assert!(send_request(&mut other).await.ends_with("hello"));
@@ -222,7 +227,10 @@ async fn connection_that_outlives_the_grace_period_is_closed() {
         .expect("the server ends")
         .expect("no panic")
         .expect("no error");
-    assert!(!matches!(stuck.read(&mut [0]).await, Ok(1..)), "closed");
+    assert!(
+        !matches!(stuck.read(&mut [0]).await, Ok(1..)),
+        "the connection must be closed"
+    );
 }
 
 #[tokio::test]
@@ -234,17 +242,21 @@ async fn shutdown_closes_idle_http1_connections_and_ends_once_all_are_closed() {
         grace_period: TEST_TIMEOUT,
     })
     .await;
-    let mut used = server
+    let mut http1 = server
         .connect(ADDRESS, &[b"http/1.1"])
         .await
         .expect("a handshake");
-    assert!(send_request(&mut used).await.ends_with("hello"));
-    let mut idle = server.connect(ADDRESS, &[b"h2"]).await.expect("a handshake");
+    assert!(send_request(&mut http1).await.ends_with("hello"));
+    let mut http2 = server.connect(ADDRESS, &[b"h2"]).await.expect("a handshake");
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    idle.write_all(preface).await.expect("an open connection");
+    http2.write_all(preface).await.expect("an open connection");
     server.shutdown_trigger.shut_down();
-    assert!(is_closed(&mut used).await, "HTTP/1.1");
-    drop(idle);
+    assert!(
+        is_closed(&mut http1).await,
+        "the idle HTTP/1.1 connection must be closed"
+    );
+    // The client closes the last connection.
+    drop(http2);
     let result = tokio::time::timeout(TEST_TIMEOUT, server.serving).await;
     result
         .expect("the server ends")
