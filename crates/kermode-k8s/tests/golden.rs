@@ -1,5 +1,8 @@
-//! Golden tests: `dataplane.NN.input.yaml` holds the objects of a cluster in the order of their watch events;
-//! `dataplane.NN.golden.yaml` holds the resulting Dataplane and the Events on the Pod.
+//! Golden tests of the conversion of a Pod to its Dataplane.
+//!
+//! `dataplane.NN.input.yaml` holds the objects of a cluster in the order of their watch events. A document of kind
+//! `ConvertSettings`, if any, holds the settings of the conversion. `dataplane.NN.golden.yaml` holds the resulting
+//! Dataplane or its deletion, and the Events on the Pod.
 //!
 //! `UPDATE_GOLDENS=1` rewrites the golden files.
 
@@ -39,7 +42,7 @@ fn apply(index: &mut Index, object: &Value) -> Changes {
     }
 }
 
-/// Applies the objects of an input, which has only one Pod, to an index. Returns the last change of the Pod's
+/// Applies the objects of `input` to an index. The objects include only one Pod. Returns the last change of the Pod's
 /// Dataplane as documents of a golden file.
 fn outcome(input: &[Value]) -> Vec<Value> {
     let settings = input
@@ -53,16 +56,17 @@ fn outcome(input: &[Value]) -> Vec<Value> {
     let objects = input
         .iter()
         .filter(|document| document["kind"] != "ConvertSettings");
-    let mut last_change = Vec::new();
+    let mut last_change_documents = Vec::new();
     for object in objects {
         for change in apply(&mut index, object).dataplanes {
-            last_change = describe(&change);
+            last_change_documents = describe(&change);
         }
     }
-    last_change
+    last_change_documents
 }
 
-/// Returns a change as documents of a golden file: the Dataplane, and an Event for each warning or error.
+/// Returns a change as documents of a golden file: the Dataplane with an Event for each warning, the deletion of the
+/// Dataplane, or the Event of a failed conversion.
 fn describe(change: &DataplaneChange) -> Vec<Value> {
     match change {
         DataplaneChange::Upsert {

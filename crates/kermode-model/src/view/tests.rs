@@ -52,9 +52,9 @@ fn new_dataplane_touches_itself_and_its_services() {
 #[test]
 fn equal_dataplane_touches_nothing() {
     let mut view = MeshView::default();
-    let web = || mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]);
-    view.upsert_dataplane(web());
-    assert_eq!(view.upsert_dataplane(web()), []);
+    let mk_web = || mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]);
+    view.upsert_dataplane(mk_web());
+    assert_eq!(view.upsert_dataplane(mk_web()), []);
 }
 
 #[test]
@@ -88,7 +88,10 @@ fn service_is_removed_with_its_last_dataplane() {
     let touched = view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
     assert_eq!(touched, [touched_service("web"), touched_dataplane("web-1")]);
     assert!(view.service(&"default".into(), &"web".into()).is_none());
-    assert!(view.meshes.is_empty(), "the entry of the empty mesh is kept");
+    assert!(
+        view.meshes.is_empty(),
+        "the entry of the empty mesh must be removed"
+    );
 }
 
 #[test]
@@ -108,7 +111,7 @@ fn dataplane_that_moves_to_another_mesh_is_removed_from_the_old_mesh() {
 }
 
 #[test]
-fn endpoint_of_a_newer_pod_survives_the_removal_of_the_older_pod() {
+fn endpoint_of_a_newer_pod_survives_the_removal_of_an_older_pod_with_the_same_ip() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
@@ -123,7 +126,7 @@ fn endpoint_of_a_newer_pod_survives_the_removal_of_the_older_pod() {
     view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
     let web = view
         .service(&"default".into(), &"web".into())
-        .expect("web-2 has the endpoint");
+        .expect("the service has the endpoint of web-2");
     assert_eq!(web.endpoints.len(), 1);
 }
 
@@ -151,7 +154,7 @@ fn service_is_found_at_its_cluster_ip() {
 }
 
 #[test]
-fn protocol_of_a_service_is_common_to_all_endpoints() {
+fn service_has_protocol_tcp_if_the_protocols_of_its_endpoints_differ() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
