@@ -27,11 +27,11 @@ use load::{OverrideRules, Variable};
 pub struct Config {
     /// Name of this replica: the name of its Pod, or empty outside of a cluster.
     pub instance: String,
-    /// Settings that concern several servers.
+    /// Settings of all certificates that the control plane issues.
     pub general: General,
     /// Logging.
     pub log: Log,
-    /// Store of the control plane's own objects.
+    /// Storage of the control plane's own objects, not the store of encoded resources.
     pub store: Store,
     /// Integration with Kubernetes.
     pub runtime: Runtime,
@@ -53,7 +53,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct General {
-    /// Largest clock difference at which a peer still accepts a new certificate.
+    /// Largest difference between the clocks of issuer and peer at which the peer still accepts a new certificate.
     #[serde(with = "kermode_model::duration::go_notation")]
     pub clock_tolerance: Duration,
 }
@@ -83,7 +83,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Store {
-    /// Store in Kubernetes.
+    /// Objects in the API server.
     pub kubernetes: StoreKubernetes,
 }
 
@@ -123,7 +123,8 @@ pub struct AdmissionServer {
     pub address: IpAddr,
     /// Port to listen on.
     pub port: u16,
-    /// Additional host names and IP addresses of the servers' certificate, for a control plane outside of the cluster.
+    /// Additional host names and IP addresses in the certificate of the webhook server and of the server for proxies;
+    /// for a control plane outside of the cluster.
     pub hostnames: Vec<String>,
 }
 
@@ -145,7 +146,7 @@ pub struct DpServer {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DpServerAuth {
-    /// Whether tokens for the API server are accepted besides those for the audience of sidecars.
+    /// Whether the server also accepts tokens for the API server, besides tokens for the audience of sidecars.
     pub accept_api_server_tokens: bool,
 }
 
@@ -153,9 +154,9 @@ pub struct DpServerAuth {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Diagnostics {
-    /// Address to listen on.
+    /// Address that the server for health and metrics listens on.
     pub address: IpAddr,
-    /// Port to listen on.
+    /// Port that the server for health and metrics listens on.
     pub server_port: u16,
     /// Port of the `/debug` endpoints, always on loopback; 0 disables them.
     pub debug_port: u16,
@@ -228,7 +229,8 @@ const USER_KEYED_MAPS: [&str; 2] = [
 ];
 
 impl Config {
-    /// Loads a configuration: defaults, then the file, then the variables that `environment` returns.
+    /// Loads a configuration: defaults, then the file, then environment variables. `environment` returns the value of a
+    /// variable.
     ///
     /// # Errors
     /// When the configuration is invalid; the error lists all problems.
@@ -275,17 +277,17 @@ impl Config {
         problems
     }
 
-    /// Settings of the injector.
+    /// Returns the settings of the injector.
     pub fn injector(&self) -> &kermode_inject::Settings {
         &self.runtime.kubernetes.injector
     }
 
-    /// Namespace of the control plane.
+    /// Returns the namespace of the control plane.
     pub fn system_namespace(&self) -> &str {
         &self.store.kubernetes.system_namespace
     }
 
-    /// Name of this replica in the Lease and in Events.
+    /// Returns the name of this replica in the Lease and in Events.
     pub fn instance_name(&self) -> &str {
         if self.instance.is_empty() {
             "kuma-cp"
@@ -294,12 +296,12 @@ impl Config {
         }
     }
 
-    /// Whether this replica runs in a Pod of the cluster, which makes it an endpoint of the Service.
+    /// Returns whether this replica runs in a Pod of the cluster, and so is an endpoint of the control plane's Service.
     pub fn runs_in_pod(&self) -> bool {
         !self.instance.is_empty()
     }
 
-    /// URL that proxies connect to.
+    /// Returns the URL that proxies connect to.
     pub fn control_plane_url(&self) -> String {
         if !self.dp_server.url.is_empty() {
             return self.dp_server.url.clone();
@@ -309,7 +311,7 @@ impl Config {
         format!("https://{service}.{namespace}:{port}")
     }
 
-    /// Host names and IP addresses that the certificate of the webhook server and of the server for proxies must cover.
+    /// Returns the host names and IP addresses in the certificate of the webhook server and of the server for proxies.
     pub fn serving_names(&self) -> Vec<String> {
         let service = &self.runtime.kubernetes.control_plane_service_name;
         let namespace = self.system_namespace();

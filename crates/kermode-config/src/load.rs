@@ -20,11 +20,12 @@ pub(crate) type Variable = (&'static str, &'static str);
 pub(crate) struct OverrideRules<'a> {
     /// Accepted environment variables.
     pub(crate) variables: &'a [Variable],
-    /// Paths of maps whose keys are chosen by the user. A map in the file replaces the default map.
+    /// Paths of maps whose keys are chosen by the user. The file or a variable replaces such a map as a whole.
     pub(crate) user_keyed_maps: &'a [&'a str],
 }
 
-/// An invalid configuration, with all its problems. Each problem names the file and key, or the environment variable.
+/// An invalid configuration, with all its problems. Each problem names the file, the key or the environment
+/// variable.
 #[derive(Debug)]
 pub struct InvalidConfig {
     pub(crate) problems: Vec<String>,
@@ -42,6 +43,7 @@ impl std::error::Error for InvalidConfig {}
 struct Override {
     /// File and path of the setting, or the environment variable, for error messages.
     origin: String,
+    /// Keys from the root to the setting.
     path: Vec<String>,
     value: Value,
 }
@@ -54,7 +56,8 @@ struct Collector<'a> {
     problems: Vec<String>,
 }
 
-/// Loads a configuration: defaults, then the file, then the variables that `environment` returns.
+/// Loads a configuration: defaults, then the file, then environment variables. `environment` returns the value of a
+/// variable.
 ///
 /// # Errors
 /// When the configuration is invalid. The error lists every problem: an unreadable file, unknown keys, values of the
@@ -98,6 +101,7 @@ impl Collector<'_> {
     fn collect_tree(&mut self, file: &Path, defaults: &Value, value: &Value, path: &mut Vec<String>) {
         let dotted = path.join(".");
         match (defaults, value) {
+            // A key without a value keeps its default.
             (_, Value::Null) => {}
             (Value::Object(defaults), Value::Object(entries))
                 if !self.rules.user_keyed_maps.contains(&dotted.as_str()) =>
@@ -122,11 +126,11 @@ impl Collector<'_> {
     }
 
     fn collect_environment(&mut self, environment: impl Fn(&str) -> Option<String>) {
-        for (variable, path) in self.rules.variables {
+        for (variable, dotted_path) in self.rules.variables {
             let Some(text) = environment(variable) else {
                 continue;
             };
-            let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+            let path: Vec<String> = dotted_path.split('.').map(str::to_owned).collect();
             match parse_variable(value_at(self.defaults, &path), &text) {
                 Ok(value) => self.overrides.push(Override {
                     origin: format!("${variable}"),
@@ -138,16 +142,17 @@ impl Collector<'_> {
         }
     }
 
-    /// Applies the overrides that can be deserialized, and deserializes the result.
+    /// Applies all overrides to the defaults, in order, and deserializes the result. Fails if there are problems, for
+    /// example an override that cannot be deserialized.
     fn merge<T: DeserializeOwned>(self) -> Result<T, InvalidConfig> {
         let mut problems = self.problems;
         let mut merged = self.defaults.clone();
-        for change in self.overrides {
-            let mut with_only_this_change = self.defaults.clone();
-            set_value_at(&mut with_only_this_change, &change.path, change.value.clone());
-            match serde_json::from_value::<T>(with_only_this_change) {
-                Ok(_) => set_value_at(&mut merged, &change.path, change.value),
-                Err(error) => problems.push(format!("{}: {error}", change.origin)),
+        for setting in self.overrides {
+            let mut with_only_this_setting = self.defaults.clone();
+            set_value_at(&mut with_only_this_setting, &setting.path, setting.value.clone());
+            match serde_json::from_value::<T>(with_only_this_setting) {
+                Ok(_) => set_value_at(&mut merged, &setting.path, setting.value),
+                Err(error) => problems.push(format!("{}: {error}", setting.origin)),
             }
         }
         if !problems.is_empty() {

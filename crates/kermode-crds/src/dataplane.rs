@@ -44,7 +44,7 @@ pub struct DataplaneSpec {
     /// Addresses and inbounds.
     #[serde(default)]
     pub networking: Networking,
-    /// Metrics endpoint, from annotations of the Pod.
+    /// Metrics endpoint of the proxy, from annotations of the Pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<MetricsSpec>,
     /// Virtual probes.
@@ -56,16 +56,16 @@ pub struct DataplaneSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Networking {
-    /// The Pod's IP, the first one if it has several.
+    /// IP of the Pod: the first one if the Pod has several.
     #[serde(default)]
     pub address: String,
-    /// Further IPs of the Pod, which Kuma does not have.
+    /// Further IPs of the Pod. Kuma does not have this field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub additional_addresses: Vec<String>,
-    /// Set for gateways.
+    /// Set for gateways, which have no inbounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewaySpec>,
-    /// One entry for each port of each Service that selects the Pod.
+    /// One entry for each port of each Service that selects the Pod. A service-less Pod has one entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inbound: Vec<InboundSpec>,
     /// Redirection of traffic.
@@ -73,7 +73,7 @@ pub struct Networking {
     pub transparent_proxying: Option<TransparentProxyingSpec>,
     /// Envoy's admin interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub admin: Option<Admin>,
+    pub admin: Option<AdminSpec>,
 }
 
 /// One inbound.
@@ -124,7 +124,7 @@ pub struct TransparentProxyingSpec {
     pub redirect_port_inbound_v6: Option<u16>,
     /// Port that outbound connections are redirected to.
     pub redirect_port_outbound: u16,
-    /// Services whose Pods the proxy reaches by IP address.
+    /// Services whose Pods the proxy reaches by IP address; `*` selects all services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub direct_access_services: Vec<String>,
     /// Services that the proxy is configured for; all if empty.
@@ -134,7 +134,7 @@ pub struct TransparentProxyingSpec {
 
 /// Envoy's admin interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Admin {
+pub struct AdminSpec {
     /// Port.
     pub port: u16,
 }
@@ -144,7 +144,7 @@ pub struct Admin {
 pub struct ProbesSpec {
     /// Port of the listener for probes.
     pub port: u16,
-    /// One entry for each probe.
+    /// One entry for each virtual probe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<ProbeEndpoint>,
 }
@@ -192,7 +192,7 @@ impl From<&model::Dataplane> for DataplaneSpec {
                 }),
                 inbound: dataplane.inbounds.iter().map(InboundSpec::from).collect(),
                 transparent_proxying: dataplane.transparent_proxying.as_ref().map(Into::into),
-                admin: dataplane.admin_port.map(|port| Admin { port }),
+                admin: dataplane.admin_port.map(|port| AdminSpec { port }),
             },
             metrics: dataplane.metrics.as_ref().map(MetricsSpec::from),
             probes: dataplane.probes.as_ref().map(ProbesSpec::from),

@@ -28,7 +28,7 @@ pub fn name(plural: &str) -> String {
     format!("{plural}.{GROUP}")
 }
 
-/// Names of a custom resource.
+/// Names of a custom resource, as `kubectl` accepts them.
 struct Names {
     kind: &'static str,
     plural: &'static str,
@@ -36,7 +36,7 @@ struct Names {
     short: &'static [&'static str],
 }
 
-/// Builds a CustomResourceDefinition with one version.
+/// Builds a CustomResourceDefinition with one version. `version` contains the schema, subresources and columns.
 fn definition(names: Names, scope: &str, mut version: Value) -> Value {
     version["name"] = VERSION.into();
     version["served"] = true.into();
@@ -73,8 +73,8 @@ fn definition(names: Names, scope: &str, mut version: Value) -> Value {
 /// Schema of an object; the API server drops unknown fields.
 fn object(properties: Value) -> Value {
     let mut schema = json!({"type": "object"});
-    // The API server does not store an empty map, so `kubectl diff` would always report it as a difference.
-    if properties.as_object().is_some_and(|members| !members.is_empty()) {
+    // The API server does not store empty `properties`, so `kubectl diff` would always report them as a difference.
+    if properties.as_object().is_some_and(|fields| !fields.is_empty()) {
         schema["properties"] = properties;
     }
     schema
@@ -87,13 +87,15 @@ fn open_object(properties: Value) -> Value {
     schema
 }
 
+/// Adds a description, which `kubectl explain` shows.
 fn with_description(mut schema: Value, description: &str) -> Value {
     schema["description"] = description.into();
     schema
 }
 
-fn with_required(mut schema: Value, members: &[&str]) -> Value {
-    schema["required"] = json!(members);
+/// Makes fields of an object required.
+fn with_required(mut schema: Value, fields: &[&str]) -> Value {
+    schema["required"] = json!(fields);
     schema
 }
 
@@ -109,6 +111,7 @@ fn with_rule(mut schema: Value, rule: &str, message: &str) -> Value {
     schema
 }
 
+/// Schema of a string.
 fn text(description: &str) -> Value {
     json!({"type": "string", "description": description})
 }
@@ -129,7 +132,7 @@ fn wide_column(mut column: Value) -> Value {
     column
 }
 
-/// Schema of the conditions of a status. The list is keyed by type, so each field manager owns the types that it
+/// Schema of the conditions of a status. The list is keyed by type, so each field manager owns only the conditions that it
 /// writes.
 fn conditions() -> Value {
     let condition = object(json!({

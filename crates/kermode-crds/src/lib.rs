@@ -15,9 +15,9 @@ pub use kermode_model::annotation;
 
 pub use container_patch::{ContainerPatch, ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
 pub use dataplane::{
-    Admin, ConfigurationStatus, Dataplane, DataplaneSpec, DataplaneStatus, GatewaySpec, Health, InboundSpec,
-    InboundsStatus, MetricsSpec, Networking, ProbeEndpoint, ProbesSpec, RejectionStatus, SidecarStatus,
-    TransparentProxyingSpec, condition,
+    AdminSpec, ConfigurationStatus, Dataplane, DataplaneSpec, DataplaneStatus, GatewaySpec, Health,
+    InboundSpec, InboundsStatus, MetricsSpec, Networking, ProbeEndpoint, ProbesSpec, RejectionStatus,
+    SidecarStatus, TransparentProxyingSpec, condition,
 };
 pub use mesh::{
     Backend, DpCert, InvalidMesh, Mesh, MeshNetworking, MeshOutbound, MeshSpec, MeshStatus, MtlsSpec,

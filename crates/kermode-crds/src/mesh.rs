@@ -119,10 +119,10 @@ pub struct MeshStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Error message about a name that is not a DNS label. The field or the name precedes it.
+/// Second part of the error message about a name that is not a DNS label. The first part is the field or the name.
 pub(crate) const MUST_BE_DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, \
                                             neither starting nor ending with a dash";
-/// Type of the supported backends.
+/// The only supported type of backends.
 pub(crate) const BUILTIN: &str = "builtin";
 
 /// A Mesh resource that cannot be used. The `usize` of a variant is the index of the backend in `spec.mtls.backends`.
@@ -190,7 +190,7 @@ impl TryFrom<&Mesh> for model::Mesh {
     }
 }
 
-/// Converts the enabled backend; `None` if mutual TLS is off.
+/// Converts the enabled backend. Returns `None` if mutual TLS is off.
 fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> {
     let Some(name) = mtls.enabled_backend.as_deref().filter(|name| !name.is_empty()) else {
         return Ok(None);
@@ -224,6 +224,7 @@ pub(crate) fn check_backend_name(index: usize, backend: &Backend) -> Result<(), 
     Ok(())
 }
 
+/// Returns the mode of a backend; `STRICT` by default. `index` is for errors.
 pub(crate) fn mode(index: usize, backend: &Backend) -> Result<model::MtlsMode, InvalidMesh> {
     match backend.mode.as_deref() {
         None | Some("" | "STRICT") => Ok(model::MtlsMode::Strict),
@@ -232,11 +233,12 @@ pub(crate) fn mode(index: usize, backend: &Backend) -> Result<model::MtlsMode, I
     }
 }
 
+/// Returns the lifetime of the workload certificates of a backend; 24 hours by default. `index` is for errors.
 pub(crate) fn certificate_lifetime(index: usize, backend: &Backend) -> Result<Duration, InvalidMesh> {
     let rotation = backend
         .dp_cert
         .as_ref()
-        .and_then(|certificate| certificate.rotation.as_ref());
+        .and_then(|dp_cert| dp_cert.rotation.as_ref());
     let Some(text) = rotation.and_then(|rotation| rotation.expiration.as_deref()) else {
         return Ok(DEFAULT_CERTIFICATE_LIFETIME);
     };
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_mesh_has_no_mtls_and_passes_outbound_traffic() {
+    fn empty_mesh_has_no_mtls_and_allows_passthrough() {
         assert_eq!(convert(json!({})), Ok(model::Mesh::new("default")));
     }
 

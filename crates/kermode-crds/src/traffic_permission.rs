@@ -44,7 +44,7 @@ pub struct MeshTrafficPermissionSpec {
     pub from: Vec<FromSpec>,
 }
 
-/// A group of proxies.
+/// Reference to a group of proxies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TargetRef {
     /// `Mesh`, `MeshSubset`, `MeshService` or `MeshServiceSubset`.
@@ -58,7 +58,7 @@ pub struct TargetRef {
     pub tags: BTreeMap<Arc<str>, Arc<str>>,
 }
 
-/// A rule: a group of clients and the action.
+/// A rule: a group of clients, and the action for this group.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FromSpec {
@@ -81,7 +81,7 @@ pub struct PermissionConf {
 /// A permission that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPermission {
-    /// The kind of a reference is unknown. Fields: path of the reference, kind.
+    /// The kind of a reference is not supported. Fields: path of the reference, kind.
     #[error("{0}.kind: {1:?} is not supported: use Mesh, MeshSubset, MeshService or MeshServiceSubset")]
     Kind(String, String),
     /// A reference to a service has no name. Fields: path of the reference, kind.
@@ -105,10 +105,10 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
     type Error = InvalidPermission;
 
     fn try_from(permission: &MeshTrafficPermission) -> Result<Self, InvalidPermission> {
-        let target = principal(TARGET_FIELD, &permission.spec.target_ref)?;
-        let mut tags = target.tags;
+        let target = referenced_proxies(TARGET_FIELD, &permission.spec.target_ref)?;
+        let mut target_tags = target.tags;
         if let Some(service) = target.service {
-            tags.insert(model::tag::SERVICE.into(), service.as_str().into());
+            target_tags.insert(model::tag::SERVICE.into(), service.as_str().into());
         }
         let rules = permission
             .spec
@@ -117,7 +117,7 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
             .enumerate()
             .map(|(index, from)| rule(index, from));
         Ok(Self {
-            target: tags,
+            target: target_tags,
             rules: rules.collect::<Result<_, _>>()?,
         })
     }
@@ -126,31 +126,38 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
 /// Path of the field that selects the inbounds of a permission.
 pub(crate) const TARGET_FIELD: &str = "spec.targetRef";
 
-/// Converts a rule. `index` is its position in `spec.from`, for errors.
+/// Converts a rule. `index` is the position of the rule in `spec.from`, for errors.
 pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidPermission> {
+    // The spellings in capitals are those of old versions of Kuma.
     let action = match from.default.action.as_str() {
         "Allow" | "ALLOW" => model::Action::Allow,
         "Deny" | "DENY" => model::Action::Deny,
         "AllowWithShadowDeny" | "ALLOW_WITH_SHADOW_DENY" => model::Action::AllowWithShadowDeny,
         other => return Err(InvalidPermission::Action(index, other.to_owned())),
     };
-    let from = principal(&format!("spec.from[{index}].targetRef"), &from.target_ref)?;
-    Ok(model::PermissionRule { from, action })
+    let clients = referenced_proxies(&format!("spec.from[{index}].targetRef"), &from.target_ref)?;
+    Ok(model::PermissionRule {
+        from: clients,
+        action,
+    })
 }
 
 /// Converts a reference into the group of proxies that the reference selects. `field` is the path of the reference, for
 /// errors.
-pub(crate) fn principal(field: &str, target: &TargetRef) -> Result<model::Principal, InvalidPermission> {
+pub(crate) fn referenced_proxies(
+    field: &str,
+    reference: &TargetRef,
+) -> Result<model::Principal, InvalidPermission> {
     let service = || {
-        let name = target.name.as_deref().filter(|name| !name.is_empty());
+        let name = reference.name.as_deref().filter(|name| !name.is_empty());
         name.map(model::ServiceName::new)
-            .ok_or_else(|| InvalidPermission::Name(field.to_owned(), target.kind.clone()))
+            .ok_or_else(|| InvalidPermission::Name(field.to_owned(), reference.kind.clone()))
     };
-    Ok(match target.kind.as_str() {
+    Ok(match reference.kind.as_str() {
         "Mesh" => model::Principal::default(),
         "MeshSubset" => model::Principal {
             service: None,
-            tags: target.tags.clone(),
+            tags: reference.tags.clone(),
         },
         "MeshService" => model::Principal {
             service: Some(service()?),
@@ -158,7 +165,7 @@ pub(crate) fn principal(field: &str, target: &TargetRef) -> Result<model::Princi
         },
         "MeshServiceSubset" => model::Principal {
             service: Some(service()?),
-            tags: target.tags.clone(),
+            tags: reference.tags.clone(),
         },
         other => return Err(InvalidPermission::Kind(field.to_owned(), other.to_owned())),
     })

@@ -34,15 +34,19 @@ pub(super) fn dataplane() -> Value {
 }
 
 fn columns() -> Value {
-    let condition = |kind: &str| format!(".status.conditions[?(@.type==\"{kind}\")].status");
+    let condition_status = |kind: &str| format!(".status.conditions[?(@.type==\"{kind}\")].status");
     json!([
         column("Mesh", "string", ".mesh"),
         column("Services", "string", ".status.inbounds.services"),
         column("Ready", "string", ".status.inbounds.summary"),
         column("Address", "string", ".spec.networking.address"),
         column("Age", "date", ".metadata.creationTimestamp"),
-        wide_column(column("Connected", "string", &condition("Connected"))),
-        wide_column(column("Accepted", "string", &condition("ConfigurationAccepted"))),
+        wide_column(column("Connected", "string", &condition_status("Connected"))),
+        wide_column(column(
+            "Accepted",
+            "string",
+            &condition_status("ConfigurationAccepted")
+        )),
         wide_column(column("Sent", "string", ".status.sidecar.configuration.sent")),
         wide_column(column(
             "Acknowledged",
@@ -78,16 +82,19 @@ fn probes() -> Value {
         "path": text("Path that the kubelet requests from the proxy."),
     }));
     let schema = open_object(json!({
-        "port": port(0, "Port of the listener that answers probes for the application."),
-        "endpoints": {"type": "array", "description": "One entry for each HTTP probe.", "items": endpoint},
+        "port": port(0, "Port of the listener that answers virtual probes."),
+        "endpoints": {"type": "array", "description": "One entry for each virtual probe.", "items": endpoint},
     }));
-    with_description(schema, "HTTP probes that the proxy passes to the application.")
+    with_description(
+        schema,
+        "Virtual probes: HTTP probes of the application that a listener of the proxy answers.",
+    )
 }
 
 fn networking() -> Value {
     let inbounds = json!({
         "type": "array",
-        "description": "One entry for each port of each Service that selects the Pod.",
+        "description": "One entry for each port of each Service that selects the Pod. A Pod that no Service selects has one entry.",
         // The API server needs this bound to estimate the cost of the CEL rules.
         "maxItems": Inbound::MAX_PER_DATAPLANE,
         "items": inbound(),
@@ -122,7 +129,7 @@ fn networking() -> Value {
 }
 
 fn inbound() -> Value {
-    // Kuma omits `false` when it writes the object, so an absent member means `false`.
+    // Kuma omits `false` when it writes the object, so an absent `ready` means `false`.
     let ready = json!({"type": "boolean", "default": false, "description": "Whether the inbound may receive traffic."});
     let health = open_object(json!({"ready": ready}));
     let schema = open_object(json!({
@@ -143,20 +150,20 @@ fn inbound() -> Value {
 fn tags() -> Value {
     json!({
         "type": "object",
-        "description": "Tags that select the inbound or gateway.",
+        "description": "Tags by which policies select the inbound or gateway.",
         "additionalProperties": {"type": "string", "minLength": 1},
     })
 }
 
 fn transparent_proxying() -> Value {
-    let names =
+    let service_names =
         |description: &str| json!({"type": "array", "description": description, "items": {"type": "string"}});
     let schema = open_object(json!({
         "redirectPortInbound": port(0, "Port that inbound IPv4 connections are redirected to."),
         "redirectPortInboundV6": port(0, "Port that inbound IPv6 connections are redirected to."),
         "redirectPortOutbound": port(0, "Port that outbound connections are redirected to."),
-        "directAccessServices": names("Services whose Pods the proxy reaches by IP address; * selects all."),
-        "reachableServices": names("Services that the proxy is configured for; all if empty."),
+        "directAccessServices": service_names("Services whose Pods the proxy reaches by IP address; * selects all."),
+        "reachableServices": service_names("Services that the proxy is configured for; all if empty."),
     }));
     with_description(
         schema,
@@ -173,7 +180,7 @@ fn status() -> Value {
         "message": text("Error message of Envoy."),
     }));
     let configuration = object(json!({
-        "sent": text("Newest version sent, as counted by the serving replica."),
+        "sent": text("Newest version that was sent. The replica that serves the proxy counts the versions."),
         "acknowledged": text("Newest version that the proxy has acknowledged completely."),
         "lastRejection": with_description(rejection, "Last configuration that Envoy rejected."),
     }));

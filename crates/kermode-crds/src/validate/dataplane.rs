@@ -11,7 +11,7 @@ use super::tags::{self, TagOwner};
 /// Message about a port out of range.
 const PORT_RANGE: &str = "port must be in the range [1, 65535]";
 
-/// Returns the problems of a Dataplane. `mesh_exists` returns whether a Mesh exists.
+/// Returns the problems of a Dataplane. `mesh_exists` returns whether a Mesh of this name exists.
 pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mesh = object["mesh"].as_str().filter(|mesh| !mesh.is_empty());
@@ -52,6 +52,7 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
             TagOwner::Gateway,
             &mut problems,
         ),
+        // The inbounds are checked below.
         (true, false) => {}
     }
     if inbounds.len() > Inbound::MAX_PER_DATAPLANE {
@@ -90,15 +91,16 @@ fn check_inbound(field: &str, inbound: &Value, problems: &mut Vec<Problem>) {
     if !is_port(&inbound["port"]) {
         problems.push(Problem::new(format!("{field}.port"), PORT_RANGE));
     }
+    // 0 means the same as an absent port.
     let service_port = &inbound["servicePort"];
     if !service_port.is_null() && *service_port != 0 && !is_port(service_port) {
         problems.push(Problem::new(format!("{field}.servicePort"), PORT_RANGE));
     }
-    for name in ["address", "serviceAddress"] {
-        let address = inbound[name].as_str().unwrap_or_default();
+    for member in ["address", "serviceAddress"] {
+        let address = inbound[member].as_str().unwrap_or_default();
         if !address.is_empty() && address.parse::<IpAddr>().is_err() {
-            let message = format!("{name} has to be valid IP address");
-            problems.push(Problem::new(format!("{field}.{name}"), message));
+            let message = format!("{member} has to be valid IP address");
+            problems.push(Problem::new(format!("{field}.{member}"), message));
         }
     }
     check_health(&format!("{field}.health"), &inbound["health"], problems);
@@ -124,8 +126,8 @@ fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks the port of Envoy's admin interface. The interface listens on loopback, so no inbound on loopback may have
-/// the interface's port.
+/// Checks the port of Envoy's admin interface. The interface listens on loopback, so its port must differ from the
+/// ports of inbounds on loopback.
 fn check_admin(networking: &Value, inbounds: &[Value], problems: &mut Vec<Problem>) {
     let admin_port = &networking["admin"]["port"];
     if admin_port.is_null() || *admin_port == 0 {
@@ -154,8 +156,8 @@ fn is_port(port: &Value) -> bool {
         .is_some_and(|port| (1..=u64::from(u16::MAX)).contains(&port))
 }
 
-/// Whether the text is a DNS name (RFC 1123). A name whose last label has only digits is rejected, since it is probably
-/// a mistyped IP address.
+/// Returns whether a text is a DNS name (RFC 1123). A name whose last label has only digits is rejected, because the
+/// name is probably a mistyped IP address.
 fn is_dns_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let bytes = label.as_bytes();
@@ -193,12 +195,12 @@ mod tests {
         problems.iter().map(ToString::to_string).collect()
     }
 
-    /// Returns the only problem of a valid Dataplane with one value replaced.
+    /// Replaces the value at a JSON pointer in a valid Dataplane. Returns the only problem of the result.
     fn problem_with(pointer: &str, value: Value) -> String {
         let mut object = mk_dataplane();
         let (parent, member) = pointer.rsplit_once('/').expect("a pointer");
         let parent = object.pointer_mut(parent).expect("a parent");
-        parent[member.replace("~1", "/").as_str()] = value;
+        parent[member] = value;
         let problems = problems(&object);
         assert_eq!(problems.len(), 1, "{problems:?}");
         problems.into_iter().next().expect("a problem")
@@ -244,32 +246,39 @@ mod tests {
         let gateway_only =
             json!({"mesh": "default", "spec": {"networking": {"address": "10.0.0.1", "gateway": gateway}}});
         assert_eq!(problems(&gateway_only), [""; 0]);
-        let named_by_deployment = json!({"spec": {"networking": {
+        let with_service_name_tag = json!({"spec": {"networking": {
             "address": "10.0.0.1", "gateway": {"tags": {"kuma.io/service-name": "edge_ns_svc"}}}}});
         assert_eq!(
-            problems(&named_by_deployment),
+            problems(&with_service_name_tag),
             [""; 0],
-            "a gateway identified by its Deployment"
+            "the gateway has the tag kuma.io/service-name in place of kuma.io/service"
         );
     }
 
     #[test]
     fn names_and_values_of_tags_are_restricted() {
-        let tags = |tags: Value| problem_with("/spec/networking/inbound", json!([{"port": 1, "tags": tags}]));
+        let problem_with_tags =
+            |tags: Value| problem_with("/spec/networking/inbound", json!([{"port": 1, "tags": tags}]));
         let service = "web_ns_svc_80";
         let field = "spec.networking.inbound[0].tags";
         assert_eq!(
-            tags(json!({"a": "b"})),
+            problem_with_tags(json!({"a": "b"})),
             format!("{field}: mandatory tag \"kuma.io/service\" is missing")
         );
         assert_eq!(
-            tags(json!({"kuma.io/service": service, "v": ""})),
+            problem_with_tags(json!({"kuma.io/service": service, "v": ""})),
             format!("{field}[\"v\"]: tag value must be non-empty")
         );
-        assert!(tags(json!({"kuma.io/service": service, "v": "a/b"})).contains("tag value must consist of"));
-        assert!(tags(json!({"kuma.io/service": service, "v w": "a"})).contains("tag name must consist of"));
+        assert!(
+            problem_with_tags(json!({"kuma.io/service": service, "v": "a/b"}))
+                .contains("tag value must consist of")
+        );
+        assert!(
+            problem_with_tags(json!({"kuma.io/service": service, "v w": "a"}))
+                .contains("tag name must consist of")
+        );
         assert_eq!(
-            tags(json!({"kuma.io/service": service, "kuma.io/protocol": "mongo"})),
+            problem_with_tags(json!({"kuma.io/service": service, "kuma.io/protocol": "mongo"})),
             format!(
                 "{field}[\"kuma.io/protocol\"]: tag \"kuma.io/protocol\" has an invalid value \"mongo\". \
                  Allowed values: grpc, http, http2, kafka, tcp"
@@ -345,6 +354,7 @@ mod tests {
     fn all_problems_of_a_malformed_dataplane_are_reported() {
         let object =
             json!({"mesh": "x", "spec": {"networking": {"inbound": [{}, {"port": "80", "tags": []}]}}});
+        // The mesh, the address, and the port and the tags of both inbounds.
         assert_eq!(problems(&object).len(), 6);
         for malformed in [
             json!(null),

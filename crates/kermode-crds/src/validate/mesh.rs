@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Problem;
 use crate::mesh::{Backend, Mesh, certificate_lifetime, check_backend_name, mode};
 
-/// Returns the problems of a Mesh. Only the enabled backend must have a supported type.
+/// Returns the problems of a Mesh. Backends that are not enabled may have an unsupported type.
 pub fn mesh(object: &Value) -> Vec<Problem> {
     let mesh = match Mesh::deserialize(object) {
         Ok(mesh) => mesh,
@@ -30,7 +30,7 @@ pub fn mesh(object: &Value) -> Vec<Problem> {
             problems.push(Problem::new(field, message));
         }
         for problem in check_backend(index, backend) {
-            // The conversion has already reported a problem of the enabled backend.
+            // The conversion to the model may have reported the same problem of the enabled backend.
             if !problems.contains(&problem) {
                 problems.push(problem);
             }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Problem;
-use crate::traffic_permission::{MeshTrafficPermission, TARGET_FIELD, TargetRef, principal, rule};
+use crate::traffic_permission::{MeshTrafficPermission, TARGET_FIELD, TargetRef, referenced_proxies, rule};
 
 /// Returns the problems of a MeshTrafficPermission in `namespace`. MeshTrafficPermissions are valid only in
 /// `system_namespace`.
@@ -23,17 +23,17 @@ pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &st
     };
     let spec = &permission.spec;
     problems.extend(
-        principal(TARGET_FIELD, &spec.target_ref)
+        referenced_proxies(TARGET_FIELD, &spec.target_ref)
             .err()
             .map(|error| error.problem()),
     );
-    problems.extend(unused_fields(TARGET_FIELD, &spec.target_ref));
+    problems.extend(problems_of_unused_fields(TARGET_FIELD, &spec.target_ref));
     if spec.from.is_empty() {
         problems.push(Problem::new("spec.from", "needs at least one item"));
     }
     for (index, from) in spec.from.iter().enumerate() {
         problems.extend(rule(index, from).err().map(|error| error.problem()));
-        problems.extend(unused_fields(
+        problems.extend(problems_of_unused_fields(
             &format!("spec.from[{index}].targetRef"),
             &from.target_ref,
         ));
@@ -41,19 +41,19 @@ pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &st
     problems
 }
 
-/// Returns a problem for each field of a reference that its kind does not use. Ignoring the field would apply the
-/// permission to more proxies than intended.
-fn unused_fields(field: &str, target: &TargetRef) -> Vec<Problem> {
-    let has_name = target.name.as_deref().is_some_and(|name| !name.is_empty());
+/// Returns a problem for each field that is set in a reference but not used by the kind of the reference. Ignoring the
+/// field would apply the permission to more proxies than intended.
+fn problems_of_unused_fields(field: &str, reference: &TargetRef) -> Vec<Problem> {
+    let has_name = reference.name.as_deref().is_some_and(|name| !name.is_empty());
     let mut problems = Vec::new();
     let mut report = |member: &str| {
-        let message = format!("cannot be set with kind {}", target.kind);
+        let message = format!("cannot be set with kind {}", reference.kind);
         problems.push(Problem::new(format!("{field}.{member}"), message));
     };
-    if has_name && matches!(target.kind.as_str(), "Mesh" | "MeshSubset") {
+    if has_name && matches!(reference.kind.as_str(), "Mesh" | "MeshSubset") {
         report("name");
     }
-    if !target.tags.is_empty() && matches!(target.kind.as_str(), "Mesh" | "MeshService") {
+    if !reference.tags.is_empty() && matches!(reference.kind.as_str(), "Mesh" | "MeshService") {
         report("tags");
     }
     problems
