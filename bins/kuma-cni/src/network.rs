@@ -12,40 +12,41 @@ use crate::protocol::Failure;
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct NetworkConfig {
     /// Version of the CNI specification that the runtime uses.
-    #[serde(rename = "cniVersion", default = "oldest_version")]
+    #[serde(rename = "cniVersion", default = "default_version")]
     pub(crate) cni_version: String,
-    /// Result of the previous plugins, not decoded, so that the plugin passes on unknown fields.
+    /// Result of the plugins that ran before this one. It is not decoded, so unknown fields are passed on.
     #[serde(rename = "prevResult")]
     previous_result: Option<Value>,
     /// Access to the API server, and the excluded namespaces.
     pub(crate) kubernetes: KubernetesSettings,
-    /// Path of nft. By default, nft in the directory of this program if it exists, otherwise `/usr/sbin/nft`.
+    /// Path of the program nft. By default, nft in the plugin's directory if it exists, otherwise `/usr/sbin/nft`.
     pub(crate) nft: Option<PathBuf>,
 }
 
 /// Access to the API server, and the excluded namespaces.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct KubernetesSettings {
-    /// Path of the kubeconfig that the installer wrote.
+    /// Path of the kubeconfig, which the installer of the plugin writes to the node.
     pub(crate) kubeconfig: PathBuf,
-    /// Namespaces whose pods are skipped.
+    /// Namespaces whose pods get no rules.
     #[serde(default)]
     pub(crate) exclude_namespaces: Vec<String>,
 }
 
-/// Returns the version that the specification defines for a configuration without `cniVersion`.
-fn oldest_version() -> String {
+/// Returns the version that the specification defines for a configuration without `cniVersion`. The plugin does not
+/// support this version.
+fn default_version() -> String {
     "0.1.0".to_owned()
 }
 
-/// Returns `cniVersion` of the input, or the oldest version if the input is invalid or has no `cniVersion`. Errors
-/// about invalid input also contain a version.
+/// Returns `cniVersion` of the input, or the default version if the input is invalid or has no `cniVersion`: an error
+/// about invalid input must contain a version, too.
 pub(crate) fn version_of(input: &str) -> String {
     let input: Value = serde_json::from_str(input).unwrap_or_default();
     input
         .get("cniVersion")
         .and_then(Value::as_str)
-        .map_or_else(oldest_version, str::to_owned)
+        .map_or_else(default_version, str::to_owned)
 }
 
 impl NetworkConfig {
@@ -54,8 +55,8 @@ impl NetworkConfig {
         serde_json::from_str(input).map_err(|error| Failure::configuration(&error.to_string()))
     }
 
-    /// Returns the result of ADD: the result of the previous plugins, or only a version if there are none. Multus
-    /// permits a configuration without previous plugins.
+    /// Returns the result of ADD: the result of the previous plugins, or only a version if no plugin ran before. Multus
+    /// can run the plugin as the first one.
     pub(crate) fn result(&self) -> Value {
         self.previous_result
             .clone()
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn version_is_read_from_valid_input_and_is_the_oldest_for_invalid_input() {
+    fn version_is_read_from_valid_input_and_is_the_default_for_invalid_input() {
         assert_eq!(version_of(CHAINED), "1.0.0");
         assert_eq!(version_of("not json"), "0.1.0");
     }

@@ -8,9 +8,9 @@ pub(crate) const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.
 /// Operation that the runtime requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CniCommand {
-    /// Apply the rules of a pod.
+    /// ADD: apply the rules of transparent proxying in a pod.
     Add,
-    /// Report the supported versions.
+    /// VERSION: report the supported versions.
     Version,
     /// CHECK, DEL, GC or STATUS, which have no effect.
     Ignored,
@@ -29,6 +29,7 @@ pub(crate) struct Failure {
 }
 
 impl CniCommand {
+    /// Parses the value of `CNI_COMMAND`.
     pub(crate) fn parse(command: Option<&str>) -> Result<Self, Failure> {
         match command {
             Some("ADD") => Ok(Self::Add),
@@ -56,7 +57,7 @@ impl Failure {
         }
     }
 
-    /// A variable of the environment is missing or wrong.
+    /// An environment variable is missing or wrong.
     pub(crate) fn environment(details: &str) -> Self {
         Self {
             code: 4,

@@ -1,4 +1,4 @@
-//! Debug endpoint: state of this replica as JSON over plain HTTP, for troubleshooting.
+//! Server of `/debug`: state of this replica as JSON over plain HTTP, for troubleshooting.
 //!
 //! The server listens on loopback, so only `kubectl port-forward` reaches it. Responses contain neither keys nor
 //! tokens. They contain the names, versions and sizes of resources, but not their contents. The types of the responses
@@ -27,7 +27,7 @@ use kermode_config::Config;
 /// Maximum time to wait until a proxy's resources are generated.
 const GENERATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Address that the server listens on. The port is in the configuration.
+/// IP address that the server listens on. The port is in the configuration.
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// State that the responses show; cheap to clone.
@@ -46,7 +46,7 @@ struct ResourcesQuery {
     proxy: String,
 }
 
-/// Returns the routes of the endpoint.
+/// Returns the routes of the server.
 pub(crate) fn router(state: DebugState) -> Router {
     Router::new()
         .route(OVERVIEW, get(overview))
@@ -96,8 +96,8 @@ async fn resources(
     let mut watcher = state.store.watch(&key);
     let mut resources = watcher.read(|view, _| view.as_ref().map(resources_by_kind));
     if resources.is_none() {
-        // The store holds no own resources of a proxy without a stream. The watcher counts as a stream, so the
-        // publisher generates the resources.
+        // The store holds the resources of a proxy only while the proxy has a stream. The watcher counts as a stream,
+        // so the publisher generates the resources.
         let _ = tokio::time::timeout(GENERATION_TIMEOUT, watcher.changed()).await;
         resources = watcher.read(|view, _| view.as_ref().map(resources_by_kind));
     }
@@ -105,7 +105,7 @@ async fn resources(
     resources.map(Json).ok_or((StatusCode::NOT_FOUND, text))
 }
 
-/// Returns the resources of a proxy by kind.
+/// Returns the resources that a wildcard subscription of the proxy includes, by kind.
 fn resources_by_kind(view: &View<'_>) -> Resources {
     let of_kind = |kind: ResourceKind| {
         let mut entries: Vec<_> = view.wildcard(kind).collect();

@@ -1,4 +1,5 @@
-//! The server for proxies: delta ADS, issuance of certificates, and endpoint removals, with the same authentication.
+//! The server for proxies: delta ADS, issuance of certificates, and reports on endpoint removals. All three
+//! authenticate proxies by their tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,7 +83,7 @@ impl ProxyServer {
         }
     }
 
-    /// Returns the server of delta ADS.
+    /// Returns the service of delta ADS.
     pub(crate) fn ads(&self) -> AdsServer {
         self.ads.clone()
     }
@@ -100,11 +101,12 @@ impl Protocol for ProxyServer {
     ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
         let transport = self.transport.clone();
         let shutdown = Box::pin(signals.shutdown().wait());
-        let has_request = AtomicBool::new(false);
+        let is_in_use = AtomicBool::new(false);
         let on_request = move || {
             signals.request_received();
-            // A proxy's stream lasts as long as its connection.
-            if !has_request.swap(true, Ordering::Relaxed) {
+            // A proxy opens its stream once and keeps it as long as the connection, so the connection is never idle
+            // after its first request.
+            if !is_in_use.swap(true, Ordering::Relaxed) {
                 signals.start_endless_request();
             }
         };

@@ -1,4 +1,4 @@
-//! Creates the components, connects them and runs them until a signal.
+//! Creates the components of the control plane, connects them and runs them until a signal.
 
 mod api_server;
 mod components;
@@ -68,7 +68,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     let finish = async {
         if config.runs_in_pod() && outcome.is_ok() {
-            // `/ready` fails from now on, because nothing calls `mark_ready` on this guard.
+            // `/ready` fails while the guard exists, because nothing calls `mark_ready` on the guard.
             let _guard = readiness.register("shutdown");
             tokio::time::sleep(SHUTDOWN_DELAY).await;
         }
@@ -124,11 +124,11 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         spawn_debug(&mut components, listener, config, &state, shutdown);
     }
     let webhooks = state.webhooks(config, &client, ca_pem, &registry).await?;
-    let webhooks = connection_close::layer(kermode_admission::router(webhooks), readiness.clone());
+    let webhook_router = connection_close::layer(kermode_admission::router(webhooks), readiness.clone());
     let admission = admission_server(
         listeners.admission,
         serving_identity.certificate(),
-        webhooks,
+        webhook_router,
         &state.connection_metrics,
         shutdown,
     )?;
@@ -171,7 +171,7 @@ fn spawn_engine_watches(
     }
 }
 
-/// Spawns the controllers that run on every replica, whether or not the replica holds the Lease.
+/// Spawns the components that watch or write objects on every replica, whether or not the replica holds the Lease.
 fn spawn_controllers(
     components: &mut Components,
     config: &Config,
@@ -210,7 +210,7 @@ fn spawn_controllers(
         "rotation of CAs",
         run_until_shutdown(shutdown, ca_rotation),
     );
-    // All replicas share the CA of the webhooks, so they write the same registrations.
+    // The serving certificates of all replicas have the same CA, so all replicas write the same `caBundle`.
     let registrations = registration::maintain_ca_bundles(client.clone(), ca_pem.as_bytes().to_vec());
     spawn(
         components,
@@ -227,13 +227,13 @@ fn spawn_debug(
     state: &SharedState,
     shutdown: &Shutdown,
 ) {
-    let debug = DebugState {
+    let debug_state = DebugState {
         config: Arc::new(config.clone()),
         statuses: state.statuses.clone(),
         removals: state.removals.clone(),
         store: state.store.clone(),
     };
-    let server = diagnostics::serve(listener, debug::router(debug), shutdown.clone());
+    let server = diagnostics::serve(listener, debug::router(debug_state), shutdown.clone());
     spawn(components, "server of /debug", async { Ok(server.await?) });
 }
 
@@ -295,12 +295,13 @@ fn spawn_leader_components(
     shutdown: &Shutdown,
 ) {
     let namespace = &config.store.kubernetes.system_namespace;
+    // The random number distinguishes replicas with the same name, such as a container and its restarted successor.
     let identity = format!("{}_{:016x}", config.instance_name(), fastrand::u64(..));
     let candidate = Candidate::new(client.clone(), namespace, "kuma-cp-leader", identity);
     let is_leader_sender = state.is_leader_sender.clone();
-    let finished = shutdown.clone().wait();
+    let shutdown_started = shutdown.clone().wait();
     spawn(components, "leader election", async {
-        candidate.run(is_leader_sender, finished).await;
+        candidate.run(is_leader_sender, shutdown_started).await;
         Ok(())
     });
     let writer = state.writer.clone().run(state.is_leader.clone());

@@ -1,4 +1,4 @@
-//! Command line of `kuma-dp`, called by the injected container and the kubelet's hooks.
+//! Command line of `kuma-dp`, as the sidecar container and its lifecycle hooks use it.
 //!
 //! Every option of `run` has an environment variable (`docs/reference/sidecar.md#environment`). Most values stay text
 //! here, so that `config.rs` can report all invalid values together.
@@ -18,11 +18,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run Envoy and the components that serve it, until a signal or the end of Envoy.
+    /// Run Envoy and the components that serve it, until a signal or until Envoy ends and is not restarted.
     Run(Box<RunArgs>),
     /// Wait until a URL responds with a success status, for hooks and probes of images without a shell.
     Wait(WaitArgs),
-    /// Replace this process by Envoy, which the kernel kills when the calling process ends.
+    /// Replace this process by Envoy. The kernel kills Envoy when the parent process, `kuma-dp run`, ends.
     #[command(hide = true)]
     ExecEnvoy(ExecArgs),
 }
@@ -54,7 +54,7 @@ pub(crate) struct RunArgs {
     /// drain ends when the last connection closes.
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
-    /// File with the token that authenticates this proxy; read for every call.
+    /// File with the token that authenticates this proxy; read for every call to the control plane.
     #[arg(long = "dataplane-token-file", env = "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH")]
     pub(crate) token_path: Option<PathBuf>,
     /// Path of the Envoy program.
@@ -92,20 +92,21 @@ pub(crate) struct WaitArgs {
     /// Time after which the wait fails, in Go's notation.
     #[arg(long, default_value = "60s")]
     pub(crate) timeout: String,
-    /// Pause between two requests.
+    /// Pause between two requests, in Go's notation.
     #[arg(long, default_value = "250ms")]
     pub(crate) check_frequency: String,
-    /// Timeout of one request.
+    /// Timeout of one request, in Go's notation.
     #[arg(long, default_value = "500ms")]
     pub(crate) request_timeout: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Process ID of the caller. Envoy is not executed if the parent is another process: the caller has ended.
+    /// Process ID of `kuma-dp run`. Envoy is not executed if the parent is another process, because `kuma-dp run` has
+    /// ended then.
     #[arg(long)]
     pub(crate) parent: i32,
-    /// Program and arguments.
+    /// Path and arguments of Envoy.
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
 }

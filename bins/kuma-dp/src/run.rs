@@ -31,7 +31,8 @@ use tonic::transport::Server;
 
 use crate::config::Config;
 
-/// Running components. They are dropped after Envoy has ended, because the drain needs all of them.
+/// Running components: the server for Envoy, the renewal of the certificate, and DNS. They are dropped after Envoy has
+/// ended, because the drain needs all of them.
 type Components = JoinSet<anyhow::Result<()>>;
 
 /// Runs Envoy and the components. Returns Envoy's exit code, or the error of a component.
@@ -89,8 +90,8 @@ fn envoy_bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Valu
     }))
 }
 
-/// Starts the components. The returned watch of the endpoint removal is not running: the supervisor runs the watch
-/// during the drain.
+/// Starts the components. The returned watch of the removal of this sidecar's endpoint is not started: the supervisor
+/// runs the watch during the drain.
 async fn start_components(
     config: &Config,
     listener: UnixListener,

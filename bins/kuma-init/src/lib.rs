@@ -18,7 +18,7 @@ use kermode_netfilter::{CheckOutcome, IpFamilies, Nft, RuleSet, TrafficConfig, c
 
 use crate::cli::Cli;
 
-/// Kuma's error text for any failure to set up the redirection.
+/// Start of every error about setting up the redirection; Kuma's text.
 const SETUP_FAILED: &str = "failed to setup transparent proxy";
 /// Timeout of each step of the check: connecting, accepting and reading. A step takes microseconds, on a busy node
 /// milliseconds.
@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
 /// Converts arguments to settings, for tests of other crates.
 ///
 /// # Errors
-/// When an argument is invalid; the error has the text that the program prints.
+/// When an argument is invalid.
 pub fn traffic_config(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
     let cli = Cli::try_parse_from(["kuma-init"].iter().chain(arguments))?;
     settings::read(&cli).context(SETUP_FAILED)

@@ -1,4 +1,5 @@
-//! Converts arguments to settings. Reads the user database and `/etc/resolv.conf` if an argument refers to them.
+//! Converts arguments to settings. Reads the user database for `--kuma-dp-user`, and `/etc/resolv.conf` for
+//! `--redirect-dns`.
 
 use std::fs;
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use crate::cli::Cli;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Reads all settings. Errors name the invalid argument.
+/// Converts all arguments. Errors name the invalid argument.
 pub(crate) fn read(cli: &Cli) -> anyhow::Result<TrafficConfig> {
     let networks: Result<_, _> = cli
         .vnet
@@ -107,8 +108,8 @@ fn dns(cli: &Cli) -> anyhow::Result<Option<DnsRedirect>> {
     }))
 }
 
-/// Returns the name servers of resolv.conf(5). The zone of an IPv6 address (`%eth0`) is dropped, because rules match
-/// only addresses.
+/// Returns the name servers in the text of resolv.conf(5). The zone of an IPv6 address (`%eth0`) is dropped, because
+/// rules match only addresses.
 fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
     let lines = resolv_conf
         .lines()

@@ -1,5 +1,5 @@
-//! `kumactl dataplane`: prints the Dataplanes that the control plane would write for Pods, or an explanation. It uses
-//! the control plane's conversion and contacts no cluster.
+//! `kumactl dataplane`: prints the Dataplanes that the control plane would write for Pods, or explains them. The
+//! command uses the control plane's conversion and contacts no cluster.
 
 mod explanation;
 

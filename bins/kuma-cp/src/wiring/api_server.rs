@@ -1,4 +1,4 @@
-//! Requests to the API server during the start. A failed request is repeated. If the process exited instead, the
+//! Requests to the API server while `kuma-cp` starts. A failed request is repeated. If the process exited instead, the
 //! kubelet would restart it with a growing backoff, and this replica would be down for longer than the API server.
 
 use std::time::Duration;
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 /// Pause between attempts.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// Time after which a request that fails at every attempt ends the start. An API server that has just started denies
-/// all requests until it has read its roles.
+/// Time for which a failing request is repeated. After this time, `kuma-cp` exits with an error. An API server that has
+/// just started denies all requests until it has read its roles.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connects to the API server. Waits without limit while the API server cannot be reached or is not ready.
@@ -33,7 +33,7 @@ pub(super) async fn connect() -> anyhow::Result<Client> {
 /// Repeats a request until it succeeds.
 ///
 /// # Errors
-/// The last error, when all attempts have failed for [`RETRY_TIMEOUT`].
+/// The error of the last attempt, once [`RETRY_TIMEOUT`] has passed since the first failure.
 pub(super) async fn retry<T>(request: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let mut first_failure = None;
     loop {

@@ -28,7 +28,7 @@ impl Listeners {
         let debug = match config.diagnostics.debug_port {
             0 => None,
             port => {
-                let server = ServerAddress {
+                let server = ServerSocket {
                     server: "the server of /debug",
                     address: SocketAddr::new(LOOPBACK, port),
                     setting: "diagnostics.debugPort (KUMA_DIAGNOSTICS_DEBUG_PORT; 0 disables /debug)",
@@ -38,19 +38,19 @@ impl Listeners {
         };
         Ok(Self {
             debug,
-            admission: ServerAddress {
+            admission: ServerSocket {
                 server: "the admission server",
                 address: SocketAddr::new(admission.address, admission.port),
                 setting: "runtime.kubernetes.admissionServer.port (KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT)",
             }
             .listen()?,
-            proxies: ServerAddress {
+            proxies: ServerSocket {
                 server: "the server for proxies",
                 address: SocketAddr::new(config.dp_server.address, config.dp_server.port),
                 setting: "dpServer.port (KUMA_DP_SERVER_PORT)",
             }
             .listen()?,
-            diagnostics: ServerAddress {
+            diagnostics: ServerSocket {
                 server: "the diagnostics server",
                 address: SocketAddr::new(config.diagnostics.address, config.diagnostics.server_port),
                 setting: "diagnostics.serverPort (KUMA_DIAGNOSTICS_SERVER_PORT)",
@@ -60,18 +60,18 @@ impl Listeners {
     }
 }
 
-/// Address of a server, and the texts that the error contains if it cannot be bound.
-struct ServerAddress {
-    /// Name of the server.
+/// Socket of a server: its address, and the texts of the error for an address that cannot be bound.
+struct ServerSocket {
+    /// Name of the server in the error.
     server: &'static str,
     /// Address to listen on.
     address: SocketAddr,
-    /// Setting of the port, in the file and in the environment.
+    /// Key of the port in the configuration file, and its environment variable.
     setting: &'static str,
 }
 
-impl ServerAddress {
-    /// Starts to listen.
+impl ServerSocket {
+    /// Binds the socket and starts to listen.
     ///
     /// # Errors
     /// When the address cannot be bound; the error names the server, the address and the setting.
@@ -104,7 +104,7 @@ mod tests {
     async fn error_about_a_port_in_use_names_the_server_and_the_setting() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = taken.local_addr().expect("an address");
-        let server = ServerAddress {
+        let server = ServerSocket {
             server: "admission server",
             address,
             setting: "runtime.kubernetes.admissionServer.port",

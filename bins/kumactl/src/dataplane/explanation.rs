@@ -52,6 +52,7 @@ fn explain_pod(outcome: &PodOutcome) -> String {
     }
     for inbound in &outcome.explanation.inbounds {
         line(1, &inbound_text(inbound));
+        // A port of a Service that yields no inbound.
         if inbound.port.is_none() {
             continue;
         }
@@ -61,11 +62,11 @@ fn explain_pod(outcome: &PodOutcome) -> String {
         }
     }
     for (key, reason) in &outcome.explanation.dropped_labels {
-        let reason = match reason {
+        let reason_text = match reason {
             LabelDropReason::Reserved => "keys that contain kuma.io/ never become tags",
             LabelDropReason::Empty => "it has no value",
         };
-        line(1, &format!("label {key} does not become a tag: {reason}"));
+        line(1, &format!("label {key} does not become a tag: {reason_text}"));
     }
     for warning in &outcome.warnings {
         line(1, &format!("warning: {warning}"));
@@ -99,13 +100,13 @@ fn service_match_text(service_match: &ServiceMatch) -> String {
 }
 
 fn inbound_text(inbound: &InboundExplanation) -> String {
-    let Some((service, number, target)) = &inbound.service else {
+    let Some((service, service_port, target)) = &inbound.service else {
         return format!(
             "inbound {}: no Service selects the Pod; the port is a placeholder on which nothing listens",
             inbound.port.unwrap_or_default()
         );
     };
-    let source = format!("port {number} of Service {}", service.name);
+    let source = format!("port {service_port} of Service {}", service.name);
     match (inbound.port, target, &inbound.container) {
         (None, TargetPort::Name(name), _) => {
             format!("{source} yields no inbound: no container has a TCP port named {name}")

@@ -29,6 +29,7 @@ pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
     let webhook_address = webhook_address(args.webhook_url.as_deref(), &mut problems);
     let images = images(&args.images, &mut problems);
     if !problems.is_empty() {
+        // The spaces align each line with the text after `Error: `.
         bail!("{}", problems.join("\n       "));
     }
     Ok(Installation {
@@ -73,7 +74,8 @@ fn check_dns_label(flag: &str, value: &str, problems: &mut Vec<String>) {
     }
 }
 
-/// Checks the URL of the webhooks by the rules of the API server for `clientConfig.url`.
+/// Returns the address of the webhooks: the URL, or the Service if there is no URL. Checks the URL by the rules of the
+/// API server for `clientConfig.url`.
 fn webhook_address(url: Option<&str>, problems: &mut Vec<String>) -> WebhookAddress {
     let Some(url) = url else {
         return WebhookAddress::Service;

@@ -34,12 +34,12 @@ Exit codes:
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct ContainerPatchArgs {
-    /// ContainerPatches as YAML or JSON; - is the standard input. They are applied in the order of the file.
+    /// File with ContainerPatches as YAML or JSON; - is the standard input. They are applied in the order of the file.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
-    /// Pod, or workload with a Pod template. The command prints the changes that the ContainerPatches make to its
-    /// sidecar and init container.
+    /// File with a Pod, or with a workload that has a Pod template. The command prints the changes that the
+    /// ContainerPatches make to the sidecar and the init container of this Pod.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
@@ -47,10 +47,12 @@ pub(crate) struct ContainerPatchArgs {
     config: ConfigArgs,
 }
 
-/// Result of the checks: the text to print, and whether all ContainerPatches can be used.
+/// Result of the checks.
 #[derive(Debug, Default)]
 pub(super) struct Report {
+    /// Text to print.
     pub(super) text: String,
+    /// Whether all ContainerPatches can be used: by themselves and, with `--against`, with the Pod.
     pub(super) is_valid: bool,
 }
 
@@ -87,7 +89,7 @@ fn first_pod(file: &Path) -> Result<Value> {
     pod.with_context(|| format!("{} contains no Pod and no Pod template", file.display()))
 }
 
-/// Checks each ContainerPatch among the objects. If all are valid and a Pod is given, applies all to the Pod.
+/// Checks each ContainerPatch among the objects. If all are valid and a Pod is given, applies all of them to the Pod.
 pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()
@@ -141,8 +143,8 @@ fn check_with_pod(pod: &Value, patches: &[Value], config: &Config, report: &mut 
     let names: Vec<&str> = patches.iter().map(name_of).collect();
     let cluster = ClusterObjects::new(patches, config.system_namespace())?;
     let explanation = explain_injection(&with_injection_request(pod, &names), &cluster, config);
-    for rendered in &explanation.containers {
-        report.text.push_str(&difference(rendered, &names)?);
+    for container in &explanation.containers {
+        report.text.push_str(&format_changes(container, &names)?);
     }
     match &explanation.result {
         Ok(Outcome::Injected(injection)) => {
@@ -207,13 +209,13 @@ fn explain_injection(pod: &Value, cluster: &ClusterObjects, config: &Config) -> 
 }
 
 /// Formats the changes that the ContainerPatches `names` make to a container.
-fn difference(rendered: &RenderedContainer, names: &[&str]) -> Result<String> {
+fn format_changes(container: &RenderedContainer, names: &[&str]) -> Result<String> {
     let (before, after) = (
-        yaml::document(&rendered.before)?,
-        yaml::document(&rendered.after)?,
+        yaml::document(&container.before)?,
+        yaml::document(&container.after)?,
     );
     let hunks = diff::unified(&before, &after);
-    let name = &rendered.name;
+    let name = &container.name;
     if hunks.is_empty() {
         return Ok(format!("{name}: unchanged\n"));
     }

@@ -1,9 +1,10 @@
-//! Difference of two texts by lines, in the format of `diff -u`.
+//! Difference of two texts by lines, as hunks like those of `diff -u`.
 
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
-/// Limit on the product of the numbers of differing lines in the two texts, which bounds the memory of the comparison.
-/// Above the limit, all lines between the first and the last difference are shown as removed and then added.
+/// Maximum number of cells in the table that [`compare_middle`] fills, which bounds its memory. The table has a cell for
+/// each pair of lines. Above the limit, all lines between the first and the last difference are shown as removed and
+/// then added.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,13 +14,13 @@ enum Line<'a> {
     Added(&'a str),
 }
 
-/// Returns the changes with their context; empty if the texts are equal.
+/// Returns the changes with their context. Returns an empty text if the texts are equal.
 pub(super) fn unified(before: &str, after: &str) -> String {
     let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let lines = compare(&before, &after);
-    hunks(&lines)
+    hunk_ranges(&lines)
         .into_iter()
-        .map(|(from, to)| hunk(&lines, from, to))
+        .map(|(from, to)| format_hunk(&lines, from, to))
         .collect()
 }
 
@@ -43,7 +44,7 @@ fn compare<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     lines
 }
 
-/// Compares lines by their longest common subsequence.
+/// Compares lines by their longest common subsequence. `left` is a position in `before`, `right` one in `after`.
 fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let width = after.len() + 1;
     if before.len().saturating_mul(width) > MAX_TABLE_CELLS {
@@ -52,7 +53,7 @@ fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
             .chain(after.iter().map(|line| Line::Added(line)))
             .collect();
     }
-    // Length of the longest common subsequence of the remaining lines, for each pair of positions.
+    // For each pair of positions, the length of the longest common subsequence of the lines from there on.
     let mut longest = vec![0_u32; (before.len() + 1) * width];
     for left in (0..before.len()).rev() {
         for right in (0..after.len()).rev() {
@@ -82,9 +83,9 @@ fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     lines
 }
 
-/// Returns the ranges of lines to show: changes with their context, merged if they overlap.
-fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
-    let mut hunks: Vec<(usize, usize)> = Vec::new();
+/// Returns the ranges of lines to show: changes with their context, merged if they overlap or touch.
+fn hunk_ranges(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         if matches!(line, Line::Same(_)) {
             continue;
@@ -93,35 +94,35 @@ fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
             index.saturating_sub(CONTEXT),
             (index + 1 + CONTEXT).min(lines.len()),
         );
-        match hunks.last_mut() {
+        match ranges.last_mut() {
             Some(last) if last.1 >= from => last.1 = to,
-            _ => hunks.push((from, to)),
+            _ => ranges.push((from, to)),
         }
     }
-    hunks
+    ranges
 }
 
 /// Returns how many of the lines are in the text before the change.
-fn lines_before(lines: &[Line<'_>]) -> usize {
+fn count_before(lines: &[Line<'_>]) -> usize {
     let is_added = |line: &Line<'_>| matches!(line, Line::Added(_));
     lines.iter().filter(|line| !is_added(line)).count()
 }
 
 /// Returns how many of the lines are in the text after the change.
-fn lines_after(lines: &[Line<'_>]) -> usize {
+fn count_after(lines: &[Line<'_>]) -> usize {
     let is_removed = |line: &Line<'_>| matches!(line, Line::Removed(_));
     lines.iter().filter(|line| !is_removed(line)).count()
 }
 
 /// Formats one range of lines.
-fn hunk(lines: &[Line<'_>], from: usize, to: usize) -> String {
+fn format_hunk(lines: &[Line<'_>], from: usize, to: usize) -> String {
     let (preceding, shown) = (&lines[..from], &lines[from..to]);
     let mut text = format!(
         "@@ -{},{} +{},{} @@\n",
-        lines_before(preceding) + 1,
-        lines_before(shown),
-        lines_after(preceding) + 1,
-        lines_after(shown),
+        count_before(preceding) + 1,
+        count_before(shown),
+        count_after(preceding) + 1,
+        count_after(shown),
     );
     for line in shown {
         let (sign, content) = match line {
@@ -159,6 +160,7 @@ mod tests {
             lines.join("\n")
         };
         let shown = unified(&many("a"), &many("b"));
+        // The header and all lines of both texts.
         assert_eq!(shown.lines().count(), 6_001);
     }
 }
