@@ -11,9 +11,19 @@ use super::*;
 use crate::testing::ApiServer;
 
 const NAMESPACE: &str = "kong-mesh-system";
-const LIFETIME: Duration = Duration::from_hours(1);
+/// Lifetime of workload certificates, from which the durations of the phases follow.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(1);
 /// Time limit of a wait. A test that waits longer fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Value of the rotation annotation of a Mesh.
+const REQUEST: &str = "request-1";
+/// Secret of the first CA, with its key and certificate.
+const FIRST_SECRET: &str = "default.ca-builtin-key-ca-1";
+/// Secret with only the certificate of the first CA.
+const FIRST_CERTIFICATE_SECRET: &str = "default.ca-builtin-cert-ca-1";
+/// Secret of the second CA, with its key, certificate and schedule.
+const SECOND_SECRET: &str = "default.ca-builtin-rotation-ca-1.2";
 
 /// A replica of the control plane.
 struct Replica {
@@ -38,15 +48,15 @@ impl Replica {
         }
     }
 
-    async fn get(&self) -> anyhow::Result<Arc<RotationPlan>> {
+    async fn plan(&self) -> anyhow::Result<Arc<RotationPlan>> {
         self.authorities.get(&mesh(), "ca-1").await
     }
 
-    /// Applies a Mesh with the rotation annotation, then reconciles.
+    /// Applies a Mesh whose rotation annotation has the value `request`, then reconciles.
     async fn reconcile(&mut self, request: Option<&str>) {
         let settings = CaSettings {
             backend: "ca-1".to_owned(),
-            certificate_lifetime: LIFETIME,
+            certificate_lifetime: CERTIFICATE_LIFETIME,
             rotation_request: request.map(str::to_owned),
             uid: None,
         };
@@ -65,9 +75,9 @@ impl Replica {
     }
 }
 
-/// Duration of a phase of a rotation, rounded up to the next second.
+/// Duration of a phase of a rotation, plus one second.
 fn phase_duration() -> Duration {
-    let schedule = Schedule::generated_at(UNIX_EPOCH, Term::of(LIFETIME));
+    let schedule = Schedule::generated_at(UNIX_EPOCH, Term::of(CERTIFICATE_LIFETIME));
     let phase = schedule.signs_from.duration_since(UNIX_EPOCH);
     phase.expect("a time after the epoch") + Duration::from_secs(1)
 }
@@ -85,15 +95,11 @@ fn newest_root(plan: &RotationPlan) -> Vec<u8> {
     plan.newest().authority.certificate().to_vec()
 }
 
-const FIRST_SECRET: &str = "default.ca-builtin-key-ca-1";
-const FIRST_CERTIFICATE_SECRET: &str = "default.ca-builtin-cert-ca-1";
-const SECOND_SECRET: &str = "default.ca-builtin-rotation-ca-1.2";
-
 #[tokio::test]
 async fn replicas_that_start_together_share_one_ca() {
     let api_server = ApiServer::default();
     let replicas: Vec<_> = (0..3).map(|_| Replica::new(&api_server)).collect();
-    let plans = futures::future::join_all(replicas.iter().map(Replica::get)).await;
+    let plans = futures::future::join_all(replicas.iter().map(Replica::plan)).await;
     let roots: Vec<_> = plans
         .into_iter()
         .map(|plan| newest_root(&plan.expect("a CA")))
@@ -116,13 +122,13 @@ async fn rotation_goes_through_its_phases_on_every_replica() {
     let old_root = replicas[0].roots().roots_der[0].clone();
 
     for replica in &mut replicas {
-        replica.reconcile(Some("please")).await;
+        replica.reconcile(Some(REQUEST)).await;
     }
     // Number of roots, and number of the generation that signs, in each phase.
     for (root_count, signer) in [(2, 1), (2, 2), (1, 2)] {
         for replica in &mut replicas {
             replica.invalidate_cache().await;
-            replica.reconcile(Some("please")).await;
+            replica.reconcile(Some(REQUEST)).await;
             let roots = replica.roots();
             assert_eq!((roots.roots_der.len(), roots.signer), (root_count, signer));
             assert_eq!(roots.roots_der.contains(&old_root), root_count == 2);
@@ -140,41 +146,40 @@ async fn rotation_goes_through_its_phases_on_every_replica() {
     api_server.delete_secret(FIRST_SECRET);
     for replica in &mut replicas {
         replica.invalidate_cache().await;
-        replica.reconcile(Some("please")).await;
-        assert_eq!(generation_numbers(&replica.get().await.expect("a CA")), [2]);
+        replica.reconcile(Some(REQUEST)).await;
+        assert_eq!(generation_numbers(&replica.plan().await.expect("a CA")), [2]);
     }
     assert_eq!(
         api_server.secret_names(),
         [FIRST_CERTIFICATE_SECRET, SECOND_SECRET]
     );
     assert_eq!(
-        generation_numbers(&Replica::new(&api_server).get().await.expect("a CA")),
+        generation_numbers(&Replica::new(&api_server).plan().await.expect("a CA")),
         [2]
     );
 }
 
 #[tokio::test]
-async fn replica_that_starts_a_rotation_writes_events_about_the_mesh() {
+async fn only_the_replica_that_starts_a_rotation_writes_events_about_the_mesh() {
     let api_server = ApiServer::default();
     let mut replicas = [Replica::new(&api_server), Replica::new(&api_server)];
     replicas[0].reconcile(None).await;
-    replicas[0].reconcile(Some("please")).await;
-    replicas[1].reconcile(Some("please")).await;
+    replicas[0].reconcile(Some(REQUEST)).await;
+    replicas[1].reconcile(Some(REQUEST)).await;
     api_server.backdate_schedule(SECOND_SECRET, phase_duration());
     for replica in &mut replicas {
         replica.invalidate_cache().await;
-        replica.reconcile(Some("please")).await;
+        replica.reconcile(Some(REQUEST)).await;
     }
-    let events = || api_server.events();
-    let written = async {
-        while events().len() < 2 {
+    let events_written = async {
+        while api_server.events().len() < 2 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(TEST_TIMEOUT, written)
+    tokio::time::timeout(TEST_TIMEOUT, events_written)
         .await
         .expect("two Events");
-    let events = events();
+    let events = api_server.events();
     let reasons: Vec<_> = events.iter().map(|event| event["reason"].clone()).collect();
     assert_eq!(reasons, ["CARotationStarted", "CARotationSigning"]);
     assert!(
@@ -193,10 +198,10 @@ async fn replicas_that_start_a_rotation_at_once_share_one_new_ca() {
     futures::future::join_all(
         replicas
             .iter_mut()
-            .map(|replica| replica.reconcile(Some("please"))),
+            .map(|replica| replica.reconcile(Some(REQUEST))),
     )
     .await;
-    let plans = futures::future::join_all(replicas.iter().map(Replica::get)).await;
+    let plans = futures::future::join_all(replicas.iter().map(Replica::plan)).await;
     let plans: Vec<_> = plans.into_iter().map(|plan| plan.expect("CAs")).collect();
     for plan in &plans {
         assert_eq!(generation_numbers(plan), [1, 2]);
@@ -208,12 +213,12 @@ async fn replicas_that_start_a_rotation_at_once_share_one_new_ca() {
 #[tokio::test]
 async fn request_made_before_the_first_ca_was_created_starts_no_rotation() {
     let api_server = ApiServer::default();
-    Replica::new(&api_server).reconcile(Some("please")).await;
+    Replica::new(&api_server).reconcile(Some(REQUEST)).await;
     assert_eq!(
         api_server.secret_names(),
         [FIRST_CERTIFICATE_SECRET, FIRST_SECRET]
     );
-    Replica::new(&api_server).reconcile(Some("please")).await;
+    Replica::new(&api_server).reconcile(Some(REQUEST)).await;
     assert_eq!(
         api_server.secret_names(),
         [FIRST_CERTIFICATE_SECRET, FIRST_SECRET]
@@ -225,11 +230,11 @@ async fn deleting_the_secret_of_a_ca_that_does_not_sign_yet_cancels_the_rotation
     let api_server = ApiServer::default();
     let mut replica = Replica::new(&api_server);
     replica.reconcile(None).await;
-    replica.reconcile(Some("please")).await;
+    replica.reconcile(Some(REQUEST)).await;
     api_server.delete_secret(SECOND_SECRET);
     replica.invalidate_cache().await;
     replica.reconcile(None).await;
-    assert_eq!(generation_numbers(&replica.get().await.expect("a CA")), [1]);
+    assert_eq!(generation_numbers(&replica.plan().await.expect("a CA")), [1]);
     assert_eq!(
         api_server.secret_names(),
         [FIRST_CERTIFICATE_SECRET, FIRST_SECRET]
@@ -241,15 +246,15 @@ async fn deleted_secret_of_a_ca_in_use_is_restored() {
     let api_server = ApiServer::default();
     let mut replica = Replica::new(&api_server);
     replica.reconcile(None).await;
-    replica.reconcile(Some("please")).await;
+    replica.reconcile(Some(REQUEST)).await;
     api_server.backdate_schedule(SECOND_SECRET, phase_duration());
     replica.invalidate_cache().await;
-    let before = replica.get().await.expect("CAs");
+    let before = replica.plan().await.expect("CAs");
     assert_eq!(before.phase(SystemTime::now()), Phase::Reissuing);
     for name in [FIRST_SECRET, SECOND_SECRET] {
         let data = api_server.delete_secret(name)["data"].take();
         replica.invalidate_cache().await;
-        replica.get().await.expect("CAs");
+        replica.plan().await.expect("CAs");
         assert_eq!(api_server.secrets()[name]["data"], data, "{name}");
     }
 }
@@ -257,10 +262,10 @@ async fn deleted_secret_of_a_ca_in_use_is_restored() {
 #[tokio::test]
 async fn lost_key_is_not_replaced_by_a_new_ca() {
     let api_server = ApiServer::default();
-    Replica::new(&api_server).get().await.expect("a CA");
+    Replica::new(&api_server).plan().await.expect("a CA");
     api_server.delete_secret(FIRST_SECRET);
     let error = Replica::new(&api_server)
-        .get()
+        .plan()
         .await
         .expect_err("the key is lost");
     assert!(error.to_string().contains("restore it from a backup"), "{error}");
@@ -270,7 +275,7 @@ async fn lost_key_is_not_replaced_by_a_new_ca() {
 async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
     let api_server = ApiServer::default();
     let replica = Replica::new(&api_server);
-    replica.get().await.expect("a CA");
+    replica.plan().await.expect("a CA");
     api_server.set_failing(true);
     let backend = replica.authorities.backend(&BackendId::new(&mesh(), "ca-1"));
     let set_cache_age = async |age: Duration| {
@@ -281,10 +286,11 @@ async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
         cache.failed_at = None;
     };
     set_cache_age(MAX_STALENESS / 2).await;
-    replica.get().await.expect("the cached CA");
+    replica.plan().await.expect("the cached CA");
     set_cache_age(MAX_STALENESS).await;
-    let error = replica.get().await.expect_err("the cache is stale");
+    let error = replica.plan().await.expect_err("the cache is stale");
+    // "no route" is the error of the failing API server.
     assert!(format!("{error:#}").contains("no route"), "{error:#}");
-    let error = replica.get().await.expect_err("the read has just failed");
+    let error = replica.plan().await.expect_err("the read has just failed");
     assert!(error.to_string().contains("just failed"), "{error}");
 }

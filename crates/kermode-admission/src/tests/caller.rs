@@ -22,7 +22,7 @@ pub(super) struct Caller {
     pub(super) ca: CertificateDer<'static>,
 }
 
-/// Keep-alive connection.
+/// Keep-alive connection, for any number of calls.
 pub(super) enum Connection {
     Http1(http1::SendRequest<Body>),
     Http2(http2::SendRequest<Body>),
@@ -36,16 +36,16 @@ pub(super) struct CallResponse {
 }
 
 impl Caller {
-    async fn connect_tls(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+    async fn connect_tls(&self, alpn_protocol: &[u8]) -> TlsStream<TcpStream> {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
-        self.start_tls(stream, protocol).await.expect("a handshake")
+        self.start_tls(stream, alpn_protocol).await.expect("a handshake")
     }
 
-    /// Performs the TLS handshake.
+    /// Performs the TLS handshake on a connection, and offers one ALPN protocol.
     pub(super) async fn start_tls(
         &self,
         stream: TcpStream,
-        protocol: &[u8],
+        alpn_protocol: &[u8],
     ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).expect("a CA");
@@ -55,7 +55,7 @@ impl Caller {
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![protocol.to_vec()];
+        config.alpn_protocols = vec![alpn_protocol.to_vec()];
         let name = ServerName::try_from("localhost").expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }

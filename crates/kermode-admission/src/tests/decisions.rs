@@ -45,7 +45,7 @@ async fn pod_that_does_not_request_injection_is_unchanged_over_http2() {
 }
 
 #[tokio::test]
-async fn pod_is_denied_until_its_mesh_and_patches_exist() {
+async fn pod_is_denied_until_its_mesh_and_container_patches_exist() {
     let fixture = Fixture::new(Mode::Responds).await;
     let mut pod = pod_with("annotations", MESH, "new");
     pod["metadata"]["annotations"][CONTAINER_PATCHES] = "small".into();
@@ -53,7 +53,7 @@ async fn pod_is_denied_until_its_mesh_and_patches_exist() {
         fixture
             .inject("shop", pod.clone())
             .await
-            .denial()
+            .denial_message()
             .contains("Mesh \"new\" not found")
     );
 
@@ -63,18 +63,18 @@ async fn pod_is_denied_until_its_mesh_and_patches_exist() {
     let denied = fixture.inject("shop", pod.clone()).await;
     assert!(
         denied
-            .denial()
+            .denial_message()
             .contains("container patches are missing: [\"small\"]"),
         "{denied:?}"
     );
 
-    let patch = json!({
+    let container_patch = json!({
         "apiVersion": "kuma.io/v1alpha1", "kind": "ContainerPatch", "metadata": {"name": "small"},
         "spec": {"sidecarPatch": [{"op": "add", "path": "/workingDir", "value": "\"/tmp\""}]},
     });
     fixture.api_server.put(
         "/apis/kuma.io/v1alpha1/namespaces/kong-mesh-system/containerpatches/small",
-        patch,
+        container_patch,
     );
     let injected = fixture.inject("shop", pod.clone()).await.applied_to(pod);
     assert_eq!(injected["spec"]["initContainers"][1]["workingDir"], "/tmp");
@@ -88,7 +88,7 @@ async fn namespace_that_is_not_in_the_directory_yet_is_looked_up() {
         fixture
             .inject("recent", pod())
             .await
-            .denial()
+            .denial_message()
             .starts_with("could not retrieve namespace for pod")
     );
     let namespace = json!({
@@ -101,23 +101,23 @@ async fn namespace_that_is_not_in_the_directory_yet_is_looked_up() {
 }
 
 #[tokio::test]
-async fn denied_and_opted_out_pods_cause_one_event_about_their_owner_or_namespace() {
+async fn repeatedly_denied_or_opted_out_pods_cause_one_event_about_their_owner_or_namespace() {
     let mut fixture = Fixture::new(Mode::Responds).await;
-    let unknown_mesh = pod_with("annotations", MESH, "none");
-    let opted_out = pod_with("labels", SIDECAR_INJECTION, "disabled");
+    let pod_of_unknown_mesh = pod_with("annotations", MESH, "none");
+    let opted_out_pod = pod_with("labels", SIDECAR_INJECTION, "disabled");
     for _ in 0..5 {
-        // The first two Pods cause no Events: the first Pod does not request injection, the second Pod is injected.
+        // The first two Pods cause no Events: the first Pod does not request injection, and the second Pod is injected.
         fixture.inject("plain", pod()).await;
         fixture.inject("shop", pod()).await;
         assert_eq!(
             fixture
-                .inject("shop", unknown_mesh.clone())
+                .inject("shop", pod_of_unknown_mesh.clone())
                 .await
                 .status
                 .map(|status| status.code),
             Some(500)
         );
-        assert!(fixture.inject("shop", opted_out.clone()).await.allowed);
+        assert!(fixture.inject("shop", opted_out_pod.clone()).await.allowed);
     }
     let mut dry_run = review(
         "u-3",
@@ -143,7 +143,7 @@ async fn denied_and_opted_out_pods_cause_one_event_about_their_owner_or_namespac
         )
         .await;
 
-    // Neither the dry run nor the Pod of the Namespace `plain` causes an Event.
+    // Neither the dry run nor the Pods of the Namespace `plain` cause an Event.
     assert_eq!(
         fixture.next_event().await,
         "Warning MeshNotFound about ReplicaSet web-5d9c7b8f6d"
@@ -189,17 +189,17 @@ async fn reviews_are_counted_by_outcome_and_reason() {
 }
 
 #[tokio::test]
-async fn pod_with_host_network_is_skipped_with_warning_event_and_metric() {
+async fn pod_with_host_network_is_skipped_with_a_warning_or_denied_if_it_requests_a_sidecar() {
     let mut fixture = Fixture::new(Mode::Responds).await;
-    let mut exporter = pod();
-    exporter["spec"]["hostNetwork"] = true.into();
-    let skipped = fixture.inject("shop", exporter.clone()).await;
+    let mut host_network_pod = pod();
+    host_network_pod["spec"]["hostNetwork"] = true.into();
+    let skipped = fixture.inject("shop", host_network_pod.clone()).await;
     assert!(skipped.allowed);
     assert!(
         skipped.warnings.len() == 1 && skipped.warnings[0].contains("spec.hostNetwork"),
         "{skipped:?}"
     );
-    assert_eq!(skipped.applied_to(exporter.clone()), exporter);
+    assert_eq!(skipped.applied_to(host_network_pod.clone()), host_network_pod);
     assert_eq!(
         fixture.next_event().await,
         "Warning HostNetwork about ReplicaSet web-5d9c7b8f6d"
@@ -209,11 +209,11 @@ async fn pod_with_host_network_is_skipped_with_warning_event_and_metric() {
     let metrics = fixture.metrics();
     assert!(metrics.contains(line), "{line} is missing in {metrics}");
 
-    exporter["metadata"]["labels"] = json!({SIDECAR_INJECTION: "enabled"});
-    let denied = fixture.inject("shop", exporter).await;
+    host_network_pod["metadata"]["labels"] = json!({SIDECAR_INJECTION: "enabled"});
+    let denied = fixture.inject("shop", host_network_pod).await;
     assert!(
         denied
-            .denial()
+            .denial_message()
             .contains("requests a sidecar, which the Pod cannot have"),
         "{denied:?}"
     );
@@ -234,13 +234,13 @@ async fn sidecar_is_injected_only_into_new_pods() {
         fixture
             .send("/inject-sidecar", service)
             .await
-            .denial()
+            .denial_message()
             .contains("this is a Service")
     );
 }
 
 #[tokio::test]
-async fn label_on_a_deployment_instead_of_its_template_causes_a_warning_and_no_denial() {
+async fn injection_label_on_a_deployment_instead_of_its_template_causes_a_warning_and_no_denial() {
     let fixture = Fixture::new(Mode::Responds).await;
     let deployment = json!({
         "metadata": {"labels": {SIDECAR_INJECTION: "enabled"}},
@@ -263,12 +263,12 @@ async fn label_on_a_deployment_instead_of_its_template_causes_a_warning_and_no_d
 #[tokio::test]
 async fn container_patch_outside_the_system_namespace_is_denied() {
     let fixture = Fixture::new(Mode::Responds).await;
-    let patch = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": {}});
-    let review = review("u-7", "shop", "ContainerPatch", patch);
+    let container_patch = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": {}});
+    let review = review("u-7", "shop", "ContainerPatch", container_patch);
     let denied = fixture.send("/validate-kuma-io-v1alpha1", review).await;
     assert!(
         denied
-            .denial()
+            .denial_message()
             .contains("can only be placed in kong-mesh-system namespace"),
         "{denied:?}"
     );

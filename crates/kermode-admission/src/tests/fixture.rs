@@ -1,5 +1,6 @@
-//! Runs the webhooks over HTTPS on loopback. The directory contains the Namespaces `shop` (injection enabled) and
-//! `plain` (injection not enabled), and the Mesh `default`.
+//! Runs the webhooks over HTTPS on loopback. The webhooks' directory (their copy of the API server's Namespaces and
+//! Meshes) contains the Namespaces `shop` (injection enabled) and `plain` (injection not enabled), and the Mesh
+//! `default`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,13 +21,13 @@ use super::review::{AdmissionResponse, review};
 use crate::directory::{Directory, NamespaceRecord};
 use crate::{InjectionEvents, Metrics, Webhooks, router};
 
-/// Maximum number of connections of the server.
+/// Maximum number of connections to the webhooks.
 pub(super) const MAX_CONNECTIONS: usize = 256;
 /// Path of the ReplicaSet that owns the Pods of the tests.
 pub(super) const REPLICA_SET_PATH: &str = "/apis/apps/v1/namespaces/shop/replicasets/web-5d9c7b8f6d";
 
 /// Makes the metadata of the ReplicaSet that owns the Pods of the tests.
-pub(super) fn replica_set(uid: &str) -> Value {
+pub(super) fn replica_set_metadata(uid: &str) -> Value {
     json!({
         "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
         "metadata": {"name": "web-5d9c7b8f6d", "namespace": "shop", "uid": uid},
@@ -39,14 +40,15 @@ pub(super) struct Fixture {
     pub(super) caller: Caller,
     events: mpsc::UnboundedReceiver<Value>,
     registry: Registry,
-    /// Stops the server when it is dropped.
+    /// Stops the webhooks when the fixture is dropped.
     _trigger: Trigger,
 }
 
 impl Fixture {
+    /// Starts the webhooks. `mode` is the behaviour of the mock API server.
     pub(super) async fn new(mode: Mode) -> Self {
         let (api_server, events) = ApiServer::new(mode);
-        api_server.put(REPLICA_SET_PATH, replica_set("rs-1"));
+        api_server.put(REPLICA_SET_PATH, replica_set_metadata("rs-1"));
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("kuma_cp");
         metrics.register(&mut registry);
@@ -81,7 +83,7 @@ impl Fixture {
         }
     }
 
-    /// Sends a review of a new Pod.
+    /// Sends a review of a new Pod to the injection webhook.
     pub(super) async fn inject(&self, namespace: &str, pod: Value) -> AdmissionResponse {
         self.send(
             "/inject-sidecar?timeout=10s",
@@ -127,13 +129,13 @@ impl Fixture {
 /// Creates the webhooks of the fixture.
 pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
     let directory = Directory::default();
-    let injected = NamespaceRecord {
+    let labelled = NamespaceRecord {
         labels: [(SIDECAR_INJECTION.to_owned(), "enabled".to_owned())].into(),
         ..NamespaceRecord::default()
     };
     {
         let mut contents = directory.write();
-        contents.namespaces.insert("shop".into(), Arc::new(injected));
+        contents.namespaces.insert("shop".into(), Arc::new(labelled));
         contents.namespaces.insert("plain".into(), Arc::default());
         contents.meshes.insert("default".into());
     }

@@ -1,4 +1,4 @@
-//! Tests of invalid calls: truncated, huge, deeply nested, of another kind, incomplete, or mutated at random.
+//! Tests of invalid calls. Their bodies are truncated, huge, deeply nested, no AdmissionReview, or changed at random.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tower::ServiceExt;
 
 use super::api_server::{ApiServer, Mode};
 use super::caller::CallResponse;
-use super::fixture::{Fixture, REPLICA_SET_PATH, replica_set, webhooks};
+use super::fixture::{Fixture, REPLICA_SET_PATH, replica_set_metadata, webhooks};
 use super::review::{AdmissionResponse, pod, pod_with, review, without_owners};
 use crate::memory::MAX_BODY;
 use crate::{Metrics, router};
@@ -25,7 +25,7 @@ const PATHS: [&str; 3] = [
     "/validate-workloads",
 ];
 
-/// Returns a review with nested lists in place of the object.
+/// Returns a review whose object is an empty list in `levels - 1` other lists.
 fn nested_review(levels: usize) -> String {
     let inside = "[".repeat(levels) + &"]".repeat(levels);
     format!(
@@ -36,14 +36,14 @@ fn nested_review(levels: usize) -> String {
 #[tokio::test]
 async fn invalid_review_is_rejected_and_the_connection_stays_usable() {
     let fixture = Fixture::new(Mode::Responds).await;
-    let whole = review("u-1", "shop", "Pod", pod()).to_string();
+    let valid = review("u-1", "shop", "Pod", pod()).to_string();
     let mut beta = review("u-1", "shop", "Pod", pod());
     beta["apiVersion"] = "admission.k8s.io/v1beta1".into();
     for path in PATHS {
         let mut connection = fixture.caller.connect_http1().await;
         for (body, expected) in [
             (String::new(), "not an AdmissionReview"),
-            (whole[..whole.len() / 2].to_owned(), "not an AdmissionReview"),
+            (valid[..valid.len() / 2].to_owned(), "not an AdmissionReview"),
             (nested_review(100_000), "recursion limit"),
             (pod().to_string(), "a Pod of v1, not an AdmissionReview"),
             (
@@ -63,7 +63,7 @@ async fn invalid_review_is_rejected_and_the_connection_stays_usable() {
             );
         }
         assert_eq!(
-            connection.call(Method::POST, path, whole.clone()).await.status,
+            connection.call(Method::POST, path, valid.clone()).await.status,
             200
         );
     }
@@ -103,7 +103,7 @@ async fn huge_body_with_or_without_content_length_is_rejected() {
 }
 
 #[tokio::test]
-async fn small_body_of_a_huge_document_is_rejected() {
+async fn small_body_with_too_many_json_elements_is_rejected() {
     let fixture = Fixture::new(Mode::Responds).await;
     let body = format!("[{}", r#"{"":0},"#.repeat(200_000));
     let response = fixture.caller.post(PATHS[0], body).await;
@@ -117,11 +117,11 @@ async fn small_body_of_a_huge_document_is_rejected() {
 #[tokio::test]
 async fn incomplete_body_times_out() {
     let fixture = Fixture::new(Mode::Responds).await;
-    let endless =
+    let incomplete =
         stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"{")) }).chain(stream::pending());
     let call = fixture
         .caller
-        .post("/inject-sidecar?timeout=100ms", Body::from_stream(endless));
+        .post("/inject-sidecar?timeout=100ms", Body::from_stream(incomplete));
     let response = tokio::time::timeout(Duration::from_mins(1), call)
         .await
         .expect("a response");
@@ -146,12 +146,12 @@ async fn denial_of_a_malformed_pod_names_the_field() {
         ),
     ] {
         let denied = fixture.inject("shop", pod).await;
-        assert!(denied.denial().contains(expected), "{denied:?}");
+        assert!(denied.denial_message().contains(expected), "{denied:?}");
     }
 }
 
 /// Calls a webhook without a network connection.
-fn respond(path: &str, body: Vec<u8>) -> CallResponse {
+fn call_in_process(path: &str, body: Vec<u8>) -> CallResponse {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -181,7 +181,7 @@ fn denied_pod(owner: &str, uid: &str) -> Value {
 #[tokio::test(start_paused = true)]
 async fn forged_reviews_cause_no_events_and_do_not_suppress_real_events() {
     let (api_server, mut events) = ApiServer::new(Mode::Responds);
-    api_server.put(REPLICA_SET_PATH, replica_set("rs-1"));
+    api_server.put(REPLICA_SET_PATH, replica_set_metadata("rs-1"));
     let webhooks = router(webhooks(&api_server, Metrics::default()));
     let send = async |pod: Value| {
         let request = Request::post("/inject-sidecar")
@@ -208,18 +208,18 @@ async fn forged_reviews_cause_no_events_and_do_not_suppress_real_events() {
 }
 
 /// Collects the JSON pointers to all values of a document.
-fn pointers(path: &str, value: &Value, found: &mut Vec<String>) {
+fn collect_pointers(path: &str, value: &Value, found: &mut Vec<String>) {
     found.push(path.to_owned());
     match value {
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                pointers(&format!("{path}/{index}"), item, found);
+                collect_pointers(&format!("{path}/{index}"), item, found);
             }
         }
         Value::Object(members) => {
             for (key, member) in members {
                 let key = key.replace('~', "~0").replace('/', "~1");
-                pointers(&format!("{path}/{key}"), member, found);
+                collect_pointers(&format!("{path}/{key}"), member, found);
             }
         }
         _ => {}
@@ -240,10 +240,10 @@ fn mutated_review() -> impl Strategy<Value = Value> {
     pod["spec"]["containers"][0]["ports"] = json!([{"name": "http", "containerPort": 80}]);
     pod["spec"]["containers"][0]["readinessProbe"] = probe;
     pod["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
-    let whole = review("u-1", "shop", "Pod", pod);
+    let valid = review("u-1", "shop", "Pod", pod);
     let mut found = Vec::new();
-    pointers("", &whole, &mut found);
-    let other = prop_oneof![
+    collect_pointers("", &valid, &mut found);
+    let replacement = prop_oneof![
         Just(Value::Null),
         Just(json!([])),
         Just(json!({})),
@@ -254,16 +254,16 @@ fn mutated_review() -> impl Strategy<Value = Value> {
         "[a-z0-9=;,./:-]{0,40}".prop_map(Value::from),
         Just(Value::from("x".repeat(100_000))),
     ];
-    (prop::sample::select(found), other).prop_map(move |(pointer, other)| {
-        let mut mutated = whole.clone();
+    (prop::sample::select(found), replacement).prop_map(move |(pointer, replacement)| {
+        let mut mutated = valid.clone();
         if let Some(value) = mutated.pointer_mut(&pointer) {
-            *value = other;
+            *value = replacement;
         }
         mutated
     })
 }
 
-/// Asserts that the API server can read the response.
+/// Asserts that the response is an AdmissionReview that the API server can read, or an HTTP error with a text.
 fn assert_valid(response: &CallResponse) {
     match response.status {
         200 => {
@@ -280,7 +280,7 @@ proptest! {
         review in mutated_review(),
         path in prop::sample::select(&PATHS[..]),
     ) {
-        assert_valid(&respond(path, review.to_string().into_bytes()));
+        assert_valid(&call_in_process(path, review.to_string().into_bytes()));
     }
 
     #[test]
@@ -293,6 +293,6 @@ proptest! {
         let at = at.index(body.len());
         let end = (at + noise.len()).min(body.len());
         body.splice(at..end, noise);
-        assert_valid(&respond(path, body));
+        assert_valid(&call_in_process(path, body));
     }
 }

@@ -13,6 +13,7 @@ use super::review::{AdmissionResponse, pod, pod_with, review};
 /// Time limit for each response. A test that reaches the limit fails.
 const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// Sends a review of a new Pod to the injection webhook, with a timeout of 300 ms for the webhook.
 async fn inject(fixture: &Fixture, namespace: &str, pod: Value) -> AdmissionResponse {
     let response = fixture.send(
         "/inject-sidecar?timeout=300ms",
@@ -35,17 +36,21 @@ async fn objects_in_the_directory_are_not_looked_up() {
 #[tokio::test]
 async fn denial_says_that_the_api_server_does_not_respond() {
     let fixture = Fixture::new(Mode::Hangs).await;
-    let mesh = pod_with("annotations", MESH, "new");
-    let patch = pod_with("annotations", "kuma.io/container-patches", "a,b");
-    for (namespace, pod, missing) in [
+    let pod_of_new_mesh = pod_with("annotations", MESH, "new");
+    let pod_with_patches = pod_with("annotations", "kuma.io/container-patches", "a,b");
+    for (namespace, pod, expected) in [
         ("recent", pod(), "Namespace recent cannot be read"),
-        ("shop", mesh, "Mesh \"new\" not found"),
-        ("shop", patch, "container patches are missing: [\"a\" \"b\"]"),
+        ("shop", pod_of_new_mesh, "Mesh \"new\" not found"),
+        (
+            "shop",
+            pod_with_patches,
+            "container patches are missing: [\"a\" \"b\"]",
+        ),
     ] {
         let denied = inject(&fixture, namespace, pod).await;
-        let text = denied.denial();
+        let text = denied.denial_message();
         assert!(
-            text.contains(missing) && text.contains("API server does not respond in time"),
+            text.contains(expected) && text.contains("API server does not respond in time"),
             "{text}"
         );
     }
@@ -56,11 +61,13 @@ async fn denial_says_that_the_api_server_cannot_be_reached() {
     let fixture = Fixture::new(Mode::Unreachable).await;
     let denied = inject(&fixture, "recent", pod()).await;
     assert!(
-        denied.denial().contains("the API server cannot be reached"),
+        denied
+            .denial_message()
+            .contains("the API server cannot be reached"),
         "{denied:?}"
     );
     let denied = inject(&fixture, "shop", pod_with("annotations", MESH, "new")).await;
-    let text = denied.denial();
+    let text = denied.denial_message();
     assert!(
         text.contains("Mesh \"new\" not found") && text.contains("cannot be reached"),
         "{text}"
@@ -88,12 +95,12 @@ async fn reviews_that_wait_for_the_api_server_do_not_delay_other_reviews() {
 #[tokio::test]
 async fn concurrent_reviews_get_their_own_responses() {
     let fixture = Fixture::new(Mode::Responds).await;
-    let callers = (0..32).map(|caller| {
+    let clients = (0..32).map(|client| {
         let fixture = &fixture;
         async move {
             let mut connection = fixture.caller.connect_http1().await;
             for call in 0..25 {
-                let uid = format!("{caller}-{call}");
+                let uid = format!("{client}-{call}");
                 let namespace = if call % 2 == 0 { "shop" } else { "plain" };
                 let body = review(&uid, namespace, "Pod", pod()).to_string();
                 let response = connection
@@ -105,5 +112,5 @@ async fn concurrent_reviews_get_their_own_responses() {
             }
         }
     });
-    join_all(callers).await;
+    join_all(clients).await;
 }

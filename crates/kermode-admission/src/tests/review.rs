@@ -22,10 +22,10 @@ pub(super) fn pod() -> Value {
     })
 }
 
-/// Makes a Pod with one more label or annotation.
-pub(super) fn pod_with(map: &str, key: &str, value: &str) -> Value {
+/// Makes a Pod with one more label or annotation. `field` is `labels` or `annotations`.
+pub(super) fn pod_with(field: &str, key: &str, value: &str) -> Value {
     let mut pod = pod();
-    pod["metadata"][map][key] = value.into();
+    pod["metadata"][field][key] = value.into();
     pod
 }
 
@@ -35,7 +35,8 @@ pub(super) fn without_owners(mut pod: Value) -> Value {
     pod
 }
 
-/// Makes a review of the creation of an object.
+/// Makes a review of the creation of an object. The webhooks do not read the group, version and resource, so these are
+/// always those of a Pod.
 pub(super) fn review(uid: &str, namespace: &str, kind: &str, object: Value) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
@@ -57,7 +58,7 @@ pub(super) fn review(uid: &str, namespace: &str, kind: &str, object: Value) -> V
     })
 }
 
-/// AdmissionReview of `admission.k8s.io/v1`, without unknown fields.
+/// AdmissionReview of `admission.k8s.io/v1`. An unknown field is an error.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct AdmissionReview {
@@ -66,7 +67,7 @@ struct AdmissionReview {
     response: AdmissionResponse,
 }
 
-/// Response of a review.
+/// Response to a review.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct AdmissionResponse {
@@ -118,7 +119,7 @@ impl AdmissionResponse {
     }
 
     /// Returns the message of a denial.
-    pub(super) fn denial(&self) -> &str {
+    pub(super) fn denial_message(&self) -> &str {
         assert!(!self.allowed, "{self:?}");
         self.status
             .as_ref()

@@ -6,18 +6,18 @@ use super::message::response_code;
 use super::message::tests::{mk_query, mk_response};
 use super::*;
 
-/// Behaviour of a simulated name server.
+/// Behaviour of a simulated name server over UDP. Over TCP, every simulated name server responds.
 #[derive(Clone, Copy)]
 enum Behaviour {
     Responds,
     Fails,
     Silent,
-    /// Sends a forged response with a wrong ID, then the correct response.
+    /// Sends a forged response with a wrong ID and one more byte, then the correct response.
     Forges,
 }
 
 async fn mk_name_server(behaviour: Behaviour) -> SocketAddr {
-    // A port that is free for UDP may be in use for TCP. Another port is tried then.
+    // A port that is free for UDP may be in use for TCP. In this case, another port is tried.
     let (udp, tcp, address) = loop {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = udp.local_addr().unwrap();
@@ -42,6 +42,7 @@ async fn mk_name_server(behaviour: Behaviour) -> SocketAddr {
                 Behaviour::Silent => 0,
                 Behaviour::Forges => {
                     let mut forged = mk_response(query, ResponseCode::NoError);
+                    // The ID is in the first two bytes.
                     forged[0] ^= 0xff;
                     forged.push(66);
                     udp.send_to(&forged, client).await.unwrap();
@@ -68,7 +69,7 @@ async fn mk_name_server(behaviour: Behaviour) -> SocketAddr {
 /// Starts the agent's DNS server on a free port and returns its IPv4 address.
 async fn mk_server(name_servers: Vec<SocketAddr>, zone: impl Zone + Clone) -> SocketAddr {
     let name_servers = NameServers::new(name_servers, Duration::from_millis(200));
-    // Another process may bind the port before the server does. Another port is tried then.
+    // Another process may bind the port before the server does. In this case, another port is tried.
     loop {
         let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = probe.local_addr().unwrap();
@@ -101,7 +102,7 @@ async fn response_is_passed_on_unchanged() {
 }
 
 #[tokio::test]
-async fn connection_over_tcp_serves_several_queries() {
+async fn tcp_connection_serves_several_queries() {
     let server = mk_server(vec![mk_name_server(Behaviour::Silent).await], NoZone).await;
     let mut stream = TcpStream::connect(server).await.unwrap();
     for id in [1, 2] {
@@ -115,7 +116,7 @@ async fn connection_over_tcp_serves_several_queries() {
 }
 
 #[tokio::test]
-async fn next_server_is_queried_when_one_fails_or_is_silent() {
+async fn next_name_server_is_queried_when_one_fails_or_is_silent() {
     let good = mk_name_server(Behaviour::Responds).await;
     for bad in [Behaviour::Fails, Behaviour::Silent] {
         let server = mk_server(vec![mk_name_server(bad).await, good], NoZone).await;
@@ -128,7 +129,7 @@ async fn next_server_is_queried_when_one_fails_or_is_silent() {
 }
 
 #[tokio::test]
-async fn failure_of_the_only_server_is_passed_on_and_silence_becomes_servfail() {
+async fn failure_of_the_only_name_server_is_passed_on_and_its_silence_becomes_servfail() {
     let query = mk_query(5, "web.demo");
     let failing = mk_server(vec![mk_name_server(Behaviour::Fails).await], NoZone).await;
     assert_eq!(

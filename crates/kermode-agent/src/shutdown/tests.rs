@@ -1,9 +1,10 @@
-//! Tests of all paths of the state machine from serving to the process's end.
+//! Tests of all paths of the state machine.
 
 use super::*;
 
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
+/// Returns the state machine of a sidecar whose drain started at `now`.
 fn mk_draining(is_native_sidecar: bool, now: Instant) -> EnvoyShutdown {
     let mut shutdown = EnvoyShutdown::new(DRAIN_TIME, is_native_sidecar);
     assert_eq!(shutdown.on_event(Event::Signal, now), Action::FailHealthcheck);
@@ -25,6 +26,7 @@ fn envoy_is_terminated_after_the_drain_time_and_then_killed() {
         shutdown.on_event(Event::Deadline, now + DRAIN_TIME + KILL_AFTER),
         Action::Kill
     );
+    // 137 is the exit code after `SIGKILL`. The agent itself ends without an error.
     assert_eq!(
         shutdown.on_event(Event::EnvoyEnded(137), now + DRAIN_TIME + KILL_AFTER),
         Action::Exit(0)

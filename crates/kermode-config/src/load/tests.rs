@@ -1,4 +1,4 @@
-//! Tests of the loader with a small configuration.
+//! Tests of the loader with a small configuration, which stands for the configuration of the control plane.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -45,12 +45,13 @@ const RULES: OverrideRules<'_> = OverrideRules {
     user_keyed_maps: &["labels"],
 };
 
-fn try_load(text: &str, environment: &[(&str, &str)]) -> Result<Config, InvalidConfig> {
+/// Loads a configuration from a file with this text, and from these environment variables.
+fn try_load(file_text: &str, environment: &[(&str, &str)]) -> Result<Config, InvalidConfig> {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all(text.as_bytes()).expect("a writable file");
+    file.write_all(file_text.as_bytes()).expect("a writable file");
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
     load(RULES, Some(file.path()), |name| {
-        environment.get(name).map(|&text| text.to_owned())
+        environment.get(name).map(|&value| value.to_owned())
     })
 }
 
@@ -97,7 +98,7 @@ fn all_problems_are_reported_at_once() {
         "server: {prot: 1, port: many}\nfoo: 1\n",
         &[("APP_TLS", "perhaps"), ("APP_LABELS", "x"), ("APP_PORT", "70000")],
     )
-    .expect_err("the configuration has six mistakes")
+    .expect_err("the configuration has six problems")
     .to_string();
     for part in [
         "unknown key server.prot",
@@ -112,7 +113,7 @@ fn all_problems_are_reported_at_once() {
 }
 
 #[test]
-fn error_names_an_unreadable_file() {
+fn unreadable_file_and_invalid_yaml_are_errors() {
     let error = load::<Config>(RULES, Some(Path::new("/nowhere/config.yaml")), |_| None)
         .expect_err("the file does not exist");
     assert!(

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// Returns the schema of a resource. `plural` is the plural name of the resource.
+/// Returns the schema of a custom resource. `plural` is the plural name of the resource.
 fn schema(plural: &str) -> Value {
     let definition_name = name(plural);
-    let found = all()
+    let definition = all()
         .into_iter()
         .find(|definition| definition["metadata"]["name"] == definition_name.as_str());
-    found.expect("a definition")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+    definition.expect("a definition")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
 /// Returns the fields that a schema describes at a path.
@@ -29,7 +29,8 @@ fn members(schema: &Value, path: &[&str]) -> BTreeSet<String> {
         .collect()
 }
 
-/// Asserts that the schema describes every field of a value. The API server would prune other fields.
+/// Asserts that the schema at `path` describes every field of a value, because the API server would drop other fields.
+/// Checks only the first item of a list.
 fn assert_described(schema: &Value, path: &mut Vec<&'static str>, value: &Value) {
     let described = members(schema, path);
     for (name, member) in value.as_object().expect("an object") {
@@ -82,7 +83,7 @@ fn unknown_fields_of_a_dataplane_are_kept() {
     let schema = schema("dataplanes");
     let spec = &schema["properties"]["spec"];
     let networking = &spec["properties"]["networking"];
-    for open in [
+    for open_object in [
         spec,
         networking,
         &networking["properties"]["inbound"]["items"],
@@ -90,16 +91,19 @@ fn unknown_fields_of_a_dataplane_are_kept() {
         &networking["properties"]["transparentProxying"],
         &spec["properties"]["metrics"]["properties"]["conf"],
     ] {
-        assert_eq!(open["x-kubernetes-preserve-unknown-fields"], true, "{open}");
+        assert_eq!(
+            open_object["x-kubernetes-preserve-unknown-fields"], true,
+            "{open_object}"
+        );
     }
 }
 
 #[test]
-fn every_definition_is_structural() {
+fn schema_of_every_field_has_a_type() {
     fn check(path: &str, schema: &Value) {
         assert!(
             schema["type"].is_string(),
-            "{path}: the API server requires a type"
+            "{path} has no type, which the API server requires"
         );
         for (name, member) in schema["properties"].as_object().into_iter().flatten() {
             check(&format!("{path}.{name}"), member);
@@ -125,7 +129,7 @@ fn dataplanes_have_a_short_name_and_the_category_kuma() {
 }
 
 #[test]
-fn definitions_contain_no_empty_properties() {
+fn definitions_contain_no_empty_map_of_properties() {
     fn check(value: &Value, path: &str) {
         match value {
             Value::Object(members) => {

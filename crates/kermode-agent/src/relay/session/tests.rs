@@ -113,12 +113,12 @@ fn session_replaces_nonces_and_sends_the_node_once() {
         (CDS, &Some(node()))
     );
     for expected in ["1", "2"] {
-        let clusters = session.on_response(response(CDS, "of the control plane", &[("a", "1")], &[]));
+        let clusters = session.on_response(response(CDS, "control-plane-nonce", &[("a", "1")], &[]));
         assert_eq!(clusters.nonce, expected);
         let forwarded = session.on_request(ack(&clusters), &mut cache).request.unwrap();
         assert_eq!(
             (forwarded.response_nonce.as_str(), forwarded.node),
-            ("of the control plane", None)
+            ("control-plane-nonce", None)
         );
     }
     let forwarded = session
@@ -182,11 +182,14 @@ fn rejected_version_does_not_replace_the_acknowledged_version() {
 fn response_in_flight_is_requested_again_and_its_late_ack_is_not_forwarded() {
     let mut cache = mk_cache();
     let mut session = mk_configured(&mut cache);
-    let late = session.on_response(response(CDS, "3", &[("a", "2")], &[]));
+    let response_in_flight = session.on_response(response(CDS, "3", &[("a", "2")], &[]));
     session.on_closed();
     let opening = session.on_opening();
     assert_eq!(opening[0].initial_resource_versions["a"], IN_FLIGHT_VERSION);
-    assert_eq!(session.on_request(ack(&late), &mut cache).request, None);
+    assert_eq!(
+        session.on_request(ack(&response_in_flight), &mut cache).request,
+        None
+    );
     // The session has recorded the acknowledged version nevertheless.
     session.on_closed();
     assert_eq!(session.on_opening()[0].initial_resource_versions["a"], "2");
@@ -242,22 +245,22 @@ fn removed_resources_are_not_cached() {
 fn nonexistence_of_a_resource_is_cached() {
     let mut cache = mk_cache();
     let mut session = mk_configured(&mut cache);
-    session.on_request(subscribe(EDS, &["none"]), &mut cache);
-    let nonexistence = session.on_response(response(EDS, "3", &[], &["none"]));
+    session.on_request(subscribe(EDS, &["nonexistent"]), &mut cache);
+    let nonexistence = session.on_response(response(EDS, "3", &[], &["nonexistent"]));
     session.on_request(ack(&nonexistence), &mut cache);
     session.on_closed();
     assert!(
         !session.on_opening()[1]
             .initial_resource_versions
-            .contains_key("none")
+            .contains_key("nonexistent")
     );
 
     let mut restarted = Session::default();
     restarted.go_offline(&cache);
-    let output = restarted.on_request(subscribe(EDS, &["none", "unknown"]), &mut cache);
+    let output = restarted.on_request(subscribe(EDS, &["nonexistent", "unknown"]), &mut cache);
     assert_eq!(
         output.responses[0].removed_resources,
-        ["none"],
+        ["nonexistent"],
         "an unknown name gets no response"
     );
 }
@@ -318,20 +321,20 @@ fn versions_of_an_envoy_that_reopens_its_stream_are_forwarded() {
     let mut cache = mk_cache();
     drop(mk_configured(&mut cache));
     let mut session = Session::default();
-    let resumed = DeltaDiscoveryRequest {
+    let first_request = DeltaDiscoveryRequest {
         initial_resource_versions: [("a", "1"), ("b", "1")]
             .map(|(name, version)| (name.to_owned(), version.to_owned()))
             .into(),
         ..subscribe(CDS, &[])
     };
-    session.on_request(resumed, &mut cache);
+    session.on_request(first_request, &mut cache);
     assert_eq!(session.on_opening()[0].initial_resource_versions.len(), 2);
 }
 
 #[test]
 fn full_cache_drops_unused_resources_before_it_is_disabled() {
     let size = encode_resource(EDS, "a", "1", Bytes::from_static(b"body")).len();
-    // Four entries, each with its name, version and overhead.
+    // Space for four entries: 140 bytes are more than the name, the version and the overhead of an entry.
     let mut cache = Cache::new(4 * (size + 140));
     let mut session = mk_configured(&mut cache);
     assert!(cache.get(EDS, "a").is_some());
@@ -353,9 +356,10 @@ fn full_cache_drops_unused_resources_before_it_is_disabled() {
 
 // === random interleavings ===
 
-/// One stream of a model control plane: the part of delta xDS that the test needs. It shares no code with the session.
+/// Model of the control plane and of one stream: the part of delta xDS that the test needs. The model shares no code
+/// with the session.
 #[derive(Default)]
-struct Server {
+struct ControlPlane {
     /// State of each type, by type URL.
     types: BTreeMap<String, ServedType>,
     last_nonce: u32,
@@ -365,10 +369,10 @@ struct Server {
 struct ServedType {
     is_wildcard: bool,
     names: BTreeSet<String>,
-    /// Versions that the client has or that are in flight to it, by name.
-    client_versions: BTreeMap<String, String>,
+    /// Versions that Envoy has or that are in flight to Envoy, by name.
+    envoy_versions: BTreeMap<String, String>,
     in_flight: Option<SentResponse>,
-    /// Versions that the client rejected, by name.
+    /// Versions that Envoy rejected, by name.
     rejected: BTreeMap<String, String>,
     needs_response: bool,
 }
@@ -382,7 +386,7 @@ struct SentResponse {
 struct SentResource {
     name: String,
     version: String,
-    /// Version that the client had before.
+    /// Version that Envoy had before.
     previous_version: Option<String>,
 }
 
@@ -394,7 +398,7 @@ fn is_rejected(version: &str) -> bool {
 /// Versions of the control plane's resources, by type and name.
 type Resources = BTreeMap<&'static str, BTreeMap<String, String>>;
 
-impl Server {
+impl ControlPlane {
     fn on_request(&mut self, request: &DeltaDiscoveryRequest) {
         let is_first = !self.types.contains_key(&request.type_url);
         let served = self.types.entry(request.type_url.clone()).or_default();
@@ -404,7 +408,7 @@ impl Server {
                 "an ACK of another stream's response"
             );
             served
-                .client_versions
+                .envoy_versions
                 .extend(request.initial_resource_versions.clone());
             served.is_wildcard = request.resource_names_subscribe.is_empty();
             served.needs_response = served.is_wildcard;
@@ -414,8 +418,8 @@ impl Server {
             if request.error_detail.is_some() {
                 let resource = sent.resource.expect("a NACK of a response without resources");
                 match resource.previous_version {
-                    Some(version) => served.client_versions.insert(resource.name.clone(), version),
-                    None => served.client_versions.remove(&resource.name),
+                    Some(version) => served.envoy_versions.insert(resource.name.clone(), version),
+                    None => served.envoy_versions.remove(&resource.name),
                 };
                 served.rejected.insert(resource.name, resource.version);
             }
@@ -423,12 +427,12 @@ impl Server {
         for name in &request.resource_names_subscribe {
             served.names.insert(name.clone());
             if !is_first {
-                served.client_versions.remove(name);
+                served.envoy_versions.remove(name);
             }
         }
         for name in &request.resource_names_unsubscribe {
             served.names.remove(name);
-            served.client_versions.remove(name);
+            served.envoy_versions.remove(name);
         }
     }
 
@@ -441,12 +445,12 @@ impl Server {
             let resources = &resources[type_url.as_str()];
             let changed = resources.iter().find(|(name, version)| {
                 let is_subscribed = served.is_wildcard || served.names.contains(*name);
-                let client_has = served.client_versions.get(*name) == Some(*version);
-                let client_rejected = served.rejected.get(*name) == Some(*version);
-                is_subscribed && !client_has && !client_rejected
+                let envoy_has = served.envoy_versions.get(*name) == Some(*version);
+                let envoy_rejected = served.rejected.get(*name) == Some(*version);
+                is_subscribed && !envoy_has && !envoy_rejected
             });
             let removed = served
-                .client_versions
+                .envoy_versions
                 .keys()
                 .filter(|name| !resources.contains_key(*name));
             let removed: Vec<_> = removed.cloned().collect();
@@ -457,14 +461,14 @@ impl Server {
             self.last_nonce += 1;
             let nonce = self.last_nonce.to_string();
             for name in &removed {
-                served.client_versions.remove(name);
+                served.envoy_versions.remove(name);
             }
             // A response contains either removals or one resource, so a NACK always rejects that resource.
             let changed = changed.filter(|_| removed.is_empty());
             let resource = changed.map(|(name, version)| SentResource {
                 name: name.clone(),
                 version: version.clone(),
-                previous_version: served.client_versions.insert(name.clone(), version.clone()),
+                previous_version: served.envoy_versions.insert(name.clone(), version.clone()),
             });
             let items: Vec<_> = changed
                 .iter()
@@ -482,16 +486,16 @@ impl Server {
 /// Model of Envoy: subscribes to all clusters and to the endpoints of its clusters.
 #[derive(Default)]
 struct Envoy {
-    /// Versions by name.
+    /// Versions of the applied clusters, by name.
     clusters: BTreeMap<String, String>,
-    /// Versions by name.
+    /// Versions of the applied endpoints, by name of the cluster.
     endpoints: BTreeMap<String, String>,
     has_subscribed: bool,
     in_flight_responses: std::collections::VecDeque<DeltaDiscoveryResponse>,
 }
 
 impl Envoy {
-    /// The first call subscribes, each later call handles one response. Returns the requests to send.
+    /// The first call subscribes to all clusters. Each later call handles one response. Returns the requests to send.
     fn step(&mut self) -> Vec<DeltaDiscoveryRequest> {
         if !std::mem::replace(&mut self.has_subscribed, true) {
             return vec![subscribe(CDS, &[])];
@@ -532,10 +536,12 @@ impl Envoy {
 }
 
 struct Simulation {
+    /// Current resources of the control plane.
     resources: Resources,
     session: Session,
     cache: Cache,
-    server: Option<Server>,
+    /// The control plane, while an upstream stream is open.
+    control_plane: Option<ControlPlane>,
     envoy: Envoy,
 }
 
@@ -548,22 +554,22 @@ impl Simulation {
             let output = self.session.on_request(request, &mut self.cache);
             self.envoy.in_flight_responses.extend(output.responses);
             if let Some(request) = output.request {
-                let server = self
-                    .server
+                let control_plane = self
+                    .control_plane
                     .as_mut()
                     .expect("a request without an upstream stream");
-                server.on_request(&request);
+                control_plane.on_request(&request);
             }
         }
         has_sent
     }
 
     /// Lets the control plane send one response. Returns whether the control plane had a response to send.
-    fn step_server(&mut self) -> bool {
-        let Some(server) = &mut self.server else {
+    fn step_control_plane(&mut self) -> bool {
+        let Some(control_plane) = &mut self.control_plane else {
             return false;
         };
-        let Some(response) = server.next_response(&self.resources) else {
+        let Some(response) = control_plane.next_response(&self.resources) else {
             return false;
         };
         let response = self.session.on_response(response);
@@ -571,20 +577,20 @@ impl Simulation {
         true
     }
 
-    fn connect_server(&mut self) {
-        if self.server.is_some() || !self.session.has_subscriptions() {
+    fn connect_control_plane(&mut self) {
+        if self.control_plane.is_some() || !self.session.has_subscriptions() {
             return;
         }
-        let mut server = Server::default();
+        let mut control_plane = ControlPlane::default();
         self.session
             .on_opening()
             .iter()
-            .for_each(|request| server.on_request(request));
-        self.server = Some(server);
+            .for_each(|request| control_plane.on_request(request));
+        self.control_plane = Some(control_plane);
     }
 
-    fn disconnect_server(&mut self) {
-        if self.server.take().is_some() {
+    fn disconnect_control_plane(&mut self) {
+        if self.control_plane.take().is_some() {
             self.session.on_closed();
         }
         let responses = self.session.go_offline(&self.cache);
@@ -596,8 +602,8 @@ impl Simulation {
         for step in 0.. {
             assert!(step < 10_000, "the simulation does not settle");
             let envoy_sent = self.step_envoy();
-            let server_sent = self.step_server();
-            if !envoy_sent && !server_sent {
+            let control_plane_sent = self.step_control_plane();
+            if !envoy_sent && !control_plane_sent {
                 return;
             }
         }
@@ -606,14 +612,14 @@ impl Simulation {
     fn step_at_random(&mut self, step: usize, random: &mut fastrand::Rng) {
         match random.u8(0..12) {
             0..=3 => drop(self.step_envoy()),
-            4..=6 => drop(self.step_server()),
-            7 => self.connect_server(),
-            8 => self.disconnect_server(),
-            // Envoy restarts.
+            4..=6 => drop(self.step_control_plane()),
+            7 => self.connect_control_plane(),
+            8 => self.disconnect_control_plane(),
+            // Envoy restarts, which also ends the upstream stream.
             9 if random.u8(0..4) == 0 => {
                 self.session = Session::default();
                 self.envoy = Envoy::default();
-                self.server = None;
+                self.control_plane = None;
             }
             // A cluster and its endpoints change or are removed.
             _ => {
@@ -640,14 +646,15 @@ fn envoy_converges_under_any_interleaving_and_a_restarted_envoy_gets_the_same_st
             resources: [(CDS, BTreeMap::new()), (EDS, BTreeMap::new())].into(),
             session: Session::default(),
             cache: mk_cache(),
-            server: None,
+            control_plane: None,
             envoy: Envoy::default(),
         };
         for step in 0..random.usize(10..120) {
             simulation.step_at_random(step, &mut random);
         }
+        // Connecting needs a subscription, so Envoy subscribes first, if it has not done so before.
         simulation.step_envoy();
-        simulation.connect_server();
+        simulation.connect_control_plane();
         simulation.settle();
         let envoy = std::mem::take(&mut simulation.envoy);
         for (type_url, applied) in [(CDS, &envoy.clusters), (EDS, &envoy.endpoints)] {
@@ -673,11 +680,11 @@ fn envoy_converges_under_any_interleaving_and_a_restarted_envoy_gets_the_same_st
         }
 
         // Envoy restarts without a control plane.
-        simulation.server = None;
+        simulation.control_plane = None;
         simulation.session = Session::default();
         simulation.envoy = Envoy::default();
         simulation.step_envoy();
-        simulation.disconnect_server();
+        simulation.disconnect_control_plane();
         simulation.settle();
         let restarted = &simulation.envoy;
         for (before, after) in [

@@ -84,7 +84,7 @@ fn rejected_secret_is_not_sent_again_before_it_changes() {
     let mut nack = mk_request(&[IDENTITY], &first.nonce);
     nack.error_detail = Some(Status {
         code: 13,
-        message: "bad key".into(),
+        message: "invalid key".into(),
     });
     assert!(stream.on_request(nack, Some(&mk_material(1))).is_none());
     assert!(stream.on_material(Some(&mk_material(2))).is_some());
@@ -103,18 +103,19 @@ fn subscription_before_the_first_certificate_gets_a_response_once_it_is_issued()
 #[test]
 fn ack_of_an_earlier_response_is_ignored() {
     let mut stream = mk_stream();
-    stream
+    let first = stream
         .on_request(mk_request(&[IDENTITY], ""), Some(&mk_material(1)))
         .unwrap();
-    stream.on_material(Some(&mk_material(2))).unwrap();
+    let second = stream.on_material(Some(&mk_material(2))).unwrap();
     assert!(
         stream
-            .on_request(mk_request(&[TRUST_BUNDLE], "1"), Some(&mk_material(2)))
+            .on_request(mk_request(&[TRUST_BUNDLE], &first.nonce), Some(&mk_material(2)))
             .is_none()
     );
+    // The subscription has not changed, so its ACK gets no response.
     assert!(
         stream
-            .on_request(mk_request(&[IDENTITY], "2"), Some(&mk_material(2)))
+            .on_request(mk_request(&[IDENTITY], &second.nonce), Some(&mk_material(2)))
             .is_none()
     );
 }
@@ -136,7 +137,7 @@ fn secret_of_another_mesh_is_not_served() {
 fn debug_of_a_secret_hides_the_key() {
     let names = SdsSecretNames::of(&MeshName::new("default"));
     let secret = names.secret(IDENTITY, &mk_material(1)).unwrap();
-    // `Debug` of the key's bytes is `[107, 101, 121]`; the check for 107 also detects a part of the key.
+    // `Debug` of the key's bytes is `[107, 101, 121]`. The first byte alone must not occur either.
     let bytes = format!("{:?}", b"key");
     let text = format!("{secret:?} {:?}", secret.kind);
     assert!(
