@@ -120,8 +120,8 @@ impl Authorities {
     /// cached. Older CAs are not used, because another replica may have started a rotation.
     pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<RotationPlan>> {
         let id = BackendId::new(mesh, backend);
-        let backend = self.backend(&id);
-        let mut cache = backend.cache.lock().await;
+        let entry = self.backend(&id);
+        let mut cache = entry.cache.lock().await;
         let is_fresh = cache.current_as_of.is_some_and(|at| at.elapsed() < CACHE_TTL);
         self.read_unless_fresh(&id, &mut cache, is_fresh).await
     }
@@ -129,8 +129,8 @@ impl Authorities {
     /// Returns the cached CAs regardless of their age, unless a Secret has changed or no CAs are cached. Then reads the
     /// Secrets, as [`Self::get`] does.
     async fn get_cached(&self, id: &BackendId) -> anyhow::Result<Arc<RotationPlan>> {
-        let backend = self.backend(id);
-        let mut cache = backend.cache.lock().await;
+        let entry = self.backend(id);
+        let mut cache = entry.cache.lock().await;
         let is_fresh = cache.current_as_of.is_some();
         self.read_unless_fresh(id, &mut cache, is_fresh).await
     }
@@ -192,7 +192,8 @@ impl Authorities {
         }
     }
 
-    /// Reads the Secrets of a backend. Creates the first CA if there is no CA, and restores lost Secrets.
+    /// Reads the Secrets of a backend. Creates the first CA if there is no CA, and restores lost Secrets of the CAs
+    /// `in_memory`.
     async fn read(&self, id: &BackendId, in_memory: Option<&RotationPlan>) -> anyhow::Result<RotationPlan> {
         let AuthoritiesState {
             client, namespace, ..

@@ -338,13 +338,20 @@ impl Authorities {
         self.publish_roots(&id, plan, SystemTime::now(), mtls.certificate_lifetime);
     }
 
-    fn publish_roots(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime, lifetime: Duration) {
+    fn publish_roots(
+        &self,
+        id: &BackendId,
+        plan: &RotationPlan,
+        now: SystemTime,
+        certificate_lifetime: Duration,
+    ) {
         let trust = plan.trust(now);
         let update = RootsUpdate {
             roots_der: trust.bundle.to_der(),
             roots_version: trust.version,
             signer: trust.signer,
-            renew_within: u32::try_from((lifetime / RENEWAL_DIVISOR).as_secs()).unwrap_or(u32::MAX),
+            renew_within: u32::try_from((certificate_lifetime / RENEWAL_DIVISOR).as_secs())
+                .unwrap_or(u32::MAX),
         };
         self.backend(id).roots.send_if_modified(|current| {
             let has_changed = current.as_deref() != Some(&update);

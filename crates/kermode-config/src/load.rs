@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// An environment variable and the dotted path of the setting that it overrides.
+/// An environment variable and the dotted_path path of the setting that it overrides.
 pub(crate) type Variable = (&'static str, &'static str);
 
 /// Rules for overrides, in addition to the serialized defaults.
@@ -99,12 +99,12 @@ impl Collector<'_> {
     /// Collects the leaves of the file's tree as overrides, and reports unknown keys. `defaults` is the part of the
     /// defaults at `path`.
     fn collect_tree(&mut self, file: &Path, defaults: &Value, value: &Value, path: &mut Vec<String>) {
-        let dotted = path.join(".");
+        let dotted_path = path.join(".");
         match (defaults, value) {
             // A key without a value keeps its default.
             (_, Value::Null) => {}
             (Value::Object(defaults), Value::Object(entries))
-                if !self.rules.user_keyed_maps.contains(&dotted.as_str()) =>
+                if !self.rules.user_keyed_maps.contains(&dotted_path.as_str()) =>
             {
                 for (key, value) in entries {
                     path.push(key.clone());
@@ -118,7 +118,7 @@ impl Collector<'_> {
                 }
             }
             _ => self.overrides.push(Override {
-                origin: format!("{}: {dotted}", file.display()),
+                origin: format!("{}: {dotted_path}", file.display()),
                 path: path.clone(),
                 value: value.clone(),
             }),

@@ -132,8 +132,8 @@ fn wide_column(mut column: Value) -> Value {
     column
 }
 
-/// Schema of the conditions of a status. The list is keyed by type, so each field manager owns only the conditions that it
-/// writes.
+/// Schema of the conditions of a status. The list is keyed by type, so each field manager owns only the conditions that
+/// it writes.
 fn conditions() -> Value {
     let condition = object(json!({
         "type": text("Type of the condition."),

@@ -36,7 +36,7 @@ pub struct MeshSpec {
     /// Mutual TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls: Option<MtlsSpec>,
-    /// Traffic that leaves the mesh.
+    /// Networking settings of the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub networking: Option<MeshNetworking>,
 }
@@ -86,15 +86,15 @@ pub struct Rotation {
     pub expiration: Option<String>,
 }
 
-/// Traffic that leaves the mesh.
+/// Networking settings of a [`Mesh`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshNetworking {
-    /// Outbound traffic.
+    /// Traffic that leaves the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound: Option<MeshOutbound>,
 }
 
-/// Outbound traffic of a mesh.
+/// Settings of traffic that leaves the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshOutbound {
     /// Whether traffic to addresses outside of the mesh passes through; `true` by default.

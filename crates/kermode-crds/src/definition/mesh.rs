@@ -13,6 +13,9 @@ use crate::mesh::{BUILTIN, MUST_BE_DNS_LABEL};
 const DNS_LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// Maximum number of backends. The API server needs a bound to estimate the cost of the CEL rules.
 const MAX_BACKENDS: u32 = 64;
+/// Maximum length of the name of a backend, needed for the same estimate. Names of Kubernetes objects have the same
+/// limit.
+const MAX_BACKEND_NAME_LENGTH: u32 = 253;
 
 pub(super) fn mesh() -> Value {
     let outbound = open_object(json!({
@@ -22,7 +25,7 @@ pub(super) fn mesh() -> Value {
         open_object(json!({"outbound": with_description(outbound, "Traffic that leaves the mesh.")}));
     let spec = open_object(json!({
         "mtls": mtls(),
-        "networking": with_description(networking, "Settings of traffic."),
+        "networking": with_description(networking, "Networking settings of the mesh."),
     }));
     let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
     let status = object(json!({
@@ -79,7 +82,7 @@ fn mtls() -> Value {
     let certificates =
         open_object(json!({"rotation": with_description(rotation, "Rotation of workload certificates.")}));
     let backend = open_object(json!({
-        "name": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of the backend, unique in the mesh."},
+        "name": {"type": "string", "minLength": 1, "maxLength": MAX_BACKEND_NAME_LENGTH, "description": "Name of the backend, unique in the mesh."},
         "type": text("Type of the certificate authority; Kermode supports builtin."),
         "mode": {"type": "string", "enum": ["", "STRICT", "PERMISSIVE"], "description": "Traffic that inbounds accept: only mutual TLS with STRICT, the default; mutual TLS and plaintext with PERMISSIVE."},
         "dpCert": with_description(certificates, "Workload certificates."),
@@ -93,7 +96,7 @@ fn mtls() -> Value {
         &format!("name {MUST_BE_DNS_LABEL}"),
     );
     let schema = open_object(json!({
-        "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use. If absent, mutual TLS is off."},
+        "enabledBackend": {"type": "string", "maxLength": MAX_BACKEND_NAME_LENGTH, "description": "Name of the backend in use. If absent, mutual TLS is off."},
         "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": backend, "description": "Certificate authorities of the mesh."},
     }));
     with_rule(
