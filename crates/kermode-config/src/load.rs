@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// An environment variable and the dotted_path path of the setting that it overrides.
+/// An environment variable and the dotted path of the setting that it overrides.
 pub(crate) type Variable = (&'static str, &'static str);
 
 /// Rules for overrides, in addition to the serialized defaults.
