@@ -13,7 +13,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
-/// A network namespace. The open file keeps it alive.
+/// A network namespace. The open file keeps the namespace alive.
 struct Namespace(File);
 
 impl Namespace {
@@ -46,7 +46,7 @@ impl Namespace {
     }
 }
 
-/// Starts an API server that serves one request for the pod. Returns a kubeconfig for it.
+/// Starts an API server that serves one request for the pod. Returns a kubeconfig for this API server.
 fn start_api_server(pod: &Value) -> Value {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("the listener has an address");
@@ -72,21 +72,22 @@ fn start_api_server(pod: &Value) -> Value {
         let _ = stream.read_to_end(&mut Vec::new());
     });
     json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "it",
-        "clusters": [{ "name": "it", "cluster": { "server": format!("http://{address}") } }],
-        "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
-        "users": [{ "name": "it", "user": {} }],
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{address}") } }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+        "users": [{ "name": "test", "user": {} }],
     })
 }
 
-/// Runs the plugin. Returns whether it succeeded, and its output.
-fn run_plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
+/// Runs the plugin with an operation (`CNI_COMMAND`) and the path of a network namespace. Returns whether the plugin
+/// succeeded, and its standard output.
+fn run_plugin(operation: &str, network_namespace: &str, input: &Value) -> (bool, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kuma-cni"))
         .env_clear()
-        .env("CNI_COMMAND", command)
+        .env("CNI_COMMAND", operation)
         .env("CNI_CONTAINERID", "c1")
         .env("CNI_IFNAME", "eth0")
-        .env("CNI_NETNS", namespace)
+        .env("CNI_NETNS", network_namespace)
         .env(
             "CNI_ARGS",
             "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-1",
@@ -108,9 +109,9 @@ fn run_plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
     )
 }
 
-/// Returns a network configuration with the result of a previous plugin. Starts an API server with the pod, and writes
-/// a kubeconfig for it to `folder`.
-fn mk_network(folder: &std::path::Path, pod: &Value) -> Value {
+/// Starts an API server with the pod and writes its kubeconfig to `folder`. Returns a network configuration with this
+/// kubeconfig and the result of a previous plugin.
+fn start_api_server_and_mk_network(folder: &std::path::Path, pod: &Value) -> Value {
     let kubeconfig = folder.join("kubeconfig");
     fs::write(&kubeconfig, start_api_server(pod).to_string()).expect("the folder is writable");
     json!({
@@ -136,7 +137,7 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
         "kuma.io/sidecar-uid": "70000",
         "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids": "443:1234",
     });
-    let input = mk_network(folder.path(), &mk_pod(&annotations));
+    let input = start_api_server_and_mk_network(folder.path(), &mk_pod(&annotations));
     let rules = rules_after_add(&input);
     assert!(rules.contains("tcp dport 443 meta skuid 1234 return"), "{rules}");
     assert!(rules.contains("meta skuid 70000 return"), "{rules}");
@@ -145,7 +146,7 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
 #[test]
 fn pod_outside_the_mesh_gets_no_rules() {
     let folder = tempfile::tempdir().expect("a folder");
-    let input = mk_network(folder.path(), &mk_pod(&json!({ "some": "thing" })));
+    let input = start_api_server_and_mk_network(folder.path(), &mk_pod(&json!({ "some": "thing" })));
     assert_eq!(rules_after_add(&input), "");
 }
 
@@ -166,7 +167,7 @@ fn rules_after_add(input: &Value) -> String {
 fn failure_has_the_fields_of_the_specification() {
     let folder = tempfile::tempdir().expect("a folder");
     let annotations = json!({ "kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "root" });
-    let input = mk_network(folder.path(), &mk_pod(&annotations));
+    let input = start_api_server_and_mk_network(folder.path(), &mk_pod(&annotations));
     let (succeeded, output) = run_plugin("ADD", &Namespace::new().path(), &input);
     let failure: Value = serde_json::from_str(&output).expect("valid JSON");
     assert!(!succeeded);
@@ -183,7 +184,7 @@ fn failure_has_the_fields_of_the_specification() {
 }
 
 #[test]
-fn operations_other_than_add_need_neither_api_server_nor_network_namespace() {
+fn other_operations_need_neither_api_server_nor_network_namespace_and_unknown_ones_fail() {
     let (succeeded, output) = run_plugin("VERSION", "", &json!({ "cniVersion": "1.0.0" }));
     let versions: Value = serde_json::from_str(&output).expect("valid JSON");
     assert!(
@@ -192,9 +193,9 @@ fn operations_other_than_add_need_neither_api_server_nor_network_namespace() {
                 .as_array()
                 .is_some_and(|all| all.contains(&json!("1.0.0")))
     );
-    for command in ["CHECK", "DEL"] {
+    for operation in ["CHECK", "DEL"] {
         assert_eq!(
-            run_plugin(command, "", &json!({ "cniVersion": "1.0.0" })),
+            run_plugin(operation, "", &json!({ "cniVersion": "1.0.0" })),
             (true, String::new())
         );
     }

@@ -19,6 +19,8 @@ use namespace::Namespace;
 const ROOT: u32 = 0;
 /// UID of `kuma-validation`.
 const NOBODY: u32 = 65534;
+/// UID of the proxy in [`ARGUMENTS`].
+const PROXY_UID: u32 = 5678;
 /// Arguments of both init containers.
 const ARGUMENTS: [&str; 4] = [
     "--redirect-outbound-port=15001",
@@ -145,6 +147,7 @@ fn validation_that_is_not_possible_fails() {
         !valid && text.contains("cannot check") && text.contains("route"),
         "{text}"
     );
-    let (valid, text) = run_program(&mk_pod_namespace(), 5678, &["--validate-only"]);
+    // Connections of the proxy's user are not redirected.
+    let (valid, text) = run_program(&mk_pod_namespace(), PROXY_UID, &["--validate-only"]);
     assert!(!valid && text.contains("UID 5678"), "{text}");
 }

@@ -4,13 +4,13 @@ use std::cell::Cell;
 
 use super::*;
 
-/// Lookup that fails `remaining_failures` times, then returns the same pod for every name.
-struct FlakyLookup {
+/// Simulated API server: fails `remaining_failures` times, then returns the same pod for every name.
+struct SimulatedLookup {
     remaining_failures: Cell<u32>,
     pod: PodSummary,
 }
 
-impl PodLookup for FlakyLookup {
+impl PodLookup for SimulatedLookup {
     fn find(&self, _: &str, _: &str) -> anyhow::Result<PodSummary> {
         match self.remaining_failures.get() {
             0 => Ok(self.pod.clone()),
@@ -22,16 +22,16 @@ impl PodLookup for FlakyLookup {
     }
 }
 
-/// Creates a lookup that fails `failures` times, then returns a pod without a sidecar.
-fn mk_flaky_lookup(failures: u32) -> FlakyLookup {
-    FlakyLookup {
+/// Creates a lookup that fails `failures` times, then returns a pod without sidecar.
+fn mk_lookup_of_plain_pod(failures: u32) -> SimulatedLookup {
+    SimulatedLookup {
         remaining_failures: Cell::new(failures),
         pod: PodSummary::default(),
     }
 }
 
 /// Creates a lookup that returns an injected pod with one more annotation.
-fn mk_lookup_of_injected_pod(annotation: (&str, &str)) -> FlakyLookup {
+fn mk_lookup_of_injected_pod(annotation: (&str, &str)) -> SimulatedLookup {
     let annotations = [("kuma.io/sidecar-injected", "true"), annotation];
     let annotations = annotations
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -42,7 +42,7 @@ fn mk_lookup_of_injected_pod(annotation: (&str, &str)) -> FlakyLookup {
         init_containers: Vec::new(),
         long_running_containers: 2,
     };
-    FlakyLookup {
+    SimulatedLookup {
         remaining_failures: Cell::new(0),
         pod,
     }
@@ -66,30 +66,30 @@ fn mk_network() -> NetworkConfig {
 
 #[test]
 fn pod_of_an_excluded_namespace_is_not_looked_up() {
-    let pods = mk_flaky_lookup(u32::MAX);
+    let pods = mk_lookup_of_plain_pod(u32::MAX);
     assert_eq!(add(&mk_environment("kube-system"), &mk_network(), &pods), Ok(()));
     assert_eq!(pods.remaining_failures.get(), u32::MAX);
 }
 
 #[test]
-fn sandbox_without_a_pod_name_is_skipped() {
-    let pods = mk_flaky_lookup(u32::MAX);
+fn call_without_a_pod_name_succeeds_without_a_lookup() {
+    let pods = mk_lookup_of_plain_pod(u32::MAX);
     assert_eq!(add(&Environment::default(), &mk_network(), &pods), Ok(()));
 }
 
 #[test]
 fn lookup_is_attempted_thirty_times() {
-    assert!(find_with_retries(&mk_flaky_lookup(29), "shop", "cart-1", Duration::ZERO).is_ok());
-    let failure = find_with_retries(&mk_flaky_lookup(30), "shop", "cart-1", Duration::ZERO)
+    assert!(find_with_retries(&mk_lookup_of_plain_pod(29), "shop", "cart-1", Duration::ZERO).is_ok());
+    let failure = find_with_retries(&mk_lookup_of_plain_pod(30), "shop", "cart-1", Duration::ZERO)
         .expect_err("all attempts fail")
         .to_string();
     assert!(failure.contains("the API server is unavailable"), "{failure}");
 }
 
 #[test]
-fn pod_without_sidecar_is_skipped() {
+fn pod_without_sidecar_needs_no_network_namespace() {
     assert_eq!(
-        add(&mk_environment("shop"), &mk_network(), &mk_flaky_lookup(0)),
+        add(&mk_environment("shop"), &mk_network(), &mk_lookup_of_plain_pod(0)),
         Ok(())
     );
 }
@@ -113,11 +113,11 @@ fn failure_without_a_usable_network_namespace_names_the_variable_or_the_path() {
         .expect_err("the pod cannot be set up")
         .to_string();
     assert!(failure.contains("CNI_NETNS"), "{failure}");
-    let absent_namespace = Environment {
+    let environment_with_absent_namespace = Environment {
         network_namespace: Some("/nonexistent/netns".into()),
         ..mk_environment("shop")
     };
-    let failure = add(&absent_namespace, &mk_network(), &pods)
+    let failure = add(&environment_with_absent_namespace, &mk_network(), &pods)
         .expect_err("the pod cannot be set up")
         .to_string();
     assert!(failure.contains("/nonexistent/netns"), "{failure}");

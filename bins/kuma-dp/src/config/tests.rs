@@ -1,4 +1,4 @@
-//! Tests of accepted and rejected configurations.
+//! Tests of accepted and rejected command lines of `kuma-dp run`.
 
 use clap::Parser;
 use kermode_identity::ServingAuthority;
@@ -6,12 +6,12 @@ use kermode_identity::ServingAuthority;
 use super::*;
 use crate::cli::{Cli, Command};
 
-/// Parses a complete command line of `kuma-dp run`. An argument in `changes` replaces the default with the same flag.
+/// Parses a complete command line of `kuma-dp run`. An argument in `changes` replaces the argument with the same flag.
 fn mk_args(changes: &[&str]) -> RunArgs {
     let ca = ServingAuthority::generate(std::time::SystemTime::now())
         .unwrap()
         .certificate_pem();
-    let mut line = vec![
+    let mut command_line = vec![
         "kuma-dp".to_owned(),
         "run".to_owned(),
         "--cp-address=https://kuma-control-plane.kong-mesh-system:5678".to_owned(),
@@ -20,10 +20,10 @@ fn mk_args(changes: &[&str]) -> RunArgs {
         "--dataplane-token-file=/var/run/token".to_owned(),
         "--dns-enabled=true".to_owned(),
     ];
-    let key = |argument: &str| argument.split('=').next().map(str::to_owned);
-    line.retain(|argument| !changes.iter().any(|change| key(change) == key(argument)));
-    line.extend(changes.iter().map(ToString::to_string));
-    match Cli::parse_from(line).command {
+    let flag = |argument: &str| argument.split('=').next().map(str::to_owned);
+    command_line.retain(|argument| !changes.iter().any(|change| flag(change) == flag(argument)));
+    command_line.extend(changes.iter().map(ToString::to_string));
+    match Cli::parse_from(command_line).command {
         Command::Run(args) => *args,
         other => panic!("expected the subcommand run, got {other:?}"),
     }

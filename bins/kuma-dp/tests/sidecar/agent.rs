@@ -26,13 +26,15 @@ pub(crate) const SOFT_LIMIT: &str = "256";
 /// Running `kuma-dp`. Dropping it kills the process and its Envoy.
 pub(crate) struct Agent {
     child: Child,
-    admin: SocketAddr,
+    /// Address of Envoy's admin interface.
+    admin_address: SocketAddr,
+    /// Directory with the token, the log and the socket of `kuma-dp`.
     directory: TempDir,
     /// Process ID of Envoy when it was last observed.
     last_envoy_pid: Cell<Option<i32>>,
 }
 
-/// A failed test must not leave Envoy running.
+/// Kills Envoy, which a failed test must not leave running. `kuma-dp` is killed by `kill_on_drop`.
 impl Drop for Agent {
     fn drop(&mut self) {
         if let Some(envoy) = self.last_envoy_pid.get().filter(|envoy| is_running(*envoy)) {
@@ -43,15 +45,15 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    /// Starts `kuma-dp` with the injector's environment, overridden by `changes`.
+    /// Starts `kuma-dp` with an environment like the injector's, changed by the variables in `changes`.
     pub(crate) async fn start(control_plane: &ControlPlane, token: &str, changes: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token_path = directory.path().join("token");
         std::fs::write(&token_path, token).unwrap();
-        // Nothing listens at this address, so queries fail immediately.
         let resolv_conf = directory.path().join("resolv.conf");
+        // Nothing listens at this address, so DNS queries fail immediately.
         std::fs::write(&resolv_conf, "nameserver 127.0.0.3\n").unwrap();
-        let admin = free_address(Ipv4Addr::LOCALHOST.into()).await;
+        let admin_address = free_address(Ipv4Addr::LOCALHOST.into()).await;
         let log = File::create(directory.path().join("log")).unwrap();
         let child = Command::new("/bin/sh")
             // The shell sets a low soft limit of open files, as a container runtime does.
@@ -73,7 +75,7 @@ impl Agent {
             .env("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", &token_path)
             .env("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", "info")
             .env("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", envoy_path())
-            .env("KUMA_DATAPLANE_ADMIN_PORT", admin.port().to_string())
+            .env("KUMA_DATAPLANE_ADMIN_PORT", admin_address.port().to_string())
             .env("KUMA_DNS_ENABLED", "false")
             .env("KUMA_DNS_RESOLV_CONF", &resolv_conf)
             .env("TMPDIR", directory.path())
@@ -84,7 +86,7 @@ impl Agent {
             .unwrap();
         Self {
             child,
-            admin,
+            admin_address,
             directory,
             last_envoy_pid: Cell::new(None),
         }
@@ -97,8 +99,8 @@ impl Agent {
         std::fs::rename(new, self.directory.path().join("token")).unwrap();
     }
 
-    pub(crate) fn admin(&self) -> SocketAddr {
-        self.admin
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin_address
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -144,7 +146,7 @@ impl Agent {
     /// Sends a request to Envoy's admin interface. Returns the status and the whole response, or `None` if the
     /// request failed.
     pub(crate) async fn admin_request(&self, method: &str, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(self.admin).await.ok()?;
+        let mut stream = TcpStream::connect(self.admin_address).await.ok()?;
         let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut response = String::new();
@@ -187,12 +189,12 @@ impl Agent {
     /// Searches the agent's directory. Returns the paths of all files that contain `text`.
     pub(crate) fn files_containing(&self, text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        let mut folders = vec![self.directory.path().to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap() {
+        let mut directories = vec![self.directory.path().to_owned()];
+        while let Some(parent) = directories.pop() {
+            for entry in std::fs::read_dir(parent).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
-                    folders.push(path);
+                    directories.push(path);
                 } else if std::fs::read(&path)
                     .is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
                 {
@@ -208,7 +210,7 @@ impl Agent {
     }
 }
 
-/// Whether the process runs. A zombie does not count as running.
+/// Returns whether the process runs. A zombie does not count as running.
 pub(crate) fn is_running(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the command, which is in parentheses and may contain any characters.

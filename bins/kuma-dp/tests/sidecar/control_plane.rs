@@ -1,4 +1,4 @@
-//! A simulated control plane on loopback: TLS, authentication by token, minimal delta ADS, and real certificates.
+//! A simulated control plane on loopback: TLS, authentication by token, minimal delta ADS, certificates.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,6 +30,8 @@ use tower::Service;
 
 /// IP of the Pod. It is on loopback, but differs from the IP of Envoy's admin interface.
 const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// Limit on connections to the control plane. No test opens as many.
+const MAX_CONNECTIONS: usize = 100;
 /// Name of the proxy under test.
 pub(crate) const PROXY: &str = "web-0.demo";
 /// SPIFFE ID of the proxy under test.
@@ -38,24 +40,24 @@ pub(crate) const SPIFFE_ID: &str = "spiffe://default/web_demo_svc_80";
 /// Behaviour of the control plane; can be changed while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Behaviour {
-    /// Accepted token.
+    /// The only token that is accepted.
     pub(crate) token: &'static str,
-    /// Whether the mesh has mTLS, so that inbounds require it.
+    /// Whether the mesh has mTLS in mode STRICT.
     pub(crate) has_mtls: bool,
-    /// Lifetime of issued certificates; `None` rejects requests for certificates, as in a mesh without mTLS.
+    /// Lifetime of issued certificates. With `None`, requests for certificates are rejected, as in a mesh without mTLS.
     pub(crate) certificate_lifetime: Option<Duration>,
 }
 
 /// Running control plane. Dropping the value stops it.
 pub(crate) struct ControlPlane {
     pub(crate) address: SocketAddr,
-    /// CA certificate that proxies trust.
+    /// CA certificate that verifies the control plane's own certificate.
     pub(crate) ca_pem: String,
-    /// Address at which the proxy under test accepts connections of the mesh.
+    /// Address of the only inbound of the proxy under test.
     pub(crate) inbound: SocketAddr,
     state: Arc<ControlPlaneState>,
-    /// Whether [`start_forwarder`] forwards connections.
-    forwards: watch::Sender<bool>,
+    /// Whether connections are forwarded ([`start_forwarder`]). While they are not, the control plane is unreachable.
+    forwarding: watch::Sender<bool>,
     _trigger: shutdown::Trigger,
 }
 
@@ -73,16 +75,16 @@ struct ControlPlaneState {
 
 impl ControlPlane {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
-        let serving = ServingAuthority::generate(SystemTime::now()).unwrap();
-        let certificate = serving
+        let serving_authority = ServingAuthority::generate(SystemTime::now()).unwrap();
+        let issued = serving_authority
             .issue(
                 &["127.0.0.1"],
                 Term::of(Duration::from_hours(1)),
                 SystemTime::now(),
             )
             .unwrap();
-        let key = certificate.private_key().into();
-        let certificate = tls::ServingCertificate::new(certificate.certificate.chain, key).unwrap();
+        let key = issued.private_key().into();
+        let certificate = tls::ServingCertificate::new(issued.certificate.chain, key).unwrap();
         let inbound = free_address(POD_IP).await;
         let state = Arc::new(ControlPlaneState {
             behaviour: Mutex::new(behaviour),
@@ -93,34 +95,34 @@ impl ControlPlane {
         });
         let routes = Routes::new(Ads(state.clone())).add_service(Issuance(state.clone()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let (forwards, address) = start_forwarder(listener.local_addr().unwrap()).await;
+        let (forwarding, address) = start_forwarder(listener.local_addr().unwrap()).await;
         let (trigger, shutdown) = shutdown::channel();
         tokio::spawn(tls::serve(
             listener,
             certificate,
             routes.into_axum_router(),
-            100,
+            MAX_CONNECTIONS,
             shutdown,
         ));
         Self {
             address,
-            ca_pem: serving.certificate_pem(),
+            ca_pem: serving_authority.certificate_pem(),
             inbound,
             state,
-            forwards,
+            forwarding,
             _trigger: trigger,
         }
     }
 
     /// Closes all connections and every new connection, like a control plane that was killed.
     pub(crate) fn disconnect(&self) {
-        self.forwards.send_replace(false);
+        self.forwarding.send_replace(false);
     }
 
     /// Accepts connections after [`Self::disconnect`] and clears the received requests.
     pub(crate) fn reconnect(&self) {
         self.state.received.lock().unwrap().clear();
-        self.forwards.send_replace(true);
+        self.forwarding.send_replace(true);
     }
 
     /// Returns the requests received on ADS streams since the start or the last [`Self::reconnect`].
@@ -136,7 +138,8 @@ impl ControlPlane {
         self.state.accepted_tokens.lock().unwrap().clone()
     }
 
-    /// Returns a certificate for a client in the mesh, its key, and the roots that verify the server.
+    /// Returns a certificate of the mesh for a client, its key, and the roots that verify the proxy under test. The
+    /// client has the same identity as this proxy.
     pub(crate) fn mk_client_identity(&self) -> (IssuedCertificate, WorkloadKey, TrustBundle) {
         let key = WorkloadKey::generate().unwrap();
         let entitlement = Entitlement::of(&self.state.dataplane);
@@ -269,23 +272,23 @@ fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
 async fn start_forwarder(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (forwards, is_on) = watch::channel(true);
+    let (forwarding, is_forwarding) = watch::channel(true);
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let mut is_on = is_on.clone();
+            let mut is_forwarding = is_forwarding.clone();
             tokio::spawn(async move {
-                if !*is_on.borrow() {
+                if !*is_forwarding.borrow() {
                     return;
                 }
                 let mut server = TcpStream::connect(target).await.unwrap();
                 tokio::select! {
                     _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                    _ = is_on.wait_for(|is_on| !is_on) => {}
+                    _ = is_forwarding.wait_for(|is_forwarding| !is_forwarding) => {}
                 }
             });
         }
     });
-    (forwards, address)
+    (forwarding, address)
 }
 
 /// Returns an address whose port is free at the moment.

@@ -4,8 +4,8 @@ use crate::agent::{Agent, is_running};
 use crate::control_plane::ControlPlane;
 use crate::{MTLS, presented_certificate};
 
-/// Returns the number of occurrences of a text in the log.
-fn count(agent: &Agent, text: &str) -> usize {
+/// Returns the number of occurrences of a text in the log of `kuma-dp`.
+fn count_in_log(agent: &Agent, text: &str) -> usize {
     agent.log().matches(text).count()
 }
 
@@ -23,14 +23,16 @@ async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
     control_plane.disconnect();
     agent.crash_envoy().await;
     let second = agent
-        .eventually("the restarted inbound presents the certificate", async || {
-            presented_certificate(&control_plane).await
-        })
+        .eventually(
+            "the inbound of the restarted Envoy presents the certificate",
+            async || presented_certificate(&control_plane).await,
+        )
         .await;
     assert!(first == second, "the certificate changed without a control plane");
     agent.wait_for_ready_status(200).await;
 
     control_plane.reconnect();
+    // The first request for each type is a subscription: one to clusters, one to listeners.
     let subscriptions = agent
         .eventually("the control plane receives subscriptions", async || {
             let mut requests = control_plane.received();
@@ -57,18 +59,19 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
     agent.wait_for_ready_status(200).await;
-    // The agent has connected once. Each iteration adds one loss and one connection.
-    for connections in 2..4 {
+    // The agent has connected once. Each iteration loses the connection and adds another one.
+    for expected_connections in 2..4 {
         control_plane.disconnect();
         agent
             .eventually("the stream is lost", async || {
-                (count(&agent, "no ADS stream to the control plane") >= connections - 1).then_some(())
+                (count_in_log(&agent, "no ADS stream to the control plane") >= expected_connections - 1)
+                    .then_some(())
             })
             .await;
         control_plane.reconnect();
         agent
             .eventually("the stream is reopened", async || {
-                (count(&agent, "connected to the control plane") == connections).then_some(())
+                (count_in_log(&agent, "connected to the control plane") == expected_connections).then_some(())
             })
             .await;
     }
@@ -76,7 +79,7 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
         .admin_request("GET", "/stats?filter=kuma_dp.upstream_(cx_total|rq_total)")
         .await
         .unwrap();
-    // One connection with three streams: ADS and two secrets. No stream was reopened.
+    // Envoy has opened one connection to the agent, and three streams: ADS and two secrets. No stream was reopened.
     assert!(statistics.contains("upstream_cx_total: 1"), "{statistics}");
     assert!(statistics.contains("upstream_rq_total: 3"), "{statistics}");
 }
@@ -88,12 +91,13 @@ async fn restarted_envoy_is_configured_by_the_control_plane() {
     agent.wait_for_ready_status(200).await;
     agent.crash_envoy().await;
     agent
-        .eventually("the restarted inbound presents the certificate", async || {
-            presented_certificate(&control_plane).await
-        })
+        .eventually(
+            "the inbound of the restarted Envoy presents the certificate",
+            async || presented_certificate(&control_plane).await,
+        )
         .await;
     assert_eq!(
-        count(&agent, "Envoy receives the cached configuration"),
+        count_in_log(&agent, "Envoy receives the cached configuration"),
         0,
         "{}",
         agent.log()
@@ -107,8 +111,11 @@ async fn kuma_dp_ends_with_the_exit_code_of_envoy_after_a_crash_loop() {
     let changes = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program)];
     let mut agent = Agent::start(&control_plane, "first", &changes).await;
     assert_eq!(agent.wait_for_end().await.code(), Some(42));
-    assert_eq!(count(&agent, "it is restarted with"), 5);
-    assert_eq!(count(&agent, "crashed 6 times in a row and is not restarted"), 1);
+    assert_eq!(count_in_log(&agent, "it is restarted with"), 5);
+    assert_eq!(
+        count_in_log(&agent, "crashed 6 times in a row and is not restarted"),
+        1
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Tests of `kuma-dp` with a real Envoy and a simulated control plane: start, renewal of the certificate, drain, and
-//! all ways in which `kuma-dp` or Envoy ends.
+//! Tests of `kuma-dp` with a real Envoy and a simulated control plane: start, renewal of the certificate, drain, DNS,
+//! and the ways in which `kuma-dp` and Envoy end.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,8 +33,8 @@ const MTLS: Behaviour = Behaviour {
     certificate_lifetime: Some(Duration::from_hours(24)),
 };
 
-/// Returns the certificate that the proxy under test presents to another workload of the mesh; `None` if no connection
-/// can be made.
+/// Returns the certificate that the proxy under test presents to a client with a certificate of the mesh; `None` if no
+/// connection can be made.
 async fn presented_certificate(control_plane: &ControlPlane) -> Option<CertificateDer<'static>> {
     let (issued, key, bundle) = control_plane.mk_client_identity();
     let mut roots = RootCertStore::empty();
@@ -53,6 +53,7 @@ async fn presented_certificate(control_plane: &ControlPlane) -> Option<Certifica
         .with_client_auth_cert(issued.chain, key.into())
         .unwrap();
     let stream = TcpStream::connect(control_plane.inbound).await.ok()?;
+    // The verifier ignores the name.
     let name = ServerName::try_from("web").unwrap();
     let tls = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
@@ -138,6 +139,7 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
     for name in ["identity_cert:secret:default", "mesh_ca:secret:default"] {
         assert!(secrets.contains(name), "{name} not in {secrets}");
     }
+    // Printed for information only.
     println!(
         "kuma-dp: VmRSS {} kB, RssAnon {} kB",
         kilobytes(agent.pid(), "VmRSS"),
@@ -229,7 +231,7 @@ async fn certificate_that_envoy_waits_for_is_requested_until_it_is_issued() {
 }
 
 #[tokio::test]
-async fn rejected_token_is_reread_and_never_logged() {
+async fn token_is_reread_after_a_rejection_and_never_logged() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "stale-token-text", &[]).await;
     agent
@@ -333,13 +335,13 @@ async fn second_signal_ends_the_drain() {
 
 #[tokio::test]
 async fn wait_succeeds_when_envoy_is_ready_and_fails_at_the_timeout() {
-    let wait = |url: String, time: &'static str| {
+    let wait = |url: String, timeout: &'static str| {
         let arguments = [
             "wait".to_owned(),
             "--url".to_owned(),
             url,
             "--timeout".to_owned(),
-            time.to_owned(),
+            timeout.to_owned(),
         ];
         tokio::process::Command::new(env!("CARGO_BIN_EXE_kuma-dp"))
             .args(arguments)
@@ -347,10 +349,10 @@ async fn wait_succeeds_when_envoy_is_ready_and_fails_at_the_timeout() {
     };
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
-    let ready = format!("http://localhost:{}/ready", agent.admin().port());
-    assert!(wait(ready, "30s").await.unwrap().status.success());
-    let absent = format!("http://{}/absent", agent.admin());
-    let failed = wait(absent, "300ms").await.unwrap();
+    let ready_url = format!("http://localhost:{}/ready", agent.admin_address().port());
+    assert!(wait(ready_url, "30s").await.unwrap().status.success());
+    let absent_url = format!("http://{}/absent", agent.admin_address());
+    let failed = wait(absent_url, "300ms").await.unwrap();
     assert_eq!(failed.status.code(), Some(1));
     let text = String::from_utf8(failed.stderr).unwrap();
     assert!(text.contains("404"), "{text}");
@@ -359,28 +361,29 @@ async fn wait_succeeds_when_envoy_is_ready_and_fails_at_the_timeout() {
 #[tokio::test]
 async fn dns_queries_get_a_response_over_udp_and_tcp_while_no_name_server_is_reachable() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let dns = free_address(Ipv4Addr::LOCALHOST.into()).await;
+    let dns_address = free_address(Ipv4Addr::LOCALHOST.into()).await;
     let changes = [
         ("KUMA_DNS_ENABLED", "true"),
-        ("KUMA_DNS_CORE_DNS_PORT", &dns.port().to_string()),
+        ("KUMA_DNS_CORE_DNS_PORT", &dns_address.port().to_string()),
     ];
     let agent = Agent::start(&control_plane, "first", &changes).await;
-    // Query with ID 0x0102 for the name servers of the DNS root. Every response has this ID and the response bit.
+    // Query with ID 0x0102 for the name servers of the DNS root. The response repeats the ID, and has the response bit
+    // (0x80) set.
     let query = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
     let mut tcp = agent
-        .eventually("DNS listens", async || TcpStream::connect(dns).await.ok())
+        .eventually("DNS listens", async || TcpStream::connect(dns_address).await.ok())
         .await;
-    // Over TCP, a message follows its length.
+    // Over TCP, two bytes with the length precede each message.
     tcp.write_all(&[&[0, 17], &query[..]].concat()).await.unwrap();
     let mut response = [0; 5];
     tcp.read_exact(&mut response).await.unwrap();
     assert_eq!((response[2], response[3], response[4] & 0x80), (1, 2, 0x80));
 
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    udp.send_to(&query, dns).await.unwrap();
+    udp.send_to(&query, dns_address).await.unwrap();
     let mut response = [0; 4096];
     let (length, from) = udp.recv_from(&mut response).await.unwrap();
-    assert_eq!((length, from), (query.len(), dns));
+    assert_eq!((length, from), (query.len(), dns_address));
     // The response code is 2, SERVFAIL.
     assert_eq!(
         (response[0], response[1], response[2] & 0x80, response[3] & 0x0f),
@@ -400,7 +403,7 @@ async fn dns_port_in_use_is_reported_and_stops_envoy() {
     let mut agent = Agent::start(&control_plane, "first", &changes).await;
     assert_eq!(agent.wait_for_end().await.code(), Some(1));
     assert!(agent.log().contains("KUMA_DNS_CORE_DNS_PORT"), "{}", agent.log());
-    let admin = TcpStream::connect(agent.admin()).await;
+    let admin = TcpStream::connect(agent.admin_address()).await;
     assert!(admin.is_err(), "Envoy still runs");
 }
 

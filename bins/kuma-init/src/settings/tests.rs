@@ -14,7 +14,7 @@ fn error(arguments: &[&str]) -> String {
     format!("{:#}", parse(arguments).expect_err("the arguments are invalid"))
 }
 
-/// The arguments have the form of docs/reference/injection.md#rendered-containers; two of them are empty.
+/// The arguments have the form of docs/reference/injection.md#rendered-containers. Two values are empty.
 #[test]
 fn arguments_of_the_injector_are_accepted() {
     let config = parse(&[
@@ -45,8 +45,7 @@ fn arguments_of_the_injector_are_accepted() {
         "--experimental-transparent-proxy-engine",
     ])
     .expect("valid arguments");
-    let exclusions = config.outbound.uid_exclusions.len();
-    assert_eq!(exclusions, 3);
+    assert_eq!(config.outbound.uid_exclusions.len(), 3);
     let expected = TrafficConfig {
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()
@@ -69,7 +68,7 @@ fn inbound_of_a_gateway_is_not_redirected() {
 }
 
 #[test]
-fn port_0_and_mode_ipv4_disable_ipv6() {
+fn port_0_and_mode_ipv4_disable_the_redirection_of_inbound_ipv6() {
     let port_v6 = |arguments: &[&str]| parse(arguments).expect("valid arguments").inbound.port_v6;
     assert_eq!(
         port_v6(&["--kuma-dp-uid=1", "--redirect-inbound-port-v6", "0"]),
@@ -80,7 +79,7 @@ fn port_0_and_mode_ipv4_disable_ipv6() {
 }
 
 #[test]
-fn user_of_the_proxy_may_be_given_by_name() {
+fn user_of_the_proxy_may_be_given_by_name_and_must_be_given() {
     assert_eq!(
         parse(&["--kuma-dp-user", "root"])
             .expect("valid arguments")
@@ -106,14 +105,17 @@ fn both_dns_flags_together_are_rejected() {
 }
 
 #[test]
-fn error_of_a_bad_value_names_the_flag() {
+fn error_about_an_invalid_value_names_the_flag() {
     for flag in [
         "--exclude-inbound-ports",
         "--exclude-outbound-ports",
         "--exclude-outbound-udp-ports-for-uids",
     ] {
-        let error = error(&["--kuma-dp-uid=1", flag, "http"]);
-        assert!(error.contains(flag) && error.contains("\"http\""), "{error}");
+        let message = error(&["--kuma-dp-uid=1", flag, "http"]);
+        assert!(
+            message.contains(flag) && message.contains("\"http\""),
+            "{message}"
+        );
     }
     assert!(error(&["--kuma-dp-uid=1", "--redirect-dns-port=0"]).contains("--redirect-dns-port"));
 }

@@ -1,4 +1,4 @@
-//! Tests of `kumactl dataplane`: Dataplanes and explanations.
+//! Tests of the Dataplanes and explanations of `kumactl dataplane`.
 
 use kermode_k8s::offline::PodOutcome;
 
@@ -16,6 +16,7 @@ spec:
 status: {podIP: 10.0.0.1}
 ";
 
+/// Services: `web` selects the Pod, `db` does not, the others are ignored. A ConfigMap is ignored, too.
 const SERVICES: &str = "\
 kind: List
 items:
@@ -51,7 +52,7 @@ fn convert(texts: &[&str]) -> Vec<PodOutcome> {
 }
 
 #[test]
-fn pod_yields_the_dataplane_of_the_control_plane() {
+fn pod_yields_the_dataplane_that_the_control_plane_would_write() {
     let outcomes = convert(&[POD, SERVICES]);
     let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
     assert_eq!(dataplane["kind"], "Dataplane");
@@ -112,13 +113,13 @@ Pod shop/web-0: Dataplane in mesh default
 
 #[test]
 fn service_less_pod_is_named_after_its_workload() {
-    let owned = POD.replace(
+    let pod_with_owner = POD.replace(
         "  name: web-0",
         "  name: web-0\n  ownerReferences: [{kind: ReplicaSet, name: web-5d8, apiVersion: apps/v1, uid: u, controller: true}]",
     );
     let replica_set = "{kind: ReplicaSet, metadata: {name: web-5d8, ownerReferences: \
                        [{kind: Deployment, name: web, apiVersion: apps/v1, uid: u, controller: true}]}}";
-    let text = explanation::text(&convert(&[&owned, replica_set]));
+    let text = explanation::text(&convert(&[&pod_with_owner, replica_set]));
     assert!(
         text.contains("inbound 49151: no Service selects the Pod"),
         "{text}"
@@ -130,9 +131,9 @@ fn service_less_pod_is_named_after_its_workload() {
 }
 
 #[test]
-fn pod_without_sidecar_or_address_is_reported() {
-    let plain = POD.replace("'true'", "'false'");
-    let text = explanation::text(&convert(&[&plain]));
+fn pod_without_sidecar_has_no_dataplane_and_pod_without_address_has_a_placeholder() {
+    let pod_without_sidecar = POD.replace("'true'", "'false'");
+    let text = explanation::text(&convert(&[&pod_without_sidecar]));
     assert!(text.contains("no Dataplane: it has no sidecar"), "{text}");
     let without_address = POD.replace("status: {podIP: 10.0.0.1}", "");
     let outcomes = convert(&[&without_address]);
@@ -143,8 +144,9 @@ fn pod_without_sidecar_or_address_is_reported() {
 
 #[test]
 fn error_of_a_pod_names_the_field() {
-    let wrong = POD.replace("annotations: {", "annotations: {kuma.io/gateway: sometimes, ");
-    let text = explanation::text(&convert(&[&wrong]));
+    let pod_with_invalid_annotation =
+        POD.replace("annotations: {", "annotations: {kuma.io/gateway: sometimes, ");
+    let text = explanation::text(&convert(&[&pod_with_invalid_annotation]));
     assert!(
         text.contains(
             "metadata.annotations[\"kuma.io/gateway\"]: invalid delegated gateway type 'sometimes'"

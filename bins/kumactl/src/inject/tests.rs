@@ -8,8 +8,8 @@ use kermode_manifests::{ClusterObjects, InjectedManifests, Injector, documents};
 use super::config::{self, ConfigArgs};
 use super::{InjectArgs, explanation};
 
-/// Namespace `shop` with injection.
-const CLUSTER: &str = "\
+/// Manifest of the Namespace `shop`, whose Pods are injected.
+const NAMESPACE: &str = "\
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -18,7 +18,7 @@ metadata:
 ";
 
 /// Pod template, indented for the field `template` of a workload.
-const POD: &str = "    metadata:
+const POD_TEMPLATE: &str = "    metadata:
       labels: {app: web}
     spec:
       terminationGracePeriodSeconds: 60
@@ -48,6 +48,8 @@ fn parse_args(flags: impl Iterator<Item = String>) -> InjectArgs {
     <Command as clap::Parser>::parse_from(line).args
 }
 
+/// Injects the manifests for an API server without native sidecars. `cluster` has further objects, which are not
+/// injected.
 fn inject(manifests: &str, cluster: &str) -> InjectedManifests {
     let config = load("", Some("1.28")).expect("settings");
     let documents = documents::parse(manifests).expect("YAML");
@@ -63,9 +65,9 @@ fn inject(manifests: &str, cluster: &str) -> InjectedManifests {
     injector.inject(documents).expect("manifests")
 }
 
-fn mk_workload(kind: &str, version: &str, fields_before_template: &str, pod: &str) -> String {
+fn mk_workload(kind: &str, api_version: &str, pod_template: &str) -> String {
     format!(
-        "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: web}}\nspec:\n{fields_before_template}  template:\n{pod}"
+        "apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: web}}\nspec:\n  template:\n{pod_template}"
     )
 }
 
@@ -77,14 +79,14 @@ fn container_names(pod: &Value) -> Vec<&str> {
 
 #[test]
 fn pod_template_of_every_kind_of_workload_is_injected() {
-    for (kind, version) in [
+    for (kind, api_version) in [
         ("Deployment", "apps/v1"),
         ("StatefulSet", "apps/v1"),
         ("DaemonSet", "apps/v1"),
         ("ReplicaSet", "apps/v1"),
         ("Job", "batch/v1"),
     ] {
-        let injected = inject(&mk_workload(kind, version, "", POD), CLUSTER);
+        let injected = inject(&mk_workload(kind, api_version, POD_TEMPLATE), NAMESPACE);
         let object = &documents::parse(&injected.text).expect("YAML")[0].value;
         let template = &object["spec"]["template"];
         assert_eq!(container_names(template), ["kuma-sidecar", "web"], "{kind}");
@@ -96,12 +98,12 @@ fn pod_template_of_every_kind_of_workload_is_injected() {
         assert_eq!(object["metadata"], json!({"name": "web"}));
         assert_eq!(injected.workloads[0].name, format!("{kind} shop/web"));
     }
-    let template = "  jobTemplate:\n    spec:\n      template:\n";
-    let pod: Vec<String> = POD.lines().map(|line| format!("    {line}")).collect();
+    let job_template = "  jobTemplate:\n    spec:\n      template:\n";
+    let pod: Vec<String> = POD_TEMPLATE.lines().map(|line| format!("    {line}")).collect();
     let pod = pod.join("\n");
-    let cron =
-        format!("apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: web}}\nspec:\n{template}{pod}");
-    let injected = inject(&cron, CLUSTER);
+    let cron_job =
+        format!("apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: web}}\nspec:\n{job_template}{pod}");
+    let injected = inject(&cron_job, NAMESPACE);
     let object = &documents::parse(&injected.text).expect("YAML")[0].value;
     let template = &object["spec"]["jobTemplate"]["spec"]["template"];
     assert_eq!(container_names(template), ["kuma-sidecar", "web"]);
@@ -112,8 +114,8 @@ fn other_documents_keep_their_text_and_position() {
     let service = "# The service, \"quoted\" in a comment\nkind: Service\nspec: {b: 1,   a: 0x10}\n";
     let opted_out = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {kuma.io/sidecar-injection: 'false'}}\n\
         spec: {containers: [{name: a}]}\n";
-    let deployment = mk_workload("Deployment", "apps/v1", "", POD);
-    let text = inject(&format!("{service}---\n{deployment}---\n{opted_out}"), CLUSTER).text;
+    let deployment = mk_workload("Deployment", "apps/v1", POD_TEMPLATE);
+    let text = inject(&format!("{service}---\n{deployment}---\n{opted_out}"), NAMESPACE).text;
     let (start, end) = (format!("---\n{service}---\n"), format!("---\n{opted_out}"));
     assert!(text.starts_with(&start) && text.ends_with(&end), "{text}");
     assert!(text.contains("kuma-sidecar"), "{text}");
@@ -125,7 +127,7 @@ fn items_of_every_kind_of_list_are_injected() {
         {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]}},
         {"metadata": {"name": "b"}, "spec": {"hostNetwork": "wrong", "containers": []}},
     ]});
-    let injected = inject(&pods.to_string(), CLUSTER);
+    let injected = inject(&pods.to_string(), NAMESPACE);
     assert!(
         injected.is_denied(),
         "the second item, which is not a valid Pod, is not denied"
@@ -134,7 +136,7 @@ fn items_of_every_kind_of_list_are_injected() {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]},
     }]});
-    let injected = inject(&list.to_string(), CLUSTER);
+    let injected = inject(&list.to_string(), NAMESPACE);
     let list = &documents::parse(&injected.text).expect("YAML")[0].value;
     assert_eq!(list["items"][0], json!({"kind": "X"}));
     assert_eq!(container_names(&list["items"][1]), ["kuma-sidecar", "a"]);
@@ -142,22 +144,22 @@ fn items_of_every_kind_of_list_are_injected() {
 
 #[test]
 fn injected_manifests_are_unchanged_by_a_second_injection() {
-    let once = inject(&mk_workload("Deployment", "apps/v1", "", POD), CLUSTER).text;
-    let twice = inject(&once, CLUSTER);
+    let once = inject(&mk_workload("Deployment", "apps/v1", POD_TEMPLATE), NAMESPACE).text;
+    let twice = inject(&once, NAMESPACE);
     assert_eq!(twice.text, once);
     assert!(explanation::text(&twice.workloads).contains("skipped (AlreadyInjected)"));
 }
 
 #[test]
 fn explanation_lists_each_step_and_operation() {
-    let pod = POD.replace(
+    let pod = POD_TEMPLATE.replace(
         "labels:",
         "annotations: {kuma.io/container-patches: p, kuma.io/sidecar-drain-time: 58s}\n      labels:",
     );
     let patch = "---\napiVersion: kuma.io/v1alpha1\nkind: ContainerPatch\nmetadata: {name: p, namespace: kong-mesh-system}\n\
         spec: {sidecarPatch: [{op: replace, path: /resources/limits/cpu, value: '\"2\"'}]}\n";
-    let manifests = format!("{}{patch}", mk_workload("Deployment", "apps/v1", "", &pod));
-    let text = explanation::text(&inject(&manifests, CLUSTER).workloads);
+    let manifests = format!("{}{patch}", mk_workload("Deployment", "apps/v1", &pod));
+    let text = explanation::text(&inject(&manifests, NAMESPACE).workloads);
     for line in [
         "Deployment shop/web: injected (NamespaceLabel), mesh default",
         "  assumed: no Mesh is among the objects: Mesh default is assumed to exist",
@@ -180,8 +182,8 @@ fn explanation_lists_each_step_and_operation() {
 
 #[test]
 fn drain_time_fits_the_default_grace_period() {
-    let pod = POD.replace("      terminationGracePeriodSeconds: 60\n", "");
-    let text = inject(&mk_workload("Deployment", "apps/v1", "", &pod), CLUSTER).text;
+    let pod = POD_TEMPLATE.replace("      terminationGracePeriodSeconds: 60\n", "");
+    let text = inject(&mk_workload("Deployment", "apps/v1", &pod), NAMESPACE).text;
     let drain_time = "- name: KUMA_DATAPLANE_DRAIN_TIME\n          value: 25s\n";
     assert!(text.contains(drain_time), "{text}");
     assert!(!text.contains("terminationGracePeriodSeconds"), "{text}");
@@ -189,7 +191,7 @@ fn drain_time_fits_the_default_grace_period() {
 
 #[test]
 fn injection_label_outside_of_the_pod_template_is_reported() {
-    let deployment = mk_workload("Deployment", "apps/v1", "", POD).replace(
+    let deployment = mk_workload("Deployment", "apps/v1", POD_TEMPLATE).replace(
         "metadata: {name: web}",
         "metadata: {name: web, labels: {kuma.io/sidecar-injection: enabled}}",
     );
@@ -204,12 +206,12 @@ fn injection_label_outside_of_the_pod_template_is_reported() {
 
 #[test]
 fn default_mesh_is_assumed_only_without_any_mesh() {
-    let mesh = |name: &str| {
-        format!("{CLUSTER}---\napiVersion: kuma.io/v1alpha1\nkind: Mesh\nmetadata: {{name: {name}}}\n")
+    let cluster_with_mesh = |name: &str| {
+        format!("{NAMESPACE}---\napiVersion: kuma.io/v1alpha1\nkind: Mesh\nmetadata: {{name: {name}}}\n")
     };
-    let deployment = mk_workload("Deployment", "apps/v1", "", POD);
-    assert!(!inject(&deployment, &mesh("default")).is_denied());
-    let denied = inject(&deployment, &mesh("other"));
+    let deployment = mk_workload("Deployment", "apps/v1", POD_TEMPLATE);
+    assert!(!inject(&deployment, &cluster_with_mesh("default")).is_denied());
+    let denied = inject(&deployment, &cluster_with_mesh("other"));
     assert!(denied.is_denied());
     let text = explanation::text(&denied.workloads);
     assert!(
@@ -262,7 +264,7 @@ fn all_problems_of_a_configuration_are_reported_at_once() {
 }
 
 #[test]
-fn defaults_are_those_of_the_control_plane() {
+fn defaults_of_the_injector_are_used_without_flags() {
     let args = ConfigArgs::default();
     let config = config::load(&args).expect("defaults");
     let expected = kermode_inject::Settings {

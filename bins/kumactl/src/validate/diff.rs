@@ -2,9 +2,9 @@
 
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
-/// Maximum number of cells in the table that [`compare_middle`] fills, which bounds its memory. The table has a cell for
-/// each pair of lines. Above the limit, all lines between the first and the last difference are shown as removed and
-/// then added.
+/// Maximum number of cells in the table of [`compare_middle`], which bounds its memory. The table has a cell for each
+/// pair of lines. Above the limit, all lines between the first and the last difference are shown as removed and then
+/// added.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
