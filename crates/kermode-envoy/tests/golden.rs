@@ -21,13 +21,13 @@ macro_rules! cases {
 
         #[test]
         fn every_input_has_a_test() {
-            let inputs = std::fs::read_dir(folder()).expect("the golden folder").filter_map(|entry| {
+            let inputs = std::fs::read_dir(golden_folder()).expect("the golden folder").filter_map(|entry| {
                 let name = entry.expect("an entry").file_name().into_string().expect("a text name");
                 name.strip_suffix(".input.yaml").map(str::to_owned)
             });
             let tested = [$(stringify!($case)),*];
             for input in inputs {
-                assert!(tested.contains(&input.as_str()), "{input}.input.yaml is not listed in cases!");
+                assert!(tested.contains(&input.as_str()), "{input}.input.yaml is not listed in `cases!`");
             }
         }
     };
@@ -49,18 +49,19 @@ cases! {
     strict,
 }
 
-fn folder() -> PathBuf {
+fn golden_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
 fn check_case(case: &str) {
-    let input = std::fs::read_to_string(folder().join(format!("{case}.input.yaml"))).expect("the input");
+    let input =
+        std::fs::read_to_string(golden_folder().join(format!("{case}.input.yaml"))).expect("the input");
     let input = Input::parse(&input);
     let resources = input.resources();
     assert_eq!(
         resources,
         input.resources(),
-        "two generations from the same input differ"
+        "the same input gives different resources when they are generated again"
     );
     compare_with_golden(case, &to_readable(&resources));
     let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/run/kuma-dp.sock"));
@@ -80,15 +81,18 @@ fn to_readable(resources: &[Resource]) -> Value {
     resources.iter().map(entry).collect()
 }
 
-#[allow(clippy::disallowed_methods, reason = "a switch for developers")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "`UPDATE_GOLDENS` is a switch for developers"
+)]
 fn compare_with_golden(case: &str, actual: &Value) {
-    let path = folder().join(format!("{case}.golden.yaml"));
+    let path = golden_folder().join(format!("{case}.golden.yaml"));
     if std::env::var("UPDATE_GOLDENS").is_ok() {
         let text = serde_saphyr::to_string(&readable::sorted(actual.clone())).expect("YAML");
         std::fs::write(&path, text).expect("a writable golden folder");
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    let golden: Value = serde_saphyr::from_str(&golden).expect("a golden file of YAML");
+    let golden: Value = serde_saphyr::from_str(&golden).expect("a golden file in YAML");
     let empty = Vec::new();
     let golden = golden.as_array().unwrap_or(&empty);
     let actual = actual.as_array().unwrap_or(&empty);

@@ -16,6 +16,7 @@ use support::secrets::{read_secrets_from_files, write_secrets};
 
 /// Starts Envoy and an application in the namespace of the Pod, applies the rules, and runs `$CALLS` in the namespace
 /// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound, and at port 8081.
+/// Envoy connects to the application from `::6` if the client uses IPv6.
 ///
 /// The calls `plain URL` and `mtls URL` send a request and print the response, or `refused`. The call `stat REGEX`
 /// prints the values of Envoy's statistics.
@@ -60,17 +61,22 @@ fn call_pod(input: &str, calls: &str) -> Vec<String> {
         .expect("an object")
         .remove("dynamic_resources");
     read_secrets_from_files(&mut config, secrets.path());
-    let client = authority.identity(&["spiffe://default/client_shop_svc"]);
-    let client = &client["resources"][0]["tls_certificate"];
-    let text = |field: &str| client[field]["inline_string"].as_str().expect("PEM").to_owned();
+    let secret = authority.identity(&["spiffe://default/client_shop_svc"]);
+    let client_certificate = &secret["resources"][0]["tls_certificate"];
+    let pem = |field: &str| {
+        client_certificate[field]["inline_string"]
+            .as_str()
+            .expect("PEM")
+            .to_owned()
+    };
     let rules = RuleSet::new(&TrafficConfig::default(), IpFamilies::DualStack);
 
     let folder = tempfile::tempdir().expect("a temporary directory");
     for (name, content) in [
         ("hello", "application\n".to_owned()),
         ("envoy.json", config.to_string()),
-        ("client.pem", text("certificate_chain")),
-        ("client.key", text("private_key")),
+        ("client.pem", pem("certificate_chain")),
+        ("client.key", pem("private_key")),
         ("rules", rules.to_string()),
     ] {
         std::fs::write(folder.path().join(name), content).expect("a writable directory");
@@ -92,10 +98,11 @@ fn call_pod(input: &str, calls: &str) -> Vec<String> {
     lines.lines().map(str::to_owned).collect()
 }
 
-/// Returns a mesh with a dual-stack Pod that has an inbound at port 8080. `mesh` contains lines of YAML.
-fn mk_input(mesh: &str) -> String {
+/// Returns the input with a dual-stack Pod that has an inbound at port 8080. `mesh_settings` contains the settings of
+/// the mesh, as lines of YAML.
+fn mk_input(mesh_settings: &str) -> String {
     format!(
-        "{mesh}
+        "{mesh_settings}
 proxy: web-1.shop
 dataplanes:
   web-1.shop:
@@ -122,12 +129,16 @@ fn both_addresses_of_a_dual_stack_pod_accept_only_mtls() {
 
 #[test]
 fn permissions_apply_to_both_addresses_of_a_dual_stack_pod() {
-    let mesh = "
+    let mesh_settings = "
 mtls: STRICT
 permissions: [{ rules: [{ service: friend_shop_svc, action: Allow }] }]";
     let calls = "
         mtls https://10.0.0.9:8080/hello
         mtls https://[fd00:10::9]:8080/hello
         stat '^inbound_.*rbac.denied$'";
-    assert_eq!(call_pod(&mk_input(mesh), calls), ["refused", "refused", "1", "1"]);
+    // The listener of each address has denied one request.
+    assert_eq!(
+        call_pod(&mk_input(mesh_settings), calls),
+        ["refused", "refused", "1", "1"]
+    );
 }

@@ -1,7 +1,8 @@
 //! Tests of requests through two real Envoys on loopback: the sidecar of a client and the sidecar of a server.
 //!
-//! Two parts of the generated resources work only in a Pod, so the tests replace them. Listeners bind free ports
-//! instead of receiving redirected connections, and secrets come from files instead of `kuma-dp`.
+//! Some parts of the generated resources work only in a Pod, so the tests replace them. Listeners bind free ports
+//! instead of receiving redirected connections. Secrets come from files instead of `kuma-dp`. Endpoints are part of
+//! their clusters, with the ports that the listeners are bound to.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -35,7 +36,8 @@ struct TestMesh {
 }
 
 /// Names and addresses of the services: `web`, which allows all callers; `locked`, which allows only a caller that does
-/// not exist; and `half`, which has two endpoints, one of them without an application.
+/// not exist; and `half`, which has two endpoints, one of them without an application. `half` allows callers with the
+/// tag `app: client`, which the client has.
 const SERVICES: [(&str, &str); 3] = [
     ("web_demo_svc_80", "10.96.0.1:80"),
     ("locked_demo_svc_80", "10.96.0.2:80"),
@@ -165,6 +167,7 @@ fn forward_to(application: SocketAddr) -> SocketAddr {
 /// the inbound listener of the endpoint is bound to in this test.
 fn start_proxy(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
     let input = Input::parse(input);
+    // These tests need neither passthrough nor the admin listener.
     let resources: Vec<_> = input
         .resources()
         .into_iter()
@@ -214,11 +217,11 @@ fn start_proxy(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Runnin
 /// Replaces the ports of endpoints, at any depth of the value.
 fn replace_ports(value: &mut Value, ports: &HashMap<u16, u16>) {
     if let Some(port) = value.get_mut("portValue") {
-        let generated = port
+        let generated_port = port
             .as_u64()
             .and_then(|port| u16::try_from(port).ok())
             .expect("a port");
-        *port = json!(ports.get(&generated).unwrap_or(&generated));
+        *port = json!(ports.get(&generated_port).unwrap_or(&generated_port));
     }
     for_each_child(value, &mut |child| replace_ports(child, ports));
 }
@@ -244,7 +247,7 @@ fn request_of_a_denied_caller_does_not_reach_the_application() {
     let mesh = TestMesh::start("STRICT");
     let response = get(mesh.outbound(LOCKED), "/");
     assert!(response.starts_with("HTTP/1.1 503"), "{response}");
-    assert_eq!(mesh.application.requests(), 0);
+    assert_eq!(mesh.application.request_count(), 0);
     assert!(mesh.server.counter_sum("inbound_.*rbac.denied") > 0);
 }
 
@@ -273,7 +276,7 @@ fn request_to_a_stopped_application_is_retried_at_another_endpoint() {
         assert!(response.starts_with("HTTP/1.1 200"), "{response}");
         assert!(!response.contains("x-kermode-undelivered"), "{response}");
     }
-    assert_eq!(mesh.application.requests(), 20);
+    assert_eq!(mesh.application.request_count(), 20);
     assert!(
         mesh.client
             .counter_sum("cluster.half_demo_svc_80.upstream_rq_retry")

@@ -112,7 +112,7 @@ impl Input {
         serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("the input does not parse: {error}"))
     }
 
-    /// The name of the tested proxy.
+    /// Returns the name of the tested proxy.
     pub(crate) fn proxy(&self) -> ObjectKey {
         ObjectKey::from_proxy_name(&self.proxy).expect("proxy is <name>.<namespace>")
     }
@@ -127,7 +127,7 @@ impl Input {
         let reachable_services = dataplane
             .transparent_proxying
             .as_ref()
-            .map(|redirect| &redirect.reachable_services)
+            .map(|transparent_proxying| &transparent_proxying.reachable_services)
             .filter(|names| !names.is_empty());
         let mut resources = Vec::new();
         for (name, service) in view.services(&mesh.name) {
@@ -136,14 +136,14 @@ impl Input {
             if !is_reachable {
                 continue;
             }
-            let of_service = generate::service(mesh, name, service);
+            let service_resources = generate::service(mesh, name, service);
             assert!(
-                of_service
+                service_resources
                     .iter()
                     .all(|resource| resource.service.as_ref() == Some(name))
             );
             resources.extend(
-                of_service
+                service_resources
                     .into_iter()
                     .filter(|resource| !hidden.contains(&(resource.kind, resource.name.to_string()))),
             );

@@ -13,13 +13,14 @@ use tempfile::TempDir;
 
 use super::envoy;
 
-/// Timeout of all waits; long enough for a busy machine.
+/// Timeout of every wait; long enough for a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A live Envoy process. Dropping it kills the process.
 pub(crate) struct RunningEnvoy {
     child: Child,
-    admin: SocketAddr,
+    /// Address of the admin interface.
+    admin_address: SocketAddr,
     folder: TempDir,
 }
 
@@ -28,7 +29,7 @@ impl RunningEnvoy {
     pub(crate) fn start(config: &Value) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("envoy.json");
-        let admin_path = folder.path().join("admin");
+        let admin_address_file = folder.path().join("admin");
         let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
         std::fs::write(&path, serde_json::to_vec(config).expect("JSON")).expect("a writable directory");
         let mut child = Command::new(envoy::binary())
@@ -42,20 +43,24 @@ impl RunningEnvoy {
             ])
             .arg(&path)
             .arg("--admin-address-path")
-            .arg(&admin_path)
+            .arg(&admin_address_file)
             .stderr(log)
             .stdout(Stdio::null())
             .spawn()
             .expect("Envoy runs");
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            let admin = std::fs::read_to_string(&admin_path)
+            let admin_address = std::fs::read_to_string(&admin_address_file)
                 .ok()
                 .and_then(|text| text.parse().ok());
-            if let Some(admin) = admin
-                && get(admin, "/ready").contains("LIVE")
+            if let Some(admin_address) = admin_address
+                && get(admin_address, "/ready").contains("LIVE")
             {
-                return Self { child, admin, folder };
+                return Self {
+                    child,
+                    admin_address,
+                    folder,
+                };
             }
             let exited = child.try_wait().expect("a child");
             if exited.is_some() || Instant::now() > deadline {
@@ -69,7 +74,7 @@ impl RunningEnvoy {
 
     /// Returns the address that a listener is bound to.
     pub(crate) fn address_of(&self, listener: &str) -> SocketAddr {
-        let listeners = self.admin("/listeners?format=json");
+        let listeners = self.get_from_admin("/listeners?format=json");
         let listeners: Value = serde_json::from_str(&listeners).expect("JSON");
         let statuses = listeners["listener_statuses"].as_array().expect("listeners");
         let status = statuses.iter().find(|status| status["name"] == listener);
@@ -85,17 +90,18 @@ impl RunningEnvoy {
     }
 
     /// Returns the sum of the counters whose names match the regular expression.
-    pub(crate) fn counter_sum(&self, expression: &str) -> u64 {
-        let stats = self.admin(&format!("/stats?filter=^{expression}$"));
-        let value = |line: &str| {
+    pub(crate) fn counter_sum(&self, regex: &str) -> u64 {
+        let stats = self.get_from_admin(&format!("/stats?filter=^{regex}$"));
+        let parse_value = |line: &str| {
             line.rsplit_once(": ")
                 .and_then(|(_, value)| value.parse::<u64>().ok())
         };
-        stats.lines().filter_map(value).sum()
+        stats.lines().filter_map(parse_value).sum()
     }
 
-    fn admin(&self, path: &str) -> String {
-        let response = get(self.admin, path);
+    /// Sends a GET request to the admin interface and returns the body of the response.
+    fn get_from_admin(&self, path: &str) -> String {
+        let response = get(self.admin_address, path);
         let (head, body) = response.split_once("\r\n\r\n").expect("a response");
         if head.contains("transfer-encoding: chunked") {
             decode_chunks(body)
@@ -117,11 +123,12 @@ impl Drop for RunningEnvoy {
     }
 }
 
-/// An HTTP/1.1 server that responds with the request it received, and echoes bytes after a WebSocket upgrade.
+/// An HTTP/1.1 server. The body of a response is the head of the request in lower case. After a WebSocket upgrade, the
+/// server echoes bytes.
 pub(crate) struct Application {
     /// Address that the server listens on.
     pub(crate) address: SocketAddr,
-    requests: Arc<AtomicUsize>,
+    request_count: Arc<AtomicUsize>,
 }
 
 impl Application {
@@ -129,23 +136,27 @@ impl Application {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let requests = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&requests);
+        let request_count = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&request_count);
         std::thread::spawn(move || {
             for connection in listener.incoming().map_while(Result::ok) {
                 let counter = Arc::clone(&counter);
                 std::thread::spawn(move || serve(connection, &counter));
             }
         });
-        Self { address, requests }
+        Self {
+            address,
+            request_count,
+        }
     }
 
-    /// Returns the number of requests received.
-    pub(crate) fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+    /// Returns the number of requests that the server has received.
+    pub(crate) fn request_count(&self) -> usize {
+        self.request_count.load(Ordering::SeqCst)
     }
 }
 
+/// Serves a connection of the application. Returns `None` when the connection ends or fails.
 fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
     let mut reader = BufReader::new(connection.try_clone().ok()?);
     loop {

@@ -1,4 +1,4 @@
-//! Tests of connections in memory, with a plain HTTP/2 client.
+//! Tests of connections in memory, with the HTTP/2 client of `h2`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,14 +19,16 @@ use tower::Service;
 use super::*;
 use crate::service::{RequestBody, ServiceHandler, send_all};
 
-/// Time limit of a wait. A test that waits longer has failed.
+/// Time limit of a wait. A test that waits longer fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A service that returns the body of the request and a trailer. A call of `/never` gets no response and signals its
-/// start. A call of `/endless` gets a response that does not end. Every call signals when it is dropped.
+/// A service that returns the body of the request and a trailer. A call of `/never` gets no response. A call of
+/// `/endless` gets a response that does not end.
 #[derive(Clone, Default)]
 struct Echo {
+    /// Notified when a call of `/never` begins.
     call_began: Arc<Notify>,
+    /// Notified when a call of `/never` or `/endless` is dropped, and when the response of another call begins.
     call_ended: Arc<Notify>,
 }
 
@@ -59,6 +61,7 @@ impl Service<Request<RequestBody>> for Echo {
             }
             if request.uri().path() == "/endless" {
                 let never = futures::stream::pending::<Result<Frame<Bytes>, h2::Error>>();
+                // The closure owns `notify_end`, so `call_ended` is notified when the body is dropped.
                 let body = never.inspect(move |_| _ = &notify_end);
                 return Ok(Response::new(StreamBody::new(body.boxed())));
             }
@@ -92,11 +95,11 @@ impl TestConnection {
         let (shutdown, shutdown_receiver) = oneshot::channel();
         let echo = Echo::default();
         let on_call_ran = Arc::new(AtomicBool::new(false));
-        let ran = on_call_ran.clone();
+        let on_call_ran_in_server = on_call_ran.clone();
         let serving = serve(
             server_io,
             ServiceHandler(echo.clone()),
-            move || ran.store(true, Ordering::Relaxed),
+            move || on_call_ran_in_server.store(true, Ordering::Relaxed),
             async { drop(shutdown_receiver.await) },
         );
         let serving = tokio::spawn(serving);
@@ -120,10 +123,11 @@ impl TestConnection {
     }
 }
 
+/// Performs the handshake of the client. Returns the client and the task of its connection.
 async fn connect(client_io: DuplexStream) -> (SendRequest<Bytes>, JoinHandle<()>) {
     let (client, connection) = h2::client::handshake(client_io).await.expect("a handshake");
-    let driving = tokio::spawn(async { drop(connection.await) });
-    (client, driving)
+    let client_connection = tokio::spawn(async { drop(connection.await) });
+    (client, client_connection)
 }
 
 /// Reads a stream to its end. Returns the body and the trailers.
@@ -151,7 +155,7 @@ async fn service_receives_the_whole_request_and_the_client_the_whole_response() 
     let mut test = TestConnection::new().await;
     assert!(!test.on_call_ran.load(Ordering::Relaxed));
     let (response, mut body) = test.call("/echo").await;
-    // Larger than all windows and buffers together.
+    // The body is larger than all windows and buffers together.
     let sent: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
     let sending = async {
         send_all(&mut body, sent.clone().into())
@@ -179,8 +183,8 @@ async fn call_that_the_client_resets_is_dropped() {
 async fn call_without_a_response_is_cancelled_at_the_response_timeout() {
     let mut test = TestConnection::new().await;
     let (response, _body) = test.call("/never").await;
-    let ended = within_minutes(response).await.expect_err("a reset");
-    assert_eq!(ended.reason(), Some(h2::Reason::CANCEL));
+    let error = within_minutes(response).await.expect_err("a reset");
+    assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
     within_minutes(test.echo.call_ended.notified()).await;
 }
 
@@ -255,7 +259,7 @@ async fn idle_connection_is_closed_after_a_minute() {
     assert!(!test.serving.is_finished(), "an open call keeps the connection");
     drop((response, body));
     let idle_since = tokio::time::Instant::now();
-    // Either side may close the connection first.
+    // Either side may close the connection first, so the server's result may be an error.
     let _ = within_minutes(test.serving).await.expect("no panic");
     let elapsed = idle_since.elapsed();
     assert!((IDLE_TIMEOUT..2 * IDLE_TIMEOUT).contains(&elapsed), "{elapsed:?}");

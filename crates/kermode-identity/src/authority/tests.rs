@@ -22,6 +22,7 @@ use crate::{TrustBundle, WorkloadKey};
 
 const HOUR: Duration = Duration::from_hours(1);
 
+/// Simulated current time.
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_hours(500_000)
 }
@@ -52,7 +53,7 @@ fn sign(authority: &Authority, csr: &[u8]) -> Result<IssuedCertificate, Error> {
     )
 }
 
-/// Verifies a certificate at `time` with rustls, as a server of the mesh verifies the certificate of a client.
+/// Verifies a certificate at `time` with rustls, as a server verifies the certificate of its client.
 fn verify(bundle: &TrustBundle, issued: &IssuedCertificate, time: SystemTime) -> Result<(), rustls::Error> {
     let mut roots = RootCertStore::empty();
     for root in bundle.roots() {
@@ -127,9 +128,9 @@ fn uri(text: &str) -> SanType {
 type Change = Box<dyn FnOnce(&mut CertificateParams)>;
 
 #[test]
-fn request_with_names_beyond_the_entitlement_is_rejected() {
+fn request_beyond_the_entitlement_is_rejected() {
     let authority = mk_authority();
-    let own = "spiffe://default/web_demo_svc_80";
+    let own_service = "spiffe://default/web_demo_svc_80";
     let with_names = |names: Vec<SanType>| -> Change { Box::new(|params| params.subject_alt_names = names) };
     let requests: [(&str, Change); 9] = [
         (
@@ -137,8 +138,8 @@ fn request_with_names_beyond_the_entitlement_is_rejected() {
             with_names(vec![uri("spiffe://default/admin_demo_svc_80")]),
         ),
         (
-            "its own service and another",
-            with_names(vec![uri(own), uri("spiffe://default/admin")]),
+            "its own service and another service",
+            with_names(vec![uri(own_service), uri("spiffe://default/admin")]),
         ),
         (
             "another mesh",
@@ -170,13 +171,13 @@ fn request_with_names_beyond_the_entitlement_is_rejected() {
         ),
     ];
     for (description, change) in requests {
-        let error = sign(&authority, &mk_modified_csr(change));
+        let result = sign(&authority, &mk_modified_csr(change));
         assert!(
-            matches!(error, Err(Error::RequestNotAllowed { .. })),
-            "{description}: {error:?}"
+            matches!(result, Err(Error::RequestNotAllowed { .. })),
+            "{description}: {result:?}"
         );
     }
-    assert!(sign(&authority, &mk_modified_csr(with_names(vec![uri(own)]))).is_ok());
+    assert!(sign(&authority, &mk_modified_csr(with_names(vec![uri(own_service)]))).is_ok());
 }
 
 #[test]
@@ -214,10 +215,10 @@ fn certificate_has_exactly_the_names_of_the_entitlement() {
     assert!(!certificate.is_ca());
     let usage = certificate.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.server_auth && usage.client_auth && usage.other.is_empty());
-    let pair = KeyPair::from_pem(&key.private_key_pem()).unwrap();
+    let key_pair = KeyPair::from_pem(&key.private_key_pem()).unwrap();
     assert_eq!(
         certificate.public_key().raw,
-        rcgen::PublicKeyData::subject_public_key_info(&pair)
+        rcgen::PublicKeyData::subject_public_key_info(&key_pair)
     );
 }
 
@@ -289,10 +290,11 @@ fn leaf_is_not_accepted_as_an_authority() {
 #[test]
 fn request_with_a_corrupted_signature_is_rejected() {
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
+    // The signature is at the end of the request.
     for index in [csr.len() - 1, csr.len() - 20] {
-        let mut forged = csr.clone();
-        forged[index] ^= 1;
-        let error = sign(&mk_authority(), &forged).unwrap_err();
+        let mut corrupted = csr.clone();
+        corrupted[index] ^= 1;
+        let error = sign(&mk_authority(), &corrupted).unwrap_err();
         assert!(matches!(error, Error::RequestSignature), "{error}");
     }
 }
@@ -391,5 +393,6 @@ fn debug_hides_the_key() {
     let key = PrivatePkcs8KeyDer::from_pem_slice(authority.key_pem().as_bytes()).unwrap();
     let key_bytes = format!("{:?}", key.secret_pkcs8_der());
     assert!(text.contains("CN=default"), "{text}");
+    // The first bytes of the key alone must not occur either; the range begins after the opening bracket.
     assert!(!text.contains(&key_bytes[1..40]), "{text}");
 }

@@ -6,8 +6,10 @@ use super::*;
 use crate::spiffe::tests::mk_dataplane;
 use crate::{Entitlement, WorkloadKey};
 
-const LIFETIME: Duration = Duration::from_hours(24);
+/// Lifetime of workload certificates.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
 
+/// Time at which the first CA is generated and the rotation begins.
 fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_hours(500_000)
 }
@@ -25,10 +27,10 @@ fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>)
     }
 }
 
-/// Returns a plan of two generations, and the schedule of the second generation. The rotation begins at `start()`.
+/// Returns a plan of two generations, and the schedule of the second generation.
 fn mk_plan() -> (RotationPlan, Schedule) {
-    let schedule = Schedule::generated_at(start(), Term::of(LIFETIME));
-    let second = mk_generation(2, Some(schedule), Some("please"));
+    let schedule = Schedule::generated_at(start(), Term::of(CERTIFICATE_LIFETIME));
+    let second = mk_generation(2, Some(schedule), Some("request-1"));
     let plan = RotationPlan::new(vec![second, mk_generation(1, None, None)]).unwrap();
     (plan, schedule)
 }
@@ -72,12 +74,12 @@ fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
 
 #[test]
 fn version_increases_with_each_change_of_the_roots() {
-    let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
-    let (both, schedule) = mk_plan();
+    let plan_of_one_ca = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    let (plan_of_two_cas, schedule) = mk_plan();
     let versions = [
-        single.trust(start()).version,
-        both.trust(start()).version,
-        both.trust(schedule.predecessor_trusted_until).version,
+        plan_of_one_ca.trust(start()).version,
+        plan_of_two_cas.trust(start()).version,
+        plan_of_two_cas.trust(schedule.predecessor_trusted_until).version,
     ];
     assert!(versions.is_sorted() && versions[0] < versions[1] && versions[1] < versions[2]);
 }
@@ -94,9 +96,9 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
 /// `step` seconds.
 fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
     let schedule = Schedule::generated_at(start(), Term::of(lifetime));
-    let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
-    let both = RotationPlan::new(vec![
-        single.newest().clone(),
+    let plan_of_one_ca = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    let plan_of_two_cas = RotationPlan::new(vec![
+        plan_of_one_ca.newest().clone(),
         mk_generation(2, Some(schedule), None),
     ])
     .unwrap();
@@ -112,9 +114,9 @@ fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
     // reads the new CA `staleness` after its creation.
     let respond = |time: SystemTime, skew: i64, staleness: Duration| {
         let plan = if time < start() + staleness {
-            &single
+            &plan_of_one_ca
         } else {
-            &both
+            &plan_of_two_cas
         };
         let clock = shift(time, skew);
         let signer = plan.signer(clock).number;
@@ -157,48 +159,54 @@ fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
 fn longer_lifetime_takes_effect_once_the_new_ca_signs() {
     let (plan, schedule) = mk_plan();
     let week = Duration::from_hours(7 * 24);
-    let left = schedule
+    let remaining = schedule
         .predecessor_trusted_until
         .duration_since(start())
         .unwrap();
-    assert_eq!(plan.lifetime(start(), week), left);
-    assert_eq!(plan.lifetime(start(), LIFETIME), LIFETIME);
+    assert_eq!(plan.lifetime(start(), week), remaining);
+    assert_eq!(plan.lifetime(start(), CERTIFICATE_LIFETIME), CERTIFICATE_LIFETIME);
     let last = schedule.signs_from - Duration::from_secs(1);
-    assert_eq!(plan.lifetime(last, LIFETIME), LIFETIME);
+    assert_eq!(plan.lifetime(last, CERTIFICATE_LIFETIME), CERTIFICATE_LIFETIME);
     assert_eq!(plan.lifetime(schedule.signs_from, week), week);
 }
 
 #[test]
 fn one_request_causes_one_rotation_and_rotations_do_not_overlap() {
-    let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
-    assert_eq!(single.due_rotation(start(), None), None);
-    assert_eq!(single.due_rotation(start(), Some("")), None);
+    let plan_of_one_ca = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    assert_eq!(plan_of_one_ca.due_rotation(start(), None), None);
+    assert_eq!(plan_of_one_ca.due_rotation(start(), Some("")), None);
     assert_eq!(
-        single.due_rotation(start(), Some("please")),
+        plan_of_one_ca.due_rotation(start(), Some("request-1")),
         Some(RotationReason::Requested)
     );
     let (plan, schedule) = mk_plan();
-    assert_eq!(plan.due_rotation(schedule.signs_from, Some("again")), None);
+    assert_eq!(plan.due_rotation(schedule.signs_from, Some("request-2")), None);
     let end = schedule.predecessor_trusted_until;
-    assert_eq!(plan.due_rotation(end, Some("please")), None);
+    assert_eq!(plan.due_rotation(end, Some("request-1")), None);
     assert_eq!(plan.due_rotation(end, None), None);
     assert_eq!(
-        plan.due_rotation(end, Some("again")),
+        plan.due_rotation(end, Some("request-2")),
         Some(RotationReason::Requested)
     );
 }
 
 #[test]
 fn ca_is_rotated_at_four_fifths_of_its_validity_without_a_request() {
-    let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
-    let due = single.newest().authority.validity().renew_at();
-    assert_eq!(single.due_rotation(due - Duration::from_secs(1), None), None);
-    assert_eq!(single.due_rotation(due, None), Some(RotationReason::Ageing));
-    assert_eq!(single.next_change(start()), Some(due));
+    let plan_of_one_ca = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    let due = plan_of_one_ca.newest().authority.validity().renew_at();
+    assert_eq!(
+        plan_of_one_ca.due_rotation(due - Duration::from_secs(1), None),
+        None
+    );
+    assert_eq!(
+        plan_of_one_ca.due_rotation(due, None),
+        Some(RotationReason::Ageing)
+    );
+    assert_eq!(plan_of_one_ca.next_change(start()), Some(due));
 }
 
 #[test]
-fn certificates_of_both_cas_are_backdated() {
+fn certificates_of_both_cas_are_backdated_by_the_clock_tolerance() {
     let (plan, schedule) = mk_plan();
     let entitlement = Entitlement::of(&mk_dataplane(&[&[("kuma.io/service", "web_demo_svc_80")]]));
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
@@ -206,7 +214,7 @@ fn certificates_of_both_cas_are_backdated() {
         let signer = plan.signer(now);
         let issued = signer
             .authority
-            .sign_csr(&csr, &entitlement, Term::of(LIFETIME), now);
+            .sign_csr(&csr, &entitlement, Term::of(CERTIFICATE_LIFETIME), now);
         assert_eq!(issued.unwrap().validity.not_before, now - DEFAULT_CLOCK_TOLERANCE);
     }
 }
@@ -214,13 +222,17 @@ fn certificates_of_both_cas_are_backdated() {
 #[test]
 fn successor_of_an_expired_ca_signs_before_its_scheduled_time() {
     let authority = mk_authority(start());
-    let late = authority.validity().not_after + Duration::from_secs(1);
-    let schedule = Schedule::generated_at(late, Term::of(LIFETIME));
+    let after_expiry = authority.validity().not_after + Duration::from_secs(1);
+    let schedule = Schedule::generated_at(after_expiry, Term::of(CERTIFICATE_LIFETIME));
     let second = Generation {
-        authority: mk_authority(late),
+        authority: mk_authority(after_expiry),
         ..mk_generation(2, Some(schedule), None)
     };
     let plan = RotationPlan::new(vec![mk_generation(1, None, None), second]).unwrap();
-    assert_eq!(plan.signer(late).number, 2);
+    assert_eq!(plan.signer(after_expiry).number, 2);
+}
+
+#[test]
+fn plan_needs_at_least_one_generation() {
     assert!(RotationPlan::new(Vec::new()).is_none());
 }
