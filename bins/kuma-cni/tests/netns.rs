@@ -184,7 +184,7 @@ fn failure_has_the_fields_of_the_specification() {
 }
 
 #[test]
-fn other_operations_need_neither_api_server_nor_network_namespace_and_unknown_ones_fail() {
+fn operations_other_than_add_need_no_api_server_and_unknown_operations_fail() {
     let (succeeded, output) = run_plugin("VERSION", "", &json!({ "cniVersion": "1.0.0" }));
     let versions: Value = serde_json::from_str(&output).expect("valid JSON");
     assert!(

@@ -61,8 +61,8 @@ async fn overview() -> Json<Value> {
     Json(json!({
         "/debug/config": "configuration of this replica, merged from defaults, file and environment",
         "/debug/proxies": "proxies connected to this replica: versions sent and acknowledged, rejections",
-        "/debug/removals": "endpoint removals, and for each the proxies that have not acknowledged it",
-        "/debug/resources?proxy=<pod>.<namespace>": "names and versions of the resources that are published for a proxy",
+        "/debug/removals": "endpoint removals that proxies have not acknowledged: number of these proxies, and examples",
+        "/debug/resources?proxy=<pod>.<namespace>": "names, versions and sizes of the resources that are published for a proxy",
     }))
 }
 

@@ -56,6 +56,7 @@ impl ProxyServer {
             move |proxy: &ObjectKey| -> Option<(MeshName, u64)> {
                 let mesh = index.read().view().dataplane(proxy)?.mesh.clone();
                 let sequence = store.mesh_sequence(&mesh);
+                // 0 means that the mesh was never published.
                 (sequence > 0).then_some((mesh, sequence))
             }
         };

@@ -101,6 +101,7 @@ async fn start_components(
     let control_plane = ControlPlane::new(&config.control_plane, system_dns.resolver()?)?;
     let client = Client::new(control_plane.channel());
     let token = TokenFile::new(config.control_plane.token_path.clone());
+    // The renewal sends secrets to the SDS service, which notifies the renewal when Envoy waits for them.
     let (secrets_sender, secrets_receiver) = watch::channel(None);
     let secrets_wanted = Arc::new(Notify::new());
     let secret_service = SecretService::new(&config.mesh, secrets_receiver, secrets_wanted.clone());

@@ -92,6 +92,7 @@ fn working_redirection_is_validated_by_an_unprivileged_user() {
     let before = pod.command("nft", &["-s", "list", "ruleset"], "");
     let (valid, text) = run_program(&pod, NOBODY, &["--validate-only"]);
     assert!(valid, "{text}");
+    // The check connects to these two addresses, which are reserved for documentation.
     assert!(
         text.contains("192.0.2.1 and 2001:db8::1 reach port 15001"),
         "a family is missing: {text}"

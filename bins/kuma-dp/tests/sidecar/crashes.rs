@@ -110,6 +110,7 @@ async fn kuma_dp_ends_with_the_exit_code_of_envoy_after_a_crash_loop() {
     let control_plane = ControlPlane::start(MTLS).await;
     let changes = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program)];
     let mut agent = Agent::start(&control_plane, "first", &changes).await;
+    // 42 is the exit code of `envoy-that-crashes`.
     assert_eq!(agent.wait_for_end().await.code(), Some(42));
     assert_eq!(count_in_log(&agent, "it is restarted with"), 5);
     assert_eq!(

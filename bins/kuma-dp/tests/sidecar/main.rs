@@ -287,6 +287,7 @@ async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_
         .await;
     agent
         .eventually("Envoy counts the connection", async || {
+            // The listener of the inbound is the only one at 127.0.0.2.
             let (_, statistics) = agent
                 .admin_request("GET", "/stats?filter=downstream_cx_active")
                 .await?;

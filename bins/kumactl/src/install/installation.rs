@@ -80,6 +80,7 @@ fn webhook_address(url: Option<&str>, problems: &mut Vec<String>) -> WebhookAddr
     let Some(url) = url else {
         return WebhookAddress::Service;
     };
+    // Empty if the scheme is not https.
     let after_scheme = url.strip_prefix("https://").unwrap_or_default();
     let is_misplaced = |character: char| matches!(character, '@' | '?' | '#') || character.is_whitespace();
     if after_scheme.is_empty() || after_scheme.starts_with(['/', ':']) || after_scheme.contains(is_misplaced)
