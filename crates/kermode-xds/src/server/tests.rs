@@ -27,7 +27,7 @@ use kermode_protocol::ads::{
     Resource as DiscoveryResource,
 };
 
-/// Time after which a test fails.
+/// Time limit of each wait of a test. A test that waits longer fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Authenticates the Pod `web` by the token `web`, and authorizes the Pod while it has a Dataplane. Authentication of
@@ -59,7 +59,7 @@ impl Authenticator for WebAuthenticator {
         let has_dataplane = self.has_dataplane.load(Ordering::Relaxed);
         has_dataplane
             .then_some(())
-            .ok_or_else(|| Status::not_found("not yet"))
+            .ok_or_else(|| Status::not_found("no Dataplane"))
     }
 }
 
@@ -122,7 +122,7 @@ impl Fixture {
         })
     }
 
-    /// Publishes the proxy `web` with one cluster of this version.
+    /// Publishes the resources of the proxy `web`: one cluster with this version.
     fn publish(&self, version: &str) {
         let profile = Profile::new("default".into());
         let cluster = Resource {
@@ -142,24 +142,24 @@ impl Fixture {
         token: &str,
         requests: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
     ) -> Responses {
-        let mut request = Request::new(requests);
+        let mut call = Request::new(requests);
         let token = format!("Bearer {token}").parse().expect("a token");
-        request.metadata_mut().insert("authorization", token);
+        call.metadata_mut().insert("authorization", token);
         let (channel, _serving) = self.connect().await;
-        Self::open_on(channel, request).await
+        Self::open_on(channel, call).await
     }
 
-    /// Opens a stream on a connection.
+    /// Opens a stream on the connection of `channel`.
     async fn open_on(
         channel: Channel,
-        request: Request<impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static>,
+        call: Request<impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static>,
     ) -> Responses {
         let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
         let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
         let mut client = Client::new(channel);
         client.ready().await.expect("a connection");
         client
-            .streaming(request, path, codec)
+            .streaming(call, path, codec)
             .await
             .expect("the headers of a response")
             .into_inner()
@@ -206,15 +206,15 @@ struct RawCall {
     responses: h2::RecvStream,
 }
 
-/// Size in bytes of a request far below every limit.
+/// Minimum size in bytes of a request that is far below every limit.
 const SMALL_REQUEST: usize = 1;
-/// Size in bytes of a request that nearly fills the server's receive window.
+/// Minimum size in bytes of a request that nearly fills the server's receive window.
 const LARGE_REQUEST: usize = 60_000;
 /// Default size of a receive window of HTTP/2, in bytes.
 const DEFAULT_WINDOW: u32 = 65_535;
 
 impl RawCall {
-    /// Opens a call with a first request of `size` bytes and a receive window of `window` bytes.
+    /// Opens a call with a first request of at least `size` bytes. `window` is the client's receive window in bytes.
     async fn open(fixture: &Fixture, token: &str, size: usize, window: u32) -> Self {
         let (client_io, server_io) = tokio::io::duplex(1 << 17);
         let transport = Transport::new(fixture.server.clone(), Routes::default());
@@ -249,18 +249,20 @@ impl RawCall {
         }
     }
 
-    /// Opens a call of `web` whose client reads no response: its receive window has 0 bytes.
+    /// Opens a call of `web` whose client reads no response: the client's receive window has 0 bytes.
     async fn open_unread(fixture: &Fixture) -> Self {
         Self::open(fixture, "web", SMALL_REQUEST, 0).await
     }
 
-    /// Returns whether the server has read the first request. Reading the request reopens the server's receive window.
+    /// Returns whether the server has read the first request, which must have [`LARGE_REQUEST`] bytes. Once the server
+    /// has read it, the server's receive window has room for another request of this size.
     fn is_first_request_read(&mut self) -> bool {
         self.requests.reserve_capacity(LARGE_REQUEST);
         self.requests.capacity() == LARGE_REQUEST
     }
 
-    /// Returns whether the server resets the call after this number of bytes, rather than ending it with a status.
+    /// Returns whether the server sends this number of bytes and then resets the call. A call that ends with a status
+    /// was not reset.
     async fn is_reset_after(&mut self, bytes: usize) -> bool {
         let mut received = 0;
         loop {
@@ -284,7 +286,7 @@ impl RawCall {
     }
 }
 
-/// Runs all other tasks of the test's thread until they wait.
+/// Yields to the other tasks of the test's thread until each of them waits.
 async fn run_other_tasks() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -379,7 +381,7 @@ async fn stream_opened_before_its_dataplane_exists_is_served_once_the_dataplane_
 }
 
 #[tokio::test]
-async fn on_demand_cluster_that_waits_for_a_never_requested_listener_is_sent_at_its_deadline() {
+async fn on_demand_cluster_held_for_a_never_requested_listener_is_sent_at_the_deadline_of_the_hold() {
     let fixture = Fixture::with_settings(Settings {
         limits: Limits {
             hold: Duration::from_millis(10),
@@ -406,28 +408,28 @@ async fn on_demand_cluster_that_waits_for_a_never_requested_listener_is_sent_at_
     fixture
         .store
         .replace_proxy(&web(), Profile::new("default".into()), resources);
-    let (requests, receiver) = mpsc::channel(4);
-    let mut responses = fixture.open("web", ReceiverStream::new(receiver)).await;
-    let first = DeltaDiscoveryRequest {
+    let (sender, requests) = mpsc::channel(4);
+    let mut responses = fixture.open("web", ReceiverStream::new(requests)).await;
+    let first_request = DeltaDiscoveryRequest {
         resource_names_subscribe: vec!["*".to_owned(), "remote".to_owned()],
         ..subscription("default.web.shop")
     };
-    requests.send(first).await.expect("an open stream");
+    sender.send(first_request).await.expect("an open stream");
     let names = |response: &DeltaDiscoveryResponse| {
         let resources = response.resources.iter();
         let decoded = resources.map(|bytes| DiscoveryResource::decode(bytes.clone()).expect("a resource"));
         decoded.map(|resource| resource.name).collect::<Vec<_>>()
     };
-    let eager = next_response(&mut responses).await.expect("clusters");
-    assert_eq!(names(&eager), ["local"]);
+    let first_response = next_response(&mut responses).await.expect("clusters");
+    assert_eq!(names(&first_response), ["local"]);
     let ack = DeltaDiscoveryRequest {
-        type_url: eager.type_url,
-        response_nonce: eager.nonce,
+        type_url: first_response.type_url,
+        response_nonce: first_response.nonce,
         ..DeltaDiscoveryRequest::default()
     };
-    requests.send(ack).await.expect("an open stream");
-    let held = next_response(&mut responses).await.expect("clusters");
-    assert_eq!(names(&held), ["remote"]);
+    sender.send(ack).await.expect("an open stream");
+    let second_response = next_response(&mut responses).await.expect("clusters");
+    assert_eq!(names(&second_response), ["remote"]);
 }
 
 #[tokio::test]
@@ -468,8 +470,8 @@ async fn stream_above_the_limit_of_its_proxy_supersedes_the_oldest() {
     }
     assert_eq!(next_response(&mut streams[0]).await, Err(Code::Aborted));
     fixture.publish("2");
-    // No client has ACKed its first response, so no stream sends version 2: an open stream is pending. A stream that
-    // has ended would be ready.
+    // No client has ACKed its first response, so no stream sends version 2. The next item of an open stream is thus
+    // pending, while that of an ended stream would be ready.
     for stream in &mut streams[1..] {
         assert!(futures::poll!(stream.next()).is_pending());
     }
@@ -480,17 +482,18 @@ async fn long_error_message_of_a_rejection_is_truncated() {
     let fixture = Fixture::new();
     let rejections = Rejections::default();
     fixture.server.report_to(rejections.clone());
-    let (sender, receiver) = mpsc::channel(1);
+    let (sender, requests) = mpsc::channel(1);
     sender
         .send(subscription("default.web.shop"))
         .await
         .expect("an open stream");
-    let mut responses = fixture.open("web", ReceiverStream::new(receiver)).await;
+    let mut responses = fixture.open("web", ReceiverStream::new(requests)).await;
     let nonce = next_response(&mut responses).await.expect("clusters").nonce;
     let rejection = DeltaDiscoveryRequest {
         response_nonce: nonce,
         error_detail: Some(kermode_protocol::ads::Status {
             code: 13,
+            // The limit of 1024 bytes falls between the two bytes of the first `é`.
             message: format!("{}é", "x".repeat(1023)).repeat(1000),
         }),
         ..subscription("default.web.shop")
@@ -523,15 +526,19 @@ fn node_id_is_parsed_into_mesh_and_dataplane() {
 #[tokio::test]
 async fn waiting_stream_is_read_after_the_starting_stream_has_its_configuration() {
     let fixture = Fixture::with_one_start_at_a_time();
-    let (first_requests, mut responses) = fixture.subscribe_with_sender().await;
-    let clusters = next_response(&mut responses).await.expect("clusters");
+    let (first_sender, mut first_responses) = fixture.subscribe_with_sender().await;
+    let clusters = next_response(&mut first_responses).await.expect("clusters");
 
-    let mut other = RawCall::open(&fixture, "web", LARGE_REQUEST, DEFAULT_WINDOW).await;
+    let mut waiting_call = RawCall::open(&fixture, "web", LARGE_REQUEST, DEFAULT_WINDOW).await;
     run_other_tasks().await;
-    assert!(!other.is_first_request_read(), "the waiting stream was read");
-    let waiting = &fixture.server.state.metrics.waiting;
-    assert_eq!(waiting.get(), 1);
+    assert!(
+        !waiting_call.is_first_request_read(),
+        "the waiting stream was read"
+    );
+    let waiting_gauge = &fixture.server.state.metrics.waiting;
+    assert_eq!(waiting_gauge.get(), 1);
 
+    // The first stream ACKs its clusters and requests listeners.
     for (kind, nonce) in [
         (ResourceKind::Cluster, clusters.nonce.clone()),
         (ResourceKind::Listener, String::new()),
@@ -541,22 +548,22 @@ async fn waiting_stream_is_read_after_the_starting_stream_has_its_configuration(
             response_nonce: nonce,
             ..DeltaDiscoveryRequest::default()
         };
-        first_requests.send(request).await.expect("an open stream");
+        first_sender.send(request).await.expect("an open stream");
     }
-    let listeners = next_response(&mut responses).await.expect("listeners");
-    let request = DeltaDiscoveryRequest {
+    let listeners = next_response(&mut first_responses).await.expect("listeners");
+    let ack = DeltaDiscoveryRequest {
         type_url: listeners.type_url,
         response_nonce: listeners.nonce,
         ..DeltaDiscoveryRequest::default()
     };
-    first_requests.send(request).await.expect("an open stream");
-    let data = other.responses.data();
+    first_sender.send(ack).await.expect("an open stream");
+    let data = waiting_call.responses.data();
     let data = tokio::time::timeout(TIMEOUT, data)
         .await
         .expect("a response in time");
     data.expect("an open stream").expect("clusters");
-    assert!(other.is_first_request_read());
-    assert_eq!(waiting.get(), 0);
+    assert!(waiting_call.is_first_request_read());
+    assert_eq!(waiting_gauge.get(), 0);
 }
 
 #[tokio::test]
@@ -573,17 +580,18 @@ async fn starting_stream_without_acks_delays_others_only_until_the_start_timeout
 }
 
 #[tokio::test]
-async fn stream_whose_pod_is_deleted_during_the_wait_to_start_gets_not_found() {
+async fn stream_whose_dataplane_is_deleted_during_the_wait_to_start_gets_not_found() {
     let fixture = Fixture::with_one_start_at_a_time();
-    let (first_requests, mut responses) = fixture.subscribe_with_sender().await;
-    next_response(&mut responses).await.expect("clusters");
+    let (first_sender, mut first_responses) = fixture.subscribe_with_sender().await;
+    next_response(&mut first_responses).await.expect("clusters");
     let mut second = fixture.subscribe().await;
     run_other_tasks().await;
     fixture
         .authenticator
         .has_dataplane
         .store(false, Ordering::Relaxed);
-    drop(first_requests);
+    // The first stream ends, so the second one gets the start permit.
+    drop(first_sender);
     assert_eq!(next_response(&mut second).await, Err(Code::NotFound));
 }
 
@@ -613,7 +621,7 @@ async fn stream_above_the_total_limit_is_denied_and_its_connection_is_closed() {
         .open_streams
         .acquire_superseding(&ObjectKey::new("shop", "api"));
     let (channel, serving) = fixture.connect().await;
-    let mut responses = Fixture::open_on(channel.clone(), with_web_token(futures::stream::pending())).await;
+    let mut responses = Fixture::open_on(channel.clone(), mk_web_call(futures::stream::pending())).await;
     assert_eq!(next_response(&mut responses).await, Err(Code::ResourceExhausted));
     drop(responses);
     wait_for_connection_end(serving).await;
@@ -625,8 +633,8 @@ async fn evicted_proxy_gets_unavailable_and_its_connection_is_closed() {
     let fixture = Fixture::new();
     let (channel, serving) = fixture.connect().await;
     let requests = futures::stream::iter([subscription("default.web.shop")]);
-    let requests = with_web_token(requests.chain(futures::stream::pending()));
-    let mut responses = Fixture::open_on(channel.clone(), requests).await;
+    let call = mk_web_call(requests.chain(futures::stream::pending()));
+    let mut responses = Fixture::open_on(channel.clone(), call).await;
     next_response(&mut responses).await.expect("a response");
     assert_eq!(fixture.server.proxy_count(), 1);
     assert_eq!(fixture.server.evict_proxies(3), 1);
@@ -637,12 +645,12 @@ async fn evicted_proxy_gets_unavailable_and_its_connection_is_closed() {
     assert_eq!(fixture.server.proxy_count(), 0);
 }
 
-/// Returns a request with the token of `web`.
-fn with_web_token<T>(requests: T) -> Request<T> {
-    let mut request = Request::new(requests);
+/// Returns a call of `web` that sends `requests`.
+fn mk_web_call<T>(requests: T) -> Request<T> {
+    let mut call = Request::new(requests);
     let token = "Bearer web".parse().expect("a token");
-    request.metadata_mut().insert("authorization", token);
-    request
+    call.metadata_mut().insert("authorization", token);
+    call
 }
 
 /// Waits for the end of a connection.
@@ -662,9 +670,9 @@ async fn stream_of_a_client_that_does_not_read_can_be_superseded() {
         unread.push(RawCall::open_unread(&fixture).await);
         run_other_tasks().await;
     }
-    let connected = &fixture.server.state.metrics.connected;
+    let connected_gauge = &fixture.server.state.metrics.connected;
     assert_eq!(
-        connected.get(),
+        connected_gauge.get(),
         i64::try_from(Settings::default().streams_per_proxy).expect("a small number")
     );
     assert_eq!(unread.swap_remove(0).status().await, Code::Aborted);
@@ -690,6 +698,7 @@ async fn stream_of_a_client_that_does_not_read_ends_after_the_read_timeout() {
     });
     let unread = RawCall::open_unread(&fixture).await;
     assert_eq!(unread.status().await, Code::DeadlineExceeded);
+    // With a receive window of 10 bytes, the client reads only a part of the response.
     let mut read_in_part = RawCall::open(&fixture, "web", SMALL_REQUEST, 10).await;
     assert!(read_in_part.is_reset_after(10).await);
 }

@@ -71,7 +71,7 @@ fn changes_are_unknown_at_the_first_read_and_known_at_later_reads() {
 }
 
 #[test]
-fn publishing_unchanged_resources_wakes_no_stream() {
+fn publishing_unchanged_resources_wakes_no_watcher() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]);
@@ -86,22 +86,23 @@ fn publishing_unchanged_resources_wakes_no_stream() {
 }
 
 #[test]
-fn change_wakes_only_the_streams_that_read_its_scope() {
+fn change_wakes_only_the_watchers_that_read_its_scope() {
     let store = Arc::new(Store::default());
     for name in ["web", "api"] {
         store.replace_proxy(&proxy(name), mk_profile(), Vec::new());
     }
-    let other = Profile {
+    let profile_in_other_mesh = Profile {
         mesh: "other".into(),
         ..mk_profile()
     };
-    store.replace_proxy(&proxy("elsewhere"), other, Vec::new());
-    let mut all = ["web", "api", "elsewhere"].map(|name| store.watch(&proxy(name)));
-    for watcher in &mut all {
+    store.replace_proxy(&proxy("elsewhere"), profile_in_other_mesh, Vec::new());
+    let mut watchers = ["web", "api", "elsewhere"].map(|name| store.watch(&proxy(name)));
+    for watcher in &mut watchers {
         changed_names(watcher);
     }
     let mut woken = || {
-        all.each_mut()
+        watchers
+            .each_mut()
             .map(|watcher| watcher.changed().now_or_never().is_some())
     };
 
@@ -112,7 +113,7 @@ fn change_wakes_only_the_streams_that_read_its_scope() {
 }
 
 #[test]
-fn stream_behind_the_bounded_log_compares_all_names() {
+fn changes_are_unknown_to_a_watcher_behind_the_bounded_log() {
     let store = Arc::new(Store::with_log_capacity(3));
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
     let mut watcher = store.watch(&proxy("web"));
@@ -129,7 +130,7 @@ fn stream_behind_the_bounded_log_compares_all_names() {
 }
 
 #[test]
-fn view_prefers_own_resources_and_omits_hidden_resources() {
+fn view_prefers_own_resources_of_the_proxy_and_omits_hidden_resources() {
     let store = Arc::new(Store::default());
     store.replace_mesh(
         &mesh(),
@@ -168,7 +169,7 @@ fn view_prefers_own_resources_and_omits_hidden_resources() {
 }
 
 #[test]
-fn limited_visibility_selects_some_services_and_all_resources_without_service() {
+fn limited_visibility_selects_the_listed_services_and_all_resources_without_service() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("passthrough", "1")]);
     for name in ["a", "b"] {
@@ -196,7 +197,7 @@ fn limited_visibility_selects_some_services_and_all_resources_without_service() 
 }
 
 #[test]
-fn name_used_by_several_services_yields_the_resource_of_the_first_visible_service() {
+fn name_used_by_several_services_yields_the_resource_of_the_alphabetically_first_visible_service() {
     let store = Arc::new(Store::default());
     store.replace_service(&mesh(), &"b".into(), vec![mk_cluster("same", "of b")]);
     store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("same", "of a")]);
@@ -218,7 +219,7 @@ fn name_used_by_several_services_yields_the_resource_of_the_first_visible_servic
 }
 
 #[test]
-fn replacing_a_service_keeps_the_others() {
+fn replacing_the_resources_of_a_service_keeps_those_of_other_services() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
     store.replace_service(
@@ -248,7 +249,7 @@ fn proxy_has_no_view_until_it_is_published() {
 }
 
 #[test]
-fn removed_proxy_has_no_view_and_its_scope_ends_with_its_last_stream() {
+fn removed_proxy_has_no_view_and_its_scope_ends_with_its_last_watcher() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
     let mut watcher = store.watch(&proxy("web"));
@@ -261,7 +262,7 @@ fn removed_proxy_has_no_view_and_its_scope_ends_with_its_last_stream() {
             meshes: 1,
             proxies: 1
         },
-        "a scope must remain while a stream reads it"
+        "the scope must remain while a watcher exists"
     );
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "2")]);
     assert_eq!(changed_names(&mut watcher), None);
@@ -302,7 +303,7 @@ fn only(services: &[&str]) -> ServiceSelection {
 }
 
 #[test]
-fn changed_profile_concerns_only_the_services_and_names_that_changed() {
+fn change_of_a_profile_reports_only_the_names_that_it_affects() {
     let store = Arc::new(Store::default());
     for name in ["a", "b", "c", "d"] {
         store.replace_service(&mesh(), &name.into(), vec![mk_cluster(name, "1")]);
@@ -326,13 +327,14 @@ fn changed_profile_concerns_only_the_services_and_names_that_changed() {
     assert_eq!(changed_names(&mut watcher), Some(vec!["b".into()]));
     assert_eq!(clusters(&mut watcher), ["a=1", "b=1"]);
 
-    let key = Key {
+    // The service `a` becomes invisible, and the cluster `b` hidden.
+    let hidden = Key {
         kind: ResourceKind::Cluster,
         name: "b".into(),
     };
     assert!(store.update_profile(&proxy("web"), |profile| {
         profile.visibility = only(&["b", "c"]);
-        profile.hidden.insert(key);
+        profile.hidden.insert(hidden);
     }));
     let mut changed = changed_names(&mut watcher).expect("known changes");
     changed.sort();
@@ -371,9 +373,13 @@ fn wildcard_excludes_on_demand_resources_and_services_that_are_not_eager() {
 }
 
 #[test]
-fn updated_proxy_keeps_its_other_resources() {
+fn update_of_a_proxy_keeps_the_resources_that_are_not_listed() {
     let store = Arc::new(Store::default());
-    assert_eq!(store.update_proxy(&proxy("web"), Vec::new(), &[]), None);
+    assert_eq!(
+        store.update_proxy(&proxy("web"), Vec::new(), &[]),
+        None,
+        "the proxy is not published"
+    );
     let own = vec![mk_cluster("a", "1"), mk_cluster("b", "1"), mk_cluster("c", "1")];
     store.replace_proxy(&proxy("web"), mk_profile(), own);
     let mut watcher = store.watch(&proxy("web"));
@@ -389,7 +395,7 @@ fn updated_proxy_keeps_its_other_resources() {
 }
 
 #[test]
-fn replacing_common_resources_keeps_the_resources_of_services() {
+fn replacing_resources_without_service_keeps_the_resources_of_services() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
     store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("a", "1")]);

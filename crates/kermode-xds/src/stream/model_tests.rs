@@ -21,13 +21,15 @@ const SERVICES: u8 = 4;
 const TOMBSTONE: &str = "static:none";
 
 // Bits of `ServiceSpec::invalid`.
-const CLUSTER: u8 = 1;
-const ENDPOINTS: u8 = 2;
-const LISTENER: u8 = 4;
-const ON_DEMAND: u8 = 8;
+const INVALID_CLUSTER: u8 = 1;
+const INVALID_ENDPOINTS: u8 = 2;
+const INVALID_LISTENER: u8 = 4;
+const INVALID_ON_DEMAND: u8 = 8;
 
 /// Resources of service `i`: cluster and endpoints `c<i>`, listener `l<i>`, route `r<i>`, on-demand cluster `d<i>`.
-/// Numbers are versions; a resource without a version does not exist.
+///
+/// Each field that is named like a resource contains the revision in the resource's body (see [`envoy`]). A resource
+/// without a revision does not exist.
 #[derive(Clone, Debug)]
 struct ServiceSpec {
     /// Whether the cluster is of type EDS. Only such a cluster has endpoints.
@@ -40,26 +42,26 @@ struct ServiceSpec {
     route: Option<u8>,
     /// The on-demand cluster waits for the other resources of the service.
     on_demand: Option<u8>,
-    /// Bits of the resources that Envoy rejects.
+    /// Mask of the resources that Envoy rejects, with the bits `INVALID_*`.
     invalid: u8,
 }
 
 /// A step of a simulation. A mask has bit `i` for service `i`; `None` in place of a mask stands for all services.
 #[derive(Clone, Debug)]
 enum Op {
-    /// Publishes or removes a service.
+    /// Publishes the service with this number, or removes it if there is no spec.
     Publish(u8, Option<ServiceSpec>),
     /// Makes the services of this mask visible.
     SetVisible(Option<u8>),
     /// Makes a wildcard subscription include the visible services of this mask.
     SetEager(Option<u8>),
-    /// Publishes the own resources of the proxy, with content that depends on this number.
+    /// Publishes the own resources of the proxy. Their names and bodies depend on this number.
     PublishOwn(u8),
     /// Delivers at most this number of responses to Envoy.
     DeliverToEnvoy(u8),
     /// Delivers at most this number of requests to the stream.
     DeliverToStream(u8),
-    /// The stream reads its changes.
+    /// The stream reads the changes of its view.
     ReadChanges,
     /// Envoy opens a new stream; messages on their way are lost.
     Reconnect,
@@ -71,11 +73,12 @@ enum Op {
     ExpireHolds,
 }
 
-/// Profiles of the proxy under test.
+/// Kind of the profiles that the proxy has in a simulation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Profiles {
-    /// All services are visible. A listener may refer to clusters of several services.
-    Eager,
+    /// All services are visible, and a wildcard subscription includes them. A listener may refer to clusters of several
+    /// services.
+    AllVisible,
     /// Some services are visible. A wildcard subscription includes all of them.
     Limited,
     /// Some services are visible. A wildcard subscription includes some of them. There are tombstones.
@@ -85,16 +88,16 @@ enum Profiles {
 /// A stream, the model of Envoy, and the messages between them.
 struct Simulation {
     store: Arc<Store>,
-    /// Published services.
+    /// Published services, by number.
     specs: BTreeMap<u8, ServiceSpec>,
-    /// Shared resources of these services.
+    /// Shared resources of the published services.
     published: Vec<Resource>,
     /// Mask of the visible services.
     visible: Option<u8>,
-    /// Mask of the services that a wildcard subscription includes.
+    /// Mask of the services that a wildcard subscription includes if they are visible.
     eager: Option<u8>,
     tombstones: Option<Tombstones>,
-    /// Number on which the content of the own resources depends.
+    /// Number on which the own resources depend.
     own_content: u8,
     limits: Limits,
     stream: Stream,
@@ -107,16 +110,17 @@ struct Simulation {
     to_stream: VecDeque<DeltaDiscoveryRequest>,
     /// Nonces of the responses in flight, by kind, with the number of their resources and removals.
     in_flight: HashMap<ResourceKind, (String, usize)>,
-    /// Number of resources and removals of the last response that was ACKed or NACKed.
+    /// Number of resources and removals of the response that the last ACK or NACK of any kind answered.
     last_response_size: usize,
-    /// Versions that were sent on this stream and must not be sent again. Removed when they may be sent again.
+    /// Version of each resource that was sent on this stream. The stream must not send this version again. An entry is
+    /// removed once the stream may send the version again.
     sent: HashMap<(ResourceKind, String), String>,
-    /// Rejected resources at the end of the stream's last step.
+    /// Resources that the stream listed as rejected after its last step.
     rejected: HashSet<(ResourceKind, String)>,
     /// Clusters that Envoy has subscribed to by name, in requests that the stream has received.
     subscribed_clusters: HashSet<String>,
-    /// Resources that Envoy has ACKed, NACKed or reported on this stream. An on-demand resource may be sent once all
-    /// resources that it waits for are in this set.
+    /// Resources that Envoy has ACKed or NACKed on this stream, or reported in its first requests. An on-demand
+    /// resource may be sent once all resources that it waits for are in this set.
     acked_or_nacked: HashSet<(ResourceKind, String)>,
     /// Whether a hold has expired, so that an on-demand resource may be sent before the resources that it waits for.
     has_expired_hold: bool,
@@ -177,11 +181,11 @@ impl ServiceSpec {
     fn resources(&self, i: u8, specs: &BTreeMap<u8, ServiceSpec>) -> Vec<Resource> {
         let suffix = |bit: u8| if self.invalid & bit == 0 { "" } else { "!" };
         let cluster_type = if self.is_eds { "eds" } else { "static" };
-        let cluster = format!("{cluster_type}:{}{}", self.cluster, suffix(CLUSTER));
+        let cluster = format!("{cluster_type}:{}{}", self.cluster, suffix(INVALID_CLUSTER));
         let name = format!("c{i}");
         let mut all = vec![resource(ResourceKind::Cluster, &name, &cluster, Some(i))];
         if let Some(endpoints) = self.endpoints.filter(|_| self.is_eds) {
-            let body = format!("{endpoints}{}", suffix(ENDPOINTS));
+            let body = format!("{endpoints}{}", suffix(INVALID_ENDPOINTS));
             all.push(resource(ResourceKind::Endpoints, &name, &body, Some(i)));
         }
         let referenced = specs
@@ -193,25 +197,25 @@ impl ServiceSpec {
             "{}{route}:{}{}",
             clusters.join(","),
             self.listener,
-            suffix(LISTENER)
+            suffix(INVALID_LISTENER)
         );
         all.push(resource(ResourceKind::Listener, &format!("l{i}"), &body, Some(i)));
-        if let Some(version) = self.on_demand {
+        if let Some(revision) = self.on_demand {
             let after = all.iter().map(|resource| (resource.kind, resource.name.clone()));
             let on_demand = OnDemand {
                 after: after.collect(),
             };
-            let body = format!("static:{version}{}", suffix(ON_DEMAND));
+            let body = format!("static:{revision}{}", suffix(INVALID_ON_DEMAND));
             all.push(Resource {
                 on_demand: Some(Box::new(on_demand)),
                 ..resource(ResourceKind::Cluster, &format!("d{i}"), &body, Some(i))
             });
         }
-        if let Some(content) = self.route {
+        if let Some(revision) = self.route {
             all.push(resource(
                 ResourceKind::Route,
                 &format!("r{i}"),
-                &content.to_string(),
+                &revision.to_string(),
                 Some(i),
             ));
         }
@@ -221,7 +225,7 @@ impl ServiceSpec {
 
 impl Simulation {
     fn new(limits: Limits, profiles: Profiles) -> Self {
-        // A short log, so that streams fall behind it.
+        // With a short log, the watcher sometimes falls behind it.
         let store = Arc::new(Store::with_log_capacity(6));
         let watcher = store.watch(&proxy());
         let tombstones = (profiles == Profiles::OnDemand).then(|| Tombstones::new(tombstone));
@@ -291,8 +295,11 @@ impl Simulation {
         }
     }
 
+    /// Publishes the shared resources of `specs`.
     fn publish(&mut self) {
-        // A resource that is removed and created again is sent again.
+        // A resource that is removed and created again is sent again. The last byte of a name is the number of its
+        // service, so the resources of a service that is not published or not visible are forgotten. Own clusters also
+        // end with a number, and are forgotten with the service of this number.
         let (specs, visible) = (&self.specs, self.visible);
         self.sent.retain(|(_, name), _| {
             let i = name
@@ -316,6 +323,7 @@ impl Simulation {
         ]
     }
 
+    /// Publishes the profile and the own resources of the proxy.
     fn publish_own(&mut self) {
         let profile = Profile {
             visibility: selection(self.visible),
@@ -371,7 +379,7 @@ impl Simulation {
         self.read_changes();
         for name in &request.resource_names_unsubscribe {
             self.sent.remove(&(kind, name.clone()));
-            // The wildcard subscription still includes the clusters.
+            // The wildcard subscription still includes the clusters that other resources wait for.
             if kind != ResourceKind::Cluster {
                 self.acked_or_nacked.remove(&(kind, name.clone()));
             }
@@ -394,7 +402,7 @@ impl Simulation {
         self.handle(output);
     }
 
-    /// Records the events and checks the responses of a step of the stream.
+    /// Records the events of a step of the stream. Checks the responses and puts them on their way to Envoy.
     fn handle(&mut self, output: Output) {
         let rejected = self.stream.rejections();
         let rejected: HashSet<_> = rejected.map(rejected_key).collect();
@@ -407,8 +415,9 @@ impl Simulation {
                 Event::Rejected { kind, resources, .. } => {
                     for resource in resources {
                         let key = (kind, resource.name.to_string());
-                        // A resource that was rejected alone is not sent again, so no resource waits for it. The
-                        // rejection is not recorded if the profile no longer selects the resource.
+                        // A resource that was rejected alone is not sent again, so no resource waits for it. If the
+                        // profile no longer selects the resource, only the size of the response shows this, because
+                        // the stream does not list the rejection.
                         if self.last_response_size == 1 || rejected.contains(&key) {
                             self.acked_or_nacked.insert(key.clone());
                         } else {
@@ -449,6 +458,7 @@ impl Simulation {
             let before = self.sent.insert((kind, name.clone()), version.clone());
             assert_ne!(before.as_ref(), Some(&version), "{kind:?} {name} was sent twice");
             if kind == ResourceKind::Cluster {
+                // Endpoints are sent again after every version of their cluster.
                 self.sent.remove(&(ResourceKind::Endpoints, name.clone()));
             }
             if is_on_demand(&name) {
@@ -539,7 +549,7 @@ impl Simulation {
         self.compare(|_| true);
     }
 
-    /// Returns names and bodies of the resources of a kind that Envoy should have.
+    /// Returns the resources of one kind that Envoy should have, as names and bodies.
     fn expected(&self, kind: ResourceKind) -> BTreeMap<String, String> {
         let name_and_body = |resource: &Resource| {
             let body = String::from_utf8(resource.body.to_vec()).unwrap();
@@ -576,6 +586,7 @@ impl Simulation {
             .iter()
             .filter(|resource| resource.kind == kind)
             .map(name_and_body);
+        // For a name that occurs several times, the last body counts.
         tombstones.chain(by_name).chain(by_wildcard).chain(own).collect()
     }
 
@@ -627,14 +638,15 @@ impl Simulation {
 
 fn service_spec(profiles: Profiles) -> impl Strategy<Value = ServiceSpec> {
     let invalid = prop_oneof![4 => Just(0), 1 => 0..16_u8];
-    let versions = (
+    let cluster_and_listener = (
         any::<bool>(),
         0..3_u8,
         prop::option::weighted(0.9, 0..3_u8),
         0..3_u8,
     );
-    // Listeners refer to other services only if all services are visible. Otherwise, their clusters might not exist.
-    let references = if profiles == Profiles::Eager {
+    // Listeners refer to other services only if all services are visible. Otherwise, Envoy might not get the clusters
+    // of these services.
+    let references = if profiles == Profiles::AllVisible {
         (0..16_u8).boxed()
     } else {
         Just(0).boxed()
@@ -645,7 +657,7 @@ fn service_spec(profiles: Profiles) -> impl Strategy<Value = ServiceSpec> {
         Just(None).boxed()
     };
     let route = prop::option::of(0..2_u8);
-    (versions, references, route, on_demand, invalid).prop_map(
+    (cluster_and_listener, references, route, on_demand, invalid).prop_map(
         |((is_eds, cluster, endpoints, listener), references, route, on_demand, invalid)| ServiceSpec {
             is_eds,
             cluster,
@@ -659,8 +671,9 @@ fn service_spec(profiles: Profiles) -> impl Strategy<Value = ServiceSpec> {
     )
 }
 
+/// Returns random steps. Holds expire during these steps only if `expires_holds` is true.
 fn ops(profiles: Profiles, expires_holds: bool) -> impl Strategy<Value = Vec<Op>> {
-    let (limited, on_demand) = (profiles != Profiles::Eager, profiles == Profiles::OnDemand);
+    let (is_limited, is_on_demand) = (profiles != Profiles::AllVisible, profiles == Profiles::OnDemand);
     let mask = |is_random: bool| {
         if is_random {
             prop_oneof![1 => Just(None), 5 => (0..16_u8).prop_map(Some)].boxed()
@@ -669,30 +682,32 @@ fn ops(profiles: Profiles, expires_holds: bool) -> impl Strategy<Value = Vec<Op>
         }
     };
     let name = || {
-        let prefix = if on_demand {
+        let prefix = if is_on_demand {
             prop_oneof![1 => Just('c'), 3 => Just('d')].boxed()
         } else {
             Just('c').boxed()
         };
+        // The highest number belongs to no service.
         (prefix, 0..SERVICES + 1).prop_map(|(prefix, i)| format!("{prefix}{i}"))
     };
     let publish = (0..SERVICES, prop::option::weighted(0.75, service_spec(profiles)));
     let op = prop_oneof![
         60 => publish.prop_map(|(i, spec)| Op::Publish(i, spec)),
-        10 => mask(limited).prop_map(Op::SetVisible),
-        if on_demand { 20 } else { 1 } => mask(on_demand).prop_map(Op::SetEager),
+        10 => mask(is_limited).prop_map(Op::SetVisible),
+        if is_on_demand { 20 } else { 1 } => mask(is_on_demand).prop_map(Op::SetEager),
         10 => (0..4_u8).prop_map(Op::PublishOwn),
         60 => (1..4_u8).prop_map(Op::DeliverToEnvoy),
         60 => (1..5_u8).prop_map(Op::DeliverToStream),
         30 => Just(Op::ReadChanges),
         10 => Just(Op::Reconnect),
-        if on_demand { 40 } else { 10 } => name().prop_map(Op::Subscribe),
+        if is_on_demand { 40 } else { 10 } => name().prop_map(Op::Subscribe),
         10 => name().prop_map(Op::Unsubscribe),
         if expires_holds { 10 } else { 1 } => Just(if expires_holds { Op::ExpireHolds } else { Op::ReadChanges }),
     ];
     prop::collection::vec(op, 0..80)
 }
 
+/// Applies the steps, then delivers all messages and checks Envoy's configuration.
 fn run(profiles: Profiles, ops: Vec<Op>, response_bytes: usize, pending: usize) {
     let limits = Limits {
         response_bytes,
@@ -708,10 +723,12 @@ fn run(profiles: Profiles, ops: Vec<Op>, response_bytes: usize, pending: usize) 
     simulation.deliver_and_compare();
 }
 
+/// Values of [`Limits::response_bytes`].
 fn response_bytes() -> impl Strategy<Value = usize> {
     prop_oneof![Just(1 << 20), 1..400_usize]
 }
 
+/// Values of [`Limits::pending`].
 fn pending() -> impl Strategy<Value = usize> {
     prop_oneof![Just(1000), 1..4_usize]
 }
@@ -725,11 +742,11 @@ proptest! {
 
     #[test]
     fn envoy_ends_with_its_expected_configuration(
-        ops in ops(Profiles::Eager, false),
+        ops in ops(Profiles::AllVisible, false),
         response_bytes in response_bytes(),
         pending in pending(),
     ) {
-        run(Profiles::Eager, ops, response_bytes, pending);
+        run(Profiles::AllVisible, ops, response_bytes, pending);
     }
 
     #[test]
@@ -741,7 +758,7 @@ proptest! {
     }
 
     #[test]
-    fn envoy_gets_on_demand_clusters_after_the_awaited_resources_and_ends_with_its_expected_configuration(
+    fn envoy_with_on_demand_clusters_ends_with_its_expected_configuration(
         ops in ops(Profiles::OnDemand, false),
         response_bytes in response_bytes(),
         pending in pending(),
@@ -769,7 +786,7 @@ fn hold_ends_when_the_profile_no_longer_selects_the_rejected_awaited_resource() 
         references: 0,
         route: None,
         on_demand: Some(0),
-        invalid: LISTENER,
+        invalid: INVALID_LISTENER,
     };
     let ops = vec![
         Op::Subscribe("d2".into()),
@@ -782,7 +799,7 @@ fn hold_ends_when_the_profile_no_longer_selects_the_rejected_awaited_resource() 
         Op::DeliverToStream(1),
         Op::DeliverToEnvoy(2),
         Op::DeliverToStream(2),
-        // Service 3 only.
+        // The wildcard subscription no longer includes service 2.
         Op::SetEager(Some(1 << 3)),
     ];
     run(Profiles::OnDemand, ops, 1 << 20, 1000);

@@ -1,4 +1,4 @@
-//! Tests of a stream, one rule in each test.
+//! Tests of a stream. Each test covers one rule of the state machine.
 
 use std::collections::HashSet;
 
@@ -69,7 +69,7 @@ fn unsubscribe(kind: ResourceKind, name: &str) -> DeltaDiscoveryRequest {
     }
 }
 
-fn with_versions(request: DeltaDiscoveryRequest, versions: &[(&str, &str)]) -> DeltaDiscoveryRequest {
+fn with_initial_versions(request: DeltaDiscoveryRequest, versions: &[(&str, &str)]) -> DeltaDiscoveryRequest {
     let versions = versions
         .iter()
         .map(|(name, version)| ((*name).to_owned(), (*version).to_owned()));
@@ -131,7 +131,7 @@ impl Fixture {
         }
     }
 
-    /// Creates a published proxy in a mesh with these shared resources.
+    /// Creates the stream of a published proxy in a mesh with these shared resources.
     fn with_shared(shared: &[(ResourceKind, &str)]) -> Self {
         let mut fixture = Self::new(LIMITS);
         fixture.store.replace_proxy(&proxy(), profile(), Vec::new());
@@ -139,7 +139,8 @@ impl Fixture {
         fixture
     }
 
-    /// Publishes shared resources. They replace earlier resources of the same kind and name. Returns the responses.
+    /// Publishes shared resources, in addition to the published ones or in place of those with the same kind and name.
+    /// Returns the responses.
     fn publish(&mut self, resources: &[(ResourceKind, &str)]) -> Vec<Response> {
         for resource in resources.iter().map(|(kind, text)| mk_resource(*kind, text)) {
             self.shared
@@ -191,7 +192,7 @@ impl Fixture {
         })
     }
 
-    /// Sends a request and ACKs all responses. Returns the responses.
+    /// Sends a request and ACKs all responses. Returns the responses as texts.
     fn send_and_ack_all(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
         let mut shown = Vec::new();
         let mut responses = self.send(request);
@@ -248,7 +249,7 @@ fn no_response_is_sent_before_the_proxy_is_published() {
 }
 
 #[test]
-fn removed_proxy_keeps_its_configuration() {
+fn removed_proxy_keeps_its_configuration_until_it_is_published_again() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     fixture.send_and_ack_all(request(Cluster));
     fixture.store.remove_proxy(&proxy());
@@ -318,10 +319,10 @@ fn unsubscribed_name_is_no_longer_sent() {
 }
 
 #[test]
-fn reconnecting_client_gets_differences_and_removals() {
+fn reconnecting_client_gets_only_changed_new_and_removed_resources() {
     let mut fixture =
         Fixture::with_shared(&[(Listener, "same=1"), (Listener, "changed=2"), (Listener, "new=1")]);
-    let first_request = with_versions(
+    let first_request = with_initial_versions(
         request(Listener),
         &[("same", "1"), ("changed", "1"), ("gone", "1")],
     );
@@ -332,7 +333,7 @@ fn reconnecting_client_gets_differences_and_removals() {
 
     let mut fixture = Fixture::with_shared(&[(Endpoints, "same=1"), (Endpoints, "changed=2")]);
     let names = subscribe(Endpoints, &["same", "changed", "gone", "never"]);
-    let first_request = with_versions(names, &[("same", "1"), ("changed", "1"), ("gone", "1")]);
+    let first_request = with_initial_versions(names, &[("same", "1"), ("changed", "1"), ("gone", "1")]);
     assert_eq!(
         fixture.send_and_ack_all(first_request),
         ["Endpoints changed=2 -gone -never"]
@@ -351,7 +352,7 @@ fn changes_while_a_response_is_in_flight_are_sent_once_after_its_ack() {
 }
 
 #[test]
-fn changes_beyond_the_pending_limit_are_sent() {
+fn changes_beyond_the_limit_of_pending_names_are_sent() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     fixture.stream = Stream::new(Limits { pending: 2, ..LIMITS });
     let responses = fixture.send(request(Cluster));
@@ -414,7 +415,7 @@ fn rejected_resource_is_not_sent_again_until_it_changes() {
     let responses = fixture.publish(&[(Cluster, "b=1")]);
     assert_eq!(show_all(&responses), ["Cluster b=1"]);
     fixture.send(ack(&responses[0]));
-    // A switch to limited visibility makes the stream compare all names.
+    // A switch from all services to limited visibility makes the stream compare all names.
     let visibility = ServiceSelection::Only(HashSet::new());
     fixture.store.replace_proxy(
         &proxy(),
@@ -437,6 +438,7 @@ fn invalid_resource_of_a_rejected_response_is_isolated_and_the_others_are_accept
     let clusters: Vec<(ResourceKind, &str)> = texts.iter().map(|text| (Cluster, text.as_str())).collect();
     let mut fixture = Fixture::with_shared(&clusters);
     let mut responses = fixture.send(request(Cluster));
+    // The client rejects every response that contains resource 5. `accepted` holds the texts of the other responses.
     let mut accepted = String::new();
     let mut response_count = 0;
     while let Some(response) = responses.pop() {
@@ -471,7 +473,7 @@ fn invalid_resource_of_a_rejected_response_is_isolated_and_the_others_are_accept
 }
 
 #[test]
-fn listener_waits_for_clusters_and_endpoints_published_before_it() {
+fn listener_waits_for_clusters_and_endpoints_published_with_it() {
     let mut fixture = Fixture::with_shared(&[]);
     fixture.send_and_ack_all(request(Cluster));
     fixture.send_and_ack_all(request(Listener));
@@ -586,13 +588,13 @@ fn removal_of_a_changed_cluster_waits_for_its_listener() {
 #[test]
 fn cluster_removal_waits_until_a_reconnecting_client_reports_its_listeners() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "b=1"), (Listener, "b=1")]);
-    let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
+    let clusters = fixture.send(with_initial_versions(request(Cluster), &[("a", "1")]));
     assert_eq!(
         show_all(&clusters),
         ["Cluster b=1"],
         "a cluster must not be removed while listeners may refer to it"
     );
-    let listeners = fixture.send(with_versions(request(Listener), &[("a", "1")]));
+    let listeners = fixture.send(with_initial_versions(request(Listener), &[("a", "1")]));
     assert_eq!(show_all(&listeners), ["Listener -a"]);
     assert!(fixture.send(ack(&clusters[0])).is_empty());
     let listeners = fixture.send(ack(&listeners[0]));
@@ -626,9 +628,9 @@ fn earlier_version_of_endpoints_is_sent_after_a_cluster_change_and_a_rejection()
 #[test]
 fn endpoints_are_sent_again_if_their_cluster_was_sent_before_they_were_requested() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "a=2"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
-    let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
+    let clusters = fixture.send(with_initial_versions(request(Cluster), &[("a", "1")]));
     assert_eq!(show_all(&clusters), ["Cluster a=2"]);
-    let endpoints = with_versions(subscribe(Endpoints, &["a", "b"]), &[("a", "1"), ("b", "1")]);
+    let endpoints = with_initial_versions(subscribe(Endpoints, &["a", "b"]), &[("a", "1"), ("b", "1")]);
     assert_eq!(show_all(&fixture.send(endpoints)), ["Endpoints a=1"]);
 }
 
@@ -653,9 +655,9 @@ fn endpoints_change_is_acknowledged_by_an_ack_and_not_by_a_nack() {
 #[test]
 fn reconnecting_client_acknowledges_nothing_before_it_reports_its_endpoints() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Endpoints, "a=2")]);
-    let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
+    let clusters = fixture.send(with_initial_versions(request(Cluster), &[("a", "1")]));
     assert!(!fixture.are_endpoints_acknowledged());
-    let endpoints = with_versions(subscribe(Endpoints, &["a"]), &[("a", "1")]);
+    let endpoints = with_initial_versions(subscribe(Endpoints, &["a"]), &[("a", "1")]);
     let responses = fixture.send(endpoints);
     assert_eq!(show_all(&responses), ["Endpoints a=2"]);
     fixture.send(ack(&clusters[0]));
@@ -692,8 +694,9 @@ fn large_response_is_split_and_a_large_resource_is_sent_alone() {
 }
 
 #[test]
-fn too_many_subscribed_names_are_an_error() {
+fn subscription_above_the_limit_of_names_is_an_error() {
     let mut fixture = Fixture::with_shared(&[]);
+    // One name more than the limit.
     let names: Vec<String> = (0..11).map(|i| i.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let result = fixture.stream.on_request(subscribe(Endpoints, &names), None);
@@ -728,7 +731,7 @@ fn profile_with_tombstones() -> Profile {
     }
 }
 
-/// Returns an on-demand cluster that waits for the resources in `after`.
+/// Returns an on-demand cluster that is held until the resources in `after` are acknowledged.
 fn mk_on_demand(text: &str, after: &[(ResourceKind, &str)]) -> Resource {
     let after = after.iter().map(|(kind, name)| (*kind, (*name).into()));
     Resource {
@@ -760,6 +763,8 @@ fn missing_resource_has_a_tombstone_before_its_creation_and_after_its_removal() 
         fixture.send_and_ack_all(subscribe(Endpoints, &["a"])),
         ["Endpoints -a"]
     );
+    // With a wildcard subscription, the protocol requires a response to the unsubscription. The wildcard does not
+    // include a tombstone, so the response is a removal.
     assert_eq!(
         fixture.send_and_ack_all(unsubscribe(Cluster, "a")),
         ["Cluster -a"]
@@ -773,16 +778,17 @@ fn reported_tombstone_is_not_sent_again() {
         .store
         .replace_proxy(&proxy(), profile_with_tombstones(), Vec::new());
     assert_eq!(fixture.read_changes(), []);
-    let first_request = with_versions(subscribe(Cluster, &["*", "a", "b"]), &[("a", "none")]);
+    let first_request = with_initial_versions(subscribe(Cluster, &["*", "a", "b"]), &[("a", "none")]);
     assert_eq!(fixture.send_and_ack_all(first_request), ["Cluster b=none"]);
 }
 
 #[test]
-fn on_demand_resource_waits_for_acks_and_delays_nothing_else() {
+fn on_demand_resource_is_held_until_the_acks_and_delays_nothing_else() {
     let mut fixture = Fixture::with_shared(&[]);
     fixture.send_and_ack_all(request(Cluster));
     fixture.send_and_ack_all(request(Listener));
     let after = [(Cluster, "svc"), (Listener, "out"), (Route, "does-not-exist")];
+    // A resource that does not exist holds nothing.
     fixture.shared.push(mk_on_demand("dst=1", &after));
     let clusters = fixture.publish(&[(Cluster, "svc=1"), (Listener, "out=1")]);
     assert_eq!(show_all(&clusters), ["Cluster svc=1"]);
@@ -794,7 +800,7 @@ fn on_demand_resource_waits_for_acks_and_delays_nothing_else() {
 }
 
 #[test]
-fn nack_ends_the_wait_of_an_on_demand_resource() {
+fn nack_ends_the_hold_of_an_on_demand_resource() {
     let mut fixture = Fixture::with_shared(&[]);
     fixture.send_and_ack_all(request(Cluster));
     fixture.shared.push(mk_on_demand("dst=1", &[(Cluster, "svc")]));
@@ -804,7 +810,7 @@ fn nack_ends_the_wait_of_an_on_demand_resource() {
 }
 
 #[test]
-fn deadline_ends_the_wait_of_an_on_demand_resource() {
+fn deadline_ends_the_hold_of_an_on_demand_resource() {
     let mut fixture = Fixture::with_shared(&[]);
     fixture.send_and_ack_all(request(Cluster));
     // The client never requests listeners.
@@ -815,14 +821,14 @@ fn deadline_ends_the_wait_of_an_on_demand_resource() {
     assert_eq!(fixture.send(subscribe(Cluster, &["dst"])), []);
     let deadline = start + LIMITS.hold;
     assert_eq!(fixture.stream.next_deadline(start), Some(deadline));
-    let later = start + LIMITS.hold / 2;
-    assert_eq!(fixture.stream.next_deadline(later), Some(deadline));
+    let before_deadline = start + LIMITS.hold / 2;
+    assert_eq!(fixture.stream.next_deadline(before_deadline), Some(deadline));
     let mut on_deadline = |now| {
         let stream = &mut fixture.stream;
         let step = |view: Option<crate::store::View<'_>>, _| stream.on_deadline(now, view.as_ref());
         show_all(&fixture.watcher.read(step).responses)
     };
-    assert_eq!(on_deadline(later), [] as [&str; 0]);
+    assert_eq!(on_deadline(before_deadline), [] as [&str; 0]);
     assert_eq!(on_deadline(deadline), ["Cluster dst=1"]);
     assert_eq!(fixture.stream.next_deadline(deadline), None);
 }

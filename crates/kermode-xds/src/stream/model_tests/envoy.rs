@@ -1,9 +1,11 @@
-//! Model of Envoy as a client of the management server. The model checks the responses that it receives.
+//! Model of Envoy as a client of the ADS server. The model checks the responses that it receives.
 //!
 //! Bodies are text: `eds:1` or `static:1` for clusters, `1` for endpoints and routes, `c0,c1/r0:1` for listeners
 //! (clusters, then an optional route). The number is a revision, which makes two bodies of a resource differ. Envoy
-//! rejects a body that ends in `!`. A subscribed name stays subscribed: Envoy does not request it again after
-//! a response listed it in `removed_resources`, but accepts the resource if it is sent later.
+//! rejects a body that ends in `!`.
+//!
+//! A subscribed name stays subscribed after a response listed it in `removed_resources`: Envoy does not request the
+//! name again, but accepts the resource if it is sent later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,9 +22,9 @@ pub(super) struct Envoy {
     pub(super) applied: HashMap<ResourceKind, Bodies>,
     /// Names and versions of accepted resources, which Envoy reports on a new stream.
     versions: HashMap<ResourceKind, BTreeMap<String, String>>,
-    /// Names that Envoy has subscribed to.
+    /// Names that Envoy is subscribed to, without the wildcard.
     pub(super) subscribed: HashMap<ResourceKind, BTreeSet<String>>,
-    /// Resources whose last version was rejected.
+    /// Resources that were invalid in a response, and have not been in an accepted response since.
     pub(super) rejected: BTreeSet<(ResourceKind, String)>,
     /// Clusters that wait for their endpoints.
     pub(super) warming: BTreeSet<String>,
@@ -103,14 +105,14 @@ impl Envoy {
         vec![subscription_change(Cluster, [], [name.to_owned()])]
     }
 
-    /// Handles a response. Returns the requests that Envoy sends in reaction: subscription changes, the ACK or NACK,
-    /// and after the first clusters the first request for listeners.
+    /// Handles a response. Returns the requests that Envoy sends in reaction: subscription changes, then the ACK or
+    /// NACK. After the first response with clusters, the first request for listeners follows.
     pub(super) fn receive(&mut self, response: &DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let kind = ResourceKind::from_type_url(&response.type_url).expect("a served kind");
         let resources: Vec<(String, String, String)> = response.resources.iter().map(decode).collect();
-        // Envoy ACKs resources that it has unsubscribed from meanwhile, but does not keep them.
-        let names = self.subscribed.get(&kind).cloned().unwrap_or_default();
-        let is_kept = |name: &String| matches!(kind, Cluster | Listener) || names.contains(name);
+        // Envoy ACKs endpoints and routes that it has unsubscribed from meanwhile, but does not keep them.
+        let subscribed = self.subscribed.get(&kind).cloned().unwrap_or_default();
+        let is_kept = |name: &String| matches!(kind, Cluster | Listener) || subscribed.contains(name);
         let mut seen = BTreeSet::new();
         for name in resources
             .iter()
@@ -119,12 +121,12 @@ impl Envoy {
         {
             assert!(seen.insert(name), "a response contains {name} twice");
         }
-        let invalid: Vec<&String> = resources
+        let invalid_names: Vec<&String> = resources
             .iter()
             .filter(|(_, _, body)| body.ends_with('!'))
             .map(|(name, ..)| name)
             .collect();
-        let is_rejected = !invalid.is_empty();
+        let is_rejected = !invalid_names.is_empty();
         for (name, version, body) in resources.iter().filter(|(name, ..)| is_kept(name)) {
             // Envoy applies endpoints and routes only if the whole response is valid. Envoy applies every valid cluster
             // and listener, even of a rejected response.
@@ -141,7 +143,7 @@ impl Envoy {
                 self.missing.remove(&(kind, name.clone()));
             }
         }
-        for name in invalid {
+        for name in invalid_names {
             self.rejected.insert((kind, name.clone()));
         }
         if !is_rejected || matches!(kind, Cluster | Listener) {
@@ -209,7 +211,7 @@ impl Envoy {
     /// of removed clusters and the routes of removed listeners. Envoy does not subscribe again for a changed cluster.
     fn update_subscriptions(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let clusters = self.applied(Cluster);
-        let eds = clusters
+        let eds_clusters = clusters
             .iter()
             .filter(|(_, body)| body.starts_with("eds"))
             .map(|(name, _)| name.clone());
@@ -218,7 +220,7 @@ impl Envoy {
             .into_values()
             .filter_map(|body| route_of(&body));
         let wanted = [
-            (Endpoints, eds.collect::<BTreeSet<_>>()),
+            (Endpoints, eds_clusters.collect::<BTreeSet<_>>()),
             (Route, routes.collect()),
         ];
         let mut requests = Vec::new();
@@ -270,7 +272,7 @@ fn subscription_change(
     }
 }
 
-/// Returns name, version and body of a resource.
+/// Returns the name, version and body of an encoded resource.
 pub(super) fn decode(encoded: &bytes::Bytes) -> (String, String, String) {
     let resource = Resource::decode(encoded.clone()).expect("a resource");
     let body = resource.resource.expect("a body").value;
@@ -282,8 +284,8 @@ pub(super) fn decode(encoded: &bytes::Bytes) -> (String, String, String) {
 }
 
 /// Returns the clusters that the body of a listener refers to.
-fn clusters_of(listener: &str) -> Vec<String> {
-    let references = listener.split([':', '/']).next().unwrap_or_default();
+fn clusters_of(listener_body: &str) -> Vec<String> {
+    let references = listener_body.split([':', '/']).next().unwrap_or_default();
     references
         .split(',')
         .filter(|name| !name.is_empty())
@@ -292,7 +294,7 @@ fn clusters_of(listener: &str) -> Vec<String> {
 }
 
 /// Returns the route that the body of a listener refers to.
-fn route_of(listener: &str) -> Option<String> {
-    let (_, rest) = listener.split_once('/')?;
+fn route_of(listener_body: &str) -> Option<String> {
+    let (_, rest) = listener_body.split_once('/')?;
     Some(rest.split(':').next()?.to_owned())
 }
