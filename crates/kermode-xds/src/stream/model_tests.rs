@@ -37,10 +37,11 @@ struct ServiceSpec {
     cluster: u8,
     endpoints: Option<u8>,
     listener: u8,
-    /// Mask of other services. The listener also refers to the clusters of those services that exist.
+    /// Mask of services. The listener refers to the clusters of those of them that exist, and to the service's own
+    /// cluster.
     references: u8,
     route: Option<u8>,
-    /// The on-demand cluster waits for the other resources of the service.
+    /// The on-demand cluster waits for the cluster, endpoints and listener of the service.
     on_demand: Option<u8>,
     /// Mask of the resources that Envoy rejects, with the bits `INVALID_*`.
     invalid: u8,
