@@ -12,7 +12,7 @@ use envoy_types::pb::google::{protobuf, rpc};
 use kermode_protocol::ads::*;
 use prost::Message as _;
 
-/// Returns the node metadata of Envoy's bootstrap: `version.kumaDp.version`.
+/// Returns the node metadata of Envoy's bootstrap: the version of the agent, in `version.kumaDp.version`.
 fn metadata() -> protobuf::Struct {
     let text = |text: &str| protobuf::Value {
         kind: Some(protobuf::value::Kind::StringValue(text.into())),
@@ -39,22 +39,22 @@ fn build_version() -> core::BuildVersion {
 }
 
 #[test]
-fn versions_are_read_from_the_node() {
+fn versions_are_read_from_the_node_and_are_empty_if_the_node_is_malformed() {
     let node = request().node.unwrap();
     let versions = Versions {
         agent: "0.1.0".into(),
         envoy: "1.40.0".into(),
     };
     assert_eq!(node.versions(), versions);
-    let broken = Node {
+    let malformed = Node {
         metadata: Some(Bytes::from_static(b"\xff")),
         user_agent_build_version: Some(Bytes::from_static(b"\xff")),
         ..Node::default()
     };
-    assert_eq!(broken.versions(), Versions::default());
+    assert_eq!(malformed.versions(), Versions::default());
 }
 
-/// Returns a request of Envoy, with fields that Kermode does not decode.
+/// Returns a request of Envoy as the generated type. It has the field `user_agent_name`, which Kermode does not decode.
 fn generated_request() -> generated::DeltaDiscoveryRequest {
     generated::DeltaDiscoveryRequest {
         node: Some(core::Node {
@@ -81,7 +81,7 @@ fn generated_request() -> generated::DeltaDiscoveryRequest {
     }
 }
 
-/// Returns the decoded form of [`generated_request`].
+/// Returns the request of [`generated_request`] as Kermode's type.
 fn request() -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         node: Some(Node {
@@ -103,7 +103,7 @@ fn request() -> DeltaDiscoveryRequest {
 }
 
 #[test]
-fn request_of_envoy_is_decoded_without_its_unknown_fields() {
+fn request_fields_that_kermode_does_not_use_are_ignored() {
     let decoded = DeltaDiscoveryRequest::decode(&*generated_request().encode_to_vec()).unwrap();
     assert_eq!(decoded, request());
 }

@@ -1,4 +1,4 @@
-//! Tests of the program on loopback: its responses, counters and exit codes.
+//! Tests of the program `kermode-demo` on loopback: responses, counters and exit codes.
 
 #![allow(clippy::expect_used, reason = "the whole file is a test")]
 
@@ -20,7 +20,7 @@ impl Drop for RoleProcess {
 }
 
 impl RoleProcess {
-    /// Starts the program and reads its first line of output.
+    /// Starts the program. Returns the process and its first line of output.
     fn start(args: &[&str]) -> (Self, String) {
         let mut child = Command::new(PROGRAM)
             .args(args)
@@ -33,8 +33,8 @@ impl RoleProcess {
         (Self(child), line.trim().to_owned())
     }
 
-    /// Starts a role that listens on a free port. Returns the address.
-    fn server(role: &str) -> (Self, String) {
+    /// Starts a role that listens on a free port. Returns the process and its address.
+    fn listening(role: &str) -> (Self, String) {
         let (child, line) = Self::start(&[role, "--listen=127.0.0.1:0"]);
         let address = line.rsplit(' ').next().expect("an address").to_owned();
         (child, address)
@@ -47,6 +47,7 @@ impl RoleProcess {
     }
 }
 
+/// Runs the program to its end. Returns the exit code and the standard output.
 fn run(args: &[&str]) -> (i32, String) {
     let Output { status, stdout, .. } = Command::new(PROGRAM)
         .args(args)
@@ -60,7 +61,7 @@ fn run(args: &[&str]) -> (i32, String) {
 
 #[test]
 fn server_describes_the_request_and_ends_on_sigterm() {
-    let (mut server, address) = RoleProcess::server("server");
+    let (mut server, address) = RoleProcess::listening("server");
     let (code, text) = run(&["get", &format!("http://{address}/some/path?query")]);
     assert_eq!(code, 0, "{text}");
     let response: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
@@ -78,7 +79,7 @@ fn server_describes_the_request_and_ends_on_sigterm() {
 
 #[test]
 fn names_are_resolved() {
-    let (_server, address) = RoleProcess::server("server");
+    let (_server, address) = RoleProcess::listening("server");
     let port = address.rsplit(':').next().expect("a port");
     let (code, text) = run(&["get", &format!("http://localhost:{port}/")]);
     assert_eq!(code, 0, "{text}");
@@ -86,7 +87,7 @@ fn names_are_resolved() {
 
 #[test]
 fn exit_code_is_0_only_when_every_result_is_as_expected() {
-    let (mut server, address) = RoleProcess::server("server");
+    let (mut server, address) = RoleProcess::listening("server");
     let url = format!("http://{address}/");
     assert_eq!(run(&["get", &url, "--count=3"]).1.lines().count(), 3);
     assert_eq!(run(&["get", &url, "--expect-fail"]).0, 1);
@@ -106,7 +107,7 @@ fn exit_code_is_0_only_when_every_result_is_as_expected() {
 
 #[test]
 fn connections_are_reused_only_with_keep_alive() {
-    let (_server, address) = RoleProcess::server("server");
+    let (_server, address) = RoleProcess::listening("server");
     let url = format!("http://{address}/");
     let connection_count = |args: &[&str]| {
         let (_, text) = run(args);
@@ -122,29 +123,29 @@ fn connections_are_reused_only_with_keep_alive() {
 }
 
 #[test]
-fn probe_with_a_text_requires_a_response() {
-    let (_echo, address) = RoleProcess::server("echo");
+fn tcp_probe_that_sends_a_text_requires_a_response() {
+    let (_echo, address) = RoleProcess::listening("echo");
     assert_eq!(
         run(&["tcp-probe", &address, "--send=hello"]),
         (0, "response: hello".to_owned())
     );
-    // Accepts and closes, like a proxy whose upstream is unreachable.
-    let closing = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let address = closing.local_addr().expect("an address").to_string();
-    let accept = std::thread::spawn(move || {
-        let (mut stream, _) = closing.accept().expect("a connection");
+    // This listener accepts a connection and closes it, like a proxy whose upstream is unreachable.
+    let closing_listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = closing_listener.local_addr().expect("an address").to_string();
+    let acceptor = std::thread::spawn(move || {
+        let (mut stream, _) = closing_listener.accept().expect("a connection");
         let _ = std::io::Read::read(&mut stream, &mut [0; 16]);
     });
     assert_eq!(run(&["tcp-probe", &address, "--send=hello"]).0, 1);
-    accept.join().expect("the listener ends");
+    acceptor.join().expect("the thread ends");
 }
 
 #[test]
 fn client_counts_requests_and_serves_its_counters() {
-    let (_server, address) = RoleProcess::server("server");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let counters_address = free.local_addr().expect("an address").to_string();
-    drop(free);
+    let (_server, address) = RoleProcess::listening("server");
+    let free_listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let counters_address = free_listener.local_addr().expect("an address").to_string();
+    drop(free_listener);
     let (mut client, line) = RoleProcess::start(&[
         "client",
         &format!("http://{address}/"),
@@ -154,13 +155,13 @@ fn client_counts_requests_and_serves_its_counters() {
     assert!(line.starts_with("requests="), "{line}");
     let (code, text) = run(&["get", &format!("http://{counters_address}/")]);
     assert_eq!(code, 0, "{text}");
-    let counted: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
+    let counters: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
     assert!(
-        counted["succeeded"].as_u64().is_some_and(|count| count > 0),
-        "{counted}"
+        counters["succeeded"].as_u64().is_some_and(|count| count > 0),
+        "{counters}"
     );
-    assert_eq!(counted["failed"], 0);
-    assert_eq!(counted["byPod"].as_object().map(serde_json::Map::len), Some(1));
-    assert_eq!(counted["lastAnswer"]["path"], "/");
+    assert_eq!(counters["failed"], 0);
+    assert_eq!(counters["byPod"].as_object().map(serde_json::Map::len), Some(1));
+    assert_eq!(counters["lastAnswer"]["path"], "/");
     assert!(client.terminate().success());
 }

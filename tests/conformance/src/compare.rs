@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-/// Removes, at any depth, object members whose value is null, an empty object or an empty list. Elements of lists stay,
-/// because their positions are significant.
+/// Removes, at any depth, object members whose value is null, an empty object or an empty list. Elements of lists
+/// stay, because their positions are significant.
 fn without_empty_members(value: &Value) -> Value {
     match value {
         Value::Object(members) => Value::Object(
@@ -28,7 +28,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Returns one line for each path at which two values differ. An object member that is null or empty equals an absent
-/// member.
+/// member, and the number 1 equals 1.0.
 pub fn differences(expected: &Value, actual: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     collect_differences(
@@ -42,21 +42,21 @@ pub fn differences(expected: &Value, actual: &Value) -> Vec<String> {
 
 fn collect_differences(path: &str, expected: &Value, actual: &Value, lines: &mut Vec<String>) {
     match (expected, actual) {
-        (Value::Object(left), Value::Object(right)) => {
-            let keys = left
+        (Value::Object(expected), Value::Object(actual)) => {
+            let keys = expected
                 .keys()
-                .chain(right.keys().filter(|key| !left.contains_key(*key)));
+                .chain(actual.keys().filter(|key| !expected.contains_key(*key)));
             for key in keys {
-                let (left, right) = (left.get(key), right.get(key));
-                collect_member_differences(&format!("{path}/{key}"), left, right, lines);
+                let (expected, actual) = (expected.get(key), actual.get(key));
+                collect_child_differences(&format!("{path}/{key}"), expected, actual, lines);
             }
         }
-        (Value::Array(left), Value::Array(right)) => {
-            for index in 0..left.len().max(right.len()) {
-                collect_member_differences(
+        (Value::Array(expected), Value::Array(actual)) => {
+            for index in 0..expected.len().max(actual.len()) {
+                collect_child_differences(
                     &format!("{path}/{index}"),
-                    left.get(index),
-                    right.get(index),
+                    expected.get(index),
+                    actual.get(index),
                     lines,
                 );
             }
@@ -69,7 +69,8 @@ fn collect_differences(path: &str, expected: &Value, actual: &Value, lines: &mut
     }
 }
 
-fn collect_member_differences(
+/// Compares two members of objects or two elements of lists. `None` stands for an absent member or element.
+fn collect_child_differences(
     path: &str,
     expected: Option<&Value>,
     actual: Option<&Value>,
@@ -100,7 +101,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn absent_null_and_empty_members_are_equal() {
+    fn absent_null_and_empty_members_are_equal_and_numbers_are_compared_by_value() {
         assert!(
             differences(
                 &json!({"a": null, "b": {}, "c": 1}),

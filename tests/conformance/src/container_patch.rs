@@ -31,7 +31,7 @@ impl Runner for ContainerPatches {
 fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
     let file = case.suite.json["files"]["base"]
         .as_str()
-        .context("the suite has no `files.base`, which contains the unpatched containers")?;
+        .context("the suite has no `files.base`, the name of the file with the unpatched containers")?;
     let container_name = case.at("/inputs/base").as_str().unwrap_or_default();
     let base = case.suite.yaml(file)?[container_name].clone();
     let role = if container_name == "init" {
@@ -63,12 +63,13 @@ fn apply_blocks(base: &Value, blocks: &[JsonPatchBlock], role: ContainerRole) ->
         Ok(container) => json!({"container": comparable_container(&container)}),
         Err(failure) => match failure.stage {
             PatchStage::Apply => json!({"fails at": "apply"}),
+            // The corpus calls this stage `decode`, because Kuma only decodes the patched container.
             PatchStage::Validate => json!({"fails at": "decode"}),
         },
     }
 }
 
-/// Kind `select-and-apply`: injects a Pod. Its annotation or the injector's settings list the ContainerPatches to
+/// Kind `select-and-apply`: injects a Pod. The Pod's annotation or the injector's settings list the ContainerPatches to
 /// apply.
 fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
     let patches: Vec<ContainerPatch> = case.decode("/inputs/containerPatches")?;
@@ -90,13 +91,14 @@ fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
         container_patches: patches,
         ..InjectionInputs::default()
     };
-    let admitted = inputs.inject_and_patch(&pod, &settings)?;
+    let admission = inputs.inject_and_patch(&pod, &settings)?;
     if !case.at("/expectedError").is_null() {
-        let (expected, actual) = compared_denial(case.at("/expectedError"), admitted);
+        let (expected, actual) = compared_denial(case.at("/expectedError"), admission);
         return Ok(Outcome::Compared { expected, actual });
     }
     let expected = case.at("/expected").clone();
-    let actual = match admitted {
+    let actual = match admission {
+        // The injector inserts its containers before those of the Pod.
         Ok(pod) => json!({
             "sidecar": members_as_in(&expected["sidecar"], &pod["spec"]["containers"][0]),
             "init": members_as_in(&expected["init"], &pod["spec"]["initContainers"][0]),

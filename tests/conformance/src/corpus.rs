@@ -1,4 +1,5 @@
-//! Reads a corpus: `<folder>/*/cases.json` and the files that its cases name.
+//! Reads a corpus: a folder with one folder for each suite. The folder of a suite contains `cases.json` and the files
+//! that the cases name.
 
 use std::path::{Path, PathBuf};
 
@@ -120,7 +121,7 @@ impl<'a> Case<'a> {
         self.text_field("id")
     }
 
-    /// Kind of the case, which selects the runner; each suite defines its own kinds.
+    /// Kind of the case. The suite and the kind select the runner; each suite defines its own kinds.
     pub fn kind(&self) -> &'a str {
         self.text_field("kind")
     }
@@ -139,29 +140,30 @@ impl<'a> Case<'a> {
             .with_context(|| format!("cannot decode {pointer} of case {}", self.id()))
     }
 
-    /// Returns the name of the file under `files.<key>`.
+    /// Returns the name of a file: the value of `files.<key>`.
     ///
     /// # Errors
-    /// The case names no such file.
+    /// The case has no `files.<key>`.
     pub fn file_name(&self, key: &str) -> Result<&'a str> {
         self.json["files"][key]
             .as_str()
             .ok_or_else(|| anyhow!("case {} has no `files.{key}`", self.id()))
     }
 
-    /// Returns the document of the file under `files.<key>`.
+    /// Returns the YAML (or JSON) document of the file that `files.<key>` names.
     ///
     /// # Errors
     /// See [`Suite::yaml`].
-    pub fn file(&self, key: &str) -> Result<Value> {
+    pub fn document(&self, key: &str) -> Result<Value> {
         self.suite.yaml(self.file_name(key)?)
     }
 
-    /// Returns the documents of the file under `files.<key>`; none when the case names no such file.
+    /// Returns the YAML (or JSON) documents of the file that `files.<key>` names; none if the case has no
+    /// `files.<key>`.
     ///
     /// # Errors
     /// See [`Suite::yaml_documents`].
-    pub fn file_documents(&self, key: &str) -> Result<Vec<Value>> {
+    pub fn documents(&self, key: &str) -> Result<Vec<Value>> {
         match self.json["files"][key].as_str() {
             Some(name) => self.suite.yaml_documents(name),
             None => Ok(Vec::new()),

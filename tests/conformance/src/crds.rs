@@ -32,16 +32,17 @@ impl Runner for Crds {
     }
 }
 
+/// Compares a CustomResourceDefinition with Kuma's definition of the same name.
 fn compare_definition(case: &Case<'_>) -> Result<Outcome> {
-    let expected = case.file("expected")?;
-    let actual = definition_of(expected["metadata"]["name"].as_str().unwrap_or_default())?;
+    let expected = case.document("expected")?;
+    let actual = definition_named(expected["metadata"]["name"].as_str().unwrap_or_default())?;
     Ok(Outcome::Compared {
         expected: comparable(&expected),
         actual: comparable(&actual),
     })
 }
 
-fn definition_of(name: &str) -> Result<Value> {
+fn definition_named(name: &str) -> Result<Value> {
     definition::all()
         .into_iter()
         .find(|definition| definition["metadata"]["name"] == name)
@@ -50,7 +51,7 @@ fn definition_of(name: &str) -> Result<Value> {
 
 /// Compares whether the schema of a CustomResourceDefinition accepts an object.
 fn validate_by_schema(case: &Case<'_>) -> Result<Outcome> {
-    let definition = definition_of(case.at("/inputs/crd").as_str().unwrap_or_default())?;
+    let definition = definition_named(case.at("/inputs/crd").as_str().unwrap_or_default())?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),

@@ -18,10 +18,10 @@ pub struct Deviation {
     /// Identifier of the case. `*` stands for every case of the suite that fulfils `when`: a general deviation.
     pub case: String,
     /// Condition of a general deviation: values by JSON pointer into `{case, expected}`. `case` is the case as in
-    /// `cases.json`. `expected` is the expected result before this deviation.
+    /// `cases.json`. `expected` is the expected result before this deviation is applied.
     #[serde(default)]
     pub when: BTreeMap<String, Value>,
-    /// Heading of the documented decision that the case contradicts, such as `docs/design.md#tests`.
+    /// Documented decision that the case contradicts, as file and anchor of its heading: `docs/design.md#tests`.
     pub decision: String,
     /// Reason, in one sentence.
     pub reason: String,
@@ -50,9 +50,9 @@ pub fn read_all() -> Result<Vec<Deviation>> {
     Ok(deviations)
 }
 
-/// Checks that a citation such as `docs/design.md#tests` names an existing heading.
+/// Checks that the value of `decision`, such as `docs/design.md#tests`, names an existing heading.
 fn check_citation(citation: &str, repository: &Path) -> Result<()> {
-    let (file, heading) = citation
+    let (file, anchor) = citation
         .split_once('#')
         .filter(|(file, _)| file.starts_with("docs/"))
         .with_context(|| {
@@ -63,14 +63,16 @@ fn check_citation(citation: &str, repository: &Path) -> Result<()> {
     let text =
         std::fs::read_to_string(repository.join(file)).with_context(|| format!("cannot read {file}"))?;
     ensure!(
-        text.lines().filter_map(anchor).any(|anchor| anchor == heading),
-        "{file} has no heading #{heading}"
+        text.lines()
+            .filter_map(anchor_of_heading)
+            .any(|found| found == anchor),
+        "{file} has no heading #{anchor}"
     );
     Ok(())
 }
 
-/// Returns the anchor that GitHub generates for a Markdown heading; `None` if the line is not a heading.
-fn anchor(line: &str) -> Option<String> {
+/// Returns the anchor that GitHub generates for the heading in a line of Markdown; `None` if the line is not a heading.
+fn anchor_of_heading(line: &str) -> Option<String> {
     let title = line.trim_start_matches('#').strip_prefix(' ')?;
     let title = title.to_lowercase();
     let anchor = title
@@ -103,11 +105,11 @@ impl Deviation {
         self.case == "*"
     }
 
-    /// Returns whether a case fulfils `when`. `expected` is the expected result before this deviation.
+    /// Returns whether a case fulfils `when`. `expected` is the expected result before this deviation is applied.
     pub fn applies_to(&self, case: &Value, expected: &Value) -> bool {
-        let whole = json!({"case": case, "expected": expected});
+        let document = json!({"case": case, "expected": expected});
         let mut conditions = self.when.iter();
-        conditions.all(|(pointer, value)| whole.pointer(pointer) == Some(value))
+        conditions.all(|(pointer, value)| document.pointer(pointer) == Some(value))
     }
 
     /// Returns the result that Kermode must have. `base` is the expected result of the case or of `base_case`. If

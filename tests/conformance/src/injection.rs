@@ -80,8 +80,9 @@ impl InjectionInputs {
     }
 }
 
-/// Returns the expected and the actual result of a case that expects a denial. If the actual message contains the
-/// expected part, both results contain only this part, so that they are equal.
+/// Returns the expected and the actual result of a case that expects a denial. `expected` has the member `exact`, the
+/// whole message, or `contains`, a part of the message. If the actual message contains the expected part, both results
+/// contain only this part, so they are equal.
 pub(crate) fn compared_denial(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
     let actual = match actual {
         Ok(pod) => return (json!({"denied": expected}), json!({"admitted": pod})),
@@ -102,8 +103,8 @@ pub(crate) fn compared_denial(expected: &Value, actual: Result<Value, Denial>) -
     )
 }
 
-/// Normalizes a container for the comparison: quantities become numbers, and the command of Kuma's init container
-/// becomes the command of Kermode's init container.
+/// Normalizes a container for the comparison: equal quantities get the same notation, and the command of Kuma's init
+/// container becomes the command of Kermode's init container.
 pub(crate) fn comparable_container(container: &Value) -> Value {
     let mut container = container.clone();
     for kind in ["requests", "limits"] {
@@ -125,7 +126,7 @@ pub(crate) fn comparable_container(container: &Value) -> Value {
     container
 }
 
-/// Normalizes a Pod for the comparison: removes its status and normalizes its containers.
+/// Normalizes a Pod for the comparison: removes its status and its creation time, and normalizes its containers.
 pub(crate) fn comparable_pod(pod: &Value) -> Value {
     let mut pod = pod.clone();
     if let Some(members) = pod.as_object_mut() {

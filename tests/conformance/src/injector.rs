@@ -22,19 +22,20 @@ impl Runner for Injector {
         if !settings.problems().is_empty() {
             // The control plane does not start with these settings.
             return Ok(Outcome::Compared {
-                expected: case.file("expected")?,
+                expected: case.document("expected")?,
                 actual: json!({"settings rejected": settings.problems()}),
             });
         }
-        let pod = case.file("pod")?;
+        let pod = case.document("pod")?;
         let admitted = inputs(case)?.inject_and_patch(&pod, &settings)?;
         let (expected, actual) = match (case.kind(), admitted) {
             ("error", admitted) => compared_denial(case.at("/expectedError"), admitted),
-            ("inject" | "skip", Ok(admitted)) => {
-                (comparable_pod(&case.file("expected")?), comparable_pod(&admitted))
-            }
+            ("inject" | "skip", Ok(admitted)) => (
+                comparable_pod(&case.document("expected")?),
+                comparable_pod(&admitted),
+            ),
             ("inject" | "skip", Err(denial)) => (
-                comparable_pod(&case.file("expected")?),
+                comparable_pod(&case.document("expected")?),
                 json!({"denied": denial.to_string()}),
             ),
             (kind, _) => bail!("unknown kind {kind:?}"),
@@ -65,7 +66,7 @@ fn inputs(case: &Case<'_>) -> Result<InjectionInputs> {
 /// all other settings, Kermode's defaults apply.
 fn settings(case: &Case<'_>) -> Result<Settings> {
     let mut config = json!({"builtinDNS": {"enabled": false}, "exceptions": {"labels": {}}});
-    merge(&mut config, case.file("config")?);
+    merge(&mut config, case.document("config")?);
     // Kuma's decoder ignores some of these keys; Kermode has no settings for the others.
     for (parent, key) in [
         ("", "controlPlane"),

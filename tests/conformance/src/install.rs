@@ -19,13 +19,14 @@ impl Runner for Install {
     }
 
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
-        let expected = case.file("expected")?;
+        let expected = case.document("expected")?;
         let objects = printed_objects(case)?;
         let (expected, actual) = match case.kind() {
             "manifest" => {
                 let actual = find_object(&objects, &expected)?;
                 (comparable(&expected), comparable(actual))
             }
+            // Kind `manifest-fragment`: the expected document lists environment variables.
             _ => (expected, environment(&objects)?),
         };
         Ok(Outcome::Compared { expected, actual })
@@ -66,8 +67,8 @@ fn environment(objects: &[Value]) -> Result<Value> {
     }
 }
 
-/// Normalizes an object for the comparison: removes the namespace, some labels, and values that the API server sets by
-/// default.
+/// Normalizes an object for the comparison: removes the namespace, the labels `app.kubernetes.io/*`, the caBundles, and
+/// values that the API server sets by default.
 fn comparable(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {

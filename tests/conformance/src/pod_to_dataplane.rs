@@ -60,10 +60,10 @@ impl Runner for PageDataplanes {
     }
 }
 
-// === objects of a case ===
+// === inputs of the conversion ===
 
 /// Inputs of the conversion to a Dataplane: facts of the objects of a case, and settings.
-struct Objects {
+struct ConvertInputs {
     pod: PodFacts,
     services: Vec<ServiceFacts>,
     /// ReplicaSets that may own the Pod.
@@ -85,8 +85,8 @@ pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
     serde_json::from_value(object).context("cannot decode an object of the case")
 }
 
-impl Objects {
-    /// Decodes the objects of a case.
+impl ConvertInputs {
+    /// Decodes the objects and settings of a case.
     fn decode(pod: &Value, services: &[Value], replica_sets: &[Value], zone: &Value) -> Result<Self> {
         let services = services
             .iter()
@@ -104,13 +104,11 @@ impl Objects {
         })
     }
 
+    /// Reads the objects from the files that the case names.
     fn from_files(case: &Case<'_>) -> Result<Self> {
-        let (services, replica_sets) = (
-            case.file_documents("servicesForPod")?,
-            case.file_documents("replicaSets")?,
-        );
+        let (services, replica_sets) = (case.documents("servicesForPod")?, case.documents("replicaSets")?);
         Self::decode(
-            &case.file("pod")?,
+            &case.document("pod")?,
             &services,
             &replica_sets,
             case.at("/settings/zone"),
@@ -136,13 +134,19 @@ impl Objects {
 
     fn convert_with(&self, services: &[&ServiceFacts]) -> Result<Option<Converted>, ConvertError> {
         let workload = self.workload();
-        convert(&self.pod, services, None, workload.as_ref(), &self.settings)
+        let namespace = None;
+        convert(&self.pod, services, namespace, workload.as_ref(), &self.settings)
     }
 }
 
 fn dataplane_json(converted: Result<Option<Converted>, ConvertError>) -> Result<Value> {
     let converted = converted?.context("the Pod of the case gets no Dataplane")?;
-    Ok(serde_json::to_value(dataplane_object(&converted.dataplane, ""))?)
+    // The UID of the Pod is not compared.
+    let pod_uid = "";
+    Ok(serde_json::to_value(dataplane_object(
+        &converted.dataplane,
+        pod_uid,
+    ))?)
 }
 
 // === comparison ===
@@ -191,9 +195,9 @@ fn run_convert(case: &Case<'_>) -> Result<Outcome> {
         ));
     }
     Ok(Outcome::Compared {
-        expected: comparable(&case.file("expected")?),
+        expected: comparable(&case.document("expected")?),
         actual: comparable(&dataplane_json(
-            Objects::from_files(case)?.convert_with_all_services(),
+            ConvertInputs::from_files(case)?.convert_with_all_services(),
         )?),
     })
 }
@@ -203,7 +207,7 @@ fn run_inbound_tags(case: &Case<'_>) -> Result<Outcome> {
     pod["status"] = json!({"podIP": "192.0.2.1"});
     let services = [case.at("/inputs/service").clone()];
     let dataplane = dataplane_json(
-        Objects::decode(&pod, &services, &[], case.at("/inputs/zone"))?.convert_with_all_services(),
+        ConvertInputs::decode(&pod, &services, &[], case.at("/inputs/zone"))?.convert_with_all_services(),
     )?;
     let port_index: usize = case.decode("/inputs/portIndex")?;
     Ok(Outcome::Compared {
@@ -219,8 +223,9 @@ fn run_protocol_tag(case: &Case<'_>) -> Result<Outcome> {
         "metadata": {"annotations": case.at("/inputs/serviceAnnotations")},
         "spec": {"ports": [{"port": port, "appProtocol": protocol}]},
     });
-    let dataplane =
-        dataplane_json(Objects::decode(&pod, &[service], &[], &Value::Null)?.convert_with_all_services())?;
+    let dataplane = dataplane_json(
+        ConvertInputs::decode(&pod, &[service], &[], &Value::Null)?.convert_with_all_services(),
+    )?;
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
         actual: dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/protocol"].clone(),
@@ -228,12 +233,12 @@ fn run_protocol_tag(case: &Case<'_>) -> Result<Outcome> {
 }
 
 fn run_serviceless_name(case: &Case<'_>) -> Result<Outcome> {
-    let objects = Objects::from_files(case)?;
-    let dataplane = dataplane_json(objects.convert_with_all_services())?;
+    let inputs = ConvertInputs::from_files(case)?;
+    let dataplane = dataplane_json(inputs.convert_with_all_services())?;
     let service = &dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/service"];
-    let suffix = format!("_{}_svc", objects.pod.key.namespace);
+    let suffix = format!("_{}_svc", inputs.pod.key.namespace);
     let name = service.as_str().and_then(|service| service.strip_suffix(&suffix));
-    let kind = objects
+    let kind = inputs
         .workload()
         .map_or_else(|| "Pod".into(), |workload| workload.kind);
     Ok(Outcome::Compared {
@@ -251,17 +256,18 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
             Ok(target) => json!({"port": target.port, "path": target.path}),
             Err(error) => json!({"error": error.to_string()}),
         },
-        Some("to-real") => application_probe(port, &path, virtual_port)?,
+        Some("to-real") => application_target(port, &path, virtual_port)?,
         other => bail!("unknown direction {other:?}"),
     };
     Ok(Outcome::Compared {
-        expected: expected_or_error(case, &actual),
+        expected: expected_result_or_error(case, &actual),
         actual,
     })
 }
 
-/// Returns the port and path of the application to which a Dataplane maps a virtual probe.
-fn application_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
+/// Returns the port and path of the application to which the Dataplane maps a virtual probe. `port` and `path` are
+/// those of the virtual probe.
+fn application_target(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
     let pod = json!({
         "metadata": {"annotations": {
             "kuma.io/virtual-probes": "enabled",
@@ -271,27 +277,27 @@ fn application_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> 
         "status": {"podIP": "192.0.2.1"},
     });
     let dataplane =
-        dataplane_json(Objects::decode(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
+        dataplane_json(ConvertInputs::decode(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
     let probe = &dataplane["spec"]["probes"]["endpoints"][0];
     Ok(json!({"port": probe["inboundPort"], "path": probe["inboundPath"]}))
 }
 
 fn run_error(case: &Case<'_>) -> Result<Outcome> {
     let services: Vec<Value> = case.decode("/inputs/services")?;
-    let objects = Objects::decode(case.at("/inputs/pod"), &services, &[], &Value::Null)?;
-    let actual = match objects.convert_with_all_services() {
+    let inputs = ConvertInputs::decode(case.at("/inputs/pod"), &services, &[], &Value::Null)?;
+    let actual = match inputs.convert_with_all_services() {
         Ok(_) => json!("no error"),
         Err(error) => json!({"error": error.to_string()}),
     };
     Ok(Outcome::Compared {
-        expected: expected_or_error(case, &actual),
+        expected: expected_result_or_error(case, &actual),
         actual,
     })
 }
 
-/// Returns the expected result. If the case expects an error, the result is `{"error": text}`. Kermode may append a
-/// remedy to an error, so `text` is the actual text if the actual text starts with the expected text.
-fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
+/// Returns the expected result. If the case expects an error, this result is `{"error": text}`. Kermode may append a
+/// remedy to an error. Therefore, `text` is the actual text if the actual text starts with the expected text.
+fn expected_result_or_error(case: &Case<'_>, actual: &Value) -> Value {
     let Some(expected_text) = case.at("/expectedError/exact").as_str() else {
         return case.at("/expected").clone();
     };
@@ -302,8 +308,8 @@ fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
 /// Compares inbounds in any order.
 fn run_inbounds_unordered(case: &Case<'_>) -> Result<Outcome> {
     let services: Vec<Value> = case.decode("/inputs/services")?;
-    let objects = Objects::decode(case.at("/inputs/pod"), &services, &[], case.at("/inputs/zone"))?;
-    let dataplane = dataplane_json(objects.convert_with_selecting_services())?;
+    let inputs = ConvertInputs::decode(case.at("/inputs/pod"), &services, &[], case.at("/inputs/zone"))?;
+    let dataplane = dataplane_json(inputs.convert_with_selecting_services())?;
     let expected = json!({"spec": {"networking": {"inbound": case.at("/expected/inbounds")}}});
     Ok(Outcome::Compared {
         expected: sorted(inbounds_of(&expected)),
@@ -323,7 +329,7 @@ fn run_annotation_list(case: &Case<'_>) -> Result<Outcome> {
     annotations["kuma.io/transparent-proxying-outbound-port"] = json!("15001");
     let pod = json!({"metadata": {"annotations": annotations}, "status": {"podIP": "192.0.2.1"}});
     let dataplane =
-        dataplane_json(Objects::decode(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
+        dataplane_json(ConvertInputs::decode(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
     let list = &dataplane["spec"]["networking"]["transparentProxying"]["directAccessServices"];
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),

@@ -1,6 +1,6 @@
-//! Suite `transparent-proxy`, kinds that compare redirection rules. Kuma has iptables rules and Kermode has nftables
-//! rules, so their texts cannot be compared. Instead, both sets of rules are evaluated for many packets, and the
-//! dispositions of each packet are compared.
+//! Suite `transparent-proxy`, kinds about redirection rules. Kuma has iptables rules and Kermode has nftables rules, so
+//! their texts cannot be compared. Instead, both sets of rules are evaluated for many packets, and their effects on
+//! each packet, called dispositions, are compared.
 
 mod iptables;
 mod packet;
@@ -17,7 +17,7 @@ use crate::suite::{Outcome, Runner};
 use iptables::Tables;
 use packet::{Disposition, Packet};
 
-/// Runner of the kinds that compare redirection rules.
+/// Runner of the kinds about redirection rules.
 pub(crate) struct Traffic;
 
 impl Runner for Traffic {
@@ -65,8 +65,8 @@ impl Runner for Traffic {
     }
 }
 
-/// Compares an error with the part of the error text that the case expects. `expected_part` is null if the case accepts
-/// any error.
+/// Compares the error of `result` with the part of its text that the case expects. `expected_part` is null if the case
+/// accepts any error.
 fn compared_error(result: &Result<()>, expected_part: &Value) -> Outcome {
     let expected_part = expected_part.as_str().unwrap_or_default();
     let actual = match result {
@@ -85,7 +85,8 @@ fn compared_error(result: &Result<()>, expected_part: &Value) -> Outcome {
     Outcome::Compared { expected, actual }
 }
 
-/// Returns the redirection settings of a case, from arguments of `kuma-init` or from annotations of an injected Pod.
+/// Returns the redirection settings of a case, from arguments of `kuma-init` or from annotations of an injected Pod:
+/// those of the user and those that the injection adds (`/inputs/injected`).
 fn config(case: &Case<'_>) -> Result<TrafficConfig> {
     if !case.at("/inputs/podAnnotations").is_null() {
         let mut annotations: BTreeMap<String, String> = case.decode("/inputs/podAnnotations")?;
@@ -126,6 +127,7 @@ fn compare_all_rules(case: &Case<'_>) -> Result<Outcome> {
     let config = config(case)?;
     let is_ipv6 = case.at("/inputs/family") == "ipv6";
     let text = case.suite.text(case.file_name("expected")?)?;
+    // The files of the corpus contain placeholders.
     let text = text
         .replace("inboundPort", &config.inbound.port.to_string())
         .replace("dnsJumpTargetPlaceholder", "RETURN")
@@ -167,13 +169,13 @@ fn compare_dispositions(
     tables: &Tables,
     rules: &RuleSet,
     is_ipv6: bool,
-    expected: impl Fn(&Packet) -> Result<Disposition>,
+    expected_disposition: impl Fn(&Packet) -> Result<Disposition>,
 ) -> Result<Outcome> {
     let mut differences: BTreeMap<String, Value> = BTreeMap::new();
     let mut redirected = 0;
     let mut not_redirected = 0;
     for packet in packet::all(&tables.ports(), &tables.uids(), is_ipv6) {
-        let expected = expected(&packet).with_context(|| packet.to_string())?;
+        let expected = expected_disposition(&packet).with_context(|| packet.to_string())?;
         let actual = rules::disposition(rules, &packet)?;
         if expected.redirect.is_some() {
             redirected += 1;
@@ -181,9 +183,9 @@ fn compare_dispositions(
             not_redirected += 1;
         }
         if expected != actual {
-            let example = || json!({"packets": 0, "such as": packet.to_string()});
+            let new_entry = || json!({"packets": 0, "such as": packet.to_string()});
             let difference = format!("{actual}, expected {expected}");
-            let entry = differences.entry(difference).or_insert_with(example);
+            let entry = differences.entry(difference).or_insert_with(new_entry);
             entry["packets"] = (entry["packets"].as_u64().unwrap_or_default() + 1).into();
         }
     }

@@ -24,7 +24,7 @@ impl Runner for WebhookMatch {
             .iter()
             .find(|object| object["kind"] == "MutatingWebhookConfiguration")
             .context("kumactl prints no MutatingWebhookConfiguration")?;
-        let namespace_labels = labels_with_name(case.at("/inputs/namespace"));
+        let namespace_labels = labels_with_namespace_name(case.at("/inputs/namespace"));
         let pod_labels = &case.at("/inputs/pod")["metadata"]["labels"];
         let called_webhooks: Vec<&Value> = registration["webhooks"]
             .as_array()
@@ -37,7 +37,8 @@ impl Runner for WebhookMatch {
             })
             .collect();
         let names: Vec<&Value> = called_webhooks.iter().map(|webhook| &webhook["name"]).collect();
-        // With this policy, the API server denies a Pod if the webhook does not respond.
+        // With the failure policy `Fail`, the API server denies a Pod if the webhook does not respond. Therefore,
+        // no Pod is created without a response of the webhook.
         let guaranteed = called_webhooks
             .iter()
             .any(|webhook| webhook["failurePolicy"] == "Fail");
@@ -49,7 +50,7 @@ impl Runner for WebhookMatch {
 }
 
 /// Returns the labels of a namespace, including the label with its name, which the API server adds.
-fn labels_with_name(namespace: &Value) -> Value {
+fn labels_with_namespace_name(namespace: &Value) -> Value {
     let mut labels = namespace["metadata"]["labels"].clone();
     if !labels.is_object() {
         labels = json!({});

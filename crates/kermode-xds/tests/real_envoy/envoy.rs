@@ -53,12 +53,12 @@ impl Envoy {
         envoy
     }
 
-    /// Returns a page of the admin interface, or an empty text while it does not respond.
+    /// Returns a page of the admin interface, or an empty text while the interface does not respond.
     async fn get(&self, path: &str) -> String {
         self.try_get(path).await.unwrap_or_default()
     }
 
-    /// Returns a page of the admin interface, or `None` while it does not respond.
+    /// Returns a page of the admin interface, or `None` while the interface does not respond.
     async fn try_get(&self, path: &str) -> Option<String> {
         let stream = UnixStream::connect(self.directory.path().join("admin"))
             .await
@@ -66,23 +66,24 @@ impl Envoy {
         get_page(TokioIo::new(stream), path).await
     }
 
-    /// Waits until a page of the admin interface satisfies `is_reached`. `condition` describes this state.
-    pub(crate) async fn wait_until(&self, condition: &str, path: &str, is_reached: impl Fn(&str) -> bool) {
+    /// Waits until `is_met` returns true for a page of the admin interface. `condition` names the
+    /// condition in the message of a failure.
+    pub(crate) async fn wait_until(&self, condition: &str, path: &str, is_met: impl Fn(&str) -> bool) {
         let waiting = async {
-            while !self.try_get(path).await.is_some_and(|text| is_reached(&text)) {
+            while !self.try_get(path).await.is_some_and(|text| is_met(&text)) {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         let result = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
             result.is_ok(),
-            "not reached: {condition}; {path} returns {}\n{}",
+            "not met: {condition}; {path} returns {}\n{}",
             self.get(path).await,
             self.log()
         );
     }
 
-    /// Returns the state of Envoy: `LIVE` once it serves.
+    /// Returns the state of Envoy: `LIVE` once Envoy serves.
     pub(crate) async fn state(&self) -> String {
         self.get("/ready").await.trim().to_owned()
     }
@@ -90,8 +91,8 @@ impl Envoy {
     /// Returns the names of the clusters that the control plane sent.
     pub(crate) async fn clusters(&self) -> Vec<String> {
         let page: Value = serde_json::from_str(&self.get("/clusters?format=json").await).expect("JSON");
-        let all = page["cluster_statuses"].as_array().cloned().unwrap_or_default();
-        let names = all
+        let statuses = page["cluster_statuses"].as_array().cloned().unwrap_or_default();
+        let names = statuses
             .iter()
             .filter(|status| status["added_via_api"] == true)
             .map(|status| &status["name"]);
@@ -111,7 +112,7 @@ impl Envoy {
     }
 
     /// Waits until a counter or gauge has this value.
-    pub(crate) async fn wait_until_stat(&self, name: &str, value: u64) {
+    pub(crate) async fn wait_for_stat(&self, name: &str, value: u64) {
         let line = format!("{name}: {value}");
         self.wait_until(&line, &format!("/stats?filter=^{name}$"), |text| {
             text.trim() == line
@@ -119,8 +120,8 @@ impl Envoy {
         .await;
     }
 
-    /// Waits until a connection to a listener returns this text.
-    pub(crate) async fn wait_until_text(&self, port: u16, text: &str) {
+    /// Waits until a connection to the listener at `port` receives this text.
+    pub(crate) async fn wait_for_text(&self, port: u16, text: &str) {
         let mut last = None;
         let waiting = async {
             while last.as_deref() != Some(text) {
@@ -135,7 +136,7 @@ impl Envoy {
         );
     }
 
-    /// Returns the text that the first accepted connection receives.
+    /// Returns the text that the first connection accepted by the listener at `port` receives.
     pub(crate) async fn first_text(&self, port: u16) -> String {
         let waiting = async {
             loop {
@@ -148,8 +149,8 @@ impl Envoy {
         received.unwrap_or_else(|_| panic!("no listener accepts connections to port {port}\n{}", self.log()))
     }
 
-    /// Waits until an HTTP listener returns this text.
-    pub(crate) async fn wait_until_page(&self, port: u16, text: &str) {
+    /// Waits until the HTTP listener at `port` responds with this text.
+    pub(crate) async fn wait_for_page(&self, port: u16, text: &str) {
         let mut last = None;
         let waiting = async {
             while last.as_deref() != Some(text) {
@@ -225,6 +226,7 @@ fn binary() -> PathBuf {
     path
 }
 
+/// Returns a bootstrap whose only static resource is the cluster of the control plane.
 fn bootstrap(control_plane: SocketAddr, admin: &std::path::Path) -> Value {
     let http2 = json!({
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",

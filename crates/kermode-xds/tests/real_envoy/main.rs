@@ -19,7 +19,7 @@ use envoy::Envoy;
 use resources::{Backend, broken_cluster, cluster, endpoints, free_port, http_listener, route, tcp_listener};
 
 #[tokio::test]
-async fn envoy_does_not_become_live_before_its_proxy_is_published() {
+async fn envoy_does_not_become_live_before_the_own_resources_of_its_proxy_are_published() {
     let control_plane = ControlPlane::start().await;
     control_plane.publish_service("web", vec![cluster("web", 1), endpoints("web", &[])]);
     let envoy = Envoy::start(control_plane.address()).await;
@@ -39,7 +39,7 @@ async fn envoy_does_not_become_live_before_its_proxy_is_published() {
 }
 
 #[tokio::test]
-async fn envoy_without_configuration_becomes_live() {
+async fn envoy_becomes_live_with_an_empty_configuration() {
     let control_plane = ControlPlane::start().await;
     control_plane.publish_proxy(Vec::new());
     let envoy = Envoy::start(control_plane.address()).await;
@@ -63,7 +63,7 @@ async fn traffic_follows_changed_endpoints_and_clusters() {
         ],
     );
     let envoy = Envoy::start(control_plane.address()).await;
-    envoy.wait_until_text(port, "first").await;
+    envoy.wait_for_text(port, "first").await;
 
     control_plane.publish_service(
         "web",
@@ -73,9 +73,9 @@ async fn traffic_follows_changed_endpoints_and_clusters() {
             tcp_listener("web", port, "web"),
         ],
     );
-    envoy.wait_until_text(port, "second").await;
+    envoy.wait_for_text(port, "second").await;
 
-    // Envoy rebuilds the cluster without requesting its endpoints again.
+    // Envoy replaces the changed cluster without requesting the endpoints of the cluster again.
     control_plane.publish_service(
         "web",
         vec![
@@ -84,9 +84,9 @@ async fn traffic_follows_changed_endpoints_and_clusters() {
             tcp_listener("web", port, "web"),
         ],
     );
-    envoy.wait_until_stat("cluster_manager.cluster_modified", 1).await;
-    envoy.wait_until_stat("cluster_manager.warming_clusters", 0).await;
-    envoy.wait_until_text(port, "second").await;
+    envoy.wait_for_stat("cluster_manager.cluster_modified", 1).await;
+    envoy.wait_for_stat("cluster_manager.warming_clusters", 0).await;
+    envoy.wait_for_text(port, "second").await;
     assert_eq!(envoy.stat("cluster_manager.cds.update_rejected").await, 0);
 }
 
@@ -103,7 +103,7 @@ async fn no_request_goes_to_an_endpoint_whose_removal_is_acknowledged() {
     );
     control_plane.add_endpoint("first");
     let envoy = Envoy::start(control_plane.address()).await;
-    envoy.wait_until_text(port, "first").await;
+    envoy.wait_for_text(port, "first").await;
     control_plane
         .wait_until("every response is acknowledged", ReportedStatus::is_settled)
         .await;
@@ -158,12 +158,10 @@ async fn removed_resources_disappear_from_envoy_and_can_be_created_again() {
     );
     control_plane.publish_service("api", vec![cluster("api", 1), endpoints("api", &[])]);
     let envoy = Envoy::start(control_plane.address()).await;
-    envoy.wait_until_text(port, "hello").await;
+    envoy.wait_for_text(port, "hello").await;
     control_plane.publish_service("web", Vec::new());
-    envoy.wait_until_stat("cluster_manager.cluster_removed", 1).await;
-    envoy
-        .wait_until_stat("listener_manager.listener_removed", 1)
-        .await;
+    envoy.wait_for_stat("cluster_manager.cluster_removed", 1).await;
+    envoy.wait_for_stat("listener_manager.listener_removed", 1).await;
     assert_eq!(envoy.clusters().await, ["api"]);
 
     // The service is created again, with the endpoints that Envoy had before.
@@ -175,7 +173,7 @@ async fn removed_resources_disappear_from_envoy_and_can_be_created_again() {
             tcp_listener("web", port, "web"),
         ],
     );
-    envoy.wait_until_text(port, "hello").await;
+    envoy.wait_for_text(port, "hello").await;
 }
 
 #[tokio::test]
@@ -194,7 +192,7 @@ async fn invalid_resource_is_reported_and_does_not_delay_other_resources() {
     );
     control_plane.publish_service("bad", vec![broken_cluster("bad")]);
     let envoy = Envoy::start(control_plane.address()).await;
-    envoy.wait_until_text(port, "hello").await;
+    envoy.wait_for_text(port, "hello").await;
     control_plane
         .wait_until("the invalid resource is rejected", |status| {
             status.rejected_resources == 1 && status.is_settled()
@@ -211,7 +209,7 @@ async fn invalid_resource_is_reported_and_does_not_delay_other_resources() {
     // Another change does not make the server send the invalid resource again.
     control_plane.publish_service("api", vec![cluster("api", 1), endpoints("api", &[])]);
     envoy
-        .wait_until("the other cluster exists", "/clusters?format=json", |text| {
+        .wait_until("cluster api exists", "/clusters?format=json", |text| {
             text.contains("\"api\"")
         })
         .await;
@@ -224,9 +222,11 @@ async fn invalid_resource_is_reported_and_does_not_delay_other_resources() {
         })
         .await;
     envoy
-        .wait_until("the corrected cluster exists", "/clusters?format=json", |text| {
-            text.contains("\"bad\"")
-        })
+        .wait_until(
+            "the corrected cluster bad exists",
+            "/clusters?format=json",
+            |text| text.contains("\"bad\""),
+        )
         .await;
 }
 
@@ -248,7 +248,7 @@ async fn reconnecting_envoy_gets_only_differences() {
     }
     let envoy = Envoy::start(control_plane.address()).await;
     for port in &ports {
-        envoy.wait_until_text(*port, "hello").await;
+        envoy.wait_for_text(*port, "hello").await;
     }
     let listeners_before = envoy.stat("listener_manager.listener_create_success").await;
 
@@ -261,17 +261,15 @@ async fn reconnecting_envoy_gets_only_differences() {
         "Envoy must keep its configuration without a control plane"
     );
     control_plane.restart().await;
-    envoy.wait_until_stat("cluster_manager.cluster_removed", 1).await;
-    envoy.wait_until_stat("cluster_manager.cluster_modified", 1).await;
-    envoy.wait_until_stat("cluster_manager.warming_clusters", 0).await;
-    envoy
-        .wait_until_stat("listener_manager.listener_removed", 1)
-        .await;
+    envoy.wait_for_stat("cluster_manager.cluster_removed", 1).await;
+    envoy.wait_for_stat("cluster_manager.cluster_modified", 1).await;
+    envoy.wait_for_stat("cluster_manager.warming_clusters", 0).await;
+    envoy.wait_for_stat("listener_manager.listener_removed", 1).await;
     control_plane
         .wait_until("every response is acknowledged", ReportedStatus::is_settled)
         .await;
     for port in &ports[..2] {
-        envoy.wait_until_text(*port, "hello").await;
+        envoy.wait_for_text(*port, "hello").await;
     }
     assert_eq!(envoy.stat("cluster_manager.cluster_modified").await, 1);
     assert_eq!(
@@ -294,10 +292,10 @@ async fn changed_route_of_a_listener_takes_effect() {
         route("web-route", "one"),
     ]);
     let envoy = Envoy::start(control_plane.address()).await;
-    envoy.wait_until_page(port, "one").await;
+    envoy.wait_for_page(port, "one").await;
     control_plane.publish_proxy(vec![
         http_listener("web", port, "web-route"),
         route("web-route", "two"),
     ]);
-    envoy.wait_until_page(port, "two").await;
+    envoy.wait_for_page(port, "two").await;
 }

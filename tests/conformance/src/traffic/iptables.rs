@@ -41,13 +41,13 @@ enum Target {
     Return,
     /// Redirects the packet to a local port and ends the evaluation of the table.
     Redirect(u16),
-    /// Assigns the packet to a connection tracking zone.
+    /// Assigns the packet to a connection tracking zone (target `CT`).
     Zone(u16),
     /// Evaluates another chain, then continues.
     Jump(String),
 }
 
-/// Maximum depth of jumps between chains. Kuma's rules have a depth of three, so a greater depth means a loop.
+/// Maximum depth of nested chains. Kuma's rules have a depth of three, so a greater depth means a loop.
 const MAX_DEPTH: usize = 8;
 
 // === impl Tables ===
@@ -141,7 +141,7 @@ impl Tables {
     ) -> Result<bool> {
         ensure!(
             depth < MAX_DEPTH,
-            "more than {MAX_DEPTH} jumps: the chains form a loop"
+            "more than {MAX_DEPTH} nested chains: the chains form a loop"
         );
         let rules = self.0.get(table).and_then(|table| table.get(chain));
         for rule in rules.into_iter().flatten().filter(|rule| rule.holds(packet)) {
@@ -181,6 +181,7 @@ impl Rule {
                     .with_context(|| format!("option {word} has no value"))
             };
             let condition = match word {
+                // The name of a match module. The options of the module follow.
                 "-m" => {
                     value()?;
                     continue;
@@ -258,9 +259,9 @@ fn transport(word: &str) -> Result<Transport> {
 
 /// Parses an address, with an optional prefix length that selects only this address.
 fn single_address(text: &str) -> Result<IpAddr> {
-    let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
+    let (address, prefix_length) = text.split_once('/').unwrap_or((text, ""));
     ensure!(
-        ["", "32", "128"].contains(&prefix),
+        ["", "32", "128"].contains(&prefix_length),
         "{text} is a network of several addresses, which is not supported"
     );
     Ok(address.parse()?)

@@ -1,5 +1,5 @@
-//! Packets for which rules are evaluated: the first packets of connections, one for each combination of the fields that
-//! rules match.
+//! Packets for which rules are evaluated: the first packets of connections, one for each combination of values of
+//! the fields that rules match.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,7 +40,7 @@ impl fmt::Display for Packet {
         };
         write!(
             f,
-            "{:?} {direction} on {interface} by {} from {} port {} to {} port {}",
+            "{:?} {direction} on {interface} by UID {} from {} port {} to {} port {}",
             self.transport, self.uid, self.source, self.source_port, self.destination, self.destination_port
         )
     }
@@ -56,12 +56,13 @@ impl fmt::Display for Disposition {
     }
 }
 
-/// Returns packets for all combinations of fields, with these destination ports and UIDs.
+/// Returns packets for all combinations of field values, with these destination ports and UIDs.
 pub(super) fn all(ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<Item = Packet> {
     let mut packets = Vec::new();
     for (source, destination) in addresses(is_ipv6) {
         for (is_sent, is_loopback) in [(true, true), (true, false), (false, false)] {
             for transport in [Transport::Tcp, Transport::Udp] {
+                // An arbitrary port, and the ports from which DNS servers and `kuma-dp` send DNS responses.
                 for source_port in [40_000, 53, 15_053] {
                     packets.push(Packet {
                         is_sent,

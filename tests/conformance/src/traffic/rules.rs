@@ -5,7 +5,7 @@ use kermode_netfilter::{ChainName, Hook, Match, RuleSet, Verdict};
 
 use super::packet::{Disposition, Packet};
 
-/// Maximum depth of jumps between chains. Kermode's rules have a depth of three, so a greater depth means a loop.
+/// Maximum depth of nested chains. Kermode's rules have a depth of three, so a greater depth means a loop.
 const MAX_DEPTH: usize = 8;
 
 /// Evaluates all rules for a packet. The hooks that assign connection tracking zones come before the hooks that
@@ -35,7 +35,7 @@ fn evaluate_chain(
 ) -> Result<bool> {
     ensure!(
         depth < MAX_DEPTH,
-        "more than {MAX_DEPTH} jumps: the chains form a loop"
+        "more than {MAX_DEPTH} nested chains: the chains form a loop"
     );
     let chain = rules.chains.iter().find(|chain| chain.name == name);
     for rule in &chain

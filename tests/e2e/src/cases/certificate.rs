@@ -98,7 +98,7 @@ pub(super) async fn deleted_ca_secret_is_restored(fixture: &Fixture) -> Result<N
     Ok(String::new())
 }
 
-/// Waits until the caBundles of a registration meet the condition. Returns the caBundles.
+/// Waits until the caBundles of a registration, one for each webhook, meet the condition. Returns the caBundles.
 async fn wait_for_ca_bundles(
     fixture: &Fixture,
     registration: (&str, &str),
@@ -111,12 +111,12 @@ async fn wait_for_ca_bundles(
         async || {
             let object = api.get(registration.1).await?;
             let webhooks = object.data["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
-            let all: Vec<Value> = webhooks
+            let bundles: Vec<Value> = webhooks
                 .iter()
                 .map(|webhook| webhook["clientConfig"]["caBundle"].clone())
                 .collect();
-            let holds = !all.is_empty() && condition(&all);
-            Ok(done_if(holds, all, || {
+            let holds = !bundles.is_empty() && condition(&bundles);
+            Ok(done_if(holds, bundles, || {
                 "a caBundle is missing or wrong".to_owned()
             }))
         },
@@ -128,10 +128,10 @@ async fn wait_for_ca_bundles(
 async fn patch_ca_bundles(
     fixture: &Fixture,
     registration: (&str, &str),
-    count: usize,
+    webhook_count: usize,
     operation: &Value,
 ) -> Result<()> {
-    let operations: Vec<Value> = (0..count)
+    let operations: Vec<Value> = (0..webhook_count)
         .map(|index| {
             let mut operation = operation.clone();
             operation["path"] = format!("/webhooks/{index}/clientConfig/caBundle").into();

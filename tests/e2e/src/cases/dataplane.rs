@@ -59,7 +59,7 @@ pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture)
         .collect();
     ensure!(
         found == expected,
-        "the Dataplanes are {found:?}, not those of the Pods {expected:?}"
+        "the Dataplanes are {found:?}, but the injected Pods are {expected:?}"
     );
     let outside_count = fixture
         .dataplanes(OUTSIDE_NAMESPACE)
@@ -77,24 +77,28 @@ pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture)
 /// Waits until `kubectl get dataplanes <podName>` shows the Dataplane that the Pod must have.
 async fn check_dataplane(fixture: &Fixture, pod: &Pod, port: u64, tags: &Value) -> Result<()> {
     let (name, namespace_flag) = (pod.name_any(), format!("--namespace={APP_NAMESPACE}"));
-    wait_for(&format!("Dataplane {name}"), DEADLINE, async || {
-        let text = fixture
-            .cluster
-            .kubectl
-            .run(&["get", "dataplanes", &name, &namespace_flag, "--output=json"])
-            .await?;
-        let dataplane: Value = serde_json::from_str(&text)?;
-        let networking = &dataplane["spec"]["networking"];
-        let inbounds = networking["inbound"].as_array().map_or(&[][..], Vec::as_slice);
-        let as_expected = inbounds.len() == 1
-            && networking["address"] == ip(pod)?
-            && inbounds[0]["port"] == port
-            && inbounds[0]["tags"].as_object() == with_template_hash(tags, pod).as_object()
-            && inbounds[0]["health"]["ready"] == true
-            && dataplane["mesh"] == "default"
-            && dataplane["metadata"]["ownerReferences"][0]["uid"] == json!(pod.uid());
-        Ok(done_if(as_expected, (), || format!("{dataplane:#}")))
-    })
+    wait_for(
+        &format!("Dataplane {name} to be as expected"),
+        DEADLINE,
+        async || {
+            let text = fixture
+                .cluster
+                .kubectl
+                .run(&["get", "dataplanes", &name, &namespace_flag, "--output=json"])
+                .await?;
+            let dataplane: Value = serde_json::from_str(&text)?;
+            let networking = &dataplane["spec"]["networking"];
+            let inbounds = networking["inbound"].as_array().map_or(&[][..], Vec::as_slice);
+            let as_expected = inbounds.len() == 1
+                && networking["address"] == ip(pod)?
+                && inbounds[0]["port"] == port
+                && inbounds[0]["tags"].as_object() == with_template_hash(tags, pod).as_object()
+                && inbounds[0]["health"]["ready"] == true
+                && dataplane["mesh"] == "default"
+                && dataplane["metadata"]["ownerReferences"][0]["uid"] == json!(pod.uid());
+            Ok(done_if(as_expected, (), || format!("{dataplane:#}")))
+        },
+    )
     .await
 }
 
@@ -148,13 +152,13 @@ async fn check_unready_pod(fixture: &Fixture) -> Result<()> {
                 .status
                 .iter()
                 .flat_map(|status| status.container_statuses.iter().flatten());
-            let runs = statuses.any(|container| container.started == Some(true));
+            let started = statuses.any(|container| container.started == Some(true));
             let data = dataplane.map(|dataplane| dataplane.data).unwrap_or_default();
             // An empty `health` means unready; an absent `health` means ready.
             let health = &data["spec"]["networking"]["inbound"][0]["health"];
             let unready = health.is_object() && health["ready"] != true;
-            Ok(done_if(runs && unready && !is_ready(&pod), (), || {
-                format!("container started: {runs}, Dataplane {data}")
+            Ok(done_if(started && unready && !is_ready(&pod), (), || {
+                format!("container started: {started}, Dataplane {data}")
             }))
         },
     )
@@ -223,8 +227,8 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(fixture: &Fixture) -> Resu
     Ok(String::new())
 }
 
-/// Argument of `kubectl annotate`. Its value is not a port.
-const INVALID_ADMIN_PORT: &str = "kuma.io/envoy-admin-port=nine";
+/// Argument of `kubectl annotate`: an annotation whose value must be a port, but is not.
+const INVALID_ANNOTATION: &str = "kuma.io/envoy-admin-port=nine";
 
 pub(super) async fn invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane(
     fixture: &Fixture,
@@ -236,7 +240,7 @@ pub(super) async fn invalid_annotation_is_named_in_an_event_and_does_not_change_
     let pod = fixture.pods(APP_NAMESPACE).get(&name).await?;
     let before = fixture.dataplanes(APP_NAMESPACE).get(&name).await?;
     let admin_port = pod.annotations().get("kuma.io/envoy-admin-port");
-    let original = format!(
+    let original_annotation = format!(
         "kuma.io/envoy-admin-port={}",
         admin_port.with_context(|| format!("Pod {name} has no annotation with the admin port"))?
     );
@@ -246,33 +250,34 @@ pub(super) async fn invalid_annotation_is_named_in_an_event_and_does_not_change_
             "pod",
             &name,
             "--overwrite",
-            INVALID_ADMIN_PORT,
+            INVALID_ANNOTATION,
             &namespace_flag,
         ])
         .await?;
     let outcome = wait_for_reported_failure(fixture, &name).await;
-    let kept = fixture.dataplanes(APP_NAMESPACE).get(&name).await;
+    let after = fixture.dataplanes(APP_NAMESPACE).get(&name).await;
     kubectl
         .run(&[
             "annotate",
             "pod",
             &name,
             "--overwrite",
-            &original,
+            &original_annotation,
             &namespace_flag,
         ])
         .await?;
     let failures = outcome?;
-    let kept = kept?;
+    let after = after?;
     ensure!(
-        kept.data["spec"] == before.data["spec"],
+        after.data["spec"] == before.data["spec"],
         "the Dataplane has changed: {:#}",
-        kept.data["spec"]
+        after.data["spec"]
     );
     Ok(format!("{failures} failures counted"))
 }
 
-/// Waits for the Event about the Pod's invalid annotation. Returns the number of failures that the metric counts.
+/// Waits for the Event about the Pod's invalid annotation. Returns the number of failures in
+/// `kuma_cp_dataplane_generation_failures_total`.
 async fn wait_for_reported_failure(fixture: &Fixture, pod: &str) -> Result<f64> {
     let kubectl = &fixture.cluster.kubectl;
     let namespace_flag = format!("--namespace={APP_NAMESPACE}");

@@ -19,8 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const CLIENT_IDENTITY: &str = "spiffe://default/client_e2e-mesh_svc";
 const SERVER_IDENTITY: &str = "spiffe://default/server_e2e-mesh_svc_80";
 
-/// Text that a capture contains only if traffic is not encrypted. The request carries the text in its path. HTTP/2
-/// compresses headers, so the server repeats the text in the body of the response.
+/// Text that a capture contains only if traffic is not encrypted. The request carries the text in its path, and the
+/// server repeats the text in the body of the response. The body is needed because HTTP/2 compresses headers.
 const MARKER: &str = "readable-on-the-wire";
 
 pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(
@@ -113,18 +113,18 @@ pub(super) async fn capture_without_mtls_shows_plain_text(fixture: &Fixture) -> 
     fixture.apply_strict_mesh().await?;
     wait_for_client_identity(fixture, true).await?;
     let observation = outcome?;
-    let failures = fixture.client_counters().await?.since(&before).request_summary();
+    let summary = fixture.client_counters().await?.since(&before).request_summary();
     ensure!(
         !observation.readable.is_empty(),
         "the capture contains no readable request without mTLS"
     );
     Ok(format!(
-        "{} readable segments; {failures}",
+        "{} readable segments; {summary}",
         observation.readable.len()
     ))
 }
 
-/// Waits until the server sees an identity of the client, or, if `visible` is false, until it sees no identity.
+/// Waits until the server sees an identity of the client, or, if `visible` is false, until the server sees no identity.
 async fn wait_for_client_identity(fixture: &Fixture, visible: bool) -> Result<()> {
     let before = fixture.client_counters().await?;
     wait_for(
@@ -145,7 +145,7 @@ async fn wait_for_client_identity(fixture: &Fixture, visible: bool) -> Result<()
     .await
 }
 
-/// Segments that were captured during a request in the mesh and a comparison request outside of the mesh.
+/// TCP segments that were captured during a request in the mesh and a comparison request outside of the mesh.
 struct Observation {
     /// Segments that contain the marker of the request in the mesh.
     readable: Vec<Segment>,
@@ -195,7 +195,7 @@ async fn observe_requests(fixture: &Fixture) -> Result<Observation> {
         async || {
             let count = segments_with(&capture.segments_so_far()?, &outside_marker).len();
             Ok(done_if(count > 0, (), || {
-                "the capture does not contain it".to_owned()
+                "the capture does not contain the request".to_owned()
             }))
         },
     )

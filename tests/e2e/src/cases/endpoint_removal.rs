@@ -14,17 +14,17 @@ use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, DEBUG_PORT, Fixture, SERVER_U
 use crate::harness::fault::FrozenProcess;
 use crate::harness::kubectl::PortForward;
 use crate::harness::runner::Note;
-use crate::harness::wait::{done_if, wait_for};
+use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::pods::{SIDECAR, demo_pod, is_ready};
 
 /// Deadline of a condition without a deadline of its own.
 const DEADLINE: Duration = Duration::from_secs(45);
-/// Deadline of a complete removal. Replicas that have just started report no removal as complete for a minute, because
-/// proxies may still be reconnecting.
+/// Deadline of the completion of a removal. Replicas that have just started report no removal as complete for a minute,
+/// because proxies may still be reconnecting.
 const COMPLETION_DEADLINE: Duration = Duration::from_secs(90);
-/// Server whose removal shows that the replicas have been running long enough to report complete removals.
+/// Server whose endpoint removal shows that the replicas have been running long enough to report complete removals.
 const FIRST_SERVER: &str = "removed-first";
-/// Server whose removal must wait for the remote client.
+/// Server whose endpoint removal must wait for the remote client.
 const SECOND_SERVER: &str = "removed";
 /// Client whose sidecar is connected to another replica than the sidecar of [`SECOND_SERVER`].
 const REMOTE_CLIENT: &str = "remote-client";
@@ -105,8 +105,8 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
     ))
 }
 
-/// Creates a server with a classic sidecar. Its drain time is longer than the test, so the terminating sidecar serves
-/// until the test ends.
+/// Creates a server with a classic sidecar. The drain time of the sidecar is longer than the test, so the terminating
+/// sidecar serves until the test ends.
 async fn create_draining_server(fixture: &Fixture, name: &str) -> Result<Pod> {
     let annotations = [
         ("kuma.io/sidecar-mode", "classic"),
@@ -223,20 +223,20 @@ impl Replica {
 
     /// Returns the replica that the sidecar of a Pod is connected to.
     async fn of_sidecar<'r>(replicas: &'r [Self], pod: &Pod) -> Result<&'r Self> {
-        let proxy = format!("{}.{APP_NAMESPACE}", pod.name_any());
+        let proxy_name = format!("{}.{APP_NAMESPACE}", pod.name_any());
         wait_for(
-            &format!("a replica that {proxy} is connected to"),
+            &format!("a replica that {proxy_name} is connected to"),
             DEADLINE,
             async || {
                 for replica in replicas {
                     let proxies: Value = serde_json::from_str(&replica.debug.get("/debug/proxies").await?)?;
-                    if !proxies[&proxy].is_null() {
-                        return Ok(done_if(true, replica, String::new));
+                    if !proxies[&proxy_name].is_null() {
+                        return Ok(Progress::Done(replica));
                     }
                 }
-                Ok(done_if(false, &replicas[0], || {
-                    "the proxy is connected to no replica".to_owned()
-                }))
+                Ok(Progress::NotYet(
+                    "the proxy is connected to no replica".to_owned(),
+                ))
             },
         )
         .await
@@ -246,10 +246,10 @@ impl Replica {
     /// begun, or if all proxies of this replica have acknowledged it.
     async fn removal(&self, pod: &str) -> Result<Value> {
         let removals: Vec<Value> = serde_json::from_str(&self.debug.get("/debug/removals").await?)?;
-        let proxy = format!("{pod}.{APP_NAMESPACE}");
+        let proxy_name = format!("{pod}.{APP_NAMESPACE}");
         Ok(removals
             .into_iter()
-            .find(|removal| removal["proxy"] == proxy)
+            .find(|removal| removal["proxy"] == proxy_name)
             .unwrap_or_default())
     }
 }

@@ -34,6 +34,7 @@ pub(super) async fn unknown_setting_is_named_in_the_error(fixture: &Fixture) -> 
 pub(super) async fn missing_custom_resource_definitions_are_named_in_the_error(
     fixture: &Fixture,
 ) -> Result<Note> {
+    // This test runs before the installation, so the CustomResourceDefinitions do not exist yet.
     let command = control_plane_on_loopback(fixture, fixture.cluster.kubectl.kubeconfig(), &[])?;
     let expected_texts = [
         "meshes",
@@ -83,7 +84,8 @@ pub(super) async fn occupied_port_is_named_in_the_error(fixture: &Fixture) -> Re
     .await
 }
 
-/// Returns a command that runs a control plane whose servers listen on free ports of loopback.
+/// Returns a command that runs a control plane whose servers listen on free ports of loopback. `overrides` replace
+/// environment variables of the command.
 fn control_plane_on_loopback(
     fixture: &Fixture,
     kubeconfig: &Path,
@@ -106,6 +108,7 @@ fn control_plane_on_loopback(
         ("KUMA_DP_SERVER_PORT", &ports[1]),
         ("KUMA_DIAGNOSTICS_ADDRESS", LOOPBACK),
         ("KUMA_DIAGNOSTICS_SERVER_PORT", &ports[2]),
+        // Port 0 disables the debug endpoints.
         ("KUMA_DIAGNOSTICS_DEBUG_PORT", "0"),
     ];
     environment.extend(overrides);
@@ -115,7 +118,7 @@ fn control_plane_on_loopback(
     ))
 }
 
-/// Runs a command that must fail, and checks that the last line of its output contains all of these texts.
+/// Runs a command that must fail, and checks that the last line of its output, the error, contains all of these texts.
 async fn expect_error(command: Command, expected_texts: &[&str]) -> Result<Note> {
     let line = run_expecting_failure(command).await?;
     for text in expected_texts {
