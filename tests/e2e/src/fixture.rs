@@ -1,8 +1,8 @@
 //! Fixture that all tests share: the cluster, one installation of the control plane, one application.
 //!
 //! Each test calls [`Fixture::ensure_control_plane`] or [`Fixture::ensure_application`], depending on what it needs.
-//! The first call sets up the control plane or the application; later calls return the same outcome. If the setup
-//! failed, every test that needs it fails with the reason, and the other tests still run.
+//! The first call sets up the control plane or the application; later calls return the same outcome. If a setup
+//! failed, every test that needs the setup fails with the reason, and the other tests still run.
 
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ impl Fixture {
     /// Returns the manifests of `kumactl install control-plane` with these flags and the images of this build.
     pub(crate) async fn manifests(&self, flags: &[&str]) -> Result<String> {
         let mut arguments = vec!["install".to_owned(), "control-plane".to_owned()];
-        for (flag, image) in [
+        for (flag_prefix, image) in [
             ("control-plane", "kuma-cp"),
             ("dataplane", "kuma-dp"),
             ("dataplane-init", "kuma-init"),
@@ -125,9 +125,9 @@ impl Fixture {
             let (registry, repository) = name
                 .rsplit_once('/')
                 .with_context(|| format!("the image reference {reference} has no registry"))?;
-            arguments.push(format!("--{flag}-registry={registry}"));
-            arguments.push(format!("--{flag}-repository={repository}"));
-            arguments.push(format!("--{flag}-version={tag}"));
+            arguments.push(format!("--{flag_prefix}-registry={registry}"));
+            arguments.push(format!("--{flag_prefix}-repository={repository}"));
+            arguments.push(format!("--{flag_prefix}-version={tag}"));
         }
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -167,8 +167,8 @@ impl Fixture {
             .map_err(|error| anyhow!("the application was not deployed: {error}"))
     }
 
-    /// Waits until the API server reaches the webhooks. A Service starts to route to a Pod some time after the Pod is
-    /// ready.
+    /// Waits until the API server reaches the webhooks. The rollout of the control plane does not show this, because a
+    /// Service starts to route to a Pod some time after the Pod is ready.
     pub(crate) async fn wait_for_admission(&self) -> Result<()> {
         wait_for(
             "a Pod to be admitted with a sidecar",
@@ -227,7 +227,7 @@ impl Fixture {
         .await
     }
 
-    /// Replaces the image name `kermode-demo` in a manifest by the reference of the image in this cluster.
+    /// Returns the manifest with the image name `kermode-demo` replaced by the reference of the image in this cluster.
     fn with_demo_image(&self, manifest: &str) -> Result<String> {
         let image = self.cluster.image("kermode-demo")?;
         Ok(manifest.replace("image: kermode-demo\n", &format!("image: {image}\n")))
@@ -250,7 +250,8 @@ impl Fixture {
         Api::namespaced_with(self.cluster.client.clone(), namespace, &kind)
     }
 
-    /// Returns the ready Pods of a Deployment that are not being deleted, sorted by name.
+    /// Returns the ready Pods with the label `app`, which are those of the Deployment with the same name. The Pods are
+    /// sorted by name; Pods that are being deleted are left out.
     pub(crate) async fn ready_pods(&self, namespace: &str, app: &str) -> Result<Vec<Pod>> {
         let selector = ListParams::default().labels(&format!("app={app}"));
         let mut pods = self.pods(namespace).list(&selector).await?.items;

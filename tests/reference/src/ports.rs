@@ -5,9 +5,10 @@ use kermode_install::{PORTS, Port};
 
 use crate::{GeneratedTable, code, render_table};
 
-/// A port that a Service of the installation exposes, the key of its setting, and its use.
+/// A port that a Service of the installation exposes, the key of the port's setting, and the use of the port.
 type ServicePort = (Port, &'static str, &'static str);
-/// The process of a port that no Service exposes, the port, the key of its setting, and its use.
+/// The process that listens on a port that no Service exposes, the port, the key of the port's setting, and the use of
+/// the port. Keys of a sidecar's ports are relative to `runtime.kubernetes.injector`.
 type PodPort = (&'static str, u16, &'static str, &'static str);
 
 pub(crate) fn tables() -> Vec<GeneratedTable> {
@@ -23,7 +24,7 @@ pub(crate) fn tables() -> Vec<GeneratedTable> {
     }]
 }
 
-/// Returns the ports of [`PORTS`], in the same order.
+/// Returns the ports of [`PORTS`] in the same order, each with its setting and use.
 fn service_ports() -> [ServicePort; 3] {
     [
         (
@@ -45,11 +46,11 @@ fn service_ports() -> [ServicePort; 3] {
 }
 
 fn service_port_row((port, key, usage): ServicePort) -> [String; 4] {
-    let ports = format!(
+    let port_cell = format!(
         "{} (Service `{}`: {})",
         port.container_port, port.service_name, port.service_port
     );
-    ["`kuma-cp`".to_owned(), ports, code(key), usage.to_owned()]
+    ["`kuma-cp`".to_owned(), port_cell, code(key), usage.to_owned()]
 }
 
 fn pod_ports(config: &Config) -> [PodPort; 7] {

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use super::tables;
 
-/// Command that writes the tables.
+/// Command that writes the generated tables into the documents.
 const UPDATE_COMMAND: &str = "UPDATE_REFERENCE=1 cargo test -p kermode-reference";
 
 fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Returns the document with the contents of the table `name` replaced by `table`; `None` if the document has no
-/// comments for the table.
+/// Returns the document with `table` between the comments that mark the start and end of the table `name`; `None` if
+/// the document has no such comments.
 fn with_table(document: &str, name: &str, table: &str) -> Option<String> {
     let start_marker = format!("<!-- generated: {name} -->\n");
     let start = document.find(&start_marker)? + start_marker.len();
@@ -44,8 +44,8 @@ fn generated_tables_match_the_code() {
     );
 }
 
-/// Returns the names of the metrics that the product registers. The prefix `kuma_cp` and the suffixes for units and
-/// counters are not part of these names.
+/// Returns the names under which the product registers its metrics. The registry adds the prefix `kuma_cp` and the
+/// suffixes for units and counters.
 fn registered_metrics() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut directories = vec![
@@ -91,7 +91,7 @@ fn reference_lists_exactly_the_registered_metrics() {
             let unit = ["_seconds", "_bytes"]
                 .iter()
                 .find_map(|unit| name.strip_suffix(unit));
-            // The registered name of a timestamp metric contains the unit.
+            // Timestamp metrics are registered with their unit in the name.
             unit.filter(|_| !name.ends_with("timestamp_seconds"))
                 .unwrap_or(name)
                 .to_owned()

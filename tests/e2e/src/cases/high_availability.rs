@@ -24,7 +24,7 @@ use crate::pods::{demo_pod, ip};
 
 /// Number of replicas of the control plane in these tests.
 pub(super) const REPLICAS: usize = 3;
-/// Deadline of a condition without a deadline of its own.
+/// Deadline of a condition, unless another constant sets it.
 const DEADLINE: Duration = Duration::from_secs(45);
 /// Number of servers in the manifest of the application.
 const SERVERS: usize = 3;
@@ -41,11 +41,11 @@ const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 /// Deadline of the recovery from an outage of the API server. After an outage of ten minutes, the kubelet needs nearly
 /// two more minutes until it lists its Pods.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(150);
-/// Components of Kubernetes that are stopped during an outage. In this cluster, they run without leader election, so
-/// they would keep running, and would mark the node as unreachable after the outage.
-const CONTROLLERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
-/// Deadline of the detection of dead connections. Replicas close them after 19 s; then the sidecar of a new Pod
-/// retries.
+/// Components of Kubernetes that are stopped for an outage, besides the component that the test is about. In this
+/// cluster, they run without leader election, so they would survive the outage and then mark the node as unreachable.
+const ALSO_STOPPED: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+/// Deadline of the first response to a Pod that is created after the connections of the replicas were severed. Replicas
+/// close dead connections after 19 s; then the sidecar of the Pod retries.
 const DETECTION_DEADLINE: Duration = Duration::from_secs(40);
 
 pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once(
@@ -55,7 +55,7 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let requests = ClientRequests::begin(fixture).await?;
     let (leader, old_holder) = leader(fixture).await?;
     kill_program(&leader, "kuma-cp")?;
-    let time_to_response_after_leader = time_to_first_response(fixture, "after-leader").await?;
+    let time_to_response_after_leader_kill = time_to_first_response(fixture, "after-leader").await?;
     let election = wait_for("another leader", ELECTION_DEADLINE, async || {
         let holder = lease_holder(fixture).await?;
         Ok(done_if(holder != old_holder, holder.clone(), || {
@@ -66,20 +66,20 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let other_replica = replicas.iter().find(|pod| pod.name_any() != leader.name_any());
     kill_program(other_replica.context("no other replica is ready")?, "kuma-cp")?;
-    let time_to_response_after_other = time_to_first_response(fixture, "after-other").await?;
+    let time_to_response_after_other_kill = time_to_first_response(fixture, "after-other").await?;
     wait_for_all_replicas(fixture).await?;
     for replica in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
         kill_program(&replica, "kuma-cp")?;
     }
-    let time_to_response_after_all = time_to_first_response(fixture, "after-all").await?;
+    let time_to_response_after_total_kill = time_to_first_response(fixture, "after-all").await?;
     wait_for_all_replicas(fixture).await?;
     let counts = wait_for_connected_sidecars(fixture).await?;
     let request_summary = requests.end(fixture).await?;
     Ok(format!(
         "{request_summary}; sidecars by replica at the end: {counts:?}; a new Pod got a response \
-         {time_to_response_after_leader:.1?} after the leader was killed, \
-         {time_to_response_after_other:.1?} after another replica was killed, \
-         {time_to_response_after_all:.1?} after all were killed"
+         {time_to_response_after_leader_kill:.1?} after the leader was killed, \
+         {time_to_response_after_other_kill:.1?} after another replica was killed, \
+         {time_to_response_after_total_kill:.1?} after all were killed"
     ))
 }
 
@@ -98,7 +98,7 @@ async fn check_rebalancing(fixture: &Fixture) -> Result<Note> {
     ensure_three_replicas(fixture).await?;
     let start = Instant::now();
     let counts = wait_for(
-        "every replica to hold at most its share of sidecars and the tolerated excess",
+        "every replica to hold at most its share of sidecars plus the tolerated excess",
         REBALANCING_DEADLINE,
         async || {
             let counts = wait_for_connected_sidecars(fixture).await?;
@@ -122,27 +122,27 @@ async fn check_rebalancing(fixture: &Fixture) -> Result<Note> {
 pub(super) async fn lease_from_the_far_future_does_not_block_the_election(fixture: &Fixture) -> Result<Note> {
     ensure_three_replicas(fixture).await?;
     let leases = leases(fixture);
-    // Simulates a lease holder that died on a node with a wrong clock. Replicas may write the Lease meanwhile, so the
-    // write is retried.
-    let spec = json!({"spec": {
-        "holderIdentity": "other-node",
+    // Simulates a leader that died on a node with a wrong clock. A replica may overwrite the Lease, so the patch is
+    // repeated until the Lease has this holder.
+    let patch = json!({"spec": {
+        "holderIdentity": "dead-replica",
         "renewTime": "2999-01-01T00:00:00.000000Z",
         "acquireTime": "2999-01-01T00:00:00.000000Z",
         "leaseDurationSeconds": i32::MAX,
         "leaseTransitions": 41,
     }});
-    wait_for("other-node to hold the lease", DEADLINE, async || {
+    wait_for("dead-replica to hold the lease", DEADLINE, async || {
         leases
-            .patch(LEASE, &PatchParams::default(), &Patch::Merge(&spec))
+            .patch(LEASE, &PatchParams::default(), &Patch::Merge(&patch))
             .await?;
         let holder = lease_holder(fixture).await?;
-        Ok(done_if(holder == "other-node", (), || {
+        Ok(done_if(holder == "dead-replica", (), || {
             format!("the lease holder is {holder}")
         }))
     })
     .await?;
     let start = Instant::now();
-    let lease = wait_for("a replica to hold the lease", ELECTION_DEADLINE, async || {
+    let elected_spec = wait_for("a replica to hold the lease", ELECTION_DEADLINE, async || {
         let spec = leases.get(LEASE).await?.spec.unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
         Ok(done_if(holder.starts_with(CONTROL_PLANE), spec, || {
@@ -151,8 +151,8 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(fixtur
     })
     .await?;
     ensure!(
-        lease.lease_transitions == Some(42),
-        "the election must increase leaseTransitions from 41 to 42: {lease:?}"
+        elected_spec.lease_transitions == Some(42),
+        "the election must increase leaseTransitions from 41 to 42: {elected_spec:?}"
     );
     Ok(format!("a replica holds the lease after {:.1?}", start.elapsed()))
 }
@@ -181,11 +181,11 @@ pub(super) async fn no_request_fails_while_etcd_is_down(fixture: &Fixture) -> Re
     check_outage(fixture, "etcd", fixture.config.outage / 3, 0).await
 }
 
-/// Stops a component of Kubernetes and the [`CONTROLLERS`] for the duration of the outage. Meanwhile kills
-/// `killed_count` replicas, and the Envoy of a separate client.
+/// Stops the component `stopped`, and [`ALSO_STOPPED`], for the duration `outage`. When the outage begins, kills
+/// `killed_count` replicas and the Envoy of a separate client.
 async fn check_outage(
     fixture: &Fixture,
-    component: &str,
+    stopped: &str,
     outage: Duration,
     killed_count: usize,
 ) -> Result<Note> {
@@ -196,7 +196,7 @@ async fn check_outage(
     let (killed, others) = replicas
         .split_at_checked(killed_count)
         .context("fewer replicas are ready than the test kills")?;
-    for component in [component].iter().chain(&CONTROLLERS) {
+    for component in [stopped].iter().chain(&ALSO_STOPPED) {
         fixture.cluster.stop_component(component).await?;
     }
     let outage_start = Instant::now();
@@ -219,26 +219,27 @@ async fn check_outage(
         Ok(())
     };
     let outcome = during_outage.await;
-    for component in [component].iter().chain(&CONTROLLERS) {
+    for component in [stopped].iter().chain(&ALSO_STOPPED) {
         fixture.cluster.start_component(component).await?;
     }
     outcome?;
-    let time_to_response = start_client(fixture, AFTER_OUTAGE, RECOVERY_DEADLINE).await;
+    let time_to_response = start_client(fixture, CLIENT_AFTER_OUTAGE, RECOVERY_DEADLINE).await;
     let pod_start = fixture
         .pods(APP_NAMESPACE)
-        .get(AFTER_OUTAGE)
+        .get(CLIENT_AFTER_OUTAGE)
         .await?
         .status
         .and_then(|status| status.start_time);
     let pod_age = pod_start.map(|start| Timestamp::now().duration_since(start.0));
-    delete_pod(fixture, AFTER_OUTAGE).await?;
+    delete_pod(fixture, CLIENT_AFTER_OUTAGE).await?;
     let time_to_response = time_to_response?;
     let pod_age = pod_age
-        .with_context(|| format!("Pod {AFTER_OUTAGE} has no start time"))?
+        .with_context(|| format!("Pod {CLIENT_AFTER_OUTAGE} has no start time"))?
         .as_secs();
     wait_for_all_replicas(fixture).await?;
     for replica in killed {
-        // The restarted replica must wait for the API server. If it exited, the kubelet would increase its backoff.
+        // The restarted replica must wait for the API server. If it exited, the kubelet would restart
+        // it with a growing backoff.
         let current = fixture.pods(SYSTEM_NAMESPACE).get(&replica.name_any()).await?;
         let new_restarts = restart_count(&current) - restart_count(replica);
         ensure!(
@@ -250,7 +251,7 @@ async fn check_outage(
     let crash_client_summary = crash_client.end(fixture, outage).await?;
     let request_summary = requests.end(fixture).await?;
     Ok(format!(
-        "{request_summary} in {outage:?}; the client whose Envoy crashed: {crash_client_summary}; \
+        "{request_summary}, with an outage of {outage:?}; the client whose Envoy crashed: {crash_client_summary}; \
          a new Pod got a response {time_to_response:.1?} after its creation, {pod_age} s after the kubelet accepted it"
     ))
 }
@@ -276,7 +277,7 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fix
     .await?;
     let crash_time = Instant::now();
     kill_program(&crash_client.pod, "envoy")?;
-    let counters_at_crash = demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await?;
+    let counters_at_crash = crash_client.counters(fixture).await?;
     let recovery_time = wait_for(
         "responses to the client whose Envoy crashed",
         DEADLINE,
@@ -295,8 +296,8 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fix
     let crash_client_summary = crash_client.end(fixture, Duration::ZERO).await?;
     let request_summary = requests.end(fixture).await?;
     Ok(format!(
-        "{request_summary}; the client whose Envoy crashed got 20 responses after {recovery_time:.1?}: \
-         {crash_client_summary}"
+        "{request_summary}; the client whose Envoy crashed got 20 responses after {recovery_time:.1?}; \
+         its requests: {crash_client_summary}"
     ))
 }
 
@@ -350,6 +351,7 @@ fn leases(fixture: &Fixture) -> Api<Lease> {
     Api::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE)
 }
 
+/// Returns the identity of the lease holder. The identity of a replica begins with the name of its Pod.
 async fn lease_holder(fixture: &Fixture) -> Result<String> {
     let lease = leases(fixture).get(LEASE).await?;
     Ok(lease
@@ -358,7 +360,7 @@ async fn lease_holder(fixture: &Fixture) -> Result<String> {
         .unwrap_or_default())
 }
 
-/// Returns the Pod of the leader, and its identity in the Lease.
+/// Returns the Pod of the leader, and the identity of the leader in the Lease.
 async fn leader(fixture: &Fixture) -> Result<(Pod, String)> {
     let holder = lease_holder(fixture).await?;
     let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
@@ -369,8 +371,8 @@ async fn leader(fixture: &Fixture) -> Result<(Pod, String)> {
     ))
 }
 
-/// Waits until all sidecars of the application are connected to replicas. Returns the number of sidecars of each
-/// replica.
+/// Waits until all sidecars of the application are connected to replicas. Returns the number of sidecars that are
+/// connected to each replica.
 async fn wait_for_connected_sidecars(fixture: &Fixture) -> Result<Vec<usize>> {
     let sidecar_count = fixture
         .dataplanes(APP_NAMESPACE)
@@ -432,7 +434,7 @@ fn restart_count(pod: &Pod) -> i32 {
 
 // === traffic ===
 
-/// Requests that the application's client makes during a test. The client sends requests all the time.
+/// Requests of the application's client during a test. The client sends requests at a fixed interval.
 struct ClientRequests {
     before: Counters,
     start: Instant,
@@ -446,12 +448,11 @@ impl ClientRequests {
         })
     }
 
-    /// Checks that no request has failed since `begin`, and that the client sent requests all the time. Returns a
-    /// summary.
+    /// Checks that no request has failed since `begin`, and that the client never stopped sending. Returns a summary.
     async fn end(self, fixture: &Fixture) -> Result<String> {
         let increase = fixture.client_counters().await?.since(&self.before);
         ensure!(increase.failed == 0, "{}", increase.request_summary());
-        // The client sends a request every 50 ms. Half of them are enough, because the machine may be busy.
+        // The client sends 20 requests per second. Half as many are enough, because the machine may be busy.
         let expected = self.start.elapsed().as_secs() * 10;
         ensure!(
             increase.succeeded >= expected,
@@ -462,12 +463,12 @@ impl ClientRequests {
     }
 }
 
-/// Name of the client whose Envoy the test kills.
+/// Name of a [`CrashClient`].
 const CRASH_CLIENT: &str = "crash-client";
-/// Name of the client that the test creates after an outage.
-const AFTER_OUTAGE: &str = "after-outage";
+/// Name of the client that a test creates after an outage.
+const CLIENT_AFTER_OUTAGE: &str = "after-outage";
 
-/// Client whose Envoy the test kills. It is separate from the application's client, whose requests must not fail.
+/// Client whose Envoy a test kills. It is separate from the application's client, whose requests must not fail.
 struct CrashClient {
     pod: Pod,
     before: Counters,
@@ -475,7 +476,7 @@ struct CrashClient {
 
 impl CrashClient {
     async fn begin(fixture: &Fixture) -> Result<Self> {
-        // The Pod still exists if an earlier test failed.
+        // The Pod may remain from an earlier test that failed.
         delete_pod(fixture, CRASH_CLIENT).await?;
         start_client(fixture, CRASH_CLIENT, DEADLINE).await?;
         Ok(Self {
@@ -488,8 +489,8 @@ impl CrashClient {
         demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await
     }
 
-    /// Checks that the client got at least 5 responses per second of `outage` after the first 5 s, and that at most 50
-    /// requests failed. Deletes the client.
+    /// Checks that the client got at least 5 responses for each second of `outage` except the first 5 s, and that at
+    /// most 50 requests failed. Deletes the client.
     async fn end(self, fixture: &Fixture, outage: Duration) -> Result<String> {
         let increase = self.counters(fixture).await?.since(&self.before);
         delete_pod(fixture, CRASH_CLIENT).await?;

@@ -23,9 +23,9 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, is_ready};
 
-/// Mesh whose certificates live for one minute, the shortest lifetime. Once a new CA signs, proxies renew their
-/// certificates within half of a lifetime, so within 30 s.
-const SHORT_LIFETIME: &str = "
+/// Mesh whose certificates are valid for one minute, the shortest validity allowed. Once a new CA signs, proxies renew
+/// their certificates within half of this time, 30 s.
+const SHORT_VALIDITY_MESH: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: Mesh
 metadata:
@@ -41,23 +41,27 @@ spec:
         rotation:
           expiration: 1m
 ";
-/// Deadline of the propagation of a new root to every sidecar. After a test that disables mTLS, a sidecar without a
+/// Deadline until every sidecar has the current set of roots. After a test that disables mTLS, a sidecar without a
 /// certificate may wait 10 s before it retries its request for one.
 const PROPAGATION_DEADLINE: Duration = Duration::from_secs(45);
-/// Deadline of the renewal of all certificates.
+/// Deadline until every sidecar has a certificate of the new CA.
 const RENEWAL_DEADLINE: Duration = Duration::from_mins(1);
 
 // === CA rotation ===
 
 pub(super) async fn ca_rotation_fails_no_request(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
-    fixture.cluster.kubectl.apply_server_side(SHORT_LIFETIME).await?;
+    fixture
+        .cluster
+        .kubectl
+        .apply_server_side(SHORT_VALIDITY_MESH)
+        .await?;
     let outcome = check_rotation(fixture).await;
     fixture.apply_strict_mesh().await?;
     outcome
 }
 
-/// Durations of a rotation's steps, each measured from the request for the rotation.
+/// Times until the steps of a rotation were complete, each measured from the request for the rotation.
 struct RotationTimes {
     /// Time until every sidecar trusts both roots.
     trusted: Duration,
@@ -67,7 +71,7 @@ struct RotationTimes {
     finished: Duration,
 }
 
-/// Numbers of handshakes that the Envoy of the client has made as a TLS client.
+/// Numbers of TLS handshakes that the Envoy of the client has made for outbound connections.
 struct Handshakes {
     completed: u64,
     failed: u64,
@@ -77,7 +81,7 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
     let old_root = newest_root(fixture).await?;
     for (pod, secrets) in &sidecar_secrets(fixture).await? {
         ensure!(
-            secrets.trusts(&[&old_root]),
+            secrets.trusts_exactly(&[&old_root]),
             "before the rotation, {pod} must trust only the root of the mesh"
         );
     }
@@ -85,7 +89,7 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
     let envoy = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, &client, "client");
     let handshakes_before = handshakes(&envoy).await?;
-    let times = replace_ca(fixture, &old_root).await?;
+    let times = rotate_ca(fixture, &old_root).await?;
     fixture.restart_deployment(APP_NAMESPACE, "server").await?;
 
     let increase = fixture.client_counters().await?.since(&before);
@@ -130,9 +134,9 @@ async fn handshakes(envoy: &Envoy<'_>) -> Result<Handshakes> {
     })
 }
 
-/// Requests a rotation of the CA and starts each of its steps early. Between the steps, the servers restart, so that
-/// handshakes are made with the certificates of each step.
-async fn replace_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Result<RotationTimes> {
+/// Requests a rotation of the CA. Starts each step as soon as the one before is complete, instead of at its scheduled
+/// time. While both roots are trusted, restarts the servers, so that handshakes are made with the new certificates.
+async fn rotate_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Result<RotationTimes> {
     let start = std::time::Instant::now();
     let request = format!("kuma.io/rotate-ca={}", unix_seconds());
     fixture
@@ -147,15 +151,15 @@ async fn replace_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Re
         }))
     })
     .await?;
-    let last_check = wait_for_secrets(
+    let last_check_duration = wait_for_secrets(
         fixture,
         PROPAGATION_DEADLINE,
         "every sidecar to trust both roots",
-        |secrets| secrets.trusts(&[old_root, &new_root]),
+        |secrets| secrets.trusts_exactly(&[old_root, &new_root]),
     )
     .await?;
-    // A check takes long, so the duration of the last check is subtracted.
-    let trusted = start.elapsed().saturating_sub(last_check);
+    // A check takes long, and the sidecars that the last check read had both roots when it began.
+    let trusted = start.elapsed().saturating_sub(last_check_duration);
     start_step(fixture, "signs-from").await?;
     wait_for_secrets(
         fixture,
@@ -171,7 +175,7 @@ async fn replace_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Re
         fixture,
         PROPAGATION_DEADLINE,
         "every sidecar to trust only the new root",
-        |secrets| secrets.trusts(&[&new_root]) && secrets.chains_to(&new_root),
+        |secrets| secrets.trusts_exactly(&[&new_root]) && secrets.chains_to(&new_root),
     )
     .await?;
     Ok(RotationTimes {
@@ -201,10 +205,10 @@ async fn check_events(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Starts a step of the rotation now: sets the step's time in the Secret of the newest CA to the current time. Without
-/// this change, the step would start later than the end of this test.
-async fn start_step(fixture: &Fixture, step: &str) -> Result<()> {
-    let patch = json!({"stringData": {step: unix_seconds().to_string()}}).to_string();
+/// Starts a step of the rotation: sets the step's time, which is the entry `time_entry` of the Secret of the newest CA,
+/// to the current time. The scheduled time is later than the end of this test.
+async fn start_step(fixture: &Fixture, time_entry: &str) -> Result<()> {
+    let patch = json!({"stringData": {time_entry: unix_seconds().to_string()}}).to_string();
     let name = format!("secret/{}", newest_ca_secret(fixture).await?.name_any());
     let namespace_flag = format!("--namespace={SYSTEM_NAMESPACE}");
     let arguments = ["patch", &name, &namespace_flag, "--type=merge", "--patch", &patch];
@@ -221,7 +225,7 @@ struct SidecarSecrets {
 
 impl SidecarSecrets {
     /// Whether the sidecar trusts exactly these roots.
-    fn trusts(&self, roots: &[&CertificateDer<'static>]) -> bool {
+    fn trusts_exactly(&self, roots: &[&CertificateDer<'static>]) -> bool {
         self.roots.iter().collect::<Vec<_>>() == roots
     }
 
@@ -262,7 +266,7 @@ async fn wait_for_secrets(
         Ok(done_if(
             pending.is_empty() && sidecars.len() > 1,
             start.elapsed(),
-            || format!("not the case for {pending:?}, of {} sidecars", sidecars.len()),
+            || format!("not yet true for {pending:?} of {} sidecars", sidecars.len()),
         ))
     })
     .await
@@ -308,8 +312,8 @@ async fn newest_root(fixture: &Fixture) -> Result<CertificateDer<'static>> {
     Ok(CertificateDer::from_pem_slice(&pem.0)?)
 }
 
-/// Returns the Secret of the newest CA. The first CA of the mesh has generation 1; each rotation creates one more
-/// Secret.
+/// Returns the Secret of the newest CA, the one with the highest generation. The first CA of the mesh has generation 1;
+/// each rotation creates the Secret of the next generation.
 async fn newest_ca_secret(fixture: &Fixture) -> Result<Secret> {
     let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE);
     let generation = |secret: &Secret| match secret.name_any().as_str() {
@@ -342,12 +346,12 @@ const SIDECAR_AUDIENCE: &str = "--audience=kuma-control-plane";
 /// Path of the stolen token in the Pod of an impostor.
 const STOLEN_TOKEN_PATH: &str = "/stolen/token";
 
-/// Pod that runs kuma-dp with the name of another proxy, or with a token that is not its own.
+/// Pod that runs kuma-dp with the name of another proxy.
 struct Impostor {
     name: &'static str,
     /// Name of the proxy that the impostor claims to be.
     claimed_proxy: String,
-    /// Token that the Pod presents instead of its own.
+    /// Token that the Pod presents; `None` for the Pod's own token.
     stolen_token: Option<String>,
     /// Value of the label `reason` in the metric that counts the denial.
     reason: &'static str,
@@ -388,7 +392,7 @@ pub(super) async fn proxies_with_a_false_identity_get_no_certificate(fixture: &F
 async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
     let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?;
     let server = servers.first().context("no server is ready")?.name_any();
-    let victim = format!("{server}.{APP_NAMESPACE}");
+    let server_proxy = format!("{server}.{APP_NAMESPACE}");
     let create_token = async |arguments: &[&str]| {
         let namespace_flag = format!("--namespace={APP_NAMESPACE}");
         let mut command = vec!["create", "token", "default", &namespace_flag];
@@ -398,7 +402,7 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
     };
     let bound_kind = "--bound-object-kind=Pod";
     let bound_name = |pod: &str| format!("--bound-object-name={pod}");
-    // The Pod to which this token is bound is deleted.
+    // Creates a token that is bound to a Pod, and then deletes the Pod.
     let deleted = pod_without_sidecar(fixture, "e2e-deleted")?;
     fixture
         .pods(APP_NAMESPACE)
@@ -416,18 +420,24 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
         stolen_token,
         reason,
     };
+    // The control plane checks that a token is bound to a Pod before it checks the audience.
     Ok(vec![
-        impostor("e2e-other-name", &victim, None, "TokenOfOtherProxy"),
-        impostor("e2e-unbound", &victim, create_token(&[]).await?, "TokenNotBound"),
+        impostor("e2e-other-name", &server_proxy, None, "TokenOfOtherProxy"),
+        impostor(
+            "e2e-unbound",
+            &server_proxy,
+            create_token(&[]).await?,
+            "TokenNotBound",
+        ),
         impostor(
             "e2e-other-audience",
-            &victim,
+            &server_proxy,
             create_token(&[bound_kind, &bound_name(&server), "--audience=other"]).await?,
             "WrongAudience",
         ),
         impostor(
             "e2e-api-server-audience",
-            &victim,
+            &server_proxy,
             create_token(&[bound_kind, &bound_name(&server)]).await?,
             "WrongAudience",
         ),
@@ -440,7 +450,8 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
     ])
 }
 
-/// Starts the impostors. Checks that each is denied a certificate with the expected reason.
+/// Starts the impostors. Checks that each is denied a certificate with the expected reason. `before` contains the
+/// number of earlier denials by reason.
 async fn check_denials(
     fixture: &Fixture,
     diagnostics: &PortForward,
@@ -493,7 +504,7 @@ async fn check_denials(
             let signature = token.rsplit('.').next().unwrap_or(token);
             ensure!(
                 !message.contains(signature),
-                "the log of {name} contains its token"
+                "the log of {name} contains the stolen token"
             );
         }
         let denial_count = denials(diagnostics, reason).await?;
@@ -507,7 +518,7 @@ async fn check_denials(
     Ok(notes.join(", "))
 }
 
-/// Checks that the control plane's log contains the reason of each denial, and no token.
+/// Checks that the control plane's log contains the reason of each denial, and no stolen token.
 async fn check_control_plane_log(fixture: &Fixture, impostors: &[Impostor]) -> Result<()> {
     let mut log = String::new();
     for pod in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
@@ -531,7 +542,7 @@ async fn check_control_plane_log(fixture: &Fixture, impostors: &[Impostor]) -> R
             let signature = token.rsplit('.').next().unwrap_or(token);
             ensure!(
                 !log.contains(signature),
-                "{name}: the log of the control plane contains the token"
+                "{name}: the log of the control plane contains the stolen token"
             );
         }
     }
@@ -563,7 +574,8 @@ async fn client_sidecar(fixture: &Fixture) -> Result<Value> {
     Ok(serde_json::to_value(found.context("the client has no sidecar")?)?)
 }
 
-/// Returns the Pod of an impostor. Its only container is the client's sidecar with another proxy name and token.
+/// Returns the Pod of an impostor. Its only container is a copy of `sidecar` with the proxy name and the token of the
+/// impostor.
 fn impostor_pod(impostor: &Impostor, sidecar: &Value) -> Result<Pod> {
     let mut environment: Vec<Value> = sidecar["env"].as_array().cloned().unwrap_or_default();
     let variables = ["KUMA_DATAPLANE_NAME", "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH"];
@@ -585,14 +597,14 @@ fn impostor_pod(impostor: &Impostor, sidecar: &Value) -> Result<Pod> {
         spec["volumes"] = json!([{"name": "stolen", "secret": {"secretName": impostor.name}}]);
     }
     spec["containers"] = json!([container]);
-    // Impostors get no sidecar of their own.
+    // The control plane must not inject a sidecar as well.
     let labels = json!({"kuma.io/sidecar-injection": "disabled"});
     Ok(serde_json::from_value(json!({
         "metadata": {"name": impostor.name, "labels": labels}, "spec": spec,
     }))?)
 }
 
-/// Returns a Pod of the demo server that gets no sidecar.
+/// Returns a Pod that runs the demo server and opts out of injection.
 fn pod_without_sidecar(fixture: &Fixture, name: &str) -> Result<Pod> {
     let image = fixture.cluster.image("kermode-demo")?;
     Ok(serde_json::from_value(json!({

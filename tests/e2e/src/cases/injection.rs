@@ -13,7 +13,7 @@ const INIT_CONTAINER: &str = "kuma-init";
 /// Port on which the sidecar serves HTTP probes of the application.
 const VIRTUAL_PROBES_PORT: i64 = 9000;
 /// Mount path of the ServiceAccount's token, which the API server mounts into every container.
-const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const TOKEN_MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Fields of a Pod's spec that injection must not change.
 const UNCHANGED_POD_FIELDS: [&str; 6] = [
     "hostAliases",
@@ -30,7 +30,7 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) ->
         let pods = fixture.ready_pods(APP_NAMESPACE, app).await?;
         ensure!(
             pods.len() == count,
-            "{} Pods of {app} are ready, not {count}",
+            "{} Pods of Deployment {app} are ready, not {count}",
             pods.len()
         );
         for pod in pods {
@@ -40,14 +40,14 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) ->
                 "{INIT_CONTAINER} is missing from the init containers of Pod {}: {init_containers:?}",
                 pod.name_any()
             );
-            let sidecars = init_containers
+            let sidecar_count = init_containers
                 .iter()
                 .chain(&containers)
                 .filter(|name| **name == SIDECAR)
                 .count();
             ensure!(
-                sidecars == 1,
-                "Pod {} has {sidecars} containers {SIDECAR} instead of one",
+                sidecar_count == 1,
+                "Pod {} has {sidecar_count} containers {SIDECAR} instead of one",
                 pod.name_any()
             );
             let annotation = pod
@@ -98,10 +98,10 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
             .spec
             .with_context(|| format!("Deployment {app} has no spec"))?
             .template;
-        let template = template
+        let template_spec = template
             .spec
             .with_context(|| format!("the template of Deployment {app} has no spec"))?;
-        let original = template
+        let original = template_spec
             .containers
             .first()
             .with_context(|| format!("the template of Deployment {app} has no containers"))?;
@@ -129,9 +129,9 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
                 "Pod {} has containers besides {app} and the sidecar: {others:?}",
                 pod.name_any()
             );
-            let (template, spec) = (json!(template), json!(spec));
+            let (template_spec, spec) = (json!(template_spec), json!(spec));
             for field in UNCHANGED_POD_FIELDS {
-                let (before, after) = (&template[field], &spec[field]);
+                let (before, after) = (&template_spec[field], &spec[field]);
                 ensure!(
                     before == after,
                     "{field} of Pod {}: {before} became {after}",
@@ -143,8 +143,8 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
     Ok(String::new())
 }
 
-/// Checks that an injected Pod's container equals that of the template. Two differences are expected: the mount of
-/// the token, which the API server adds, and HTTP probes that the sidecar serves.
+/// Checks that a container of an injected Pod equals the container of the template. Two differences are expected: the
+/// mount of the token, which the API server adds, and HTTP probes, which injection changes to virtual probes.
 fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
     let (mut original, mut injected) = (json!(original), json!(injected));
     for probe in ["readinessProbe", "livenessProbe"] {
@@ -155,7 +155,7 @@ fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
         );
     }
     if let Some(mounts) = injected["volumeMounts"].as_array_mut() {
-        mounts.retain(|mount| mount["mountPath"] != TOKEN_MOUNT);
+        mounts.retain(|mount| mount["mountPath"] != TOKEN_MOUNT_PATH);
         if mounts.is_empty() {
             injected["volumeMounts"] = Value::Null;
         }
@@ -170,12 +170,12 @@ fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
     Ok(())
 }
 
-/// Returns the result of a correct injection of a probe. `container` contains the numbers of named ports.
+/// Returns the probe as injection must change it. `container` is the container of the probe, with its named ports.
 fn with_virtual_probe(mut probe: Value, container: &Value) -> Value {
     if let Some(http) = probe.get_mut("httpGet") {
         let ports = container["ports"].as_array().into_iter().flatten();
-        let named = ports.into_iter().find(|port| port["name"] == http["port"]);
-        let port = named.map_or(&http["port"], |port| &port["containerPort"]);
+        let named_port = ports.into_iter().find(|port| port["name"] == http["port"]);
+        let port = named_port.map_or(&http["port"], |port| &port["containerPort"]);
         let path = format!("/{port}{}", http["path"].as_str().unwrap_or_default());
         http["path"] = path.into();
         http["port"] = VIRTUAL_PROBES_PORT.into();
@@ -205,7 +205,7 @@ mod tests {
         injected["readinessProbe"]["httpGet"] =
             json!({"path": "/8080/healthz", "port": 9000, "scheme": "HTTP"});
         injected["volumeMounts"] =
-            json!([{"name": "kube-api-access", "mountPath": TOKEN_MOUNT, "readOnly": true}]);
+            json!([{"name": "kube-api-access", "mountPath": TOKEN_MOUNT_PATH, "readOnly": true}]);
         injected
     }
 
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_change_is_reported() {
+    fn any_other_difference_is_reported() {
         for (path, value) in [
             (
                 "/env",
@@ -228,9 +228,9 @@ mod tests {
             ("/ports", json!([])),
             ("/readinessProbe/httpGet/path", json!("/healthz")),
         ] {
-            let mut changed = injected();
-            *changed.pointer_mut(path).expect(path) = value;
-            check_unchanged(&container(original()), &container(changed)).expect_err(path);
+            let mut injected = injected();
+            *injected.pointer_mut(path).expect(path) = value;
+            check_unchanged(&container(original()), &container(injected)).expect_err(path);
         }
     }
 }

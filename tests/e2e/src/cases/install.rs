@@ -1,4 +1,4 @@
-//! The installation by `kumactl install control-plane | kubectl apply -f -`.
+//! The objects of an installation by `kumactl install control-plane | kubectl apply -f -`.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -54,12 +54,12 @@ pub(super) async fn control_plane_is_ready_after_applying_the_manifests(fixture:
         .map(|status| status.restart_count)
         .sum();
     ensure!(restarts == 0, "the control plane was restarted {restarts} times");
-    let second_apply = fixture
+    let output_of_second_apply = fixture
         .cluster
         .kubectl
         .apply(&fixture.manifests(&[]).await?)
         .await?;
-    let changed: Vec<&str> = second_apply
+    let changed: Vec<&str> = output_of_second_apply
         .lines()
         .filter(|line| !line.ends_with(" unchanged"))
         .collect();
@@ -153,10 +153,10 @@ pub(super) async fn access_rights_have_no_wildcard_and_allow_only_expected_reque
         ),
         ("list", "nodes", "default", "no"),
     ] {
-        let allowed = can_i(fixture, verb, resource, namespace).await?;
+        let answer = can_i(fixture, verb, resource, namespace).await?;
         ensure!(
-            allowed == expected,
-            "kubectl auth can-i {verb} {resource} in {namespace}, as the control plane, prints {allowed}, \
+            answer == expected,
+            "kubectl auth can-i {verb} {resource} in {namespace}, as the control plane, prints {answer}, \
              not {expected}"
         );
     }
@@ -177,8 +177,7 @@ fn check_no_wildcard(rule: &PolicyRule) -> Result<()> {
     Ok(())
 }
 
-/// Returns `yes` if the control plane's ServiceAccount may use the verb on this resource in the namespace, otherwise
-/// `no`.
+/// Returns the answer of `kubectl auth can-i` for the ServiceAccount of the control plane: `yes` or `no`.
 async fn can_i(fixture: &Fixture, verb: &str, resource: &str, namespace: &str) -> Result<String> {
     let (user_flag, namespace_flag) = (
         format!("--as=system:serviceaccount:{SYSTEM_NAMESPACE}:{CONTROL_PLANE}"),

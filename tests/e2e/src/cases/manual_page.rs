@@ -1,5 +1,5 @@
 //! The example of Kuma's manual page "Data plane on Kubernetes": the Pod of the example must get the Dataplane that the
-//! page shows. The control plane must also write the status of the Dataplane, and undo manual changes of the Dataplane.
+//! page shows. The control plane must also write the status of the Dataplane, and revert an edit or a deletion.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{demo_pod, ip, is_ready};
 
-/// Deadline of each condition.
+/// Deadline of each condition that the test waits for.
 const DEADLINE: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "my-namespace";
 const NAME: &str = "my-app";
@@ -58,8 +58,8 @@ async fn check_example(fixture: &Fixture) -> Result<()> {
     let dataplane = wait_for("Dataplane my-app to be ready", DEADLINE, async || {
         let dataplane = read_dataplane(fixture).await?;
         let status = &dataplane["status"];
-        let done =
-            status["inbounds"]["summary"] == "3/3" && condition(status, "ConfigurationAccepted") == "True";
+        let done = status["inbounds"]["summary"] == "3/3"
+            && condition_status(status, "ConfigurationAccepted") == "True";
         Ok(done_if(done, dataplane.clone(), || format!("{dataplane:#}")))
     })
     .await?;
@@ -96,8 +96,8 @@ async fn read_dataplane(fixture: &Fixture) -> Result<Value> {
     Ok(serde_json::to_value(found)?)
 }
 
-/// Checks every field of the example's Dataplane. Also checks the labels and the owner, which the manual page describes
-/// in prose.
+/// Checks the fields that the manual page shows in the example's Dataplane. Also checks the labels and the owner, which
+/// the page describes in prose.
 fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
     let networking = &dataplane["spec"]["networking"];
     let inbound = |container_port: u16, protocol: &str, service: &str, service_port: u16| {
@@ -131,17 +131,17 @@ fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
         "the address of the Dataplane is {}, not that of the Pod",
         networking["address"]
     );
-    let redirect = json!({
+    let transparent_proxying = json!({
         "redirectPortInbound": 15006, "redirectPortInboundV6": 15010, "redirectPortOutbound": 15001,
     });
     ensure!(
-        networking["transparentProxying"] == redirect,
-        "transparentProxying of the Dataplane is {:#} instead of {redirect:#}",
+        networking["transparentProxying"] == transparent_proxying,
+        "transparentProxying of the Dataplane is {:#} instead of {transparent_proxying:#}",
         networking["transparentProxying"]
     );
     ensure!(
         networking["admin"] == json!({"port": 9901}),
-        "admin of the Dataplane is {:#}, not port 9901",
+        "networking.admin of the Dataplane is {:#} instead of port 9901",
         networking["admin"]
     );
     ensure!(
@@ -151,7 +151,7 @@ fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
     );
     ensure!(
         dataplane["metadata"]["labels"] == json!({"kuma.io/mesh": "default"}),
-        "a Dataplane with several services must have only the label of the mesh, but has {:#}",
+        "the Dataplane, which has several services, must have only the label of the mesh, but has {:#}",
         dataplane["metadata"]["labels"]
     );
     let owner = json!({
@@ -185,20 +185,20 @@ fn check_status(dataplane: &Value) -> Result<()> {
             && sidecar["configuration"].get("lastRejection").is_none(),
         "the sidecar has acknowledged no configuration, or rejected one: {sidecar:#}"
     );
-    for kind in ["Ready", "Connected", "ConfigurationAccepted"] {
+    for condition_type in ["Ready", "Connected", "ConfigurationAccepted"] {
         ensure!(
-            condition(status, kind) == "True",
-            "condition {kind} is not True: {status:#}"
+            condition_status(status, condition_type) == "True",
+            "condition {condition_type} is not True: {status:#}"
         );
     }
     Ok(())
 }
 
-/// Returns the status of a condition; null if the condition does not exist.
-fn condition(status: &Value, kind: &str) -> Value {
+/// Returns the `status` of a condition; null if the condition does not exist.
+fn condition_status(status: &Value, condition_type: &str) -> Value {
     let conditions = status["conditions"].as_array().into_iter().flatten();
-    let mut of_kind = conditions.filter(|condition| condition["type"] == kind);
-    of_kind
+    let mut of_type = conditions.filter(|condition| condition["type"] == condition_type);
+    of_type
         .next()
         .map_or(Value::Null, |condition| condition["status"].clone())
 }
@@ -223,10 +223,11 @@ async fn wait_for_event(fixture: &Fixture, reason: &str) -> Result<()> {
     .await
 }
 
-/// Checks the columns that kubectl prints for Dataplanes, and that the category `kuma` contains them.
+/// Checks the columns that kubectl prints for the Dataplane, and that `kubectl get kuma` lists the Dataplane: the
+/// custom resources of the mesh belong to the category `kuma`.
 async fn check_kubectl_columns(fixture: &Fixture) -> Result<()> {
     let namespace_flag = format!("--namespace={NAMESPACE}");
-    let text = fixture
+    let table = fixture
         .cluster
         .kubectl
         .run(&["get", "dp", &namespace_flag])
@@ -241,8 +242,8 @@ async fn check_kubectl_columns(fixture: &Fixture) -> Result<()> {
         "my-service_my-namespace_svc_80",
     ] {
         ensure!(
-            text.contains(expected),
-            "{expected} is missing from the Dataplanes that kubectl prints:\n{text}"
+            table.contains(expected),
+            "{expected} is missing from the Dataplanes that kubectl prints:\n{table}"
         );
     }
     let all = fixture
@@ -263,11 +264,11 @@ async fn check_that_an_edit_is_undone(fixture: &Fixture) -> Result<()> {
         .dataplanes(NAMESPACE)
         .patch(NAME, &PatchParams::default(), &Patch::Merge(edit))
         .await?;
-    let version = json!(edited.resource_version());
+    let edited_version = json!(edited.resource_version());
     wait_for("the edit to be undone", DEADLINE, async || {
         let dataplane = read_dataplane(fixture).await?;
         let networking = &dataplane["spec"]["networking"];
-        let undone = dataplane["metadata"]["resourceVersion"] != version
+        let undone = dataplane["metadata"]["resourceVersion"] != edited_version
             && networking["address"] != "10.9.9.9"
             && networking.get("advertisedAddress").is_none();
         Ok(done_if(undone, (), || format!("{networking:#}")))
@@ -275,10 +276,10 @@ async fn check_that_an_edit_is_undone(fixture: &Fixture) -> Result<()> {
     .await
 }
 
-async fn check_that_a_deletion_is_undone(fixture: &Fixture, before: &Value) -> Result<()> {
+async fn check_that_a_deletion_is_undone(fixture: &Fixture, deleted: &Value) -> Result<()> {
     let dataplanes = fixture.dataplanes(NAMESPACE);
     dataplanes.delete(NAME, &DeleteParams::default()).await?;
-    let uid = before["metadata"]["uid"]
+    let deleted_uid = deleted["metadata"]["uid"]
         .as_str()
         .context("the Dataplane has no uid")?;
     wait_for(
@@ -286,11 +287,13 @@ async fn check_that_a_deletion_is_undone(fixture: &Fixture, before: &Value) -> R
         DEADLINE,
         async || {
             let recreated = dataplanes.get_opt(NAME).await?;
-            let sidecar = recreated
+            let serving_replica = recreated
                 .as_ref()
-                .filter(|dataplane| dataplane.uid().is_some_and(|new| new != uid))
+                .filter(|dataplane| dataplane.uid().is_some_and(|uid| uid != deleted_uid))
                 .and_then(|dataplane| dataplane.data["status"]["sidecar"]["controlPlane"].as_str());
-            Ok(done_if(sidecar.is_some(), (), || format!("{recreated:?}")))
+            Ok(done_if(serving_replica.is_some(), (), || {
+                format!("{recreated:?}")
+            }))
         },
     )
     .await

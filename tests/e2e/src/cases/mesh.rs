@@ -12,11 +12,11 @@ use crate::harness::demo;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 
-/// Deadline of each condition.
+/// Deadline of each condition that the tests wait for.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Invalid objects, each with a text that its denial must contain.
-const INVALID: [(&str, &str); 6] = [
+const INVALID_OBJECTS: [(&str, &str); 6] = [
     (
         "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: team.one}, spec: {}}",
         "metadata.name must be a DNS label",
@@ -56,7 +56,7 @@ pub(super) async fn denial_of_an_invalid_resource_names_the_field_and_the_remedy
     fixture.ensure_control_plane().await?;
     fixture.wait_for_default_mesh().await?;
     let dry_run = ["apply", "--dry-run=server", "--filename=-"];
-    for (object, expected) in INVALID {
+    for (object, expected) in INVALID_OBJECTS {
         let output = fixture.cluster.kubectl.output(&dry_run, object).await?;
         let message = String::from_utf8_lossy(&output.stderr);
         ensure!(
@@ -68,7 +68,7 @@ pub(super) async fn denial_of_an_invalid_resource_names_the_field_and_the_remedy
             "{expected:?} is missing from the denial: {message}"
         );
     }
-    Ok(format!("{} invalid objects were denied", INVALID.len()))
+    Ok(format!("{} invalid objects were denied", INVALID_OBJECTS.len()))
 }
 
 pub(super) async fn status_shows_mtls_mode_and_numbers_of_dataplanes_and_services(
@@ -87,11 +87,11 @@ pub(super) async fn status_shows_mtls_mode_and_numbers_of_dataplanes_and_service
         Ok(done_if(complete, status.clone(), || format!("{status:#}")))
     })
     .await?;
-    let text = fixture.cluster.kubectl.run(&["get", "meshes"]).await?;
+    let table = fixture.cluster.kubectl.run(&["get", "meshes"]).await?;
     for expected in ["MTLS", "BACKEND", "DATAPLANES", "STRICT", "ca-1"] {
         ensure!(
-            text.contains(expected),
-            "{expected} is missing from the Meshes that kubectl prints:\n{text}"
+            table.contains(expected),
+            "{expected} is missing from the Meshes that kubectl prints:\n{table}"
         );
     }
     Ok(format!(
@@ -124,8 +124,8 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
         "the initial permission does not allow all traffic: its spec is {:#}",
         permission["spec"]
     );
-    let mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";
-    kubectl.apply(mesh).await?;
+    let second_mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";
+    kubectl.apply(second_mesh).await?;
     let outcome = async {
         wait_for("the initial permission of a second Mesh", DEADLINE, async || {
             let found = read_permission("allow-all-e2e-second").await;
@@ -140,19 +140,19 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
                 namespace_flag,
             ])
             .await?;
-        // A change of the Mesh must not recreate the deleted permission.
+        // The control plane must not recreate the deleted permission when it handles a change of the Mesh.
         let patch = "--patch={\"spec\": {\"networking\": {\"outbound\": {\"passthrough\": true}}}}";
         kubectl
             .run(&["patch", "mesh", "e2e-second", "--type=merge", patch])
             .await?;
         wait_for("the status of the changed Mesh", DEADLINE, async || {
-            let output =
+            let output_flag =
                 "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
-            let text = kubectl.run(&["get", "mesh", "e2e-second", output]).await?;
-            let current = text
+            let text = kubectl.run(&["get", "mesh", "e2e-second", output_flag]).await?;
+            let is_observed = text
                 .split_once(' ')
                 .is_some_and(|(generation, observed)| generation == observed);
-            Ok(done_if(current, (), || text))
+            Ok(done_if(is_observed, (), || text))
         })
         .await?;
         ensure!(
@@ -162,7 +162,7 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
         Ok(())
     };
     let outcome = outcome.await;
-    kubectl.delete(mesh, true).await?;
+    kubectl.delete(second_mesh, true).await?;
     outcome?;
     Ok(String::new())
 }
@@ -182,7 +182,7 @@ pub(super) async fn requests_that_leave_the_mesh_fail_without_passthrough(fixtur
         }))
     })
     .await;
-    // Requests within the mesh still succeed.
+    // Requests within the mesh must still succeed.
     let mesh_response = demo::get(
         kubectl,
         APP_NAMESPACE,

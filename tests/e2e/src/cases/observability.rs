@@ -44,21 +44,19 @@ pub(super) async fn debug_endpoints_are_reachable_only_by_port_forward(fixture: 
         .kubectl
         .port_forward(SYSTEM_NAMESPACE, &target, DEBUG_PORT)
         .await?;
-    let client = format!(
-        "{}.{APP_NAMESPACE}",
-        fixture.ready_pod_name(APP_NAMESPACE, "client").await?
-    );
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let client_proxy = format!("{client}.{APP_NAMESPACE}");
     let proxies: Value = serde_json::from_str(&debug.get("/debug/proxies").await?)?;
-    let configuration = &proxies[&client]["configuration"];
+    let configuration = &proxies[&client_proxy]["configuration"];
     ensure!(
         configuration["acknowledged"].is_string(),
         "the client's sidecar has acknowledged no configuration: {proxies}"
     );
-    let path = format!("/debug/resources?proxy={client}");
+    let path = format!("/debug/resources?proxy={client_proxy}");
     let resources: Value = serde_json::from_str(&debug.get(&path).await?)?;
-    let clusters = resources["Cluster"].as_array().map_or(0, Vec::len);
+    let cluster_count = resources["Cluster"].as_array().map_or(0, Vec::len);
     ensure!(
-        clusters > 0,
+        cluster_count > 0,
         "the client's configuration has no clusters: {resources}"
     );
     let config: Value = serde_json::from_str(&debug.get("/debug/config").await?)?;
@@ -70,13 +68,12 @@ pub(super) async fn debug_endpoints_are_reachable_only_by_port_forward(fixture: 
 
     let url = format!(
         "http://{}:{DEBUG_PORT}/debug/config",
-        control_plane_address(fixture).await?
+        replica_address(fixture).await?
     );
     let kubectl = &fixture.cluster.kubectl;
-    let pod = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
-    let failure = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &pod, &url).await?;
+    let failure = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &client, &url).await?;
     Ok(format!(
-        "{clusters} clusters; a request from a Pod failed: {failure}"
+        "{cluster_count} clusters; a request from a Pod to /debug/config failed: {failure}"
     ))
 }
 
@@ -88,10 +85,10 @@ pub(super) async fn every_stage_has_metrics(fixture: &Fixture) -> Result<Note> {
         .kubectl
         .port_forward(SYSTEM_NAMESPACE, &target, DIAGNOSTICS_PORT)
         .await?;
-    let deleted = fixture.ready_pod_name(APP_NAMESPACE, "server").await?;
+    let deleted_pod = fixture.ready_pod_name(APP_NAMESPACE, "server").await?;
     fixture
         .pods(APP_NAMESPACE)
-        .delete(&deleted, &DeleteParams::default())
+        .delete(&deleted_pod, &DeleteParams::default())
         .await?;
     let text = wait_for(
         "a complete endpoint removal",
@@ -101,7 +98,7 @@ pub(super) async fn every_stage_has_metrics(fixture: &Fixture) -> Result<Note> {
             Ok(done_if(
                 max_value(&text, COMPLETE_REMOVALS) > Some(0.0),
                 text,
-                || format!("{COMPLETE_REMOVALS} is 0 after the deletion of {deleted}"),
+                || format!("{COMPLETE_REMOVALS} is 0 after the deletion of {deleted_pod}"),
             ))
         },
     )
@@ -116,7 +113,7 @@ pub(super) async fn every_stage_has_metrics(fixture: &Fixture) -> Result<Note> {
     }
     let total_seconds = max_value(&text, "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_sum");
     Ok(format!(
-        "all endpoint removals together took {:.3} s until acknowledged",
+        "the times until each endpoint removal was complete add up to {:.3} s",
         total_seconds.unwrap_or_default()
     ))
 }
@@ -129,7 +126,8 @@ fn max_value(text: &str, prefix: &str) -> Option<f64> {
         .reduce(f64::max)
 }
 
-async fn control_plane_address(fixture: &Fixture) -> Result<String> {
+/// Returns the IP address of a replica.
+async fn replica_address(fixture: &Fixture) -> Result<String> {
     let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let pod = pods.first().context("no replica of the control plane is ready")?;
     Ok(ip(pod)?.to_owned())

@@ -11,8 +11,12 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::pods::{check_injection_in_dry_run, demo_pod, is_ready};
 
-/// Deadline of each condition.
+/// Deadline of each condition that the tests wait for.
 const DEADLINE: Duration = Duration::from_secs(45);
+/// Name of the Pod that is denied during the outage.
+const DENIED_POD: &str = "denied-during-outage";
+/// Name of the Pod that is admitted after the outage.
+const ADMITTED_POD: &str = "admitted-after-outage";
 
 pub(super) async fn only_pods_of_labelled_namespaces_are_denied_while_the_control_plane_is_down(
     fixture: &Fixture,
@@ -24,16 +28,16 @@ pub(super) async fn only_pods_of_labelled_namespaces_are_denied_while_the_contro
     scale_control_plane(fixture, 1).await?;
     fixture.wait_for_rollout(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     outcome?;
-    // The control plane is ready again, so Pods of the labelled namespace must start.
-    let late_pod = demo_pod(fixture, APP_NAMESPACE, "late", &["server"])?;
-    let created = wait_for(
+    // The control plane is ready again, so a Pod of the labelled namespace must start.
+    let admitted_pod = demo_pod(fixture, APP_NAMESPACE, ADMITTED_POD, &["server"])?;
+    let admission = wait_for(
         "a Pod of the labelled namespace to be admitted",
         DEADLINE,
         async || {
             Ok(
                 match fixture
                     .pods(APP_NAMESPACE)
-                    .create(&PostParams::default(), &late_pod)
+                    .create(&PostParams::default(), &admitted_pod)
                     .await
                 {
                     Ok(created) => Progress::Done(created),
@@ -42,24 +46,24 @@ pub(super) async fn only_pods_of_labelled_namespaces_are_denied_while_the_contro
             )
         },
     );
-    created.await?;
-    wait_for("Pod late to be ready", DEADLINE, async || {
-        let ready = is_ready(&fixture.pods(APP_NAMESPACE).get("late").await?);
+    admission.await?;
+    wait_for(&format!("Pod {ADMITTED_POD} to be ready"), DEADLINE, async || {
+        let ready = is_ready(&fixture.pods(APP_NAMESPACE).get(ADMITTED_POD).await?);
         Ok(done_if(ready, (), || "the Pod is not ready".to_owned()))
     })
     .await?;
     fixture
         .pods(APP_NAMESPACE)
-        .delete("late", &DeleteParams::default().grace_period(0))
+        .delete(ADMITTED_POD, &DeleteParams::default().grace_period(0))
         .await?;
     Ok(fixture.client_counters().await?.since(&before).request_summary())
 }
 
-/// Creates Pods while the old replica stops and the new replica starts.
+/// Creates Pods, in dry runs, while the old replica stops and the new replica starts.
 pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
     check_injection_in_dry_run(fixture).await?;
-    let old = fixture.ready_pod_name(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
+    let old_replica = fixture.ready_pod_name(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let restart = async {
         fixture
             .restart_deployment(SYSTEM_NAMESPACE, CONTROL_PLANE)
@@ -68,29 +72,33 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
             "the old Pod of the control plane to be deleted",
             DEADLINE,
             async || {
-                let deleted = fixture.pods(SYSTEM_NAMESPACE).get_opt(&old).await?.is_none();
-                Ok(done_if(deleted, (), || format!("{old} still exists")))
+                let deleted = fixture
+                    .pods(SYSTEM_NAMESPACE)
+                    .get_opt(&old_replica)
+                    .await?
+                    .is_none();
+                Ok(done_if(deleted, (), || format!("{old_replica} still exists")))
             },
         )
         .await
     };
     tokio::pin!(restart);
-    let mut admitted = 0;
+    let mut admitted_count = 0;
     loop {
         tokio::select! {
             restarted = &mut restart => break restarted?,
             outcome = check_injection_in_dry_run(fixture) => {
-                outcome.with_context(|| format!("a Pod got no sidecar after {admitted} Pods with a sidecar"))?;
-                admitted += 1;
+                outcome.with_context(|| format!("a Pod got no sidecar, after {admitted_count} Pods had got one"))?;
+                admitted_count += 1;
             }
         }
     }
     check_injection_in_dry_run(fixture).await?;
-    Ok(format!("{admitted} Pods were admitted during the restart"))
+    Ok(format!("{admitted_count} Pods were admitted during the restart"))
 }
 
 /// Checks that a Pod of a labelled namespace is denied, that a Pod of an unlabelled namespace starts, and that the
-/// client gets responses.
+/// client still gets responses.
 async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
     wait_for(
         "all Pods of the control plane to be deleted",
@@ -106,10 +114,10 @@ async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
         },
     )
     .await?;
-    let early_pod = demo_pod(fixture, APP_NAMESPACE, "early", &["server"])?;
+    let denied_pod = demo_pod(fixture, APP_NAMESPACE, DENIED_POD, &["server"])?;
     match fixture
         .pods(APP_NAMESPACE)
-        .create(&PostParams::default(), &early_pod)
+        .create(&PostParams::default(), &denied_pod)
         .await
     {
         Err(kube::Error::Api(status)) => ensure!(
@@ -121,7 +129,7 @@ async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
         Ok(_) => {
             fixture
                 .pods(APP_NAMESPACE)
-                .delete("early", &DeleteParams::default().grace_period(0))
+                .delete(DENIED_POD, &DeleteParams::default().grace_period(0))
                 .await?;
             anyhow::bail!("a Pod of a labelled namespace was admitted without a sidecar");
         }
@@ -195,10 +203,11 @@ pub(super) async fn uninstallation_removes_everything(fixture: &Fixture) -> Resu
         remaining.is_empty(),
         "objects remain after the uninstallation: {remaining:?}"
     );
+    // The Pods of other namespaces must not be affected.
     let pods = fixture.pods("kube-system").list(&ListParams::default()).await?;
     ensure!(
         pods.iter().all(is_ready),
-        "not all Pods of kube-system are ready: {:?}",
+        "not all of these Pods of kube-system are ready: {:?}",
         pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
     );
     Ok(String::new())

@@ -20,9 +20,11 @@ pub(super) async fn application_works_with_a_control_plane_outside_the_cluster(
     let flag = format!("--webhook-url=https://{host}:{webhook_port}");
     let manifests = fixture.manifests(&["--without-deployment", &flag]).await?;
     fixture.cluster.kubectl.apply(&manifests).await?;
-    let child = start_control_plane(fixture, host, webhook_port)?;
+    let control_plane = start_control_plane(fixture, host, webhook_port)?;
     let outcome = check_mesh(fixture).await;
-    let shutdown = terminate(child).await.context("the shutdown of kuma-cp failed");
+    let shutdown = terminate(control_plane)
+        .await
+        .context("the shutdown of kuma-cp failed");
     fixture.delete_test_objects().await?;
     outcome?;
     shutdown?;
@@ -57,6 +59,7 @@ fn start_control_plane(fixture: &Fixture, host: &str, webhook_port: u16) -> Resu
         ("KUMA_DP_SERVER_URL", &proxy_url),
         ("KUMA_DIAGNOSTICS_ADDRESS", host),
         ("KUMA_DIAGNOSTICS_SERVER_PORT", &diagnostics_port),
+        // No debug server.
         ("KUMA_DIAGNOSTICS_DEBUG_PORT", "0"),
         (
             "KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_IMAGE",
@@ -72,7 +75,7 @@ fn start_control_plane(fixture: &Fixture, host: &str, webhook_port: u16) -> Resu
     command.spawn().context("kuma-cp cannot be started")
 }
 
-/// Checks that Pods are injected and get responses with mTLS.
+/// Checks that the Pods of the application are injected, and that the client gets responses by mTLS.
 async fn check_mesh(fixture: &Fixture) -> Result<()> {
     fixture.wait_for_admission().await?;
     fixture.wait_for_default_mesh().await?;
@@ -90,22 +93,25 @@ async fn check_mesh(fixture: &Fixture) -> Result<()> {
         header.contains("spiffe://default/client_e2e-mesh_svc"),
         "x-forwarded-client-cert does not contain the identity of the client: {header:?}"
     );
-    let dataplanes = fixture
+    let dataplane_count = fixture
         .dataplanes(APP_NAMESPACE)
         .list(&ListParams::default())
         .await?
         .items
         .len();
-    ensure!(dataplanes == 4, "{dataplanes} Dataplanes exist, not 4");
-    let pods = fixture
+    ensure!(
+        dataplane_count == 4,
+        "{dataplane_count} Dataplanes exist instead of 4, for three servers and a client"
+    );
+    let pod_count = fixture
         .pods(SYSTEM_NAMESPACE)
         .list(&ListParams::default())
         .await?
         .items
         .len();
     ensure!(
-        pods == 0,
-        "{pods} Pods run in {SYSTEM_NAMESPACE}, although the control plane runs outside of the cluster"
+        pod_count == 0,
+        "{pod_count} Pods exist in {SYSTEM_NAMESPACE}, although the control plane runs outside of the cluster"
     );
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::pods::{SIDECAR, demo_pod};
 
 const PATCHES_MANIFEST: &str = include_str!("../../manifests/patches.yaml");
 const PATCHES_ANNOTATION: &str = "kuma.io/container-patches";
-/// Deadline from the creation to the end of a Pod that makes a few requests.
+/// Deadline of each condition that the tests wait for. The slowest is the end of a Pod that makes a few requests.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 pub(super) async fn documented_patch_changes_sidecar_and_init_container(fixture: &Fixture) -> Result<Note> {
@@ -69,6 +69,7 @@ pub(super) async fn patch_outside_the_system_namespace_or_with_invalid_json_is_d
         &format!("ContainerPatch can only be placed in {SYSTEM_NAMESPACE} namespace"),
     )
     .await?;
+    // The value of a patch is JSON, in which a text needs quotes.
     let without_quotes = PATCHES_MANIFEST.replace(r#"'"100m"'"#, "100m");
     check_denial(fixture, &without_quotes, "/resources/requests/cpu").await?;
     Ok(String::new())
@@ -108,7 +109,7 @@ pub(super) async fn restricted_pods_pass_pod_security_admission(fixture: &Fixtur
     let restricted = inject_by_kumactl(fixture, "restricted").await?;
     let denial = create_in_dry_run(fixture, &restricted).await?;
     ensure!(denial.is_empty(), "Pod Security denied the Pod: {denial}");
-    // For comparison, the same Pod, injected for a namespace with the level `privileged`, is denied.
+    // For comparison: the namespace, which enforces `restricted`, denies the same Pod injected for `privileged`.
     let ordinary = inject_by_kumactl(fixture, "privileged").await?;
     let denial = create_in_dry_run(fixture, &ordinary).await?;
     ensure!(
@@ -118,8 +119,8 @@ pub(super) async fn restricted_pods_pass_pod_security_admission(fixture: &Fixtur
     Ok(String::new())
 }
 
-/// Injects a Pod with `kumactl inject`, for a namespace of this Pod Security level and with the CNI enabled. Returns
-/// the manifest of the injected Pod.
+/// Injects [`restricted_pod`] with `kumactl inject`, for a namespace that enforces this Pod Security level, and with
+/// the CNI enabled. Returns the manifest of the injected Pod.
 async fn inject_by_kumactl(fixture: &Fixture, level: &str) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let write_file = |name: &str, text: &str| {
@@ -152,12 +153,14 @@ async fn create_in_dry_run(fixture: &Fixture, pod: &str) -> Result<String> {
         "metadata": {"name": "e2e-restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     });
     kubectl.apply(&namespace.to_string()).await?;
-    let created = wait_for("the ServiceAccount of the new namespace", DEADLINE, async || {
-        let account = ["get", "serviceaccount", "default", "--namespace=e2e-restricted"];
-        let found = kubectl.output(&account, "").await?.status.success();
-        Ok(done_if(found, (), || "it does not exist".to_owned()))
+    let account_creation = wait_for("the ServiceAccount of the new namespace", DEADLINE, async || {
+        let arguments = ["get", "serviceaccount", "default", "--namespace=e2e-restricted"];
+        let found = kubectl.output(&arguments, "").await?.status.success();
+        Ok(done_if(found, (), || {
+            "the ServiceAccount does not exist".to_owned()
+        }))
     });
-    created.await?;
+    account_creation.await?;
     let output = kubectl
         .output(&["apply", "--dry-run=server", "--filename=-"], pod)
         .await?;
@@ -198,7 +201,7 @@ async fn apply_patches_and_build_pod(fixture: &Fixture, patches: &str) -> Result
     Ok(pod)
 }
 
-/// Creates a Pod with these patches in a dry run, and returns it as admitted.
+/// Creates a Pod with these patches in a dry run. Returns the Pod as the API server admitted it.
 async fn create_patched_in_dry_run(fixture: &Fixture, patches: &str) -> Result<Pod> {
     let pod = apply_patches_and_build_pod(fixture, patches).await?;
     let dry_run = PostParams {

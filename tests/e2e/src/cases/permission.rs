@@ -9,9 +9,9 @@ use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 
-/// Deadline of each condition.
+/// Deadline of each condition that the test waits for.
 const DEADLINE: Duration = Duration::from_secs(30);
-const PERMISSION_NAME: &str = "e2e-not-the-client";
+const PERMISSION_NAME: &str = "e2e-deny-client";
 
 /// Permission that denies the client's requests. The initial permission allows them, but this permission is more
 /// specific and takes precedence.
@@ -19,7 +19,7 @@ const DENYING_PERMISSION: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: MeshTrafficPermission
 metadata:
-  name: e2e-not-the-client
+  name: e2e-deny-client
   namespace: kong-mesh-system
   labels:
     kuma.io/mesh: default
@@ -66,8 +66,8 @@ pub(super) async fn server_sidecar_denies_requests_of_a_client_without_permissio
 
 /// Waits until every server denies the client's requests, and checks that the servers' Envoys counted denied requests.
 async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
-    // The sidecars of the servers apply the permission at different times. As long as one of them still allows
-    // requests, counting starts again.
+    // The sidecars of the servers apply the permission at different times. Until all have applied it,
+    // some requests succeed, and the count of denied requests starts again.
     let mut earlier = fixture.client_counters().await?;
     let increase = wait_for(
         "every server to deny the client's requests",
@@ -84,21 +84,21 @@ async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
         },
     )
     .await?;
-    let mut denied = 0;
+    let mut denied_count = 0;
     for server in fixture.ready_pods(APP_NAMESPACE, "server").await? {
         let name = server.metadata.name.as_deref().unwrap_or_default();
         let statistics = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, name, "server")
             .statistics("rbac")
             .await?;
-        denied += statistics.sum("", "rbac.denied");
+        denied_count += statistics.sum("", "rbac.denied");
     }
     ensure!(
-        denied > 0,
+        denied_count > 0,
         "no server's Envoy counted a denied request, although {}",
         increase.request_summary()
     );
     Ok(format!(
-        "{}; the servers' Envoys counted {denied} denied requests",
+        "{}; the servers' Envoys counted {denied_count} denied requests",
         increase.request_summary()
     ))
 }

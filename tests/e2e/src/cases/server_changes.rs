@@ -16,9 +16,9 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::ip;
 
-/// Deadline from a change of the Pods until the client's Envoy has applied it.
+/// Deadline of each condition that [`check_change`] waits for.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Number of responses to check after a change. It is large enough for every Pod to have sent some.
+/// Number of responses to check after a change. This number is large enough for every Pod to have sent some.
 const CHECKED_RESPONSES: u64 = 60;
 
 pub(super) async fn added_pods_get_requests(fixture: &Fixture) -> Result<Note> {
@@ -39,19 +39,19 @@ pub(super) async fn only_new_pods_get_requests_after_a_rollout_restart(fixture: 
 pub(super) async fn replacement_of_a_deleted_pod_gets_requests(fixture: &Fixture) -> Result<Note> {
     check_change(fixture, async || {
         let pods = fixture.ready_pods(APP_NAMESPACE, "server").await?;
-        let name = pods.first().context("no server is ready")?.name_any();
+        let deleted = pods.first().context("no server is ready")?.name_any();
         fixture
             .pods(APP_NAMESPACE)
-            .delete(&name, &DeleteParams::default())
+            .delete(&deleted, &DeleteParams::default())
             .await?;
         wait_for(
-            &format!("a replacement of {name}"),
+            &format!("a replacement of {deleted}"),
             Duration::from_mins(1),
             async || {
                 let now = fixture.ready_pods(APP_NAMESPACE, "server").await?;
-                let replaced = now.len() == pods.len() && now.iter().all(|pod| pod.name_any() != name);
+                let replaced = now.len() == pods.len() && now.iter().all(|pod| pod.name_any() != deleted);
                 Ok(done_if(replaced, (), || {
-                    format!("{} of {} ready", now.len(), pods.len())
+                    format!("{} of {} servers are ready", now.len(), pods.len())
                 }))
             },
         )
@@ -61,7 +61,7 @@ pub(super) async fn replacement_of_a_deleted_pod_gets_requests(fixture: &Fixture
 }
 
 /// Changes the server's Pods while the client sends requests. Then waits until the endpoints of the client's Envoy are
-/// exactly the ready Pods, and until each of them has responded. Reports the number of failed requests.
+/// exactly the ready Pods, and until each ready Pod has responded. Returns a summary of the requests.
 async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()>) -> Result<Note> {
     fixture.ensure_application().await?;
     let before = fixture.client_counters().await?;
@@ -85,36 +85,36 @@ async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()
         },
     )
     .await?;
-    let names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
+    let ready_names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
     let counters_after_change = fixture.client_counters().await?;
-    let counters = wait_for("responses from all Pods", DEADLINE, async || {
+    let counters_at_end = wait_for("responses from all ready Pods", DEADLINE, async || {
         let now = fixture.client_counters().await?;
         let increase = now.since(&counters_after_change);
         let responding: BTreeSet<String> = increase.by_pod.keys().cloned().collect();
-        let done = increase.succeeded >= CHECKED_RESPONSES && responding.is_superset(&names);
+        let done = increase.succeeded >= CHECKED_RESPONSES && responding.is_superset(&ready_names);
         Ok(done_if(done, now, || {
             format!(
-                "responses from {responding:?} of {names:?}; {}",
+                "the Pods {responding:?} of {ready_names:?} have responded; {}",
                 increase.request_summary()
             )
         }))
     })
     .await?;
-    check_responding_pods(&counters.since(&counters_after_change), &names)?;
-    Ok(counters.since(&before).request_summary())
+    check_responding_pods(&counters_at_end.since(&counters_after_change), &ready_names)?;
+    Ok(counters_at_end.since(&before).request_summary())
 }
 
-/// Checks that deleted Pods have responded only to the few requests that were already in flight.
-fn check_responding_pods(increase: &Counters, names: &BTreeSet<String>) -> Result<()> {
+/// Checks that the other Pods, which are being deleted, responded only to the few requests that they already had.
+fn check_responding_pods(increase: &Counters, ready_names: &BTreeSet<String>) -> Result<()> {
     let from_deleted_pods: u64 = increase
         .by_pod
         .iter()
-        .filter(|(pod, _)| !names.contains(*pod))
+        .filter(|(pod, _)| !ready_names.contains(*pod))
         .map(|(_, count)| count)
         .sum();
     anyhow::ensure!(
         from_deleted_pods <= 5,
-        "{from_deleted_pods} responses from deleted Pods: {:?} instead of {names:?}",
+        "{from_deleted_pods} responses came from deleted Pods; all responses: {:?}; ready Pods: {ready_names:?}",
         increase.by_pod
     );
     Ok(())
@@ -134,7 +134,7 @@ pub(super) async fn scale_servers(fixture: &Fixture, replicas: usize) -> Result<
     fixture.wait_for_rollout(APP_NAMESPACE, "server").await
 }
 
-/// Returns the address and port of a server's endpoint.
+/// Returns the address and port of the endpoint that a server's Pod adds to Envoy's cluster.
 fn endpoint_address(pod: &Pod) -> Result<String> {
     Ok(format!("{}:8080", ip(pod)?))
 }

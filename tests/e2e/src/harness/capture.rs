@@ -1,5 +1,5 @@
-//! Packet capture by tcpdump in the node's network namespace, through which all traffic between Pods passes. The
-//! captured packets are available while tcpdump still runs.
+//! Packet capture by tcpdump in the node's network namespace, through which all traffic between Pods passes. Tests can
+//! read the captured segments while tcpdump still runs.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ pub(crate) struct Capture {
     messages: Lines<BufReader<ChildStderr>>,
     /// Standard output of tcpdump so far: the capture file.
     pcap: Arc<Mutex<Vec<u8>>>,
-    /// Task that appends to `pcap`.
+    /// Task that appends the output of tcpdump to `pcap`.
     reader: JoinHandle<()>,
 }
 
@@ -97,7 +97,7 @@ impl Capture {
     /// Ends the capture and returns all segments.
     ///
     /// # Errors
-    /// tcpdump fails, or the kernel dropped packets, so that the capture is incomplete.
+    /// tcpdump does not end in time, the kernel dropped packets, or the capture file has an unknown format.
     pub(crate) async fn end(mut self) -> Result<Vec<Segment>> {
         let pid = self.tcpdump.id().context("tcpdump has already ended")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGINT)?;
@@ -110,18 +110,19 @@ impl Capture {
         }
         self.tcpdump.wait().await?;
         self.reader.await?;
-        let complete = printed
+        let is_complete = printed
             .iter()
             .any(|line| line.trim() == "0 packets dropped by kernel");
         ensure!(
-            complete,
-            "the capture is incomplete, because the kernel dropped packets: {}",
+            is_complete,
+            "the capture is incomplete: tcpdump does not report 0 dropped packets: {}",
             printed.join("; ")
         );
         segments(&self.pcap.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
+/// Appends the output of tcpdump to `pcap` until tcpdump ends.
 async fn append_output(mut output: impl AsyncRead + Unpin, pcap: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = output.read(&mut buffer).await {

@@ -1,5 +1,5 @@
-//! The cluster that the tests run on. The cluster tool (`cluster/`) starts and stops it; tests use it by kubectl and by
-//! an API client.
+//! The cluster that the tests run on. The cluster tool (`cluster/`) starts and stops it; tests access it through
+//! kubectl and an API client.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tokio::process::Command;
 use super::kubectl::Kubectl;
 use crate::config::Config;
 
-/// Running cluster, with the images of this build loaded.
+/// Running cluster, into which the images of this build are loaded.
 pub(crate) struct Cluster {
     /// kubectl, configured for this cluster.
     pub(crate) kubectl: Kubectl,
@@ -23,7 +23,7 @@ pub(crate) struct Cluster {
     pub(crate) addresses: Addresses,
     /// References of the loaded images, by short name, such as `kuma-dp`.
     pub(crate) images: BTreeMap<String, String>,
-    /// PID, on this machine, of the node's process 1.
+    /// PID of the node's init process, in the PID namespace of this machine.
     pub(crate) node_pid: u32,
     name: String,
     config: Config,
@@ -39,7 +39,7 @@ pub(crate) struct Addresses {
     pub(crate) pod_cidr: String,
 }
 
-/// The field of the cluster tool's `init.json` that tests use.
+/// The field of the cluster tool's `init.json` that tests use. The file describes the node's init process.
 #[derive(Deserialize)]
 struct NodeInit {
     pid: u32,
@@ -80,12 +80,12 @@ impl Cluster {
         run_cluster_tool(&self.config, &["stop", "--name", &self.name, component]).await
     }
 
-    /// Restarts a stopped component and returns once it is ready.
+    /// Starts a stopped component and returns once the component is ready.
     pub(crate) async fn start_component(&self, component: &str) -> Result<()> {
         run_cluster_tool(&self.config, &["start", "--name", &self.name, component]).await
     }
 
-    /// Returns the reference of an image.
+    /// Returns the reference of the image with this short name.
     pub(crate) fn image(&self, name: &str) -> Result<&str> {
         let reference = self.images.get(name);
         Ok(reference.with_context(|| format!("image {name} does not exist: run make images"))?)
@@ -110,7 +110,7 @@ async fn run_cluster_tool(config: &Config, arguments: &[&str]) -> Result<()> {
         .context("python3 cannot be started")?;
     ensure!(
         status.success(),
-        "kermode_cluster {} ended with {status}",
+        "the cluster tool (kermode_cluster {}) ended with {status}",
         arguments.join(" ")
     );
     Ok(())

@@ -1,4 +1,5 @@
-//! The demo program in Pods: it makes single requests, and its client sends requests continuously and counts them.
+//! The demo program, which runs in Pods. Its command `get` makes a single request. Its command `client` sends requests
+//! continuously and counts them.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ const COUNTERS_URL: &str = "http://127.0.0.1:8081/";
 pub(crate) struct Counters {
     /// Responses with a status below 400.
     pub(crate) succeeded: u64,
-    /// Requests with another status, or without a response.
+    /// Requests whose response has a status of 400 or more, and requests without a response.
     pub(crate) failed: u64,
     /// Number of successful responses, by the name of the Pod that sent them.
     pub(crate) by_pod: BTreeMap<String, u64>,
@@ -29,7 +30,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Returns the increase since earlier counters of the same client.
+    /// Returns the increase since earlier counters of the same client, with the latest `last_response`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
             succeeded: self.succeeded.saturating_sub(earlier.succeeded),
@@ -57,12 +58,12 @@ impl Counters {
     }
 }
 
-/// Returns the keys whose counts have increased, with the difference.
+/// Returns the increase of each count; counts that have not increased are left out.
 fn increases(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let differences = now
         .iter()
         .map(|(key, count)| (key.clone(), count - earlier.get(key).unwrap_or(&0)));
-    differences.filter(|(_, count)| *count > 0).collect()
+    differences.filter(|(_, difference)| *difference > 0).collect()
 }
 
 /// Reads the counters of the client in a Pod.
@@ -72,7 +73,7 @@ pub(crate) async fn counters(kubectl: &Kubectl, namespace: &str, pod: &str) -> R
         .with_context(|| format!("cannot decode the counters of client {namespace}/{pod}: {text}"))
 }
 
-/// Makes a GET request in a container and returns the body of the response.
+/// Makes a GET request with the demo program in a container. Returns the body of the response.
 ///
 /// # Errors
 /// There is no response, or its status is 400 or more.

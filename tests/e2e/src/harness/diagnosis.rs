@@ -1,5 +1,5 @@
 //! Diagnosis of a failed test: objects, Events and logs. A file contains all of them; the terminal shows the relevant
-//! lines.
+//! lines of each part.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -8,18 +8,18 @@ use crate::config::Config;
 use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE};
 use crate::harness::cluster::Cluster;
 
-/// Maximum number of lines that the terminal shows of each part.
+/// Maximum number of lines that the terminal shows of each part: the last relevant ones.
 const TERMINAL_LINES_PER_PART: usize = 6;
 
 /// Part of a diagnosis, such as the logs of one Pod.
 struct Part {
     title: String,
     text: String,
-    /// The terminal shows only lines with one of these words.
+    /// Words that make a line relevant. Without words, the terminal shows nothing of this part.
     terminal_words: &'static [&'static str],
 }
 
-/// Removes the files of earlier runs.
+/// Removes the diagnoses and logs of earlier runs.
 pub(crate) fn remove_old_files(config: &Config) {
     // A failure is ignored: the folder may not exist, and files that remain are overwritten.
     let _ = std::fs::remove_dir_all(output_folder(config));
@@ -44,8 +44,8 @@ pub(crate) async fn write(fixture: &Fixture, test: &str) -> String {
     }
     let folder = output_folder(&fixture.config);
     let file = folder.join(format!("{}.txt", test.replace("::", "-")));
-    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, file_text));
-    let outcome = written.map_or_else(
+    let write_result = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, file_text));
+    let outcome = write_result.map_or_else(
         |error| format!(" cannot be written: {error}"),
         |()| " contains the whole diagnosis".into(),
     );
@@ -118,6 +118,7 @@ async fn namespace_parts(cluster: &Cluster, namespace: &str) -> Vec<Part> {
     parts
 }
 
+/// Returns the standard output of kubectl; if there is none, the standard error; if kubectl does not run, the reason.
 async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> String {
     match cluster.kubectl.output(arguments, "").await {
         Ok(output) => {

@@ -1,4 +1,4 @@
-//! Envoy's statistics, read from its admin interface inside the Pod.
+//! Statistics and endpoints of the Envoy of a Pod, read from its admin interface inside the Pod.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -54,7 +54,7 @@ impl<'k> Envoy<'k> {
         ))
     }
 
-    /// Returns the endpoints of a cluster; none for an unknown cluster.
+    /// Returns the endpoints of one of Envoy's clusters; none if Envoy has no such cluster.
     pub(crate) async fn endpoints(&self, cluster: &str) -> Result<Vec<Endpoint>> {
         parse_endpoints(&self.get("/clusters?format=json").await?, cluster)
     }
@@ -74,6 +74,7 @@ impl<'k> Envoy<'k> {
 // === impl Statistics ===
 
 impl Statistics {
+    /// Parses the response of `/stats`. Histograms are left out, because their values are not numbers.
     fn parse(text: &str) -> Self {
         let pairs = text.lines().filter_map(|line| line.rsplit_once(": "));
         Self(
@@ -112,17 +113,18 @@ struct ClusterStatus {
 struct HostStatus {
     address: Value,
     #[serde(default)]
-    stats: Vec<Statistic>,
+    stats: Vec<EndpointStatistic>,
 }
 
 #[derive(Deserialize)]
-struct Statistic {
+struct EndpointStatistic {
     name: String,
     /// Protobuf's JSON writes 64-bit numbers as strings and omits 0.
     #[serde(default)]
     value: Option<String>,
 }
 
+/// Returns the endpoints of the cluster in the response of `/clusters`.
 fn parse_endpoints(json: &str, cluster: &str) -> Result<Vec<Endpoint>> {
     let clusters: Clusters = serde_json::from_str(json).context("cannot decode Envoy's clusters")?;
     let found = clusters
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn statistics_are_summed_by_prefix_and_suffix() {
-        let text = "cluster.a_b_svc_80.ssl.handshake: 3\nlistener.x.ssl.handshake: 4\nh.p50: P0(1,1)\n\
+        let text = "cluster.a_b_svc_80.ssl.handshake: 3\nlistener.x.ssl.handshake: 4\nhistogram.x: P0(1,1)\n\
                     cluster.c_b_svc_80.ssl.handshake: 5";
         let statistics = Statistics::parse(text);
         assert_eq!(statistics.sum("cluster.", ".ssl.handshake"), 8);

@@ -9,12 +9,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Magic number at the start of a pcap file, read as little-endian.
+/// Little-endian magic number at the start of a pcap file.
 const MAGIC: u32 = 0xa1b2_c3d4;
-/// Length of the file's header, in bytes.
-const FILE_HEADER: usize = 24;
-/// Length of the header of each packet, in bytes.
-const RECORD_HEADER: usize = 16;
+/// Length of the header of a pcap file, in bytes.
+const FILE_HEADER_LENGTH: usize = 24;
+/// Length of the header of a record, in bytes. A pcap file contains one record for each packet.
+const RECORD_HEADER_LENGTH: usize = 16;
 /// Link type of Linux cooked capture v1.
 const SLL: u32 = 113;
 /// Link type of Linux cooked capture v2.
@@ -22,7 +22,7 @@ const SLL2: u32 = 276;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const PROTOCOL_TCP: u8 = 6;
 
-/// TCP segment over IPv4, with a payload that is not empty.
+/// TCP segment over IPv4, with a non-empty payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) source: SocketAddrV4,
@@ -55,13 +55,13 @@ impl fmt::Display for Segment {
     }
 }
 
-/// Returns the TCP segments that have a payload. The list ends before an incomplete record, which occurs while the
-/// capture runs.
+/// Returns the TCP segments that have a payload. While the capture runs, the last record may be incomplete; it is left
+/// out.
 ///
 /// # Errors
 /// The file has an unknown format.
 pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
-    if file.len() < FILE_HEADER {
+    if file.len() < FILE_HEADER_LENGTH {
         return Ok(Vec::new());
     }
     let magic = little_endian_u32(file, 0).context("the capture file has no header")?;
@@ -69,36 +69,36 @@ pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
         magic == MAGIC,
         "the capture file begins with {magic:#x} instead of {MAGIC:#x}"
     );
-    let (link_header, ethertype_offset) =
+    let (link_header_length, ethertype_offset) =
         match little_endian_u32(file, 20).context("the capture file has no link type")? {
             SLL => (16, 14),
             SLL2 => (20, 0),
             other => bail!("the link type of the capture file is {other} instead of {SLL} or {SLL2}"),
         };
     let mut found = Vec::new();
-    let mut rest = &file[FILE_HEADER..];
+    let mut rest = &file[FILE_HEADER_LENGTH..];
     while let Some(length) = little_endian_u32(rest, 8).map(|length| length as usize)
-        && rest.len() >= RECORD_HEADER + length
+        && rest.len() >= RECORD_HEADER_LENGTH + length
     {
-        let packet = &rest[RECORD_HEADER..RECORD_HEADER + length];
+        let packet = &rest[RECORD_HEADER_LENGTH..RECORD_HEADER_LENGTH + length];
         if big_endian_u16(packet, ethertype_offset) == Some(ETHERTYPE_IPV4) {
-            found.extend(packet.get(link_header..).and_then(parse_segment));
+            found.extend(packet.get(link_header_length..).and_then(parse_segment));
         }
-        rest = &rest[RECORD_HEADER + length..];
+        rest = &rest[RECORD_HEADER_LENGTH + length..];
     }
     Ok(found)
 }
 
 /// Parses the TCP segment of an IPv4 packet. Returns nothing for another protocol or an empty payload.
 fn parse_segment(packet: &[u8]) -> Option<Segment> {
-    let ip_header = usize::from(packet.first()? & 0x0f) * 4;
+    let ip_header_length = usize::from(packet.first()? & 0x0f) * 4;
     if *packet.get(9)? != PROTOCOL_TCP {
         return None;
     }
-    let ip_length = usize::from(big_endian_u16(packet, 2)?);
-    let tcp = packet.get(ip_header..ip_length.min(packet.len()))?;
-    let tcp_header = usize::from(tcp.get(12)? >> 4) * 4;
-    let payload = tcp.get(tcp_header..)?.to_vec();
+    let ip_total_length = usize::from(big_endian_u16(packet, 2)?);
+    let tcp = packet.get(ip_header_length..ip_total_length.min(packet.len()))?;
+    let tcp_header_length = usize::from(tcp.get(12)? >> 4) * 4;
+    let payload = tcp.get(tcp_header_length..)?.to_vec();
     let segment = Segment {
         source: SocketAddrV4::new(ipv4_address(packet, 12)?, big_endian_u16(tcp, 0)?),
         destination: SocketAddrV4::new(ipv4_address(packet, 16)?, big_endian_u16(tcp, 2)?),
@@ -129,14 +129,16 @@ mod tests {
         file.extend([0; 16]);
         file.extend(SLL2.to_le_bytes());
         for payload in payloads {
+            // Header of Linux cooked capture v2: the Ethertype IPv4, and fields that are not read.
             let mut packet = vec![0x08, 0x00];
             packet.extend([0; 18]);
-            let total = u16::try_from(40 + payload.len()).expect("small");
+            // IPv4 header: version and length, total length, TTL and protocol, addresses.
+            let total_length = u16::try_from(40 + payload.len()).expect("small");
             packet.extend([
                 0x45,
                 0,
-                total.to_be_bytes()[0],
-                total.to_be_bytes()[1],
+                total_length.to_be_bytes()[0],
+                total_length.to_be_bytes()[1],
                 0,
                 0,
                 0,
@@ -147,6 +149,7 @@ mod tests {
                 0,
             ]);
             packet.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+            // TCP header: ports and header length.
             packet.extend([
                 0x1f, 0x90, 0x00, 0x50, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0,
             ]);
@@ -186,10 +189,10 @@ mod tests {
     fn segments_of_an_incomplete_file_end_with_the_last_complete_packet() {
         let whole = capture_file(&[b"one", b"two"]);
         for length in 0..whole.len() {
-            let count = segments(&whole[..length]).expect("valid so far").len();
+            let count = segments(&whole[..length]).expect("no error").len();
             assert!(
                 count < 2,
-                "{count} segments are complete in {length} of {} bytes",
+                "{length} of {} bytes must not contain {count} complete segments",
                 whole.len()
             );
         }
