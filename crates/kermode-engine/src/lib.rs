@@ -13,6 +13,7 @@ mod events;
 mod metrics;
 pub mod watches;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use kermode_admission::directory::{Directory, NamespaceRecord};
 use kermode_k8s::controller::recorder::{EventRecorder, Subject};
 use kermode_k8s::controller::watch::Update;
 use kermode_k8s::controller::writer::Writer;
+use kermode_k8s::convert::WarningSubject;
 use kermode_k8s::convert::facts::{IntermediateId, NamespaceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_k8s::shared_index::SharedIndex;
@@ -54,7 +56,7 @@ pub struct Engine {
     pub removals: EndpointRemovals,
     /// Writes Dataplanes to the API server.
     pub writer: Writer,
-    /// Records warnings about Pods as Kubernetes Events.
+    /// Records warnings about Pods and Services as Kubernetes Events.
     pub event_recorder: EventRecorder,
     /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
     pub meshes_changed: Arc<Notify>,
@@ -63,6 +65,9 @@ pub struct Engine {
     /// Metrics of the engine.
     pub metrics: Metrics,
 }
+
+/// Services about which a batch has recorded an Event, with the reason of the Event.
+type ReportedServices = HashSet<(ObjectKey, &'static str)>;
 
 /// State until the first publication.
 struct Startup {
@@ -144,9 +149,10 @@ impl Engine {
             self.writer.set_desired_complete();
         }
         let mut to_write = Vec::new();
+        let mut reported = ReportedServices::default();
         for change in changes.dataplanes {
             self.update_removals(&change);
-            to_write.extend(self.report(change));
+            to_write.extend(self.report(change, &mut reported));
         }
         let proxies = self.publisher.store().proxies_with_streams();
         self.writer.enqueue_later(to_write, write_delay(proxies));
@@ -297,7 +303,7 @@ impl Engine {
 
     /// Records the warnings or the error of a change as Events. Counts and logs a failed conversion. Returns the key of
     /// the Dataplane to write or delete; `None` if the conversion failed.
-    fn report(&self, change: DataplaneChange) -> Option<ObjectKey> {
+    fn report(&self, change: DataplaneChange, reported: &mut ReportedServices) -> Option<ObjectKey> {
         let to_write = match &change {
             DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),
             DataplaneChange::Delete(key) => Some(key.clone()),
@@ -307,20 +313,22 @@ impl Engine {
                 None
             }
         };
-        self.record_warnings(change);
+        self.record_warnings(change, reported);
         to_write
     }
 
     /// Records the current warnings and errors of all Pods as Events.
     fn record_all_warnings(&self) {
         let changes: Vec<_> = self.index.read().problems().collect();
+        let mut reported = ReportedServices::default();
         for change in changes {
-            self.record_warnings(change);
+            self.record_warnings(change, &mut reported);
         }
     }
 
-    /// Records the warnings or the error of a change as Events on the Pod.
-    fn record_warnings(&self, change: DataplaneChange) {
+    /// Records the warnings or the error of a change as Events on the Pod or its Services. A Service with many Pods gets
+    /// one Event.
+    fn record_warnings(&self, change: DataplaneChange, reported: &mut ReportedServices) {
         match change {
             DataplaneChange::Upsert {
                 dataplane,
@@ -328,28 +336,50 @@ impl Engine {
                 warnings,
             } => {
                 for warning in warnings.iter() {
-                    self.record_warning(&dataplane.key, &pod_uid, warning.reason(), &warning.to_string());
+                    let subject = match warning.subject() {
+                        WarningSubject::Pod => subject("Pod", &dataplane.key, &pod_uid),
+                        WarningSubject::Service(key, uid) => subject("Service", key, uid),
+                    };
+                    let is_new =
+                        subject.kind == "Pod" || reported.insert((subject.key.clone(), warning.reason()));
+                    if is_new {
+                        self.record(
+                            &subject,
+                            warning.is_usual(),
+                            warning.reason(),
+                            &warning.to_string(),
+                        );
+                    }
                 }
             }
             DataplaneChange::Delete(_) => {}
             DataplaneChange::Failed { key, pod_uid, error } => {
                 let message = format!("Failed to generate Kuma Dataplane: {error}");
-                self.record_warning(&key, &pod_uid, "FailedToGenerateKumaDataplane", &message);
+                let subject = subject("Pod", &key, &pod_uid);
+                self.record(&subject, false, "FailedToGenerateKumaDataplane", &message);
             }
         }
     }
 
-    /// Records an Event of type `Warning` if this replica is the leader.
-    fn record_warning(&self, pod: &ObjectKey, uid: &Arc<str>, reason: &'static str, message: &str) {
+    /// Records an Event if this replica is the leader. The Event has type `Normal` if it is about a usual configuration,
+    /// else `Warning`.
+    fn record(&self, subject: &Subject, is_usual: bool, reason: &'static str, message: &str) {
         if !*self.is_leader.borrow() {
             return;
         }
-        let subject = Subject {
-            kind: "Pod",
-            key: pod.clone(),
-            uid: uid.to_string(),
-        };
-        self.event_recorder.warning(&subject, reason, message);
+        if is_usual {
+            self.event_recorder.normal(subject, reason, message);
+        } else {
+            self.event_recorder.warning(subject, reason, message);
+        }
+    }
+}
+
+fn subject(kind: &'static str, key: &ObjectKey, uid: &Arc<str>) -> Subject {
+    Subject {
+        kind,
+        key: key.clone(),
+        uid: uid.to_string(),
     }
 }
 

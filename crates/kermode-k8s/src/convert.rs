@@ -31,7 +31,7 @@ use self::facts::{NamespaceFacts, OwnerRef, PodFacts, PodPhase, ServiceFacts};
 pub use self::object::{MANAGED_LABELS, dataplane_object, owner_reference};
 pub use self::select::{selecting_services, selects};
 pub use self::tags::{LabelDropReason, TagSource};
-pub use self::warning::ConvertWarning;
+pub use self::warning::{ConvertWarning, NoInboundReason, WarningSubject};
 pub use self::workload::top_workload;
 
 /// Settings of the conversion.
@@ -57,7 +57,8 @@ pub struct Converted {
 /// `workload` is the top-level controller of the Pod; see [`top_workload`].
 ///
 /// # Errors
-/// Fails if an annotation of the Pod is invalid, or if its Services yield no inbounds or too many.
+/// Fails if an annotation of the Pod is invalid. Services cause no errors: a Service that yields no inbound causes a
+/// warning (docs/design.md#services-never-stop-a-pod).
 pub fn convert(
     pod: &PodFacts,
     services: &[&ServiceFacts],
@@ -72,18 +73,18 @@ pub fn convert(
     let gateway_identity = gateway::identity(pod)?;
     let mut warnings = Vec::new();
     let workload_gateway = gateway::of_workload(gateway_identity, pod, workload);
-    let mut inbounds = if workload_gateway.is_some() {
-        Vec::new()
-    } else if services.is_empty() {
-        vec![inbounds::without_service(pod, workload, settings)]
-    } else {
+    let mut inbounds = Vec::new();
+    if workload_gateway.is_none() {
         let builder = inbounds::InboundBuilder {
             pod,
             settings,
             is_gateway: gateway_identity.is_some(),
         };
-        builder.of_services(services, &mut warnings)?
-    };
+        inbounds = builder.of_services(services, &mut warnings);
+        if inbounds.is_empty() {
+            inbounds.push(inbounds::without_service(pod, workload, settings));
+        }
+    }
     let gateway =
         workload_gateway.or_else(|| gateway_identity.map(|_| gateway::of_first_inbound(&mut inbounds)));
     let dataplane = Dataplane {

@@ -102,7 +102,7 @@ fn service_match_text(service_match: &ServiceMatch) -> String {
 fn inbound_text(inbound: &InboundExplanation) -> String {
     let Some((service, service_port, target)) = &inbound.service else {
         return format!(
-            "inbound {}: no Service selects the Pod; the port is a placeholder on which nothing listens",
+            "inbound {}: no Service gives the Pod an inbound; the port is a placeholder on which nothing listens",
             inbound.port.unwrap_or_default()
         );
     };
@@ -139,10 +139,10 @@ fn source_text(source: TagSource) -> &'static str {
         TagSource::ServiceName => "name of the Service",
         TagSource::ServicePort => "port of the Service",
         TagSource::Service => "name, namespace and port of the Service",
-        TagSource::Workload => "workload and namespace, since no Service selects the Pod",
+        TagSource::Workload => "workload and namespace, since no Service gives the Pod an inbound",
         TagSource::DeclaredProtocol => "appProtocol or annotation of the Service",
         TagSource::DefaultProtocol => "default, because the Service declares no protocol",
         TagSource::HeadlessPodName => "name of the Pod, since the Service is headless",
-        TagSource::ServicelessPodName => "name of the Pod, since no Service selects it",
+        TagSource::ServicelessPodName => "name of the Pod, since no Service gives it an inbound",
     }
 }

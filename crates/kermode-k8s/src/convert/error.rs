@@ -3,7 +3,6 @@
 use std::num::ParseIntError;
 
 use kermode_crds::annotation::{self, WrongValue};
-use kermode_model::Inbound;
 
 use super::facts::ProbeKind;
 
@@ -11,25 +10,6 @@ use super::facts::ProbeKind;
 /// error, the message begins with Kuma's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
-    /// Services select the Pod, but none of their target ports exists in the Pod.
-    #[error("A service that selects pod {pod} was found, but it doesn't match any container ports.")]
-    NoMatchingPort {
-        /// The Pod's name.
-        pod: String,
-    },
-    /// The Services of the Pod have more ports than a Dataplane can have inbounds.
-    #[error(
-        "the {services} Services that select the Pod have {found} ports, but a Dataplane has at most {} inbounds: \
-         narrow the selectors of Services, or exclude Services from the mesh by annotation \"{}: enabled\"",
-        Inbound::MAX_PER_DATAPLANE,
-        annotation::IGNORE
-    )]
-    TooManyInbounds {
-        /// Number of Services.
-        services: usize,
-        /// Number of ports of these Services that resolve to a container port.
-        found: usize,
-    },
     /// The value of an annotation is not a boolean.
     #[error(transparent)]
     WrongValue(#[from] WrongValue),
@@ -91,8 +71,6 @@ impl ConvertError {
     pub fn field(&self) -> String {
         let annotation_path = |key: &str| format!("metadata.annotations[\"{key}\"]");
         match self {
-            Self::NoMatchingPort { .. } => "spec.containers[*].ports".to_owned(),
-            Self::TooManyInbounds { .. } => "metadata.labels".to_owned(),
             Self::WrongValue(wrong) => annotation_path(&wrong.key),
             Self::InvalidPort { key, .. } | Self::MissingRedirectPort { key, .. } => annotation_path(key),
             Self::MissingProbesPort => annotation_path(annotation::VIRTUAL_PROBES_PORT),

@@ -45,7 +45,7 @@ pub enum ServiceMatch {
 /// One inbound, or a Service's port that matches no container port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundExplanation {
-    /// The Service, its port and target port; `None` for a service-less Pod.
+    /// The Service, its port and target port; `None` for a Pod to which no Service gives an inbound.
     pub service: Option<(ObjectKey, u16, TargetPort)>,
     /// Container port, or [`Inbound::SERVICELESS_PORT`]; `None` if the Service's port matches no container port.
     pub port: Option<u16>,
@@ -67,28 +67,29 @@ pub fn explain(
     let mut services = services.to_vec();
     services.sort_unstable_by(|a, b| a.key.name.cmp(&b.key.name));
     let is_gateway = matches!(gateway::identity(pod), Ok(Some(_)));
-    let selecting: Vec<_> = services.iter().filter(|service| selects(service, pod)).collect();
-    let inbounds = if selecting.is_empty() {
-        vec![without_service(pod, workload, settings)]
-    } else {
-        let ports = selecting
-            .iter()
-            .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
-        ports
-            .map(|(service, port)| {
-                let target = inbounds::resolve_target(pod, &port.target);
-                InboundExplanation {
-                    service: Some((service.key.clone(), port.number, port.target.clone())),
-                    port: target.map(|target| target.number),
-                    container: target.and_then(|target| target.container).cloned(),
-                    ready: target.and_then(|target| health::of_port(pod, target.number)),
-                    tags: sorted_tags(|visit| {
-                        tags::of_service_port(pod, service, port, settings, is_gateway, visit);
-                    }),
-                }
-            })
-            .collect()
-    };
+    let selecting = services.iter().copied().filter(|service| selects(service, pod));
+    let selecting: Vec<_> = selecting.collect();
+    let fitting = inbounds::fitting_services(pod, &selecting, is_gateway);
+    let ports = fitting
+        .iter()
+        .flat_map(|service| service.ports.iter().map(move |port| (*service, port)));
+    let mut inbounds: Vec<_> = ports
+        .map(|(service, port)| {
+            let target = inbounds::resolve_target(pod, &port.target);
+            InboundExplanation {
+                service: Some((service.key.clone(), port.number, port.target.clone())),
+                port: target.map(|target| target.number),
+                container: target.and_then(|target| target.container).cloned(),
+                ready: target.and_then(|target| health::of_port(pod, target.number)),
+                tags: sorted_tags(|visit| {
+                    tags::of_service_port(pod, service, port, settings, is_gateway, visit);
+                }),
+            }
+        })
+        .collect();
+    if inbounds.iter().all(|inbound| inbound.port.is_none()) {
+        inbounds.push(without_service(pod, workload, settings));
+    }
     DataplaneExplanation {
         services: services
             .iter()

@@ -1,14 +1,13 @@
 //! Inbounds of a Pod: one for each port of each Service that selects the Pod (docs/reference/dataplane.md#inbounds).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kermode_crds::annotation;
 use kermode_model::{Inbound, Protocol, ServiceName};
 
-use super::error::ConvertError;
 use super::facts::{OwnerRef, PodFacts, ServiceFacts, ServicePortFacts, TargetPort};
-use super::warning::ConvertWarning;
+use super::warning::{ConvertWarning, NoInboundReason};
 use super::{ConvertSettings, health, tags};
 
 /// Builds the inbounds of a Pod from its Services.
@@ -35,19 +34,22 @@ pub(super) fn without_service(
 // === impl InboundBuilder ===
 
 impl InboundBuilder<'_> {
-    /// Returns the inbounds for Services that select the Pod, in the order of the Services and their ports.
+    /// Returns the inbounds for Services that select the Pod, in the order of the Services and their ports. Returns no
+    /// inbounds if no Service yields an inbound.
     pub(super) fn of_services(
         &self,
         services: &[&ServiceFacts],
         warnings: &mut Vec<ConvertWarning>,
-    ) -> Result<Vec<Inbound>, ConvertError> {
-        if !self.is_gateway {
-            self.check_inbound_count(services)?;
-        }
+    ) -> Vec<Inbound> {
         let mut inbounds = Vec::new();
         let mut declared_protocols = DeclaredProtocols::default();
         for service in services {
             warnings.extend(invalid_ignore_annotation(service));
+        }
+        let fitting = fitting_services(self.pod, services, self.is_gateway);
+        warnings.extend(left_out(self.pod, services, &fitting));
+        for service in fitting {
+            let before = inbounds.len();
             for port in &service.ports {
                 let Some(ResolvedPort { number, .. }) = resolve_target(self.pod, &port.target) else {
                     warnings.extend(target_port_not_found(service, port));
@@ -63,28 +65,93 @@ impl InboundBuilder<'_> {
                     ready: health::of_port(pod, number),
                 });
             }
-        }
-        if inbounds.is_empty() {
-            let pod = self.pod.key.name.to_string();
-            return Err(ConvertError::NoMatchingPort { pod });
+            if inbounds.len() == before {
+                warnings.push(without_inbound(service, no_inbound_reason(service)));
+            }
         }
         if !self.is_gateway {
             warnings.extend(declared_protocols.conflicts());
         }
-        Ok(inbounds)
+        inbounds
     }
+}
 
-    /// Checks the number of inbounds that the Services would yield.
-    fn check_inbound_count(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
-        let ports = services.iter().flat_map(|service| &service.ports);
-        let found = ports
-            .filter(|port| resolve_target(self.pod, &port.target).is_some())
-            .count();
-        if found > Inbound::MAX_PER_DATAPLANE {
-            let services = services.len();
-            return Err(ConvertError::TooManyInbounds { services, found });
-        }
-        Ok(())
+/// Returns the Services whose inbounds fit into one Dataplane, in their order. If the inbounds of all Services do not
+/// fit, Services with fewer ports come first, so that one Service with very many ports displaces no other. The
+/// inbounds of gateways are not limited, because their Dataplanes have none.
+pub(super) fn fitting_services<'s>(
+    pod: &PodFacts,
+    services: &[&'s ServiceFacts],
+    is_gateway: bool,
+) -> Vec<&'s ServiceFacts> {
+    let mut by_ports: Vec<_> = services
+        .iter()
+        .map(|service| (resolved_ports(pod, service), *service))
+        .collect();
+    let total: usize = by_ports.iter().map(|(ports, _)| ports).sum();
+    if is_gateway || total <= Inbound::MAX_PER_DATAPLANE {
+        return services.to_vec();
+    }
+    by_ports.sort_by_key(|(ports, _)| *ports);
+    let mut free = Inbound::MAX_PER_DATAPLANE;
+    let mut fitting = Vec::new();
+    for (ports, service) in by_ports {
+        let Some(rest) = free.checked_sub(ports) else {
+            break;
+        };
+        free = rest;
+        fitting.push(service);
+    }
+    fitting.sort_unstable_by(|a, b| a.key.name.cmp(&b.key.name));
+    fitting
+}
+
+/// Returns a warning for each Service that is not among the fitting ones.
+fn left_out(pod: &PodFacts, services: &[&ServiceFacts], fitting: &[&ServiceFacts]) -> Vec<ConvertWarning> {
+    if services.len() == fitting.len() {
+        return Vec::new();
+    }
+    let kept: BTreeSet<_> = fitting.iter().map(|service| &service.key).collect();
+    let others = services.iter().filter(|service| !kept.contains(&service.key));
+    others
+        .map(|service| {
+            let ports = resolved_ports(pod, service);
+            without_inbound(service, NoInboundReason::TooManyPorts { ports })
+        })
+        .collect()
+}
+
+/// Returns the number of ports of a Service that resolve to a container port.
+fn resolved_ports(pod: &PodFacts, service: &ServiceFacts) -> usize {
+    let ports = service.ports.iter();
+    ports
+        .filter(|port| resolve_target(pod, &port.target).is_some())
+        .count()
+}
+
+fn without_inbound(service: &ServiceFacts, reason: NoInboundReason) -> ConvertWarning {
+    ConvertWarning::ServiceWithoutInbound {
+        service: service.key.clone(),
+        uid: service.uid.clone(),
+        reason,
+    }
+}
+
+/// Returns the reason why no port of a Service yields an inbound.
+fn no_inbound_reason(service: &ServiceFacts) -> NoInboundReason {
+    if service.ports.is_empty() {
+        return if service.has_other_ports {
+            NoInboundReason::NoTcpPorts
+        } else {
+            NoInboundReason::NoPorts
+        };
+    }
+    let names = service.ports.iter().filter_map(|port| match &port.target {
+        TargetPort::Name(name) => Some(name.clone()),
+        TargetPort::Number(_) => None,
+    });
+    NoInboundReason::TargetPortsNotFound {
+        targets: names.collect(),
     }
 }
 

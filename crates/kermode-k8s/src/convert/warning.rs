@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kermode_crds::annotation::WrongValue;
-use kermode_model::{ObjectKey, Protocol, ServiceName};
+use kermode_crds::annotation::{self, WrongValue};
+use kermode_model::{Inbound, ObjectKey, Protocol, ServiceName};
 
-/// Warning about a Pod that was converted. The text becomes an Event on the Pod.
+/// Warning about a Pod that was converted. The text becomes an Event on the Pod or on a Service; see
+/// [`ConvertWarning::subject`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertWarning {
     /// Services declare different protocols for one container port (docs/design.md#shared-container-ports).
@@ -45,6 +46,72 @@ pub enum ConvertWarning {
         /// Key and value of the annotation.
         wrong: WrongValue,
     },
+    /// A Service selects the Pod but yields no inbound (docs/design.md#services-never-stop-a-pod).
+    #[error(
+        "Service {service} selects a Pod of the mesh but yields no inbound: {reason} The Pod keeps the inbounds of its \
+         other Services, or is named after its workload."
+    )]
+    ServiceWithoutInbound {
+        /// The Service.
+        service: ObjectKey,
+        /// UID of the Service.
+        uid: Arc<str>,
+        /// The reason.
+        reason: NoInboundReason,
+    },
+}
+
+/// Reason why a Service yields no inbound for a Pod that it selects.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoInboundReason {
+    /// The Service has no ports, as the governing Service of a StatefulSet may.
+    #[error("it has no ports. Add a TCP port if clients shall reach the Service through the mesh.")]
+    NoPorts,
+    /// All ports of the Service are UDP or SCTP.
+    #[error("none of its ports is a TCP port, and the mesh carries only TCP.")]
+    NoTcpPorts,
+    /// No container declares a port with the name of a target port.
+    #[error(
+        "no container declares a TCP port named {}. Correct targetPort, or name the port in spec.containers[*].ports.",
+        Quoted(targets)
+    )]
+    TargetPortsNotFound {
+        /// Names of the target ports, in the order of the Service.
+        targets: Vec<Arc<str>>,
+    },
+    /// The ports of the Service, with those of the Pod's smaller Services, exceed the inbounds of a Dataplane.
+    #[error(
+        "with its {ports} ports, the Services of the Pod have more than the {} inbounds of a Dataplane, and Services \
+         with fewer ports come first. Narrow the selectors of Services, or exclude Services from the mesh by \
+         annotation \"{}: enabled\".",
+        Inbound::MAX_PER_DATAPLANE,
+        annotation::IGNORE
+    )]
+    TooManyPorts {
+        /// Number of ports of the Service that resolve to a container port.
+        ports: usize,
+    },
+}
+
+/// Object that the Event of a warning is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarningSubject<'w> {
+    /// The Pod.
+    Pod,
+    /// A Service, by key and UID.
+    Service(&'w ObjectKey, &'w Arc<str>),
+}
+
+struct Quoted<'a>(&'a [Arc<str>]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, name) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { " or " };
+            write!(f, "{separator}\"{name}\"")?;
+        }
+        Ok(())
+    }
 }
 
 struct Declarations<'a>(&'a [(ServiceName, Protocol)]);
@@ -66,6 +133,24 @@ impl ConvertWarning {
             Self::ProtocolConflict { .. } => "ConflictingProtocols",
             Self::TargetPortNotFound { .. } => "TargetPortNotFound",
             Self::ServiceAnnotation { .. } => "WrongAnnotation",
+            Self::ServiceWithoutInbound { .. } => "ServiceWithoutInbound",
         }
+    }
+
+    /// Returns the object that the Event is about.
+    pub fn subject(&self) -> WarningSubject<'_> {
+        match self {
+            Self::ServiceWithoutInbound { service, uid, .. } => WarningSubject::Service(service, uid),
+            _ => WarningSubject::Pod,
+        }
+    }
+
+    /// Whether the configuration is usual, so that the Event is a Normal one: a Service without TCP ports does nothing
+    /// that its author did not intend.
+    pub fn is_usual(&self) -> bool {
+        let Self::ServiceWithoutInbound { reason, .. } = self else {
+            return false;
+        };
+        matches!(reason, NoInboundReason::NoPorts | NoInboundReason::NoTcpPorts)
     }
 }

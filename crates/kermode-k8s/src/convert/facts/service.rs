@@ -16,10 +16,14 @@ use super::{Pairs, is_tcp, port_number};
 pub struct ServiceFacts {
     /// Namespace and name.
     pub key: ObjectKey,
+    /// UID, for Events about the Service.
+    pub uid: Arc<str>,
     /// Selector of Pods; empty if the Service has no selector.
     pub selector: Pairs,
     /// TCP ports, in the order of the Service.
     pub ports: Box<[ServicePortFacts]>,
+    /// Whether the Service has ports of other protocols than TCP.
+    pub has_other_ports: bool,
     /// ClusterIPs, one for each IP family; empty for a headless Service or an ExternalName Service.
     pub cluster_ips: Box<[IpAddr]>,
     /// Whether the ClusterIP is `None`: clients address individual Pods.
@@ -77,6 +81,8 @@ impl From<&Service> for ServiceFacts {
         };
         let ports = spec.ports.iter().flatten();
         Self {
+            uid: service.metadata.uid.as_deref().unwrap_or_default().into(),
+            has_other_ports: ports.clone().any(|port| !is_tcp(port.protocol.as_ref())),
             selector: Pairs::all(spec.selector.as_ref()),
             ports: ports
                 .filter_map(|port| ServicePortFacts::new(&key, &annotations, port))
