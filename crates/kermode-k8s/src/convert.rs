@@ -30,7 +30,7 @@ pub use self::explain::{DataplaneExplanation, InboundExplanation, ServiceMatch, 
 use self::facts::{NamespaceFacts, OwnerRef, PodFacts, PodPhase, ServiceFacts};
 pub use self::object::{MANAGED_LABELS, dataplane_object, owner_reference};
 pub use self::select::{selecting_services, selects};
-pub use self::tags::{LabelDropReason, TagSource};
+pub use self::tags::TagSource;
 pub use self::warning::{ConvertWarning, NoInboundReason, WarningSubject};
 pub use self::workload::top_workload;
 
@@ -50,8 +50,8 @@ pub struct Converted {
     pub warnings: Vec<ConvertWarning>,
 }
 
-/// Converts an injected Pod to a Dataplane. Returns `None` if the Pod has no IP, has succeeded or was evicted. The
-/// inbounds of a failed Pod are not ready.
+/// Converts an injected Pod to a Dataplane. Returns `None` if the Pod has no IP or has finished. The containers of a
+/// finished Pod never run again, and its IP may belong to another Pod.
 ///
 /// `services` are the Services that select the Pod; the inbounds have the same order. See [`selecting_services`].
 /// `workload` is the top-level controller of the Pod; see [`top_workload`].
@@ -66,7 +66,7 @@ pub fn convert(
     workload: Option<&OwnerRef>,
     settings: &ConvertSettings,
 ) -> Result<Option<Converted>, ConvertError> {
-    let (Some(address), PodPhase::Active | PodPhase::Failed) = (pod.ip, pod.phase) else {
+    let (Some(address), PodPhase::Active) = (pod.ip, pod.phase) else {
         return Ok(None);
     };
     // `None` if the Pod is not a gateway. Otherwise, whether the gateway is named after its workload or its Service.

@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 
 use kermode_k8s::convert::facts::{IntermediateFacts, NamespaceFacts, PodFacts, ServiceFacts};
-use kermode_k8s::convert::{ConvertSettings, dataplane_object};
+use kermode_k8s::convert::{ConvertSettings, WarningSubject, dataplane_object};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -77,7 +77,14 @@ fn describe(change: &DataplaneChange) -> Vec<Value> {
             let object = dataplane_object(dataplane, pod_uid);
             let mut documents = vec![serde_json::to_value(object).expect("a Dataplane is JSON")];
             documents.extend(warnings.iter().map(|warning| {
-                json!({"kind": "Event", "reason": warning.reason(), "message": warning.to_string()})
+                let mut event = json!({
+                    "kind": "Event", "reason": warning.reason(), "message": warning.to_string(),
+                });
+                if let WarningSubject::Service(key, uid) = warning.subject() {
+                    event["service"] = json!({"key": key.to_string(), "uid": uid});
+                    event["type"] = json!(if warning.is_usual() { "Normal" } else { "Warning" });
+                }
+                event
             }));
             documents
         }
@@ -111,7 +118,7 @@ fn every_input_matches_its_golden_file() {
     let is_update_requested = std::env::var_os("UPDATE_GOLDENS").is_some();
     let mut failures = Vec::new();
     let inputs = inputs();
-    assert!(inputs.len() >= 14, "only {} inputs were found", inputs.len());
+    assert!(inputs.len() >= 18, "only {} inputs were found", inputs.len());
     for input in inputs {
         let golden = PathBuf::from(input.to_string_lossy().replace(".input.yaml", ".golden.yaml"));
         let actual = outcome(&documents(&input));

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use kermode_k8s::convert::facts::TargetPort;
-use kermode_k8s::convert::{InboundExplanation, LabelDropReason, ServiceMatch, TagSource};
+use kermode_k8s::convert::{InboundExplanation, ServiceMatch, TagSource};
 use kermode_k8s::offline::{PLACEHOLDER_ADDRESS, PodOutcome};
 use kermode_model::tag;
 use serde_json::Value;
@@ -61,12 +61,11 @@ fn explain_pod(outcome: &PodOutcome) -> String {
             line(2, &format!("{key}: {value}  # {}", source_text(*source)));
         }
     }
-    for (key, reason) in &outcome.explanation.dropped_labels {
-        let reason_text = match reason {
-            LabelDropReason::Reserved => "keys that contain kuma.io/ never become tags",
-            LabelDropReason::Empty => "it has no value",
-        };
-        line(1, &format!("label {key} does not become a tag: {reason_text}"));
+    for key in &outcome.explanation.reserved_labels {
+        line(
+            1,
+            &format!("label {key} does not become a tag: keys that contain kuma.io/ never become tags"),
+        );
     }
     for warning in &outcome.warnings {
         line(1, &format!("warning: {warning}"));
@@ -125,8 +124,11 @@ fn inbound_text(inbound: &InboundExplanation) -> String {
 
 fn health_text(ready: Option<bool>) -> &'static str {
     match ready {
-        Some(true) => "ready: application and sidecar are ready",
-        Some(false) => "not ready: application or sidecar is not ready, or the Pod terminates",
+        Some(true) => "ready: the Pod is",
+        Some(false) => {
+            "not ready: the Pod's condition Ready is not true (without the condition: application or sidecar is not \
+             ready), or the Pod terminates"
+        }
         None => "of unknown health, which counts as ready: the Pod has no status of its containers",
     }
 }

@@ -97,6 +97,7 @@ Pod shop/web-0: Dataplane in mesh default
   inbound 8080: port 80 of Service web, whose target http is a port of container app
     of unknown health, which counts as ready: the Pod has no status of its containers
     app: web  # label of the Pod
+    empty:   # label of the Pod
     k8s.kuma.io/namespace: shop  # the Pod's namespace
     k8s.kuma.io/service-name: web  # name of the Service
     k8s.kuma.io/service-port: 80  # port of the Service
@@ -104,7 +105,6 @@ Pod shop/web-0: Dataplane in mesh default
     kuma.io/service: web_shop_svc_80  # name, namespace and port of the Service
     kuma.io/zone: east  # zone of the control plane
   port 81 of Service web yields no inbound: no container has a TCP port named admin
-  label empty does not become a tag: it has no value
   label kuma.io/sidecar-injection does not become a tag: keys that contain kuma.io/ never become tags
 ";
     assert!(text.starts_with(expected), "{text}");
@@ -121,7 +121,7 @@ fn service_less_pod_is_named_after_its_workload() {
                        [{kind: Deployment, name: web, apiVersion: apps/v1, uid: u, controller: true}]}}";
     let text = explanation::text(&convert(&[&pod_with_owner, replica_set]));
     assert!(
-        text.contains("inbound 49151: no Service selects the Pod"),
+        text.contains("inbound 49151: no Service gives the Pod an inbound"),
         "{text}"
     );
     assert!(

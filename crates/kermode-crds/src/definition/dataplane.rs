@@ -151,7 +151,7 @@ fn tags() -> Value {
     json!({
         "type": "object",
         "description": "Tags by which policies select the inbound or gateway.",
-        "additionalProperties": {"type": "string", "minLength": 1},
+        "additionalProperties": {"type": "string"},
     })
 }
 

@@ -266,8 +266,12 @@ mod tests {
             format!("{field}: mandatory tag \"kuma.io/service\" is missing")
         );
         assert_eq!(
-            problem_with_tags(json!({"kuma.io/service": service, "v": ""})),
-            format!("{field}[\"v\"]: tag value must be non-empty")
+            problem_with_tags(json!({"kuma.io/service": service, "kuma.io/zone": ""})),
+            format!("{field}[\"kuma.io/zone\"]: tag value must be non-empty")
+        );
+        assert_eq!(
+            problem_with_tags(json!({"kuma.io/service": service, "v": null})),
+            format!("{field}[\"v\"]: tag value must be a string")
         );
         assert!(
             problem_with_tags(json!({"kuma.io/service": service, "v": "a/b"}))

@@ -4,6 +4,7 @@ use kermode_model::{Protocol, tag};
 use serde_json::Value;
 
 use super::Problem;
+use crate::annotation::RESERVED_KEY_PART;
 
 /// Owner of the tags. A gateway may have `kuma.io/service-name` in place of `kuma.io/service`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -12,7 +13,9 @@ pub(super) enum TagOwner {
     Gateway,
 }
 
-/// Checks that the tag with the name of the service is present, and that all tags have valid names and values.
+/// Checks that the tag with the name of the service is present, and that all tags have valid names and values. Only the
+/// values of reserved tags must be non-empty: a label without a value is a tag without a value
+/// (docs/design.md#labels-without-a-value).
 pub(super) fn check(field: &str, tags: &Value, owner: TagOwner, problems: &mut Vec<Problem>) {
     let Some(tags) = tags.as_object() else {
         problems.push(missing_service_tag(field));
@@ -29,7 +32,10 @@ pub(super) fn check(field: &str, tags: &Value, owner: TagOwner, problems: &mut V
             problems.push(Problem::new(&tag_field, message));
         }
         match value.as_str() {
-            None | Some("") => problems.push(Problem::new(&tag_field, "tag value must be non-empty")),
+            None => problems.push(Problem::new(&tag_field, "tag value must be a string")),
+            Some("") if key.contains(RESERVED_KEY_PART) => {
+                problems.push(Problem::new(&tag_field, "tag value must be non-empty"));
+            }
             Some(value) if !value.bytes().all(is_tag_value_byte) => {
                 let message =
                     "tag value must consist of alphanumeric characters, dots, dashes, colons and underscores";

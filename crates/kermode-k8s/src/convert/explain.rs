@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kermode_model::{Inbound, ObjectKey};
 
 use super::facts::{OwnerRef, PodFacts, ServiceFacts, TargetPort};
-use super::tags::{self, LabelDropReason, TagSource, TagVisitor};
+use super::tags::{self, TagSource, TagVisitor};
 use super::{ConvertSettings, gateway, health, inbounds, selects};
 
 /// Explanation of a Pod's Dataplane.
@@ -16,8 +16,8 @@ pub struct DataplaneExplanation {
     /// The inbounds in the order of the Dataplane. The Dataplane of a gateway has no inbounds; for a gateway, this
     /// field contains the inbounds that its Services would yield.
     pub inbounds: Vec<InboundExplanation>,
-    /// Labels that did not become tags.
-    pub dropped_labels: Vec<(Arc<str>, LabelDropReason)>,
+    /// Labels that did not become tags, because their key contains `kuma.io/`.
+    pub reserved_labels: Vec<Arc<str>>,
 }
 
 /// Whether a Service selects a Pod, and the reason if it does not.
@@ -96,10 +96,11 @@ pub fn explain(
             .map(|service| (service.key.name.clone(), service_match(service, pod)))
             .collect(),
         inbounds,
-        dropped_labels: pod
+        reserved_labels: pod
             .labels
             .iter()
-            .filter_map(|(key, value)| Some((key.clone(), tags::drop_reason(key, value)?)))
+            .filter(|(key, _)| tags::is_reserved(key))
+            .map(|(key, _)| key.clone())
             .collect(),
     }
 }

@@ -1,11 +1,15 @@
 //! Health of inbounds: whether they may receive traffic (docs/reference/dataplane.md#health).
+//!
+//! The Pod's condition `Ready` decides. The kubelet computes the condition from containers and readiness gates. The node
+//! controller sets the condition to false if the node is dead; container statuses do not change then. Container statuses
+//! decide only for a Pod without the condition, such as a Pod from a file.
 
 use super::facts::{ContainerFacts, PodFacts, PodPhase};
 
 /// Returns the health of an inbound on a container port; `None` if it is unknown, which counts as ready.
 ///
-/// An inbound is ready if the sidecar and the application are ready. The health of the application is determined as
-/// follows:
+/// If the Pod has the condition `Ready`, this condition determines the health. Otherwise an inbound is ready if the
+/// sidecar and the application are ready. The health of the application is determined as follows:
 ///
 /// - If a container declares the port, the application is ready if this container is ready.
 /// - Otherwise, if the application has only one container, or a container that declares no ports, this container may
@@ -26,10 +30,13 @@ pub(super) fn of_pod(pod: &PodFacts) -> Option<bool> {
     combined(pod, application_ready(pod))
 }
 
-/// Combines the health of the application with the health of the sidecar and the Pod.
+/// Combines the health of the application with that of the sidecar, unless the Pod has the condition `Ready`.
 fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
     if pod.is_terminating || pod.phase != PodPhase::Active {
         return Some(false);
+    }
+    if pod.ready.is_some() {
+        return pod.ready;
     }
     match (application, pod.sidecar().and_then(ready)) {
         (Some(application), Some(sidecar)) => Some(application && sidecar),

@@ -36,15 +36,6 @@ pub enum TagSource {
     ServicelessPodName,
 }
 
-/// Reason why a label does not become a tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LabelDropReason {
-    /// The key contains `kuma.io/`.
-    Reserved,
-    /// The value is empty (docs/design.md#labels-without-a-value).
-    Empty,
-}
-
 /// Keys of tags, and the values of the protocol tag, allocated once for all Dataplanes.
 struct SharedTexts {
     service: Arc<str>,
@@ -132,21 +123,16 @@ pub(super) fn without_service(
     visit(&SHARED.instance, &pod.key.name, TagSource::ServicelessPodName);
 }
 
-/// Returns the reason why a label does not become a tag; `None` if the label becomes a tag.
-pub(super) fn drop_reason(key: &str, value: &str) -> Option<LabelDropReason> {
-    if key.contains(RESERVED_KEY_PART) {
-        Some(LabelDropReason::Reserved)
-    } else if value.is_empty() {
-        Some(LabelDropReason::Empty)
-    } else {
-        None
-    }
+/// Whether a label does not become a tag because of its key (docs/design.md#reserved-labels).
+pub(super) fn is_reserved(key: &str) -> bool {
+    key.contains(RESERVED_KEY_PART)
 }
 
-/// Visits the tags that every inbound has. Labels come first, so that generated tags override them.
+/// Visits the tags that every inbound has. Labels come first, so that generated tags override them. A label without a
+/// value becomes a tag without a value (docs/design.md#labels-without-a-value).
 fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: TagVisitor<'_>) {
     for (key, value) in pod.labels.iter() {
-        if drop_reason(key, value).is_none() {
+        if !is_reserved(key) {
             visit(key, value, TagSource::Label);
         }
     }

@@ -61,6 +61,16 @@ fn health_of_port(pod: &PodFacts, target: u16) -> Option<bool> {
     converted(pod, &[service]).dataplane.inbounds[0].ready
 }
 
+fn warnings_of(pod: &PodFacts, services: &[ServiceFacts]) -> Vec<String> {
+    let warnings = converted(pod, services).warnings;
+    warnings.iter().map(ToString::to_string).collect()
+}
+
+fn service_names(pod: &PodFacts, services: &[ServiceFacts]) -> Vec<String> {
+    let names = converted(pod, services).dataplane.services();
+    names.iter().map(ToString::to_string).collect()
+}
+
 fn error_and_field(pod: &PodFacts) -> (String, String) {
     let error = try_convert(pod, &[]).expect_err("an invalid Pod");
     (error.to_string(), error.field())
@@ -69,25 +79,17 @@ fn error_and_field(pod: &PodFacts) -> (String, String) {
 // Lifecycle
 
 #[test]
-fn succeeded_pod_evicted_pod_and_pod_without_ip_have_no_dataplane() {
+fn finished_pod_and_pod_without_ip_have_no_dataplane() {
     for status in [
         json!({"podIP": "10.0.0.1", "phase": "Succeeded"}),
+        json!({"podIP": "10.0.0.1", "phase": "Failed"}),
         json!({"podIP": "10.0.0.1", "phase": "Failed", "reason": "Evicted"}),
+        json!({"podIP": "10.0.0.1", "phase": "Failed", "containerStatuses": [{"name": "app", "ready": true}]}),
         json!({"phase": "Running"}),
     ] {
         let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
         assert_eq!(try_convert(&pod, &[]), Ok(None), "{status}");
     }
-}
-
-#[test]
-fn failed_pod_has_an_unready_dataplane() {
-    let status = json!({
-        "podIP": "10.0.0.1", "phase": "Failed",
-        "containerStatuses": [{"name": "app", "ready": true}],
-    });
-    let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
-    assert_eq!(health_of_port(&pod, 8080), Some(false));
 }
 
 #[test]
@@ -189,13 +191,72 @@ fn undeclared_port_of_a_single_container_has_the_health_of_the_container() {
 }
 
 #[test]
+fn condition_ready_of_the_pod_overrides_container_statuses() {
+    let spec = json!({
+        "initContainers": [{"name": "kuma-sidecar", "restartPolicy": "Always"}],
+        "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}, {"name": "helper"}],
+    });
+    for (condition, containers_ready, expected) in [
+        (Some("True"), true, true),
+        // A dead node: the node controller writes the condition, and nobody writes the container statuses. A readiness
+        // gate that is not fulfilled looks the same.
+        (Some("False"), true, false),
+        (Some("Unknown"), true, false),
+        // Between two writes of the kubelet: endpoints of Kubernetes follow the condition.
+        (Some("True"), false, true),
+        (None, true, true),
+        (None, false, false),
+    ] {
+        let mut status = running_status(&json!([
+            {"name": "app", "ready": containers_ready}, {"name": "helper", "ready": containers_ready},
+        ]));
+        status["initContainerStatuses"] = json!([{"name": "kuma-sidecar", "ready": true}]);
+        status["conditions"] = json!([{"type": "ContainersReady", "status": "True"}]);
+        if let Some(condition) = condition {
+            let ready = json!({"type": "Ready", "status": condition});
+            status["conditions"].as_array_mut().expect("a list").push(ready);
+        }
+        let pod = mk_pod(&spec, &status, &json!({}));
+        let case = format!("{condition:?} {containers_ready}");
+        assert_eq!(
+            health_of_port(&pod, 8080),
+            Some(expected),
+            "declared port: {case}"
+        );
+        assert_eq!(
+            health_of_port(&pod, 8081),
+            Some(expected),
+            "undeclared port: {case}"
+        );
+        assert_eq!(
+            converted(&pod, &[]).dataplane.inbounds[0].ready,
+            Some(expected),
+            "service-less: {case}"
+        );
+    }
+}
+
+#[test]
+fn terminating_pod_is_unready_although_its_condition_ready_is_true() {
+    let mut status = running_status(&json!([{"name": "app", "ready": true}]));
+    status["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+    let mut pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
+    assert_eq!(health_of_port(&pod, 8080), Some(true));
+    pod.is_terminating = true;
+    assert_eq!(health_of_port(&pod, 8080), Some(false));
+}
+
+#[test]
 fn facts_of_pods_that_differ_in_irrelevant_status_fields_are_equal() {
     let spec = json!({"containers": [{"name": "app"}]});
-    let first = running_status(&json!([{"name": "app", "ready": true, "restartCount": 0}]));
+    let mut first = running_status(&json!([{"name": "app", "ready": true, "restartCount": 0}]));
+    first["conditions"] = json!([{"type": "Ready", "status": "True"}]);
     let mut later =
         running_status(&json!([{"name": "app", "ready": true, "restartCount": 7, "image": "other"}]));
-    later["conditions"] =
-        json!([{"type": "Ready", "status": "True", "lastProbeTime": "2026-01-01T00:00:00Z"}]);
+    later["conditions"] = json!([
+        {"type": "Initialized", "status": "True"},
+        {"type": "Ready", "status": "True", "lastProbeTime": "2026-01-01T00:00:00Z"},
+    ]);
     assert_eq!(
         mk_pod(&spec, &first, &json!({})),
         mk_pod(&spec, &later, &json!({}))
@@ -205,7 +266,7 @@ fn facts_of_pods_that_differ_in_irrelevant_status_fields_are_equal() {
 // Ports and tags
 
 #[test]
-fn reserved_and_empty_labels_do_not_become_tags() {
+fn labels_set_neither_reserved_nor_generated_tags_and_need_no_value() {
     let pod = annotated_pod(json!({}));
     let service = mk_service("web", &json!([{"port": 80}]));
     for inbound in [
@@ -215,7 +276,7 @@ fn reserved_and_empty_labels_do_not_become_tags() {
         assert_eq!(inbound.tags[tag::K8S_NAMESPACE].as_ref(), "demo");
         assert_eq!(inbound.tags["app"].as_ref(), "web");
         assert!(!inbound.tags.contains_key("kuma.io/mine"));
-        assert!(!inbound.tags.contains_key("empty"));
+        assert_eq!(inbound.tags["empty"].as_ref(), "");
     }
 }
 
@@ -246,51 +307,106 @@ fn named_target_port_must_be_declared_for_tcp() {
 }
 
 #[test]
-fn udp_port_yields_no_inbound_and_a_service_with_only_udp_ports_is_an_error() {
-    let pod = annotated_pod(json!({}));
-    let dns = json!({"port": 53, "protocol": "UDP", "targetPort": 53});
-    let both = mk_service("both", &json!([dns, {"port": 80, "targetPort": 8080}]));
-    let names: Vec<_> = converted(&pod, std::slice::from_ref(&both)).dataplane.services();
-    assert_eq!(names, ["both_demo_svc_80".into()]);
-    // As in Kuma: a Service without a matching port is an error, and the Pod does not count as service-less.
-    let only = mk_service("only", &json!([dns]));
+fn service_without_inbounds_leaves_the_pod_its_other_services_or_makes_it_service_less() {
+    let pod = mk_pod(
+        &json!({"containers": [{"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]}]}),
+        &running_status(&json!([])),
+        &json!({}),
+    );
+    let udp = json!({"port": 53, "protocol": "UDP", "targetPort": 53});
+    let web = mk_service("web", &json!([udp, {"port": 80, "targetPort": "http"}]));
     assert_eq!(
-        try_convert(&pod, std::slice::from_ref(&only))
-            .expect_err("a Service without inbounds")
-            .to_string(),
-        "A service that selects pod web-1 was found, but it doesn't match any container ports."
+        warnings_of(&pod, std::slice::from_ref(&web)),
+        Vec::<String>::new()
     );
-    assert!(
-        try_convert(&pod, &[only, both]).is_ok(),
-        "one Service with a matching port must suffice"
-    );
+    let mut headless = mk_service("bad", &json!([]));
+    headless.is_headless = true;
+    headless.cluster_ips = Box::default();
+    for (bad, reason, is_usual) in [
+        (headless, "it has no ports.", true),
+        (mk_service("bad", &json!(null)), "it has no ports.", true),
+        (
+            mk_service("bad", &json!([udp])),
+            "none of its ports is a TCP port",
+            true,
+        ),
+        (
+            mk_service("bad", &json!([{"port": 53, "protocol": "SCTP"}])),
+            "none of its ports is a TCP port",
+            true,
+        ),
+        (
+            mk_service(
+                "bad",
+                &json!([{"port": 80, "targetPort": "htpp"}, {"port": 81, "targetPort": "adm"}]),
+            ),
+            "no container declares a TCP port named \"htpp\" or \"adm\".",
+            false,
+        ),
+    ] {
+        assert_eq!(
+            service_names(&pod, std::slice::from_ref(&bad)),
+            ["web-1_demo_svc"],
+            "{bad:?}"
+        );
+        assert_eq!(
+            service_names(&pod, &[bad.clone(), web.clone()]),
+            ["web_demo_svc_80"],
+            "{bad:?}"
+        );
+        let warnings = converted(&pod, &[bad]).warnings;
+        let warning = warnings.last().expect("a warning");
+        assert!(
+            warning.to_string().starts_with("Service demo/bad selects a Pod"),
+            "{warning}"
+        );
+        assert!(warning.to_string().contains(reason), "{warning}");
+        assert_eq!(
+            (warning.reason(), warning.is_usual()),
+            ("ServiceWithoutInbound", is_usual)
+        );
+        assert!(matches!(warning.subject(), WarningSubject::Service(..)));
+    }
 }
 
 #[test]
-fn too_many_inbounds_are_an_error_except_for_gateways() {
+fn gateway_whose_service_yields_no_inbound_is_named_after_its_workload() {
+    let pod = annotated_pod(json!({"kuma.io/gateway": "enabled"}));
+    let services = [mk_service(
+        "edge",
+        &json!([{"port": 80, "targetPort": "nosuchport"}]),
+    )];
+    let gateway = converted(&pod, &services).dataplane.gateway.expect("a gateway");
+    assert_eq!(&*gateway.tags[tag::SERVICE], "web-1_demo_svc");
+}
+
+#[test]
+fn service_with_too_many_ports_displaces_no_other_service() {
     let mk_ports = |count: u16| json!((1..=count).map(|port| json!({"port": port})).collect::<Vec<_>>());
-    let convert_with_ports = |pod: &PodFacts, count: u16| {
-        try_convert(
-            pod,
-            &[
-                mk_service("a", &mk_ports(200)),
-                mk_service("b", &mk_ports(count - 200)),
-            ],
-        )
-    };
     let pod = annotated_pod(json!({}));
-    let largest = convert_with_ports(&pod, 256)
-        .expect("the Pod is valid")
-        .expect("the Pod has a Dataplane");
-    assert_eq!(largest.dataplane.inbounds.len(), 256);
-    let error = convert_with_ports(&pod, 257).expect_err("one inbound too many");
+    let inbounds =
+        |pod: &PodFacts, services: &[ServiceFacts]| converted(pod, services).dataplane.inbounds.len();
+    let (a, z) = (mk_service("a", &mk_ports(200)), mk_service("z", &mk_ports(56)));
+    assert_eq!(inbounds(&pod, &[a.clone(), z.clone()]), 256);
+    assert_eq!(warnings_of(&pod, &[a.clone(), z.clone()]), Vec::<String>::new());
+    let b = mk_service("b", &mk_ports(57));
+    assert_eq!(inbounds(&pod, &[a.clone(), b.clone(), z.clone()]), 57 + 56);
     assert_eq!(
-        error.to_string(),
-        "the 2 Services that select the Pod have 257 ports, but a Dataplane has at most 256 inbounds: narrow the \
-         selectors of Services, or exclude Services from the mesh by annotation \"kuma.io/ignore: enabled\""
+        warnings_of(&pod, &[a.clone(), b, z]),
+        [
+            "Service demo/a selects a Pod of the mesh but yields no inbound: with its 200 ports, the Services of the Pod \
+          have more than the 256 inbounds of a Dataplane, and Services with fewer ports come first. Narrow the \
+          selectors of Services, or exclude Services from the mesh by annotation \"kuma.io/ignore: enabled\". The Pod \
+          keeps the inbounds of its other Services, or is named after its workload."
+        ]
+    );
+    assert_eq!(
+        service_names(&pod, &[mk_service("a", &mk_ports(257))]),
+        ["web-1_demo_svc"]
     );
     let gateway = annotated_pod(json!({"kuma.io/gateway": "enabled"}));
-    assert!(convert_with_ports(&gateway, 257).is_ok());
+    let services = [a, mk_service("b", &mk_ports(257))];
+    assert_eq!(warnings_of(&gateway, &services), Vec::<String>::new());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use kermode_model::view::MeshView;
 use kermode_model::{Dataplane, ObjectKey};
 
 use super::changes::{Changes, DataplaneChange};
-use crate::convert::facts::{PodFacts, PodPhase};
+use crate::convert::facts::PodFacts;
 use crate::convert::{self, ConvertError, ConvertWarning, Converted, completion};
 
 /// One injected Pod.
@@ -147,10 +147,8 @@ impl PodEntry {
         }
     }
 
-    /// Adds a Dataplane to the view, unless the view contains an equal Dataplane. If the Pod is in phase Failed, its
-    /// Dataplane is removed from the view instead, because the address of the Pod may already belong to another Pod.
-    ///
-    /// Returns the Dataplane. The view and the entry share it if the view contains it.
+    /// Adds a Dataplane to the view, unless the view contains an equal Dataplane. Returns the Dataplane, which the view
+    /// and the entry share.
     fn update_view(
         &mut self,
         dataplane: Dataplane,
@@ -158,10 +156,6 @@ impl PodEntry {
         view: &mut MeshView,
         changes: &mut Changes,
     ) -> Arc<Dataplane> {
-        if self.facts.phase == PodPhase::Failed {
-            changes.touched.extend(view.remove_dataplane(self.key()));
-            return Arc::new(dataplane);
-        }
         let was_ip_taken = std::mem::replace(&mut self.is_ip_taken, is_ip_taken);
         let current = self.current.as_ref().map(|current| &current.dataplane);
         if let (Some(current), Some(in_view)) = (current, view.dataplane(self.key()))

@@ -11,7 +11,6 @@ use serde_json::json;
 
 use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, read_pod};
 use super::*;
-use crate::convert::facts::PodPhase;
 
 /// A write to the index. Each `u8` is the number in the name of the object. Its range is small, so that several writes
 /// affect the same object.
@@ -437,7 +436,7 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
             desired_dataplanes.insert(pod.key.clone(), value);
             if is_ip_taken {
                 view.upsert_dataplane_without_endpoints(converted.dataplane);
-            } else if pod.phase != PodPhase::Failed {
+            } else {
                 view.upsert_dataplane(converted.dataplane);
             }
         }

@@ -225,33 +225,26 @@ fn pod_that_becomes_invalid_keeps_its_last_valid_dataplane_with_current_health()
 }
 
 #[test]
-fn pod_whose_services_have_too_many_ports_keeps_its_last_valid_dataplane() {
+fn service_with_too_many_ports_does_not_change_the_dataplanes_of_its_pods() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    let before = index
+        .desired(&key("web-1"))
+        .map(|desired| desired.dataplane.clone());
     let ports: Vec<_> = (1..=256).map(|port| json!({"port": port})).collect();
     let changes = index.apply_service(mk_service("many", "10.96.0.2", web_labels(), json!(ports)));
-    let [DataplaneChange::Failed { error, .. }] = &*changes.dataplanes else {
+    let [
+        DataplaneChange::Upsert {
+            dataplane, warnings, ..
+        },
+    ] = &*changes.dataplanes
+    else {
         panic!("{changes:?}");
     };
-    assert!(matches!(
-        error,
-        ConvertError::TooManyInbounds {
-            services: 2,
-            found: 257
-        }
-    ));
-    assert_eq!(
-        service_name_of(&index, "web-1").as_deref(),
-        Some("web_demo_svc_80")
-    );
-    let changes = index.remove_service(&key("many"));
-    assert_eq!(index.conversion_errors().count(), 0);
-    assert_eq!(
-        changes.dataplanes,
-        [],
-        "an unchanged Dataplane must not be written"
-    );
+    assert_eq!(Some(dataplane), before.as_ref());
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(changes.touched, [], "no Envoy resource may change");
 }
 
 #[test]
@@ -278,7 +271,7 @@ fn pod_does_not_get_the_dataplane_of_an_earlier_pod_of_the_same_name() {
 }
 
 #[test]
-fn failed_pod_keeps_its_dataplane_but_is_not_an_endpoint() {
+fn dataplane_of_a_failed_pod_is_deleted() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
@@ -286,7 +279,7 @@ fn failed_pod_keeps_its_dataplane_but_is_not_an_endpoint() {
     let mut failed = pod_json("web-1", "10.0.0.1", web_labels());
     failed["status"]["phase"] = json!("Failed");
     let changes = index.apply_pod(read_pod(&failed));
-    assert_eq!(upserted_pods(&changes), ["web-1"]);
+    assert_eq!(changes.dataplanes, [DataplaneChange::Delete(key("web-1"))]);
     assert_eq!(index.pod_identity(&key("web-1")), None);
 
     index.apply_pod(mk_pod("web-2", "10.0.0.1", web_labels()));
@@ -295,10 +288,6 @@ fn failed_pod_keeps_its_dataplane_but_is_not_an_endpoint() {
     let web = index.view().service(&"default".into(), &"web_demo_svc_80".into());
     let endpoints = web.map(|web| web.ready_endpoints().count());
     assert_eq!(endpoints, Some(1), "the endpoint of the newer Pod must remain");
-
-    failed["status"]["reason"] = json!("Evicted");
-    let changes = index.apply_pod(read_pod(&failed));
-    assert_eq!(changes.dataplanes, [DataplaneChange::Delete(key("web-1"))]);
 }
 
 /// Makes a Pod with the label `app: <app>` that was created at a second.

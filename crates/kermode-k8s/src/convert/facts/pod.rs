@@ -33,6 +33,8 @@ pub struct PodFacts {
     pub phase: PodPhase,
     /// Whether the Pod is being deleted.
     pub is_terminating: bool,
+    /// Whether the Pod's condition `Ready` is true; `None` if the Pod does not have this condition.
+    pub ready: Option<bool>,
     /// Name of the service account.
     pub service_account: Arc<str>,
     /// Long-running containers: `spec.containers`, then containers that only the status reports, then the native
@@ -52,12 +54,8 @@ pub enum PodPhase {
     /// Pending, Running or unknown.
     #[default]
     Active,
-    /// All containers have terminated successfully.
-    Succeeded,
-    /// All containers have terminated, at least one with a failure.
-    Failed,
-    /// Failed by eviction under node pressure.
-    Evicted,
+    /// Succeeded or Failed: all containers have terminated, and none is restarted.
+    Finished,
 }
 
 /// Restart policy of a Pod's containers.
@@ -189,6 +187,7 @@ impl From<&Pod> for PodFacts {
             has_ips_since: has_ips_since(&pod.metadata, status),
             phase: phase(status),
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
+            ready: ready(status),
             service_account: service_account.unwrap_or("default").into(),
             containers: containers(spec, status),
             probes: if has_probes_annotation {
@@ -258,11 +257,16 @@ fn has_ips_since(metadata: &ObjectMeta, status: &PodStatus) -> i64 {
     seconds.max().unwrap_or_default()
 }
 
+/// Returns the condition `Ready`. The status `Unknown` is not true.
+fn ready(status: &PodStatus) -> Option<bool> {
+    let mut conditions = status.conditions.iter().flatten();
+    let ready = conditions.find(|condition| condition.type_ == "Ready")?;
+    Some(ready.status == "True")
+}
+
 fn phase(status: &PodStatus) -> PodPhase {
-    match (status.phase.as_deref(), status.reason.as_deref()) {
-        (Some("Succeeded"), _) => PodPhase::Succeeded,
-        (Some("Failed"), Some("Evicted")) => PodPhase::Evicted,
-        (Some("Failed"), _) => PodPhase::Failed,
+    match status.phase.as_deref() {
+        Some("Succeeded" | "Failed") => PodPhase::Finished,
         _ => PodPhase::Active,
     }
 }
