@@ -24,11 +24,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use kermode_crds::Mesh;
 use kermode_identity::{Authority, Generation, MAX_STALENESS, RotationPlan, Term};
+use kermode_k8s::controller::defaults::mesh_reference;
 use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
 use kermode_protocol::certificates::RootsUpdate;
-use kube::Client;
+use kube::{Api, Client};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -260,12 +262,8 @@ impl Authorities {
         names: &CaSecretNames,
         generation: &Generation,
     ) -> anyhow::Result<Generation> {
-        let AuthoritiesState {
-            client, namespace, ..
-        } = &*self.state;
         let name = names.of_generation(generation.number);
-        let data =
-            secret::get_or_create(client, namespace, &name, SECRET_TYPE, || encode(generation)).await?;
+        let data = self.get_or_create(names, &name, || encode(generation)).await?;
         self.decode(names, generation.number, &data)
     }
 
@@ -275,13 +273,35 @@ impl Authorities {
         names: &CaSecretNames,
         authority: &Authority,
     ) -> anyhow::Result<()> {
+        let certificate = authority.certificate_pem().into_bytes();
+        let contents = || secret::SecretData::from([(VALUE_ENTRY.to_owned(), certificate)]);
+        self.get_or_create(names, &names.first_certificate, contents)
+            .await?;
+        Ok(())
+    }
+
+    /// Reads a Secret, or creates it with the Mesh as its owner: Kubernetes deletes the CA of a deleted Mesh.
+    async fn get_or_create(
+        &self,
+        names: &CaSecretNames,
+        secret: &str,
+        create: impl FnOnce() -> secret::SecretData + Send,
+    ) -> anyhow::Result<secret::SecretData> {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
-        let certificate = authority.certificate_pem().into_bytes();
-        let contents = || secret::SecretData::from([(VALUE_ENTRY.to_owned(), certificate)]);
-        secret::get_or_create(client, namespace, &names.first_certificate, SECRET_TYPE, contents).await?;
-        Ok(())
+        if let Some(found) = secret::get(client, namespace, secret).await? {
+            return Ok(found);
+        }
+        let mesh = names.mesh.as_str();
+        let found = Api::<Mesh>::all(client.clone()).get_metadata_opt(mesh).await;
+        let found =
+            found.with_context(|| format!("Mesh {mesh}, the owner of Secret {secret}, cannot be read"))?;
+        let uid = found.and_then(|mesh| mesh.metadata.uid);
+        let uid =
+            uid.with_context(|| format!("Mesh {mesh} does not exist, so it gets no Secret {secret}"))?;
+        let owner = Some(mesh_reference(mesh, uid));
+        Ok(secret::get_or_create_owned(client, namespace, secret, SECRET_TYPE, owner, create).await?)
     }
 
     /// Decodes the Secret of a generation. Errors name the Secret.

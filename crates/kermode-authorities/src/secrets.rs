@@ -27,6 +27,8 @@ const REQUEST_ENTRY: &str = "request";
 /// Names of the Secrets with the CAs of a mesh's backend.
 #[derive(Clone, Debug)]
 pub(super) struct CaSecretNames {
+    /// The mesh.
+    pub(super) mesh: MeshName,
     /// Secret of the first generation, with its key.
     pub(super) first: String,
     /// Secret with the certificate of the first generation, for users and tools.
@@ -48,6 +50,7 @@ pub(super) struct Reconciled {
 impl CaSecretNames {
     pub(super) fn of(mesh: &MeshName, backend: &str) -> Self {
         Self {
+            mesh: mesh.clone(),
             first: format!("{mesh}.ca-builtin-key-{backend}"),
             first_certificate: format!("{mesh}.ca-builtin-cert-{backend}"),
             later_prefix: format!("{mesh}.ca-builtin-rotation-{backend}."),

@@ -1,4 +1,4 @@
-//! In-memory API server for tests, with Secrets and Events.
+//! In-memory API server for tests, with Secrets, Events and one Mesh.
 
 #![allow(
     clippy::expect_used,
@@ -21,9 +21,21 @@ use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
 /// In-memory API server; cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct ApiServer {
     state: Arc<State>,
+}
+
+impl Default for ApiServer {
+    fn default() -> Self {
+        let state = State {
+            mesh_uid: Mutex::new(Some("uid-of-mesh".to_owned())),
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(state),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -31,6 +43,7 @@ struct State {
     secrets: Mutex<BTreeMap<String, Value>>,
     events: Mutex<Vec<Value>>,
     is_failing: AtomicBool,
+    mesh_uid: Mutex<Option<String>>,
 }
 
 impl ApiServer {
@@ -68,6 +81,11 @@ impl ApiServer {
             assert_eq!(head.method, Method::GET, "Secrets are never updated");
             let found = self.secrets().get(name).cloned();
             found.map_or_else(|| failure(404, "NotFound"), |secret| (200, secret))
+        } else if let Some((_, name)) = path.split_once("/meshes/") {
+            assert_eq!(head.method, Method::GET);
+            let uid = self.state.mesh_uid.lock().clone();
+            let metadata = |uid| json!({"metadata": {"name": name, "uid": uid}});
+            uid.map_or_else(|| failure(404, "NotFound"), |uid| (200, metadata(uid)))
         } else {
             assert!(path.ends_with("/events"), "{} {path}", head.method);
             let event: Value = serde_json::from_slice(&body).expect("JSON");
@@ -101,6 +119,11 @@ impl ApiServer {
     /// Deletes a Secret and returns it.
     pub fn delete_secret(&self, name: &str) -> Value {
         self.secrets().remove(name).expect("the Secret exists")
+    }
+
+    /// Deletes the Mesh, whatever its name.
+    pub fn delete_mesh(&self) {
+        *self.state.mesh_uid.lock() = None;
     }
 
     /// Makes both times of the schedule in the Secret `name` earlier by `by`.

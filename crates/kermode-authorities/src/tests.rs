@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 use kermode_identity::{Phase, Schedule};
 use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_model::DEFAULT_CLOCK_TOLERANCE;
+use serde_json::json;
 
 use super::rotation::{CaSettings, RotationController};
 use super::*;
@@ -108,6 +109,40 @@ async fn replicas_that_start_together_share_one_ca() {
     assert_eq!(
         api_server.secret_names(),
         [FIRST_CERTIFICATE_SECRET, FIRST_SECRET]
+    );
+}
+
+#[tokio::test]
+async fn every_secret_of_a_mesh_is_owned_by_the_mesh() {
+    let api_server = ApiServer::default();
+    let mut replica = Replica::new(&api_server);
+    replica.reconcile(None).await;
+    replica.reconcile(Some(REQUEST)).await;
+    let names = [FIRST_CERTIFICATE_SECRET, FIRST_SECRET, SECOND_SECRET];
+    assert_eq!(api_server.secret_names(), names);
+    for secret in api_server.secrets().values() {
+        assert_eq!(
+            secret["metadata"]["ownerReferences"],
+            json!([{"apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "name": "default", "uid": "uid-of-mesh"}]),
+        );
+    }
+}
+
+#[tokio::test]
+async fn ca_of_a_deleted_mesh_is_neither_created_nor_restored() {
+    let api_server = ApiServer::default();
+    let replica = Replica::new(&api_server);
+    replica.plan().await.expect("a CA");
+    // What the garbage collector of Kubernetes does.
+    api_server.delete_mesh();
+    api_server.secrets().clear();
+    replica.invalidate_cache().await;
+    let _ = replica.plan().await;
+    assert_eq!(api_server.secret_names(), Vec::<String>::new());
+    let error = Replica::new(&api_server).plan().await.expect_err("no Mesh");
+    assert!(
+        format!("{error:#}").contains("Mesh default does not exist"),
+        "{error:#}"
     );
 }
 

@@ -1,14 +1,15 @@
 //! Default objects, created by the leader: the Mesh `default`, and an initial MeshTrafficPermission for each Mesh.
 //!
 //! The initial permission allows all traffic, so that enabling mTLS does not interrupt traffic. The permission is
-//! created once for each Mesh, so users may change or delete it; an annotation of the Mesh records the creation. When a
-//! replica becomes the leader, it creates the Mesh `default` if this Mesh is missing, unless the configuration disables
-//! this.
+//! created once for each Mesh, so users may change or delete it; an annotation of the Mesh records the creation.
+//! Kubernetes deletes the permission with its Mesh. When a replica becomes the leader, it creates the Mesh `default` if
+//! this Mesh is missing, unless the configuration disables this.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kermode_crds::{
     FromSpec, Mesh, MeshSpec, MeshTrafficPermission, MeshTrafficPermissionSpec, PermissionConf, TargetRef,
     annotation,
@@ -17,7 +18,7 @@ use kermode_model::DEFAULT_MESH;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -98,16 +99,26 @@ impl Defaults {
             return Ok(());
         }
         let name = mesh.name_any();
+        let uid = mesh.uid().unwrap_or_default();
+        let owner = mesh_reference(&name, uid.clone());
         let api: Api<MeshTrafficPermission> = Api::namespaced(self.client.clone(), &self.system_namespace);
-        ok_if_it_exists(api.create(&PostParams::default(), &allow_all(&name)).await)?;
-        let annotation_patch =
-            json!({"metadata": {"annotations": {annotation::INITIAL_POLICIES_CREATED: "true"}}});
+        let created = api.create(&PostParams::default(), &allow_all(&name, owner)).await;
+        if let Err(error) = created
+            && (!is_conflict(&error) || self.has_permission_of_earlier_mesh(&api, mesh).await?)
+        {
+            return Err(error);
+        }
+        // The UID makes the API server reject the patch if the Mesh was deleted and created again.
+        let annotation_patch = json!({
+            "metadata": {"uid": uid, "annotations": {annotation::INITIAL_POLICIES_CREATED: "true"}},
+        });
         let meshes: Api<Mesh> = Api::all(self.client.clone());
         match meshes
             .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(annotation_patch))
             .await
         {
-            Err(error) if is_not_found(&error) => return Ok(()),
+            // The watch reports the new Mesh.
+            Err(error) if is_not_found(&error) || is_conflict(&error) => return Ok(()),
             patched => patched?,
         };
         tracing::info!(
@@ -115,6 +126,27 @@ impl Defaults {
             "initial MeshTrafficPermission created: it allows all traffic"
         );
         Ok(())
+    }
+
+    /// Whether Kubernetes is about to delete the existing initial permission of a Mesh, because the permission belongs to
+    /// an earlier Mesh of the same name. Returns false if `mesh` itself does not exist any more.
+    async fn has_permission_of_earlier_mesh(
+        &self,
+        api: &Api<MeshTrafficPermission>,
+        mesh: &PartialObjectMeta<Mesh>,
+    ) -> kube::Result<bool> {
+        let name = mesh.name_any();
+        let meshes: Api<Mesh> = Api::all(self.client.clone());
+        let current = meshes.get_metadata_opt(&name).await?;
+        if current.is_none_or(|current| current.uid() != mesh.uid()) {
+            return Ok(false);
+        }
+        let Some(permission) = api.get_metadata_opt(&permission_name(&name)).await? else {
+            return Ok(true);
+        };
+        let mut owners = permission.owner_references().iter();
+        Ok(owners
+            .any(|owner| owner.kind == Mesh::kind(&()) && Some(&owner.uid) != mesh.metadata.uid.as_ref()))
     }
 }
 
@@ -124,7 +156,24 @@ async fn log_and_pause(failure: &str, error: &kube::Error) {
     tokio::time::sleep(RETRY_PAUSE).await;
 }
 
-fn allow_all(mesh: &str) -> MeshTrafficPermission {
+/// Returns an owner reference to a Mesh: Kubernetes deletes the dependent object after the Mesh. The deletion of the Mesh
+/// does not wait for it, which would require a right on finalizers.
+pub fn mesh_reference(name: &str, uid: String) -> OwnerReference {
+    OwnerReference {
+        api_version: Mesh::api_version(&()).into_owned(),
+        kind: Mesh::kind(&()).into_owned(),
+        name: name.to_owned(),
+        uid,
+        controller: None,
+        block_owner_deletion: None,
+    }
+}
+
+fn permission_name(mesh: &str) -> String {
+    format!("allow-all-{mesh}")
+}
+
+fn allow_all(mesh: &str, owner: OwnerReference) -> MeshTrafficPermission {
     let whole_mesh = || TargetRef {
         kind: "Mesh".to_owned(),
         ..TargetRef::default()
@@ -132,8 +181,9 @@ fn allow_all(mesh: &str) -> MeshTrafficPermission {
     MeshTrafficPermission {
         types: Some(MeshTrafficPermission::type_meta()),
         metadata: ObjectMeta {
-            name: Some(format!("allow-all-{mesh}")),
+            name: Some(permission_name(mesh)),
             labels: Some(BTreeMap::from([(annotation::MESH.to_owned(), mesh.to_owned())])),
+            owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
         spec: MeshTrafficPermissionSpec {
@@ -154,5 +204,104 @@ fn ok_if_it_exists<T>(result: kube::Result<T>) -> kube::Result<()> {
         Ok(_) => Ok(()),
         Err(error) if is_conflict(&error) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt as _;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Creates initial permissions. The API server has a Mesh `shop` with this UID and accepts all writes, except that a
+    /// permission is a conflict if `existing` is the owner of one.
+    fn mk_defaults(mesh_uid: &'static str, existing: Option<&'static str>) -> (Defaults, Requests) {
+        let requests = Requests::default();
+        let received = requests.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let received = received.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await?.to_bytes();
+                let is_mesh = head.uri.path().ends_with("/meshes/shop");
+                let (status, response) = match (&head.method, existing) {
+                    (&Method::GET, _) if is_mesh => (200, mk_mesh(mesh_uid)),
+                    (&Method::GET, Some(owner)) => {
+                        let owners = [mesh_reference("shop", owner.to_owned())];
+                        (
+                            200,
+                            json!({"metadata": {"name": "allow-all-shop", "ownerReferences": owners}}),
+                        )
+                    }
+                    (&Method::POST, Some(_)) => (409, json!({"reason": "AlreadyExists", "code": 409})),
+                    _ => (200, serde_json::from_slice(&body)?),
+                };
+                if head.method != Method::GET {
+                    let object = serde_json::from_slice(&body)?;
+                    received.lock().push((head.method, object));
+                }
+                let response = Response::builder()
+                    .status(status)
+                    .body(Body::from(response.to_string().into_bytes()));
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(response?)
+            }
+        });
+        let defaults = Defaults {
+            client: Client::new(service, "system"),
+            system_namespace: "system".to_owned(),
+            skip_mesh_creation: true,
+            is_leader: watch::channel(true).1,
+        };
+        (defaults, requests)
+    }
+
+    /// Methods and bodies of writes.
+    type Requests = Arc<Mutex<Vec<(Method, Value)>>>;
+
+    fn mk_mesh(uid: &str) -> Value {
+        json!({"metadata": {"name": "shop", "uid": uid}})
+    }
+
+    async fn create(defaults: &Defaults, uid: &str) -> kube::Result<()> {
+        let mesh = serde_json::from_value(mk_mesh(uid)).expect("metadata of a Mesh");
+        defaults.create_initial_permission(&mesh).await
+    }
+
+    #[tokio::test]
+    async fn initial_permission_belongs_to_its_mesh() {
+        let (defaults, requests) = mk_defaults("uid-of-shop", None);
+        create(&defaults, "uid-of-shop")
+            .await
+            .expect("the API server accepts every object");
+        let requests = requests.lock();
+        let [(Method::POST, permission), (Method::PATCH, patch)] = &**requests else {
+            panic!("{requests:?}");
+        };
+        assert_eq!(permission["metadata"]["name"], "allow-all-shop");
+        assert_eq!(
+            permission["metadata"]["ownerReferences"],
+            json!([{"apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "name": "shop", "uid": "uid-of-shop"}])
+        );
+        assert_eq!(patch["metadata"]["uid"], "uid-of-shop");
+    }
+
+    #[tokio::test]
+    async fn mesh_waits_for_the_deletion_of_the_permission_of_an_earlier_mesh() {
+        let (defaults, requests) = mk_defaults("uid-2", Some("uid-1"));
+        create(&defaults, "uid-2")
+            .await
+            .expect_err("Kubernetes will delete the permission");
+        assert_eq!(requests.lock().len(), 1, "the Mesh is not annotated");
+        // The permission of the current Mesh, and a Mesh that does not exist any more, need no second attempt.
+        for (existing, uid) in [("uid-2", "uid-2"), ("uid-2", "uid-1")] {
+            let (defaults, _) = mk_defaults("uid-2", Some(existing));
+            create(&defaults, uid).await.expect("nothing to wait for");
+        }
     }
 }

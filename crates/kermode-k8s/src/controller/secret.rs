@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use futures::{Stream, StreamExt};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ListParams, PostParams};
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -49,6 +50,21 @@ pub async fn get_or_create(
     secret_type: &str,
     create: impl FnOnce() -> SecretData + Send,
 ) -> Result<SecretData, SecretError> {
+    get_or_create_owned(client, namespace, name, secret_type, None, create).await
+}
+
+/// Like [`get_or_create`], for a Secret that Kubernetes deletes with its owner.
+///
+/// # Errors
+/// When a request fails; the message names the Secret.
+pub async fn get_or_create_owned(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    secret_type: &str,
+    owner: Option<OwnerReference>,
+    create: impl FnOnce() -> SecretData + Send,
+) -> Result<SecretData, SecretError> {
     if let Some(found) = get(client, namespace, name).await? {
         return Ok(found);
     }
@@ -66,6 +82,7 @@ pub async fn get_or_create(
                 "app.kubernetes.io/managed-by".to_owned(),
                 "kuma-cp".to_owned(),
             )])),
+            owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
         type_: Some(secret_type.to_owned()),
