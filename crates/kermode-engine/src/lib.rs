@@ -11,6 +11,8 @@
 
 mod events;
 mod metrics;
+#[cfg(test)]
+mod tests;
 pub mod watches;
 
 use std::collections::HashSet;
@@ -386,16 +388,4 @@ fn subject(kind: &'static str, key: &ObjectKey, uid: &Arc<str>) -> Subject {
 /// Whether the proxy of the Dataplane is an endpoint: at least one inbound is ready.
 fn has_ready_inbound(dataplane: &Dataplane) -> bool {
     dataplane.inbounds.iter().any(Inbound::is_ready)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn write_delay_grows_with_the_number_of_proxies_up_to_a_limit() {
-        assert_eq!(write_delay(0), Duration::ZERO);
-        assert_eq!(write_delay(1_000), Duration::from_millis(30));
-        assert_eq!(write_delay(usize::MAX), MAX_WRITE_DELAY);
-    }
 }

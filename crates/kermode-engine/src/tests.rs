@@ -1,0 +1,184 @@
+//! Tests of the Events that the engine records, and of the delay of writes.
+
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kermode_k8s::controller::writer;
+use kermode_k8s::convert::facts::{IntermediateKind, PodFacts, ServiceFacts};
+use kermode_runtime::readiness::Readiness;
+use kermode_xds::store::Store;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Requests to the API server, with their methods.
+type Requests = mpsc::UnboundedReceiver<(Method, Value)>;
+
+/// Returns a client whose API server accepts every request, and a receiver of the requests.
+fn mk_client() -> (Client, Requests) {
+    let (sender, requests) = mpsc::unbounded_channel();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let sender = sender.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let object: Value = serde_json::from_slice(&body)?;
+            // The test may have dropped the receiver.
+            let _ = sender.send((head.method, object));
+            let response = Response::builder().status(201).body(Body::from(body.to_vec()));
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(response?)
+        }
+    });
+    (Client::new(service, "default"), requests)
+}
+
+fn mk_engine(client: Client, is_leader: watch::Receiver<bool>) -> Engine {
+    let index = SharedIndex::default();
+    let event_recorder = EventRecorder::start(client.clone(), None);
+    let writer = Writer::new(
+        client,
+        index.clone(),
+        event_recorder.clone(),
+        writer::Metrics::default(),
+    );
+    Engine {
+        index,
+        directory: Directory::default(),
+        publisher: Publisher::new(Arc::new(Store::default())),
+        removals: EndpointRemovals::default(),
+        writer,
+        event_recorder,
+        meshes_changed: Arc::default(),
+        is_leader,
+        metrics: Metrics::default(),
+    }
+}
+
+fn mk_pod(name: &str, ip: &str) -> WatchEvent {
+    let pod = json!({
+        "metadata": {
+            "name": name, "namespace": "demo", "uid": format!("uid-of-{name}"), "labels": {"app": "web"},
+            "annotations": {"kuma.io/sidecar-injected": "true"},
+        },
+        "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]}]},
+        "status": {"podIP": ip, "phase": "Running"},
+    });
+    let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+    ObjectUpdate::Pod(Update::Applied(
+        ObjectKey::new("demo", name),
+        PodFacts::from(&pod),
+    ))
+    .into()
+}
+
+fn mk_service(name: &str, ports: Value) -> WatchEvent {
+    let service = json!({
+        "metadata": {"name": name, "namespace": "demo", "uid": format!("uid-of-{name}")},
+        "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.1", "ports": ports},
+    });
+    let service: Service = serde_json::from_value(service).expect("a Service");
+    let facts = ServiceFacts::from(&service);
+    ObjectUpdate::Service(Update::Applied(ObjectKey::new("demo", name), facts)).into()
+}
+
+/// Ends of the initial lists of all watches.
+fn ends_of_lists() -> impl Iterator<Item = WatchEvent> {
+    [
+        ObjectUpdate::Namespace(Update::Synced),
+        ObjectUpdate::Mesh(Update::Synced),
+        ObjectUpdate::Permission(Update::Synced),
+        ObjectUpdate::ContainerPatch(Update::Synced),
+        ObjectUpdate::Intermediate(IntermediateKind::ReplicaSet, Update::Synced),
+        ObjectUpdate::Intermediate(IntermediateKind::Job, Update::Synced),
+        ObjectUpdate::Service(Update::Synced),
+        ObjectUpdate::Pod(Update::Synced),
+    ]
+    .map(WatchEvent::from)
+    .into_iter()
+}
+
+/// Runs an engine on the initial lists with these objects, and returns all requests that write Events.
+async fn events_about(objects: impl IntoIterator<Item = WatchEvent>, leads: bool) -> Vec<Value> {
+    let (client, mut requests) = mk_client();
+    let (_is_leader, leadership) = watch::channel(leads);
+    let engine = mk_engine(client, leadership);
+    let (sender, events) = mpsc::channel(MAX_BATCH_SIZE);
+    for event in objects.into_iter().chain(ends_of_lists()) {
+        sender.send(event).await.expect("the engine's channel is open");
+    }
+    drop(sender);
+    engine.run(events, Readiness::default().register("engine")).await;
+    let mut written = Vec::new();
+    // The channel closes with the last handle of the API server, which the task that writes Events owns.
+    while let Some((method, event)) = requests.recv().await {
+        assert_eq!(method, Method::POST, "an Event is not written twice: {event}");
+        let about = &event["regarding"];
+        let text = |value: &Value, key: &str| value[key].as_str().expect("a member of an Event").to_owned();
+        written.push(json!([
+            text(about, "kind"),
+            text(about, "name"),
+            text(about, "uid"),
+            text(&event, "type"),
+            text(&event, "reason")
+        ]));
+    }
+    written.sort_by_key(Value::to_string);
+    written
+}
+
+fn mk_objects() -> Vec<WatchEvent> {
+    vec![
+        mk_service("silent", json!([])),
+        mk_service("datagrams", json!([{"port": 53, "protocol": "UDP"}])),
+        mk_service("typo", json!([{"port": 80, "targetPort": "htpp"}])),
+        mk_pod("web-1", "10.0.0.1"),
+        mk_pod("web-2", "10.0.0.2"),
+    ]
+}
+
+#[tokio::test]
+async fn service_without_inbounds_gets_one_event_however_many_pods_it_selects() {
+    let written = events_about(mk_objects(), true).await;
+    assert_eq!(
+        written,
+        [
+            json!(["Pod", "web-1", "uid-of-web-1", "Warning", "TargetPortNotFound"]),
+            json!(["Pod", "web-2", "uid-of-web-2", "Warning", "TargetPortNotFound"]),
+            json!([
+                "Service",
+                "datagrams",
+                "uid-of-datagrams",
+                "Normal",
+                "ServiceWithoutInbound"
+            ]),
+            json!([
+                "Service",
+                "silent",
+                "uid-of-silent",
+                "Normal",
+                "ServiceWithoutInbound"
+            ]),
+            json!([
+                "Service",
+                "typo",
+                "uid-of-typo",
+                "Warning",
+                "ServiceWithoutInbound"
+            ]),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn replica_that_is_not_the_leader_writes_no_events() {
+    assert_eq!(events_about(mk_objects(), false).await, Vec::<Value>::new());
+}
+
+#[test]
+fn write_delay_grows_with_the_number_of_proxies_up_to_a_limit() {
+    assert_eq!(write_delay(0), Duration::ZERO);
+    assert_eq!(write_delay(1_000), Duration::from_millis(30));
+    assert_eq!(write_delay(usize::MAX), MAX_WRITE_DELAY);
+}
