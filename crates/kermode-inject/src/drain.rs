@@ -15,6 +15,9 @@ const STOP_RESERVE: Duration = Duration::from_secs(5);
 const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Minimum drain time: `kuma-dp` does not accept zero.
 const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
+/// A limit below this value gives a warning even if no drain time was configured, because clients may not stop using the
+/// endpoint within such a drain time. Only a grace period below 10 s leads to such a limit.
+const SHORT_DRAIN: Duration = Duration::from_secs(5);
 /// Environment variable of the drain time.
 const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
@@ -22,8 +25,9 @@ const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 /// the setting, the annotation, an environment variable or a ContainerPatch. `is_annotated`: the Pod has the annotation
 /// `kuma.io/sidecar-drain-time`.
 ///
-/// Exceeding the limit gives a warning only if the drain time was configured: by the annotation, or to a value other
-/// than the default. A Pod with the default drain time and grace period, 30 s each, always exceeds the limit.
+/// Exceeding the limit gives a warning only if the drain time was configured (by the annotation, or to a value other
+/// than the default), or if the limit is below [`SHORT_DRAIN`]. A Pod with the default drain time and grace period, 30 s
+/// each, always exceeds the limit.
 ///
 /// `grace_period_seconds` is `None` only for a Pod that no API server has processed. The drain time is then kept, and
 /// the warning compares the drain time with Kubernetes' default grace period.
@@ -68,8 +72,9 @@ pub(crate) fn limit_drain_time(
     if drain_time <= max_drain_time {
         return;
     }
+    let is_short = has_grace_period && max_drain_time < SHORT_DRAIN;
     let mut warn = |warning: String| {
-        if is_configured {
+        if is_configured || is_short {
             warnings.push(warning);
         }
     };
@@ -149,6 +154,29 @@ mod tests {
         assert_eq!(limit_with("30s", None, false), ("30s".to_owned(), vec![]));
         let (value, warnings) = limit_with("31s", Some(30), false);
         assert_eq!((value.as_str(), warnings.len()), ("25s", 1));
+    }
+
+    #[test]
+    fn grace_period_that_leaves_hardly_any_drain_time_gives_a_warning_even_for_the_default() {
+        for (grace_period, result, warns) in [
+            (0, "1ms", true),
+            (5, "1ms", true),
+            (9, "4s", true),
+            (10, "5s", false),
+            (29, "24s", false),
+        ] {
+            let (value, warnings) = limit_with("30s", Some(grace_period), false);
+            assert_eq!(
+                (value.as_str(), warnings.len()),
+                (result, usize::from(warns)),
+                "{grace_period}"
+            );
+        }
+        let (_, warnings) = limit_with("30s", Some(5), false);
+        assert!(
+            warnings[0].contains("grace period of 5s and was cut to 1ms"),
+            "{warnings:?}"
+        );
     }
 
     #[test]
