@@ -32,8 +32,9 @@ pub fn outbound(address: SocketAddr) -> String {
     format!("outbound:{address}")
 }
 
-/// Name of the cluster for one endpoint of a headless service.
-pub fn headless_endpoint(service: &ServiceName, address: SocketAddr) -> String {
+/// Name of the cluster for one address of a service: the address of an endpoint of a headless service, or a ClusterIP
+/// whose endpoint the client's node chooses.
+pub fn single_address(service: &ServiceName, address: SocketAddr) -> String {
     format!("{service}-_{address}_")
 }
 

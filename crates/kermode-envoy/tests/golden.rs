@@ -34,6 +34,7 @@ macro_rules! cases {
 }
 
 cases! {
+    balancing,
     direct_access,
     dual_stack,
     headless,

@@ -12,8 +12,10 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use kermode_envoy::{Resource, ResourceKind};
+use nix::sys::socket::{Backlog, listen};
 use serde_json::{Value, json};
 use support::certificates::Authority;
 use support::input::Input;
@@ -32,16 +34,52 @@ struct TestMesh {
     client: RunningEnvoy,
     /// Address of the inbound of the service `web`.
     web: SocketAddr,
+    /// Service and address of the endpoints with session affinity.
+    sticky: Vec<(usize, SocketAddr)>,
+    _dead: [DeadAddress; 2],
     _secrets: [TempDir; 2],
 }
 
-/// Names and addresses of the services: `web`, which allows all callers; `locked`, which allows only a caller that does
-/// not exist; and `half`, which has two endpoints, one of them without an application. `half` allows callers with the
-/// tag `app: client`, which the client has.
-const SERVICES: [(&str, &str); 3] = [
+/// Address that does not respond to SYN packets, as the address of a dead node. The queue of the listener is full.
+struct DeadAddress {
+    address: SocketAddr,
+    _listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+impl DeadAddress {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        listen(&listener, Backlog::new(1).expect("a length")).expect("a shorter queue");
+        let attempts =
+            std::iter::repeat_with(|| TcpStream::connect_timeout(&address, Duration::from_millis(300)));
+        let queued: Vec<_> = attempts.take(16).map_while(Result::ok).collect();
+        assert!(queued.len() < 16, "the queue of the listener does not fill");
+        Self {
+            address,
+            _listener: listener,
+            _queued: queued,
+        }
+    }
+}
+
+/// Names and addresses of the services:
+///
+/// - `web` allows all callers, and `locked` allows only a caller that does not exist.
+/// - `half` allows callers with the tag `app: client`, which the client has. One of its two endpoints has no application.
+/// - One of the two endpoints of `lost` (HTTP) and of `lost-tcp` is on a dead node.
+/// - `sticky` (HTTP) and `sticky-tcp` have session affinity.
+/// - Both endpoints of `aborting` abort each response.
+const SERVICES: [(&str, &str); 8] = [
     ("web_demo_svc_80", "10.96.0.1:80"),
     ("locked_demo_svc_80", "10.96.0.2:80"),
     ("half_demo_svc_80", "10.96.0.3:80"),
+    ("lost_demo_svc_80", "10.96.0.4:80"),
+    ("lost-tcp_demo_svc_80", "10.96.0.5:80"),
+    ("sticky_demo_svc_80", "10.96.0.6:80"),
+    ("sticky-tcp_demo_svc_80", "10.96.0.7:80"),
+    ("aborting_demo_svc_80", "10.96.0.8:80"),
 ];
 /// Index of `web` in [`SERVICES`].
 const WEB: usize = 0;
@@ -49,6 +87,19 @@ const WEB: usize = 0;
 const LOCKED: usize = 1;
 /// Index of `half` in [`SERVICES`].
 const HALF: usize = 2;
+/// Index of `lost` in [`SERVICES`].
+const LOST: usize = 3;
+/// Index of `lost-tcp` in [`SERVICES`].
+const LOST_TCP: usize = 4;
+/// Index of `sticky` in [`SERVICES`].
+const STICKY: usize = 5;
+/// Index of `sticky-tcp` in [`SERVICES`].
+const STICKY_TCP: usize = 6;
+/// Index of `aborting` in [`SERVICES`].
+const ABORTING: usize = 7;
+
+const WEBSOCKET_REQUEST: &str = "GET /ws HTTP/1.1\r\nhost: web\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
 
 impl TestMesh {
     fn start(mode: &str) -> Self {
@@ -61,7 +112,26 @@ impl TestMesh {
         let web = forward_to(application.address);
         let locked = forward_to(application.address);
         let half = forward_to(application.address);
-        let input = mk_input(mode, web, locked, half, closed);
+        let lost = [forward_to(application.address), forward_to(application.address)];
+        let sticky: [SocketAddr; 6] = std::array::from_fn(|_| forward_to(application.address));
+        let aborting = [abort_responses(), abort_responses()];
+        let dead = [DeadAddress::new(), DeadAddress::new()];
+        let sticky_services = [STICKY, STICKY, STICKY, STICKY_TCP, STICKY_TCP, STICKY_TCP];
+        let sticky_inbounds: Vec<_> = sticky_services.into_iter().zip(sticky).collect();
+        let mut inbounds = vec![
+            (WEB, web),
+            (LOCKED, locked),
+            (HALF, half),
+            (HALF, closed),
+            (LOST, lost[0]),
+            (LOST, dead[0].address),
+            (LOST_TCP, lost[1]),
+            (LOST_TCP, dead[1].address),
+            (ABORTING, aborting[0]),
+            (ABORTING, aborting[1]),
+        ];
+        inbounds.extend(&sticky_inbounds);
+        let input = mk_input(mode, &inbounds);
 
         let authority = Authority::new();
         let services = SERVICES.map(|(name, _)| format!("spiffe://default/{name}"));
@@ -69,7 +139,13 @@ impl TestMesh {
         let server_input = format!("{input}\nproxy: server-0.demo\n");
         let server = start_proxy(&server_input, server_secrets.path(), &HashMap::new());
 
-        let bound_ports = [web, locked, half, closed].map(|address| {
+        // Endpoints on the dead node keep their ports, so the client connects to the dead addresses.
+        let living = [web, locked, half, closed]
+            .into_iter()
+            .chain(lost)
+            .chain(sticky)
+            .chain(aborting);
+        let bound_ports = living.map(|address| {
             (
                 address.port(),
                 server.address_of(&format!("inbound:{address}")).port(),
@@ -77,12 +153,14 @@ impl TestMesh {
         });
         let client_secrets = write_secrets(&authority, &[CLIENT_ID, "kuma://app/client"]);
         let client_input = format!("{input}\nproxy: client-0.demo\n");
-        let client = start_proxy(&client_input, client_secrets.path(), &HashMap::from(bound_ports));
+        let client = start_proxy(&client_input, client_secrets.path(), &bound_ports.collect());
         Self {
             application,
             server,
             client,
             web,
+            sticky: sticky_inbounds,
+            _dead: dead,
             _secrets: [server_secrets, client_secrets],
         }
     }
@@ -95,24 +173,32 @@ impl TestMesh {
     }
 }
 
-/// Returns the mesh as YAML for [`Input::parse`], without the key `proxy`. `web`, `locked` and `half` are the addresses
-/// of the inbounds of these services. `closed` is the second endpoint of `half`, on which nothing listens.
-fn mk_input(mode: &str, web: SocketAddr, locked: SocketAddr, half: SocketAddr, closed: SocketAddr) -> String {
-    let inbound = |address: SocketAddr, service: &str| {
-        let port = address.port();
+/// Returns the mesh as YAML for [`Input::parse`], without the key `proxy`. `inbounds` has the service and the address of
+/// each inbound.
+fn mk_input(mode: &str, inbounds: &[(usize, SocketAddr)]) -> String {
+    let inbound = |(service, address): &(usize, SocketAddr)| {
+        let protocol = if [LOST_TCP, STICKY_TCP].contains(service) {
+            "tcp"
+        } else {
+            "http"
+        };
+        let (port, service) = (address.port(), SERVICES[*service].0);
         format!(
-            "      - {{ port: {port}, tags: {{ kuma.io/service: {service}, kuma.io/protocol: http }} }}\n"
+            "      - {{ port: {port}, tags: {{ kuma.io/service: {service}, kuma.io/protocol: {protocol} }} }}\n"
         )
     };
-    let inbounds = [
-        inbound(web, SERVICES[WEB].0),
-        inbound(locked, SERVICES[LOCKED].0),
-        inbound(half, SERVICES[HALF].0),
-        inbound(closed, SERVICES[HALF].0),
-    ]
-    .concat();
+    let web = inbounds.iter().find(|(service, _)| *service == WEB);
+    let web_port = web.map(|(_, address)| address.port()).unwrap_or_default();
+    let inbounds: String = inbounds.iter().map(inbound).collect();
     let services: String = SERVICES
-        .map(|(name, address)| format!("  {name}: {{ addresses: [\"{address}\"] }}\n"))
+        .map(|(name, address)| {
+            let balancing = if name.starts_with("sticky") {
+                ", balancing: ByClient"
+            } else {
+                ""
+            };
+            format!("  {name}: {{ addresses: [\"{address}\"]{balancing} }}\n")
+        })
         .concat();
     format!(
         "mtls: {mode}
@@ -127,11 +213,26 @@ services:
   client-0.demo: {{ address: 127.0.0.9 }}
   server-0.demo:
     address: 127.0.0.1
-    probes: [{{ inboundPort: {}, inboundPath: /health, path: /probe }}]
+    probes: [{{ inboundPort: {web_port}, inboundPath: /health, path: /probe }}]
     inbound:
-{inbounds}",
-        web.port()
+{inbounds}"
     )
+}
+
+/// Returns the response to a GET through a TCP proxy. The connection ends with the last byte of the client.
+fn get_over_tcp(address: SocketAddr) -> String {
+    let mut connection = TcpStream::connect(address).expect("a connection");
+    let timeout = Some(Duration::from_mins(1));
+    connection.set_read_timeout(timeout).expect("a timeout");
+    connection
+        .write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+        .expect("a request");
+    connection
+        .shutdown(std::net::Shutdown::Write)
+        .expect("an open socket");
+    let mut response = String::new();
+    let _ = connection.read_to_string(&mut response);
+    response
 }
 
 /// Opens a port that forwards connections to the application, and returns its address.
@@ -158,6 +259,27 @@ fn forward_to(application: SocketAddr) -> SocketAddr {
                     let _ = to.shutdown(std::net::Shutdown::Write);
                 });
             }
+        }
+    });
+    address
+}
+
+/// Opens a port whose application closes each connection in the middle of its response, or after the upgrade to a
+/// WebSocket.
+fn abort_responses() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().map_while(Result::ok) {
+            let mut request = [0; 4096];
+            let length = connection.read(&mut request).unwrap_or_default();
+            let is_upgrade = String::from_utf8_lossy(&request[..length]).contains("upgrade: websocket");
+            let response: &[u8] = if is_upgrade {
+                b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
+            } else {
+                b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart"
+            };
+            let _ = connection.write_all(response);
         }
     });
     address
@@ -285,15 +407,81 @@ fn request_to_a_stopped_application_is_retried_at_another_endpoint() {
 }
 
 #[test]
+fn endpoint_on_a_dead_node_costs_a_client_one_connection_attempt_by_tcp_and_two_by_http() {
+    let mesh = TestMesh::start("STRICT");
+    for (service, cluster, attempts) in [
+        (LOST, "lost_demo_svc_80", 2),
+        (LOST_TCP, "lost-tcp_demo_svc_80", 1),
+    ] {
+        let address = mesh.outbound(service);
+        for _ in 0..20 {
+            let response = if service == LOST_TCP {
+                get_over_tcp(address)
+            } else {
+                get(address, "/")
+            };
+            assert!(response.starts_with("HTTP/1.1 200"), "{cluster}: {response}");
+        }
+        let count = |counter: &str| mesh.client.counter_sum(&format!("cluster.{cluster}.{counter}"));
+        assert_eq!(count("upstream_cx_connect_timeout"), attempts, "{cluster}");
+        assert_eq!(
+            count("outlier_detection.ejections_enforced_consecutive_local_origin_failure"),
+            1,
+            "{cluster}"
+        );
+    }
+}
+
+#[test]
+fn endpoints_whose_application_aborts_responses_or_closes_websockets_are_not_ejected() {
+    let mesh = TestMesh::start("STRICT");
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nhost: web\r\n\r\n", "200"),
+        (WEBSOCKET_REQUEST, "101"),
+    ] {
+        for _ in 0..8 {
+            let response = send(mesh.outbound(ABORTING), request);
+            assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{response}");
+        }
+    }
+    let count = |counter: &str| {
+        mesh.client
+            .counter_sum(&format!("cluster.aborting_demo_svc_80.{counter}"))
+    };
+    assert_eq!(
+        count("upstream_rq_total"),
+        16,
+        "aborted responses are not retried"
+    );
+    assert_eq!(count("outlier_detection.ejections_enforced_total"), 0);
+}
+
+#[test]
+fn client_of_a_service_with_session_affinity_stays_at_one_endpoint() {
+    let mesh = TestMesh::start("STRICT");
+    for service in [STICKY, STICKY_TCP] {
+        for _ in 0..12 {
+            let address = mesh.outbound(service);
+            let response = if service == STICKY_TCP {
+                get_over_tcp(address)
+            } else {
+                get(address, "/")
+            };
+            assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        }
+        let used = mesh.sticky.iter().filter(|(of, address)| {
+            let inbound = format!("cluster.localhost_{}.upstream_cx_total", address.port());
+            *of == service && mesh.server.counter_sum(&inbound) > 0
+        });
+        assert_eq!(used.count(), 1, "{}", SERVICES[service].0);
+    }
+}
+
+#[test]
 fn websocket_passes_through_both_sidecars() {
     let mesh = TestMesh::start("STRICT");
     let mut socket = TcpStream::connect(mesh.outbound(WEB)).expect("a connection");
-    socket
-        .write_all(
-            b"GET /ws HTTP/1.1\r\nhost: web\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
-        )
-        .expect("a request");
+    socket.write_all(WEBSOCKET_REQUEST.as_bytes()).expect("a request");
     let mut response = Vec::new();
     let mut byte = [0];
     while !response.ends_with(b"\r\n\r\n") {

@@ -176,8 +176,8 @@ mod tests {
         };
         Service {
             addresses: ServiceAddresses {
-                cluster_ips: Vec::new(),
                 headless,
+                ..ServiceAddresses::default()
             },
             endpoints: endpoints.iter().map(endpoint).collect(),
         }

@@ -34,6 +34,20 @@ pub struct ServiceAddresses {
     pub cluster_ips: Vec<SocketAddr>,
     /// Whether the Kubernetes Service is headless (ClusterIP `None`): clients connect to the IPs of its Pods.
     pub headless: bool,
+    /// Choice of the endpoint for a connection to a ClusterIP.
+    pub balancing: Balancing,
+}
+
+/// Choice of the endpoint for a connection or request to a ClusterIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balancing {
+    /// Each ready endpoint in turn.
+    #[default]
+    RoundRobin,
+    /// One endpoint for each client Pod, as long as the endpoint is ready.
+    ByClient,
+    /// The choice of the client's node: the client's sidecar connects to the ClusterIP.
+    ByNode,
 }
 
 /// One service of a mesh.

@@ -75,7 +75,7 @@ fn with_direct_access(mut dataplane: Dataplane, services: &[&str]) -> Dataplane 
 fn cluster_ip(last: u8) -> ServiceAddresses {
     ServiceAddresses {
         cluster_ips: vec![SocketAddr::from(([10, 96, 0, last], 80))],
-        headless: false,
+        ..ServiceAddresses::default()
     }
 }
 
@@ -315,8 +315,8 @@ fn proxy_gets_no_outbound_listener_for_its_own_address() {
         view.set_addresses(
             &"b".into(),
             Some(ServiceAddresses {
-                cluster_ips: Vec::new(),
                 headless: true,
+                ..ServiceAddresses::default()
             }),
         )
     });
@@ -414,8 +414,8 @@ fn apply_write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
         Write::RemovePod(pod) => view.remove_dataplane(&key(&format!("p-{pod}"))),
         Write::SetAddresses(service, headless) => {
             let addresses = headless.map(|headless| ServiceAddresses {
-                cluster_ips: Vec::new(),
                 headless,
+                ..ServiceAddresses::default()
             });
             view.set_addresses(&service_name(*service).as_str().into(), addresses)
         }

@@ -26,8 +26,11 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use crate::names;
 use crate::proto::{address, any, duration, number, socket_address};
 
-/// Timeout of a connection attempt (docs/reference/envoy.md#timeouts).
+/// Timeout of a connection attempt, TLS handshake included (docs/reference/envoy.md#timeouts).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a connection attempt to an endpoint if other endpoints may be tried. Two lost SYN packets do not exceed the
+/// timeout: the kernel repeats a SYN packet after 1 s and 3 s.
+const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Key of the HTTP options in `typed_extension_protocol_options` of a cluster.
 const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -45,6 +48,7 @@ pub(crate) fn eds(name: &str) -> Cluster {
             eds_config: Some(ads),
             service_name: name.into(),
         }),
+        connect_timeout: duration(ENDPOINT_CONNECT_TIMEOUT),
         ..new_cluster(name, DiscoveryType::Eds)
     }
 }

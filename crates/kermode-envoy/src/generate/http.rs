@@ -16,6 +16,8 @@ use envoy_types::pb::envoy::config::accesslog::v3::{AccessLogFilter, ResponseFla
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, Http1ProtocolOptions, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{ConnectionProperties, PolicySpecifier};
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -63,7 +65,7 @@ pub(crate) fn inbound(socket: SocketAddr, service: &str, local_cluster: &str, pr
     };
     let routes = RouteConfiguration {
         request_headers_to_remove: vec![KUMA_TAGS_HEADER.into()],
-        ..routes_to_cluster("inbound", service, local_cluster, retry)
+        ..routes_to_cluster("inbound", service, action_to_cluster(local_cluster, retry))
     };
     manager_filter(
         socket,
@@ -81,8 +83,25 @@ pub(crate) fn inbound(socket: SocketAddr, service: &str, local_cluster: &str, pr
 }
 
 /// The connection manager of a listener at the address `socket`, for requests from the application to a service.
-pub(crate) fn outbound(socket: SocketAddr, service: &str, cluster: &str, protocol: Protocol) -> Filter {
-    let routes = routes_to_cluster("outbound", service, cluster, retry_at_another_endpoint());
+/// `by_client`: the address of the client chooses the endpoint.
+pub(crate) fn outbound(
+    socket: SocketAddr,
+    service: &str,
+    cluster: &str,
+    protocol: Protocol,
+    by_client: bool,
+) -> Filter {
+    let source_ip = HashPolicy {
+        policy_specifier: Some(PolicySpecifier::ConnectionProperties(ConnectionProperties {
+            source_ip: true,
+        })),
+        ..Default::default()
+    };
+    let action = RouteAction {
+        hash_policy: if by_client { vec![source_ip] } else { Vec::new() },
+        ..action_to_cluster(cluster, retry_at_another_endpoint())
+    };
+    let routes = routes_to_cluster("outbound", service, action);
     manager_filter(
         socket,
         HttpConnectionManager {
@@ -175,20 +194,18 @@ fn grpc_stats() -> HttpFilter {
     )
 }
 
-/// A route table that sends all requests to a cluster.
-fn routes_to_cluster(
-    direction: &str,
-    service: &str,
-    cluster: &str,
-    retry: RetryPolicy,
-) -> RouteConfiguration {
-    let action = RouteAction {
+fn action_to_cluster(cluster: &str, retry: RetryPolicy) -> RouteAction {
+    RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
         // Zero disables the timeout: a response may take arbitrarily long.
         timeout: duration(Duration::ZERO),
         retry_policy: Some(retry),
         ..Default::default()
-    };
+    }
+}
+
+/// A route table that applies one action to all requests.
+fn routes_to_cluster(direction: &str, service: &str, action: RouteAction) -> RouteConfiguration {
     let route = Route {
         r#match: Some(RouteMatch {
             path_specifier: Some(PathSpecifier::Prefix("/".into())),

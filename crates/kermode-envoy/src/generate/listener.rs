@@ -8,6 +8,8 @@ use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
+use envoy_types::pb::envoy::r#type::v3::HashPolicy;
+use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 use envoy_types::pb::google::protobuf::{Value, value::Kind};
 use kermode_model::Tags;
 use prost::Message;
@@ -55,7 +57,24 @@ pub(crate) fn filter_chain(filters: Vec<Filter>) -> FilterChain {
 /// A filter that forwards bytes to a cluster. `connect_attempts` is the maximum number of connection attempts. The load
 /// balancer chooses an endpoint for each attempt.
 pub(crate) fn tcp_proxy(stat_prefix: &str, cluster: &str, connect_attempts: u32) -> Filter {
+    let proxy = new_tcp_proxy(stat_prefix, cluster, connect_attempts);
+    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+/// Like [`tcp_proxy`], for a cluster that balances by hash: the address of the client chooses the endpoint.
+pub(crate) fn tcp_proxy_by_client(stat_prefix: &str, cluster: &str, connect_attempts: u32) -> Filter {
+    let source_ip = HashPolicy {
+        policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})),
+    };
     let proxy = TcpProxy {
+        hash_policy: vec![source_ip],
+        ..new_tcp_proxy(stat_prefix, cluster, connect_attempts)
+    };
+    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+fn new_tcp_proxy(stat_prefix: &str, cluster: &str, connect_attempts: u32) -> TcpProxy {
+    TcpProxy {
         stat_prefix: names::stat_name(stat_prefix),
         idle_timeout: duration(IDLE_TIMEOUT),
         max_connect_attempts: if connect_attempts > 1 {
@@ -65,8 +84,7 @@ pub(crate) fn tcp_proxy(stat_prefix: &str, cluster: &str, connect_attempts: u32)
         },
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+    }
 }
 
 /// Encodes a listener.

@@ -1,17 +1,19 @@
 //! Resources for the clients of one service (docs/reference/envoy.md#outbound-listeners).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection, UpstreamConnectionOptions};
 use envoy_types::pb::envoy::config::core::v3::{TcpKeepalive, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::Filter;
-use kermode_model::view::Service;
+use kermode_model::view::{Balancing, Service};
 use kermode_model::{Dataplane, Mesh, Protocol, ServiceName};
 
 use super::cluster::{self, HttpVersion};
 use super::tls::MeshTls;
 use super::{http, listener};
-use crate::proto::number;
+use crate::proto::{duration, number};
 use crate::{Resource, ResourceKind, names};
 
 /// Maximum number of connection attempts for each TCP connection of a client. Each attempt may use another endpoint.
@@ -19,7 +21,13 @@ const CONNECT_ATTEMPTS: u32 = 5;
 /// Idle timeout of HTTP connections to endpoints. This timeout is shorter than that of the server's sidecar
 /// ([`listener::IDLE_TIMEOUT`]). Otherwise, the client's sidecar could send a request on a connection that the server's
 /// sidecar is closing.
-const HTTP_IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
+const HTTP_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+/// Duration for which an endpoint is ejected. Kubernetes notices a dead node after 50 s. The endpoint is then removed
+/// before the client would try the endpoint again.
+const EJECTION_TIME: Duration = Duration::from_mins(1);
+/// Maximum part of a service's endpoints, in percent, that a client ejects. The other half of the endpoints stays in use
+/// even if the failures have another cause, such as the client's own network. A single endpoint is never ejected.
+const MAX_EJECTION_PERCENT: u32 = 50;
 
 pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
     let mesh_tls = MeshTls::of(mesh);
@@ -39,18 +47,36 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
 /// One cluster with its endpoints, and a listener for each ClusterIP.
 fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
     let protocol = service.protocol();
-    let cluster = with_upstream_options(cluster::eds(name.as_str()), name, protocol, mesh_tls);
+    let balancing = service.addresses.balancing;
+    let mut cluster_ips = service.addresses.cluster_ips.clone();
+    cluster_ips.sort();
+    cluster_ips.dedup();
+    if balancing == Balancing::ByNode {
+        return single_address_resources(name, cluster_ips.into_iter().map(|ip| (ip, protocol)), mesh_tls);
+    }
+    let cluster = Cluster {
+        outlier_detection: Some(outlier_detection(protocol)),
+        lb_policy: match balancing {
+            Balancing::ByClient => LbPolicy::RingHash.into(),
+            Balancing::RoundRobin | Balancing::ByNode => LbPolicy::RoundRobin.into(),
+        },
+        ..with_upstream_options(cluster::eds(name.as_str()), name, protocol, mesh_tls)
+    };
     let cluster = Resource::encode(ResourceKind::Cluster, name.as_str(), &cluster);
     let ready_addresses = service.ready_endpoints().map(|(address, _)| *address);
     let endpoints = cluster::endpoints(name.as_str(), ready_addresses);
     let endpoints =
         Resource::encode(ResourceKind::Endpoints, name.as_str(), &endpoints).with_cluster_version(&cluster);
     let mut resources = vec![cluster, endpoints];
-    let mut cluster_ips = service.addresses.cluster_ips.clone();
-    cluster_ips.sort();
-    cluster_ips.dedup();
     for address in cluster_ips {
-        resources.push(listener_at(address, name, name.as_str(), protocol));
+        let filter = filter_to_cluster(
+            address,
+            name,
+            name.as_str(),
+            protocol,
+            balancing == Balancing::ByClient,
+        );
+        resources.push(listener_at(address, filter));
     }
     resources
 }
@@ -59,13 +85,29 @@ fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<
 ///
 /// Unready endpoints are included, because the Pods of a StatefulSet connect to each other before they are ready.
 fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
+    let endpoints = service.endpoints.iter();
+    single_address_resources(
+        name,
+        endpoints.map(|(address, endpoint)| (*address, endpoint.protocol)),
+        mesh_tls,
+    )
+}
+
+/// A cluster and a listener for each address: connections go to the address that the client chose, be it of an endpoint
+/// or a ClusterIP whose endpoint the node chooses.
+fn single_address_resources(
+    name: &ServiceName,
+    addresses: impl Iterator<Item = (SocketAddr, Protocol)>,
+    mesh_tls: Option<&MeshTls>,
+) -> Vec<Resource> {
     let mut resources = Vec::new();
-    for (address, endpoint) in &service.endpoints {
-        let cluster_name = names::headless_endpoint(name, *address);
-        let cluster = cluster::single_address(&cluster_name, *address);
-        let cluster = with_upstream_options(cluster, name, endpoint.protocol, mesh_tls);
+    for (address, protocol) in addresses {
+        let cluster_name = names::single_address(name, address);
+        let cluster = cluster::single_address(&cluster_name, address);
+        let cluster = with_upstream_options(cluster, name, protocol, mesh_tls);
         resources.push(Resource::encode(ResourceKind::Cluster, &cluster_name, &cluster));
-        resources.push(listener_at(*address, name, &cluster_name, endpoint.protocol));
+        let filter = filter_to_cluster(address, name, &cluster_name, protocol, false);
+        resources.push(listener_at(address, filter));
     }
     resources
 }
@@ -83,7 +125,7 @@ pub fn hidden_resource_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String
         hidden.push((ResourceKind::Listener, names::outbound(socket)));
         let cluster = inbound
             .service()
-            .map(|service| names::headless_endpoint(&service, socket));
+            .map(|service| names::single_address(&service, socket));
         hidden.extend(cluster.map(|cluster| (ResourceKind::Cluster, cluster)));
     }
     hidden.sort();
@@ -111,6 +153,30 @@ fn with_upstream_options(
     }
 }
 
+/// Passive health checks: an endpoint to which no connection can be made is ejected, so that further requests and
+/// connections avoid the endpoint. Statuses of responses do not count, because an application may respond with any
+/// status.
+///
+/// For HTTP, Envoy also counts streams that end early, for example when an application aborts a response or closes a
+/// WebSocket. Every stream that gets a connection resets the count. One such stream must not eject a healthy endpoint.
+/// HTTP endpoints are therefore ejected after two failures in succession.
+fn outlier_detection(protocol: Protocol) -> OutlierDetection {
+    let failures = if protocol.is_http() { 2 } else { 1 };
+    OutlierDetection {
+        split_external_local_origin_errors: true,
+        consecutive_local_origin_failure: number(failures),
+        enforcing_consecutive_local_origin_failure: number(100),
+        enforcing_local_origin_success_rate: number(0),
+        enforcing_consecutive_5xx: number(0),
+        enforcing_consecutive_gateway_failure: number(0),
+        enforcing_success_rate: number(0),
+        base_ejection_time: duration(EJECTION_TIME),
+        max_ejection_time: duration(EJECTION_TIME),
+        max_ejection_percent: number(MAX_EJECTION_PERCENT),
+        ..Default::default()
+    }
+}
+
 /// TCP keepalive, to detect nodes that disappear without closing their connections.
 fn keepalive_options() -> UpstreamConnectionOptions {
     let tcp_keepalive = TcpKeepalive {
@@ -124,22 +190,26 @@ fn keepalive_options() -> UpstreamConnectionOptions {
     }
 }
 
-fn listener_at(address: SocketAddr, service: &ServiceName, cluster: &str, protocol: Protocol) -> Resource {
+fn listener_at(address: SocketAddr, filter: Filter) -> Resource {
     let base = listener::new(&names::outbound(address), address, TrafficDirection::Outbound);
     let mut listener = listener::without_bind(base);
-    let filter = filter_to_cluster(address, service, cluster, protocol);
     listener.filter_chains = vec![listener::filter_chain(vec![filter])];
     listener::encode(&listener)
 }
 
+/// The filter of the listener at `address`. `by_client`: the address of the client chooses the endpoint, for a cluster
+/// that balances by hash.
 fn filter_to_cluster(
     address: SocketAddr,
     service: &ServiceName,
     cluster: &str,
     protocol: Protocol,
+    by_client: bool,
 ) -> Filter {
     if protocol.is_http() {
-        http::outbound(address, service.as_str(), cluster, protocol)
+        http::outbound(address, service.as_str(), cluster, protocol, by_client)
+    } else if by_client {
+        listener::tcp_proxy_by_client(cluster, cluster, CONNECT_ATTEMPTS)
     } else {
         listener::tcp_proxy(cluster, cluster, CONNECT_ATTEMPTS)
     }

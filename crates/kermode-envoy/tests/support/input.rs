@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kermode_envoy::{Resource, generate};
 use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
-use kermode_model::view::{MeshView, ServiceAddresses};
+use kermode_model::view::{Balancing, MeshView, ServiceAddresses};
 use kermode_model::{
     Action, ApplicationProbe, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode,
     ObjectKey, PermissionRule, Principal, Probes, ServiceName, Tags, TrafficPermission, TransparentProxying,
@@ -61,6 +61,8 @@ struct ServiceInput {
     addresses: Vec<SocketAddr>,
     #[serde(default)]
     headless: bool,
+    /// `ByClient` or `ByNode`; round robin when absent.
+    balancing: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -167,6 +169,11 @@ impl Input {
             let addresses = ServiceAddresses {
                 cluster_ips: service.addresses.clone(),
                 headless: service.headless,
+                balancing: match service.balancing.as_deref() {
+                    Some("ByClient") => Balancing::ByClient,
+                    Some("ByNode") => Balancing::ByNode,
+                    _ => Balancing::RoundRobin,
+                },
             };
             view.set_addresses(&ServiceName::new(name.as_str()), Some(addresses));
         }

@@ -20,6 +20,7 @@ pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, 
         let addresses = ServiceAddresses {
             cluster_ips: cluster_ips.map(|ip| SocketAddr::new(*ip, port.number)).collect(),
             headless: service.is_headless,
+            balancing: service.balancing,
         };
         (port.service_name().clone(), addresses)
     })

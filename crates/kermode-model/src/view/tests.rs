@@ -141,7 +141,7 @@ fn service_is_found_at_its_cluster_ip() {
     let address = SocketAddr::from(([10, 96, 0, 1], 80));
     let addresses = ServiceAddresses {
         cluster_ips: vec![address],
-        headless: false,
+        ..ServiceAddresses::default()
     };
     assert_eq!(
         view.set_addresses(&"web".into(), Some(addresses.clone())),

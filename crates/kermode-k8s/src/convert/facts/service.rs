@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kermode_crds::annotation;
+use kermode_model::view::Balancing;
 use kermode_model::{ObjectKey, Protocol, ServiceName};
 
 use super::super::protocol;
@@ -28,6 +29,8 @@ pub struct ServiceFacts {
     pub cluster_ips: Box<[IpAddr]>,
     /// Whether the ClusterIP is `None`: clients address individual Pods.
     pub is_headless: bool,
+    /// Choice of the endpoint for a connection to a ClusterIP.
+    pub balancing: Balancing,
     /// Whether the type is `ExternalName`.
     pub is_external_name: bool,
     /// Annotations with `kuma.io/` in the key.
@@ -89,10 +92,23 @@ impl From<&Service> for ServiceFacts {
                 .collect(),
             is_headless: cluster_ips.iter().any(|ip| ip == "None"),
             cluster_ips: cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            balancing: balancing(&spec),
             is_external_name: spec.type_.as_deref() == Some("ExternalName"),
             annotations,
             key,
         }
+    }
+}
+
+/// Returns the balancing of a Service (docs/reference/envoy.md#balancing). The node knows its own endpoints and the
+/// affinity of its clients, so it decides if traffic must stay on the node.
+fn balancing(spec: &ServiceSpec) -> Balancing {
+    if spec.internal_traffic_policy.as_deref() == Some("Local") {
+        Balancing::ByNode
+    } else if spec.session_affinity.as_deref() == Some("ClientIP") {
+        Balancing::ByClient
+    } else {
+        Balancing::RoundRobin
     }
 }
 
@@ -126,5 +142,33 @@ impl ServicePortFacts {
     /// Returns the value of the tag `kuma.io/service` in the inbounds of this port.
     pub fn service_name(&self) -> &ServiceName {
         &self.service_name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn local_traffic_policy_comes_before_session_affinity() {
+        let balancing = |fields: Value| {
+            let service = json!({"metadata": {"name": "web", "namespace": "demo"}, "spec": fields});
+            let service: Service = serde_json::from_value(service).expect("a Service");
+            ServiceFacts::from(&service).balancing
+        };
+        let (local, sticky) = ("internalTrafficPolicy", "sessionAffinity");
+        assert_eq!(balancing(json!({})), Balancing::RoundRobin);
+        assert_eq!(
+            balancing(json!({local: "Cluster", sticky: "None"})),
+            Balancing::RoundRobin
+        );
+        assert_eq!(balancing(json!({sticky: "ClientIP"})), Balancing::ByClient);
+        assert_eq!(balancing(json!({local: "Local"})), Balancing::ByNode);
+        assert_eq!(
+            balancing(json!({local: "Local", sticky: "ClientIP"})),
+            Balancing::ByNode
+        );
     }
 }
