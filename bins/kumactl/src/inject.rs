@@ -35,8 +35,8 @@ pub(crate) struct InjectArgs {
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
-    /// Manifests of Namespaces, Meshes and ContainerPatches of the cluster, in addition to those in --file; repeatable.
-    /// Without any Mesh, the Mesh default is assumed to exist.
+    /// Manifests of Namespaces, Meshes, ContainerPatches and Nodes of the cluster, in addition to those in --file;
+    /// repeatable. Without any Mesh, the Mesh default is assumed to exist.
     #[arg(long, value_name = "FILE")]
     objects: Vec<PathBuf>,
 

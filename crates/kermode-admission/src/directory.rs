@@ -1,12 +1,13 @@
-//! Directory of the objects that admission reads: Namespaces, Meshes and ContainerPatches.
+//! Directory of the objects that admission reads: Namespaces, Meshes, ContainerPatches and Nodes.
 //!
 //! The directory is separate from the index, so that a burst of Pod events does not delay an admission.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::convert::facts::{NamespaceFacts, Pairs};
+use kermode_model::KubernetesVersion;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Objects that admission reads. The engine updates the directory from its watches. Cheap to clone.
@@ -22,6 +23,36 @@ pub struct Contents {
     pub meshes: HashSet<Arc<str>>,
     /// ContainerPatches of the control plane's namespace, by name.
     pub container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
+    /// Versions of the kubelets of Nodes to which Pods with a sidecar may be scheduled.
+    pub nodes: NodeVersions,
+}
+
+/// Versions of kubelets, by Node.
+#[derive(Debug, Default)]
+pub struct NodeVersions {
+    by_node: HashMap<Arc<str>, KubernetesVersion>,
+    /// The same, oldest first.
+    sorted: BTreeSet<(KubernetesVersion, Arc<str>)>,
+}
+
+impl NodeVersions {
+    /// Sets the version of a Node's kubelet; `None` removes the Node.
+    pub fn set(&mut self, node: Arc<str>, version: Option<KubernetesVersion>) {
+        if let Some(old) = self.by_node.remove(&node) {
+            self.sorted.remove(&(old, node.clone()));
+        }
+        if let Some(version) = version {
+            self.sorted.insert((version, node.clone()));
+            self.by_node.insert(node, version);
+        }
+    }
+
+    /// Returns the Node with the oldest kubelet; `None` without Nodes.
+    pub fn oldest(&self) -> Option<(Arc<str>, KubernetesVersion)> {
+        self.sorted
+            .first()
+            .map(|(version, node)| (node.clone(), *version))
+    }
 }
 
 /// Labels and annotations of a Namespace.
@@ -57,5 +88,28 @@ impl Directory {
     /// Locks the directory for writing.
     pub fn write(&self) -> RwLockWriteGuard<'_, Contents> {
         self.0.write()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oldest_node_follows_nodes_that_come_are_upgraded_and_go() {
+        let mut nodes = NodeVersions::default();
+        let oldest = |nodes: &NodeVersions| nodes.oldest().map(|(node, version)| format!("{node} {version}"));
+        assert_eq!(oldest(&nodes), None);
+        nodes.set("a".into(), Some(KubernetesVersion::new(1, 31)));
+        nodes.set("b".into(), Some(KubernetesVersion::new(1, 28)));
+        nodes.set("c".into(), Some(KubernetesVersion::new(1, 27)));
+        assert_eq!(oldest(&nodes).as_deref(), Some("c 1.27"));
+        nodes.set("c".into(), Some(KubernetesVersion::new(1, 31)));
+        assert_eq!(oldest(&nodes).as_deref(), Some("b 1.28"));
+        nodes.set("b".into(), None);
+        assert_eq!(oldest(&nodes).as_deref(), Some("a 1.31"));
+        nodes.set("a".into(), None);
+        nodes.set("c".into(), None);
+        assert_eq!(oldest(&nodes), None);
     }
 }

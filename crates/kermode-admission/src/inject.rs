@@ -105,6 +105,7 @@ impl Webhooks {
         found: &FoundObjects,
     ) -> Result<Outcome, Denial> {
         let directory = || self.directory.read();
+        let oldest_node = directory().nodes.oldest();
         let context = Context {
             namespace: Namespace {
                 name: namespace,
@@ -118,6 +119,7 @@ impl Webhooks {
                 let looked_up = found.container_patches.get(name).cloned();
                 looked_up.or_else(|| directory().container_patches.get(name).cloned())
             },
+            oldest_node: oldest_node.as_ref().map(|(node, version)| (&**node, *version)),
         };
         kermode_inject::inject(&request.object, &self.settings, &context)
     }

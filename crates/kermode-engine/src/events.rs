@@ -6,7 +6,7 @@ use std::time::Instant;
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::controller::watch::Update;
 use kermode_k8s::convert::facts::{
-    IntermediateFacts, IntermediateKind, NamespaceFacts, PodFacts, ServiceFacts,
+    IntermediateFacts, IntermediateKind, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts,
 };
 use kermode_model::{Mesh, MeshName, TrafficPermission};
 
@@ -34,6 +34,7 @@ macro_rules! watch_kinds {
 
 watch_kinds! {
     Namespaces = "namespaces",
+    Nodes = "nodes",
     Meshes = "meshes",
     Permissions = "meshtrafficpermissions",
     ContainerPatches = "containerpatches",
@@ -59,6 +60,8 @@ pub enum ObjectUpdate {
     Service(Update<ServiceFacts>),
     /// A Namespace.
     Namespace(Update<NamespaceFacts>),
+    /// A Node.
+    Node(Update<NodeFacts>),
     /// A ReplicaSet or Job, which may stand between a Pod and the workload that owns it.
     Intermediate(IntermediateKind, Update<IntermediateFacts>),
     /// A Mesh.
@@ -96,6 +99,7 @@ impl ObjectUpdate {
             Self::Pod(Update::Synced) => Some(WatchKind::Pods),
             Self::Service(Update::Synced) => Some(WatchKind::Services),
             Self::Namespace(Update::Synced) => Some(WatchKind::Namespaces),
+            Self::Node(Update::Synced) => Some(WatchKind::Nodes),
             Self::Intermediate(IntermediateKind::ReplicaSet, Update::Synced) => Some(WatchKind::ReplicaSets),
             Self::Intermediate(IntermediateKind::Job, Update::Synced) => Some(WatchKind::Jobs),
             Self::Mesh(Update::Synced) => Some(WatchKind::Meshes),
@@ -136,6 +140,7 @@ mod tests {
     fn mk_synced(watch: WatchKind) -> ObjectUpdate {
         match watch {
             WatchKind::Namespaces => ObjectUpdate::Namespace(Update::Synced),
+            WatchKind::Nodes => ObjectUpdate::Node(Update::Synced),
             WatchKind::Meshes => ObjectUpdate::Mesh(Update::Synced),
             WatchKind::Permissions => ObjectUpdate::Permission(Update::Synced),
             WatchKind::ContainerPatches => ObjectUpdate::ContainerPatch(Update::Synced),

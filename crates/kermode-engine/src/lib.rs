@@ -28,7 +28,7 @@ use kermode_k8s::convert::facts::{IntermediateId, NamespaceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::view::Touched;
-use kermode_model::{Dataplane, Inbound, MeshName, ObjectKey};
+use kermode_model::{Dataplane, Inbound, KubernetesVersion, MeshName, ObjectKey};
 use kermode_removals::EndpointRemovals;
 use kermode_runtime::readiness::ReadinessGuard;
 use kermode_xds::publisher::Publisher;
@@ -220,6 +220,8 @@ impl Engine {
             ObjectUpdate::Service(Update::Applied(_, service)) => index.apply_service(service),
             ObjectUpdate::Service(Update::Gone(key)) => index.remove_service(&key),
             ObjectUpdate::Namespace(update) => self.apply_namespace(index, update),
+            ObjectUpdate::Node(Update::Applied(key, node)) => self.set_node(key.name, Some(node.version)),
+            ObjectUpdate::Node(Update::Gone(key)) => self.set_node(key.name, None),
             ObjectUpdate::Intermediate(_, Update::Applied(_, facts)) => index.apply_intermediate(facts),
             ObjectUpdate::Intermediate(kind, Update::Gone(key)) => {
                 index.remove_intermediate(&IntermediateId { kind, key })
@@ -246,11 +248,30 @@ impl Engine {
             }
             ObjectUpdate::Pod(Update::Synced)
             | ObjectUpdate::Service(Update::Synced)
+            | ObjectUpdate::Node(Update::Synced)
             | ObjectUpdate::Intermediate(_, Update::Synced)
             | ObjectUpdate::Mesh(Update::Synced)
             | ObjectUpdate::Permission(Update::Synced)
             | ObjectUpdate::ContainerPatch(Update::Synced) => Changes::default(),
         }
+    }
+
+    /// Sets the version of a Node's kubelet; `None` removes the Node. Logs a change of the placement of new sidecars.
+    fn set_node(&self, node: Arc<str>, version: Option<KubernetesVersion>) -> Changes {
+        let supports_native =
+            |(_, version): &(Arc<str>, KubernetesVersion)| version.supports_native_sidecars();
+        let mut directory = self.directory.write();
+        let before = directory.nodes.oldest();
+        directory.nodes.set(node, version);
+        let oldest = directory.nodes.oldest();
+        drop(directory);
+        if let Some((node, version)) = &oldest
+            && before.as_ref().map(supports_native) != oldest.as_ref().map(supports_native)
+        {
+            let native = version.supports_native_sidecars();
+            tracing::info!(%node, kubelet = %version, native, "sidecar mode auto follows the oldest kubelet");
+        }
+        Changes::default()
     }
 
     fn apply_namespace(&self, index: &mut Index, update: Update<NamespaceFacts>) -> Changes {

@@ -87,6 +87,7 @@ fn mk_service(name: &str, ports: Value) -> WatchEvent {
 fn ends_of_lists() -> impl Iterator<Item = WatchEvent> {
     [
         ObjectUpdate::Namespace(Update::Synced),
+        ObjectUpdate::Node(Update::Synced),
         ObjectUpdate::Mesh(Update::Synced),
         ObjectUpdate::Permission(Update::Synced),
         ObjectUpdate::ContainerPatch(Update::Synced),

@@ -5,11 +5,11 @@ use std::fmt::Debug;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
 use kermode_k8s::controller::watch::{Conversion, Update, convert_if_decoded, follow, watch_config};
 use kermode_k8s::convert::facts::{
-    IntermediateFacts, IntermediateKind, NamespaceFacts, PodFacts, ServiceFacts,
+    IntermediateFacts, IntermediateKind, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts,
 };
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -39,6 +39,11 @@ fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             Api::<Namespace>::all(client),
             |namespace| Conversion::Keep(NamespaceFacts::from(&namespace)),
             ObjectUpdate::Namespace,
+        ),
+        WatchKind::Nodes => builder.build(
+            Api::<Node>::all(client),
+            |node| NodeFacts::of(&node).into(),
+            ObjectUpdate::Node,
         ),
         WatchKind::Meshes => builder.build(
             Api::<DeserializeGuard<Mesh>>::all(client),

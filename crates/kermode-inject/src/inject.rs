@@ -5,6 +5,7 @@ use std::fmt;
 
 use kermode_crds::ContainerPatchSpec;
 use kermode_crds::annotation as key;
+use kermode_model::KubernetesVersion;
 use kermode_netfilter::TrafficConfig;
 use serde_json::Value;
 
@@ -36,6 +37,8 @@ pub struct Context<'a> {
     pub mesh_exists: &'a dyn Fn(&str) -> bool,
     /// Returns a ContainerPatch of the control plane's namespace by name.
     pub container_patch: &'a dyn Fn(&str) -> Option<ContainerPatchSpec>,
+    /// Node with the oldest kubelet among those to which the Pod may be scheduled; `None` if no Node is known.
+    pub oldest_node: Option<(&'a str, KubernetesVersion)>,
 }
 
 /// The Namespace of a Pod.

@@ -93,7 +93,7 @@ impl<'a> Plan<'a> {
             control_plane_url: context.control_plane_url,
             control_plane_ca_pem: context.control_plane_ca_pem,
             mesh,
-            placement: placement(settings, &annotations, trace)?,
+            placement: placement(settings, context, &annotations, trace)?,
             restricted: is_restricted(settings, &metadata.namespace_labels, trace),
             admin_port: annotations
                 .port(key::ENVOY_ADMIN_PORT)?
@@ -165,7 +165,16 @@ fn default_concurrency(settings: &Settings, pod_resources: PodResources<'_>) -> 
     sidecar_cpus.min(pod_cpus.unwrap_or(sidecar_cpus)).max(2)
 }
 
-fn placement(settings: &Settings, annotations: &Values<'_>, trace: &mut Trace) -> Result<Placement, Denial> {
+/// Chooses the placement of the sidecar. Mode `auto` follows the oldest kubelet, because an older kubelet takes a native
+/// sidecar for an ordinary init container, which never ends. Mode `native` is the user's decision; it is denied only if
+/// the API server would drop the field. No kubelet is newer than the API server. If every kubelet supports native
+/// sidecars, the API server therefore supports them too.
+fn placement(
+    settings: &Settings,
+    context: &Context<'_>,
+    annotations: &Values<'_>,
+    trace: &mut Trace,
+) -> Result<Placement, Denial> {
     let choices = [
         ("auto", SidecarMode::Auto),
         ("native", SidecarMode::Native),
@@ -181,17 +190,30 @@ fn placement(settings: &Settings, annotations: &Values<'_>, trace: &mut Trace) -
             None => format!("the setting sidecarMode is {name}"),
         }
     });
-    let supported = settings.native_sidecars_supported;
+    let node_support = context
+        .oldest_node
+        .map(|(_, version)| version.supports_native_sidecars());
+    let all_support = node_support.unwrap_or(settings.native_sidecars_supported);
     if mode != SidecarMode::Classic {
         trace.note(TraceTopic::SidecarMode, || {
-            let verb = if supported { "supports" } else { "does not support" };
-            format!("the API server {verb} native sidecars")
+            let verb = if all_support {
+                "supports"
+            } else {
+                "does not support"
+            };
+            match context.oldest_node {
+                Some((node, version)) => {
+                    format!("the oldest kubelet, {version} of Node {node}, {verb} native sidecars")
+                }
+                None => format!("the API server {verb} native sidecars"),
+            }
         });
     }
-    let placement = match (mode, supported) {
-        (SidecarMode::Auto | SidecarMode::Native, true) => Placement::Native,
-        (SidecarMode::Auto, false) | (SidecarMode::Classic, _) => Placement::Classic,
-        (SidecarMode::Native, false) => {
+    let placement = match mode {
+        SidecarMode::Auto if all_support => Placement::Native,
+        SidecarMode::Classic | SidecarMode::Auto => Placement::Classic,
+        SidecarMode::Native if all_support || settings.native_sidecars_supported => Placement::Native,
+        SidecarMode::Native => {
             return Err(Denial::NativeUnsupported {
                 object: annotations.object.to_owned(),
             });

@@ -11,6 +11,7 @@ mod fixture;
 
 use kermode_inject::settings::SidecarMode;
 use kermode_inject::{Outcome, Settings, inject, parse_quantity};
+use kermode_model::KubernetesVersion;
 use serde_json::{Value, json};
 
 use crate::fixture::Fixture;
@@ -202,5 +203,43 @@ fn every_added_local_volume_is_listed_as_evictable() {
             .map(|volume| volume["name"].as_str().unwrap())
             .collect();
         assert_eq!(local.join(","), listed, "{mode:?}");
+    }
+}
+
+#[test]
+fn oldest_kubelet_decides_the_sidecar_mode_auto() {
+    let is_native = |mode: SidecarMode, api_server: bool, oldest_node: Option<(u32, u32)>| {
+        let settings = Settings {
+            native_sidecars_supported: api_server,
+            ..settings(mode)
+        };
+        let fixture = Fixture {
+            oldest_node: oldest_node.map(|(major, minor)| KubernetesVersion::new(major, minor)),
+            ..Fixture::default()
+        };
+        let pod = mk_pod(json!({}));
+        let outcome = fixture.with(|context| inject(&pod, &settings, context));
+        let Ok(Outcome::Injected(injection)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        let mut after = pod.clone();
+        json_patch::patch(&mut after, &injection.patch).unwrap();
+        let mut init = after["spec"]["initContainers"].as_array().expect("a list").iter();
+        init.any(|container| container["restartPolicy"] == "Always")
+    };
+    for (mode, api_server, oldest_node, expected) in [
+        (SidecarMode::Auto, true, None, true),
+        (SidecarMode::Auto, true, Some((1, 34)), true),
+        (SidecarMode::Auto, true, Some((1, 29)), true),
+        (SidecarMode::Auto, true, Some((1, 28)), false),
+        // The API server was upgraded after the start of the control plane.
+        (SidecarMode::Auto, false, Some((1, 29)), true),
+        (SidecarMode::Auto, false, None, false),
+        (SidecarMode::Native, true, Some((1, 27)), true),
+        (SidecarMode::Native, false, Some((1, 29)), true),
+        (SidecarMode::Classic, true, Some((1, 34)), false),
+    ] {
+        let case = format!("{mode:?}, API server supports: {api_server}, oldest node {oldest_node:?}");
+        assert_eq!(is_native(mode, api_server, oldest_node), expected, "{case}");
     }
 }

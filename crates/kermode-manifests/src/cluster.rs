@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kermode_crds::{ContainerPatch, ContainerPatchSpec, GROUP};
-use kermode_model::DEFAULT_MESH;
+use kermode_model::{DEFAULT_MESH, KubernetesVersion};
 use serde_json::Value;
 
 use crate::ManifestError;
 
-/// Namespaces, Meshes and ContainerPatches by name.
+/// Namespaces, Meshes and ContainerPatches by name, and the Node with the oldest kubelet.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterObjects {
     namespaces: BTreeMap<String, NamespaceMetadata>,
     meshes: BTreeSet<String>,
     container_patches: BTreeMap<String, ContainerPatchSpec>,
+    oldest_node: Option<(KubernetesVersion, String)>,
 }
 
 /// Labels and annotations of a Namespace.
@@ -42,6 +43,10 @@ impl ClusterObjects {
             match (group, object["kind"].as_str().unwrap_or_default()) {
                 ("", "Namespace") => {
                     cluster.namespaces.insert(name, metadata_of(object)?);
+                }
+                ("", "Node") => {
+                    let version = kubelet_version(object).map(|version| (version, name));
+                    cluster.oldest_node = cluster.oldest_node.into_iter().chain(version).min();
                 }
                 (GROUP, "Mesh") => {
                     cluster.meshes.insert(name);
@@ -75,10 +80,32 @@ impl ClusterObjects {
         !self.meshes.is_empty()
     }
 
+    /// Returns the Node with the oldest kubelet.
+    pub fn oldest_node(&self) -> Option<(&str, KubernetesVersion)> {
+        self.oldest_node
+            .as_ref()
+            .map(|(version, node)| (node.as_str(), *version))
+    }
+
     /// Returns the spec of a ContainerPatch.
     pub fn container_patch(&self, name: &str) -> Option<ContainerPatchSpec> {
         self.container_patches.get(name).cloned()
     }
+}
+
+/// Returns the version of a Node's kubelet. Returns `None` if no Pod with a sidecar can be scheduled to the Node. The
+/// conditions are those of the control plane.
+fn kubelet_version(node: &Value) -> Option<KubernetesVersion> {
+    let (labels, info) = (&node["metadata"]["labels"], &node["status"]["nodeInfo"]);
+    let is_windows = [&labels["kubernetes.io/os"], &info["operatingSystem"]]
+        .into_iter()
+        .find_map(Value::as_str)
+        == Some("windows");
+    let is_virtual = labels["type"] == "virtual-kubelet";
+    if node["spec"]["unschedulable"] == true || is_windows || is_virtual {
+        return None;
+    }
+    KubernetesVersion::parse(info["kubeletVersion"].as_str()?)
 }
 
 fn container_patch_spec(name: &str, object: &Value) -> Result<ContainerPatchSpec, ManifestError> {

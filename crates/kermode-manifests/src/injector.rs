@@ -176,6 +176,7 @@ impl Injector<'_> {
             control_plane_ca_pem: self.ca_pem,
             mesh_exists: &|name| self.cluster.mesh_exists(name),
             container_patch: &|name| self.cluster.container_patch(name),
+            oldest_node: self.cluster.oldest_node(),
         };
         explain(pod, self.config.injector(), &context)
     }

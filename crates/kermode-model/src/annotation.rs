@@ -111,7 +111,7 @@ keys! {
     /// UIDs whose outbound UDP traffic to the given ports is not redirected.
     EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-udp-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
     /// Placement of the sidecar: `native` is an init container that keeps running, `classic` is an ordinary container,
-    /// `auto` is `native` where the API server supports it.
+    /// `auto` is `native` if every kubelet supports native sidecars.
     SIDECAR_MODE = "kuma.io/sidecar-mode", "annotation of a Pod", Notation::Words(&["auto", "native", "classic"]), "setting `sidecarMode`";
     /// Delays the start of the application's containers until the sidecar is ready.
     WAIT_FOR_DATAPLANE_READY = "kuma.io/wait-for-dataplane-ready", "annotation of a Pod", Notation::Boolean, "setting `sidecarContainer.waitForDataplaneReady`";

@@ -6,6 +6,7 @@ pub mod annotation;
 mod dataplane;
 pub mod direct_access;
 pub mod duration;
+mod kubernetes_version;
 mod mesh;
 mod name;
 pub mod notation;
@@ -17,6 +18,7 @@ pub mod view;
 pub use dataplane::{
     ApplicationProbe, Dataplane, Gateway, GatewayKind, Inbound, Metrics, Probes, TransparentProxying,
 };
+pub use kubernetes_version::KubernetesVersion;
 pub use mesh::{CertificateAuthority, DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, Mesh, Mtls, MtlsMode};
 pub use name::{
     DEFAULT_MESH, DEFAULT_TOKEN_AUDIENCE, MAX_DNS_LABEL_LENGTH, MeshName, ObjectKey, ServiceName,

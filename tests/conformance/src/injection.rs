@@ -50,6 +50,7 @@ impl InjectionInputs {
             control_plane_ca_pem: &self.control_plane_ca_pem,
             mesh_exists: &|name| self.meshes.iter().any(|mesh| mesh == name),
             container_patch: &|name| self.container_patch(name),
+            oldest_node: None,
         };
         inject(pod, settings, &context)
     }

@@ -13,7 +13,7 @@ use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
 use kermode_k8s::shared_index::SharedIndex;
-use kermode_model::ObjectKey;
+use kermode_model::{KubernetesVersion, ObjectKey};
 use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_replicas::tracking;
 use kermode_runtime::shutdown::Shutdown;
@@ -227,11 +227,10 @@ impl SharedState {
     }
 }
 
-/// Returns whether the API server supports native sidecars (restartable init containers). They are enabled by default
-/// since Kubernetes 1.29.
+/// Returns whether the API server supports native sidecars. The injector uses the result only while no Node is known;
+/// see [`kermode_inject::Context::oldest_node`].
 async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
     let version = client.apiserver_version().await?;
-    // Some providers append a plus sign, as in `29+`.
-    let number = |text: &str| text.trim_end_matches('+').parse::<u32>().unwrap_or_default();
-    Ok((number(&version.major), number(&version.minor)) >= (1, 29))
+    let version = KubernetesVersion::parse(&format!("{}.{}", version.major, version.minor));
+    Ok(version.is_some_and(KubernetesVersion::supports_native_sidecars))
 }

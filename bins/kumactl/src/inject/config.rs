@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use kermode_config::Config;
+use kermode_model::KubernetesVersion;
 
 /// Flags for the configuration of the control plane.
 #[derive(Args, Clone, Debug, Default)]
@@ -14,7 +15,7 @@ pub(crate) struct ConfigArgs {
     config: Option<PathBuf>,
 
     /// Version of the API server. Native sidecars are supported from 1.29; without this flag, they are assumed to be
-    /// supported.
+    /// supported. If Nodes are among the objects, the oldest kubelet decides instead.
     #[arg(long, value_name = "MAJOR.MINOR")]
     kubernetes_version: Option<String>,
 }
@@ -41,15 +42,9 @@ pub(crate) fn ca_pem(config: &Config, file: Option<&Path>) -> Result<String> {
     Ok(std::fs::read_to_string(configured).unwrap_or_default())
 }
 
-/// Whether an API server of this version supports native sidecars: 1.29 and later.
+/// Whether an API server of this version supports native sidecars.
 fn supports_native_sidecars(version: &str) -> Result<bool> {
-    let numbers = version.trim_start_matches('v').split_once('.');
-    let parsed = numbers.and_then(|(major, rest)| {
-        let minor = rest.split('.').next().unwrap_or_default();
-        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
-    });
-    match parsed {
-        Some(version) => Ok(version >= (1, 29)),
-        None => bail!("--kubernetes-version {version:?}: write it as 1.34"),
-    }
+    let parsed = KubernetesVersion::parse(version);
+    let parsed = parsed.with_context(|| format!("--kubernetes-version {version:?}: write it as 1.34"))?;
+    Ok(parsed.supports_native_sidecars())
 }

@@ -151,6 +151,34 @@ fn injected_manifests_are_unchanged_by_a_second_injection() {
 }
 
 #[test]
+fn explanation_names_the_oldest_kubelet() {
+    let node = |name: &str, version: &str, spec: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{kubernetes.io/os: linux}}}}\n\
+             spec: {spec}\nstatus: {{nodeInfo: {{kubeletVersion: {version}}}}}\n"
+        )
+    };
+    let tainted = "{taints: [{key: example.com/fake, effect: NoSchedule}]}";
+    let explain = |nodes: &[String]| {
+        let cluster = format!("{NAMESPACE}\n{}", nodes.concat());
+        explanation::text(&inject(&mk_workload("Deployment", "apps/v1", POD_TEMPLATE), &cluster).workloads)
+    };
+    let mut nodes = vec![
+        node("new", "v1.34.1", "{}"),
+        node("cordoned", "v1.26.0", "{unschedulable: true}"),
+    ];
+    let text = explain(&nodes);
+    let expected = "sidecar mode: the oldest kubelet, 1.34 of Node new, supports native sidecars";
+    assert!(text.contains(expected), "{text}");
+    nodes.push(node("old-node", "v1.27.9", tainted));
+    let text = explain(&nodes);
+    let expected =
+        "sidecar mode: the oldest kubelet, 1.27 of Node old-node, does not support native sidecars";
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains("sidecar mode: classic"), "{text}");
+}
+
+#[test]
 fn explanation_lists_each_step_and_operation() {
     let pod = POD_TEMPLATE.replace(
         "labels:",

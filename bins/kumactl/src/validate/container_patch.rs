@@ -204,6 +204,7 @@ fn explain_injection(pod: &Value, cluster: &ClusterObjects, config: &Config) -> 
         // Treats every mesh as existing, because ContainerPatches do not depend on the mesh.
         mesh_exists: &|_| true,
         container_patch: &|name| cluster.container_patch(name),
+        oldest_node: cluster.oldest_node(),
     };
     explain(pod, config.injector(), &context)
 }

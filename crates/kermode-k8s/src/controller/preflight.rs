@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kermode_crds::{ContainerPatch, Dataplane, Mesh, MeshTrafficPermission};
 use kube::api::ListParams;
 use kube::{Api, Client, Resource};
@@ -29,6 +29,7 @@ pub async fn check(client: &Client, system_namespace: &str) -> Result<(), Prefli
         check_kind::<Pod>(Api::all(client.clone())).await,
         check_kind::<Service>(Api::all(client.clone())).await,
         check_kind::<Namespace>(Api::all(client.clone())).await,
+        check_kind::<Node>(Api::all(client.clone())).await,
         check_kind::<ReplicaSet>(Api::all(client.clone())).await,
         check_kind::<Job>(Api::all(client.clone())).await,
         check_kind::<Mesh>(Api::all(client.clone())).await,

@@ -4,11 +4,13 @@
 //! version, causes no work. The index also deduplicates equal strings of many Pods.
 
 mod namespace;
+mod node;
 mod owner;
 mod pod;
 mod service;
 
 pub use namespace::NamespaceFacts;
+pub use node::NodeFacts;
 pub use owner::{IntermediateFacts, IntermediateId, IntermediateKind, OwnerRef};
 pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, ProbeFacts, ProbeKind, RestartPolicy};
 pub use service::{ServiceFacts, ServicePortFacts, TargetPort};
