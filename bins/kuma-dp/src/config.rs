@@ -1,8 +1,7 @@
 //! Validates the options of the command line, which may come from the environment. All errors are reported together.
 
-use std::num::{NonZeroU16, NonZeroU32, ParseIntError};
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -161,8 +160,8 @@ fn required<T: IsEmpty>(value: Option<T>) -> Result<T, String> {
         .ok_or_else(|| "it is not set, and there is no default".to_owned())
 }
 
-fn whole_number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
-    notation::number(text).map_err(|_| format!("`{text}` is not a whole number in range"))
+fn whole_number(text: &str) -> Result<u32, String> {
+    notation::number(text).map_err(|_| format!("`{text}` is not a whole number between 0 and {}", u32::MAX))
 }
 
 fn port(text: &str) -> Result<NonZeroU16, String> {

@@ -173,7 +173,7 @@ impl Renewal {
         };
         let authorization = self.token.authorization().await?;
         let response = self.client.issue_certificate(authorization, request).await?;
-        let signer = response.signer;
+        let ca_generation = response.signer;
         let roots_version = response.roots_version;
         let certificate = IssuedCertificate {
             chain: response.chain_der.into_iter().map(Into::into).collect(),
@@ -191,7 +191,7 @@ impl Renewal {
         let current = CurrentCertificate::with_new_certificate(
             previous,
             certificate.validity,
-            signer,
+            ca_generation,
             Roots {
                 bundle,
                 version: roots_version,
@@ -200,7 +200,7 @@ impl Renewal {
         self.publish(&key, &certificate, &current);
         tracing::info!(
             not_after = current.validity.to_unix().1,
-            signer,
+            ca_generation,
             "certificate issued"
         );
         Ok(current)
@@ -307,7 +307,8 @@ mod tests {
             bundle: TrustBundle::new([vec![1].into()]),
             version: 3,
         };
-        CurrentCertificate::with_new_certificate(None, validity, 1, roots)
+        let ca_generation = 1;
+        CurrentCertificate::with_new_certificate(None, validity, ca_generation, roots)
     }
 
     /// The control plane is unavailable when the renewal is due, and remains so until after the certificate's expiry.

@@ -88,7 +88,8 @@ pub enum Error {
     RequestOfAnotherProxy,
     /// The Dataplane has no service.
     #[error(
-        "the Dataplane has no tag `kuma.io/service`, so there is no identity to certify; add an inbound or gateway tags"
+        "the Dataplane has no tag `kuma.io/service`, so there is no identity to certify; add an inbound, or add tags to \
+         the gateway"
     )]
     NoService,
     /// The requested lifetime is less than a second, or the end of the validity is not representable.

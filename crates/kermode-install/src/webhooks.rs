@@ -95,7 +95,7 @@ fn resource_validator(installation: &Installation) -> Value {
         {
             // Controllers of Kubernetes delete the objects of a deleted Namespace. They must be able to do so while no
             // replica is ready.
-            "name": "not-the-deletion-of-a-namespace",
+            "name": "not-a-deletion-by-a-kubernetes-controller",
             "expression": "request.operation != 'DELETE' \
                 || !(request.userInfo.username == 'system:kube-controller-manager' \
                 || request.userInfo.username.startsWith('system:serviceaccount:kube-system:'))",

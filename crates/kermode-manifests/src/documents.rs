@@ -66,7 +66,7 @@ fn flatten_list(object: &Value) -> Vec<Value> {
     match object.get("items").and_then(Value::as_array) {
         Some(items) if is_list(object) => items
             .iter()
-            .map(|item| with_kind_of(object, item.clone()))
+            .map(|item| with_kind_from_list(object, item.clone()))
             .flat_map(|item| flatten_list(&item))
             .collect(),
         _ if object.is_null() => Vec::new(),
@@ -80,7 +80,7 @@ pub fn is_list(object: &Value) -> bool {
 }
 
 /// Adds `kind` and `apiVersion` to an item of a typed List such as a PodList, if the item lacks them.
-pub fn with_kind_of(list: &Value, mut item: Value) -> Value {
+pub fn with_kind_from_list(list: &Value, mut item: Value) -> Value {
     let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List"));
     if let (Some(fields), Some(kind)) = (item.as_object_mut(), kind.filter(|kind| !kind.is_empty()))
         && !fields.contains_key("kind")

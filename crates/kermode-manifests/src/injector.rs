@@ -6,7 +6,7 @@ use kermode_inject::{Context, InjectionExplanation, Namespace, Outcome, explain}
 use serde_json::{Value, json};
 
 use crate::cluster::{ClusterObjects, NamespaceMetadata};
-use crate::documents::{Document, is_list, with_kind_of};
+use crate::documents::{Document, is_list, with_kind_from_list};
 use crate::{ManifestError, yaml};
 
 /// Injector of manifests, with the configuration and the objects that the control plane would read from the cluster.
@@ -108,7 +108,7 @@ impl Injector<'_> {
             let header = json!({"apiVersion": object["apiVersion"], "kind": object["kind"]});
             let items = object["items"].as_array_mut().into_iter().flatten();
             for item in items {
-                *item = with_kind_of(&header, item.take());
+                *item = with_kind_from_list(&header, item.take());
                 self.inject_object(item, workloads)?;
             }
             return Ok(());

@@ -7,7 +7,7 @@
 //!
 //! A replica reports only on its own proxies: the proxies that have a stream at this replica, or had a stream within
 //! the [`RECONNECT_TIMEOUT`]. Replicas do not communicate with each other: a [`RemovalReport`] lists the other replicas,
-//! and the sidecar queries all of them. [`RemovalReport::covers_all_proxies`] is false while a proxy may be missing from
+//! and the sidecar asks all of them. [`RemovalReport::covers_all_proxies`] is false while a proxy may be missing from
 //! the reports of all replicas, because a replica has just started or ended.
 
 mod removals;

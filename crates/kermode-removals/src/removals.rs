@@ -182,8 +182,8 @@ impl EndpointRemovals {
         published_sequence: &PublishedSequence,
         replicas: &Replicas,
     ) -> RemovalReport {
-        let has_endpoint_or_removal = self.inner.state.lock().has_endpoint_or_removal(endpoint);
-        if !has_endpoint_or_removal && let Some((mesh, sequence)) = published_sequence(endpoint) {
+        let is_known = self.inner.state.lock().is_known_endpoint(endpoint);
+        if !is_known && let Some((mesh, sequence)) = published_sequence(endpoint) {
             // The configuration that this replica published with this sequence number does not contain the endpoint.
             self.inner
                 .update(|state, now| state.start_query(endpoint, mesh, sequence, now));

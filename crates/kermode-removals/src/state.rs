@@ -5,9 +5,10 @@
 //! than the sequence number of the removal. The proxies are ordered by acknowledged number, so no removal needs a list
 //! of its pending proxies.
 //!
-//! A sidecar can query whether its own endpoint is removed everywhere, even if this replica never published the
-//! endpoint. The query is stored as a [`Removal`] with `is_published: false`. Metrics and the list of open removals
-//! leave out queries.
+//! A terminating sidecar asks each replica whether every proxy has acknowledged the removal of its endpoint. A replica
+//! that has neither published nor removed the endpoint starts a *query*. The query is complete once every proxy has
+//! acknowledged the sequence number that was the newest at the start of the query. A query is stored as a [`Removal`]
+//! with `is_published: false`. Metrics and the list of open removals leave out queries.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -107,25 +108,25 @@ impl RemovalState {
         self.start_removal(endpoint, mesh, sequence, is_published, now)
     }
 
-    /// Returns whether this replica has published the proxy's endpoint, or stores a removal or query of the endpoint.
-    pub(crate) fn has_endpoint_or_removal(&self, proxy: &ObjectKey) -> bool {
-        self.endpoints.contains_key(proxy) || self.removals.contains_key(proxy)
+    /// Returns whether this replica has published the endpoint, or stores a removal or query of the endpoint.
+    pub(crate) fn is_known_endpoint(&self, endpoint: &ObjectKey) -> bool {
+        self.endpoints.contains_key(endpoint) || self.removals.contains_key(endpoint)
     }
 
-    /// Starts a query for a proxy that has neither an endpoint nor a removal at this replica. Proxies that
-    /// reconnected from another replica may have the endpoint until they have applied every change up to `sequence`.
+    /// Starts a query of an endpoint, unless the endpoint is known. Proxies that reconnected from another replica may
+    /// have the endpoint until they have applied every change up to `sequence`.
     pub(crate) fn start_query(
         &mut self,
-        proxy: &ObjectKey,
+        endpoint: &ObjectKey,
         mesh: MeshName,
         sequence: u64,
         now: Instant,
     ) -> Vec<Duration> {
-        if self.has_endpoint_or_removal(proxy) {
+        if self.is_known_endpoint(endpoint) {
             return Vec::new();
         }
         let is_published = false;
-        self.start_removal(proxy, mesh, sequence, is_published, now)
+        self.start_removal(endpoint, mesh, sequence, is_published, now)
     }
 
     /// Records that the Dataplane of a proxy was deleted. Called after the removal of the proxy's endpoint was started.

@@ -19,7 +19,7 @@ pub enum RemovalStatus {
     /// Every proxy has acknowledged the removal.
     Acknowledged {
         /// Time from the publication of the removal to the last acknowledgement. For an endpoint that this replica
-        /// never published, the time starts with the first query of its status.
+        /// never published, the time starts when a sidecar first asks for the status.
         after: Duration,
     },
 }
@@ -29,7 +29,7 @@ pub enum RemovalStatus {
 pub struct RemovalReport {
     /// Status among the proxies of this replica (see the documentation of the crate).
     pub status: RemovalStatus,
-    /// Addresses at which the other replicas serve proxies. The caller has to query each of these replicas, too.
+    /// Addresses at which the other replicas serve proxies. The caller has to ask each of these replicas, too.
     pub other_replicas: Arc<[SocketAddr]>,
     /// Whether the reports of all replicas together cover every proxy that may have the endpoint. False while the
     /// replicas are not known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.

@@ -51,7 +51,7 @@ pub struct Limits {
     pub hold: Duration,
 }
 
-/// Result of one step of the state machine.
+/// Result of one step of the state machine. A step is one call of a method such as [`Stream::on_request`].
 #[derive(Debug, Default, PartialEq)]
 pub struct Output {
     /// Responses to send, in this order.

@@ -113,12 +113,16 @@ fn failure_without_a_usable_network_namespace_names_the_variable_or_the_path() {
         .expect_err("the pod cannot be set up")
         .to_string();
     assert!(failure.contains("CNI_NETNS"), "{failure}");
-    let environment_with_absent_namespace = Environment {
+    let environment_with_nonexistent_network_namespace = Environment {
         network_namespace: Some("/nonexistent/netns".into()),
         ..mk_environment("shop")
     };
-    let failure = add(&environment_with_absent_namespace, &mk_network(), &pods)
-        .expect_err("the pod cannot be set up")
-        .to_string();
+    let failure = add(
+        &environment_with_nonexistent_network_namespace,
+        &mk_network(),
+        &pods,
+    )
+    .expect_err("the pod cannot be set up")
+    .to_string();
     assert!(failure.contains("/nonexistent/netns"), "{failure}");
 }

@@ -46,18 +46,19 @@ fn explain_pod(outcome: &PodOutcome) -> String {
         line(
             1,
             &format!(
-                "the Pod is a gateway: inbound traffic is not redirected, so the Dataplane has no inbounds; {origin}"
+                "the Pod is a gateway: inbound traffic is not redirected, so the Dataplane has a gateway \
+                 instead of inbounds; {origin}"
             ),
         );
     }
-    for inbound in &outcome.explanation.inbounds {
-        line(1, &inbound_text(inbound));
-        // A port of a Service that yields no inbound.
-        if inbound.port.is_none() {
+    for explanation in &outcome.explanation.inbounds {
+        line(1, &inbound_text(explanation));
+        // The Service's port matches no container port, so it yields no inbound.
+        if explanation.port.is_none() {
             continue;
         }
-        line(2, health_text(inbound.ready));
-        for (key, value, source) in &inbound.tags {
+        line(2, health_text(explanation.ready));
+        for (key, value, source) in &explanation.tags {
             line(2, &format!("{key}: {value}  # {}", source_text(*source)));
         }
     }
@@ -77,9 +78,9 @@ fn explain_pod(outcome: &PodOutcome) -> String {
 fn gateway_tags_origin(dataplane: &Value) -> Option<&'static str> {
     let gateway = dataplane["spec"]["networking"]["gateway"].as_object()?;
     Some(if gateway["tags"].get(tag::GATEWAY_SERVICE).is_some() {
-        "its service is named after the Pod's workload, even if Services select the Pod"
+        "the gateway's service is named after the Pod's workload, even if Services select the Pod"
     } else {
-        "its tags are the tags of the first inbound listed below"
+        "the gateway has the tags that the first inbound below would have"
     })
 }
 

@@ -19,12 +19,12 @@ pub(super) struct CurrentCertificate {
     /// Validity of the certificate.
     pub(super) validity: Validity,
     /// Number of the CA generation that signed the certificate.
-    pub(super) signer: u32,
+    pub(super) ca_generation: u32,
     /// Trust bundle of the mesh.
     pub(super) roots: Roots,
     /// Number of the CA generation that signs new certificates, as last announced by the control plane. Each change
     /// causes only one early renewal, although the control plane repeats the announcement.
-    announced_signer: u32,
+    announced_ca_generation: u32,
 }
 
 /// Trust bundle with its version.
@@ -51,7 +51,7 @@ impl CurrentCertificate {
     pub(super) fn with_new_certificate(
         previous: Option<&Self>,
         validity: Validity,
-        signer: u32,
+        ca_generation: u32,
         roots: Roots,
     ) -> Self {
         let newer = previous
@@ -59,9 +59,9 @@ impl CurrentCertificate {
             .filter(|previous| roots.is_older_than(previous));
         Self {
             validity,
-            signer,
+            ca_generation,
             roots: newer.cloned().unwrap_or(roots),
-            announced_signer: signer,
+            announced_ca_generation: ca_generation,
         }
     }
 
@@ -83,11 +83,12 @@ impl CurrentCertificate {
         }
         let must_publish = roots.bundle != self.roots.bundle;
         self.roots = roots;
-        let is_new_signer = update.signer != self.signer && update.signer != self.announced_signer;
-        self.announced_signer = update.signer;
+        let is_new_ca_generation =
+            update.signer != self.ca_generation && update.signer != self.announced_ca_generation;
+        self.announced_ca_generation = update.signer;
         Reaction {
             must_publish,
-            renew_within: is_new_signer.then(|| Duration::from_secs(update.renew_within.into())),
+            renew_within: is_new_ca_generation.then(|| Duration::from_secs(update.renew_within.into())),
         }
     }
 }
@@ -111,11 +112,11 @@ mod tests {
     use super::*;
 
     /// Returns an update in which each byte of `roots` stands for one root.
-    fn mk_update(roots: &[u8], roots_version: u64, signer: u32) -> RootsUpdate {
+    fn mk_update(roots: &[u8], roots_version: u64, ca_generation: u32) -> RootsUpdate {
         RootsUpdate {
             roots_der: roots.iter().map(|byte| vec![*byte; 8]).collect(),
             roots_version,
-            signer,
+            signer: ca_generation,
             renew_within: 60,
         }
     }
@@ -127,9 +128,9 @@ mod tests {
         }
     }
 
-    fn mk_current(roots: &[u8], version: u64, signer: u32) -> CurrentCertificate {
+    fn mk_current(roots: &[u8], version: u64, ca_generation: u32) -> CurrentCertificate {
         let validity = Validity::from_unix(0, 100);
-        CurrentCertificate::with_new_certificate(None, validity, signer, mk_roots(roots, version))
+        CurrentCertificate::with_new_certificate(None, validity, ca_generation, mk_roots(roots, version))
     }
 
     #[test]
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn change_of_the_signer_causes_one_renewal() {
+    fn change_of_the_ca_generation_causes_one_renewal() {
         let mut current = mk_current(&[1, 2], 4, 1);
         let update = mk_update(&[1, 2], 4, 2);
         let one_minute = Some(Duration::from_mins(1));

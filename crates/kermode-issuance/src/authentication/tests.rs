@@ -223,7 +223,7 @@ async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
 }
 
 #[tokio::test]
-async fn token_without_claims_of_the_requested_pod_is_not_reviewed() {
+async fn token_bound_to_no_pod_or_to_another_pod_is_rejected_without_a_review() {
     let fixture = Fixture::new();
     let unbound = format!("e30.{}.{VALID_SIGNATURE}", BASE64_URL_SAFE_NO_PAD.encode("{}"));
     for token in ["", "abc", "a.b.c", &unbound] {
@@ -264,7 +264,7 @@ async fn token_for_another_audience_is_denied_without_a_review() {
 }
 
 #[tokio::test]
-async fn tokens_for_the_api_server_are_accepted_while_old_sidecars_are_replaced() {
+async fn tokens_for_the_api_server_are_accepted_if_the_setting_allows_them() {
     let mut fixture = Fixture::new();
     fixture.authenticator.audiences.accepts_api_server_tokens = true;
     for audience in [API_SERVER_AUDIENCE, DEFAULT_TOKEN_AUDIENCE] {

@@ -1,4 +1,4 @@
-//! Tests of removals and acknowledgements. The tests pass in the time instead of reading a clock.
+//! Tests of removals and acknowledgements. Each call gets the time as an argument, so the tests do not wait.
 
 use super::*;
 
@@ -240,57 +240,63 @@ fn removals_complete_in_the_order_of_their_sequence_numbers() {
 }
 
 #[test]
-fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
+fn query_does_not_count_as_a_published_removal_and_leaves_no_state() {
     let mut fixture = Fixture::new();
-    // The query of `complete` completes before the Dataplane is deleted, the query of `incomplete` afterwards.
-    let (complete, now) = (key("complete"), fixture.at(0));
+    // The query of the endpoint `completed_first` completes before its Dataplane is deleted. The query of the endpoint
+    // `deleted_first` completes after the deletion.
+    let (completed_first, now) = (key("completed_first"), fixture.at(0));
     assert_eq!(
-        fixture.state.start_query(&complete, "default".into(), 3, now),
+        fixture
+            .state
+            .start_query(&completed_first, "default".into(), 3, now),
         NOTHING_COMPLETED
     );
     assert_eq!(
-        fixture.state.status(&complete),
+        fixture.state.status(&completed_first),
         RemovalStatus::Pending { proxies: 2 }
     );
     fixture.acknowledge("a", 1, 3);
     assert_eq!(
         fixture.acknowledge("b", 2, 3),
         NOTHING_COMPLETED,
-        "a query must not count as a removal"
+        "no duration must be returned for a query"
     );
     let acknowledged = RemovalStatus::Acknowledged {
         after: Duration::from_secs(1),
     };
-    assert_eq!(fixture.state.status(&complete), acknowledged);
+    assert_eq!(fixture.state.status(&completed_first), acknowledged);
     assert_eq!(
-        fixture.state.start_query(&complete, "default".into(), 9, now),
+        fixture
+            .state
+            .start_query(&completed_first, "default".into(), 9, now),
         NOTHING_COMPLETED,
-        "a second query must have no effect"
+        "a second query of the same endpoint must have no effect"
     );
-    assert_eq!(fixture.state.status(&complete), acknowledged);
+    assert_eq!(fixture.state.status(&completed_first), acknowledged);
 
-    let incomplete = key("incomplete");
-    fixture.state.start_query(&incomplete, "default".into(), 4, now);
+    let deleted_first = key("deleted_first");
+    fixture
+        .state
+        .start_query(&deleted_first, "default".into(), 4, now);
     assert_eq!(
         fixture.state.open_count(),
         0,
-        "a query must not count as a removal"
+        "a query must not count as an open removal"
     );
     assert_eq!(fixture.state.open_removals().count(), 0);
-    for proxy in [&complete, &incomplete] {
+    for proxy in [&completed_first, &deleted_first] {
         fixture.state.delete_dataplane(proxy, now);
     }
     assert!(
-        !fixture.state.has_endpoint_or_removal(&complete)
-            && fixture.state.has_endpoint_or_removal(&incomplete)
+        !fixture.state.is_known_endpoint(&completed_first) && fixture.state.is_known_endpoint(&deleted_first)
     );
     fixture.acknowledge("a", 1, 4);
     fixture.acknowledge("b", 2, 4);
-    assert!(!fixture.state.has_endpoint_or_removal(&incomplete) && fixture.state.incomplete_queries == 0);
+    assert!(!fixture.state.is_known_endpoint(&deleted_first) && fixture.state.incomplete_queries == 0);
 }
 
 #[test]
-fn proxy_that_connects_after_the_completion_with_older_configuration_counts_as_pending() {
+fn proxy_with_older_configuration_that_connects_after_the_completion_counts_as_pending() {
     let mut fixture = Fixture::new();
     fixture.remove_endpoint("web", 8);
     fixture.acknowledge("a", 1, 8);

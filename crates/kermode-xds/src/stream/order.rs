@@ -18,7 +18,7 @@ use crate::store::{Entry, View};
 /// allow the removal of clusters.
 pub(super) const KINDS: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
 
-/// Changes of one kind that have to wait in the current step.
+/// Changes of one kind that must not be sent yet.
 #[derive(Debug)]
 pub(super) enum DelayedChanges {
     /// No change has to wait.

@@ -13,7 +13,7 @@ use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_URL};
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 
-/// Deadline of the Job. It includes the drain time of the sidecar.
+/// Time limit for the completion of the Job. It includes the drain time of the sidecar.
 const DEADLINE: Duration = Duration::from_mins(1);
 const NAME: &str = "caller";
 /// Identity of the Job's Pod. The server repeats the identity in its response.
