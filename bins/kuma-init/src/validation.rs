@@ -9,7 +9,7 @@ use kermode_netfilter::{CheckError, CheckOutcome, IpFamilies, TrafficConfig, che
 
 const REMEDY: &str = "check that the CNI plugin kuma-cni runs on this node, then recreate the pod";
 
-/// Returns a success message, or an error that names the remedy.
+/// Returns a success message. An error about the traffic of the pod names the remedy.
 pub(crate) fn validate(config: &TrafficConfig, step_timeout: Duration) -> Result<String> {
     let families = IpFamilies::detect(config);
     match check_redirect(config, families, step_timeout) {

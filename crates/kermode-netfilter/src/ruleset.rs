@@ -92,9 +92,10 @@ pub enum Match {
     From(IpAddr),
     /// Destination address.
     To(IpAddr),
-    /// Destination address of the same family, other than this address.
+    /// The packet has the IP family of this address, and another destination.
     NotTo(IpAddr),
-    /// Destination address of the same family, outside of this network (address, prefix length in bits).
+    /// The packet has the IP family of this network, and a destination outside of the network (address,
+    /// prefix length in bits).
     NotToNetwork(IpAddr, u8),
     /// Transport protocol.
     Protocol(Transport),

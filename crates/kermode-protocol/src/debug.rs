@@ -89,11 +89,11 @@ pub struct Removal {
 pub struct ResourceEntry {
     /// Size of the encoded resource, in bytes.
     pub bytes: usize,
-    /// Name.
+    /// Name of the resource.
     pub name: String,
-    /// Sequence number at which the resource was published to the store.
+    /// Sequence number with which this version was published to the store.
     pub published: u64,
-    /// Version.
+    /// Version of the resource.
     pub version: String,
 }
 

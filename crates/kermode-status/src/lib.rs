@@ -134,7 +134,7 @@ impl StatusesState {
     async fn disconnected_status(&self, key: &ObjectKey) -> Option<DesiredStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();
-        let written_by_this_replica = current.filter(|current| {
+        let dataplane_with_own_status = current.filter(|current| {
             let sidecar = current.status.as_ref().and_then(|status| status.sidecar.as_ref());
             sidecar.is_some_and(|sidecar| sidecar.control_plane == *self.replica)
         });
@@ -145,7 +145,7 @@ impl StatusesState {
         proxies.remove(key);
         Some(DesiredStatus {
             status,
-            resource_version: written_by_this_replica?.metadata.resource_version,
+            resource_version: dataplane_with_own_status?.metadata.resource_version,
         })
     }
 }

@@ -49,7 +49,7 @@ fn definition_named(name: &str) -> Result<Value> {
         .with_context(|| format!("Kermode has no CustomResourceDefinition {name}"))
 }
 
-/// Compares whether the schema of a CustomResourceDefinition accepts an object.
+/// Checks an object against the schema of a CustomResourceDefinition. The verdict is compared with the expected one.
 fn validate_by_schema(case: &Case<'_>) -> Result<Outcome> {
     let definition = definition_named(case.at("/inputs/crd").as_str().unwrap_or_default())?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
@@ -59,7 +59,7 @@ fn validate_by_schema(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Compares whether the validating webhook accepts an object.
+/// Checks an object with the validating webhook. The verdict is compared with the expected one.
 fn validate_by_webhook(case: &Case<'_>) -> Result<Outcome> {
     let namespace: String = case.decode("/inputs/systemNamespace")?;
     let result = validate_container_patch(case.at("/inputs/object"), &namespace);

@@ -12,7 +12,7 @@ mod identity;
 mod injection;
 mod install;
 mod job;
-mod manual_page;
+mod kuma_manual;
 mod mesh;
 mod modes;
 mod observability;
@@ -71,7 +71,7 @@ fn application_tests() -> Vec<Test> {
         dataplane::unready_pod_has_an_unready_dataplane_and_gets_no_requests,
         dataplane::dataplane_is_deleted_with_its_pod,
         dataplane::invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane,
-        manual_page::example_pod_gets_the_documented_dataplane,
+        kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,
         encryption::sidecars_use_mtls_and_the_server_sees_the_client_identity,
         encryption::traffic_between_pods_is_encrypted,

@@ -20,7 +20,7 @@ use super::diff;
 use crate::inject::config::{self, ConfigArgs};
 use crate::output;
 
-/// Exit code for ContainerPatches that cannot be used.
+/// Exit code for a denied ContainerPatch, and with `--against` for a Pod that is denied or not injected.
 const EXIT_INVALID: u8 = 3;
 
 const EXIT_CODES: &str = "\
@@ -28,7 +28,7 @@ Exit codes:
   0  the ContainerPatches can be used
   1  a file cannot be read or is not valid
   2  wrong flags
-  3  a ContainerPatch would be denied, by itself or with the Pod";
+  3  a ContainerPatch or the Pod would be denied, or the Pod would not be injected";
 
 /// Flags of `kumactl validate containerpatch`.
 #[derive(Args, Clone, Debug)]

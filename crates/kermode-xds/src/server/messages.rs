@@ -237,17 +237,17 @@ impl Iterator for FramedResponse {
         }
         self.remaining -= size;
         let mut piece = Vec::new();
-        while let Some(first) = self.parts.front_mut() {
-            let part = first.split_to(first.len().min(size - piece.len()));
-            if first.is_empty() {
+        while let Some(part) = self.parts.front_mut() {
+            let taken = part.split_to(part.len().min(size - piece.len()));
+            if part.is_empty() {
                 self.parts.pop_front();
             }
             // A piece that lies within one part shares the memory of the part. Any other piece is a copy.
-            if part.len() == size {
-                return Some(part);
+            if taken.len() == size {
+                return Some(taken);
             }
             piece.reserve_exact(size - piece.len());
-            piece.extend_from_slice(&part);
+            piece.extend_from_slice(&taken);
             if piece.len() == size {
                 break;
             }

@@ -23,6 +23,12 @@ pub(super) const WILDCARD: &str = "*";
 /// resource, or none. Differs from every published version.
 const UNKNOWN_VERSION: &str = "";
 
+/// Lower bound of the sequence numbers of changes, if no higher bound is known.
+const UNKNOWN_SINCE: u64 = 0;
+
+/// Value of [`Pending::latest`] for a name that has no unsent change.
+const NO_CHANGE: u64 = 0;
+
 /// State of one resource kind on one stream.
 #[derive(Debug)]
 #[allow(
@@ -59,9 +65,9 @@ pub(super) struct Tracker {
 /// Changes of one resource that may have to be sent.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// Lower bound of the sequence numbers of the unsent changes. 0 if the bound is unknown.
+    /// Lower bound of the sequence numbers of the unsent changes, or [`UNKNOWN_SINCE`].
     since: u64,
-    /// Sequence number of the newest change.
+    /// Sequence number of the newest change, or [`NO_CHANGE`].
     latest: u64,
     /// Whether to send the resource, or its removal, even if the client has the current version.
     is_forced: bool,
@@ -223,7 +229,7 @@ impl Tracker {
         if self.pending.len() > limit {
             let since = self.pending.values().map(|pending| pending.since).min();
             self.pending.retain(|_, pending| pending.is_forced);
-            self.compare_all(since.unwrap_or_default());
+            self.compare_all(since.unwrap_or(UNKNOWN_SINCE));
         }
     }
 
@@ -231,7 +237,7 @@ impl Tracker {
     pub(super) fn on_unknown_changes(&mut self) {
         self.client_versions.stop_rebasing();
         self.explicit_names.stop_rebasing();
-        self.compare_all(0);
+        self.compare_all(UNKNOWN_SINCE);
     }
 
     /// Records that any resource may have changed with this sequence number or a later one.
@@ -340,6 +346,12 @@ impl Tracker {
         tombstone.is_some_and(|tombstone| tombstone.versioned_name.version == current.version)
     }
 
+    /// Enqueues a name although no change of its resource is known.
+    fn enqueue_unchanged(&mut self, name: Arc<str>, is_forced: bool) {
+        self.enqueue(name, UNKNOWN_SINCE, NO_CHANGE, is_forced);
+    }
+
+    /// Enqueues a name. The arguments are the fields of [`Pending`].
     fn enqueue(&mut self, name: Arc<str>, since: u64, latest: u64, is_forced: bool) {
         let pending = self.pending.entry(name).or_insert(Pending {
             since,

@@ -42,7 +42,8 @@ pub(super) struct Server {
     _stop: Trigger,
 }
 
-/// How long before the issuance the validity of the server's certificates starts. Differs from the default.
+/// Time by which the validity of an issued certificate starts before the issuance. The value differs from the default,
+/// so the tests show that the setting is used.
 pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_mins(4);
 
 pub(super) fn mk_mesh() -> Mesh {
@@ -136,12 +137,12 @@ impl Server {
         stream.map(tonic::Response::into_inner)
     }
 
-    /// Returns the number of certificates issued.
+    /// Returns the number of issued certificates.
     pub(super) fn issued_count(&self) -> u64 {
         self.metric("certificate_requests_total{result=\"Issued\"}")
     }
 
-    /// Returns the number of requests denied for a reason.
+    /// Returns the number of certificate requests that were denied for this reason.
     pub(super) fn denial_count(&self, reason: &str) -> u64 {
         self.metric(&format!("certificate_refusals_total{{reason=\"{reason}\"}}"))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Action, InFlight, Tracker, is_version_known, unknown_version};
+use super::{Action, InFlight, Tracker, UNKNOWN_SINCE, is_version_known, unknown_version};
 use crate::store::{Entry, VersionedName, View};
 use crate::stream::hold::Holds;
 use crate::stream::order::DelayedChanges;
@@ -147,12 +147,12 @@ impl Tracker {
                 Action::Upsert(entry)
                     if delayed.contains_upsert(entry) || holds.is_held(self.kind, &name) =>
                 {
-                    self.enqueue(name, 0, view.sequence(), is_forced);
+                    self.enqueue(name, UNKNOWN_SINCE, view.sequence(), is_forced);
                 }
-                Action::Upsert(entry) => batch.push_upsert(entry, 0, is_forced),
+                Action::Upsert(entry) => batch.push_upsert(entry, UNKNOWN_SINCE, is_forced),
                 // The tombstone does not wait for listeners, because the rejected response contained the name already.
-                Action::Tombstone(entry) => batch.push_tombstone(*entry, 0, is_forced),
-                Action::Remove => self.enqueue(name, 0, view.sequence(), is_forced),
+                Action::Tombstone(entry) => batch.push_tombstone(*entry, UNKNOWN_SINCE, is_forced),
+                Action::Remove => self.enqueue(name, UNKNOWN_SINCE, view.sequence(), is_forced),
                 Action::None => self.drop_stale_rejection(&name, view),
             }
         }

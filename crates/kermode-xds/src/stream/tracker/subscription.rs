@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kermode_envoy::ResourceKind;
 use kermode_protocol::ads::DeltaDiscoveryRequest;
 
-use super::{Tracker, WILDCARD};
+use super::{Tracker, UNKNOWN_SINCE, WILDCARD};
 use crate::store::{VersionedName, View};
 
 // === impl Tracker ===
@@ -50,18 +50,19 @@ impl Tracker {
             }
         }
         if is_first_request && !self.has_wildcard {
-            self.retain_explicit_names();
+            self.drop_wildcard_versions();
         }
         if is_first_request {
-            self.compare_all(0);
+            self.compare_all(UNKNOWN_SINCE);
         }
     }
 
     /// Schedules resources to be sent again. Ignores names to which the client has no explicit subscription.
     pub(in crate::stream) fn resend_subscribed(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        let is_forced = true;
         for name in names {
             if self.explicit_names.contains(&name) {
-                self.enqueue(name, 0, 0, true);
+                self.enqueue_unchanged(name, is_forced);
             }
         }
     }
@@ -87,10 +88,10 @@ impl Tracker {
         self.has_wildcard = true;
         if !is_first_request {
             // The client may have unsubscribed and subscribed again in one request, and dropped all resources.
-            self.retain_explicit_names();
+            self.drop_wildcard_versions();
         }
         self.is_response_due = true;
-        self.compare_all(0);
+        self.compare_all(UNKNOWN_SINCE);
     }
 
     fn subscribe(&mut self, name: &str, is_first_request: bool, view: Option<&View<'_>>) {
@@ -106,14 +107,15 @@ impl Tracker {
         let is_reported = is_first_request && self.client_versions.contains(&name);
         self.explicit_names.insert(name.clone());
         // A client that subscribes again may have dropped the resource, so the resource is sent again.
-        self.enqueue(name, 0, 0, !is_reported);
+        let is_forced = !is_reported;
+        self.enqueue_unchanged(name, is_forced);
     }
 
     fn unsubscribe(&mut self, name: &str) {
         if name == WILDCARD {
             self.has_wildcard = false;
             self.is_response_due = false;
-            self.retain_explicit_names();
+            self.drop_wildcard_versions();
             self.pending.retain(|name, _| self.explicit_names.contains(name));
             self.rejected.retain(|name, _| self.explicit_names.contains(name));
             return;
@@ -123,7 +125,8 @@ impl Tracker {
         };
         if self.has_wildcard {
             // The protocol requires a response: the resource, or its removal if the wildcard does not include it.
-            self.enqueue(name, 0, 0, true);
+            let is_forced = true;
+            self.enqueue_unchanged(name, is_forced);
         } else {
             self.client_versions.remove(&name);
             self.pending.remove(&name);
@@ -132,7 +135,7 @@ impl Tracker {
     }
 
     /// Drops the versions of resources that the client had only by wildcard.
-    fn retain_explicit_names(&mut self) {
+    fn drop_wildcard_versions(&mut self) {
         self.client_versions
             .retain(|name| self.explicit_names.contains(name));
     }
