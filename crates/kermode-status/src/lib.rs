@@ -129,43 +129,53 @@ impl StatusesState {
         self.proxies.lock()
     }
 
-    /// Removes a disconnected proxy and returns its last status. Returns `None` if the proxy has reconnected, if this
-    /// replica did not write the current status of the Dataplane, or if the Dataplane cannot be read.
-    async fn disconnected_status(&self, key: &ObjectKey) -> Option<DesiredStatus> {
+    /// Returns the status of a disconnected proxy. Returns `None` if the proxy has reconnected. Also returns `None` if
+    /// this replica did not write the current status of the Dataplane, and then removes the proxy.
+    async fn disconnected_status(&self, key: &ObjectKey) -> kube::Result<Option<DesiredStatus>> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
-        let current = api.get_opt(&key.name).await.ok().flatten();
+        let current = api.get_opt(&key.name).await?;
         let dataplane_with_own_status = current.filter(|current| {
             let sidecar = current.status.as_ref().and_then(|status| status.sidecar.as_ref());
             sidecar.is_some_and(|sidecar| sidecar.control_plane == *self.replica)
         });
         let mut proxies = self.proxies();
         // The proxy may have reconnected during the request.
-        let proxy = proxies.get(key).filter(|proxy| !proxy.is_connected())?;
-        let status = proxy.status(&self.replica);
-        proxies.remove(key);
-        Some(DesiredStatus {
-            status,
-            resource_version: dataplane_with_own_status?.metadata.resource_version,
-        })
+        let Some(proxy) = proxies.get_mut(key).filter(|proxy| !proxy.is_connected()) else {
+            return Ok(None);
+        };
+        let Some(current) = dataplane_with_own_status else {
+            proxies.remove(key);
+            return Ok(None);
+        };
+        proxy.is_writing_last_status = true;
+        Ok(Some(DesiredStatus {
+            status: proxy.status(&self.replica),
+            resource_version: current.metadata.resource_version,
+        }))
     }
 }
 
 impl StatusSource for StatusesState {
-    fn desired_status<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<DesiredStatus>> {
+    fn desired_status<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+    ) -> BoxFuture<'a, kube::Result<Option<DesiredStatus>>> {
         Box::pin(async move {
             {
                 let mut proxies = self.proxies();
-                let proxy = proxies.get(key)?;
+                let Some(proxy) = proxies.get(key) else {
+                    return Ok(None);
+                };
                 if proxy.is_connected() {
-                    return Some(DesiredStatus {
+                    return Ok(Some(DesiredStatus {
                         status: proxy.status(&self.replica),
                         resource_version: None,
-                    });
+                    }));
                 }
                 // A Dataplane that is about to be deleted needs no status.
                 if self.index.read().desired(key).is_none() {
                     proxies.remove(key);
-                    return None;
+                    return Ok(None);
                 }
             }
             self.disconnected_status(key).await
@@ -174,11 +184,20 @@ impl StatusSource for StatusesState {
 
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome) {
         let now = Instant::now();
-        if let Some(proxy) = self.proxies().get_mut(key) {
-            proxy.written_at = Some(now);
-            if outcome == WriteOutcome::Missing {
-                self.writer.push(key.clone(), now + MISSING_DATAPLANE_RETRY);
-            }
+        let mut proxies = self.proxies();
+        let Some(proxy) = proxies.get_mut(key) else {
+            return;
+        };
+        if proxy.is_writing_last_status {
+            proxies.remove(key);
+            return;
+        }
+        proxy.written_at = Some(now);
+        if outcome == WriteOutcome::Missing {
+            self.writer.push(key.clone(), now + MISSING_DATAPLANE_RETRY);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

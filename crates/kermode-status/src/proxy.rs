@@ -32,6 +32,9 @@ pub(super) struct ProxyState {
     acceptance_changed_at: Timestamp,
     /// Time of the last write of the status, or of the last attempt that found no Dataplane.
     pub(super) written_at: Option<Instant>,
+    /// Whether the writer has received the status of the disconnected proxy, and no report has arrived since then. The
+    /// proxy is removed when the write succeeds.
+    pub(super) is_writing_last_status: bool,
 }
 
 /// How urgently the status is written to the API server after a report.
@@ -57,6 +60,7 @@ impl ProxyState {
         if self.stream.is_some_and(|newest| newest > stream) {
             return Urgency::None;
         }
+        self.is_writing_last_status = false;
         match report {
             Report::Connected(versions, configuration_versions) => {
                 if self.stream.is_none() {

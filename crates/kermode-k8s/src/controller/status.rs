@@ -38,8 +38,10 @@ pub struct DesiredStatus {
 
 /// Source of the statuses that a [`StatusWriter`] writes.
 pub trait StatusSource: Send + Sync + 'static {
-    /// Returns the status to write to a Dataplane; `None` if there is nothing to write.
-    fn desired_status<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<DesiredStatus>>;
+    /// Returns the status to write to a Dataplane; `None` if there is nothing to write. After an error, the writer
+    /// calls the function again later.
+    fn desired_status<'a>(&'a self, key: &'a ObjectKey)
+    -> BoxFuture<'a, kube::Result<Option<DesiredStatus>>>;
 
     /// Called after a write that succeeded or found no Dataplane. Not called after a failed write, which is retried.
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome);
@@ -114,7 +116,7 @@ impl StatusWriter {
     }
 
     /// Writes the status that the source returns for a Dataplane, if any, and reports the outcome to the source.
-    /// Schedules a retry of a failed write.
+    /// Schedules a retry if the source or the write fails.
     async fn update(
         &self,
         api: &Api<DynamicObject>,
@@ -122,10 +124,12 @@ impl StatusWriter {
         source: &dyn StatusSource,
         metrics: &Metrics,
     ) {
-        let Some(desired) = source.desired_status(&key).await else {
-            return;
+        let written = match source.desired_status(&key).await {
+            Ok(Some(desired)) => self.write(api, &key, desired).await,
+            Ok(None) => return,
+            Err(error) => Err(error),
         };
-        match self.write(api, &key, desired).await {
+        match written {
             Ok(object) => {
                 metrics.count_write(WriteResult::StatusWritten);
                 source.on_write_outcome(&key, WriteOutcome::Written(ObservedDataplane::new(&object)));
@@ -160,5 +164,44 @@ impl StatusWriter {
         }
         let params = PatchParams::apply(self.inner.manager).force();
         api.patch_status(&key.name, &params, &Patch::Apply(object)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    /// A source that cannot determine the status.
+    struct FailingSource;
+
+    impl StatusSource for FailingSource {
+        fn desired_status<'a>(
+            &'a self,
+            _: &'a ObjectKey,
+        ) -> BoxFuture<'a, kube::Result<Option<DesiredStatus>>> {
+            let error = kube::Error::Service("connection refused".into());
+            Box::pin(std::future::ready(Err(error)))
+        }
+
+        fn on_write_outcome(&self, _: &ObjectKey, _: WriteOutcome) {}
+    }
+
+    #[tokio::test]
+    async fn status_that_cannot_be_determined_is_requested_again() {
+        type ApiResponse = Result<Response<Body>, Infallible>;
+        let silent_server = tower::service_fn(|_: Request<Body>| std::future::pending::<ApiResponse>());
+        let client = Client::new(silent_server, "default");
+        let api = Api::namespaced_with(client, "shop", &ApiResource::erase::<Dataplane>(&()));
+        let (writer, metrics) = (StatusWriter::new("test", 10), Metrics::default());
+        let key = ObjectKey::new("shop", "web");
+        writer.update(&api, key.clone(), &FailingSource, &metrics).await;
+        let later = Instant::now() + RETRY_PAUSE;
+        assert_eq!(writer.inner.schedule.lock().next(later), NextAction::Write(key));
+        assert_eq!(metrics.write_count(WriteResult::Failed), 1);
     }
 }

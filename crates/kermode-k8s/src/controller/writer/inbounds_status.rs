@@ -20,12 +20,15 @@ impl WriterInner {
 }
 
 impl StatusSource for WriterInner {
-    fn desired_status<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<DesiredStatus>> {
+    fn desired_status<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+    ) -> BoxFuture<'a, kube::Result<Option<DesiredStatus>>> {
         let desired = self.status_to_write(key).map(|status| DesiredStatus {
             status,
             resource_version: None,
         });
-        Box::pin(std::future::ready(desired))
+        Box::pin(std::future::ready(Ok(desired)))
     }
 
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome) {
