@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_crds::{Mesh, annotation};
 use kermode_identity::{Authority, Generation, Phase, RotationPlan, RotationReason, Schedule};
@@ -21,7 +21,7 @@ use kermode_protocol::certificates::RootsUpdate;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::secrets::{CaSecretNames, SECRET_TYPE};
 use super::{Authorities, BackendId, Metrics};
@@ -33,6 +33,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 const RENEWAL_DIVISOR: u32 = 2;
 /// Maximum time between reconciliations. Timers stop while a machine is suspended, but certificates continue to age.
 const MAX_SLEEP: Duration = Duration::from_hours(1);
+
+/// Event of the watch of Meshes.
+pub(super) type MeshEvent = Result<watcher::Event<DeserializeGuard<Mesh>>, watcher::Error>;
 
 /// Controller that rotates the CAs of all meshes.
 pub(super) struct RotationController {
@@ -87,29 +90,43 @@ impl RotationController {
         let mesh_api: Api<DeserializeGuard<Mesh>> = Api::all(state.client.clone());
         let mut mesh_events = pin!(watcher(mesh_api, watch_config()).default_backoff());
         let mut listed = Vec::new();
-        let mut pause = MAX_SLEEP;
+        let mut next_change = Instant::now() + MAX_SLEEP;
         loop {
-            let needs_reconciliation = tokio::select! {
+            self.wait_until_due(&mut secret_changes, &mut mesh_events, &mut listed, next_change)
+                .await;
+            let pause = self.reconcile_all().await;
+            next_change = Instant::now() + pause;
+        }
+    }
+
+    /// Applies events of the watches of Secrets and Meshes. Returns when the CAs have to be reconciled: after a change,
+    /// or at `next_change`. Other events, such as errors of a watch, do not delay the return.
+    pub(super) async fn wait_until_due(
+        &mut self,
+        secret_changes: &mut (impl Stream<Item = ()> + Unpin),
+        mesh_events: &mut (impl Stream<Item = MeshEvent> + Unpin),
+        listed: &mut Vec<DeserializeGuard<Mesh>>,
+        next_change: Instant,
+    ) {
+        loop {
+            tokio::select! {
                 Some(()) = secret_changes.next() => {
                     self.authorities.invalidate_all().await;
-                    true
+                    return;
                 }
-                Some(event) = mesh_events.next() => self.on_mesh_event(event, &mut listed),
-                () = sleep(pause) => true,
-            };
-            if needs_reconciliation {
-                pause = self.reconcile_all().await;
+                Some(event) = mesh_events.next() => {
+                    if self.on_mesh_event(event, listed) {
+                        return;
+                    }
+                }
+                () = sleep_until(next_change) => return,
             }
         }
     }
 
     /// Applies an event of the watch of Meshes. Meshes of an initial list are collected in `listed` and applied when
     /// the list is complete. Returns whether `self.settings` may have changed.
-    fn on_mesh_event(
-        &mut self,
-        event: Result<watcher::Event<DeserializeGuard<Mesh>>, watcher::Error>,
-        listed: &mut Vec<DeserializeGuard<Mesh>>,
-    ) -> bool {
+    fn on_mesh_event(&mut self, event: MeshEvent, listed: &mut Vec<DeserializeGuard<Mesh>>) -> bool {
         let name_of = |mesh: &DeserializeGuard<Mesh>| MeshName::from(mesh.name_any().as_str());
         match event {
             // The engine watches the same objects and logs the error.

@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 use kermode_identity::{Phase, Schedule};
 use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_model::DEFAULT_CLOCK_TOLERANCE;
+use kube::runtime::watcher;
 use serde_json::json;
 
 use super::rotation::{CaSettings, RotationController};
@@ -328,4 +329,23 @@ async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
     assert!(format!("{error:#}").contains("no route"), "{error:#}");
     let error = replica.plan().await.expect_err("the read has just failed");
     assert!(error.to_string().contains("just failed"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_a_watch_do_not_delay_the_next_change() {
+    let mut controller = Replica::new(&ApiServer::default()).controller;
+    let interval = Duration::from_secs(1);
+    let mut errors = Box::pin(futures::stream::unfold((), |()| async move {
+        tokio::time::sleep(interval).await;
+        Some((Err(watcher::Error::NoResourceVersion), ()))
+    }));
+    let start = tokio::time::Instant::now();
+    let pause = 10 * interval;
+    let mut secrets = futures::stream::pending();
+    let mut listed = Vec::new();
+    let waited = controller.wait_until_due(&mut secrets, &mut errors, &mut listed, start + pause);
+    tokio::time::timeout(2 * pause, waited)
+        .await
+        .expect("the wait ends at the next change");
+    assert_eq!(start.elapsed(), pause);
 }
