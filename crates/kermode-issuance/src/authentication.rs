@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use self::token::TokenClaims;
+use crate::denial::{Denial, DenialLog};
 
 /// Key in `status.user.extra` of a TokenReview: the name of the Pod that the token is bound to.
 const POD_NAME_KEY: &str = "authentication.kubernetes.io/pod-name";
@@ -107,6 +108,7 @@ pub struct TokenAuthenticator {
     index: SharedIndex,
     audiences: AcceptedAudiences,
     permits: Arc<ReviewPermits>,
+    denials: Arc<DenialLog>,
     review_timeout: Duration,
 }
 
@@ -115,6 +117,26 @@ struct ReviewPermits {
     known_pods: Semaphore,
     unknown_pods: Semaphore,
 }
+
+// === impl AuthenticationError ===
+
+impl AuthenticationError {
+    /// Returns the code of the gRPC status of the response.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::UnknownProxy(_) | Self::UidMismatch(_) => Code::NotFound,
+            Self::ReviewFailed(_) | Self::ReviewTimedOut => Code::Unavailable,
+            Self::NoToken
+            | Self::NotBound
+            | Self::WrongAudience(_)
+            | Self::OtherProxy(_)
+            | Self::InvalidToken(_) => Code::Unauthenticated,
+            Self::ServiceAccountMismatch { .. } => Code::PermissionDenied,
+        }
+    }
+}
+
+// === impl TokenAuthenticator ===
 
 impl TokenAuthenticator {
     /// Creates an authenticator that sends TokenReviews with `client` and looks up Pods in `index`.
@@ -128,8 +150,14 @@ impl TokenAuthenticator {
             index,
             audiences,
             permits: Arc::new(permits),
+            denials: Arc::default(),
             review_timeout: REVIEW_TIMEOUT,
         }
+    }
+
+    /// The log of denied callers.
+    pub(crate) fn denials(&self) -> &Arc<DenialLog> {
+        &self.denials
     }
 
     /// Authenticates the caller by the token in the metadata. Checks that the caller is `proxy` and passes
@@ -169,6 +197,13 @@ impl TokenAuthenticator {
             }
             Ok(())
         })
+    }
+
+    /// Logs the denial of a proxy and returns the status of the response.
+    fn deny(&self, error: AuthenticationError, proxy: Option<&str>) -> Status {
+        let denial = Denial::from(error);
+        self.denials.log(&denial, proxy);
+        denial.status()
     }
 
     /// Verifies the token by a TokenReview, and checks that the reviewed identity has the claimed namespace and Pod
@@ -261,36 +296,14 @@ impl Authenticator for TokenAuthenticator {
         Box::pin(async move {
             self.identify(metadata)
                 .await
-                .map_err(|error| log_and_convert(&error))
+                .map_err(|error| self.deny(error, None))
         })
     }
 
     fn authorize(&self, identity: &ProxyIdentity) -> Result<(), Status> {
         self.check_access(identity)
-            .map_err(|error| log_and_convert(&error))
+            .map_err(|error| self.deny(error, Some(&identity.key.proxy_name())))
     }
-}
-
-/// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged only at
-/// debug level, because any caller can cause any number of these errors. Errors about a Pod that is not in the index
-/// yet are transient, and are logged at debug level too.
-pub(crate) fn log_and_convert(error: &AuthenticationError) -> Status {
-    let code = match error {
-        AuthenticationError::UnknownProxy(_) | AuthenticationError::UidMismatch(_) => Code::NotFound,
-        AuthenticationError::ReviewFailed(_) | AuthenticationError::ReviewTimedOut => Code::Unavailable,
-        AuthenticationError::NoToken
-        | AuthenticationError::NotBound
-        | AuthenticationError::WrongAudience(_)
-        | AuthenticationError::OtherProxy(_)
-        | AuthenticationError::InvalidToken(_) => Code::Unauthenticated,
-        AuthenticationError::ServiceAccountMismatch { .. } => Code::PermissionDenied,
-    };
-    match code {
-        Code::NotFound => tracing::debug!("proxy not authorized yet: {error}"),
-        Code::Unauthenticated => tracing::debug!("caller denied: {error}"),
-        _ => tracing::warn!("proxy denied: {error}"),
-    }
-    Status::new(code, error.to_string())
 }
 
 /// Returns the bearer token and its unverified claims.

@@ -5,6 +5,7 @@
 //! streams the roots of the mesh.
 
 mod authentication;
+mod denial;
 mod service;
 
 pub use self::authentication::{AcceptedAudiences, TokenAuthenticator};

@@ -4,7 +4,6 @@
 //! Dataplane. Requests with another token, requests for other names, and requests above the rate limits are denied,
 //! logged and counted. `kermode-identity` signs the certificates.
 
-mod denial;
 mod limits;
 mod metrics;
 mod roots;
@@ -30,18 +29,18 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use self::denial::{Denial, DenialLog};
 use self::limits::{CallerId, IssuanceLimits};
 pub use self::metrics::Metrics;
 use self::roots::{RootsCodec, WatchRoots, stream_limit};
 use crate::authentication::{AuthenticationError, TokenAuthenticator};
+use crate::denial::{Denial, DenialLog, DenialReason};
 
 /// Size limit of a message, in bytes: twice the size limit of a signing request.
 const MAX_MESSAGE_SIZE: usize = 16 * 1024;
 /// Time limit of a call, from the head of the request to the complete response, or for a stream to the head of the
 /// response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
-/// Maximum length of the claimed name in a log line, in characters. Callers can claim names of any length.
+/// Maximum length of the claimed name in a log line, in bytes. Callers can claim names of any length.
 const MAX_LOGGED_NAME_LENGTH: usize = 100;
 
 /// The gRPC service that issues certificates. Cheap to clone.
@@ -56,7 +55,8 @@ struct IssuanceState {
     index: SharedIndex,
     metrics: Metrics,
     rate_limits: Mutex<IssuanceLimits>,
-    denials: DenialLog,
+    /// Shared with the authenticator.
+    denials: Arc<DenialLog>,
     /// Limit of open streams of roots.
     stream_limit: KeyedLimit<ObjectKey>,
     call_timeout: Duration,
@@ -84,12 +84,12 @@ impl CertificateIssuance {
     ) -> Self {
         Self {
             state: Arc::new(IssuanceState {
+                denials: authenticator.denials().clone(),
                 authenticator,
                 authorities,
                 index,
                 metrics,
                 rate_limits: Mutex::new(IssuanceLimits::new(Instant::now())),
-                denials: DenialLog::default(),
                 stream_limit: stream_limit(),
                 call_timeout,
             }),
@@ -157,15 +157,17 @@ impl IssuanceState {
     async fn rotation_plan(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<RotationPlan>, Denial> {
         let plan = self.authorities.get(&mesh.name, &mtls.backend).await;
         plan.map_err(|error| {
-            tracing::error!(mesh = %mesh.name, "certificate cannot be issued: {error:#}");
+            if let Some(suppressed) = self.denials.try_pass(DenialReason::AuthorityUnavailable) {
+                tracing::error!(mesh = %mesh.name, suppressed, "certificate cannot be issued: {error:#}");
+            }
             Denial::AuthorityUnavailable
         })
     }
 
     /// Logs the denial and returns the status of the response.
-    fn deny(&self, denial: &Denial, claimed_name: &str) -> Status {
-        let claimed_name: String = claimed_name.chars().take(MAX_LOGGED_NAME_LENGTH).collect();
-        self.denials.log(denial, &claimed_name);
+    fn deny(&self, denial: &Denial, claimed_name: Option<&str>) -> Status {
+        let claimed_name = claimed_name.map(|name| &name[..name.floor_char_boundary(MAX_LOGGED_NAME_LENGTH)]);
+        self.denials.log(denial, claimed_name);
         denial.status()
     }
 }
@@ -195,7 +197,7 @@ impl GrpcService for CertificateIssuance {
             response.unwrap_or_else(|_| {
                 let denial = Denial::TimedOut(state.call_timeout);
                 state.metrics.count_denial(&denial);
-                state.deny(&denial, "").into_http()
+                state.deny(&denial, None).into_http()
             })
         })
     }
@@ -217,7 +219,7 @@ async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> ht
     if !is_decoded.load(Ordering::Relaxed) {
         state.metrics.count_denial(&Denial::Unreadable);
         // Only logs the denial, because tonic has already responded.
-        state.deny(&Denial::Unreadable, "");
+        state.deny(&Denial::Unreadable, None);
     }
     response
 }
@@ -245,7 +247,7 @@ impl UnaryService<IssueCertificateRequest> for IssueCertificate {
                 }
                 Err(denial) => {
                     state.metrics.count_denial(&denial);
-                    Err(state.deny(&denial, &name))
+                    Err(state.deny(&denial, Some(&name)))
                 }
             }
         })
@@ -253,4 +255,4 @@ impl UnaryService<IssueCertificateRequest> for IssueCertificate {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

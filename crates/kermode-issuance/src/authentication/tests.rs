@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::*;
+use crate::service::tests::log::CapturedLog;
 
 /// Audience of the API server. The API server checks it when a TokenReview names no audience.
 const API_SERVER_AUDIENCE: &str = "api-server";
@@ -204,7 +205,7 @@ fn web() -> ObjectKey {
 }
 
 fn code(error: &AuthenticationError) -> Code {
-    log_and_convert(error).code()
+    error.code()
 }
 
 #[tokio::test]
@@ -301,8 +302,7 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
             identified.expect_err("a forged token"),
             authenticated.expect_err("a forged token"),
         ] {
-            let status = log_and_convert(&error);
-            responses.push((status.code(), status.message().to_owned()));
+            responses.push((error.code(), error.to_string()));
         }
     }
     assert_eq!(responses[0].0, Code::Unauthenticated);
@@ -390,4 +390,19 @@ async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
         outcome = tokio::time::timeout(TEST_TIMEOUT, known_pod_reviewed) => outcome.expect("the known Pod is reviewed"),
     }
     assert_eq!(fixture.reviews(), MAX_UNKNOWN_POD_REVIEWS + 1);
+}
+
+#[tokio::test]
+async fn flood_of_denied_streams_writes_a_limited_number_of_log_lines() {
+    let fixture = Fixture::new();
+    let log = CapturedLog::start();
+    let headers = metadata(&mk_token("admin", "web", "1", "good"));
+    let identity = fixture.authenticator.authenticate(&headers).await;
+    let identity = identity.expect("a valid token");
+    for _ in 0..50 {
+        let denied = fixture.authenticator.authorize(&identity);
+        denied.expect_err("the token has another service account than the Pod");
+    }
+    let lines = log.take();
+    assert_eq!(lines.len(), 10, "{lines:#?}");
 }

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use kermode_limit::rate::{KeyedRateLimit, Rate, TokenBucket};
 
+use crate::denial::Denial;
+
 /// Maximum rate of certificates for all proxies together. A certificate takes about 0.2 ms of CPU time, so 500
 /// certificates per second take a tenth of a core.
 const TOTAL_RATE: Rate = Rate {
@@ -41,6 +43,17 @@ pub(super) struct IssuanceLimits {
     hasher: RandomState,
     total: TokenBucket,
     callers: KeyedRateLimit<CallerId>,
+}
+
+// === impl RateExceeded ===
+
+impl From<RateExceeded> for Denial {
+    fn from(exceeded: RateExceeded) -> Self {
+        match exceeded {
+            RateExceeded::PerCaller => Self::ProxyRate,
+            RateExceeded::Total => Self::TotalRate,
+        }
+    }
 }
 
 // === impl IssuanceLimits ===

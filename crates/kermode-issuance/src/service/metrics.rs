@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::denial::{Denial, DenialReason};
+use crate::denial::{Denial, DenialReason};
 
 /// Metrics of the issuance service. Cheap to clone.
 #[derive(Clone, Debug, Default)]

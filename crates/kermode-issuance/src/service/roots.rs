@@ -17,8 +17,8 @@ use tonic::server::ServerStreamingService;
 use tonic::{Request, Response, Status};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-use super::denial::Denial;
 use super::{IssuanceState, MAX_MESSAGE_SIZE};
+use crate::denial::Denial;
 
 /// Maximum number of open streams in total, equal to the limit of ADS streams of a replica.
 pub(super) const MAX_STREAMS: usize = 20_000;
@@ -120,7 +120,7 @@ impl ServerStreamingService<WatchRootsRequest> for WatchRoots {
                 Ok(stream) => Ok(Response::new(stream.boxed())),
                 Err(denial) => {
                     state.metrics.count_denied_stream(&denial);
-                    Err(state.deny(&denial, &name))
+                    Err(state.deny(&denial, Some(&name)))
                 }
             }
         }

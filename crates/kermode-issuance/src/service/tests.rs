@@ -2,7 +2,7 @@
 
 mod hostile;
 mod limits;
-mod log;
+pub(crate) mod log;
 mod roots;
 mod server;
 

@@ -87,3 +87,25 @@ async fn incomplete_request_times_out() {
     );
     assert_eq!(server.denial_count("TimedOut"), 1);
 }
+
+#[tokio::test]
+async fn flood_of_denied_callers_writes_a_limited_number_of_log_lines() {
+    let server = Server::start().await;
+    let log = CapturedLog::start();
+    let key = WorkloadKey::generate().expect("a key");
+    for token in ["admin", "robot"] {
+        // The token `robot` is forged. The token `admin` has another service account than the Pod.
+        let signature = if token == "admin" { "good" } else { "forged" };
+        let token = mk_token(token, "web", "1", signature);
+        for _ in 0..15 {
+            let issued = server.issue(&token, mk_request(&key, "web.shop")).await;
+            issued.expect_err("the caller is not the proxy");
+        }
+    }
+    let lines = log.take();
+    assert_eq!(
+        lines.len(),
+        20,
+        "10 lines for each of the two reasons: {lines:#?}"
+    );
+}

@@ -9,7 +9,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Metadata, Subscriber};
 
 /// Log lines with level `WARN` or `ERROR`, captured until this value is dropped.
-pub(super) struct CapturedLog {
+pub(crate) struct CapturedLog {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,
 }
@@ -19,14 +19,14 @@ struct Recorder(Arc<Mutex<Vec<String>>>);
 struct Line(String);
 
 impl CapturedLog {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let lines = Arc::<Mutex<Vec<String>>>::default();
         let guard = tracing::subscriber::set_default(Recorder(lines.clone()));
         Self { lines, _guard: guard }
     }
 
     /// Returns the lines captured since the last call.
-    pub(super) fn take(&self) -> Vec<String> {
+    pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.lines.lock().expect("not poisoned"))
     }
 }

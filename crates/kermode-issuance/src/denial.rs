@@ -1,4 +1,4 @@
-//! Denials of requests to the issuance service, with their gRPC statuses, metric labels and log lines.
+//! Denials of callers and of requests for certificates, with their gRPC statuses, metric labels and log lines.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,8 +10,7 @@ use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelValue;
 use tonic::{Code, Status};
 
-use super::limits::RateExceeded;
-use crate::authentication::{AuthenticationError, log_and_convert};
+use crate::authentication::AuthenticationError;
 
 /// Maximum number of log lines per minute for each reason.
 const MAX_LINES_PER_MINUTE: u32 = 10;
@@ -100,20 +99,11 @@ pub(crate) enum DenialReason {
 /// Log of denials, with a limited number of lines for each reason. Each line contains the number of lines that were
 /// suppressed before it.
 #[derive(Debug, Default)]
-pub(super) struct DenialLog {
+pub(crate) struct DenialLog {
     windows: Mutex<HashMap<DenialReason, Window>>,
 }
 
 // === impl Denial ===
-
-impl From<RateExceeded> for Denial {
-    fn from(exceeded: RateExceeded) -> Self {
-        match exceeded {
-            RateExceeded::PerCaller => Self::ProxyRate,
-            RateExceeded::Total => Self::TotalRate,
-        }
-    }
-}
 
 impl Denial {
     /// Returns the reason of the denial.
@@ -143,7 +133,7 @@ impl Denial {
     /// Returns the gRPC status of the response.
     pub(crate) fn status(&self) -> Status {
         let code = match self {
-            Self::Authentication(error) => return log_and_convert(error),
+            Self::Authentication(error) => error.code(),
             Self::InvalidName | Self::SigningRequest(_) | Self::Unreadable => Code::InvalidArgument,
             Self::DataplaneNotFound(_) => Code::NotFound,
             Self::NoMtls(_) => Code::FailedPrecondition,
@@ -160,9 +150,9 @@ impl Denial {
         matches!(
             self.reason(),
             DenialReason::UnknownProxy
+                | DenialReason::UidMismatch
                 | DenialReason::DataplaneNotFound
                 | DenialReason::NoMtls
-                | DenialReason::ReviewUnavailable
                 | DenialReason::AuthorityUnavailable
         )
     }
@@ -187,14 +177,14 @@ fn authentication_reason(error: &AuthenticationError) -> DenialReason {
 // === impl DenialLog ===
 
 impl DenialLog {
-    /// Logs a denial with the name that the caller claims. The token of the caller is never logged.
-    pub(super) fn log(&self, denial: &Denial, claimed_name: &str) {
+    /// Logs a denial with the name that the caller claims, if known. The token of the caller is never logged.
+    pub(crate) fn log(&self, denial: &Denial, claimed_name: Option<&str>) {
         if denial.is_logged_at_debug() {
             tracing::debug!(proxy = claimed_name, "request denied: {denial}");
             return;
         }
         let reason = denial.reason();
-        if let Some(suppressed) = self.try_pass(reason, Instant::now()) {
+        if let Some(suppressed) = self.try_pass(reason) {
             tracing::warn!(
                 proxy = claimed_name,
                 ?reason,
@@ -205,7 +195,11 @@ impl DenialLog {
     }
 
     /// Returns the number of suppressed lines before this line, or `None` if this line is suppressed too.
-    fn try_pass(&self, reason: DenialReason, now: Instant) -> Option<u64> {
+    pub(crate) fn try_pass(&self, reason: DenialReason) -> Option<u64> {
+        self.try_pass_at(reason, Instant::now())
+    }
+
+    fn try_pass_at(&self, reason: DenialReason, now: Instant) -> Option<u64> {
         let mut windows = self.windows.lock();
         let window = windows.entry(reason);
         window
@@ -222,16 +216,16 @@ mod tests {
     fn flood_of_denials_is_logged_up_to_the_limit_and_then_counted() {
         let log = DenialLog::default();
         let now = Instant::now();
-        let lines = (0..1000).filter_map(|_| log.try_pass(DenialReason::InvalidToken, now));
+        let lines = (0..1000).filter_map(|_| log.try_pass_at(DenialReason::InvalidToken, now));
         assert_eq!(lines.collect::<Vec<_>>(), [0; MAX_LINES_PER_MINUTE as usize]);
         assert_eq!(
-            log.try_pass(DenialReason::SigningRequestNotAllowed, now),
+            log.try_pass_at(DenialReason::SigningRequestNotAllowed, now),
             Some(0),
             "another reason has its own limit"
         );
         let suppressed = 1000 - u64::from(MAX_LINES_PER_MINUTE);
         assert_eq!(
-            log.try_pass(DenialReason::InvalidToken, now + MINUTE),
+            log.try_pass_at(DenialReason::InvalidToken, now + MINUTE),
             Some(suppressed)
         );
     }
