@@ -134,6 +134,8 @@ impl Denial {
     pub(crate) fn status(&self) -> Status {
         let code = match self {
             Self::Authentication(error) => error.code(),
+            // The signing request is valid: the failure is on the side of the control plane.
+            Self::SigningRequest(_) if self.reason() == DenialReason::SigningFailed => Code::Internal,
             Self::InvalidName | Self::SigningRequest(_) | Self::Unreadable => Code::InvalidArgument,
             Self::DataplaneNotFound(_) => Code::NotFound,
             Self::NoMtls(_) => Code::FailedPrecondition,
@@ -227,6 +229,18 @@ mod tests {
         assert_eq!(
             log.try_pass_at(DenialReason::InvalidToken, now + MINUTE),
             Some(suppressed)
+        );
+    }
+
+    #[test]
+    fn only_a_failure_to_sign_a_valid_request_is_an_internal_error() {
+        let failure = Denial::from(Error::AuthorityNotValid {
+            subject: "default".to_owned(),
+        });
+        assert_eq!(failure.status().code(), Code::Internal);
+        assert_eq!(
+            Denial::from(Error::RequestSignature).status().code(),
+            Code::InvalidArgument
         );
     }
 }
