@@ -33,7 +33,13 @@ pub(crate) struct Cli {
     pub(crate) ip_family_mode: String,
 
     /// UID of the proxy, whose own connections to other hosts are not redirected
-    #[arg(long, value_name = "UID", conflicts_with = "kuma_dp_user")]
+    // The kernel uses 4294967295 for the absence of a UID.
+    #[arg(
+        long,
+        value_name = "UID",
+        conflicts_with = "kuma_dp_user",
+        value_parser = clap::value_parser!(u32).range(..i64::from(u32::MAX))
+    )]
     pub(crate) kuma_dp_uid: Option<u32>,
 
     /// Name of the proxy's user, instead of its UID

@@ -141,8 +141,11 @@ fn parse_port(key: &str, value: &str) -> Result<NonZeroU16, SettingError> {
     parse_number(value).ok_or_else(|| unparsable(key, value, "use a port from 1 to 65535"))
 }
 
+/// Parses a UID. The kernel uses the highest number, 4294967295, for the absence of a UID: no socket has this owner.
 fn parse_uid(key: &str, value: &str) -> Result<u32, SettingError> {
-    parse_number(value).ok_or_else(|| unparsable(key, value, "use a UID, a number from 0 to 4294967294"))
+    parse_number(value)
+        .filter(|uid| *uid != u32::MAX)
+        .ok_or_else(|| unparsable(key, value, "use a UID, a number from 0 to 4294967294"))
 }
 
 /// Returns an error with Kuma's text for a value that is not one of a fixed set.

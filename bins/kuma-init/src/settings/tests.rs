@@ -91,6 +91,13 @@ fn user_of_the_proxy_may_be_given_by_name_and_must_be_given() {
 }
 
 #[test]
+fn number_for_the_absence_of_a_uid_is_rejected() {
+    let config = parse(&["--kuma-dp-uid=4294967294"]).expect("valid arguments");
+    assert_eq!(config.proxy_uid, 4_294_967_294);
+    assert!(error(&["--kuma-dp-uid=4294967295"]).contains("0..4294967295"));
+}
+
+#[test]
 fn both_dns_flags_together_are_rejected() {
     let message = error(&[
         "--kuma-dp-user",

@@ -2,6 +2,9 @@
 
 use super::{ProbeSettings, Settings};
 
+/// Highest user or group ID that the API server accepts in a security context.
+const MAX_ID: u32 = 2_147_483_647;
+
 impl Settings {
     /// Returns all problems, each with the path of its setting.
     pub fn problems(&self) -> Vec<String> {
@@ -75,6 +78,16 @@ impl Settings {
                     .to_owned(),
             );
         }
+        for (path, id) in [
+            ("sidecarContainer.uid", sidecar.uid),
+            ("sidecarContainer.gid", sidecar.gid),
+        ] {
+            if id > MAX_ID {
+                problems.push(format!(
+                    "{path}: must be at most {MAX_ID}, since the API server rejects Pods with higher IDs"
+                ));
+            }
+        }
         check_probe("readinessProbe", &sidecar.readiness_probe, 1, problems);
         check_probe("livenessProbe", &sidecar.liveness_probe, 1, problems);
         check_probe("startupProbe", &sidecar.startup_probe, 0, problems);
@@ -114,5 +127,18 @@ mod tests {
         settings.sidecar_container.token_audience = String::new();
         settings.ebpf.enabled = true;
         assert_eq!(settings.problems().len(), 6, "{:?}", settings.problems());
+    }
+
+    #[test]
+    fn ids_that_the_api_server_rejects_are_problems() {
+        let mut settings = Settings::default();
+        settings.sidecar_container.uid = MAX_ID;
+        settings.sidecar_container.gid = MAX_ID;
+        assert_eq!(settings.problems(), Vec::<String>::new());
+        settings.sidecar_container.uid += 1;
+        settings.sidecar_container.gid += 1;
+        let problems = settings.problems();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("sidecarContainer.uid: must be at most 2147483647"));
     }
 }

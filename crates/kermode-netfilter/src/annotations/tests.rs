@@ -133,3 +133,15 @@ fn error_of_a_wrong_value_names_key_and_value() {
         assert!(error.contains(key) && error.contains(value), "{error}");
     }
 }
+
+#[test]
+fn highest_uid_is_accepted_and_the_number_for_the_absence_of_a_uid_is_not() {
+    let config = read(&[(annotation::SIDECAR_UID, "4294967294")]).expect("a valid UID");
+    assert_eq!(config.proxy_uid, 4_294_967_294);
+    for bad in ["4294967295", "4294967296", "-1"] {
+        let error = read(&[(annotation::SIDECAR_UID, bad)])
+            .expect_err("no UID")
+            .to_string();
+        assert!(error.contains("from 0 to 4294967294"), "{bad}: {error}");
+    }
+}
