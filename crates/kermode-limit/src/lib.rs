@@ -48,6 +48,10 @@ pub enum LimitReached {
     Total(usize),
 }
 
+/// The limit of all keys together was reached when a permit was requested. Contains the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TotalLimitReached(pub usize);
+
 /// Reason why a permit was revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
@@ -86,7 +90,8 @@ impl<K> Clone for KeyedLimit<K> {
 }
 
 impl<K: Clone + Eq + Hash> KeyedLimit<K> {
-    /// Creates a limit of `max_per_key` permits for each key and `max_total` for all keys. A limit of 0 counts as 1.
+    /// Creates a limit of `max_per_key` permits of each type for each key, and of `max_total` permits for all keys. A
+    /// limit of 0 counts as 1.
     pub fn new(max_per_key: usize, max_total: usize) -> Self {
         Self {
             max_per_key: max_per_key.max(1),
@@ -98,7 +103,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         }
     }
 
-    /// Acquires a permit.
+    /// Acquires a permit that cannot be revoked. The limit per key applies to such permits alone.
     ///
     /// # Errors
     /// When the limit per key or the total limit is reached.
@@ -107,7 +112,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         if granted.count >= self.max_total {
             return Err(LimitReached::Total(self.max_total));
         }
-        if granted.keys.get(key).map_or(0, KeyPermits::len) >= self.max_per_key {
+        if granted.keys.get(key).map_or(0, |permits| permits.permanent) >= self.max_per_key {
             return Err(LimitReached::PerKey(self.max_per_key));
         }
         granted.count += 1;
@@ -119,23 +124,18 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     }
 
     /// Acquires a revocable permit. At the limit per key or the total limit, the key's oldest revocable permit is
-    /// superseded: the connection of its holder may be broken, but not timed out yet.
+    /// superseded: the connection of its holder may be broken, but not timed out yet. The limit per key applies to
+    /// revocable permits alone, so a full key always has a permit to supersede.
     ///
     /// # Errors
-    /// When a limit is reached and the key has no revocable permit to supersede.
-    pub fn acquire_superseding(&self, key: &K) -> Result<RevocablePermit<K>, LimitReached> {
+    /// When the total limit is reached and the key has no revocable permit to supersede.
+    pub fn acquire_superseding(&self, key: &K) -> Result<RevocablePermit<K>, TotalLimitReached> {
         let mut granted = self.granted.lock();
-        let held = granted.keys.get(key);
-        let can_supersede = held.is_some_and(|permits| !permits.revocable.is_empty());
-        let is_key_full = held.map_or(0, KeyPermits::len) >= self.max_per_key;
+        let held = granted.keys.get(key).map_or(0, |permits| permits.revocable.len());
+        let is_key_full = held >= self.max_per_key;
         let is_full = granted.count >= self.max_total;
-        if !can_supersede {
-            if is_full {
-                return Err(LimitReached::Total(self.max_total));
-            }
-            if is_key_full {
-                return Err(LimitReached::PerKey(self.max_per_key));
-            }
+        if is_full && held == 0 {
+            return Err(TotalLimitReached(self.max_total));
         }
         granted.count += 1;
         let permits = granted.keys.entry(key.clone()).or_default();
@@ -192,7 +192,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
 
 impl<K: Eq + Hash> GrantedPermits<K> {
     fn remove_if_empty(&mut self, key: &K) {
-        if self.keys.get(key).is_some_and(|permits| permits.len() == 0) {
+        if self.keys.get(key).is_some_and(KeyPermits::is_empty) {
             self.keys.remove(key);
         }
     }
@@ -201,8 +201,8 @@ impl<K: Eq + Hash> GrantedPermits<K> {
 // === impl KeyPermits ===
 
 impl KeyPermits {
-    fn len(&self) -> usize {
-        self.permanent + self.revocable.len()
+    fn is_empty(&self) -> bool {
+        self.permanent == 0 && self.revocable.is_empty()
     }
 }
 

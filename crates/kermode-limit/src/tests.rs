@@ -45,7 +45,7 @@ fn total_limit_applies_to_all_keys_and_a_dropped_permit_is_not_counted() {
         .map(|key| limit.acquire_superseding(&key).expect("below the limit"))
         .collect();
     let reached = limit.acquire_superseding(&3).err();
-    assert_eq!(reached, Some(LimitReached::Total(3)));
+    assert_eq!(reached, Some(TotalLimitReached(3)));
     let newer = limit
         .acquire_superseding(&2)
         .expect("the key supersedes its older permit");
@@ -56,13 +56,17 @@ fn total_limit_applies_to_all_keys_and_a_dropped_permit_is_not_counted() {
 }
 
 #[test]
-fn request_that_cannot_supersede_a_permit_is_rejected_at_the_limit_of_its_key() {
+fn request_for_a_permanent_permit_is_rejected_at_the_limit_of_its_key() {
     let limit = KeyedLimit::new(2, 100);
     let first = limit.try_acquire(&"web").expect("below the limit");
     let second = limit.try_acquire(&"web").expect("below the limit");
     assert_eq!(limit.try_acquire(&"web").err(), Some(LimitReached::PerKey(2)));
-    let superseding = limit.acquire_superseding(&"web").err();
-    assert_eq!(superseding, Some(LimitReached::PerKey(2)));
+    let revocable = limit.acquire_superseding(&"web");
+    assert!(
+        revocable.is_ok(),
+        "permanent permits do not count as revocable permits"
+    );
+    drop(revocable);
     assert!(limit.try_acquire(&"api").is_ok());
     drop(first);
     assert!(limit.try_acquire(&"web").is_ok());

@@ -6,7 +6,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt as _};
 use kermode_authentication::Authenticator;
-use kermode_limit::{KeyedLimit, LimitReached};
+use kermode_limit::{KeyedLimit, TotalLimitReached};
 use kermode_model::ObjectKey;
 use kermode_protocol::removals::{SERVICE_NAME, WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
 use kermode_protocol::rpc::GrpcService;
@@ -126,8 +126,7 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
     }
 }
 
-fn too_many_calls(reached: LimitReached) -> Status {
-    let (LimitReached::Total(limit) | LimitReached::PerKey(limit)) = reached;
+fn too_many_calls(TotalLimitReached(limit): TotalLimitReached) -> Status {
     Status::resource_exhausted(format!(
         "this replica serves {limit} watches of endpoint removals, which is its limit; try another replica"
     ))

@@ -14,7 +14,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use kermode_authentication::ProxyIdentity;
 use kermode_envoy::ResourceKind;
 use kermode_http2::AfterCall;
-use kermode_limit::{LimitReached, Revoked};
+use kermode_limit::{Revoked, TotalLimitReached};
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use kermode_removals::StreamAcknowledgements;
 use prometheus_client::metrics::gauge::Gauge;
@@ -216,8 +216,7 @@ async fn wait_for_dataplane(
     }
 }
 
-fn limit_status(reached: LimitReached) -> Status {
-    let (LimitReached::Total(limit) | LimitReached::PerKey(limit)) = reached;
+fn limit_status(TotalLimitReached(limit): TotalLimitReached) -> Status {
     Status::resource_exhausted(format!(
         "this replica serves {limit} streams, which is its limit: run more replicas"
     ))
