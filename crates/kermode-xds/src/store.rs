@@ -108,14 +108,6 @@ impl Store {
         self.write(&scope, resources, unwanted)
     }
 
-    /// Replaces the mesh's shared resources that belong to no service. Returns the number of resources that changed.
-    pub fn replace_common(&self, mesh: &MeshName, mut resources: Vec<Resource>) -> usize {
-        for resource in &mut resources {
-            resource.service = None;
-        }
-        self.replace_group(mesh, None, resources)
-    }
-
     /// Replaces the shared resources of one service; an empty list removes the service. Returns the number of resources
     /// that changed.
     pub fn replace_service(
@@ -127,7 +119,15 @@ impl Store {
         for resource in &mut resources {
             resource.service = Some(service.clone());
         }
-        self.replace_group(mesh, Some(service), resources)
+        let scope = self.meshes.get_or_insert(mesh);
+        self.write(&scope, resources, |scope, wanted| {
+            let keys = scope.keys_of(Some(service)).cloned();
+            let ids = keys.map(|key| EntryId {
+                key,
+                service: Some(service.clone()),
+            });
+            ids.filter(|id| !wanted.contains(id)).collect()
+        })
     }
 
     /// Removes the shared resources of a mesh.
@@ -233,25 +233,6 @@ impl Store {
             meshes: self.meshes.len(),
             proxies: self.proxies.len(),
         }
-    }
-
-    /// Replaces the shared resources that belong to a service; `None` stands for the resources that belong to no
-    /// service.
-    fn replace_group(
-        &self,
-        mesh: &MeshName,
-        service: Option<&ServiceName>,
-        resources: Vec<Resource>,
-    ) -> usize {
-        let scope = self.meshes.get_or_insert(mesh);
-        self.write(&scope, resources, |scope, wanted| {
-            let keys = scope.keys_of(service).cloned();
-            let ids = keys.map(|key| EntryId {
-                key,
-                service: service.cloned(),
-            });
-            ids.filter(|id| !wanted.contains(id)).collect()
-        })
     }
 
     /// Inserts `upserts` and removes the entries that `select_removals` returns for the scope and the ids of `upserts`.

@@ -393,13 +393,3 @@ fn update_of_a_proxy_keeps_the_resources_that_are_not_listed() {
     assert_eq!(changed_names(&mut watcher), Some(vec!["b".into(), "c".into()]));
     assert_eq!(clusters(&mut watcher), ["a=1", "c=2"]);
 }
-
-#[test]
-fn replacing_resources_without_service_keeps_the_resources_of_services() {
-    let store = Arc::new(Store::default());
-    store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
-    store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("a", "1")]);
-    store.replace_common(&mesh(), vec![mk_cluster("passthrough", "1")]);
-    assert_eq!(store.replace_common(&mesh(), vec![mk_cluster("other", "1")]), 2);
-    assert_eq!(clusters(&mut store.watch(&proxy("web"))), ["a=1", "other=1"]);
-}
