@@ -1,10 +1,12 @@
 //! Validates the options of the command line, which may come from the environment. All errors are reported together.
 
+use std::ffi::OsStr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::{Arg, Args as _, Command};
 use kermode_agent::control_plane::ControlPlaneConfig;
 use kermode_agent::envoy::EnvoyConfig;
 use kermode_agent::wait::Wait;
@@ -59,37 +61,33 @@ impl RunArgs {
     pub(crate) fn into_config(self) -> Result<Config, InvalidOptions> {
         let mut errors = Errors::default();
         let log_level = errors
-            .value_of("--log-level", log_level(&self.log_level))
+            .value_of("log_level", log_level(&self.log_level))
             .unwrap_or(LevelFilter::INFO);
         let envoy_log_level = match self.envoy_log_level.filter(|text| !text.is_empty()) {
-            Some(text) => errors.value_of("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", parse_envoy_level(&text)),
+            Some(text) => errors.value_of("envoy_log_level", parse_envoy_level(&text)),
             None => Some(envoy_level_for(log_level)),
         };
         let address = errors.value_of(
-            "KUMA_CONTROL_PLANE_URL",
+            "control_plane_url",
             required(self.control_plane_url).and_then(|text| https_address(&text)),
         );
         let trust = errors.value_of(
-            "KUMA_CONTROL_PLANE_CA_CERT",
+            "control_plane_ca_cert",
             required(self.control_plane_ca_cert)
                 .and_then(|pem| TrustBundle::from_pem(&pem).map_err(|error| error.to_string())),
         );
-        let token_path = errors.value_of("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", required(self.token_path));
-        let proxy = errors.value_of(
-            "KUMA_DATAPLANE_NAME",
-            required(self.name).and_then(|text| proxy_name(&text)),
-        );
-        let mesh = errors.value_of("KUMA_DATAPLANE_MESH", required(Some(self.mesh)));
-        let drain_time = errors.value_of("KUMA_DATAPLANE_DRAIN_TIME", positive_duration(&self.drain_time));
-        let is_native_sidecar =
-            errors.value_of("KUMA_DATAPLANE_NATIVE_SIDECAR", boolean(&self.native_sidecar));
-        let admin_port = errors.value_of("KUMA_DATAPLANE_ADMIN_PORT", port(&self.admin_port));
+        let token_path = errors.value_of("token_path", required(self.token_path));
+        let proxy = errors.value_of("name", required(self.name).and_then(|text| proxy_name(&text)));
+        let mesh = errors.value_of("mesh", required(Some(self.mesh)));
+        let drain_time = errors.value_of("drain_time", positive_duration(&self.drain_time));
+        let is_native_sidecar = errors.value_of("native_sidecar", boolean(&self.native_sidecar));
+        let admin_port = errors.value_of("admin_port", port(&self.admin_port));
         let concurrency = match self.concurrency.filter(|text| !text.is_empty()) {
-            Some(text) => errors.value_of("--concurrency", whole_number(&text)),
+            Some(text) => errors.value_of("concurrency", whole_number(&text)),
             None => Some(0),
         };
-        let dns_enabled = errors.value_of("KUMA_DNS_ENABLED", boolean(&self.dns_enabled));
-        let dns_port = errors.value_of("KUMA_DNS_CORE_DNS_PORT", port(&self.dns_port));
+        let dns_enabled = errors.value_of("dns_enabled", boolean(&self.dns_enabled));
+        let dns_port = errors.value_of("dns_port", port(&self.dns_port));
 
         // The closure returns `None` if an invalid setting left no value.
         let config = (|| {
@@ -124,16 +122,34 @@ impl RunArgs {
     }
 }
 
-/// Errors of the settings validated so far. Each error starts with the key of its setting.
+/// Errors of the settings validated so far. Each error starts with the flag and the environment variable of its
+/// setting.
 #[derive(Default)]
 struct Errors(Vec<String>);
 
 impl Errors {
-    /// Returns the value of a valid setting. Records the error of an invalid setting.
-    fn value_of<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+    /// Returns the value of a valid setting. Records the error of an invalid setting. `field` is the setting's field of
+    /// [`RunArgs`].
+    fn value_of<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
         result
-            .map_err(|reason| self.0.push(format!("{key}: {reason}")))
+            .map_err(|reason| self.0.push(format!("{}: {reason}", setting_name(field))))
             .ok()
+    }
+}
+
+/// Returns the flag and the environment variable of a setting, for example `--mesh (KUMA_DATAPLANE_MESH)`. `field` is
+/// the setting's field of [`RunArgs`].
+fn setting_name(field: &str) -> String {
+    let command = RunArgs::augment_args(Command::new("run"));
+    let argument = command
+        .get_arguments()
+        .find(|argument| argument.get_id() == field);
+    let flag = argument.and_then(Arg::get_long);
+    let variable = argument.and_then(Arg::get_env).and_then(OsStr::to_str);
+    match (flag, variable) {
+        (Some(flag), Some(variable)) => format!("--{flag} ({variable})"),
+        (Some(flag), None) => format!("--{flag}"),
+        (None, _) => field.to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Parser;
 use kermode_identity::ServingAuthority;
 
 use super::*;
-use crate::cli::{Cli, Command};
+use crate::cli::{self, Cli};
 
 /// Parses a complete command line of `kuma-dp run`. An argument in `changes` replaces the argument with the same flag.
 fn mk_args(changes: &[&str]) -> RunArgs {
@@ -24,7 +24,7 @@ fn mk_args(changes: &[&str]) -> RunArgs {
     command_line.retain(|argument| !changes.iter().any(|change| flag(change) == flag(argument)));
     command_line.extend(changes.iter().map(ToString::to_string));
     match Cli::parse_from(command_line).command {
-        Command::Run(args) => *args,
+        cli::Command::Run(args) => *args,
         other => panic!("expected the subcommand run, got {other:?}"),
     }
 }
@@ -47,11 +47,15 @@ fn arguments_of_the_injector_are_accepted() {
 }
 
 #[test]
-fn all_errors_are_reported_together() {
+fn all_errors_are_reported_together_with_flag_and_variable() {
     let args = mk_args(&[
         "--cp-address=http://cp:5678",
         "--ca-cert=",
+        "--dataplane-token-file=",
         "--name=web",
+        "--mesh=",
+        "--native-sidecar=maybe",
+        "--dns-port=0",
         "--drain-time=0s",
         "--admin-port=0",
         "--concurrency=two",
@@ -61,15 +65,19 @@ fn all_errors_are_reported_together() {
     ]);
     let text = args.into_config().unwrap_err().to_string();
     for expected in [
-        "KUMA_CONTROL_PLANE_URL: `http://cp:5678` is not",
-        "KUMA_CONTROL_PLANE_CA_CERT: it is not set",
-        "KUMA_DATAPLANE_NAME: `web`",
-        "KUMA_DATAPLANE_DRAIN_TIME: it must be more than zero",
-        "KUMA_DATAPLANE_ADMIN_PORT: `0`",
-        "--concurrency: `two`",
-        "--log-level: `loud`",
-        "KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL: `loud`",
-        "KUMA_DNS_ENABLED: `maybe`",
+        "--cp-address (KUMA_CONTROL_PLANE_URL): `http://cp:5678` is not",
+        "--ca-cert (KUMA_CONTROL_PLANE_CA_CERT): it is not set",
+        "--dataplane-token-file (KUMA_DATAPLANE_RUNTIME_TOKEN_PATH): it is not set",
+        "--name (KUMA_DATAPLANE_NAME): `web`",
+        "--mesh (KUMA_DATAPLANE_MESH): it is not set",
+        "--drain-time (KUMA_DATAPLANE_DRAIN_TIME): it must be more than zero",
+        "--native-sidecar (KUMA_DATAPLANE_NATIVE_SIDECAR): `maybe`",
+        "--admin-port (KUMA_DATAPLANE_ADMIN_PORT): `0`",
+        "--concurrency (KUMA_DATAPLANE_RUNTIME_CONCURRENCY): `two`",
+        "--log-level (KUMA_DATAPLANE_RUNTIME_LOG_LEVEL): `loud`",
+        "--envoy-log-level (KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL): `loud`",
+        "--dns-enabled (KUMA_DNS_ENABLED): `maybe`",
+        "--dns-port (KUMA_DNS_CORE_DNS_PORT): `0`",
     ] {
         assert!(text.contains(expected), "{expected} not in: {text}");
     }
