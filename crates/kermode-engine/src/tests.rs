@@ -62,7 +62,10 @@ fn mk_pod(name: &str, ip: &str) -> WatchEvent {
             "name": name, "namespace": "demo", "uid": format!("uid-of-{name}"), "labels": {"app": "web"},
             "annotations": {"kuma.io/sidecar-injected": "true"},
         },
-        "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]}]},
+        "spec": {"containers": [
+            {"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]},
+            {"name": "kuma-sidecar"},
+        ]},
         "status": {"podIP": ip, "phase": "Running"},
     });
     let pod: Pod = serde_json::from_value(pod).expect("a Pod");

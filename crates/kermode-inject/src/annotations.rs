@@ -10,6 +10,8 @@ use crate::plan::Plan;
 use crate::reason::InjectionSource;
 use crate::values::Values;
 
+/// Network of the CNI plugin.
+const CNI_NETWORK: &str = "kuma-cni";
 const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
 
@@ -88,9 +90,24 @@ pub(crate) fn annotations_to_write(
         );
     }
     if settings.cni_enabled {
-        write(key::CNI_NETWORKS, "kuma-cni".to_owned());
+        write(
+            key::CNI_NETWORKS,
+            with_item(pod_annotations.get(key::CNI_NETWORKS), CNI_NETWORK),
+        );
     }
     annotations
+}
+
+/// Returns the networks of a Pod without the network of the CNI plugin, which an earlier injection added; `None` if the
+/// plugin is in use or the Pod does not have its network.
+pub(crate) fn networks_without_cni(plan: &Plan<'_>, pod: &Values<'_>) -> Option<String> {
+    let networks = pod
+        .get(key::CNI_NETWORKS)
+        .filter(|_| !plan.settings.cni_enabled)?;
+    let others: Vec<&str> = notation::list(networks)
+        .filter(|network| *network != CNI_NETWORK)
+        .collect();
+    (others.len() < notation::list(networks).count()).then(|| others.join(","))
 }
 
 /// Appends an item to a comma-separated list, unless the list contains the item.

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kermode_crds::annotation::{SIDECAR_INJECTED, SIDECAR_INJECTION};
-use serde_json::Value;
+use kermode_crds::annotation::SIDECAR_INJECTION;
 
 use crate::denial::Denial;
-use crate::names::SIDECAR;
-use crate::pod::{Container, Pod};
+use crate::pod::Pod;
 use crate::reason::{InjectionSource, Obstacle, SkipReason};
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
@@ -49,13 +47,6 @@ pub(crate) fn decide(
     trace.note(TraceTopic::Decision, || {
         "no label is in the setting exceptions.labels".to_owned()
     });
-    if let Some(sidecar) = sidecar_of(pod) {
-        trace.note(TraceTopic::Decision, || {
-            format!("container {} is a sidecar: skipped", sidecar.name)
-        });
-        return Ok(InjectionDecision::Skip(SkipReason::AlreadyInjected));
-    }
-    trace.note(TraceTopic::Decision, || "no container is a sidecar".to_owned());
     for source in InjectionSource::IN_ORDER {
         let values = metadata.values_of(source);
         let requested = values.boolean(SIDECAR_INJECTION);
@@ -132,27 +123,6 @@ fn matching_exception<'e>(
             .is_some_and(|label| *value == "*" || *value == label)
     });
     matching.next().map(|(key, _)| key.as_str())
-}
-
-/// Finds the sidecar. A ContainerPatch may have renamed it, so the containers of an injected Pod are also matched by
-/// their environment variables.
-fn sidecar_of<'a>(pod: &'a Pod<'_>) -> Option<&'a Container<'a>> {
-    let injected = pod
-        .annotations
-        .get(SIDECAR_INJECTED)
-        .is_some_and(|value| value == "true");
-    pod.containers
-        .iter()
-        .chain(&pod.init_containers)
-        .find(|container| container.name == SIDECAR || (injected && has_sidecar_variables(container)))
-}
-
-fn has_sidecar_variables(container: &Container<'_>) -> bool {
-    let has_variable = |name: &str| {
-        let mut variables = container.list("env").iter();
-        variables.any(|variable| variable.get("name").and_then(Value::as_str) == Some(name))
-    };
-    has_variable("KUMA_CONTROL_PLANE_URL") && has_variable("KUMA_DATAPLANE_MESH")
 }
 
 // === impl ObjectMetadata ===

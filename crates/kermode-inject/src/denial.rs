@@ -97,6 +97,14 @@ pub enum Denial {
         /// Name of the volume.
         volume: String,
     },
+    /// The Pod has a volume of its own with the name of a volume that the sidecar needs.
+    #[error("volume \"{volume}\" of {object} has a name that is reserved for the sidecar: rename the volume")]
+    VolumeNameTaken {
+        /// Name of the volume.
+        volume: String,
+        /// The Pod.
+        object: String,
+    },
     /// Virtual probes are enabled for a gateway.
     #[error("virtual probes can't be enabled in gateway mode")]
     VirtualProbesOnGateway,
@@ -145,6 +153,7 @@ impl Denial {
             Self::SameUid { .. } => "SameUid",
             Self::CannotCarrySidecar { obstacle, .. } => obstacle.as_str(),
             Self::TokenVolumeMissing { .. } => "TokenVolumeMissing",
+            Self::VolumeNameTaken { .. } => "VolumeNameTaken",
             Self::VirtualProbesOnGateway => "VirtualProbesOnGateway",
             Self::ProbePortReserved { .. } => "ProbePortReserved",
             Self::ProbePort { .. } => "InvalidProbePort",

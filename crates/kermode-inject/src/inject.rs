@@ -12,8 +12,9 @@ use serde_json::Value;
 use crate::container_patch::{self, ContainerRole, SelectedPatches};
 use crate::decision::{InjectionDecision, ObjectMetadata, decide};
 use crate::denial::Denial;
+use crate::leftovers::{self, Leftovers};
 use crate::names::{TMP_VOLUME, TOKEN_VOLUME};
-use crate::patch::PatchBuilder;
+use crate::patch::{self, PatchBuilder};
 use crate::plan::{Placement, Plan};
 use crate::pod::Pod;
 use crate::probes;
@@ -22,7 +23,7 @@ use crate::render::{self, Token};
 use crate::settings::Settings;
 use crate::trace::{InjectionExplanation, Trace, TraceTopic};
 use crate::values::Values;
-use crate::{annotations, drain, uid, warnings};
+use crate::{annotations, drain, uid, volumes, warnings};
 
 /// Inputs of injection besides the Pod and the settings.
 #[derive(Clone, Copy)]
@@ -90,12 +91,12 @@ pub fn explain(pod: &Value, settings: &Settings, context: &Context<'_>) -> Injec
 }
 
 fn inject_traced(
-    pod: &Value,
+    json: &Value,
     settings: &Settings,
     context: &Context<'_>,
     trace: &mut Trace,
 ) -> Result<Outcome, Denial> {
-    let pod = Pod::read(pod)?;
+    let pod = Pod::read(json)?;
     let pod_object = format!("Pod {}/{}", context.namespace.name, pod.name);
     let namespace_object = format!("Namespace {}", context.namespace.name);
     let metadata = ObjectMetadata {
@@ -110,15 +111,27 @@ fn inject_traced(
     };
     let plan = Plan::resolve(settings, context, &metadata, pod.resources, trace)?;
     let mut warnings = warnings::collect(&plan, source, &metadata);
-    uid::check(&pod, settings.sidecar_container.uid, &mut warnings)?;
-    let patch = Rendering {
+    let rendering = Rendering {
         pod: &pod,
         plan: &plan,
         context,
         annotations: metadata.pod_annotations,
         source,
+        was_injected: leftovers::is_annotated(json),
+    };
+    let patch = match leftovers::removed_from(json) {
+        None => {
+            let containers = rendering.containers(&mut warnings, trace)?;
+            rendering.patch(containers, &mut warnings, trace)?
+        }
+        Some((stripped, leftovers)) => {
+            let after = rendering.inject_again(stripped, leftovers, &mut warnings, trace)?;
+            patch::difference(json, &after)
+        }
+    };
+    if patch.is_empty() {
+        return Ok(Outcome::Skipped(SkipReason::AlreadyInjected));
     }
-    .patch(&mut warnings, trace)?;
     Ok(Outcome::Injected(Injection {
         patch,
         warnings,
@@ -128,6 +141,7 @@ fn inject_traced(
 }
 
 /// Inputs of rendering for one Pod.
+#[derive(Clone, Copy)]
 struct Rendering<'a> {
     pod: &'a Pod<'a>,
     plan: &'a Plan<'a>,
@@ -136,32 +150,113 @@ struct Rendering<'a> {
     annotations: Values<'a>,
     /// Label or annotation that requested injection.
     source: InjectionSource,
+    /// Whether the annotations of the Pod say that it was injected.
+    was_injected: bool,
+}
+
+/// The containers to insert, after their ContainerPatches.
+struct InjectedContainers {
+    init: Value,
+    sidecar: Value,
+    /// The sidecar's own token; unused if a ContainerPatch removed its mount.
+    token_volume: Option<Value>,
 }
 
 // === impl Rendering ===
 
 impl Rendering<'_> {
-    /// Renders the containers and builds the patch.
-    fn patch(&self, warnings: &mut Vec<String>, trace: &mut Trace) -> Result<json_patch::Patch, Denial> {
-        let (pod, plan) = (self.pod, self.plan);
+    /// Injects a Pod from which the containers of an earlier injection were removed. Returns the injected Pod.
+    fn inject_again(
+        &self,
+        mut stripped: Value,
+        mut leftovers: Leftovers,
+        warnings: &mut Vec<String>,
+        trace: &mut Trace,
+    ) -> Result<Value, Denial> {
+        trace.note(TraceTopic::Decision, || {
+            "containers of an earlier injection are brought up to date".to_owned()
+        });
+        let containers = Rendering {
+            pod: &Pod::read(&stripped)?,
+            ..*self
+        }
+        .containers(warnings, trace)?;
+        if self.was_injected {
+            leftovers.remove_renamed(&mut stripped, [&containers.init, &containers.sidecar]);
+        }
+        let containers = InjectedContainers {
+            init: leftovers.unless_outdated(containers.init),
+            sidecar: leftovers.unless_outdated(containers.sidecar),
+            ..containers
+        };
+        let patch = Rendering {
+            pod: &Pod::read(&stripped)?,
+            ..*self
+        }
+        .patch(containers, warnings, trace)?;
+        json_patch::patch(&mut stripped, &patch).map_err(|error| Denial::InvalidPod {
+            path: error.path.to_string(),
+            expected: "a field that injection can change",
+        })?;
+        Ok(stripped)
+    }
+
+    /// Renders the containers and applies their ContainerPatches.
+    fn containers(
+        &self,
+        warnings: &mut Vec<String>,
+        trace: &mut Trace,
+    ) -> Result<InjectedContainers, Denial> {
         let patches = SelectedPatches::look_up(
             self.annotations.list(key::CONTAINER_PATCHES),
-            &plan.settings.container_patches,
+            &self.plan.settings.container_patches,
             self.context.container_patch,
             trace,
         )?;
-        let audience = &plan.settings.sidecar_container.token_audience;
-        let token = render::token(pod, &self.annotations, audience, warnings, trace)?;
-        let sidecar = self.sidecar(&patches, &token, warnings, trace)?;
-        let new_annotations = annotations::annotations_to_write(plan, self.source, &self.annotations);
-        let init = self.init(&patches, &new_annotations, trace)?;
+        let audience = &self.plan.settings.sidecar_container.token_audience;
+        let token = render::token(self.pod, &self.annotations, audience, warnings, trace)?;
+        Ok(InjectedContainers {
+            sidecar: self.sidecar(&patches, &token, warnings, trace)?,
+            init: self.init(&patches, trace)?,
+            token_volume: token.volume,
+        })
+    }
 
+    /// Builds the patch that inserts the containers.
+    fn patch(
+        &self,
+        containers: InjectedContainers,
+        warnings: &mut Vec<String>,
+        trace: &mut Trace,
+    ) -> Result<json_patch::Patch, Denial> {
+        let (pod, plan) = (self.pod, self.plan);
+        uid::check(pod, plan.settings.sidecar_container.uid, warnings)?;
         let mut builder = PatchBuilder::new(pod);
-        builder.set_annotations(&pod.annotations, &new_annotations);
-        if plan.virtual_probes {
-            builder.redirect_probes(&probes::rewrite(pod, plan.virtual_probes_port, trace)?);
+        builder.set_annotations(&pod.annotations, &self.new_annotations());
+        match annotations::networks_without_cni(plan, &self.annotations) {
+            Some(networks) if networks.is_empty() => builder.remove_annotation(key::CNI_NETWORKS),
+            Some(networks) => {
+                let networks = BTreeMap::from([(key::CNI_NETWORKS.to_owned(), networks)]);
+                builder.set_annotations(&pod.annotations, &networks);
+            }
+            None => {}
         }
-        builder.append_volumes(volumes_to_add(pod, plan, token, &sidecar));
+        if plan.virtual_probes {
+            let probes = probes::rewrite(pod, plan.virtual_probes_port, self.was_injected, trace)?;
+            builder.redirect_probes(&probes);
+        }
+        let InjectedContainers {
+            init,
+            sidecar,
+            token_volume,
+        } = containers;
+        let volumes = needed_volumes(plan, token_volume, &sidecar);
+        builder.change_volumes(volumes::changes(
+            pod,
+            self.annotations.object,
+            volumes,
+            self.was_injected,
+        )?);
         match plan.placement {
             Placement::Native => builder.insert_init_containers(vec![init, sidecar], /* first: */ true),
             Placement::Classic => {
@@ -170,6 +265,10 @@ impl Rendering<'_> {
             }
         }
         Ok(builder.finish())
+    }
+
+    fn new_annotations(&self) -> BTreeMap<String, String> {
+        annotations::annotations_to_write(self.plan, self.source, &self.annotations)
     }
 
     fn sidecar(
@@ -209,14 +308,9 @@ impl Rendering<'_> {
         Ok(sidecar)
     }
 
-    fn init(
-        &self,
-        patches: &SelectedPatches,
-        new_annotations: &BTreeMap<String, String>,
-        trace: &mut Trace,
-    ) -> Result<Value, Denial> {
+    fn init(&self, patches: &SelectedPatches, trace: &mut Trace) -> Result<Value, Denial> {
         let mut annotations = self.pod.annotations.clone();
-        annotations.extend(new_annotations.clone());
+        annotations.extend(self.new_annotations());
         // Denies annotations that kuma-init or the CNI plugin would reject when the Pod starts.
         TrafficConfig::from_annotations(&annotations).map_err(|error| Denial::InvalidTrafficSettings {
             problem: error.to_string(),
@@ -262,16 +356,14 @@ fn drop_replaced_token_mount(sidecar: &mut Value) {
     }
 }
 
-/// Returns the volumes to add to the Pod. The token's volume is omitted if `sidecar` does not mount it, which can be
-/// the effect of a ContainerPatch.
-fn volumes_to_add(pod: &Pod<'_>, plan: &Plan<'_>, token: Token, sidecar: &Value) -> Vec<Value> {
+/// Returns the volumes that the sidecar needs. The token's volume is omitted if the ContainerPatches removed its mount.
+fn needed_volumes(plan: &Plan<'_>, token_volume: Option<Value>, sidecar: &Value) -> Vec<Value> {
     let is_mounted = |name: &str| {
         let mounts = sidecar.get("volumeMounts").and_then(Value::as_array);
         mounts.into_iter().flatten().any(|mount| mount["name"] == name)
     };
-    let token_volume = token.volume.filter(|_| is_mounted(TOKEN_VOLUME));
-    let needs_tmp_volume = plan.has_tmp() && pod.volume(TMP_VOLUME).is_none();
-    let tmp_volume = needs_tmp_volume.then(|| render::small_empty_dir(TMP_VOLUME));
+    let token_volume = token_volume.filter(|_| is_mounted(TOKEN_VOLUME));
+    let tmp_volume = plan.has_tmp().then(|| render::small_empty_dir(TMP_VOLUME));
     token_volume.into_iter().chain(tmp_volume).collect()
 }
 

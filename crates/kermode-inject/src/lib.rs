@@ -15,6 +15,7 @@ mod decision;
 mod denial;
 mod drain;
 mod inject;
+mod leftovers;
 mod names;
 mod patch;
 mod plan;
@@ -28,6 +29,7 @@ pub mod settings;
 mod trace;
 mod uid;
 mod values;
+mod volumes;
 mod warnings;
 pub mod workload;
 

@@ -1,13 +1,43 @@
-//! Last stage: builds the JSON patch, a list of `add` and `replace` operations on the incoming Pod.
+//! Last stage: builds the JSON patch, a list of operations on the incoming Pod. An operation that replaces a list keeps
+//! the unknown fields of its items.
 
 use std::collections::BTreeMap;
 
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation};
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
 use serde_json::{Value, json};
 
 use crate::pod::{Missing, Pod};
 use crate::probes::RewrittenProbe;
+use crate::volumes::VolumeChanges;
+
+/// Lists and maps of a Pod that injection changes.
+const CHANGED: [(&str, &str); 4] = [
+    ("metadata", "annotations"),
+    ("spec", "containers"),
+    ("spec", "initContainers"),
+    ("spec", "volumes"),
+];
+
+/// Returns the patch from `before` to `after`, which differ in what injection changes. A changed list is replaced as a
+/// whole, with the JSON of its unchanged items.
+pub(crate) fn difference(before: &Value, after: &Value) -> Patch {
+    let mut operations = Vec::new();
+    for (parent, key) in CHANGED {
+        let value = |pod: &Value| pod.get(parent)?.get(key).cloned();
+        let (old, new) = (value(before), value(after));
+        let path = PointerBuf::from_tokens([parent, key]);
+        match new {
+            // Unlike `replace`, `add` needs no present value.
+            Some(value) if old.as_ref() != Some(&value) => {
+                operations.push(PatchOperation::Add(AddOperation { path, value }));
+            }
+            None if old.is_some() => operations.push(PatchOperation::Remove(RemoveOperation { path })),
+            _ => {}
+        }
+    }
+    Patch(operations)
+}
 
 /// Collects the operations of a JSON patch.
 #[derive(Debug)]
@@ -66,8 +96,21 @@ impl PatchBuilder {
         }
     }
 
-    /// Appends volumes.
-    pub(crate) fn append_volumes(&mut self, volumes: Vec<Value>) {
+    /// Removes an annotation, which must exist.
+    pub(crate) fn remove_annotation(&mut self, key: &str) {
+        self.remove(&["metadata", "annotations", key]);
+    }
+
+    /// Changes the volumes.
+    pub(crate) fn change_volumes(&mut self, changes: VolumeChanges) {
+        for (index, volume) in changes.replaced {
+            self.replace(&["spec", "volumes", &index.to_string()], volume);
+        }
+        // The last one first, so that the other indices remain valid.
+        for index in changes.removed.iter().rev() {
+            self.remove(&["spec", "volumes", &index.to_string()]);
+        }
+        let volumes = changes.added;
         if volumes.is_empty() {
             return;
         }
@@ -104,6 +147,12 @@ impl PatchBuilder {
         let path = PointerBuf::from_tokens(path.iter().copied());
         self.operations
             .push(PatchOperation::Add(AddOperation { path, value }));
+    }
+
+    fn remove(&mut self, path: &[&str]) {
+        let path = PointerBuf::from_tokens(path.iter().copied());
+        self.operations
+            .push(PatchOperation::Remove(RemoveOperation { path }));
     }
 
     fn replace(&mut self, path: &[&str], value: Value) {

@@ -1,10 +1,9 @@
 //! Turns the application's HTTP probes into virtual probes, which a plaintext listener of the sidecar answers
 //! (docs/reference/injection.md#virtual-probes).
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::denial::Denial;
-use crate::names::SIDECAR;
 use crate::pod::{Container, Pod};
 use crate::trace::{Trace, TraceTopic};
 
@@ -48,17 +47,16 @@ pub fn virtual_target(port: u16, path: &str, virtual_port: u16) -> Result<Virtua
     })
 }
 
-/// Rewrites the HTTP probes of all containers except the sidecar.
+/// Rewrites the HTTP probes of all containers. In a Pod that was injected already (`was_injected`), rewritten probes are
+/// left as they are.
 pub(crate) fn rewrite(
     pod: &Pod<'_>,
     virtual_port: u16,
+    was_injected: bool,
     trace: &mut Trace,
 ) -> Result<Vec<RewrittenProbe>, Denial> {
     let mut rewritten = Vec::new();
     for (index, container) in pod.containers.iter().enumerate() {
-        if container.name == SIDECAR {
-            continue;
-        }
         for field in PROBE_FIELDS {
             let Some(http) = container
                 .object(field)
@@ -68,6 +66,9 @@ pub(crate) fn rewrite(
                 continue;
             };
             let path = http.get("path").and_then(Value::as_str);
+            if was_injected && is_rewritten(http, virtual_port) {
+                continue;
+            }
             let port = resolve_port(container, field, http.get("port"))?;
             let target = virtual_target(port, path.unwrap_or_default(), virtual_port)?;
             trace.note(TraceTopic::Probes, || {
@@ -85,6 +86,14 @@ pub(crate) fn rewrite(
         }
     }
     Ok(rewritten)
+}
+
+/// Whether a probe goes to the virtual probes port already, with the application's port in its path.
+fn is_rewritten(http: &Map<String, Value>, virtual_port: u16) -> bool {
+    let path = http.get("path").and_then(Value::as_str).unwrap_or_default();
+    let port = path.strip_prefix('/').and_then(|rest| rest.split_once('/'));
+    http.get("port").and_then(Value::as_u64) == Some(virtual_port.into())
+        && port.is_some_and(|(port, _)| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// Resolves the port of a probe. A name is looked up among the container's ports.

@@ -114,27 +114,6 @@ fn denial_of_a_wrong_value_names_key_value_and_object() {
 }
 
 #[test]
-fn pod_with_a_native_classic_or_renamed_sidecar_is_skipped() {
-    let mut renamed = mk_pod();
-    renamed["metadata"]["annotations"] = json!({"kuma.io/sidecar-injected": "true"});
-    renamed["spec"]["containers"][0]["env"] =
-        json!([{"name": "KUMA_CONTROL_PLANE_URL"}, {"name": "KUMA_DATAPLANE_MESH"}]);
-    let mut native = mk_pod();
-    native["spec"]["initContainers"] = json!([{"name": "kuma-sidecar"}]);
-    let mut classic = mk_pod();
-    classic["spec"]["containers"][0]["name"] = "kuma-sidecar".into();
-    for mut pod in [renamed, native, classic] {
-        pod["metadata"]["labels"] = json!({KEY: "enabled"});
-        let outcome = decide(&pod, &Fixture::default());
-        assert_eq!(
-            outcome,
-            Ok(Outcome::Skipped(SkipReason::AlreadyInjected)),
-            "{pod}"
-        );
-    }
-}
-
-#[test]
 fn mesh_of_pod_or_namespace_must_exist() {
     let mut pod = mk_pod();
     pod["metadata"]["labels"] = json!({KEY: "enabled"});

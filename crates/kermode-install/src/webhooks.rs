@@ -17,9 +17,18 @@ const INJECT_PATH: &str = "/inject-sidecar";
 const VALIDATE_PATH: &str = "/validate-kuma-io-v1alpha1";
 const WORKLOADS_PATH: &str = "/validate-workloads";
 
+/// Timeout of the webhooks that fail open. While the control plane does not answer, each call delays its object for this
+/// long.
+const FAIL_OPEN_TIMEOUT_SECONDS: u32 = 2;
+
+/// Namespaces of the cluster's own components, which start before the mesh and whose Pods must not wait for it. Only
+/// injection labels with the value `enabled` lead to injection in them.
+const CLUSTER_NAMESPACES: [&str; 3] = ["kube-system", "kube-node-lease", "kube-public"];
+
 /// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and for labelled Pods match
-/// only the value `enabled` and have the failure policy of the installation. The third webhook matches every Pod, so
-/// that it also sees annotations and other values of the label. Its failure does not block a Pod.
+/// only the value `enabled` and have the failure policy of the installation. The third webhook matches every
+/// Pod outside of [`CLUSTER_NAMESPACES`], so that it also sees annotations and other values of the label. Its failure does
+/// not block a Pod.
 pub(crate) fn mutating(installation: &Installation) -> Value {
     let failure_policy = installation.injector_failure_policy.as_str();
     let injection_label = json!({annotation::SIDECAR_INJECTION: "enabled"});
@@ -36,7 +45,11 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
     let mut for_labelled_pods = injector_webhook("pods-kuma-injector.kuma.io", failure_policy, installation);
     for_labelled_pods["objectSelector"] = json!({"matchLabels": injection_label});
     for_labelled_pods["namespaceSelector"] = json!({"matchExpressions": outside_system_namespace});
-    let for_any_pod = injector_webhook("kuma-injector.kuma.io", "Ignore", installation);
+    // This webhook is called for every other Pod of the cluster, so its failure must neither block nor delay Pods.
+    let mut for_any_pod = injector_webhook("kuma-injector.kuma.io", "Ignore", installation);
+    for_any_pod["namespaceSelector"] =
+        json!({"matchExpressions": outside_namespaces_of_the_cluster(installation)});
+    for_any_pod["timeoutSeconds"] = FAIL_OPEN_TIMEOUT_SECONDS.into();
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
@@ -45,10 +58,22 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
     })
 }
 
-/// Webhook that injects sidecars into Pods.
+/// Webhook that injects sidecars into Pods. The API server calls the webhook again if a later webhook changes the Pod: an
+/// added container needs virtual probes, and init containers their order.
 fn injector_webhook(name: &str, failure_policy: &str, installation: &Installation) -> Value {
     let rules = json!([rule("", "v1", &["pods"], &["CREATE"])]);
-    webhook(name, failure_policy, INJECT_PATH, rules, installation)
+    let mut webhook = webhook(name, failure_policy, INJECT_PATH, rules, installation);
+    webhook["reinvocationPolicy"] = "IfNeeded".into();
+    webhook
+}
+
+/// Selects all namespaces except the namespaces of the control plane and of the cluster's own components.
+fn outside_namespaces_of_the_cluster(installation: &Installation) -> Value {
+    let namespaces: Vec<&str> = [installation.namespace.as_str()]
+        .into_iter()
+        .chain(CLUSTER_NAMESPACES)
+        .collect();
+    json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": namespaces}])
 }
 
 /// Registration of the validator of custom resources and of the webhook that warns about workloads.
@@ -125,7 +150,7 @@ fn workload_warner(installation: &Installation) -> Value {
     );
     let has_label = json!({"key": annotation::SIDECAR_INJECTION, "operator": "Exists"});
     warner["objectSelector"] = json!({"matchExpressions": [has_label]});
-    warner["timeoutSeconds"] = 2.into();
+    warner["timeoutSeconds"] = FAIL_OPEN_TIMEOUT_SECONDS.into();
     warner
 }
 

@@ -49,7 +49,7 @@ pub struct PodOutcome {
 pub enum NoDataplane {
     /// The Pod has no sidecar.
     #[error(
-        "it has no sidecar: its annotation kuma.io/sidecar-injected is not \"true\"; kumactl inject adds a sidecar"
+        "it has no sidecar, or its annotation kuma.io/sidecar-injected is not \"true\"; kumactl inject adds both"
     )]
     NotInjected,
     /// The Pod has succeeded or was evicted.

@@ -37,6 +37,7 @@ fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     if !pod.is_null() {
         if case.decode("/inputs/dataplaneExists")? {
             pod["metadata"]["annotations"] = json!({"kuma.io/sidecar-injected": "true"});
+            add_sidecar(&mut pod);
             pod["status"]["podIP"] = json!("192.0.2.1");
         }
         quit_requests = index
@@ -59,9 +60,10 @@ fn compare_desired_dataplanes(case: &Case<'_>) -> Result<Outcome> {
     for service in case.decode::<Vec<Value>>("/inputs/services")? {
         index.apply_service(ServiceFacts::from(&decode::<Service>(&service)?));
     }
-    let pod = case.at("/inputs/pod");
+    let mut pod = case.at("/inputs/pod").clone();
     if !pod.is_null() {
-        index.apply_pod(PodFacts::from(&decode::<Pod>(pod)?));
+        add_sidecar(&mut pod);
+        index.apply_pod(PodFacts::from(&decode::<Pod>(&pod)?));
     }
     let desired = index
         .all_desired()
@@ -72,6 +74,16 @@ fn compare_desired_dataplanes(case: &Case<'_>) -> Result<Outcome> {
         expected: expected.iter().map(comparable_with_metadata).collect(),
         actual: desired.iter().map(comparable_with_metadata).collect(),
     })
+}
+
+/// Adds the container of the sidecar to an injected Pod of the corpus that lacks it.
+fn add_sidecar(pod: &mut Value) {
+    let is_sidecar = |container: &Value| container["name"] == "kuma-sidecar";
+    if let Some(containers) = pod["spec"]["containers"].as_array_mut()
+        && !containers.iter().any(is_sidecar)
+    {
+        containers.push(json!({"name": "kuma-sidecar"}));
+    }
 }
 
 /// Returns a Dataplane with its metadata, normalized for the comparison.

@@ -12,7 +12,7 @@ metadata:
   labels: {app: web, empty: '', kuma.io/sidecar-injection: enabled}
   annotations: {kuma.io/sidecar-injected: 'true'}
 spec:
-  containers: [{name: app, ports: [{name: http, containerPort: 8080}]}]
+  containers: [{name: app, ports: [{name: http, containerPort: 8080}]}, {name: kuma-sidecar}]
 status: {podIP: 10.0.0.1}
 ";
 

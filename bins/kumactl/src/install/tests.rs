@@ -181,8 +181,7 @@ fn pods_of_the_control_plane_meet_pod_security_restricted() {
     }
 }
 
-/// The injector's three webhooks have the names, selectors and failure policies of Kuma 2.1.7, except that the
-/// namespace selectors also exclude the control plane's namespace.
+/// The injector's three webhooks have the names, label selectors and failure policies of Kuma 2.1.7.
 #[test]
 fn webhooks_of_the_injector_equal_kumas_webhooks() {
     let objects = objects(&[]);
@@ -215,20 +214,47 @@ fn webhooks_of_the_injector_equal_kumas_webhooks() {
 }
 
 #[test]
-fn webhooks_whose_failure_denies_pods_exclude_the_system_namespace() {
+fn webhooks_exclude_the_system_namespace_and_the_catch_all_webhook_those_of_the_cluster() {
     for flags in [
         &["--namespace=mesh"][..],
         &["--namespace=mesh", "--webhook-url=https://192.0.2.1:1"],
     ] {
         let webhooks = find(&objects(flags), "MutatingWebhookConfiguration")["webhooks"].clone();
         for webhook in webhooks.as_array().expect("webhooks") {
-            let excludes_system_namespace = webhook["namespaceSelector"]["matchExpressions"]
-                == json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["mesh"]}]);
-            assert!(
-                excludes_system_namespace || webhook["failurePolicy"] == "Ignore",
-                "{webhook}"
+            let excluded = match webhook["name"].as_str() {
+                Some("kuma-injector.kuma.io") => {
+                    json!(["mesh", "kube-system", "kube-node-lease", "kube-public"])
+                }
+                _ => json!(["mesh"]),
+            };
+            assert_eq!(
+                webhook["namespaceSelector"]["matchExpressions"],
+                json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": excluded}]),
             );
         }
+    }
+}
+
+#[test]
+fn webhooks_that_fail_open_delay_objects_for_two_seconds_at_most() {
+    let objects = objects(&[]);
+    let mut fail_open = Vec::new();
+    for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+        for webhook in find(&objects, kind)["webhooks"].as_array().expect("webhooks") {
+            if webhook["failurePolicy"] == "Ignore" {
+                assert_eq!(webhook["timeoutSeconds"], 2, "{webhook}");
+                fail_open.push(webhook["name"].clone());
+            }
+        }
+    }
+    assert!(fail_open.len() >= 2, "{fail_open:?}");
+}
+
+#[test]
+fn injector_is_called_again_for_pods_that_a_later_webhook_changes() {
+    let webhooks = find(&objects(&[]), "MutatingWebhookConfiguration")["webhooks"].clone();
+    for webhook in webhooks.as_array().expect("webhooks") {
+        assert_eq!(webhook["reinvocationPolicy"], "IfNeeded", "{webhook}");
     }
 }
 

@@ -15,7 +15,7 @@ use crate::values::Values;
 pub(crate) struct Token {
     /// Volume mount of the sidecar.
     pub(crate) mount: Value,
-    /// Volume to add to the Pod; `None` if the Pod has the volume.
+    /// Volume that the Pod must have; `None` for a volume that an annotation names.
     pub(crate) volume: Option<Value>,
 }
 
@@ -52,10 +52,9 @@ pub(crate) fn token(
     trace.note(TraceTopic::Token, || {
         format!("a projected token for audience {audience} is added for the sidecar")
     });
-    let is_absent = pod.volume(TOKEN_VOLUME).is_none();
     Ok(Token {
         mount: mount_of(TOKEN_VOLUME),
-        volume: is_absent.then(|| own_volume(audience)),
+        volume: Some(own_volume(audience)),
     })
 }
 

@@ -159,7 +159,7 @@ pub(crate) fn mk_pod_of(name: &str, ip: &str, uid: &str) -> PodFacts {
         },
         "spec": {
             "serviceAccountName": SERVICE_ACCOUNT,
-            "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}],
+            "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}, {"name": "kuma-sidecar"}],
         },
         "status": {"podIP": ip, "phase": "Running"},
     }))

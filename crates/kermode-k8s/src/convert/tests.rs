@@ -93,6 +93,40 @@ fn finished_pod_and_pod_without_ip_have_no_dataplane() {
 }
 
 #[test]
+fn pod_is_injected_only_if_it_has_both_the_annotation_and_a_sidecar() {
+    let variables = json!([{"name": "KUMA_CONTROL_PLANE_URL"}, {"name": "KUMA_DATAPLANE_MESH"}]);
+    let annotation = json!({"kuma.io/sidecar-injected": "true"});
+    for (spec, has_sidecar) in [
+        (json!({"containers": [{"name": "web"}]}), false),
+        (
+            json!({"containers": [{"name": "web"}], "initContainers": [{"name": "kuma-init"}]}),
+            false,
+        ),
+        (
+            json!({"containers": [{"name": "web", "env": [variables[0]]}]}),
+            false,
+        ),
+        (
+            json!({"containers": [{"name": "web"}, {"name": "kuma-sidecar"}]}),
+            true,
+        ),
+        (
+            json!({"containers": [{"name": "web"}, {"name": "renamed", "env": variables}]}),
+            true,
+        ),
+        (
+            json!({"containers": [], "initContainers": [{"name": "kuma-sidecar", "restartPolicy": "Always"}]}),
+            true,
+        ),
+    ] {
+        let pod = |annotations: &Value| mk_pod(&spec, &running_status(&json!([])), annotations);
+        assert_eq!(pod(&annotation).is_injected(), has_sidecar, "{spec}");
+        assert!(!pod(&json!({"kuma.io/sidecar-injected": "false"})).is_injected());
+        assert!(!pod(&json!({})).is_injected());
+    }
+}
+
+#[test]
 fn terminating_pod_is_unready_with_and_without_a_service() {
     let containers = json!([{"name": "app", "ready": true}, {"name": "kuma-sidecar", "ready": true}]);
     let spec = json!({"containers": [{"name": "app"}, {"name": "kuma-sidecar"}]});

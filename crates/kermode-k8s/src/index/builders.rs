@@ -25,7 +25,10 @@ pub(super) fn pod_json(name: &str, ip: &str, labels: Value) -> Value {
         },
         "spec": {
             "serviceAccountName": "robot",
-            "containers": [{"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]}],
+            "containers": [
+                {"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]},
+                {"name": "kuma-sidecar"},
+            ],
         },
         "status": {"podIP": ip, "phase": "Running", "containerStatuses": [{"name": "app", "ready": true}]},
     })

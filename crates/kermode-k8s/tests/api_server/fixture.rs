@@ -85,7 +85,10 @@ pub(crate) fn pod_json(namespace: &str, name: &str, ip: &str, labels: &Value, st
             "name": name, "namespace": namespace, "uid": format!("uid-of-{name}"), "labels": labels,
             "annotations": {"kuma.io/sidecar-injected": "true"},
         },
-        "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]}]},
+        "spec": {"containers": [
+            {"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]},
+            {"name": "kuma-sidecar"},
+        ]},
         "status": {"podIP": ip, "phase": "Running", "containerStatuses": statuses},
     })
 }

@@ -74,6 +74,8 @@ pub enum RestartPolicy {
 pub struct ContainerFacts {
     /// Name.
     pub name: Arc<str>,
+    /// Whether the container is the sidecar of the mesh.
+    pub is_sidecar: bool,
     /// Whether the container is a native sidecar: a restartable init container.
     pub is_native_sidecar: bool,
     /// Names and numbers of the declared TCP ports.
@@ -118,12 +120,13 @@ pub enum ProbeKind {
 // === impl PodFacts ===
 
 impl PodFacts {
-    /// Whether the Pod has a sidecar, according to the annotation that injection sets.
+    /// Whether the Pod was injected: it has the annotation that injection sets, and a sidecar. The annotation alone may be
+    /// left from an earlier injection. A Pod stays in the mesh even if the label that requested injection changes.
     pub fn is_injected(&self) -> bool {
         let key = annotation::SIDECAR_INJECTED;
-        self.annotations
-            .get(key)
-            .is_some_and(|value| annotation::parse_bool(key, value) == Ok(true))
+        let annotation = self.annotations.get(key);
+        annotation.is_some_and(|value| annotation::parse_bool(key, value) == Ok(true))
+            && self.sidecar().is_some()
     }
 
     /// IPs that the Pod has, according to its status. A Pod whose containers have terminated has none: its IPs may belong
@@ -136,12 +139,12 @@ impl PodFacts {
 
     /// Returns the sidecar.
     pub fn sidecar(&self) -> Option<&ContainerFacts> {
-        self.containers.iter().find(|container| container.is_sidecar())
+        self.containers.iter().find(|container| container.is_sidecar)
     }
 
     /// Iterates over all long-running containers except the sidecar.
     pub fn application_containers(&self) -> impl Iterator<Item = &ContainerFacts> {
-        self.containers.iter().filter(|container| !container.is_sidecar())
+        self.containers.iter().filter(|container| !container.is_sidecar)
     }
 
     /// Deduplicates values that are likely to occur in other Pods.
@@ -300,7 +303,7 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
 fn probes(spec: &PodSpec) -> Box<[ProbeFacts]> {
     let mut probes = Vec::new();
     for (index, container) in spec.containers.iter().enumerate() {
-        if container.name == SIDECAR {
+        if is_sidecar(container) {
             continue;
         }
         let of_container = [
@@ -328,20 +331,30 @@ fn http_probe(container: usize, kind: ProbeKind, probe: &Probe) -> Option<ProbeF
     })
 }
 
+/// Whether a container is the sidecar: by its name, or, since a ContainerPatch may have renamed it, by environment
+/// variables that every sidecar has.
+fn is_sidecar(container: &Container) -> bool {
+    let has_variable = |name: &str| {
+        container
+            .env
+            .iter()
+            .flatten()
+            .any(|variable| variable.name == name)
+    };
+    container.name == SIDECAR
+        || (has_variable("KUMA_CONTROL_PLANE_URL") && has_variable("KUMA_DATAPLANE_MESH"))
+}
+
 // === impl ContainerFacts ===
 
 impl ContainerFacts {
-    /// Whether the container is the sidecar.
-    pub fn is_sidecar(&self) -> bool {
-        &*self.name == SIDECAR
-    }
-
     /// Reads a container of the spec, and its status. The container counts as an ordinary container.
     fn new(container: &Container, statuses: &[ContainerStatus]) -> Self {
         let ports = container.ports.iter().flatten();
         let status = statuses.iter().find(|status| status.name == container.name);
         Self {
             name: container.name.as_str().into(),
+            is_sidecar: is_sidecar(container),
             is_native_sidecar: false,
             ports: ports
                 .filter(|port| is_tcp(port.protocol.as_ref()))
@@ -358,6 +371,7 @@ impl ContainerFacts {
     fn of_status(status: &ContainerStatus) -> Self {
         Self {
             name: status.name.as_str().into(),
+            is_sidecar: status.name == SIDECAR,
             is_native_sidecar: false,
             ports: Box::default(),
             state: Some(status.into()),

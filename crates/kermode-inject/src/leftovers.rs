@@ -1,0 +1,263 @@
+//! Results of an earlier injection in an incoming Pod (docs/design.md#repeatable-injection).
+//!
+//! A Pod comes back to injection when another webhook has changed it, or when it was restored from a backup or copied
+//! from an injected Pod. The containers of the earlier injection are removed before the Pod is injected anew, so they
+//! are neither duplicated nor trusted. An up-to-date container is put back as it was found, because other webhooks may
+//! have changed it too.
+
+use kermode_crds::annotation::{SIDECAR_INJECTED, parse_bool};
+use serde_json::{Map, Value};
+
+use crate::names::{INIT, INIT_PROGRAM, SIDECAR, VALIDATION};
+
+/// Members of a container that an up-to-date container may have in addition to the rendered ones: the defaults of the
+/// API server, and what other webhooks commonly add.
+const ADDITIONAL_MEMBERS: [&str; 7] = [
+    "env",
+    "imagePullPolicy",
+    "resources",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "volumeDevices",
+    "volumeMounts",
+];
+/// Members of a container that other webhooks replace: those that size containers and those that rewrite images.
+const REPLACEABLE_MEMBERS: [&str; 2] = ["imagePullPolicy", "resources"];
+/// Prefix of the environment variables of the sidecar. A variable that is no longer rendered is outdated.
+const OWN_VARIABLES: &str = "KUMA_";
+
+/// Containers of an earlier injection, which were removed from a Pod.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers(Vec<Value>);
+
+/// Whether the annotations of a Pod say that it was injected.
+pub(crate) fn is_annotated(pod: &Value) -> bool {
+    pod.pointer("/metadata/annotations")
+        .and_then(|annotations| annotations.get(SIDECAR_INJECTED))
+        .and_then(Value::as_str)
+        .is_some_and(|value| parse_bool(SIDECAR_INJECTED, value) == Ok(true))
+}
+
+/// Removes the containers of an earlier injection. Returns `None` if the Pod has none and no annotation of an injected
+/// Pod; the Pod is then not copied.
+pub(crate) fn removed_from(pod: &Value) -> Option<(Value, Leftovers)> {
+    let annotated = is_annotated(pod);
+    let is_own = |container: &Value| {
+        container
+            .as_object()
+            .is_some_and(|container| is_injected(container, annotated))
+    };
+    if !annotated && !lists(pod).any(|list| list.iter().any(is_own)) {
+        return None;
+    }
+    let (mut stripped, mut leftovers) = (pod.clone(), Leftovers::default());
+    leftovers.remove(&mut stripped, is_own);
+    Some((stripped, leftovers))
+}
+
+/// Lists of containers in a Pod's spec.
+const CONTAINER_LISTS: [&str; 2] = ["containers", "initContainers"];
+
+fn lists(pod: &Value) -> impl Iterator<Item = &Vec<Value>> {
+    CONTAINER_LISTS
+        .iter()
+        .filter_map(|name| pod.get("spec")?.get(name)?.as_array())
+}
+
+/// Whether a container is the result of an injection. A ContainerPatch may have renamed it, so the containers of an
+/// injected Pod are also recognized by their environment variables and their program.
+fn is_injected(container: &Map<String, Value>, annotated: bool) -> bool {
+    let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
+    if [SIDECAR, INIT, VALIDATION].contains(&name) {
+        return true;
+    }
+    let has_variable = |name: &str| {
+        let variables = container.get("env").and_then(Value::as_array);
+        variables
+            .into_iter()
+            .flatten()
+            .any(|variable| variable["name"] == name)
+    };
+    let program = container.get("command").and_then(|command| command.get(0));
+    annotated
+        && (program.is_some_and(|program| program == INIT_PROGRAM)
+            || (has_variable("KUMA_CONTROL_PLANE_URL") && has_variable("KUMA_DATAPLANE_MESH")))
+}
+
+// === impl Leftovers ===
+
+impl Leftovers {
+    /// Removes the containers that have the names of rendered ones, which a ContainerPatch may have given, and their
+    /// images. A container of the application with such a name stays: the API server rejects the duplicate.
+    pub(crate) fn remove_renamed(&mut self, pod: &mut Value, rendered: [&Value; 2]) {
+        self.remove(pod, |container| {
+            rendered.iter().any(|rendered| {
+                container["name"] == rendered["name"]
+                    && is_of_same_repository(&container["image"], &rendered["image"])
+            })
+        });
+    }
+
+    fn remove(&mut self, pod: &mut Value, is_leftover: impl Fn(&Value) -> bool) {
+        for name in CONTAINER_LISTS {
+            let list = pod
+                .get_mut("spec")
+                .and_then(|spec| spec.get_mut(name)?.as_array_mut());
+            if let Some(list) = list {
+                self.0
+                    .extend(list.extract_if(.., |container| is_leftover(container)));
+            }
+        }
+    }
+
+    /// Returns the container of the earlier injection in place of the rendered one if it is up to date.
+    pub(crate) fn unless_outdated(&self, rendered: Value) -> Value {
+        let mut found = self.0.iter();
+        let found = found.find(|container| container["name"] == rendered["name"]);
+        match found.filter(|found| is_up_to_date(found, &rendered)) {
+            Some(found) => found.clone(),
+            None => rendered,
+        }
+    }
+}
+
+/// Whether a container is what injection renders now, apart from changes that other webhooks commonly make.
+fn is_up_to_date(found: &Value, rendered: &Value) -> bool {
+    let (Some(found), Some(rendered)) = (found.as_object(), rendered.as_object()) else {
+        return false;
+    };
+    let is_expected = |key: &String| rendered.contains_key(key) || ADDITIONAL_MEMBERS.contains(&key.as_str());
+    found.keys().all(is_expected)
+        && rendered
+            .iter()
+            .all(|(key, value)| match (key.as_str(), found.get(key)) {
+                (key, _) if REPLACEABLE_MEMBERS.contains(&key) => true,
+                (_, None) => false,
+                ("image", Some(found)) => is_same_image(found, value),
+                ("env", Some(found)) => contains(found, value) && has_no_other_own_variable(found, value),
+                (_, Some(found)) => contains(found, value),
+            })
+}
+
+/// Whether two images have the same name and tag. A webhook may have replaced the registry, or have added a digest.
+fn is_same_image(found: &Value, rendered: &Value) -> bool {
+    let (Some(found), Some(rendered)) = (found.as_str(), rendered.as_str()) else {
+        return false;
+    };
+    let name = |image: &str| image.rsplit('/').next().unwrap_or_default().to_owned();
+    let (found, rendered) = (name(found), name(rendered));
+    found == rendered
+        || found
+            .split_once('@')
+            .is_some_and(|(without_digest, _)| without_digest == rendered)
+}
+
+/// Whether two images have the same name, whatever their registries, tags and digests.
+fn is_of_same_repository(found: &Value, rendered: &Value) -> bool {
+    let name = |image: &str| -> Option<String> {
+        let name = image.rsplit('/').next()?;
+        name.split(['@', ':']).next().map(str::to_owned)
+    };
+    let name_of = |image: &Value| image.as_str().and_then(name);
+    name_of(found).is_some_and(|found| name_of(rendered) == Some(found))
+}
+
+fn has_no_other_own_variable(found: &Value, rendered: &Value) -> bool {
+    let names = |list: &Value| -> Vec<String> {
+        let variables = list.as_array().into_iter().flatten();
+        let names = variables.filter_map(|variable| variable["name"].as_str().map(str::to_owned));
+        names.filter(|name| name.starts_with(OWN_VARIABLES)).collect()
+    };
+    let rendered = names(rendered);
+    names(found).iter().all(|name| rendered.contains(name))
+}
+
+/// Whether `found` has all members of `rendered`. A list of objects may have further items; other lists must be equal.
+pub(crate) fn contains(found: &Value, rendered: &Value) -> bool {
+    match (found, rendered) {
+        (Value::Object(found), Value::Object(rendered)) => rendered
+            .iter()
+            .all(|(key, value)| found.get(key).is_some_and(|found| contains(found, value))),
+        (Value::Array(found), Value::Array(rendered)) if rendered.iter().all(Value::is_object) => rendered
+            .iter()
+            .all(|item| found.iter().any(|found| contains(found, item))),
+        _ => found == rendered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn mk_sidecar() -> Value {
+        json!({
+            "name": "kuma-sidecar",
+            "image": "docker.io/kuma/kuma-dp:2",
+            "imagePullPolicy": "IfNotPresent",
+            "args": ["run"],
+            "env": [{"name": "KUMA_DATAPLANE_MESH", "value": "default"}],
+            "resources": {"limits": {"cpu": "1"}},
+            "volumeMounts": [{"name": "t", "mountPath": "/tmp"}],
+        })
+    }
+
+    #[test]
+    fn container_with_defaults_and_additions_of_other_webhooks_is_up_to_date() {
+        let rendered = mk_sidecar();
+        for (pointer, value) in [
+            ("/image", json!("mirror.local/hub/kuma-dp:2")),
+            ("/image", json!("docker.io/kuma/kuma-dp:2@sha256:0a")),
+            ("/imagePullPolicy", json!("Always")),
+            ("/resources", json!({"requests": {"cpu": "2"}})),
+            ("/terminationMessagePath", json!("/dev/termination-log")),
+            ("/env/1", json!({"name": "HTTP_PROXY", "value": "p"})),
+            ("/volumeMounts/1", json!({"name": "ca", "mountPath": "/etc/ssl"})),
+            ("/volumeMounts/0/recursiveReadOnly", json!("Disabled")),
+        ] {
+            let mut found = rendered.clone();
+            set(&mut found, pointer, value);
+            assert!(is_up_to_date(&found, &rendered), "{pointer}: {found}");
+        }
+    }
+
+    #[test]
+    fn container_that_is_not_the_rendered_one_is_outdated() {
+        let rendered = mk_sidecar();
+        for (pointer, value) in [
+            ("/image", json!("docker.io/kuma/kuma-dp:1")),
+            ("/image", json!("docker.io/kuma/other:2")),
+            ("/args/0", json!("sleep")),
+            ("/args/1", json!("--log-level=debug")),
+            ("/command", json!(["sh"])),
+            ("/lifecycle", json!({})),
+            ("/securityContext", json!({"privileged": true})),
+            ("/envFrom", json!([{"secretRef": {"name": "s"}}])),
+            ("/env/0/value", json!("other")),
+            (
+                "/env/1",
+                json!({"name": "KUMA_DATAPLANE_ADMIN_PORT", "value": "1"}),
+            ),
+            ("/volumeMounts/0/name", json!("foreign")),
+        ] {
+            let mut found = rendered.clone();
+            set(&mut found, pointer, value);
+            assert!(!is_up_to_date(&found, &rendered), "{pointer}: {found}");
+        }
+        for key in ["args", "env", "image", "volumeMounts"] {
+            let mut found = rendered.clone();
+            found.as_object_mut().expect("an object").remove(key);
+            assert!(!is_up_to_date(&found, &rendered), "{key}");
+        }
+    }
+
+    /// Sets the value at a pointer, whose parent exists.
+    fn set(target: &mut Value, pointer: &str, value: Value) {
+        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+        match target.pointer_mut(parent).expect("a parent") {
+            Value::Array(items) if key.parse() == Ok(items.len()) => items.push(value),
+            Value::Array(items) => items[key.parse::<usize>().expect("an index")] = value,
+            parent => parent[key] = value,
+        }
+    }
+}
