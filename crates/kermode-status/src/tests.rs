@@ -89,7 +89,10 @@ fn mk_pod() -> PodFacts {
             "name": "web", "namespace": "shop", "uid": "1",
             "annotations": {"kuma.io/sidecar-injected": "true"},
         },
-        "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 8080}]}]},
+        "spec": {"containers": [
+            {"name": "app", "ports": [{"containerPort": 8080}]},
+            {"name": "kuma-sidecar"},
+        ]},
         "status": {"podIP": "10.0.0.1", "phase": "Running"},
     }))
     .expect("a Pod");
