@@ -178,13 +178,13 @@ impl Fixture {
     }
 
     async fn apply_labelled(&self, replica: &TestReplica, name: &str, labels: &Value, is_ready: bool) {
-        let pod = pod_json(
-            &self.namespace,
-            name,
-            "10.0.0.1",
-            labels,
-            &container_statuses(is_ready),
-        );
+        // Each Pod has an IP of its own: of two Pods with one IP, only one has ready inbounds.
+        let ip = if name == "sentinel" {
+            "10.0.0.3"
+        } else {
+            "10.0.0.1"
+        };
+        let pod = pod_json(&self.namespace, name, ip, labels, &container_statuses(is_ready));
         self.apply(replica, pod).await;
     }
 
