@@ -105,8 +105,8 @@ impl Protocol for ProxyServer {
         let is_in_use = AtomicBool::new(false);
         let on_request = move || {
             signals.request_received();
-            // A proxy opens its stream once and keeps it as long as the connection, so the connection is never idle
-            // after its first request.
+            // Most connections carry an ADS stream, which lasts as long as the connection. From its first request on,
+            // every connection therefore counts as in use until it ends, and is not closed as idle.
             if !is_in_use.swap(true, Ordering::Relaxed) {
                 signals.start_endless_request();
             }

@@ -52,17 +52,14 @@ pub struct EnvoyShutdown {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Serving,
+    /// No signal was received.
+    NotBegun,
     /// The first signal was received; the request to Envoy to fail its health check is in progress.
     StartingDrain,
     /// Envoy fails its health check and still serves.
-    Draining {
-        until: Instant,
-    },
+    Draining { until: Instant },
     /// Envoy received `SIGTERM`.
-    Terminating {
-        kill_at: Instant,
-    },
+    Terminating { kill_at: Instant },
     /// Envoy received `SIGKILL`.
     Killed,
 }
@@ -76,13 +73,13 @@ impl EnvoyShutdown {
         Self {
             drain_time,
             is_native_sidecar,
-            state: State::Serving,
+            state: State::NotBegun,
         }
     }
 
-    /// Returns whether the agent has received no signal yet.
-    pub(crate) fn is_serving(&self) -> bool {
-        self.state == State::Serving
+    /// Returns whether the agent has received a signal.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.state != State::NotBegun
     }
 
     /// Returns the time of the next [`Event::Deadline`]: the end of the drain time, or the time of `SIGKILL`.
@@ -90,7 +87,7 @@ impl EnvoyShutdown {
         match self.state {
             State::Draining { until } => Some(until),
             State::Terminating { kill_at } => Some(kill_at),
-            State::Serving | State::StartingDrain | State::Killed => None,
+            State::NotBegun | State::StartingDrain | State::Killed => None,
         }
     }
 
@@ -102,7 +99,7 @@ impl EnvoyShutdown {
     /// Handles an event.
     pub(crate) fn on_event(&mut self, event: Event, now: Instant) -> Action {
         match (self.state, event) {
-            (State::Serving, Event::Signal) => {
+            (State::NotBegun, Event::Signal) => {
                 self.state = State::StartingDrain;
                 Action::FailHealthcheck
             }

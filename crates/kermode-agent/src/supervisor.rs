@@ -95,7 +95,7 @@ async fn supervise_one(
             code = envoy.wait() => {
                 let code = code?;
                 tracing::info!(code, "Envoy ended");
-                if shutdown.is_serving() {
+                if !shutdown.has_begun() {
                     return Ok(End::EnvoyEnded(code));
                 }
                 Event::EnvoyEnded(code)

@@ -24,17 +24,20 @@ const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24 * 7);
 /// Interval at which a replica checks whether the renewal of its certificate is due.
 const CHECK_INTERVAL: Duration = Duration::from_hours(1);
 
-/// Serving certificate of this replica, and the CA that issues the certificate.
+/// Renews the serving certificate of this replica, and watches the Secret of its CA.
 pub struct ServingIdentity {
     client: Client,
     namespace: String,
     certificate: ReplicaCertificate,
 }
 
-/// Serving certificate of this replica, with the CA, the names and the term for its renewal.
+/// Serving certificate of this replica, with the data from which its successor is issued.
 struct ReplicaCertificate {
+    /// CA that issues the certificate.
     authority: ServingAuthority,
+    /// DNS names and IP addresses in the certificate.
     names: Vec<String>,
+    /// Lifetime and clock tolerance of each issued certificate.
     term: Term,
     /// Last issued certificate.
     issued: kermode_identity::IssuedServingCertificate,

@@ -14,12 +14,11 @@ use crate::{Authority, Term, TrustBundle};
 
 /// Maximum age of cached CAs that a replica uses when it cannot read the Secrets.
 pub const MAX_STALENESS: Duration = Duration::from_secs(20);
-/// Minimum of the fixed margin of a phase. A phase lasts a certificate's lifetime, plus a fixed margin, plus a margin
-/// for clock drift. The fixed margin covers [`MAX_STALENESS`], and clocks that are ahead or behind by up to
-/// [`Term::backdate`]. The minimum covers [`MAX_STALENESS`], and clocks that are ahead or behind by up to 10 s.
-const MIN_FIXED_MARGIN: Duration = Duration::from_secs(40);
-/// The margin for clock drift is the certificate's lifetime divided by this number, because drift grows with the
-/// lifetime.
+/// Minimum of the lag margin, one of the three parts of a phase: lifetime of a certificate + drift margin + lag margin.
+/// The lag margin is [`MAX_STALENESS`] + 2 × [`Term::backdate`]: a clock may be ahead by the backdate while another is
+/// behind by the backdate. The minimum is [`MAX_STALENESS`] + 2 × 10 s.
+const MIN_LAG_MARGIN: Duration = Duration::from_secs(40);
+/// The drift margin is the certificate's lifetime divided by this number, because clock drift grows with the lifetime.
 const DRIFT_MARGIN_DIVISOR: u32 = 20;
 
 /// Schedule of a new CA. Its times are whole seconds, because its Secret stores seconds.
@@ -86,8 +85,8 @@ pub struct Trust {
 impl Schedule {
     /// Returns the schedule of a CA that is generated at `now`, for certificates of this term.
     pub fn generated_at(now: SystemTime, term: Term) -> Self {
-        let fixed_margin = MIN_FIXED_MARGIN.max(MAX_STALENESS + 2 * term.backdate());
-        let phase = term.lifetime + term.lifetime / DRIFT_MARGIN_DIVISOR + fixed_margin;
+        let lag_margin = MIN_LAG_MARGIN.max(MAX_STALENESS + 2 * term.backdate());
+        let phase = term.lifetime + term.lifetime / DRIFT_MARGIN_DIVISOR + lag_margin;
         // Rounded up to whole seconds.
         let phase = Duration::from_secs(phase.as_secs() + 1);
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -131,8 +130,8 @@ impl RotationPlan {
         self.generations
             .iter()
             .rfind(may_sign)
-            // The newest CA signs before its scheduled time if all older CAs have expired. If it has expired as well,
-            // the error of signing names it.
+            // If all older CAs have expired, the newest CA signs before its scheduled time. If the newest CA has also
+            // expired, signing fails with an error that names this CA.
             .unwrap_or_else(|| self.newest())
     }
 

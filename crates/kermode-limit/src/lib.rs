@@ -1,8 +1,9 @@
 //! Limits on concurrency (streams and calls, of one proxy and of all) and on rates.
 //!
-//! A [`KeyedLimit`] bounds the number of permits per key and in total. A [`Permit`] counts until it is dropped. A
-//! [`RevocablePermit`] can also be revoked: [`KeyedLimit::acquire_superseding`] supersedes it at a limit, or
-//! [`KeyedLimit::evict_keys`] evicts it. Keys without permits take no memory. Limits on rates are in [`rate`].
+//! A [`KeyedLimit`] bounds the number of permits per key and in total. Every permit counts until it is dropped. A
+//! [`Permit`] is irrevocable. A [`RevocablePermit`] can be revoked: [`KeyedLimit::acquire_superseding`] supersedes it
+//! at a limit, or [`KeyedLimit::evict_keys`] evicts it. Keys without permits take no memory. Limits on rates are in
+//! [`rate`].
 
 pub mod rate;
 
@@ -33,8 +34,8 @@ struct GrantedPermits<K> {
 /// Permits of one key that are neither dropped nor revoked.
 #[derive(Debug, Default)]
 struct KeyPermits {
-    /// Number of permits that cannot be revoked.
-    permanent: usize,
+    /// Number of irrevocable permits.
+    irrevocable: usize,
     /// Revocable permits, oldest first. Dropping the sender supersedes the permit; sending evicts it.
     revocable: VecDeque<oneshot::Sender<()>>,
 }
@@ -61,7 +62,7 @@ pub enum Revoked {
     Evicted,
 }
 
-/// Permit that counts until it is dropped. It cannot be revoked.
+/// Irrevocable permit. Counts until it is dropped.
 #[derive(Debug)]
 pub struct Permit<K: Eq + Hash> {
     key: K,
@@ -103,7 +104,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         }
     }
 
-    /// Acquires a permit that cannot be revoked. The limit per key applies to such permits alone.
+    /// Acquires an irrevocable permit. The limit per key applies to irrevocable permits alone.
     ///
     /// # Errors
     /// When the limit per key or the total limit is reached.
@@ -112,11 +113,11 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         if granted.count >= self.max_total {
             return Err(LimitReached::Total(self.max_total));
         }
-        if granted.keys.get(key).map_or(0, |permits| permits.permanent) >= self.max_per_key {
+        if granted.keys.get(key).map_or(0, |permits| permits.irrevocable) >= self.max_per_key {
             return Err(LimitReached::PerKey(self.max_per_key));
         }
         granted.count += 1;
-        granted.keys.entry(key.clone()).or_default().permanent += 1;
+        granted.keys.entry(key.clone()).or_default().irrevocable += 1;
         Ok(Permit {
             key: key.clone(),
             granted: self.granted.clone(),
@@ -202,7 +203,7 @@ impl<K: Eq + Hash> GrantedPermits<K> {
 
 impl KeyPermits {
     fn is_empty(&self) -> bool {
-        self.permanent == 0 && self.revocable.is_empty()
+        self.irrevocable == 0 && self.revocable.is_empty()
     }
 }
 
@@ -213,7 +214,7 @@ impl<K: Eq + Hash> Drop for Permit<K> {
         let mut granted = self.granted.lock();
         granted.count -= 1;
         if let Some(permits) = granted.keys.get_mut(&self.key) {
-            permits.permanent -= 1;
+            permits.irrevocable -= 1;
         }
         granted.remove_if_empty(&self.key);
     }

@@ -56,7 +56,7 @@ fn total_limit_applies_to_all_keys_and_a_dropped_permit_is_not_counted() {
 }
 
 #[test]
-fn request_for_a_permanent_permit_is_rejected_at_the_limit_of_its_key() {
+fn request_for_an_irrevocable_permit_is_rejected_at_the_limit_of_its_key() {
     let limit = KeyedLimit::new(2, 100);
     let first = limit.try_acquire(&"web").expect("below the limit");
     let second = limit.try_acquire(&"web").expect("below the limit");
@@ -64,7 +64,7 @@ fn request_for_a_permanent_permit_is_rejected_at_the_limit_of_its_key() {
     let revocable = limit.acquire_superseding(&"web");
     assert!(
         revocable.is_ok(),
-        "permanent permits do not count as revocable permits"
+        "irrevocable permits do not count as revocable permits"
     );
     drop(revocable);
     assert!(limit.try_acquire(&"api").is_ok());
@@ -75,7 +75,7 @@ fn request_for_a_permanent_permit_is_rejected_at_the_limit_of_its_key() {
 }
 
 #[test]
-fn request_that_cannot_supersede_a_permit_is_rejected_at_the_total_limit() {
+fn request_for_an_irrevocable_permit_is_rejected_at_the_total_limit() {
     let limit = KeyedLimit::new(1, 2);
     let permits = [1, 2].map(|key| limit.try_acquire(&key).expect("below the limit"));
     assert_eq!(limit.try_acquire(&3).err(), Some(LimitReached::Total(2)));

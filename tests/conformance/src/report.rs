@@ -141,10 +141,10 @@ fn deviation_of<'d>(case: &Case<'_>, deviations: &'d [Deviation]) -> Option<&'d 
         .find(|deviation| deviation.suite == case.suite.name && deviation.case == case.id())
 }
 
-/// Applies the case's own deviation. Returns the result that Kermode must have.
+/// Applies the case's own deviation. Returns the result that Kermode must have for the case.
 ///
-/// A deviation with a `base_case` does not modify the expected result of its own case. It modifies the result that
-/// Kermode must have for the base case, another case of the suite.
+/// Without `base_case`, the deviation patches `expected`. With `base_case`, the deviation patches the result that
+/// Kermode must have for another case of the suite, and `expected` is ignored.
 fn apply_own_deviation(
     case: &Case<'_>,
     expected: Value,

@@ -71,7 +71,8 @@ impl Fixture {
         })
     }
 
-    /// Deletes the control plane, the application and the Pods outside of the mesh. Missing objects are ignored.
+    /// Uninstalls the control plane, and deletes the application and the Pods outside of the mesh. Missing objects are
+    /// ignored.
     pub(crate) async fn delete_test_objects(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
         for namespace in [APP_NAMESPACE, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE] {

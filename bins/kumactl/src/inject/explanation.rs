@@ -32,7 +32,8 @@ fn explain_workload(workload: &WorkloadOutcome) -> String {
     lines.join("\n")
 }
 
-/// Formats the outcome with its machine-readable reason.
+/// Formats the outcome. The parentheses contain the kind of label or annotation that requested the injection, or the
+/// reason for skipping or denying the Pod.
 fn outcome(workload: &WorkloadOutcome) -> String {
     match &workload.explanation.result {
         Ok(Outcome::Injected(injection)) => {

@@ -100,7 +100,7 @@ fn networking() -> Value {
         "items": inbound(),
     });
     let gateway = open_object(json!({
-        "type": text("DELEGATED, or BUILTIN in Kuma."),
+        "type": text("Type of the gateway. Kermode writes DELEGATED and accepts any value, such as Kuma's BUILTIN."),
         "tags": tags(),
     }));
     let admin = open_object(json!({"port": port(0, "Port of the admin interface.")}));
@@ -180,7 +180,7 @@ fn status() -> Value {
         "message": text("Error message of Envoy."),
     }));
     let configuration = object(json!({
-        "sent": text("Newest version that was sent. The replica that serves the proxy counts the versions."),
+        "sent": text("Newest version that was sent. Versions of different replicas are not comparable."),
         "acknowledged": text("Newest version that the proxy has acknowledged completely."),
         "lastRejection": with_description(rejection, "Last configuration that Envoy rejected."),
     }));

@@ -13,8 +13,8 @@ pub(super) enum TagOwner {
     Gateway,
 }
 
-/// Checks that the tag with the name of the service is present, and that all tags have valid names and values. Only the
-/// values of reserved tags must be non-empty: a label without a value is a tag without a value
+/// Checks that the tag with the name of the service is present, and that all tags have valid names and values. Only
+/// reserved tags need a non-empty value. The values of the other tags are copied from labels, which may be empty
 /// (docs/design.md#labels-without-a-value).
 pub(super) fn check(field: &str, tags: &Value, owner: TagOwner, problems: &mut Vec<Problem>) {
     let Some(tags) = tags.as_object() else {

@@ -28,7 +28,7 @@ pub struct Profile {
     pub visibility: ServiceSelection,
     /// Visible services whose shared resources a wildcard subscription includes. Resources of the other visible
     /// services are sent only to a subscription by name.
-    pub eager: ServiceSelection,
+    pub wildcard: ServiceSelection,
     /// Shared resources that are not in the view, whatever their service: outbound listeners at the address of an
     /// inbound listener of the proxy.
     pub hidden: HashSet<Key>,
@@ -95,7 +95,7 @@ impl Profile {
         Self {
             mesh,
             visibility: ServiceSelection::All,
-            eager: ServiceSelection::All,
+            wildcard: ServiceSelection::All,
             hidden: HashSet::new(),
             tombstones: None,
         }
@@ -104,14 +104,14 @@ impl Profile {
     /// Returns the resources that may differ between views with the two profiles.
     pub(super) fn difference(&self, other: &Self) -> ProfileChange {
         let visibility_changes = self.visibility.difference(&other.visibility);
-        let eager_changes = self.eager.difference(&other.eager);
-        let (Some(mut services), Some(eager_changes)) = (visibility_changes, eager_changes) else {
+        let wildcard_changes = self.wildcard.difference(&other.wildcard);
+        let (Some(mut services), Some(wildcard_changes)) = (visibility_changes, wildcard_changes) else {
             return ProfileChange::AnyResource;
         };
         if self.mesh != other.mesh || self.tombstones != other.tombstones {
             return ProfileChange::AnyResource;
         }
-        services.extend(eager_changes);
+        services.extend(wildcard_changes);
         let keys = self.hidden.symmetric_difference(&other.hidden).cloned();
         ProfileChange::Resources {
             services,

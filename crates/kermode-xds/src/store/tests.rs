@@ -310,7 +310,7 @@ fn change_of_a_profile_reports_only_the_names_that_it_affects() {
     }
     let profile = Profile {
         visibility: only(&["a", "b", "c"]),
-        eager: only(&["a"]),
+        wildcard: only(&["a"]),
         ..mk_profile()
     };
     store.replace_proxy(&proxy("web"), profile, Vec::new());
@@ -318,10 +318,10 @@ fn change_of_a_profile_reports_only_the_names_that_it_affects() {
     assert_eq!(changed_names(&mut watcher), None);
     assert_eq!(clusters(&mut watcher), ["a=1"]);
 
-    let add_eager = |profile: &mut Profile| profile.eager = only(&["a", "b"]);
-    assert!(store.update_profile(&proxy("web"), add_eager));
+    let add_to_wildcard = |profile: &mut Profile| profile.wildcard = only(&["a", "b"]);
+    assert!(store.update_profile(&proxy("web"), add_to_wildcard));
     assert!(
-        !store.update_profile(&proxy("web"), add_eager),
+        !store.update_profile(&proxy("web"), add_to_wildcard),
         "an equal profile must not count as a change"
     );
     assert_eq!(changed_names(&mut watcher), Some(vec!["b".into()]));
@@ -343,7 +343,7 @@ fn change_of_a_profile_reports_only_the_names_that_it_affects() {
 }
 
 #[test]
-fn wildcard_excludes_on_demand_resources_and_services_that_are_not_eager() {
+fn wildcard_subscription_excludes_on_demand_resources_and_unselected_services() {
     let store = Arc::new(Store::default());
     let on_demand = Resource {
         on_demand: Some(Box::new(OnDemand::default())),
@@ -352,7 +352,7 @@ fn wildcard_excludes_on_demand_resources_and_services_that_are_not_eager() {
     store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("a", "1"), on_demand]);
     store.replace_service(&mesh(), &"b".into(), vec![mk_cluster("b", "1")]);
     let profile = Profile {
-        eager: only(&["a"]),
+        wildcard: only(&["a"]),
         ..mk_profile()
     };
     store.replace_proxy(&proxy("web"), profile, Vec::new());
@@ -368,7 +368,7 @@ fn wildcard_excludes_on_demand_resources_and_services_that_are_not_eager() {
             );
         }
     });
-    assert!(store.update_profile(&proxy("web"), |profile| profile.eager = ServiceSelection::All));
+    assert!(store.update_profile(&proxy("web"), |profile| profile.wildcard = ServiceSelection::All));
     assert_eq!(clusters(&mut watcher), ["a=1", "b=1"]);
 }
 

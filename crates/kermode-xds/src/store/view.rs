@@ -102,7 +102,7 @@ impl<'a> View<'a> {
 
     /// Returns the services that a wildcard subscription may include, or `None` for all.
     fn wildcard_services(&self) -> Option<&'a HashSet<ServiceName>> {
-        match (&self.profile.visibility, &self.profile.eager) {
+        match (&self.profile.visibility, &self.profile.wildcard) {
             (_, ServiceSelection::Only(services))
             | (ServiceSelection::Only(services), ServiceSelection::All) => Some(services),
             (ServiceSelection::All, ServiceSelection::All) => None,
@@ -127,7 +127,7 @@ impl<'a> View<'a> {
     fn first_shared_for_wildcard(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
         candidates.iter().find(|entry| {
             !entry.is_on_demand()
-                && self.profile.eager.selects(entry.service.as_ref())
+                && self.profile.wildcard.selects(entry.service.as_ref())
                 && self.is_visible(entry)
         })
     }

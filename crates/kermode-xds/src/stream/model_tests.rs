@@ -55,7 +55,7 @@ enum Op {
     /// Makes the services of this mask visible.
     SetVisible(Option<u8>),
     /// Makes a wildcard subscription include the visible services of this mask.
-    SetEager(Option<u8>),
+    SetWildcard(Option<u8>),
     /// Publishes the own resources of the proxy. Their names and bodies depend on this number.
     PublishOwn(u8),
     /// Delivers at most this number of responses to Envoy.
@@ -96,7 +96,7 @@ struct Simulation {
     /// Mask of the visible services.
     visible: Option<u8>,
     /// Mask of the services that a wildcard subscription includes if they are visible.
-    eager: Option<u8>,
+    wildcard: Option<u8>,
     tombstones: Option<Tombstones>,
     /// Number on which the own resources depend.
     own_content: u8,
@@ -235,7 +235,7 @@ impl Simulation {
             specs: BTreeMap::new(),
             published: Vec::new(),
             visible: None,
-            eager: None,
+            wildcard: None,
             tombstones,
             own_content: 0,
             limits,
@@ -270,8 +270,8 @@ impl Simulation {
                 self.visible = mask;
                 self.publish_own();
             }
-            Op::SetEager(mask) => {
-                self.eager = mask;
+            Op::SetWildcard(mask) => {
+                self.wildcard = mask;
                 self.publish_own();
             }
             Op::PublishOwn(content) => {
@@ -328,7 +328,7 @@ impl Simulation {
     fn publish_own(&mut self) {
         let profile = Profile {
             visibility: selection(self.visible),
-            eager: selection(self.eager),
+            wildcard: selection(self.wildcard),
             tombstones: self.tombstones.clone(),
             ..Profile::new("default".into())
         };
@@ -580,7 +580,7 @@ impl Simulation {
             .map(|name| (name.clone(), TOMBSTONE.to_owned()));
         let by_wildcard = visible
             .iter()
-            .filter(|resource| resource.on_demand.is_none() && is_in(self.eager, resource))
+            .filter(|resource| resource.on_demand.is_none() && is_in(self.wildcard, resource))
             .map(|resource| name_and_body(resource));
         let own = self.own_resources();
         let own = own
@@ -695,7 +695,7 @@ fn ops(profiles: Profiles, expires_holds: bool) -> impl Strategy<Value = Vec<Op>
     let op = prop_oneof![
         60 => publish.prop_map(|(i, spec)| Op::Publish(i, spec)),
         10 => mask(is_limited).prop_map(Op::SetVisible),
-        if is_on_demand { 20 } else { 1 } => mask(is_on_demand).prop_map(Op::SetEager),
+        if is_on_demand { 20 } else { 1 } => mask(is_on_demand).prop_map(Op::SetWildcard),
         10 => (0..4_u8).prop_map(Op::PublishOwn),
         60 => (1..4_u8).prop_map(Op::DeliverToEnvoy),
         60 => (1..5_u8).prop_map(Op::DeliverToStream),
@@ -801,7 +801,7 @@ fn hold_ends_when_the_profile_no_longer_selects_the_rejected_awaited_resource() 
         Op::DeliverToEnvoy(2),
         Op::DeliverToStream(2),
         // The wildcard subscription no longer includes service 2.
-        Op::SetEager(Some(1 << 3)),
+        Op::SetWildcard(Some(1 << 3)),
     ];
     run(Profiles::OnDemand, ops, 1 << 20, 1000);
 }

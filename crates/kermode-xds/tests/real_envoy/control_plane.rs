@@ -52,7 +52,7 @@ struct AcceptAll;
 /// progress.
 struct Sink {
     status: Arc<watch::Sender<ReportedStatus>>,
-    newest_versions: Mutex<Arc<ConfigurationVersions>>,
+    versions_of_newest_stream: Mutex<Arc<ConfigurationVersions>>,
 }
 
 fn proxy() -> ObjectKey {
@@ -105,7 +105,7 @@ impl ControlPlane {
         );
         server.report_to(Sink {
             status: self.status.clone(),
-            newest_versions: Mutex::default(),
+            versions_of_newest_stream: Mutex::default(),
         });
         let task = tokio::spawn(async move {
             let transport = Transport::new(server, Routes::default());
@@ -209,16 +209,16 @@ impl Authenticator for AcceptAll {
 
 impl StatusSink for Sink {
     fn report(&self, _: &ProxyId, _: u64, report: Report<'_>) {
-        let mut newest_versions = self.newest_versions.lock().expect("no panic");
+        let mut versions_of_newest_stream = self.versions_of_newest_stream.lock().expect("no panic");
         self.status.send_modify(|status| match report {
             Report::Connected(_, versions) => {
-                *newest_versions = versions;
+                *versions_of_newest_stream = versions;
                 status.connected += 1;
                 status.progress = Progress::default();
             }
             Report::Disconnected => status.connected -= 1,
             Report::Progress(progress) => {
-                let _ = newest_versions.read();
+                let _ = versions_of_newest_stream.read();
                 status.rejected_resources = progress.rejected_resources;
                 status.progress = progress;
             }

@@ -174,10 +174,10 @@ pub(super) async fn requests_that_leave_the_mesh_fail_without_passthrough(fixtur
     let url = format!("http://server.{OUTSIDE_NAMESPACE}.svc/");
     demo::get(kubectl, APP_NAMESPACE, &client, "client", &url).await?;
     set_passthrough(fixture, false).await?;
-    let failure = wait_for("requests that leave the mesh to fail", DEADLINE, async || {
-        let failure = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &client, &url).await;
-        let request_failed = failure.is_ok();
-        Ok(done_if(request_failed, failure.unwrap_or_default(), || {
+    let outcome = wait_for("requests that leave the mesh to fail", DEADLINE, async || {
+        let attempt = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &client, &url).await;
+        let request_failed = attempt.is_ok();
+        Ok(done_if(request_failed, attempt.unwrap_or_default(), || {
             "requests still succeed".to_owned()
         }))
     })
@@ -192,7 +192,7 @@ pub(super) async fn requests_that_leave_the_mesh_fail_without_passthrough(fixtur
     )
     .await;
     set_passthrough(fixture, true).await?;
-    let failure = failure?;
+    let failure = outcome?;
     mesh_response?;
     wait_for("requests that leave the mesh to succeed", DEADLINE, async || {
         let response = demo::get(kubectl, APP_NAMESPACE, &client, "client", &url).await;

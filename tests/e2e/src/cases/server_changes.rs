@@ -104,7 +104,8 @@ async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()
     Ok(counters_at_end.since(&before).request_summary())
 }
 
-/// Checks that the other Pods, which are being deleted, responded only to the few requests that they already had.
+/// Checks that at most a few responses came from Pods that are not in `ready_names`. These Pods are being deleted, and
+/// may only finish the requests that they already had.
 fn check_responding_pods(increase: &Counters, ready_names: &BTreeSet<String>) -> Result<()> {
     let from_deleted_pods: u64 = increase
         .by_pod
