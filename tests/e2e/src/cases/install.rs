@@ -151,7 +151,9 @@ pub(super) async fn access_rights_have_no_wildcard_and_allow_only_expected_reque
             "default",
             "no",
         ),
-        ("list", "nodes", "default", "no"),
+        ("list", "nodes", "default", "yes"),
+        ("patch", "nodes", "default", "no"),
+        ("list", "persistentvolumes", "default", "no"),
     ] {
         let answer = can_i(fixture, verb, resource, namespace).await?;
         ensure!(
