@@ -134,7 +134,7 @@ async fn ca_of_a_deleted_mesh_is_neither_created_nor_restored() {
     let api_server = ApiServer::default();
     let replica = Replica::new(&api_server);
     replica.plan().await.expect("a CA");
-    // What the garbage collector of Kubernetes does.
+    // Kubernetes deletes the Secrets of a deleted Mesh, because the Mesh owns them.
     api_server.delete_mesh();
     api_server.secrets().clear();
     replica.invalidate_cache().await;

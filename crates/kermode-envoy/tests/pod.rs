@@ -15,7 +15,7 @@ use support::input::Input;
 use support::secrets::{read_secrets_from_files, write_secrets};
 
 /// Starts Envoy and an application in the namespace of the Pod, applies the rules, and runs `$CALLS` in the namespace
-/// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound, and at port 8081.
+/// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound.
 /// Envoy connects to the application from `::6` if the client uses IPv6.
 ///
 /// The calls `plain URL` and `mtls URL` send a request and print the response, or `refused`. The call `stat REGEX`
@@ -23,8 +23,15 @@ use support::secrets::{read_secrets_from_files, write_secrets};
 const SCRIPT: &str = r#"
 set -eu
 cd "$FOLDER"
-unshare --net sleep 120 & client=$!
-while [ "$(readlink /proc/$client/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
+# Waits at most 60 s for a condition.
+await() {
+  for _ in $(seq 1200); do if "$@"; then return; fi; sleep 0.05; done
+  echo "not fulfilled within 60 s: $*" >&2
+  exit 1
+}
+unshare --net sleep infinity & client=$!
+has_namespace() { [ "$(readlink /proc/$client/ns/net)" != "$(readlink /proc/self/ns/net)" ]; }
+await has_namespace
 in_client() { nsenter --target $client --net "$@"; }
 ip link set lo up
 ip addr add ::6/128 dev lo
@@ -37,12 +44,9 @@ in_client ip addr add fd00:10::1/64 dev eth0 nodad
 in_client ip link set eth0 up
 nft -f rules
 python3 -m http.server 8080 --bind :: >/dev/null 2>&1 &
-python3 -m http.server 8081 --bind :: >/dev/null 2>&1 &
 "$ENVOY" --config-path envoy.json --disable-hot-restart --concurrency 1 --log-level off &
-until curl --silent --fail --output /dev/null http://127.0.0.1:9901/ready &&
-    curl --silent --output /dev/null http://127.0.0.1:8080/ && curl --silent --output /dev/null http://127.0.0.1:8081/; do
-  sleep 0.05
-done
+await curl --silent --fail --output /dev/null http://127.0.0.1:9901/ready
+await curl --silent --output /dev/null http://127.0.0.1:8080/
 plain() { in_client curl --silent --max-time 30 "$1" || echo refused; }
 mtls() { in_client curl --silent --max-time 30 --insecure --cert client.pem --key client.key "$1" || echo refused; }
 stat() { curl --silent "http://127.0.0.1:9901/stats?filter=$1" | sed 's/.*: //'; }

@@ -232,11 +232,11 @@ fn condition_ready_of_the_pod_overrides_container_statuses() {
     });
     for (condition, containers_ready, expected) in [
         (Some("True"), true, true),
-        // A dead node: the node controller writes the condition, and nobody writes the container statuses. A readiness
-        // gate that is not fulfilled looks the same.
+        // On a dead node, the node controller writes the condition, and the container statuses keep their old values.
+        // A readiness gate that is not fulfilled has the same effect.
         (Some("False"), true, false),
         (Some("Unknown"), true, false),
-        // Between two writes of the kubelet: endpoints of Kubernetes follow the condition.
+        // The condition and the container statuses may differ for a moment. EndpointSlices follow the condition.
         (Some("True"), false, true),
         (None, true, true),
         (None, false, false),
