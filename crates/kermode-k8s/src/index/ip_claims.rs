@@ -6,70 +6,43 @@ use std::net::IpAddr;
 
 use kermode_model::ObjectKey;
 
-/// Pods by IP.
+/// Pods by IP, usually one for each.
 #[derive(Debug, Default)]
-pub(super) struct IpClaims {
-    /// The first Pod that claims each IP; usually the only one.
-    first: HashMap<IpAddr, ObjectKey>,
-    /// Further Pods.
-    others: HashMap<IpAddr, Vec<ObjectKey>>,
-}
+pub(super) struct IpClaims(HashMap<IpAddr, Vec<ObjectKey>>);
 
 impl IpClaims {
     /// Adds the claim of a Pod.
     pub(super) fn add(&mut self, ip: IpAddr, pod: &ObjectKey) {
-        match self.first.get(&ip) {
-            None => {
-                self.first.insert(ip, pod.clone());
-            }
-            Some(first) if first == pod => {}
-            Some(_) => {
-                let others = self.others.entry(ip).or_default();
-                if !others.contains(pod) {
-                    others.push(pod.clone());
-                }
-            }
+        let pods = self.0.entry(ip).or_default();
+        if !pods.contains(pod) {
+            pods.push(pod.clone());
         }
     }
 
     /// Removes the claim of a Pod, if it exists.
     pub(super) fn remove(&mut self, ip: IpAddr, pod: &ObjectKey) {
-        let is_first = self.first.get(&ip) == Some(pod);
-        let Some(others) = self.others.get_mut(&ip) else {
-            if is_first {
-                self.first.remove(&ip);
+        if let Some(pods) = self.0.get_mut(&ip) {
+            pods.retain(|other| other != pod);
+            if pods.is_empty() {
+                self.0.remove(&ip);
             }
-            return;
-        };
-        if is_first {
-            if let Some(next) = others.pop() {
-                self.first.insert(ip, next);
-            }
-        } else {
-            others.retain(|other| other != pod);
-        }
-        if others.is_empty() {
-            self.others.remove(&ip);
         }
     }
 
-    /// Returns the Pods that claim an IP besides a Pod that claims it.
+    /// Returns the other Pods that claim the IP of a Pod.
     pub(super) fn rivals<'c>(
         &'c self,
         ip: IpAddr,
         pod: &'c ObjectKey,
     ) -> impl Iterator<Item = &'c ObjectKey> {
-        // Without further Pods, the first one is the Pod itself.
-        let others = self.others.get(&ip);
-        let first = others.and_then(|_| self.first.get(&ip));
-        let all = first.into_iter().chain(others.into_iter().flatten());
-        all.filter(move |other| *other != pod)
+        let pods = self.0.get(&ip).into_iter().flatten();
+        pods.filter(move |other| *other != pod)
     }
 
     /// Returns whether no Pod claims an IP.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.others.is_empty()
+        self.0.is_empty()
     }
 }
 
