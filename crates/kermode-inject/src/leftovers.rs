@@ -23,7 +23,7 @@ const ADDITIONAL_MEMBERS: [&str; 7] = [
 ];
 /// Members of a container that other webhooks replace: those that size containers and those that rewrite images.
 const REPLACEABLE_MEMBERS: [&str; 2] = ["imagePullPolicy", "resources"];
-/// Prefix of the environment variables of the sidecar. A variable that is no longer rendered is outdated.
+/// Prefix of the environment variables of the sidecar. Another webhook may not add variables with this prefix.
 const OWN_VARIABLES: &str = "KUMA_";
 
 /// Containers of an earlier injection, which were removed from a Pod.
@@ -128,13 +128,13 @@ fn is_up_to_date(found: &Value, rendered: &Value) -> bool {
     };
     let is_expected = |key: &String| rendered.contains_key(key) || ADDITIONAL_MEMBERS.contains(&key.as_str());
     found.keys().all(is_expected)
+        && has_only_rendered_own_variables(found.get("env"), rendered.get("env"))
         && rendered
             .iter()
             .all(|(key, value)| match (key.as_str(), found.get(key)) {
                 (key, _) if REPLACEABLE_MEMBERS.contains(&key) => true,
                 (_, None) => false,
                 ("image", Some(found)) => is_same_image(found, value),
-                ("env", Some(found)) => contains(found, value) && has_no_other_own_variable(found, value),
                 (_, Some(found)) => contains(found, value),
             })
 }
@@ -162,14 +162,21 @@ fn is_of_same_repository(found: &Value, rendered: &Value) -> bool {
     name_of(found).is_some_and(|found| name_of(rendered) == Some(found))
 }
 
-fn has_no_other_own_variable(found: &Value, rendered: &Value) -> bool {
-    let names = |list: &Value| -> Vec<String> {
-        let variables = list.as_array().into_iter().flatten();
-        let names = variables.filter_map(|variable| variable["name"].as_str().map(str::to_owned));
-        names.filter(|name| name.starts_with(OWN_VARIABLES)).collect()
+/// Whether `found` has as many of the sidecar's own environment variables as `rendered`: those with the name of a rendered
+/// variable and those with prefix [`OWN_VARIABLES`]. A second value of a variable would replace the rendered value.
+fn has_only_rendered_own_variables(found: Option<&Value>, rendered: Option<&Value>) -> bool {
+    let variables = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
+    let rendered = variables(rendered);
+    let is_own = |variable: &Value| {
+        let name = &variable["name"];
+        rendered.iter().any(|rendered| rendered["name"] == *name)
+            || name.as_str().is_some_and(|name| name.starts_with(OWN_VARIABLES))
     };
-    let rendered = names(rendered);
-    names(found).iter().all(|name| rendered.contains(name))
+    let own = variables(found)
+        .iter()
+        .filter(|variable| is_own(variable))
+        .count();
+    own == rendered.len()
 }
 
 /// Whether `found` has all members of `rendered`. A list of objects may have further items; other lists must be equal.
@@ -178,9 +185,13 @@ pub(crate) fn contains(found: &Value, rendered: &Value) -> bool {
         (Value::Object(found), Value::Object(rendered)) => rendered
             .iter()
             .all(|(key, value)| found.get(key).is_some_and(|found| contains(found, value))),
-        (Value::Array(found), Value::Array(rendered)) if rendered.iter().all(Value::is_object) => rendered
-            .iter()
-            .all(|item| found.iter().any(|found| contains(found, item))),
+        (Value::Array(found), Value::Array(rendered))
+            if found.iter().chain(rendered).all(Value::is_object) =>
+        {
+            rendered
+                .iter()
+                .all(|item| found.iter().any(|found| contains(found, item)))
+        }
         _ => found == rendered,
     }
 }
@@ -234,6 +245,7 @@ mod tests {
             ("/securityContext", json!({"privileged": true})),
             ("/envFrom", json!([{"secretRef": {"name": "s"}}])),
             ("/env/0/value", json!("other")),
+            ("/env/1", json!({"name": "KUMA_DATAPLANE_MESH", "value": "other"})),
             (
                 "/env/1",
                 json!({"name": "KUMA_DATAPLANE_ADMIN_PORT", "value": "1"}),
