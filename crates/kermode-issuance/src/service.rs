@@ -126,8 +126,12 @@ impl IssuanceState {
         let headers = metadata.into_headers();
         let credentials = headers.get(http::header::AUTHORIZATION);
         let credentials = credentials.ok_or(AuthenticationError::NoToken)?.as_bytes();
-        let caller = self.rate_limits.lock().caller_id(credentials);
-        self.rate_limits.lock().check(caller, Instant::now())?;
+        let caller = {
+            let mut limits = self.rate_limits.lock();
+            let caller = limits.caller_id(credentials);
+            limits.check(caller, Instant::now())?;
+            caller
+        };
         let proxy = ObjectKey::from_proxy_name(name).ok_or(Denial::InvalidName)?;
         self.authenticator.authenticate_as(&headers, &proxy).await?;
         Ok((proxy, caller))

@@ -43,10 +43,7 @@ impl EventObject {
             return Some(Self::Namespace(namespace_reference(namespace)));
         };
         let text = |key: &str| owner.get(key).and_then(Value::as_str).unwrap_or_default();
-        let is_built_in = CONTROLLER_KINDS
-            .iter()
-            .any(|kind| (api_version(kind).as_str(), kind.2) == (text("apiVersion"), text("kind")));
-        if !is_built_in {
+        if api_resource(text("apiVersion"), text("kind")).is_none() {
             return Some(Self::Namespace(namespace_reference(namespace)));
         }
         let (name, uid) = (text("name"), text("uid"));
