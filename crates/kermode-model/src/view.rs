@@ -303,20 +303,23 @@ impl MeshView {
     }
 
     /// Adds or replaces a dataplane. Its inbounds are endpoints of their services.
-    pub fn upsert_dataplane(&mut self, dataplane: Dataplane) -> Vec<Touched> {
-        self.upsert(dataplane, true)
+    pub fn upsert_dataplane(&mut self, dataplane: impl Into<Arc<Dataplane>>) -> Vec<Touched> {
+        self.upsert(dataplane.into(), true)
     }
 
     /// Adds or replaces a dataplane whose address belongs to another Pod now. Its inbounds are no endpoints.
-    pub fn upsert_dataplane_without_endpoints(&mut self, dataplane: Dataplane) -> Vec<Touched> {
-        self.upsert(dataplane, false)
+    pub fn upsert_dataplane_without_endpoints(
+        &mut self,
+        dataplane: impl Into<Arc<Dataplane>>,
+    ) -> Vec<Touched> {
+        self.upsert(dataplane.into(), false)
     }
 
-    fn upsert(&mut self, dataplane: Dataplane, has_endpoints: bool) -> Vec<Touched> {
+    fn upsert(&mut self, dataplane: Arc<Dataplane>, has_endpoints: bool) -> Vec<Touched> {
         let key = dataplane.key.clone();
         let old = self.dataplanes.get(&key).cloned();
         let has_old_endpoints = !self.without_endpoints.contains(&key);
-        if old.as_deref() == Some(&dataplane) && has_old_endpoints == has_endpoints {
+        if old.as_deref() == Some(&*dataplane) && has_old_endpoints == has_endpoints {
             return Vec::new();
         }
         let mut touched = BTreeSet::new();
@@ -357,7 +360,7 @@ impl MeshView {
         } else {
             self.without_endpoints.insert(key.clone());
         }
-        self.dataplanes.insert(key, Arc::new(dataplane));
+        self.dataplanes.insert(key, dataplane);
         touched.into_iter().collect()
     }
 

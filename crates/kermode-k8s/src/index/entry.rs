@@ -17,8 +17,6 @@ pub(super) struct PodEntry {
     pub(super) current: Option<CurrentDataplane>,
     /// Error of the last conversion, if it failed.
     pub(super) error: Option<ConvertError>,
-    /// Whether an IP of the Pod belongs to another Pod, so that the inbounds of the Pod are no endpoints.
-    is_ip_taken: bool,
     /// Whether [`Changes::sidecars_to_quit`] has already reported the Pod.
     is_quit_reported: bool,
 }
@@ -39,7 +37,6 @@ impl PodEntry {
             facts,
             current: None,
             error: None,
-            is_ip_taken: false,
             is_quit_reported: false,
         }
     }
@@ -150,29 +147,20 @@ impl PodEntry {
     /// Adds a Dataplane to the view, unless the view contains an equal Dataplane. Returns the Dataplane, which the view
     /// and the entry share.
     fn update_view(
-        &mut self,
+        &self,
         dataplane: Dataplane,
         is_ip_taken: bool,
         view: &mut MeshView,
         changes: &mut Changes,
     ) -> Arc<Dataplane> {
-        let was_ip_taken = std::mem::replace(&mut self.is_ip_taken, is_ip_taken);
-        let current = self.current.as_ref().map(|current| &current.dataplane);
-        if let (Some(current), Some(in_view)) = (current, view.dataplane(self.key()))
-            && Arc::ptr_eq(current, in_view)
-            && **current == dataplane
-            && was_ip_taken == is_ip_taken
-        {
-            return current.clone();
-        }
-        // The view contains the Dataplane after the write, so the fallback is never used.
-        let fallback = Arc::new(dataplane.clone());
+        let dataplane = Arc::new(dataplane);
         changes.touched.extend(if is_ip_taken {
-            view.upsert_dataplane_without_endpoints(dataplane)
+            view.upsert_dataplane_without_endpoints(dataplane.clone())
         } else {
-            view.upsert_dataplane(dataplane)
+            view.upsert_dataplane(dataplane.clone())
         });
-        view.dataplane(self.key()).cloned().unwrap_or(fallback)
+        // The view keeps an equal Dataplane that it contains already.
+        view.dataplane(self.key()).cloned().unwrap_or(dataplane)
     }
 
     /// Removes the Dataplane from the entry and the view.
