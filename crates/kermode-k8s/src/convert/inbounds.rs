@@ -84,14 +84,14 @@ pub(super) fn fitting_services<'s>(
     services: &[&'s ServiceFacts],
     is_gateway: bool,
 ) -> Vec<&'s ServiceFacts> {
+    let declared: usize = services.iter().map(|service| service.ports.len()).sum();
+    if is_gateway || declared <= Inbound::MAX_PER_DATAPLANE {
+        return services.to_vec();
+    }
     let mut by_ports: Vec<_> = services
         .iter()
         .map(|service| (resolved_ports(pod, service), *service))
         .collect();
-    let total: usize = by_ports.iter().map(|(ports, _)| ports).sum();
-    if is_gateway || total <= Inbound::MAX_PER_DATAPLANE {
-        return services.to_vec();
-    }
     by_ports.sort_by_key(|(ports, _)| *ports);
     let mut free = Inbound::MAX_PER_DATAPLANE;
     let mut fitting = Vec::new();
