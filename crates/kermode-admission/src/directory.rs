@@ -38,6 +38,10 @@ pub struct NodeVersions {
 impl NodeVersions {
     /// Sets the version of a Node's kubelet; `None` removes the Node.
     pub fn set(&mut self, node: Arc<str>, version: Option<KubernetesVersion>) {
+        // Most updates of a Node are heartbeats.
+        if self.by_node.get(&node) == version.as_ref() {
+            return;
+        }
         if let Some(old) = self.by_node.remove(&node) {
             self.sorted.remove(&(old, node.clone()));
         }

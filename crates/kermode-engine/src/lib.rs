@@ -349,9 +349,12 @@ impl Engine {
         }
     }
 
-    /// Records the warnings or the error of a change as Events on the Pod or its Services. A Service with many Pods gets
-    /// one Event.
+    /// Records the warnings or the error of a change as Events on the Pod or its Services, if this replica is the leader.
+    /// A Service with many Pods gets one Event.
     fn record_warnings(&self, change: DataplaneChange, reported: &mut ReportedServices) {
+        if !*self.is_leader.borrow() {
+            return;
+        }
         match change {
             DataplaneChange::Upsert {
                 dataplane,
@@ -384,12 +387,8 @@ impl Engine {
         }
     }
 
-    /// Records an Event if this replica is the leader. The Event has type `Normal` if it is about a usual configuration,
-    /// else `Warning`.
+    /// Records an Event. It has type `Normal` if it is about a usual configuration, else `Warning`.
     fn record(&self, subject: &Subject, is_usual: bool, reason: &'static str, message: &str) {
-        if !*self.is_leader.borrow() {
-            return;
-        }
         if is_usual {
             self.event_recorder.normal(subject, reason, message);
         } else {
