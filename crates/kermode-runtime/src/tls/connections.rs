@@ -108,7 +108,7 @@ impl Connections {
             } else {
                 state.victim(own)
             };
-            state.warn_about_limit(address, self);
+            state.warn_about_limit(address, victim.is_none(), self);
             let Some(victim) = victim else {
                 self.counters.refused.inc();
                 return None;
@@ -208,7 +208,7 @@ impl State {
         Some(connection)
     }
 
-    fn warn_about_limit(&mut self, address: IpAddr, connections: &Connections) {
+    fn warn_about_limit(&mut self, address: IpAddr, is_refused: bool, connections: &Connections) {
         let now = Instant::now();
         let is_recent = |last| now.duration_since(last) < WARN_INTERVAL;
         if self.last_warning.is_some_and(is_recent) {
@@ -219,7 +219,8 @@ impl State {
             %address,
             limit = connections.limit,
             limit_per_address = connections.limit_per_address,
-            "limit on connections reached: idle connections of the address that has the most are closed for new ones"
+            is_refused,
+            "limit on connections reached: a new connection takes the place of another one, or is refused"
         );
     }
 }
