@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 use kermode_model::{Dataplane, Inbound, Mesh, MtlsMode, PermissionSet, Protocol};
 
 use super::cluster::{self, HttpVersion};
@@ -32,10 +33,11 @@ pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, permissions: &Permiss
         let Some(inbound) = most_specific(&inbounds) else {
             continue;
         };
+        let rules = permission_rules(mesh, &inbounds, permissions);
         for address in dataplane.addresses() {
             let cluster = local_cluster(dataplane, SocketAddr::new(address, port), inbound.protocol());
             resources.push(Resource::encode(ResourceKind::Cluster, &cluster.name, &cluster));
-            resources.extend(inbound_listener(mesh, dataplane, address, &inbounds, permissions));
+            resources.push(inbound_listener(mesh, dataplane, address, inbound, rules.clone()));
         }
     }
     resources
@@ -48,28 +50,34 @@ pub(crate) fn listeners_of_port(
     permissions: &PermissionSet,
 ) -> Vec<Resource> {
     let inbounds = inbounds_by_port(dataplane).remove(&port).unwrap_or_default();
+    let Some(inbound) = most_specific(&inbounds) else {
+        return Vec::new();
+    };
+    let rules = permission_rules(mesh, &inbounds, permissions);
     dataplane
         .addresses()
-        .filter_map(|address| inbound_listener(mesh, dataplane, address, &inbounds, permissions))
+        .map(|address| inbound_listener(mesh, dataplane, address, inbound, rules.clone()))
         .collect()
 }
 
-/// The listener for the inbounds of one port, at one address of the Pod; `None` if `inbounds` is empty.
+/// The rules for the callers of a port, which are the same at each address of the Pod; `None` without mTLS.
+fn permission_rules(mesh: &Mesh, inbounds: &[&Inbound], permissions: &PermissionSet) -> Option<Rbac> {
+    mesh.mtls.as_ref()?;
+    let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
+    Some(permission::rules(&mesh.name, &tags, permissions))
+}
+
+/// The listener for a port, at one address of the Pod. `inbound` is the most specific inbound of the port.
 fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,
     address: IpAddr,
-    inbounds: &[&Inbound],
-    permissions: &PermissionSet,
-) -> Option<Resource> {
-    let inbound = most_specific(inbounds)?;
+    inbound: &Inbound,
+    rules: Option<Rbac>,
+) -> Resource {
     let socket = SocketAddr::new(address, inbound.port);
     let name = names::inbound(socket);
-    let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
-    let rbac = mesh
-        .mtls
-        .is_some()
-        .then(|| permission::filter(&mesh.name, &name, &tags, permissions));
+    let rbac = rules.map(|rules| permission::filter(&name, rules));
     let filters: Vec<_> = rbac
         .into_iter()
         .chain([filter_to_application(dataplane, socket, inbound)])
@@ -81,7 +89,7 @@ fn inbound_listener(
         base
     };
     let listener = with_filter_chains(base, mesh, &filters);
-    Some(listener::encode_with_tags(&listener, &inbound.tags))
+    listener::encode_with_tags(&listener, &inbound.tags)
 }
 
 /// Groups the inbounds of a Dataplane by port. Omits the inbound of a service-less Pod.

@@ -54,12 +54,15 @@ fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<
     if balancing == Balancing::ByNode {
         return single_address_resources(name, cluster_ips.into_iter().map(|ip| (ip, protocol)), mesh_tls);
     }
+    let by_client = balancing == Balancing::ByClient;
+    let lb_policy = if by_client {
+        LbPolicy::RingHash
+    } else {
+        LbPolicy::RoundRobin
+    };
     let cluster = Cluster {
         outlier_detection: Some(outlier_detection(protocol)),
-        lb_policy: match balancing {
-            Balancing::ByClient => LbPolicy::RingHash.into(),
-            Balancing::RoundRobin | Balancing::ByNode => LbPolicy::RoundRobin.into(),
-        },
+        lb_policy: lb_policy.into(),
         ..with_upstream_options(cluster::eds(name.as_str()), name, protocol, mesh_tls)
     };
     let cluster = Resource::encode(ResourceKind::Cluster, name.as_str(), &cluster);
@@ -69,13 +72,7 @@ fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<
         Resource::encode(ResourceKind::Endpoints, name.as_str(), &endpoints).with_cluster_version(&cluster);
     let mut resources = vec![cluster, endpoints];
     for address in cluster_ips {
-        let filter = filter_to_cluster(
-            address,
-            name,
-            name.as_str(),
-            protocol,
-            balancing == Balancing::ByClient,
-        );
+        let filter = filter_to_cluster(address, name, name.as_str(), protocol, by_client);
         resources.push(listener_at(address, filter));
     }
     resources

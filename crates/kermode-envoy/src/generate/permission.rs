@@ -24,14 +24,18 @@ use crate::proto::{exact, network_filter};
 /// Name of the only policy of a filter.
 const POLICY: &str = "MeshTrafficPermission";
 
-/// The RBAC filter of a listener. `tags_of_inbounds` are the tags of each inbound that shares the listener. The filter
-/// allows every caller that the permissions allow for any of these inbounds.
-pub(crate) fn filter(
-    mesh: &MeshName,
-    listener: &str,
-    tags_of_inbounds: &[&Tags],
-    permissions: &PermissionSet,
-) -> Filter {
+/// The RBAC filter of a listener with the rules of [`rules`].
+pub(crate) fn filter(listener: &str, rules: Rbac) -> Filter {
+    let rbac = Rbac {
+        stat_prefix: format!("{}.", names::stat_name(listener)),
+        ..rules
+    };
+    network_filter("envoy.filters.network.rbac", &rbac)
+}
+
+/// The rules of the RBAC filters of a port. `tags_of_inbounds` are the tags of each inbound of the port. The rules allow
+/// every caller that the permissions allow for any of these inbounds.
+pub(crate) fn rules(mesh: &MeshName, tags_of_inbounds: &[&Tags], permissions: &PermissionSet) -> Rbac {
     let principals_of_all_inbounds = |is_wanted: fn(Action) -> bool| {
         let mut all = Vec::new();
         for tags in tags_of_inbounds {
@@ -45,13 +49,11 @@ pub(crate) fn filter(
     };
     let allowed = principals_of_all_inbounds(|action| action != Action::Deny);
     let shadow_denied = principals_of_all_inbounds(|action| action == Action::AllowWithShadowDeny);
-    let rbac = Rbac {
+    Rbac {
         rules: Some(envoy_rules(EnvoyAction::Allow, allowed)),
         shadow_rules: (!shadow_denied.is_empty()).then(|| envoy_rules(EnvoyAction::Deny, shadow_denied)),
-        stat_prefix: format!("{}.", names::stat_name(listener)),
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.rbac", &rbac)
+    }
 }
 
 /// Principals that match a caller if `is_wanted` returns `true` for the action of the last rule that matches the
