@@ -1,9 +1,9 @@
 //! The index: derives the mesh view from Kubernetes objects, incrementally and in memory. No IO.
 //!
 //! Each write of an object returns the [`Changes`] of the index, and converts only the Pods that depend on the object:
-//! for a Service, the Pods that it selects now or selected before; for a ReplicaSet or Job, its Pods; for a Namespace,
-//! the Pods whose mesh may change. The state does not depend on the order of the writes, with one exception: a Pod that
-//! cannot be converted keeps its last valid Dataplane.
+//! for a Pod, the Pod itself and the Pods that claim one of its IPs; for a Service, the Pods that it selects now or
+//! selected before; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh may change. The state does not
+//! depend on the order of the writes, with one exception: a Pod that cannot be converted keeps its last valid Dataplane.
 //!
 //! Each Pod is converted only once if the initial lists are applied in the order Namespaces, ReplicaSets and Jobs,
 //! Services, Pods. The engine must not publish changes before all initial lists are complete, because a Pod whose

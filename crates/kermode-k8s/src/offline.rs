@@ -52,7 +52,7 @@ pub enum NoDataplane {
         "it has no sidecar, or its annotation kuma.io/sidecar-injected is not \"true\"; kumactl inject adds both"
     )]
     NotInjected,
-    /// The Pod has succeeded or was evicted.
+    /// The Pod has finished: its phase is `Succeeded` or `Failed`.
     #[error("it has finished")]
     Finished,
     /// The Pod cannot be converted.

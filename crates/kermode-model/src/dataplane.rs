@@ -59,7 +59,7 @@ impl Dataplane {
 /// One port of the workload, as an endpoint of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// The container port, or [`Inbound::SERVICELESS_PORT`] if no Service selects the Pod.
+    /// The container port, or [`Inbound::SERVICELESS_PORT`] if no Service gives the Pod an inbound.
     pub port: u16,
     /// Tags of the inbound; they always contain `kuma.io/service`.
     pub tags: Tags,

@@ -69,7 +69,7 @@ name! {
 
 name! {
     /// Value of the tag `kuma.io/service`: `<Service>_<namespace>_svc_<port>`, or `<workload>_<namespace>_svc` for a
-    /// workload that no Kubernetes Service selects.
+    /// Pod to which no Service gives an inbound.
     ServiceName
 }
 
@@ -79,7 +79,7 @@ impl ServiceName {
         Self::new(format!("{service}_{namespace}_svc_{port}"))
     }
 
-    /// The service name of a workload that no Kubernetes Service selects.
+    /// The service name of the service-less Pods of a workload.
     pub fn of_workload(workload: &str, namespace: &str) -> Self {
         Self::new(format!("{workload}_{namespace}_svc"))
     }

@@ -15,8 +15,8 @@ pub mod tag {
         /// Tags that Kermode generates, with the inbounds that have them.
         GENERATED:
 
-        /// Service that the inbound belongs to: `<name>_<namespace>_svc_<port>`, without `_<port>` for a Pod that no
-        /// Service selects.
+        /// Service that the inbound belongs to: `<name>_<namespace>_svc_<port>`, without `_<port>` for a Pod to
+        /// which no Service gives an inbound.
         SERVICE = "kuma.io/service", "every inbound; every gateway named after its Service", Notation::Text, "";
         /// Replaces `kuma.io/service` on a gateway that is named after its workload.
         GATEWAY_SERVICE = "kuma.io/service-name", "gateways with `kuma.io/gateway: provided`", Notation::Text, "";
@@ -25,7 +25,7 @@ pub mod tag {
         /// Application protocol of the inbound.
         PROTOCOL = "kuma.io/protocol", "every inbound", Notation::Words(&["tcp", "kafka", "http", "http2", "grpc"]), "`tcp`";
         /// Name of the Pod.
-        INSTANCE = "kuma.io/instance", "inbounds of a headless Service; Pods that no Service selects", Notation::Text, "";
+        INSTANCE = "kuma.io/instance", "inbounds of a headless Service; Pods to which no Service gives an inbound", Notation::Text, "";
         /// Namespace of the Pod.
         K8S_NAMESPACE = "k8s.kuma.io/namespace", "every inbound", Notation::Text, "";
         /// Name of the Kubernetes Service that selects the Pod.

@@ -94,7 +94,7 @@ fn probes() -> Value {
 fn networking() -> Value {
     let inbounds = json!({
         "type": "array",
-        "description": "One entry for each port of each Service that selects the Pod. A Pod that no Service selects has one entry.",
+        "description": "One entry for each inbound that Services give the Pod. A Pod to which no Service gives an inbound has one entry.",
         // The API server needs this bound to estimate the cost of the CEL rules.
         "maxItems": Inbound::MAX_PER_DATAPLANE,
         "items": inbound(),

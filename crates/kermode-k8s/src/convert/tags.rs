@@ -32,7 +32,7 @@ pub enum TagSource {
     DefaultProtocol,
     /// Name of the Pod. Set because the Service is headless: clients address individual Pods.
     HeadlessPodName,
-    /// Name of the Pod. Set because no Service selects the Pod.
+    /// Name of the Pod. Set because no Service gives the Pod an inbound.
     ServicelessPodName,
 }
 
