@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 /// The sidecar agent of Kermode: runs Envoy beside a workload and connects it to the control plane.
@@ -25,6 +26,12 @@ pub(crate) enum Command {
     /// Replace this process by Envoy. The kernel kills Envoy when the parent process, `kuma-dp run`, ends.
     #[command(hide = true)]
     ExecEnvoy(ExecArgs),
+}
+
+/// Parser of a path that accepts an empty value. Clap's parser ends the program at an empty variable, before
+/// `config.rs` can report the variable together with all other invalid values.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 #[derive(Debug, Default, Args)]
@@ -55,13 +62,18 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
     /// File with the token that authenticates this proxy; read for every call to the control plane.
-    #[arg(long = "dataplane-token-file", env = "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH")]
+    #[arg(
+        long = "dataplane-token-file",
+        env = "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH",
+        value_parser = path()
+    )]
     pub(crate) token_path: Option<PathBuf>,
     /// Path of the Envoy program.
     #[arg(
         long,
         env = "KUMA_DATAPLANE_RUNTIME_BINARY_PATH",
-        default_value = "/usr/bin/envoy"
+        default_value = "/usr/bin/envoy",
+        value_parser = path()
     )]
     pub(crate) binary_path: PathBuf,
     /// Log level of Envoy; defaults to that of kuma-dp.
@@ -71,7 +83,7 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "KUMA_DATAPLANE_ADMIN_PORT", default_value = "9901")]
     pub(crate) admin_port: String,
     /// Writable directory for the socket between Envoy and kuma-dp; defaults to the temporary directory.
-    #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_SOCKET_DIR")]
+    #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_SOCKET_DIR", value_parser = path())]
     pub(crate) socket_dir: Option<PathBuf>,
     /// Whether to serve the DNS queries that the Pod's rules redirect.
     #[arg(long, env = "KUMA_DNS_ENABLED", default_value = "false")]
@@ -80,7 +92,12 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "KUMA_DNS_CORE_DNS_PORT", default_value = "15053")]
     pub(crate) dns_port: String,
     /// File with the name servers that queries are forwarded to.
-    #[arg(long, env = "KUMA_DNS_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    #[arg(
+        long,
+        env = "KUMA_DNS_RESOLV_CONF",
+        default_value = "/etc/resolv.conf",
+        value_parser = path()
+    )]
     pub(crate) resolv_conf: PathBuf,
 }
 

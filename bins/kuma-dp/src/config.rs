@@ -81,6 +81,7 @@ impl RunArgs {
         let mesh = errors.value_of("mesh", required(Some(self.mesh)));
         let drain_time = errors.value_of("drain_time", positive_duration(&self.drain_time));
         let is_native_sidecar = errors.value_of("native_sidecar", boolean(&self.native_sidecar));
+        let binary = errors.value_of("binary_path", required(Some(self.binary_path)));
         let admin_port = errors.value_of("admin_port", port(&self.admin_port));
         let concurrency = match self.concurrency.filter(|text| !text.is_empty()) {
             Some(text) => errors.value_of("concurrency", whole_number(&text)),
@@ -88,6 +89,7 @@ impl RunArgs {
         };
         let dns_enabled = errors.value_of("dns_enabled", boolean(&self.dns_enabled));
         let dns_port = errors.value_of("dns_port", port(&self.dns_port));
+        let resolv_conf = errors.value_of("resolv_conf", required(Some(self.resolv_conf)));
 
         // The closure returns `None` if an invalid setting left no value.
         let config = (|| {
@@ -103,7 +105,7 @@ impl RunArgs {
                 mesh: MeshName::new(mesh?),
                 proxy: proxy?,
                 envoy: EnvoyConfig {
-                    binary: self.binary_path,
+                    binary: binary?,
                     concurrency: NonZeroU32::new(concurrency?),
                     log_level: envoy_log_level?,
                     admin_port: admin_port?,
@@ -111,8 +113,11 @@ impl RunArgs {
                 },
                 is_native_sidecar: is_native_sidecar?,
                 dns_port: if dns_enabled? { Some(dns_port?) } else { None },
-                resolv_conf: self.resolv_conf,
-                socket_dir: self.socket_dir.unwrap_or_else(std::env::temp_dir),
+                resolv_conf: resolv_conf?,
+                socket_dir: self
+                    .socket_dir
+                    .filter(|path| !path.is_empty())
+                    .unwrap_or_else(std::env::temp_dir),
             })
         })();
         match config {
@@ -173,7 +178,7 @@ impl IsEmpty for PathBuf {
 fn required<T: IsEmpty>(value: Option<T>) -> Result<T, String> {
     value
         .filter(|value| !value.is_empty())
-        .ok_or_else(|| "it is not set, and there is no default".to_owned())
+        .ok_or_else(|| "it is not set, or it is empty".to_owned())
 }
 
 fn whole_number(text: &str) -> Result<u32, String> {

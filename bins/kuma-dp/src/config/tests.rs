@@ -52,6 +52,8 @@ fn all_errors_are_reported_together_with_flag_and_variable() {
         "--cp-address=http://cp:5678",
         "--ca-cert=",
         "--dataplane-token-file=",
+        "--binary-path=",
+        "--resolv-conf=",
         "--name=web",
         "--mesh=",
         "--native-sidecar=maybe",
@@ -68,6 +70,8 @@ fn all_errors_are_reported_together_with_flag_and_variable() {
         "--cp-address (KUMA_CONTROL_PLANE_URL): `http://cp:5678` is not",
         "--ca-cert (KUMA_CONTROL_PLANE_CA_CERT): it is not set",
         "--dataplane-token-file (KUMA_DATAPLANE_RUNTIME_TOKEN_PATH): it is not set",
+        "--binary-path (KUMA_DATAPLANE_RUNTIME_BINARY_PATH): it is not set",
+        "--resolv-conf (KUMA_DNS_RESOLV_CONF): it is not set",
         "--name (KUMA_DATAPLANE_NAME): `web`",
         "--mesh (KUMA_DATAPLANE_MESH): it is not set",
         "--drain-time (KUMA_DATAPLANE_DRAIN_TIME): it must be more than zero",
@@ -93,6 +97,14 @@ fn concurrency_of_zero_selects_the_default_of_envoy() {
             .envoy
             .concurrency,
         None
+    );
+}
+
+#[test]
+fn empty_directory_of_the_socket_selects_the_temporary_directory() {
+    assert_eq!(
+        mk_args(&["--socket-dir="]).into_config().unwrap().socket_dir,
+        std::env::temp_dir()
     );
 }
 
