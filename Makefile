@@ -108,7 +108,7 @@ API_TEST_CLUSTER = test-api-server
 test-api-server: cluster-packages ## the Dataplane writer against a real API server (root)
 	@$(CLUSTER_TOOL) api-only --name $(API_TEST_CLUSTER) up >/dev/null
 	@KUBECONFIG=$$($(CLUSTER_TOOL) kubeconfig $(API_TEST_CLUSTER)) \
-		cargo test --quiet --package kermode-k8s --features api-server --test api_server; \
+		cargo test --package kermode-k8s --features api-server --test api_server; \
 	result=$$?; $(CLUSTER_TOOL) down $(API_TEST_CLUSTER) >/dev/null; exit $$result
 
 .PHONY: test-e2e test-e2e-run

@@ -2,7 +2,7 @@
 
 A suite is one command. Its output is printed, and the numbers of tests are read from its summary lines: those of
 cargo's test runner, and `N passed, N failed`. If the command fails although no test failed, the suite counts as one
-failed test. The last line of output is the sum over all suites.
+failed test. The failed tests are named at the end, and the last line of output is the sum over all suites.
 """
 
 import os
@@ -33,6 +33,9 @@ SUITES = {
 PLAIN_SUMMARY = re.compile(r"^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
 # Summary lines of cargo's test runner.
 CARGO_SUMMARY = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
+# Lines that name a failed test or test program: those of cargo's test runner, of Python, and of e2e and conformance.
+FAILURE = re.compile(r"^(?:test .* \.\.\. FAILED$|error: test failed, |(?:FAIL|ERROR): |FAILED )")
+FAILURES_SHOWN = 50
 
 
 # With a fixed seed, property tests have the same inputs in every run. `make fuzz-properties` uses random inputs.
@@ -40,14 +43,17 @@ PROPERTY_SEED = {"PROPTEST_RNG_SEED": "5678"}
 
 
 class Count:
-    """Numbers of tests that passed, failed and were skipped."""
+    """Numbers of tests that passed, failed and were skipped, and the lines that name the failed ones."""
 
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
+        self.failures = []
 
     def read(self, line):
-        """Adds the numbers of a line if it is a summary."""
-        if match := PLAIN_SUMMARY.match(line) or CARGO_SUMMARY.match(line):
+        """Adds the numbers of a line if it is a summary. Keeps the line if it names a failed test."""
+        if FAILURE.match(line):
+            self.failures.append(line)
+        elif match := PLAIN_SUMMARY.match(line) or CARGO_SUMMARY.match(line):
             passed, failed, skipped = (int(number or 0) for number in match.groups())
             self.add(passed, failed, skipped)
 
@@ -86,14 +92,15 @@ def main(names):
     if unknown:
         print(f"unknown suite {unknown[0]}: the suites are {', '.join(SUITES)}", file=sys.stderr)
         return 2
-    total, rows = Count(), []
+    total, rows, failures = Count(), [], []
     for name in names or SUITES:
         start = time.monotonic()
         count = run(name)
         total.add(count.passed, count.failed, count.skipped)
         rows.append(f"{name:<12} {time.monotonic() - start:6.0f} s   {count}")
+        failures += [f"{name}: {line}" for line in count.failures]
     print("\n=== suites")
-    print("\n".join(rows))
+    print("\n".join(rows + failures[:FAILURES_SHOWN]))
     print(total)
     return 1 if total.failed else 0
 
