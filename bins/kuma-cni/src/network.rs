@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::protocol::Failure;
 
-/// The plugin's entry of the conflist. Kuma's plugin has the same keys.
+/// The plugin's entry of the conflist. The keys are those of Kuma's plugin, except `nft`, which is Kermode's.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct NetworkConfig {
     /// Version of the CNI specification that the runtime uses.

@@ -64,7 +64,7 @@ fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             move |patch| convert_if_decoded(kind.name(), patch, |patch| Conversion::Keep(patch.spec)),
             ObjectUpdate::ContainerPatch,
         ),
-        // Only the owner references of ReplicaSets and Jobs are read, so only their metadata is decoded.
+        // Only the owner references of ReplicaSets and Jobs are read, so only their metadata is requested.
         WatchKind::ReplicaSets => builder.build(
             Api::<PartialObjectMeta<ReplicaSet>>::all(client),
             |object| {
@@ -165,5 +165,38 @@ fn convert_permission(permission: &MeshTrafficPermission) -> Conversion<(MeshNam
             );
             Conversion::Invalid
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::ACCEPT;
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_metadata_of_replica_sets_and_jobs_is_requested() {
+        let (sender, mut requests) = mpsc::unbounded_channel();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let accepted = request.headers().get(ACCEPT).cloned();
+            // The test may have dropped the receiver.
+            let _ = sender.send((request.uri().path().to_owned(), accepted));
+            std::future::pending::<Result<Response<Body>, std::io::Error>>()
+        });
+        let client = Client::new(service, "default");
+        let (sink, _events) = mpsc::channel(1);
+        let watches = all(&client, "system", &sink);
+        let count = watches.len();
+        let watching = tokio::spawn(futures::future::join_all(watches));
+        for _ in 0..count {
+            let (path, accepted) = requests.recv().await.expect("a request of each watch");
+            let accepted = accepted.as_ref().and_then(|value| value.to_str().ok());
+            let is_metadata = accepted.is_some_and(|value| value.contains("as=PartialObjectMetadata"));
+            let has_owner_only = path.ends_with("/replicasets") || path.ends_with("/jobs");
+            assert_eq!(is_metadata, has_owner_only, "{path}: {accepted:?}");
+        }
+        watching.abort();
     }
 }

@@ -63,8 +63,11 @@ mod tests {
             "true", "yes", "on", "n", "null", "~", "12", "0x1f", "1e3", "0o7", "", "- a", "a: b", "#",
         ] {
             let text = document(&json!({ "a": word })).expect("YAML");
-            let plain = text.trim_end().trim_start_matches("a:").trim_start();
-            assert!(plain.starts_with(['"', '\'']), "{word:?} is written as {plain}");
+            let written = text.trim_end().trim_start_matches("a:").trim_start();
+            assert!(
+                written.starts_with(['"', '\'']),
+                "{word:?} is written as {written}"
+            );
             let read: Value = serde_saphyr::from_str(&text).expect("YAML");
             assert_eq!(read, json!({ "a": word }));
         }

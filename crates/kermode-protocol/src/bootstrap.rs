@@ -27,7 +27,7 @@ pub struct BootstrapConfig {
     pub mesh: MeshName,
     /// Namespace and name of the Dataplane, which are those of the Pod.
     pub dataplane: ObjectKey,
-    /// Envoy's own cluster: the Pod's name in a sidecar.
+    /// Value of `node.cluster`. In a sidecar, this is the name of the Pod.
     pub cluster: String,
     /// Port of the admin interface on 127.0.0.1.
     pub admin_port: u16,

@@ -1,7 +1,6 @@
 //! Writes the status of Meshes: the mTLS mode in force, and the numbers of Dataplanes and services. Only the leader
 //! writes, at most every few seconds.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use kermode_k8s::controller::watch::watch_config;
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{MeshName, MtlsMode};
 use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
@@ -48,16 +47,14 @@ impl MeshStatuses {
     async fn write_statuses(&self) {
         let api: Api<Mesh> = Api::all(self.client.clone());
         let events = watcher(api.clone(), watch_config());
-        let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
-        let mut meshes = BTreeMap::new();
+        let (meshes, store) = reflector::store();
+        let mut touched = std::pin::pin!(events.default_backoff().reflect(store).touched_objects());
         let mut write_at = None;
         loop {
             let deadline = write_at.unwrap_or_else(Instant::now);
             tokio::select! {
-                event = applied.next() => match event {
-                    Some(Ok(mesh)) => {
-                        meshes.insert(mesh.name_any(), mesh);
-                    }
+                event = touched.next() => match event {
+                    Some(Ok(_)) => {}
                     // The engine watches the same objects and logs the error.
                     Some(Err(_)) => continue,
                     None => return,
@@ -65,8 +62,8 @@ impl MeshStatuses {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep_until(deadline), if write_at.is_some() => {
                     write_at = None;
-                    for mesh in meshes.values() {
-                        self.write(&api, mesh).await;
+                    for mesh in meshes.state() {
+                        self.write(&api, &mesh).await;
                     }
                     continue;
                 }

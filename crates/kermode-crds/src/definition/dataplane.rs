@@ -133,8 +133,8 @@ fn inbound() -> Value {
     let ready = json!({"type": "boolean", "default": false, "description": "Whether the inbound may receive traffic."});
     let health = open_object(json!({"ready": ready}));
     let schema = open_object(json!({
-        "port": port(1, "Container port."),
-        "servicePort": port(0, "Port of the application, if it differs from port."),
+        "port": port(1, "Port of the inbound. Of an injected Pod, this is a container port."),
+        "servicePort": port(0, "Port that the application listens to, if it differs from port."),
         "address": text("Address of the inbound, if it differs from that of the proxy."),
         "serviceAddress": text("Address of the application, if it differs from address."),
         "tags": with_rule(

@@ -81,7 +81,7 @@ pub async fn follow<K, T, M>(
         let updates = match event {
             Ok(event) => known.on_event(event, &convert),
             Err(error) => {
-                if last_warning.is_none_or(|last| last.elapsed() >= WARN_INTERVAL) {
+                if is_failure(&error) && last_warning.is_none_or(|last| last.elapsed() >= WARN_INTERVAL) {
                     last_warning = Some(Instant::now());
                     log_failure(kind, &error);
                 }
@@ -124,13 +124,16 @@ pub fn key_of(object: &impl Resource) -> ObjectKey {
     ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
 }
 
+/// Returns false for 410 Gone, with which the API server requests a new list.
+fn is_failure(error: &watcher::Error) -> bool {
+    !matches!(error, watcher::Error::WatchError(status) if status.code == 410)
+}
+
 fn log_failure(kind: &'static str, error: &watcher::Error) {
     let reason = match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => describe(&format!("{kind} cannot be watched"), error),
-        // With 410 Gone the API server requests a new list; this is not a failure.
-        watcher::Error::WatchError(status) if status.code == 410 => return,
         other => format!("{kind} cannot be watched: {other}"),
     };
     tracing::warn!(kind, "{reason}; retrying");
@@ -332,6 +335,19 @@ mod tests {
             "{attempts} attempts in ten minutes"
         );
         following.abort();
+    }
+
+    #[test]
+    fn request_for_a_new_list_is_not_a_failure() {
+        let error = |code| {
+            let status = kube::core::Status {
+                code,
+                ..kube::core::Status::default()
+            };
+            watcher::Error::WatchError(status.boxed())
+        };
+        assert!(!is_failure(&error(410)));
+        assert!(is_failure(&error(500)));
     }
 
     #[test]

@@ -14,8 +14,9 @@ use kermode_envoy::ResourceKind::{self, Cluster, Endpoints, Listener, Route, Sec
 use super::tracker::Tracker;
 use crate::store::{Entry, View};
 
-/// Kinds in the order in which they are sent. Clusters occur again at the end, because sending the other kinds may
-/// allow the removal of clusters.
+/// Kinds in the order in which they are sent. Clusters occur again at the end: some pending changes of listeners and
+/// routes have only a lower bound as their sequence number. Once these changes are sent, their numbers are exact, and
+/// fewer removals of clusters have to wait for them.
 pub(super) const KINDS: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
 
 /// Changes of one kind that must not be sent yet.
@@ -60,8 +61,9 @@ impl DelayedChanges {
                 let fence = fences.into_iter().flatten().min();
                 fence.map_or(DelayedChanges::Nothing, |fence| DelayedChanges::Upserts { fence })
             }
-            // A reconnecting client reports its clusters first. Until it has ACKed or NACKed clusters, it may have
-            // listeners that it has not reported yet, and they may refer to any cluster.
+            // A reconnecting client reports its clusters before its listeners. Until it has requested listeners, or has
+            // ACKed or NACKed clusters, it may have listeners that this stream does not know. They may refer to any
+            // cluster.
             Cluster if !tracker(Listener).is_requested() && !tracker(Cluster).has_ack_or_nack() => {
                 DelayedChanges::Removals { fence: 0 }
             }

@@ -58,11 +58,12 @@ impl Counters {
     }
 }
 
-/// Returns the increase of each count; counts that have not increased are left out.
+/// Returns the increase of each count. Counts that have not increased are left out, for example because the client has
+/// been restarted.
 fn increases(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let differences = now
         .iter()
-        .map(|(key, count)| (key.clone(), count - earlier.get(key).unwrap_or(&0)));
+        .map(|(key, count)| (key.clone(), count.saturating_sub(*earlier.get(key).unwrap_or(&0))));
     differences.filter(|(_, difference)| *difference > 0).collect()
 }
 

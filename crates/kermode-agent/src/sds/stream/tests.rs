@@ -112,7 +112,7 @@ fn ack_of_an_earlier_response_is_ignored() {
             .on_request(mk_request(&[TRUST_BUNDLE], &first.nonce), Some(&mk_material(2)))
             .is_none()
     );
-    // The subscription has not changed, so its ACK gets no response.
+    // The ignored ACK has not changed the subscription, so the ACK of the second response gets no response.
     assert!(
         stream
             .on_request(mk_request(&[IDENTITY], &second.nonce), Some(&mk_material(2)))
