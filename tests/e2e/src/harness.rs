@@ -1,4 +1,4 @@
-//! Test harness: the cluster, kubectl, programs on the host, waits with deadlines, Envoy's statistics, faults, and
+//! Test harness: the cluster, kubectl, programs on the host, waits with time limits, Envoy's statistics, faults, and
 //! packet captures.
 
 pub(crate) mod capture;

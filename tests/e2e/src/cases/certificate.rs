@@ -28,8 +28,8 @@ const REGISTRATIONS: [(&str, &str); 2] = [
 ];
 /// Secret with the CA of the control plane.
 const CA_SECRET: &str = "kuma-control-plane-ca";
-/// Deadline of a restoration, which usually takes one watch event and one request to the API server.
-const DEADLINE: Duration = Duration::from_secs(15);
+/// Time limit of a restoration, which usually takes one watch event and one request to the API server.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
@@ -84,7 +84,7 @@ pub(super) async fn deleted_ca_secret_is_restored(fixture: &Fixture) -> Result<N
     let deleted = secrets.delete(CA_SECRET, &DeleteParams::default()).await;
     deleted.context("the Secret of the CA cannot be deleted")?;
     // Sidecars trust the existing CA, so the restored Secret must contain the same CA.
-    wait_for("the Secret of the CA to be restored", DEADLINE, async || {
+    wait_for("the Secret of the CA to be restored", TIMEOUT, async || {
         let secret = secrets.get_opt(CA_SECRET).await?;
         let data = secret.and_then(|secret| secret.data);
         let certificate = json!(data.as_ref().and_then(|data| data.get("ca.crt")));
@@ -107,7 +107,7 @@ async fn wait_for_ca_bundles(
     let api = registration_api(fixture, registration.0);
     wait_for(
         &format!("all caBundles of {} to be as expected", registration.1),
-        DEADLINE,
+        TIMEOUT,
         async || {
             let object = api.get(registration.1).await?;
             let webhooks = object.data["webhooks"].as_array().map_or(&[][..], Vec::as_slice);

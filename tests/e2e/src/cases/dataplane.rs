@@ -17,8 +17,8 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{demo_pod, ip, is_ready};
 
-/// Deadline of each condition.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Time limit of each condition.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Port of the inbound of a Pod that no Service selects.
 const SERVICE_LESS_PORT: u64 = 49151;
 
@@ -79,7 +79,7 @@ async fn check_dataplane(fixture: &Fixture, pod: &Pod, port: u64, tags: &Value) 
     let (name, namespace_flag) = (pod.name_any(), format!("--namespace={APP_NAMESPACE}"));
     wait_for(
         &format!("Dataplane {name} to be as expected"),
-        DEADLINE,
+        TIMEOUT,
         async || {
             let text = fixture
                 .cluster
@@ -144,7 +144,7 @@ pub(super) async fn unready_pod_has_an_unready_dataplane_and_gets_no_requests(
 async fn check_unready_pod(fixture: &Fixture) -> Result<()> {
     wait_for(
         "Dataplane \"unready\" to show that its Pod is unready",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let dataplane = fixture.dataplanes(APP_NAMESPACE).get_opt("unready").await?;
             let pod = fixture.pods(APP_NAMESPACE).get("unready").await?;
@@ -193,7 +193,7 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(fixture: &Fixture) -> Resu
     pods.create(&PostParams::default(), &short_lived).await?;
     wait_for(
         "Pod short-lived to be ready and to have a Dataplane",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let ready = is_ready(&pods.get("short-lived").await?);
             let has_dataplane = fixture
@@ -210,7 +210,7 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(fixture: &Fixture) -> Resu
     pods.delete("short-lived", &DeleteParams::default()).await?;
     wait_for(
         "the deletion of Pod short-lived and of its Dataplane",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let pod_exists = pods.get_opt("short-lived").await?.is_some();
             let dataplane_exists = fixture
@@ -285,7 +285,7 @@ async fn wait_for_reported_failure(fixture: &Fixture, pod: &str) -> Result<f64> 
         format!("--field-selector=involvedObject.name={pod},reason=FailedToGenerateKumaDataplane");
     let expected = "Failed to generate Kuma Dataplane: \
                     failed to parse annotation \"kuma.io/envoy-admin-port\": \"nine\"";
-    wait_for("an Event about the annotation of the Pod", DEADLINE, async || {
+    wait_for("an Event about the annotation of the Pod", TIMEOUT, async || {
         let output = "--output=jsonpath={.items[*].message}";
         let text = kubectl
             .run(&["get", "events", &namespace_flag, &field_selector, output])

@@ -14,8 +14,8 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::ip;
 
-/// Deadline of each condition.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Time limit of each condition.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const CLIENT_IDENTITY: &str = "spiffe://default/client_e2e-mesh_svc";
 const SERVER_IDENTITY: &str = "spiffe://default/server_e2e-mesh_svc_80";
 
@@ -129,7 +129,7 @@ async fn wait_for_client_identity(fixture: &Fixture, visible: bool) -> Result<()
     let before = fixture.client_counters().await?;
     wait_for(
         "the sidecars to apply the change of the Mesh's mTLS",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let counters = fixture.client_counters().await?;
             let response = counters.last_response.clone().unwrap_or_default();
@@ -191,7 +191,7 @@ async fn observe_requests(fixture: &Fixture) -> Result<Observation> {
     .await?;
     wait_for(
         "the capture to contain the request outside of the mesh",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let count = segments_with(&capture.segments_so_far()?, &outside_marker).len();
             Ok(done_if(count > 0, (), || {

@@ -17,11 +17,11 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::pods::{SIDECAR, demo_pod, is_ready};
 
-/// Deadline of a condition without a deadline of its own.
-const DEADLINE: Duration = Duration::from_secs(45);
-/// Deadline of the completion of a removal. Replicas that have just started report no removal as complete for a minute,
-/// because proxies may still be reconnecting.
-const COMPLETION_DEADLINE: Duration = Duration::from_secs(90);
+/// Time limit of a condition without a time limit of its own.
+const TIMEOUT: Duration = Duration::from_secs(45);
+/// Time limit of the completion of a removal. Replicas that have just started report no removal as complete for a
+/// minute, because proxies may still be reconnecting.
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(90);
 /// Server whose endpoint removal shows that the replicas have been running long enough to report complete removals.
 const FIRST_SERVER: &str = "removed-first";
 /// Server whose endpoint removal must wait for the remote client.
@@ -64,21 +64,17 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
         .pods(APP_NAMESPACE)
         .delete(SECOND_SERVER, &DeleteParams::default())
         .await?;
-    wait_for(
-        "the removal to wait for the remote client",
-        DEADLINE,
-        async || {
-            let removal = client_replica.removal(SECOND_SERVER).await?;
-            let pending_proxies = removal["examples"].to_string();
-            Ok(done_if(pending_proxies.contains(REMOTE_CLIENT), (), || {
-                format!("{}: {removal}", client_replica.name)
-            }))
-        },
-    )
+    wait_for("the removal to wait for the remote client", TIMEOUT, async || {
+        let removal = client_replica.removal(SECOND_SERVER).await?;
+        let pending_proxies = removal["examples"].to_string();
+        Ok(done_if(pending_proxies.contains(REMOTE_CLIENT), (), || {
+            format!("{}: {removal}", client_replica.name)
+        }))
+    })
     .await?;
     wait_for(
         "the server's own replica to complete the removal",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let removal = server_replica.removal(SECOND_SERVER).await?;
             Ok(done_if(removal.is_null(), (), || {
@@ -118,7 +114,7 @@ async fn create_draining_server(fixture: &Fixture, name: &str) -> Result<Pod> {
 /// Waits until a terminating sidecar logs that the removal of its endpoint is complete. Returns the line of the log.
 async fn wait_for_completion(fixture: &Fixture, name: &str) -> Result<String> {
     let condition = format!("the sidecar of {name} to log that the removal of its endpoint is complete");
-    wait_for(&condition, COMPLETION_DEADLINE, async || {
+    wait_for(&condition, COMPLETION_TIMEOUT, async || {
         let log = sidecar_log(fixture, name).await?;
         let line = log.lines().find(|line| line.contains(COMPLETION_MESSAGE));
         let line = line.unwrap_or_default().to_owned();
@@ -180,7 +176,7 @@ async fn create_ready_pod(
     pods.create(&PostParams::default(), &pod)
         .await
         .with_context(|| format!("cannot create Pod {name}"))?;
-    wait_for(&format!("Pod {name} to be ready"), DEADLINE, async || {
+    wait_for(&format!("Pod {name} to be ready"), TIMEOUT, async || {
         let pod = pods.get(name).await?;
         Ok(done_if(is_ready(&pod), pod.clone(), || {
             format!("{:?}", pod.status)
@@ -226,7 +222,7 @@ impl Replica {
         let proxy_name = format!("{}.{APP_NAMESPACE}", pod.name_any());
         wait_for(
             &format!("a replica that {proxy_name} is connected to"),
-            DEADLINE,
+            TIMEOUT,
             async || {
                 for replica in replicas {
                     let proxies: Value = serde_json::from_str(&replica.debug.get("/debug/proxies").await?)?;

@@ -24,29 +24,29 @@ use crate::pods::{demo_pod, ip};
 
 /// Number of replicas of the control plane in these tests.
 pub(super) const REPLICAS: usize = 3;
-/// Deadline of a condition, unless another constant sets it.
-const DEADLINE: Duration = Duration::from_secs(45);
+/// Time limit of a condition, unless another constant sets it.
+const TIMEOUT: Duration = Duration::from_secs(45);
 /// Number of servers in the manifest of the application.
 const SERVERS: usize = 3;
 /// Number of servers for the rebalancing test.
 const MANY_SERVERS: usize = 12;
 /// Number of sidecars that a replica may hold beyond its share without rebalancing.
 const TOLERATED_EXCESS: usize = 3;
-/// Deadline of rebalancing. Sidecars move only after the set of replicas has been stable for a minute.
-const REBALANCING_DEADLINE: Duration = Duration::from_secs(110);
+/// Time limit of rebalancing. Sidecars move only after the set of replicas has been stable for a minute.
+const REBALANCING_TIMEOUT: Duration = Duration::from_secs(110);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
-/// Deadline of an election: twice the duration of the Lease.
-const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
-/// Deadline of the recovery from an outage of the API server. After an outage of ten minutes, the kubelet needs nearly
-/// two more minutes until it lists its Pods.
-const RECOVERY_DEADLINE: Duration = Duration::from_secs(150);
+/// Time limit of an election: twice the duration of the Lease.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of the recovery from an outage of the API server. After an outage of ten minutes, the kubelet needs
+/// nearly two more minutes until it lists its Pods.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(150);
 /// Components of Kubernetes that are stopped for an outage, besides the component that the test is about. In this
 /// cluster, they run without leader election, so they would survive the outage and then mark the node as unreachable.
 const ALSO_STOPPED: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
-/// Deadline of the first response to a Pod that is created after the connections of the replicas were severed. Replicas
-/// close dead connections after 19 s; then the sidecar of the Pod retries.
-const DETECTION_DEADLINE: Duration = Duration::from_secs(40);
+/// Time limit of the first response to a Pod that is created after the connections of the replicas were severed.
+/// Replicas close dead connections after 19 s; then the sidecar of the Pod retries.
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(40);
 
 pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once(
     fixture: &Fixture,
@@ -56,7 +56,7 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let (leader, old_holder) = leader(fixture).await?;
     kill_program(&leader, "kuma-cp")?;
     let time_to_response_after_leader_kill = time_to_first_response(fixture, "after-leader").await?;
-    let election = wait_for("another leader", ELECTION_DEADLINE, async || {
+    let election = wait_for("another leader", ELECTION_TIMEOUT, async || {
         let holder = lease_holder(fixture).await?;
         Ok(done_if(holder != old_holder, holder.clone(), || {
             format!("the lease holder is {holder}")
@@ -99,7 +99,7 @@ async fn check_rebalancing(fixture: &Fixture) -> Result<Note> {
     let start = Instant::now();
     let counts = wait_for(
         "every replica to hold at most its share of sidecars plus the tolerated excess",
-        REBALANCING_DEADLINE,
+        REBALANCING_TIMEOUT,
         async || {
             let counts = wait_for_connected_sidecars(fixture).await?;
             let share = counts.iter().sum::<usize>().div_ceil(REPLICAS);
@@ -131,7 +131,7 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(fixtur
         "leaseDurationSeconds": i32::MAX,
         "leaseTransitions": 41,
     }});
-    wait_for("dead-replica to hold the lease", DEADLINE, async || {
+    wait_for("dead-replica to hold the lease", TIMEOUT, async || {
         leases
             .patch(LEASE, &PatchParams::default(), &Patch::Merge(&patch))
             .await?;
@@ -142,7 +142,7 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(fixtur
     })
     .await?;
     let start = Instant::now();
-    let elected_spec = wait_for("a replica to hold the lease", ELECTION_DEADLINE, async || {
+    let elected_spec = wait_for("a replica to hold the lease", ELECTION_TIMEOUT, async || {
         let spec = leases.get(LEASE).await?.spec.unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
         Ok(done_if(holder.starts_with(CONTROL_PLANE), spec, || {
@@ -163,7 +163,7 @@ pub(super) async fn dead_connections_to_the_api_server_are_detected(fixture: &Fi
     let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let (severed, connection_count) =
         SeveredConnections::sever(&fixture.cluster, &replicas, API_PORT).await?;
-    let time_to_response = time_to_first_response_within(fixture, "after-severing", DETECTION_DEADLINE).await;
+    let time_to_response = time_to_first_response_within(fixture, "after-severing", DETECTION_TIMEOUT).await;
     severed.restore().await?;
     let time_to_response = time_to_response?;
     let request_summary = requests.end(fixture).await?;
@@ -223,7 +223,7 @@ async fn check_outage(
         fixture.cluster.start_component(component).await?;
     }
     outcome?;
-    let time_to_response = start_client(fixture, CLIENT_AFTER_OUTAGE, RECOVERY_DEADLINE).await;
+    let time_to_response = start_client(fixture, CLIENT_AFTER_OUTAGE, RECOVERY_TIMEOUT).await;
     let pod_start = fixture
         .pods(APP_NAMESPACE)
         .get(CLIENT_AFTER_OUTAGE)
@@ -263,7 +263,7 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fix
     scale_control_plane(fixture, 0).await?;
     wait_for(
         "all Pods of the control plane to be deleted",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let remaining = fixture
                 .pods(SYSTEM_NAMESPACE)
@@ -280,7 +280,7 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fix
     let counters_at_crash = crash_client.counters(fixture).await?;
     let recovery_time = wait_for(
         "responses to the client whose Envoy crashed",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let increase = crash_client.counters(fixture).await?.since(&counters_at_crash);
             Ok(done_if(increase.succeeded >= 20, crash_time.elapsed(), || {
@@ -308,7 +308,7 @@ pub(super) async fn ensure_three_replicas(fixture: &Fixture) -> Result<()> {
     fixture.ensure_application().await?;
     scale_control_plane(fixture, REPLICAS).await?;
     wait_for_all_replicas(fixture).await?;
-    wait_for("a leader", ELECTION_DEADLINE, async || {
+    wait_for("a leader", ELECTION_TIMEOUT, async || {
         let holder = lease_holder(fixture).await?;
         let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
         let leader_exists = pods.iter().any(|pod| holder.starts_with(&pod.name_any()));
@@ -380,7 +380,7 @@ async fn wait_for_connected_sidecars(fixture: &Fixture) -> Result<Vec<usize>> {
         .await?
         .items
         .len();
-    wait_for("all sidecars to be connected", DEADLINE, async || {
+    wait_for("all sidecars to be connected", TIMEOUT, async || {
         let mut counts = Vec::new();
         for replica in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
             let metrics = diagnostics(&replica, "/metrics").await?;
@@ -478,7 +478,7 @@ impl CrashClient {
     async fn begin(fixture: &Fixture) -> Result<Self> {
         // The Pod may remain from an earlier test that failed.
         delete_pod(fixture, CRASH_CLIENT).await?;
-        start_client(fixture, CRASH_CLIENT, DEADLINE).await?;
+        start_client(fixture, CRASH_CLIENT, TIMEOUT).await?;
         Ok(Self {
             pod: fixture.pods(APP_NAMESPACE).get(CRASH_CLIENT).await?,
             before: demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await?,
@@ -506,15 +506,11 @@ impl CrashClient {
 
 /// Creates a client, waits until it gets responses, and deletes it. Returns the time until the first response.
 async fn time_to_first_response(fixture: &Fixture, name: &str) -> Result<Duration> {
-    time_to_first_response_within(fixture, name, DEADLINE).await
+    time_to_first_response_within(fixture, name, TIMEOUT).await
 }
 
-async fn time_to_first_response_within(
-    fixture: &Fixture,
-    name: &str,
-    deadline: Duration,
-) -> Result<Duration> {
-    let time_to_response = start_client(fixture, name, deadline).await;
+async fn time_to_first_response_within(fixture: &Fixture, name: &str, timeout: Duration) -> Result<Duration> {
+    let time_to_response = start_client(fixture, name, timeout).await;
     delete_pod(fixture, name).await?;
     time_to_response
 }
@@ -531,7 +527,7 @@ pub(super) async fn delete_pod(fixture: &Fixture, name: &str) -> Result<()> {
 }
 
 /// Creates a client and waits until it gets responses. Returns the time until the first response.
-async fn start_client(fixture: &Fixture, name: &str, deadline: Duration) -> Result<Duration> {
+async fn start_client(fixture: &Fixture, name: &str, timeout: Duration) -> Result<Duration> {
     let start = Instant::now();
     let client = demo_pod(
         fixture,
@@ -539,7 +535,7 @@ async fn start_client(fixture: &Fixture, name: &str, deadline: Duration) -> Resu
         name,
         &["client", SERVER_URL, "--interval=100ms"],
     )?;
-    wait_for(&format!("Pod {name} to be admitted"), deadline, async || {
+    wait_for(&format!("Pod {name} to be admitted"), timeout, async || {
         Ok(
             match fixture
                 .pods(APP_NAMESPACE)
@@ -554,7 +550,7 @@ async fn start_client(fixture: &Fixture, name: &str, deadline: Duration) -> Resu
     .await?;
     wait_for(
         &format!("responses to Pod {name}"),
-        deadline.saturating_sub(start.elapsed()),
+        timeout.saturating_sub(start.elapsed()),
         async || {
             Ok(
                 match demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, name).await {

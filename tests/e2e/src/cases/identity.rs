@@ -41,11 +41,11 @@ spec:
         rotation:
           expiration: 1m
 ";
-/// Deadline until every sidecar has the current set of roots. After a test that disables mTLS, a sidecar without a
+/// Time limit until every sidecar has the current set of roots. After a test that disables mTLS, a sidecar without a
 /// certificate may wait 10 s before it retries its request for one.
-const PROPAGATION_DEADLINE: Duration = Duration::from_secs(45);
-/// Deadline until every sidecar has a certificate of the new CA.
-const RENEWAL_DEADLINE: Duration = Duration::from_mins(1);
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(45);
+/// Time limit until every sidecar has a certificate of the new CA.
+const RENEWAL_TIMEOUT: Duration = Duration::from_mins(1);
 
 // === CA rotation ===
 
@@ -144,7 +144,7 @@ async fn rotate_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Res
         .kubectl
         .run(&["annotate", "mesh", "default", "--overwrite", &request])
         .await?;
-    let new_root = wait_for("a new root", PROPAGATION_DEADLINE, async || {
+    let new_root = wait_for("a new root", PROPAGATION_TIMEOUT, async || {
         let newest = newest_root(fixture).await?;
         Ok(done_if(newest != *old_root, newest, || {
             "the newest root is still the old one".to_owned()
@@ -153,7 +153,7 @@ async fn rotate_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Res
     .await?;
     let last_check_duration = wait_for_secrets(
         fixture,
-        PROPAGATION_DEADLINE,
+        PROPAGATION_TIMEOUT,
         "every sidecar to trust both roots",
         |secrets| secrets.trusts_exactly(&[old_root, &new_root]),
     )
@@ -163,7 +163,7 @@ async fn rotate_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Res
     start_step(fixture, "signs-from").await?;
     wait_for_secrets(
         fixture,
-        RENEWAL_DEADLINE,
+        RENEWAL_TIMEOUT,
         "every certificate to be signed by the new CA",
         |secrets| secrets.chains_to(&new_root) && !secrets.chains_to(old_root),
     )
@@ -173,7 +173,7 @@ async fn rotate_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Res
     start_step(fixture, "predecessor-trusted-until").await?;
     wait_for_secrets(
         fixture,
-        PROPAGATION_DEADLINE,
+        PROPAGATION_TIMEOUT,
         "every sidecar to trust only the new root",
         |secrets| secrets.trusts_exactly(&[&new_root]) && secrets.chains_to(&new_root),
     )

@@ -13,8 +13,8 @@ use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_URL};
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 
-/// Time limit for the completion of the Job. It includes the drain time of the sidecar.
-const DEADLINE: Duration = Duration::from_mins(1);
+/// Time limit of each wait. The completion of the Job includes the drain time of the sidecar.
+const TIMEOUT: Duration = Duration::from_mins(1);
 const NAME: &str = "caller";
 /// Identity of the Job's Pod. The server repeats the identity in its response.
 const IDENTITY: &str = "spiffe://default/caller_e2e-mesh_svc";
@@ -42,7 +42,7 @@ pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(fixtur
 }
 
 async fn check_completion(fixture: &Fixture, jobs: &Api<Job>) -> Result<()> {
-    wait_for("the Job to complete", DEADLINE, async || {
+    wait_for("the Job to complete", TIMEOUT, async || {
         let status = jobs.get(NAME).await?.status.unwrap_or_default();
         ensure!(status.failed.unwrap_or(0) == 0, "a Pod of the Job failed");
         Ok(done_if(status.succeeded == Some(1), (), || format!("{status:?}")))
@@ -64,7 +64,7 @@ async fn check_completion(fixture: &Fixture, jobs: &Api<Job>) -> Result<()> {
             "the server did not see {IDENTITY} for container {container}: {log}"
         );
     }
-    wait_for("the deletion of the Job's Dataplane", DEADLINE, async || {
+    wait_for("the deletion of the Job's Dataplane", TIMEOUT, async || {
         let exists = fixture
             .dataplanes(APP_NAMESPACE)
             .get_opt(&pod.name_any())

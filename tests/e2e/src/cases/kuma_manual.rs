@@ -15,8 +15,8 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{demo_pod, ip, is_ready};
 
-/// Deadline of each condition that the test waits for.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Time limit of each condition that the test waits for.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "my-namespace";
 const NAME: &str = "my-app";
 
@@ -48,14 +48,14 @@ async fn check_example(fixture: &Fixture) -> Result<()> {
         .pods(NAMESPACE)
         .create(&PostParams::default(), &app)
         .await?;
-    let app = wait_for("Pod my-app to be ready", DEADLINE, async || {
+    let app = wait_for("Pod my-app to be ready", TIMEOUT, async || {
         let app = fixture.pods(NAMESPACE).get(NAME).await?;
         Ok(done_if(is_ready(&app), app.clone(), || {
             format!("{:?}", app.status)
         }))
     })
     .await?;
-    let dataplane = wait_for("Dataplane my-app to be ready", DEADLINE, async || {
+    let dataplane = wait_for("Dataplane my-app to be ready", TIMEOUT, async || {
         let dataplane = read_dataplane(fixture).await?;
         let status = &dataplane["status"];
         let done = status["inbounds"]["summary"] == "3/3"
@@ -206,7 +206,7 @@ fn condition_status(status: &Value, condition_type: &str) -> Value {
 /// Waits for an Event about the Pod.
 async fn wait_for_event(fixture: &Fixture, reason: &str) -> Result<()> {
     let events = Api::<Event>::namespaced(fixture.cluster.client.clone(), NAMESPACE);
-    wait_for(&format!("Event {reason} about the Pod"), DEADLINE, async || {
+    wait_for(&format!("Event {reason} about the Pod"), TIMEOUT, async || {
         let all = events.list(&ListParams::default()).await?.items;
         let found = all.iter().any(|event| {
             let object = event.regarding.as_ref();
@@ -265,7 +265,7 @@ async fn check_that_an_edit_is_undone(fixture: &Fixture) -> Result<()> {
         .patch(NAME, &PatchParams::default(), &Patch::Merge(edit))
         .await?;
     let edited_version = json!(edited.resource_version());
-    wait_for("the edit to be undone", DEADLINE, async || {
+    wait_for("the edit to be undone", TIMEOUT, async || {
         let dataplane = read_dataplane(fixture).await?;
         let networking = &dataplane["spec"]["networking"];
         let undone = dataplane["metadata"]["resourceVersion"] != edited_version
@@ -284,7 +284,7 @@ async fn check_that_a_deletion_is_undone(fixture: &Fixture, deleted: &Value) -> 
         .context("the Dataplane has no uid")?;
     wait_for(
         "the Dataplane to be recreated, with its status",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let recreated = dataplanes.get_opt(NAME).await?;
             let serving_replica = recreated

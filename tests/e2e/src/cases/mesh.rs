@@ -12,8 +12,8 @@ use crate::harness::demo;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 
-/// Deadline of each condition that the tests wait for.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Time limit of each condition that the tests wait for.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Invalid objects, each with a text that its denial must contain.
 const INVALID_OBJECTS: [(&str, &str); 6] = [
@@ -77,7 +77,7 @@ pub(super) async fn status_shows_mtls_mode_and_numbers_of_dataplanes_and_service
     fixture.ensure_application().await?;
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Mesh"));
     let meshes: Api<DynamicObject> = Api::all_with(fixture.cluster.client.clone(), &kind);
-    let status = wait_for("the status of Mesh default", DEADLINE, async || {
+    let status = wait_for("the status of Mesh default", TIMEOUT, async || {
         let status = meshes.get("default").await?.data["status"].clone();
         let complete = status["mtls"] == "STRICT"
             && status["conditions"][0]["type"] == "Accepted"
@@ -127,7 +127,7 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
     let second_mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";
     kubectl.apply(second_mesh).await?;
     let outcome = async {
-        wait_for("the initial permission of a second Mesh", DEADLINE, async || {
+        wait_for("the initial permission of a second Mesh", TIMEOUT, async || {
             let found = read_permission("allow-all-e2e-second").await;
             Ok(done_if(found.is_ok(), (), || format!("{found:?}")))
         })
@@ -145,7 +145,7 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
         kubectl
             .run(&["patch", "mesh", "e2e-second", "--type=merge", patch])
             .await?;
-        wait_for("the status of the changed Mesh", DEADLINE, async || {
+        wait_for("the status of the changed Mesh", TIMEOUT, async || {
             let output_flag =
                 "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
             let text = kubectl.run(&["get", "mesh", "e2e-second", output_flag]).await?;
@@ -174,7 +174,7 @@ pub(super) async fn requests_that_leave_the_mesh_fail_without_passthrough(fixtur
     let url = format!("http://server.{OUTSIDE_NAMESPACE}.svc/");
     demo::get(kubectl, APP_NAMESPACE, &client, "client", &url).await?;
     set_passthrough(fixture, false).await?;
-    let outcome = wait_for("requests that leave the mesh to fail", DEADLINE, async || {
+    let outcome = wait_for("requests that leave the mesh to fail", TIMEOUT, async || {
         let attempt = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &client, &url).await;
         let request_failed = attempt.is_ok();
         Ok(done_if(request_failed, attempt.unwrap_or_default(), || {
@@ -194,7 +194,7 @@ pub(super) async fn requests_that_leave_the_mesh_fail_without_passthrough(fixtur
     set_passthrough(fixture, true).await?;
     let failure = outcome?;
     mesh_response?;
-    wait_for("requests that leave the mesh to succeed", DEADLINE, async || {
+    wait_for("requests that leave the mesh to succeed", TIMEOUT, async || {
         let response = demo::get(kubectl, APP_NAMESPACE, &client, "client", &url).await;
         Ok(done_if(response.is_ok(), (), || format!("{response:?}")))
     })

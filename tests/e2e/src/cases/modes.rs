@@ -12,8 +12,8 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, container_names, demo_pod};
 
-/// Deadline from the creation of a Pod to the end of its application.
-const DEADLINE: Duration = Duration::from_mins(1);
+/// Time limit from the creation of a Pod to the end of its application.
+const TIMEOUT: Duration = Duration::from_mins(1);
 const NAME: &str = "classic";
 
 pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(
@@ -34,7 +34,7 @@ pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(
     let created = pods.create(&PostParams::default(), &caller).await?;
     // The application sends each request once and is not restarted, so it fails unless the sidecar was ready
     // before.
-    let termination = wait_for("the application to end", DEADLINE, async || {
+    let termination = wait_for("the application to end", TIMEOUT, async || {
         let status = pods.get(NAME).await?.status.unwrap_or_default();
         let mut statuses = status.container_statuses.iter().flatten();
         let application = statuses.find(|status| status.name == "client");

@@ -11,8 +11,8 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::pods::{check_injection_in_dry_run, demo_pod, is_ready};
 
-/// Deadline of each condition that the tests wait for.
-const DEADLINE: Duration = Duration::from_secs(45);
+/// Time limit of each condition that the tests wait for.
+const TIMEOUT: Duration = Duration::from_secs(45);
 /// Name of the Pod that is denied during the outage.
 const DENIED_POD: &str = "denied-during-outage";
 /// Name of the Pod that is admitted after the outage.
@@ -32,7 +32,7 @@ pub(super) async fn only_pods_of_labelled_namespaces_are_denied_while_the_contro
     let admitted_pod = demo_pod(fixture, APP_NAMESPACE, ADMITTED_POD, &["server"])?;
     let admission = wait_for(
         "a Pod of the labelled namespace to be admitted",
-        DEADLINE,
+        TIMEOUT,
         async || {
             Ok(
                 match fixture
@@ -47,7 +47,7 @@ pub(super) async fn only_pods_of_labelled_namespaces_are_denied_while_the_contro
         },
     );
     admission.await?;
-    wait_for(&format!("Pod {ADMITTED_POD} to be ready"), DEADLINE, async || {
+    wait_for(&format!("Pod {ADMITTED_POD} to be ready"), TIMEOUT, async || {
         let ready = is_ready(&fixture.pods(APP_NAMESPACE).get(ADMITTED_POD).await?);
         Ok(done_if(ready, (), || "the Pod is not ready".to_owned()))
     })
@@ -70,7 +70,7 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
             .await?;
         wait_for(
             "the old Pod of the control plane to be deleted",
-            DEADLINE,
+            TIMEOUT,
             async || {
                 let deleted = fixture
                     .pods(SYSTEM_NAMESPACE)
@@ -102,7 +102,7 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
 async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
     wait_for(
         "all Pods of the control plane to be deleted",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let remaining = fixture
                 .pods(SYSTEM_NAMESPACE)
@@ -142,7 +142,7 @@ async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
         .context("a Pod of a namespace without the label cannot be created")?;
     wait_for(
         "a Pod of a namespace without the label to be ready",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let ready = is_ready(&fixture.pods(OUTSIDE_NAMESPACE).get("unlabelled").await?);
             Ok(done_if(ready, (), || "the Pod is not ready".to_owned()))
@@ -154,7 +154,7 @@ async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
         .delete("unlabelled", &DeleteParams::default().grace_period(0))
         .await?;
     let before = fixture.client_counters().await?;
-    wait_for("responses to the client", DEADLINE, async || {
+    wait_for("responses to the client", TIMEOUT, async || {
         let increase = fixture.client_counters().await?.since(&before);
         Ok(done_if(increase.succeeded >= 20, (), || {
             increase.request_summary()

@@ -17,8 +17,8 @@ use crate::pods::{SIDECAR, demo_pod};
 
 const PATCHES_MANIFEST: &str = include_str!("../../manifests/patches.yaml");
 const PATCHES_ANNOTATION: &str = "kuma.io/container-patches";
-/// Deadline of each condition that the tests wait for. The slowest is the end of a Pod that makes a few requests.
-const DEADLINE: Duration = Duration::from_mins(1);
+/// Time limit of each condition that the tests wait for. The slowest is the end of a Pod that makes a few requests.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(super) async fn documented_patch_changes_sidecar_and_init_container(fixture: &Fixture) -> Result<Note> {
     let pod = create_patched_in_dry_run(fixture, "container-patch-1").await?;
@@ -86,7 +86,7 @@ pub(super) async fn sidecar_needs_only_the_capability_net_bind_service(fixture: 
     }
     let pods = fixture.pods(APP_NAMESPACE);
     let created = pods.create(&PostParams::default(), &caller).await?;
-    let outcome = wait_for("Pod confined to succeed", DEADLINE, async || {
+    let outcome = wait_for("Pod confined to succeed", TIMEOUT, async || {
         let status = pods.get("confined").await?.status.unwrap_or_default();
         let phase = status.phase.clone().unwrap_or_default();
         ensure!(phase != "Failed", "Pod confined failed: {status:?}");
@@ -153,7 +153,7 @@ async fn create_in_dry_run(fixture: &Fixture, pod: &str) -> Result<String> {
         "metadata": {"name": "e2e-restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     });
     kubectl.apply(&namespace.to_string()).await?;
-    let account_creation = wait_for("the ServiceAccount of the new namespace", DEADLINE, async || {
+    let account_creation = wait_for("the ServiceAccount of the new namespace", TIMEOUT, async || {
         let arguments = ["get", "serviceaccount", "default", "--namespace=e2e-restricted"];
         let found = kubectl.output(&arguments, "").await?.status.success();
         Ok(done_if(found, (), || {

@@ -16,8 +16,8 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::ip;
 
-/// Deadline of each condition that [`check_change`] waits for.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Time limit of each condition that [`check_change`] waits for.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of responses to check after a change. This number is large enough for every Pod to have sent some.
 const CHECKED_RESPONSES: u64 = 60;
 
@@ -70,7 +70,7 @@ async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()
     let envoy = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, &client, "client");
     let pods = wait_for(
         "the client's Envoy to have the ready Pods as endpoints",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let pods = fixture.ready_pods(APP_NAMESPACE, "server").await?;
             let expected: BTreeSet<String> = pods.iter().map(endpoint_address).collect::<Result<_>>()?;
@@ -87,7 +87,7 @@ async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()
     .await?;
     let ready_names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
     let counters_after_change = fixture.client_counters().await?;
-    let counters_at_end = wait_for("responses from all ready Pods", DEADLINE, async || {
+    let counters_at_end = wait_for("responses from all ready Pods", TIMEOUT, async || {
         let now = fixture.client_counters().await?;
         let increase = now.since(&counters_after_change);
         let responding: BTreeSet<String> = increase.by_pod.keys().cloned().collect();

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 /// Time within which a program must exit, after SIGTERM or after a start that must fail.
-const EXIT_DEADLINE: Duration = Duration::from_mins(1);
+const EXIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Runs a program and returns its standard output.
 ///
@@ -53,9 +53,9 @@ pub(crate) fn control_plane_command(program: &Path, environment: &[(&str, &str)]
 /// The program keeps running or exits with another status.
 pub(crate) async fn run_expecting_failure(mut command: Command) -> Result<String> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
-    let output = tokio::time::timeout(EXIT_DEADLINE, command.output())
+    let output = tokio::time::timeout(EXIT_TIMEOUT, command.output())
         .await
-        .with_context(|| format!("{program} still runs after {EXIT_DEADLINE:?}"))??;
+        .with_context(|| format!("{program} still runs after {EXIT_TIMEOUT:?}"))??;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     ensure!(
@@ -79,7 +79,7 @@ pub(crate) fn free_port(host: &str) -> Result<u16> {
 pub(crate) async fn terminate(mut child: Child) -> Result<()> {
     let pid = child.id().context("the program has already ended")?;
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
-    let status = tokio::time::timeout(EXIT_DEADLINE, child.wait())
+    let status = tokio::time::timeout(EXIT_TIMEOUT, child.wait())
         .await
         .context("the program still runs after SIGTERM")??;
     ensure!(status.success(), "the program ended with {status} after SIGTERM");

@@ -10,8 +10,8 @@ use futures::future::LocalBoxFuture;
 use super::diagnosis;
 use crate::fixture::Fixture;
 
-/// Deadline of a test. The configured length of the API server's outage is added to it.
-const TEST_DEADLINE: Duration = Duration::from_mins(3);
+/// Time limit of a test. The configured length of the API server's outage is added to it.
+const TEST_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Measurements that a passed test reports as text, such as the number of requests; may be empty.
 pub(crate) type Note = String;
@@ -47,10 +47,10 @@ pub(crate) async fn run(fixture: &Fixture, tests: &[Test]) -> Report {
     let mut report = Report::default();
     for test in tests {
         let start = Instant::now();
-        let deadline = TEST_DEADLINE + fixture.config.outage;
-        let outcome = tokio::time::timeout(deadline, (test.run)(fixture))
+        let timeout = TEST_TIMEOUT + fixture.config.outage;
+        let outcome = tokio::time::timeout(timeout, (test.run)(fixture))
             .await
-            .with_context(|| format!("the test has not ended after {deadline:?}"))
+            .with_context(|| format!("the test has not ended after {timeout:?}"))
             .flatten();
         let seconds = start.elapsed().as_secs_f32();
         match outcome {

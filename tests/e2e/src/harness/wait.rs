@@ -1,4 +1,4 @@
-//! Repeats a check until its condition holds or a deadline has passed.
+//! Repeats a check until its condition holds or its time limit is reached.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) enum Progress<T> {
     /// The condition holds.
     Done(T),
-    /// The condition does not hold yet. The text describes the current state, for the error after the deadline.
+    /// The condition does not hold yet. The text describes the current state, for the error at the time limit.
     NotYet(String),
 }
 
