@@ -1,5 +1,6 @@
-//! `make bench-exchange`: cost of a message to each of many clients and a response from each, over TCP, TLS and HTTP/2.
-//! This cost is the part of a control plane's CPU time that the transport alone needs.
+//! `make bench-exchange`: cost of an exchange over TCP, TLS and HTTP/2. In an exchange, the server sends a message to
+//! each of many clients, and each client responds. The cost is the part of a control plane's CPU time that the
+//! transport alone needs.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use kermode_bench::config::Config;
 use kermode_bench::exchange::{Exchange, RoundCost, Transport};
 use kermode_bench::figures::{Figures, Target};
 
-/// Number of exchanges in a round. A single exchange is too short, because CPU time has a resolution of 10 ms.
+/// Number of exchanges in a round. A single exchange is too short to be measured, because CPU time has a
+/// resolution of 10 ms.
 const EXCHANGES: u32 = 20;
 
 fn main() -> Result<()> {

@@ -25,8 +25,8 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Size of the send buffer of a call, in bytes: two frames. Bounds the memory that a slow client takes.
 const SEND_BUFFER_SIZE: usize = 32 * 1024;
 
-/// Time without calls after which GOAWAY is sent to the client. Bounds how long an unused connection occupies a slot
-/// for connections.
+/// Time without calls after which GOAWAY is sent to the client. Bounds how long an unused connection counts against
+/// the server's limit on connections.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Time after GOAWAY at which the connection is dropped, even if calls are open.
 const CLOSE_TIMEOUT: Duration = Duration::from_mins(1);

@@ -37,8 +37,8 @@ use crate::denial::{Denial, DenialLog, DenialReason};
 
 /// Size limit of a message, in bytes: twice the size limit of a signing request.
 const MAX_MESSAGE_SIZE: usize = 16 * 1024;
-/// Time limit of a call, from the head of the request to the complete response, or for a stream to the head of the
-/// response.
+/// Time limit of a call, from the head of the request to the complete response. For a stream, the time limit ends with
+/// the head of the response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 /// Maximum length of the claimed name in a log line, in bytes. Callers can claim names of any length.
 const MAX_LOGGED_NAME_LENGTH: usize = 100;
@@ -55,7 +55,7 @@ struct IssuanceState {
     index: SharedIndex,
     metrics: Metrics,
     rate_limits: Mutex<IssuanceLimits>,
-    /// Shared with the authenticator.
+    /// Log of denials, shared with the authenticator.
     denials: Arc<DenialLog>,
     /// Limit of open streams of roots.
     stream_limit: KeyedLimit<ObjectKey>,

@@ -2,8 +2,9 @@
 //!
 //! Each write of an object returns the [`Changes`] of the index, and converts only the Pods that depend on the object:
 //! for a Pod, the Pod itself and the Pods that claim one of its IPs; for a Service, the Pods that it selects now or
-//! selected before; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh may change. The state does not
-//! depend on the order of the writes, with one exception: a Pod that cannot be converted keeps its last valid Dataplane.
+//! selected before; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh may change, and the Pods
+//! without a Dataplane. The state does not depend on the order of the writes, with one exception: a Pod that cannot be
+//! converted keeps its last valid Dataplane.
 //!
 //! Each Pod is converted only once if the initial lists are applied in the order Namespaces, ReplicaSets and Jobs,
 //! Services, Pods. The engine must not publish changes before all initial lists are complete, because a Pod whose
@@ -48,6 +49,7 @@ pub struct Index {
     /// For each namespace, the lookup of its Pods and Services by labels.
     lookups: HashMap<Arc<str>, LabelLookup>,
     ip_claims: IpClaims,
+    /// Texts that the facts of several objects share.
     pool: Pool,
     /// Number of conversions of Pods so far.
     conversions: u64,
@@ -287,7 +289,7 @@ impl Index {
         convert::convert(pod, &services, namespace_facts, workload.as_ref(), &self.settings)
     }
 
-    /// Returns the Pods that claim an IP of a Pod.
+    /// Returns the other Pods that claim an IP of a Pod.
     fn rivals_of(&self, key: &ObjectKey) -> BTreeSet<ObjectKey> {
         let pod = self.pods.get(key).map(|entry| &entry.facts);
         let ips = pod.into_iter().flat_map(PodFacts::held_ips);
@@ -351,9 +353,9 @@ impl Index {
     }
 }
 
-/// Returns whether an IP that both Pods claim belongs to `pod` now. A Pod that is being deleted has lost the IP. Otherwise
-/// the Pod that got its IPs later has the IP. The names decide if the timestamps do not, so that every order of writes
-/// gives the same state.
+/// Returns whether an IP that both Pods claim belongs to `pod` now. A Pod that is not being deleted takes the IP from a
+/// Pod that is. Otherwise, the Pod that got its IPs later has the IP. If the timestamps are equal, the names decide, so
+/// that every order of writes gives the same state.
 fn takes_ip_from(pod: &PodFacts, other: &PodFacts) -> bool {
     let rank = |pod: &PodFacts| (!pod.is_terminating, pod.has_ips_since);
     rank(pod)

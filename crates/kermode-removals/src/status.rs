@@ -9,7 +9,7 @@ use kermode_model::ObjectKey;
 /// Status of an endpoint's removal among the proxies of this replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalStatus {
-    /// This replica has no removal of the endpoint.
+    /// This replica has not removed the endpoint, and no sidecar has asked for the status.
     NotRemoved,
     /// Some proxies have not acknowledged the removal.
     Pending {
@@ -27,7 +27,7 @@ pub enum RemovalStatus {
 /// Report of one replica on a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemovalReport {
-    /// Status among the proxies of this replica (see the documentation of the crate).
+    /// Status among the proxies of this replica.
     pub status: RemovalStatus,
     /// Addresses at which the other replicas serve proxies. The caller has to ask each of these replicas, too.
     pub other_replicas: Arc<[SocketAddr]>,

@@ -27,9 +27,9 @@ impl Runner for Injector {
             });
         }
         let pod = case.document("pod")?;
-        let admitted = inputs(case)?.inject_and_patch(&pod, &settings)?;
-        let (expected, actual) = match (case.kind(), admitted) {
-            ("error", admitted) => compared_denial(case.at("/expectedError"), admitted),
+        let result = inputs(case)?.inject_and_patch(&pod, &settings)?;
+        let (expected, actual) = match (case.kind(), result) {
+            ("error", result) => compared_denial(case.at("/expectedError"), result),
             ("inject" | "skip", Ok(admitted)) => (
                 comparable_pod(&case.document("expected")?),
                 comparable_pod(&admitted),

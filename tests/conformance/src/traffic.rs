@@ -85,8 +85,8 @@ fn compared_error(result: &Result<()>, expected_part: &Value) -> Outcome {
     Outcome::Compared { expected, actual }
 }
 
-/// Returns the redirection settings of a case, from arguments of `kuma-init` or from annotations of an injected Pod:
-/// those of the user and those that the injection adds (`/inputs/injected`).
+/// Returns the redirection settings of a case, from arguments of `kuma-init` or from annotations of an injected Pod.
+/// The annotations are the user's (`/inputs/podAnnotations`) and the injector's (`/inputs/injected`).
 fn config(case: &Case<'_>) -> Result<TrafficConfig> {
     if !case.at("/inputs/podAnnotations").is_null() {
         let mut annotations: BTreeMap<String, String> = case.decode("/inputs/podAnnotations")?;

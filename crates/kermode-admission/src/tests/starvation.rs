@@ -77,8 +77,9 @@ async fn every_review_gets_a_response_while_hostile_clients_hold_all_connections
         }
     }
     let send_reviews = async {
-        let all = u32::try_from(MAX_CONNECTIONS).expect("a small number");
-        let _all = opened.acquire_many(all).await.expect("an open semaphore");
+        // Wait until the hostile clients have opened as many connections as the server permits.
+        let permitted = u32::try_from(MAX_CONNECTIONS).expect("a small number");
+        let _permits = opened.acquire_many(permitted).await.expect("an open semaphore");
         let reviews = stream::iter(0..REVIEWS).map(|number| {
             let caller = fixture.caller.clone();
             async move {

@@ -1,4 +1,4 @@
-//! Tests of the control plane's server certificates. They are verified as a proxy verifies them.
+//! Tests of the control plane's server certificates. The tests verify a certificate as a proxy does.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};

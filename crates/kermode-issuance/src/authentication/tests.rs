@@ -396,7 +396,7 @@ async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
 async fn flood_of_denied_streams_writes_a_limited_number_of_log_lines() {
     let fixture = Fixture::new();
     let log = CapturedLog::start();
-    let headers = metadata(&mk_token("admin", "web", "1", "good"));
+    let headers = metadata(&mk_token("admin", "web", "1", VALID_SIGNATURE));
     let identity = fixture.authenticator.authenticate(&headers).await;
     let identity = identity.expect("a valid token");
     for _ in 0..50 {

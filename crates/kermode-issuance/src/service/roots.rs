@@ -136,7 +136,7 @@ impl IssuanceState {
         let (_, mesh, mtls) = self.find_dataplane_and_mesh(&proxy, &request.mesh)?;
         let permit = self.stream_limit.try_acquire(&proxy)?;
         let plan = self.rotation_plan(&mesh, &mtls).await?;
-        // If no roots were published yet, the stream would have no first message.
+        // Without a publication, the stream would have no first message.
         self.authorities.publish(&mesh.name, &mtls, &plan);
         let roots = self.authorities.roots(&mesh.name, &mtls.backend);
         Ok(RootsStream::new(roots, permit, self.metrics.streams.clone()))
@@ -158,49 +158,41 @@ pub(super) fn stream_limit() -> KeyedLimit<ObjectKey> {
 mod tests {
     use super::*;
 
-    fn open(
-        streams: &KeyedLimit<ObjectKey>,
-        proxy: &ObjectKey,
-        gauge: &Gauge,
-    ) -> Result<RootsStream, Denial> {
+    fn open(limit: &KeyedLimit<ObjectKey>, proxy: &ObjectKey, gauge: &Gauge) -> Result<RootsStream, Denial> {
         let roots = tokio::sync::watch::channel(None).1;
-        Ok(RootsStream::new(
-            roots,
-            streams.try_acquire(proxy)?,
-            gauge.clone(),
-        ))
+        Ok(RootsStream::new(roots, limit.try_acquire(proxy)?, gauge.clone()))
     }
 
     #[test]
     fn proxy_may_have_two_streams_and_an_ended_stream_is_not_counted() {
-        let (streams, gauge) = (stream_limit(), Gauge::default());
+        let (limit, gauge) = (stream_limit(), Gauge::default());
         let proxy = ObjectKey::new("shop", "web");
-        let first = open(&streams, &proxy, &gauge).expect("below the limit");
-        let second = open(&streams, &proxy, &gauge).expect("below the limit");
+        let first = open(&limit, &proxy, &gauge).expect("below the limit");
+        let second = open(&limit, &proxy, &gauge).expect("below the limit");
         assert!(matches!(
-            open(&streams, &proxy, &gauge),
+            open(&limit, &proxy, &gauge),
             Err(Denial::TooManyStreams)
         ));
-        assert!(open(&streams, &ObjectKey::new("shop", "other"), &gauge).is_ok());
+        assert!(open(&limit, &ObjectKey::new("shop", "other"), &gauge).is_ok());
         drop(first);
-        assert!(open(&streams, &proxy, &gauge).is_ok());
+        assert!(open(&limit, &proxy, &gauge).is_ok());
         drop(second);
-        assert_eq!((gauge.get(), streams.key_count()), (0, 0));
+        assert_eq!((gauge.get(), limit.key_count()), (0, 0));
     }
 
     #[test]
     fn total_number_of_streams_is_limited() {
-        let (streams, gauge) = (stream_limit(), Gauge::default());
+        let (limit, gauge) = (stream_limit(), Gauge::default());
         let proxies = (0..MAX_STREAMS).map(|number| ObjectKey::new("shop", number.to_string()));
         let opened: Vec<_> = proxies
-            .map(|proxy| open(&streams, &proxy, &gauge).expect("below the limit"))
+            .map(|proxy| open(&limit, &proxy, &gauge).expect("below the limit"))
             .collect();
         let one_more = ObjectKey::new("shop", "more");
         assert!(matches!(
-            open(&streams, &one_more, &gauge),
+            open(&limit, &one_more, &gauge),
             Err(Denial::TooManyStreams)
         ));
         drop(opened);
-        assert!(open(&streams, &one_more, &gauge).is_ok());
+        assert!(open(&limit, &one_more, &gauge).is_ok());
     }
 }

@@ -32,8 +32,8 @@ pub(super) fn of_workload(
     Some(delegated(Tags::from([(tag::GATEWAY_SERVICE.into(), value)])))
 }
 
-/// Builds a gateway with the tags of the first inbound. Removes all inbounds, because incoming traffic of a gateway is
-/// not intercepted.
+/// Builds a gateway with the tags of the first inbound. Removes all inbounds, because inbound traffic of a gateway is
+/// not redirected.
 pub(super) fn of_first_inbound(inbounds: &mut Vec<Inbound>) -> Gateway {
     let first = inbounds.drain(..).next();
     delegated(first.map(|inbound| inbound.tags).unwrap_or_default())

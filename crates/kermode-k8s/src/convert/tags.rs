@@ -123,7 +123,7 @@ pub(super) fn without_service(
     visit(&SHARED.instance, &pod.key.name, TagSource::ServicelessPodName);
 }
 
-/// Whether a label does not become a tag because of its key (docs/design.md#reserved-labels).
+/// Whether the key of a label is reserved, so that the label does not become a tag (docs/design.md#reserved-labels).
 pub(super) fn is_reserved(key: &str) -> bool {
     key.contains(RESERVED_KEY_PART)
 }

@@ -1,4 +1,5 @@
-//! Tests of the writer with a real API server: edits by users, and concurrent replicas.
+//! Tests with a real API server: the writer of Dataplanes (edits by users, concurrent replicas), and the schemas of
+//! Meshes and Dataplanes.
 //!
 //! `make test-api-server` starts an API server. Each test has its own namespace.
 
@@ -325,9 +326,10 @@ async fn dataplane_is_written_when_its_mesh_is_created() {
 async fn schema_of_meshes_rejects_names_that_are_not_dns_labels() {
     let fixture = Fixture::start("names").await;
     let mtls = |kind: &str, name: &str| json!({"mtls": {"backends": [{"name": name, "type": kind}]}});
-    let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes";
+    let message = "must be a DNS label: at most 63 lower-case letters, digits and dashes";
     for (name, spec) in [
         ("team-1", mtls("builtin", "ca-1")),
+        // Only the name of a builtin backend must be a DNS label.
         ("other", mtls("vault", "My_Vault")),
     ] {
         assert_eq!(fixture.create_mesh_as_dry_run(name, spec).await, Ok(()), "{name}");
@@ -340,7 +342,7 @@ async fn schema_of_meshes_rejects_names_that_are_not_dns_labels() {
         ("team", mtls("builtin", &long), "spec.mtls.backends[0]"),
     ] {
         let error = fixture.create_mesh_as_dry_run(name, spec).await.expect_err(name);
-        assert!(error.contains(rule) && error.contains(field), "{error}");
+        assert!(error.contains(message) && error.contains(field), "{error}");
     }
 }
 

@@ -35,6 +35,7 @@ async fn assert_denied(
         .find(|line| line.contains(&format!("reason={reason}")));
     assert!(line.is_some(), "{reason} is not in the log: {lines:?}");
     let status_and_log = format!("{status} {lines:?}");
+    // For a token without a payload, the check looks for `Bearer`, with which the header value begins.
     let token_payload = token.rsplit('.').nth(1).unwrap_or("Bearer");
     assert!(
         !status_and_log.contains(token_payload),
@@ -128,7 +129,7 @@ async fn token_that_does_not_prove_the_claimed_name_is_denied() {
 }
 
 #[tokio::test]
-async fn token_that_the_pod_shows_to_another_service_is_denied() {
+async fn token_for_the_audience_of_another_service_is_denied() {
     let server = Server::start().await;
     for audience in ["vault", "https://kubernetes.default.svc.cluster.local"] {
         assert_denied(

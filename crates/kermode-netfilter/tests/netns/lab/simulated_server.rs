@@ -23,7 +23,7 @@ pub(crate) struct SimulatedServer {
 }
 
 impl SimulatedServer {
-    /// Listens on TCP as a user.
+    /// Starts a server that listens on TCP as the user `uid`.
     pub(crate) fn tcp(namespace: &Namespace, uid: u32, name: &'static str, address: SocketAddr) -> Self {
         let listener = namespace.run(|| {
             become_user(uid);
@@ -45,7 +45,7 @@ impl SimulatedServer {
         Self::start(namespace, uid, Box::new(stop), serve)
     }
 
-    /// Listens on UDP as a user.
+    /// Starts a server that listens on UDP as the user `uid`.
     pub(crate) fn udp(namespace: &Namespace, uid: u32, name: &'static str, address: SocketAddr) -> Self {
         let socket = namespace.run(|| {
             become_user(uid);

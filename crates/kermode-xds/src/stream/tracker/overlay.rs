@@ -1,8 +1,8 @@
 //! Overlay: map from resource names to values, stored as the differences from a base that streams share.
 //!
 //! A value is either the version that the client has (`Arc<VersionedName>`) or only the name (`Arc<str>`). Thousands of
-//! proxies have nearly the same resources. The base is therefore a version of the shared map: the store's map of all
-//! resources of the mesh ([`VersionedNames`]). The shared map is persistent, so its versions share nodes. Without a
+//! proxies have nearly the same resources. The base is therefore a snapshot of the shared map: the store's map of all
+//! resources of the mesh ([`VersionedNames`]). The shared map is persistent, so its snapshots share nodes. Without a
 //! base, every name is a difference.
 
 use std::collections::HashMap;
@@ -22,12 +22,13 @@ pub(super) trait Value: Clone + PartialEq {
 /// Map from resource names to values.
 #[derive(Debug)]
 pub(super) struct Overlay<V> {
-    /// Version of the shared map. Empty if there is no base.
+    /// Snapshot of the shared map. Empty if there is no base.
     base: VersionedNames,
     /// Sequence number of the base. `None` if there is no base, or if later changes of the shared map are unknown.
     base_sequence: Option<u64>,
     /// Values that differ from the base, by name. `None` for a name of the base that this map does not contain.
     differences: HashMap<Arc<str>, Option<V>>,
+    /// Number of values in this map.
     len: usize,
 }
 
@@ -109,7 +110,7 @@ impl<V: Value> Overlay<V> {
         Some(before)
     }
 
-    /// Removes the names for which `keep` returns false.
+    /// Removes the names for which `keep` returns false. The map then has no base.
     pub(super) fn retain(&mut self, keep: impl Fn(&Arc<str>) -> bool) {
         let kept = self.iter().filter(|value| keep(value.name()));
         let differences: HashMap<_, _> = kept
@@ -124,8 +125,8 @@ impl<V: Value> Overlay<V> {
     }
 
     /// Rebases the map onto `shared`, the shared map at sequence number `now`, if the base is the shared map at
-    /// `before`. The values stay the same. `changed` are the names that changed between `before` and `now`; names may
-    /// be repeated, and unchanged names have no effect.
+    /// `before`; otherwise stops rebasing. The values stay the same. `changed` are the names that changed between
+    /// `before` and `now`; names may be repeated, and unchanged names have no effect.
     pub(super) fn rebase<'a>(
         &mut self,
         shared: Option<&VersionedNames>,
@@ -167,8 +168,9 @@ impl<V: Value> Overlay<V> {
         self.base_sequence = None;
     }
 
-    /// Frees unused memory, and rebases the map onto `shared`, the shared map at sequence number `now`, if that takes
-    /// less memory. The values stay the same. For a map that is not expected to change soon.
+    /// Frees unused memory. If the map is not being rebased, replaces its base by `shared`, the shared map at sequence
+    /// number `now`, provided that this saves memory; without a shared map, drops the base. The values stay the same.
+    /// For a map that is not expected to change soon.
     pub(super) fn compact(&mut self, shared: Option<&VersionedNames>, now: u64) {
         if self.base_sequence.is_none() && self.differences.len() > FEW_DIFFERENCES {
             match shared {
