@@ -10,15 +10,15 @@ use nix::unistd::{SysconfVar, sysconf};
 /// A process of this machine, or a thread of the calling process.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// Process id, or thread id.
-    pid: u32,
+    /// Id of the process or thread.
+    id: u32,
     /// Folder of the process or thread in `/proc`.
     folder: PathBuf,
     ticks_per_second: u64,
 }
 
 impl Process {
-    /// Returns the process with an id.
+    /// Returns the process with the id `pid`.
     ///
     /// # Errors
     /// When the length of a clock tick is unknown.
@@ -26,7 +26,7 @@ impl Process {
         Self::in_folder(PathBuf::from(format!("/proc/{pid}")), pid)
     }
 
-    /// Returns a thread of the calling process, for its CPU time. Threads have no memory figures.
+    /// Returns a thread of the calling process, for [`Self::cpu_time`]. Threads have no memory of their own.
     ///
     /// # Errors
     /// When the length of a clock tick is unknown.
@@ -35,10 +35,10 @@ impl Process {
     }
 
     /// Returns the process or thread whose files are in a folder of `/proc`.
-    fn in_folder(folder: PathBuf, pid: u32) -> Result<Self> {
+    fn in_folder(folder: PathBuf, id: u32) -> Result<Self> {
         let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the length of a clock tick is unknown")?;
         Ok(Self {
-            pid,
+            id,
             folder,
             ticks_per_second: u64::try_from(ticks)?,
         })
@@ -50,18 +50,19 @@ impl Process {
     /// When the process has ended.
     pub fn cpu_time(&self) -> Result<Duration> {
         let text = std::fs::read_to_string(self.folder.join("stat"))
-            .with_context(|| format!("process or thread {} has ended", self.pid))?;
+            .with_context(|| format!("process or thread {} has ended", self.id))?;
         let ticks = parse_cpu_ticks(&text).context("/proc/PID/stat has an unexpected format")?;
         Ok(Duration::from_micros(ticks * 1_000_000 / self.ticks_per_second))
     }
 
-    /// Sets or resets the real-time priority of all threads. Returns whether `chrt` of util-linux succeeded, which
-    /// requires root. Other processes may starve, so only short measurements below full load may use this function.
+    /// Gives all threads of the process real-time priority, or the normal priority if `realtime` is false. Returns
+    /// whether `chrt` of util-linux succeeded, which requires root. Other processes may starve, so only short
+    /// measurements below full load may use this function.
     pub fn set_realtime(&self, realtime: bool) -> bool {
         let policy = if realtime { ["--rr", "1"] } else { ["--other", "0"] };
         let mut command = Command::new("chrt");
         command.args(["--all-tasks", policy[0], "--pid", policy[1]]);
-        command.arg(self.pid.to_string());
+        command.arg(self.id.to_string());
         command.status().is_ok_and(|status| status.success())
     }
 
@@ -71,13 +72,13 @@ impl Process {
     /// When the process has ended.
     pub fn resident_bytes(&self) -> Result<u64> {
         let text = std::fs::read_to_string(self.folder.join("smaps_rollup"))
-            .with_context(|| format!("process {} has ended", self.pid))?;
+            .with_context(|| format!("process {} has ended", self.id))?;
         parse_resident_bytes(&text).context("/proc/PID/smaps_rollup has an unexpected format")
     }
 }
 
-/// Returns user and system time in clock ticks, from `/proc/PID/stat`. The process name, in parentheses before these
-/// fields, may contain any character.
+/// Returns the sum of user and system time in clock ticks, from `/proc/PID/stat`. The process name, in parentheses
+/// before these fields, may contain any character.
 fn parse_cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ').skip(11);

@@ -14,14 +14,14 @@ const NOT_RECEIVED: u32 = u32::MAX;
 /// Changes that at least one sidecar has not received yet.
 #[derive(Debug, Default)]
 pub struct ExpectedChanges {
-    /// Changes by the name of the resource that contains the endpoint.
+    /// Changes by the service of the endpoint.
     pending: Mutex<HashMap<String, Vec<Arc<ExpectedChange>>>>,
 }
 
 /// Expected addition or removal of one endpoint.
 #[derive(Debug)]
 pub struct ExpectedChange {
-    /// Name of the resource that contains the endpoint.
+    /// Service of the endpoint. The resource that contains the endpoint has the same name.
     service: String,
     /// Encoded address of the endpoint.
     encoded_address: Vec<u8>,
@@ -32,10 +32,10 @@ pub struct ExpectedChange {
     all_received: Notify,
 }
 
-/// Sidecars that have received a change, and the lag of each.
+/// Sidecars that have received a change, and the lag of each: the time from the change to its receipt.
 #[derive(Debug)]
 struct Receipts {
-    /// Microseconds until each sidecar received the change, by the sidecar's number.
+    /// Lag of each sidecar in microseconds, by the sidecar's number.
     lags: Vec<u32>,
     /// Number of sidecars that have not received the change.
     missing: usize,
@@ -65,7 +65,7 @@ impl ExpectedChanges {
         change
     }
 
-    /// Whether no change is expected.
+    /// Whether all sidecars have received all changes.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.lock().is_empty()
     }
@@ -91,7 +91,7 @@ impl ExpectedChanges {
     /// Waits until all sidecars have received a change. Returns the lags of the sidecars, sorted, in milliseconds.
     ///
     /// # Errors
-    /// When that takes longer than `timeout`.
+    /// When a sidecar has not received the change after `timeout`. All changes of the service are then given up.
     pub async fn wait(&self, change: &ExpectedChange, timeout: Duration) -> Result<Vec<f64>> {
         let received = tokio::time::timeout(timeout, change.all_received.notified()).await;
         if received.is_err() {

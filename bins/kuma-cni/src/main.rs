@@ -5,6 +5,8 @@
 //! stdin ──network──▶ kubeconfig, by which `pods` reaches the API server
 //! ```
 //!
+//! The words within the arrows are modules.
+//!
 //! The container runtime executes the plugin once for each pod and operation, chained after the plugin that creates the
 //! interfaces. Only ADD has an effect: the rules are deleted with the pod's network namespace.
 

@@ -46,7 +46,7 @@ impl Namespace {
     }
 }
 
-/// Starts an API server that serves one request for the pod. Returns a kubeconfig for this API server.
+/// Starts a simulated API server that serves one request for the pod. Returns a kubeconfig for this API server.
 fn start_api_server(pod: &Value) -> Value {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("the listener has an address");
@@ -111,7 +111,7 @@ fn run_plugin(operation: &str, network_namespace: &str, input: &Value) -> (bool,
 
 /// Starts an API server with the pod and writes its kubeconfig to `folder`. Returns a network configuration with this
 /// kubeconfig and the result of a previous plugin.
-fn start_api_server_and_mk_network(folder: &std::path::Path, pod: &Value) -> Value {
+fn start_api_server_and_mk_network_config(folder: &std::path::Path, pod: &Value) -> Value {
     let kubeconfig = folder.join("kubeconfig");
     fs::write(&kubeconfig, start_api_server(pod).to_string()).expect("the folder is writable");
     json!({
@@ -137,7 +137,7 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
         "kuma.io/sidecar-uid": "70000",
         "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids": "443:1234",
     });
-    let input = start_api_server_and_mk_network(folder.path(), &mk_pod(&annotations));
+    let input = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&annotations));
     let rules = rules_after_add(&input);
     assert!(rules.contains("tcp dport 443 meta skuid 1234 return"), "{rules}");
     assert!(rules.contains("meta skuid 70000 return"), "{rules}");
@@ -146,7 +146,7 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
 #[test]
 fn pod_outside_the_mesh_gets_no_rules() {
     let folder = tempfile::tempdir().expect("a folder");
-    let input = start_api_server_and_mk_network(folder.path(), &mk_pod(&json!({ "some": "thing" })));
+    let input = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&json!({ "some": "thing" })));
     assert_eq!(rules_after_add(&input), "");
 }
 
@@ -164,10 +164,10 @@ fn rules_after_add(input: &Value) -> String {
 }
 
 #[test]
-fn failure_has_the_fields_of_the_specification() {
+fn failure_has_the_fields_of_the_cni_specification() {
     let folder = tempfile::tempdir().expect("a folder");
     let annotations = json!({ "kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "root" });
-    let input = start_api_server_and_mk_network(folder.path(), &mk_pod(&annotations));
+    let input = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&annotations));
     let (succeeded, output) = run_plugin("ADD", &Namespace::new().path(), &input);
     let failure: Value = serde_json::from_str(&output).expect("valid JSON");
     assert!(!succeeded);

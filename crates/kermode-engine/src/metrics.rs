@@ -60,8 +60,8 @@ impl Metrics {
         self.conversions.inc_by(pods);
     }
 
-    /// Observes the publication of a batch whose oldest event was received at `oldest` and whose processing began at
-    /// `begun`.
+    /// Observes the publication of a batch whose oldest event was received at `oldest` (`None` for an empty batch) and
+    /// whose processing began at `begun`.
     pub(crate) fn batch_published(&self, oldest: Option<Instant>, begun: Instant) {
         let now = Instant::now();
         let since = |instant: Instant| -> Duration { now.saturating_duration_since(instant) };

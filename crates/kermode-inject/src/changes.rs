@@ -14,7 +14,7 @@ pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
     lines
 }
 
-/// Compares two values; objects and lists are compared member by member.
+/// Appends a line for each difference between two values. Objects and lists are compared member by member.
 fn compare(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {

@@ -90,7 +90,7 @@ fn describe(pod: &Value, outcome: Result<Outcome, Denial>) -> Value {
         Ok(Outcome::Injected(injection)) => {
             let mut patched = pod.clone();
             json_patch::patch(&mut patched, &injection.patch).expect("the patch applies");
-            let operation = |operation: &json_patch::PatchOperation| {
+            let operation_line = |operation: &json_patch::PatchOperation| {
                 let operation = serde_json::to_value(operation).unwrap();
                 format!(
                     "{} {}",
@@ -101,7 +101,7 @@ fn describe(pod: &Value, outcome: Result<Outcome, Denial>) -> Value {
             json!({
                 "injected": injection.source.as_str(),
                 "warnings": injection.warnings,
-                "operations": injection.patch.0.iter().map(operation).collect::<Vec<_>>(),
+                "operations": injection.patch.0.iter().map(operation_line).collect::<Vec<_>>(),
                 "pod": patched,
             })
         }

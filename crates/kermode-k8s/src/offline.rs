@@ -66,6 +66,7 @@ struct ManifestObjects {
     pods: Vec<PodFacts>,
     services: Vec<ServiceFacts>,
     namespaces: Vec<NamespaceFacts>,
+    /// ReplicaSets and Jobs, which stand between a Pod and its top workload.
     intermediates: Vec<IntermediateFacts>,
 }
 

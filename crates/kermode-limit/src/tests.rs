@@ -49,6 +49,7 @@ fn total_limit_applies_to_all_keys_and_a_dropped_permit_is_not_counted() {
     let newer = limit
         .acquire_superseding(&2)
         .expect("the key supersedes its older permit");
+    // The superseded permit counts until it is dropped.
     assert_eq!((limit.key_count(), limit.permit_count()), (3, 4));
     drop(newer);
     permits.pop();

@@ -1,8 +1,8 @@
 //! Tracks the running replicas of the control plane: their addresses, and the time at which a replica last started or
 //! ended.
 //!
-//! Replicas do not communicate with each other. A draining sidecar gets the addresses of all replicas and requests the
-//! removal status of its endpoint from each replica (`kermode_removals`).
+//! Replicas do not communicate with each other. A terminating sidecar gets the addresses of all replicas and requests
+//! the removal status of its endpoint from each replica (`kermode_removals`).
 //!
 //! If a replica were missing from the list of replicas, a removal would look complete while proxies of that replica
 //! still send requests. Therefore the list counts as incomplete while it lacks the Pod of this process, and a running
@@ -68,7 +68,7 @@ struct ReplicaTracker {
     running: HashMap<ObjectKey, Replica>,
     /// Whether the first list of the watch has been received.
     is_synced: bool,
-    /// Time of the last start or end of a replica.
+    /// Time of the last start or end of a replica, or of the creation of the tracker.
     changed_at: Instant,
 }
 
@@ -109,8 +109,8 @@ pub async fn run(
     tokio::join!(following, tracking);
 }
 
-/// Converts a Pod to a replica. Returns `None` if the Pod does not belong to the control plane, or if its container is
-/// not running.
+/// Converts a Pod to a replica. Returns `None` if the Pod does not belong to the control plane, has no IP, or if its
+/// container is not running.
 fn running_replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.as_deref().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Shutdown in two stages: the first signal starts the shutdown of every component, a second signal ends the process.
+//! Parts for a shutdown in two stages: the first SIGTERM or SIGINT starts the shutdown of every component, a second one
+//! ends the process.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;

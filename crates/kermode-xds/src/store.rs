@@ -137,7 +137,7 @@ impl Store {
 
     /// Replaces the own resources and the profile of a proxy. Returns the number of resources that changed.
     ///
-    /// Before the first call, the streams of the proxy have no view.
+    /// The first call publishes the proxy: before, its streams have no view.
     pub fn replace_proxy(&self, proxy: &ObjectKey, profile: Profile, resources: Vec<Resource>) -> usize {
         let locked = self.proxies.get_or_insert(proxy);
         let ids = entry_ids(&resources);
@@ -181,7 +181,8 @@ impl Store {
         changed
     }
 
-    /// Removes a proxy. Its open streams lose their view and send nothing, so the proxy keeps its configuration.
+    /// Removes a published proxy. Its open streams lose their view and send nothing, so the proxy keeps its
+    /// configuration.
     pub fn remove_proxy(&self, proxy: &ObjectKey) {
         let Some(locked) = self.proxies.get(proxy) else {
             return;

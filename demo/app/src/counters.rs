@@ -13,7 +13,7 @@ const MAX_REASONS: usize = 32;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Counters {
-    /// Completed requests.
+    /// All requests, with or without a response.
     requests: u64,
     /// Responses with a status below 400.
     succeeded: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Counters {
     by_status: BTreeMap<u16, u64>,
     /// Failures by reason.
     by_failure: BTreeMap<String, u64>,
-    /// Body of the last successful response.
+    /// Body of the last successful response; `None` if this body is not JSON.
     last_answer: Option<Value>,
 }
 
@@ -57,7 +57,7 @@ impl Counters {
         *self.by_failure.entry(reason.to_owned()).or_default() += 1;
     }
 
-    /// Returns a log line about the requests since `earlier`.
+    /// Returns a log line about the requests since the state `earlier` of these counters.
     pub(crate) fn line_since(&self, earlier: &Self) -> String {
         let mut parts = vec![format!(
             "requests={} succeeded={} failed={}",
@@ -73,11 +73,13 @@ impl Counters {
     }
 }
 
+/// Returns the counters that have grown since `earlier`, and by how much.
 fn increase<'a>(
-    now: &'a BTreeMap<String, u64>,
+    current: &'a BTreeMap<String, u64>,
     earlier: &'a BTreeMap<String, u64>,
 ) -> impl Iterator<Item = (&'a str, u64)> {
-    now.iter()
+    current
+        .iter()
         .map(|(key, count)| {
             (
                 key.as_str(),

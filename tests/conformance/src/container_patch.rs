@@ -27,7 +27,7 @@ impl Runner for ContainerPatches {
     }
 }
 
-/// Kind `apply-ops`: applies JSON patch operations to one container.
+/// Kind `apply-ops`: applies JSON patch operations to the container whose name is `inputs.base`.
 fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
     let file = case.suite.json["files"]["base"]
         .as_str()

@@ -21,7 +21,7 @@ use crate::suite::{Outcome, Runner};
 pub(crate) struct PodToDataplane;
 
 /// Runner of the Dataplane examples of Kuma's manual page "Data plane on Kubernetes".
-pub(crate) struct PageDataplanes;
+pub(crate) struct ManualPageDataplanes;
 
 impl Runner for PodToDataplane {
     fn suite(&self) -> &'static str {
@@ -41,7 +41,7 @@ impl Runner for PodToDataplane {
     }
 }
 
-impl Runner for PageDataplanes {
+impl Runner for ManualPageDataplanes {
     fn suite(&self) -> &'static str {
         "page-examples"
     }

@@ -50,7 +50,7 @@ pub fn all_runners() -> Vec<Box<dyn Runner>> {
         Box::new(crate::install::Install),
         Box::new(crate::injection_decision::InjectionDecision),
         Box::new(crate::pod_lifecycle::PodLifecycle),
-        Box::new(crate::pod_to_dataplane::PageDataplanes),
+        Box::new(crate::pod_to_dataplane::ManualPageDataplanes),
         Box::new(crate::pod_to_dataplane::PodToDataplane),
         Box::new(crate::traffic::Traffic),
         Box::new(crate::webhook_match::WebhookMatch),

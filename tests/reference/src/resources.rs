@@ -15,17 +15,17 @@ fn tables_of(definition: &Value) -> [GeneratedTable; 2] {
     let version = &definition["spec"]["versions"][0];
     let mut field_rows = Vec::new();
     collect_fields(&version["schema"]["openAPIV3Schema"], "", false, &mut field_rows);
-    let generated = |table: &str, markdown| GeneratedTable {
+    let mk_table = |contents: &str, markdown| GeneratedTable {
         file: "resources.md",
-        name: format!("{kind} {table}"),
+        name: format!("{kind} {contents}"),
         markdown,
     };
     [
-        generated(
+        mk_table(
             "fields",
             render_table(["field", "type", "required", "meaning"], field_rows),
         ),
-        generated("columns", columns_table(&version["additionalPrinterColumns"])),
+        mk_table("columns", columns_table(&version["additionalPrinterColumns"])),
     ]
 }
 
@@ -88,9 +88,10 @@ fn type_name(schema: &Value) -> String {
 
 fn columns_table(columns: &Value) -> String {
     let rows = columns.as_array().into_iter().flatten().map(|column| {
-        let wide = if column["priority"].is_null() { "" } else { "yes" };
+        // `kubectl` shows a column with a priority only with `-o wide`.
+        let is_wide_only = if column["priority"].is_null() { "" } else { "yes" };
         let text = |key: &str| column[key].as_str().unwrap_or_default().to_owned();
-        [text("name"), code(&text("jsonPath")), wide.to_owned()]
+        [text("name"), code(&text("jsonPath")), is_wide_only.to_owned()]
     });
     render_table(["column", "path", "only with `-o wide`"], rows)
 }

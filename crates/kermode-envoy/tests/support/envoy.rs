@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::readable;
 
+/// Version of Envoy that `make` downloads.
 const VERSION: &str = "1.40.0";
 
 /// Returns the path of Envoy: `$KERMODE_ENVOY`, or by default the binary in the cache directory.

@@ -104,7 +104,7 @@ impl Defaults {
         let api: Api<MeshTrafficPermission> = Api::namespaced(self.client.clone(), &self.system_namespace);
         let created = api.create(&PostParams::default(), &allow_all(&name, owner)).await;
         if let Err(error) = created
-            && (!is_conflict(&error) || self.has_permission_of_earlier_mesh(&api, mesh).await?)
+            && (!is_conflict(&error) || self.must_retry_conflict(&api, mesh).await?)
         {
             return Err(error);
         }
@@ -128,9 +128,10 @@ impl Defaults {
         Ok(())
     }
 
-    /// Whether Kubernetes is about to delete the existing initial permission of a Mesh, because the permission belongs to
-    /// an earlier Mesh of the same name. Returns false if `mesh` itself does not exist any more.
-    async fn has_permission_of_earlier_mesh(
+    /// Returns whether a conflict at the creation of an initial permission requires another attempt: the existing
+    /// permission belongs to an earlier Mesh of the same name, so Kubernetes will delete it or has just deleted it.
+    /// Returns false if the permission belongs to `mesh`, or if `mesh` itself does not exist any more.
+    async fn must_retry_conflict(
         &self,
         api: &Api<MeshTrafficPermission>,
         mesh: &PartialObjectMeta<Mesh>,
@@ -156,8 +157,9 @@ async fn log_and_pause(failure: &str, error: &kube::Error) {
     tokio::time::sleep(RETRY_PAUSE).await;
 }
 
-/// Returns an owner reference to a Mesh: Kubernetes deletes the dependent object after the Mesh. The deletion of the Mesh
-/// does not wait for it, which would require a right on finalizers.
+/// Returns an owner reference to a Mesh, so that Kubernetes deletes the dependent object after the Mesh. The reference
+/// does not block the deletion of the Mesh: only a role that may update finalizers of Meshes may create a blocking
+/// reference.
 pub fn mesh_reference(name: &str, uid: String) -> OwnerReference {
     OwnerReference {
         api_version: Mesh::api_version(&()).into_owned(),
@@ -219,18 +221,19 @@ mod tests {
 
     use super::*;
 
-    /// Creates initial permissions. The API server has a Mesh `shop` with this UID and accepts all writes, except that a
-    /// permission is a conflict if `existing` is the owner of one.
-    fn mk_defaults(mesh_uid: &'static str, existing: Option<&'static str>) -> (Defaults, Requests) {
-        let requests = Requests::default();
-        let received = requests.clone();
+    /// Returns [`Defaults`] with the client of a simulated API server, and the writes that the server receives. The
+    /// server has a Mesh `shop` with the UID `mesh_uid` and accepts all writes. If `permission_owner` is the UID of a
+    /// Mesh, the server also has an initial permission that this Mesh owns, and rejects the creation of another one.
+    fn mk_defaults(mesh_uid: &'static str, permission_owner: Option<&'static str>) -> (Defaults, Writes) {
+        let writes = Writes::default();
+        let received = writes.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let received = received.clone();
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await?.to_bytes();
                 let is_mesh = head.uri.path().ends_with("/meshes/shop");
-                let (status, response) = match (&head.method, existing) {
+                let (status, response) = match (&head.method, permission_owner) {
                     (&Method::GET, _) if is_mesh => (200, mk_mesh(mesh_uid)),
                     (&Method::GET, Some(owner)) => {
                         let owners = [mesh_reference("shop", owner.to_owned())];
@@ -258,11 +261,11 @@ mod tests {
             skip_mesh_creation: true,
             is_leader: watch::channel(true).1,
         };
-        (defaults, requests)
+        (defaults, writes)
     }
 
     /// Methods and bodies of writes.
-    type Requests = Arc<Mutex<Vec<(Method, Value)>>>;
+    type Writes = Arc<Mutex<Vec<(Method, Value)>>>;
 
     fn mk_mesh(uid: &str) -> Value {
         json!({"metadata": {"name": "shop", "uid": uid}})
@@ -275,13 +278,13 @@ mod tests {
 
     #[tokio::test]
     async fn initial_permission_belongs_to_its_mesh() {
-        let (defaults, requests) = mk_defaults("uid-of-shop", None);
+        let (defaults, writes) = mk_defaults("uid-of-shop", None);
         create(&defaults, "uid-of-shop")
             .await
             .expect("the API server accepts every object");
-        let requests = requests.lock();
-        let [(Method::POST, permission), (Method::PATCH, patch)] = &**requests else {
-            panic!("{requests:?}");
+        let writes = writes.lock();
+        let [(Method::POST, permission), (Method::PATCH, patch)] = &**writes else {
+            panic!("{writes:?}");
         };
         assert_eq!(permission["metadata"]["name"], "allow-all-shop");
         assert_eq!(
@@ -292,15 +295,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mesh_waits_for_the_deletion_of_the_permission_of_an_earlier_mesh() {
-        let (defaults, requests) = mk_defaults("uid-2", Some("uid-1"));
+    async fn permission_of_an_earlier_mesh_must_be_deleted_before_a_mesh_gets_its_own() {
+        let (defaults, writes) = mk_defaults("uid-2", Some("uid-1"));
         create(&defaults, "uid-2")
             .await
             .expect_err("Kubernetes will delete the permission");
-        assert_eq!(requests.lock().len(), 1, "the Mesh is not annotated");
-        // The permission of the current Mesh, and a Mesh that does not exist any more, need no second attempt.
-        for (existing, uid) in [("uid-2", "uid-2"), ("uid-2", "uid-1")] {
-            let (defaults, _) = mk_defaults("uid-2", Some(existing));
+        assert_eq!(writes.lock().len(), 1, "the Mesh is not annotated");
+        // No second attempt is needed for the current Mesh, which owns the permission, and for the earlier Mesh, which
+        // does not exist any more.
+        for uid in ["uid-2", "uid-1"] {
+            let (defaults, _) = mk_defaults("uid-2", Some("uid-2"));
             create(&defaults, uid).await.expect("nothing to wait for");
         }
     }

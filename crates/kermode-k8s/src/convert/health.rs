@@ -1,15 +1,16 @@
 //! Health of inbounds: whether they may receive traffic (docs/reference/dataplane.md#health).
 //!
-//! The Pod's condition `Ready` decides. The kubelet computes the condition from containers and readiness gates. The node
-//! controller sets the condition to false if the node is dead; container statuses do not change then. Container statuses
-//! decide only for a Pod without the condition, such as a Pod from a file.
+//! No inbound of a terminating or finished Pod is ready. For any other Pod, its condition `Ready` decides. The kubelet
+//! computes the condition from containers and readiness gates. The node controller sets the condition to false if the
+//! node is dead; container statuses do not change then. Container statuses decide only for a Pod without the condition,
+//! such as a Pod from a file.
 
 use super::facts::{ContainerFacts, PodFacts, PodPhase};
 
 /// Returns the health of an inbound on a container port; `None` if it is unknown, which counts as ready.
 ///
-/// If the Pod has the condition `Ready`, this condition determines the health. Otherwise an inbound is ready if the
-/// sidecar and the application are ready. The health of the application is determined as follows:
+/// For a Pod without the condition `Ready`, an inbound is ready if the sidecar and the application are ready. The
+/// health of the application is determined as follows:
 ///
 /// - If a container declares the port, the application is ready if this container is ready.
 /// - Otherwise, if the application has only one container, or a container that declares no ports, this container may
@@ -30,7 +31,8 @@ pub(super) fn of_pod(pod: &PodFacts) -> Option<bool> {
     combined(pod, application_ready(pod))
 }
 
-/// Combines the health of the application with that of the sidecar, unless the Pod has the condition `Ready`.
+/// Returns the health of an inbound: the state or the condition `Ready` of the Pod if one of them decides, otherwise
+/// the health of the application combined with that of the sidecar.
 fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
     if pod.is_terminating || pod.phase != PodPhase::Active {
         return Some(false);
@@ -45,11 +47,11 @@ fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
 }
 
 fn may_have_undeclared_ports(pod: &PodFacts) -> bool {
-    let mut application = pod.application_containers();
-    pod.application_containers().count() <= 1 || application.any(|container| container.ports.is_empty())
+    let mut containers = pod.application_containers();
+    pod.application_containers().count() <= 1 || containers.any(|container| container.ports.is_empty())
 }
 
-/// Whether all containers of the application with a known state are ready; `None` if no state is known.
+/// Whether all application containers whose state is known are ready; `None` if no state is known.
 fn application_ready(pod: &PodFacts) -> Option<bool> {
     pod.application_containers()
         .filter_map(ready)

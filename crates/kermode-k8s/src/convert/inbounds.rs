@@ -47,7 +47,7 @@ impl InboundBuilder<'_> {
             warnings.extend(invalid_ignore_annotation(service));
         }
         let fitting = fitting_services(self.pod, services, self.is_gateway);
-        warnings.extend(left_out(self.pod, services, &fitting));
+        warnings.extend(too_many_ports(self.pod, services, &fitting));
         for service in fitting {
             let before = inbounds.len();
             for port in &service.ports {
@@ -66,7 +66,7 @@ impl InboundBuilder<'_> {
                 });
             }
             if inbounds.len() == before {
-                warnings.push(without_inbound(service, no_inbound_reason(service)));
+                warnings.push(service_without_inbound(service, no_inbound_reason(service)));
             }
         }
         if !self.is_gateway {
@@ -77,26 +77,26 @@ impl InboundBuilder<'_> {
 }
 
 /// Returns the Services whose inbounds fit into one Dataplane, in their order. If the inbounds of all Services do not
-/// fit, Services with fewer ports come first, so that one Service with very many ports displaces no other. The
-/// inbounds of gateways are not limited, because their Dataplanes have none.
+/// fit, Services with fewer inbounds are preferred, so that one Service with very many ports displaces no other. The
+/// Services of gateways are not limited, because Dataplanes of gateways have no inbounds.
 pub(super) fn fitting_services<'s>(
     pod: &PodFacts,
     services: &[&'s ServiceFacts],
     is_gateway: bool,
 ) -> Vec<&'s ServiceFacts> {
-    let declared: usize = services.iter().map(|service| service.ports.len()).sum();
-    if is_gateway || declared <= Inbound::MAX_PER_DATAPLANE {
+    let port_count: usize = services.iter().map(|service| service.ports.len()).sum();
+    if is_gateway || port_count <= Inbound::MAX_PER_DATAPLANE {
         return services.to_vec();
     }
-    let mut by_ports: Vec<_> = services
+    let mut by_inbound_count: Vec<_> = services
         .iter()
-        .map(|service| (resolved_ports(pod, service), *service))
+        .map(|service| (inbound_count(pod, service), *service))
         .collect();
-    by_ports.sort_by_key(|(ports, _)| *ports);
+    by_inbound_count.sort_by_key(|(count, _)| *count);
     let mut free = Inbound::MAX_PER_DATAPLANE;
     let mut fitting = Vec::new();
-    for (ports, service) in by_ports {
-        let Some(rest) = free.checked_sub(ports) else {
+    for (count, service) in by_inbound_count {
+        let Some(rest) = free.checked_sub(count) else {
             break;
         };
         free = rest;
@@ -106,30 +106,35 @@ pub(super) fn fitting_services<'s>(
     fitting
 }
 
-/// Returns a warning for each Service that is not among the fitting ones.
-fn left_out(pod: &PodFacts, services: &[&ServiceFacts], fitting: &[&ServiceFacts]) -> Vec<ConvertWarning> {
+/// Returns a warning for each of `services` that is not among the Services `fitting`.
+fn too_many_ports(
+    pod: &PodFacts,
+    services: &[&ServiceFacts],
+    fitting: &[&ServiceFacts],
+) -> Vec<ConvertWarning> {
     if services.len() == fitting.len() {
         return Vec::new();
     }
     let kept: BTreeSet<_> = fitting.iter().map(|service| &service.key).collect();
-    let others = services.iter().filter(|service| !kept.contains(&service.key));
-    others
+    let left_out = services.iter().filter(|service| !kept.contains(&service.key));
+    left_out
         .map(|service| {
-            let ports = resolved_ports(pod, service);
-            without_inbound(service, NoInboundReason::TooManyPorts { ports })
+            let ports = inbound_count(pod, service);
+            service_without_inbound(service, NoInboundReason::TooManyPorts { ports })
         })
         .collect()
 }
 
-/// Returns the number of ports of a Service that resolve to a container port.
-fn resolved_ports(pod: &PodFacts, service: &ServiceFacts) -> usize {
+/// Returns the number of inbounds that a Service yields: the number of its ports that resolve to a container port.
+fn inbound_count(pod: &PodFacts, service: &ServiceFacts) -> usize {
     let ports = service.ports.iter();
     ports
         .filter(|port| resolve_target(pod, &port.target).is_some())
         .count()
 }
 
-fn without_inbound(service: &ServiceFacts, reason: NoInboundReason) -> ConvertWarning {
+/// Returns the warning that a Service yields no inbound.
+fn service_without_inbound(service: &ServiceFacts, reason: NoInboundReason) -> ConvertWarning {
     ConvertWarning::ServiceWithoutInbound {
         service: service.key.clone(),
         uid: service.uid.clone(),

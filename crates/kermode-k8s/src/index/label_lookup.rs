@@ -48,7 +48,8 @@ impl LabelLookup {
     }
 
     /// Indexes a Service by one label of its selector: the label by which the fewest other Services are indexed. If
-    /// Services were indexed by a label that all of them share, every Service would be a candidate for every Pod.
+    /// Services were indexed by a label that all of them share, every Service would be a candidate for every Pod. A
+    /// Service with an empty selector is not indexed, because it selects no Pod.
     pub(super) fn add_service(&mut self, name: &Arc<str>, selector: &Pairs) {
         let service_count = |label: &&Label| self.services_by_label.get(*label).map_or(0, HashSet::len);
         let Some(label) = selector.iter().min_by_key(service_count).cloned() else {

@@ -130,21 +130,22 @@ impl Fixture {
         created.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Starts a replica whose desired state is complete.
+    /// Starts a replica that knows all desired Dataplanes, so it deletes the others.
     pub(crate) fn start_replica(&self) -> TestReplica {
         let replica = self.start_replica_before_first_lists();
         replica.writer.set_desired_complete();
         replica
     }
 
-    /// Starts a replica whose desired state is incomplete, as if its watches had not delivered their first lists.
+    /// Starts a replica that does not know all desired Dataplanes yet, as if its watches had not delivered their first
+    /// lists.
     pub(crate) fn start_replica_before_first_lists(&self) -> TestReplica {
         let replica = self.start_replica_without_mesh();
         replica.apply_mesh("default");
         replica
     }
 
-    /// Starts a replica whose desired state is incomplete, without any Mesh.
+    /// Starts a replica that knows no Mesh, and does not know all desired Dataplanes yet.
     pub(crate) fn start_replica_without_mesh(&self) -> TestReplica {
         let index = TestIndex::default();
         index
@@ -178,7 +179,7 @@ impl Fixture {
     }
 
     async fn apply_labelled(&self, replica: &TestReplica, name: &str, labels: &Value, is_ready: bool) {
-        // Each Pod has an IP of its own: of two Pods with one IP, only one has ready inbounds.
+        // The sentinel has an IP of its own: of two Pods with one IP, only one has ready inbounds.
         let ip = if name == "sentinel" {
             "10.0.0.3"
         } else {
@@ -188,7 +189,7 @@ impl Fixture {
         self.apply(replica, pod).await;
     }
 
-    /// Applies a Pod of a mesh to the index of a replica.
+    /// Applies a Pod without labels, in a mesh, to the index of a replica.
     pub(crate) async fn apply_pod_of_mesh(&self, replica: &TestReplica, name: &str, mesh: &str) {
         let mut pod = pod_json(
             &self.namespace,
@@ -208,7 +209,8 @@ impl Fixture {
         tokio::task::yield_now().await;
     }
 
-    /// Deletes the namespace. Without a controller manager it remains terminating.
+    /// Deletes the namespace, and applies its terminating state to the index of a replica. The namespace stays
+    /// terminating, because no controller manager runs.
     pub(crate) async fn delete_namespace(&self, replica: &TestReplica) {
         let api: Api<Namespace> = Api::all(self.client.clone());
         api.delete(&self.namespace, &kube::api::DeleteParams::default())

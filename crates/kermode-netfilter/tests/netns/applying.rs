@@ -1,4 +1,5 @@
-//! Tests of applying rules, and of the check of the redirection.
+//! Tests of applying rules, and of the check of the redirection. The response to a connection names the listener of the
+//! lab that received the connection: `outbound`, `inbound` and `inbound-v6` of the simulated proxy, `app` or `server`.
 
 use std::time::{Duration, Instant};
 
@@ -28,9 +29,9 @@ fn rules_of_every_golden_test_are_accepted_by_the_real_nft() {
 #[test]
 fn applying_the_same_rules_twice_changes_nothing() {
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
-    let rules_after_first = list_rules(&lab);
+    let rules_after_first_call = list_rules(&lab);
     lab.apply(&TrafficConfig::default());
-    assert_eq!(list_rules(&lab), rules_after_first);
+    assert_eq!(list_rules(&lab), rules_after_first_call);
     assert_eq!(
         lab.pod_tcp(APP_UID, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2"
@@ -62,7 +63,7 @@ fn applying_does_not_change_other_tables() {
 fn rejected_rules_change_nothing() {
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
     let before = list_rules(&lab);
-    // Other chains jump to the last one.
+    // Other chains jump to the last chain, so the rules without it are invalid.
     let mut broken = kermode_netfilter::RuleSet::new(&TrafficConfig::default(), IpFamilies::V4);
     broken.chains.pop();
     let result = lab.pod.run(|| Nft::default().apply(&broken));

@@ -63,7 +63,7 @@ impl Requests {
         }
     }
 
-    /// Returns the next request, or `None` once the client has sent its last. Cancel safe.
+    /// Returns the next request, or `None` after the last request of the client. Cancel safe.
     ///
     /// # Errors
     /// When the call breaks, or a request is malformed or too large.

@@ -15,12 +15,12 @@ use super::{Change, Store, View};
 pub enum Changes {
     /// The changes. A key may occur more than once, and may name a resource that is not in the view.
     Known(Vec<Change>),
-    /// Any resource may have changed. Either this is the first read, or the log does not reach back to the cursor, or
-    /// the change of the profile may concern any resource. The stream compares all names.
+    /// Any resource may have changed: this is the first read, a log does not reach back to the cursor, or the profile
+    /// has changed in a way that may concern any resource. The stream compares the names and versions of all resources.
     Unknown,
 }
 
-/// [`Change::since`] of a resource that may have been published at any time.
+/// [`Change::since`] of a resource that was not changed now: it may have been published at any time before.
 const SINCE_ANY_TIME: u64 = 0;
 
 /// Watches the view of one proxy for one stream. Holds two cursors and no resources.
@@ -28,6 +28,7 @@ const SINCE_ANY_TIME: u64 = 0;
 pub struct Watcher {
     store: Arc<Store>,
     proxy: ObjectKey,
+    /// Cursor into the scope of the proxy.
     own: ScopeCursor,
     /// Mesh of the profile, and the cursor into the scope of that mesh. `None` before the proxy is published.
     shared: Option<(MeshName, ScopeCursor)>,
@@ -39,7 +40,7 @@ struct ScopeCursor {
     scope: Arc<LockedScope>,
     /// Receives the scope's newest sequence number after each change.
     changed: watch::Receiver<u64>,
-    /// Sequence number of the newest change that was read; `None` before the first read.
+    /// Sequence number up to which the log has been read; `None` before the first read.
     cursor: Option<u64>,
 }
 
@@ -153,13 +154,14 @@ impl ScopeCursor {
 /// Moves a cursor to the end of the log of `scope`. Returns the changes between its old and its new position, or `None`
 /// if they are unknown.
 ///
-/// [`LoggedChange::SelectedService`] yields a change of each resource that the service has in `shared` now. Resources
-/// that the service no longer has are left out, because the log of `shared` contains their removals.
+/// [`LoggedChange::SelectedService`] yields a change of each resource that the service has in `shared_scope`, the scope
+/// of the mesh, now. Resources that the service no longer has are left out, because the log of `shared_scope` contains
+/// their removals.
 fn advance(
     receiver: &mut watch::Receiver<u64>,
     cursor: &mut Option<u64>,
     scope: &Scope,
-    shared: &Scope,
+    shared_scope: &Scope,
 ) -> Option<Vec<Change>> {
     receiver.mark_unchanged();
     let old_position = cursor.replace(scope.sequence())?;
@@ -174,7 +176,7 @@ fn advance(
             LoggedChange::Resource(key) => changes.push(change(*sequence, key.clone())),
             LoggedChange::HiddenResource(key) => changes.push(change(SINCE_ANY_TIME, key.clone())),
             LoggedChange::SelectedService(service) => {
-                let keys = shared.keys_of(Some(service)).cloned();
+                let keys = shared_scope.keys_of(Some(service)).cloned();
                 changes.extend(keys.map(|key| change(SINCE_ANY_TIME, key)));
             }
         }

@@ -175,9 +175,9 @@ pub(super) async fn requests_that_leave_the_mesh_fail_without_passthrough(fixtur
     demo::get(kubectl, APP_NAMESPACE, &client, "client", &url).await?;
     set_passthrough(fixture, false).await?;
     let outcome = wait_for("requests that leave the mesh to fail", TIMEOUT, async || {
-        let attempt = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &client, &url).await;
-        let request_failed = attempt.is_ok();
-        Ok(done_if(request_failed, attempt.unwrap_or_default(), || {
+        let failure = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &client, &url).await;
+        let request_failed = failure.is_ok();
+        Ok(done_if(request_failed, failure.unwrap_or_default(), || {
             "requests still succeed".to_owned()
         }))
     })

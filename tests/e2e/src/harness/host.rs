@@ -70,8 +70,8 @@ pub(crate) async fn run_expecting_failure(mut command: Command) -> Result<String
 }
 
 /// Returns a port that is currently free at an IP address of this machine.
-pub(crate) fn free_port(host: &str) -> Result<u16> {
-    let listener = TcpListener::bind(SocketAddr::new(host.parse()?, 0))?;
+pub(crate) fn free_port(ip: &str) -> Result<u16> {
+    let listener = TcpListener::bind(SocketAddr::new(ip.parse()?, 0))?;
     Ok(listener.local_addr()?.port())
 }
 
