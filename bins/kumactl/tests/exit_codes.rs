@@ -44,7 +44,7 @@ fn denied_pod_gives_code_3_and_no_manifests() {
     let both = format!("{POD}---\n{denied}");
     let (code, out, err) = run(&["inject", "-f", "-"], &both);
     assert_eq!((code, out.as_str()), (Some(3), ""), "{err}");
-    assert!(err.contains("Denied: Pod default/a: annotation"), "{err}");
+    assert!(err.contains("Denied: Pod default/a: label"), "{err}");
     let (code, out, _) = run(&["inject", "-f", "-", "--explain"], &both);
     assert_eq!(code, Some(3));
     assert!(out.contains("denied (WrongValue)"), "{out}");

@@ -1,5 +1,7 @@
 //! `/inject-sidecar`: injects the sidecar into a new Pod, skips the Pod, or denies it.
 
+use serde_json::Value;
+
 use kermode_inject::{Context, Denial, Injection, Namespace, Outcome};
 
 use super::Webhooks;
@@ -34,7 +36,7 @@ impl Webhooks {
             }
         };
         match self
-            .decide_with_lookups(&request, namespace, &record, deadlines)
+            .decide_with_lookups(&request.object, namespace, &record, deadlines)
             .await
         {
             Ok(Outcome::Skipped(reason)) => {
@@ -76,19 +78,19 @@ impl Webhooks {
     ///
     /// # Errors
     /// The denial, and the error message of the lookup if the lookup failed.
-    async fn decide_with_lookups(
+    pub(super) async fn decide_with_lookups(
         &self,
-        request: &Request,
+        pod: &Value,
         namespace: &str,
         record: &NamespaceRecord,
         deadlines: Deadlines,
     ) -> Result<Outcome, (Denial, Option<String>)> {
         let mut found = FoundObjects::default();
-        let mut result = self.decide(request, namespace, record, &found);
+        let mut result = self.decide(pod, namespace, record, &found);
         for _ in 0..MAX_LOOKUPS {
             let Err(denial) = result else { break };
             result = match self.look_up(&denial, &mut found, deadlines).await {
-                Ok(true) => self.decide(request, namespace, record, &found),
+                Ok(true) => self.decide(pod, namespace, record, &found),
                 Ok(false) => return Err((denial, None)),
                 Err(problem) => return Err((denial, Some(problem))),
             };
@@ -99,7 +101,7 @@ impl Webhooks {
     /// Decides with the objects of the directory and the objects that were looked up.
     fn decide(
         &self,
-        request: &Request,
+        pod: &Value,
         namespace: &str,
         record: &NamespaceRecord,
         found: &FoundObjects,
@@ -121,7 +123,7 @@ impl Webhooks {
             },
             oldest_node: oldest_node.as_ref().map(|(node, version)| (&**node, *version)),
         };
-        kermode_inject::inject(&request.object, &self.settings, &context)
+        kermode_inject::inject(pod, &self.settings, &context)
     }
 
     fn respond_injected(&self, request: &Request, namespace: &str, injection: Injection) -> Response {

@@ -97,8 +97,8 @@ async fn validate((State(state), Query(query)): Extractors, body: Body) -> HttpR
 async fn validate_workload((State(state), Query(query)): Extractors, body: Body) -> HttpResponse {
     let webhooks = &state.webhooks;
     state
-        .respond("workload", &query, body, async |request, _| {
-            webhooks.check_workload(request)
+        .respond("workload", &query, body, async |request, deadlines| {
+            webhooks.check_workload(request, deadlines).await
         })
         .await
 }

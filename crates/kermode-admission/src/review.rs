@@ -36,6 +36,9 @@ pub(super) struct Request {
     /// The object; `null` for deletions.
     #[serde(default)]
     pub(super) object: Value,
+    /// Object before an update; `null` for creations.
+    #[serde(default)]
+    pub(super) old_object: Value,
 }
 
 /// Kind of an object.

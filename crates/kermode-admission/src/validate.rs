@@ -16,8 +16,14 @@ impl Webhooks {
             self.problems(&request, deadlines).await
         };
         if problems.is_empty() {
-            self.metrics.count("validate", "allowed", "Valid");
-            return Response::allow(request.uid);
+            let warnings = self.warnings(&request);
+            let outcome = if warnings.is_empty() {
+                ("allowed", "Valid")
+            } else {
+                ("warned", "PatchDoesNotApply")
+            };
+            self.metrics.count("validate", outcome.0, outcome.1);
+            return Response::allow(request.uid).with_warnings(warnings);
         }
         self.metrics.count("validate", "refused", "Invalid");
         Response::deny(request.uid, 422, problems.join("; "))
@@ -43,6 +49,24 @@ impl Webhooks {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Returns warnings about a valid object that will probably not work.
+    fn warnings(&self, request: &Request) -> Vec<String> {
+        if request.kind.kind != "ContainerPatch" {
+            return Vec::new();
+        }
+        let Ok(spec) = serde_json::from_value(request.object["spec"].clone()) else {
+            return Vec::new();
+        };
+        let name = request.object["metadata"]["name"].as_str().unwrap_or_default();
+        let failure = kermode_inject::try_container_patch(name, &spec, &self.settings);
+        let warn = |failure| {
+            format!(
+                "{failure}; Pods that use this ContainerPatch are denied, unless other patches of theirs make it apply"
+            )
+        };
+        failure.map(warn).into_iter().collect()
     }
 
     /// Returns whether a Mesh exists in the directory or in the API server. Returns `true` if the lookup fails, because

@@ -1,121 +1,156 @@
-//! `/validate-workloads`: warns about a workload that has the injection label on the workload object instead of the Pod
-//! template. Such a label has no effect, because injection reads the labels of Pods. This webhook never denies an
-//! object.
+//! `/validate-workloads`: warns about a Deployment or other workload whose Pods would be denied, would get no sidecar
+//! although one is requested, or cause warnings. Without these warnings, only the controller of the Pods would learn of
+//! the problem. Also warns about an injection label on the workload instead of on its Pod template, where injection
+//! reads it. Never denies.
 
-use kermode_crds::annotation::SIDECAR_INJECTION;
-use serde_json::Value;
+use kermode_inject::Outcome;
+use kermode_inject::workload::{misplaced_request, pod_pointer};
+use serde_json::{Value, json};
 
 use super::Webhooks;
+use super::deadline::Deadlines;
 use super::review::{Request, Response};
 
 /// Label of this webhook in metrics.
 const WEBHOOK: &str = "workload";
 
 impl Webhooks {
-    pub(super) fn check_workload(&self, request: Request) -> Response {
-        let warning = misplaced_label_warning(&request);
-        let response = Response::allow(request.uid);
-        let Some(warning) = warning else {
-            self.metrics.count(WEBHOOK, "allowed", "Valid");
-            return response;
+    pub(super) async fn check_workload(&self, request: Request, deadlines: Deadlines) -> Response {
+        let misplaced = misplaced_request(&request.object);
+        let (mut reason, mut warnings) = match misplaced {
+            Some(warning) => ("LabelNotOnTemplate", vec![warning]),
+            None => ("Valid", Vec::new()),
         };
-        self.metrics.count(WEBHOOK, "warned", "LabelNotOnTemplate");
-        response.with_warnings(vec![warning])
+        if let Some(pod) = new_pod(&request)
+            && let Some((problem, of_pods)) = self.check_template(&request, &pod, deadlines).await
+        {
+            reason = problem;
+            warnings.extend(of_pods);
+        }
+        let outcome = if warnings.is_empty() { "allowed" } else { "warned" };
+        self.metrics.count(WEBHOOK, outcome, reason);
+        Response::allow(request.uid).with_warnings(warnings)
+    }
+
+    /// Returns the reason of the problem that the Pods of a workload would have, and the warnings about it.
+    async fn check_template(
+        &self,
+        request: &Request,
+        pod: &Value,
+        deadlines: Deadlines,
+    ) -> Option<(&'static str, Vec<String>)> {
+        let namespace = match request.namespace.as_str() {
+            "" => "default",
+            name => name,
+        };
+        let kind = &request.kind.kind;
+        let record = self.find_namespace(namespace, deadlines).await.ok()?;
+        match self.decide_with_lookups(pod, namespace, &record, deadlines).await {
+            Err((denial, _)) => {
+                let warning = format!("the Pods of this {kind} will be denied: {denial}");
+                Some((denial.reason(), vec![warning]))
+            }
+            Ok(Outcome::Injected(injection)) if !injection.warnings.is_empty() => {
+                let warn = |warning| format!("the Pods of this {kind}: {warning}");
+                Some(("PodWarnings", injection.warnings.into_iter().map(warn).collect()))
+            }
+            Ok(Outcome::Skipped(reason)) => {
+                let warning = reason.warning()?;
+                Some((
+                    reason.as_str(),
+                    vec![format!("the Pods of this {kind}: {warning}")],
+                ))
+            }
+            Ok(Outcome::Injected(_)) => None,
+        }
     }
 }
 
-/// Returns the warning about a workload that has the injection label while its Pod template has neither the injection
-/// label nor the injection annotation.
-fn misplaced_label_warning(request: &Request) -> Option<String> {
-    let path = match request.kind.kind.as_str() {
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => "/spec/template/metadata",
-        "CronJob" => "/spec/jobTemplate/spec/template/metadata",
-        _ => return None,
-    };
-    let has_injection_key = |metadata: &Value, field: &str| {
-        metadata
-            .get(field)
-            .is_some_and(|map| map.get(SIDECAR_INJECTION).is_some())
-    };
-    let template_metadata = request.object.pointer(path).unwrap_or(&Value::Null);
-    if !has_injection_key(request.object.get("metadata")?, "labels")
-        || has_injection_key(template_metadata, "labels")
-        || has_injection_key(template_metadata, "annotations")
-    {
+/// Returns a Pod as the controller of a workload would create it. Returns `None` for an update that leaves the template
+/// as it was, and for an object that another controller has created: its owner was checked.
+fn new_pod(request: &Request) -> Option<Value> {
+    let object = &request.object;
+    let pointer = pod_pointer(object).filter(|pointer| !pointer.is_empty())?;
+    let template = object.pointer(pointer)?;
+    if request.old_object.pointer(pointer) == Some(template) || has_controller(object) {
         return None;
     }
-    Some(format!(
-        "label {SIDECAR_INJECTION} on a {} has no effect: injection reads Pod labels; set the label in {}.labels",
-        request.kind.kind,
-        path.trim_start_matches('/').replace('/', "."),
-    ))
+    let mut pod = template.clone();
+    let metadata = pod.as_object_mut()?.entry("metadata").or_insert(Value::Null);
+    if metadata.is_null() {
+        *metadata = json!({});
+    }
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    metadata
+        .as_object_mut()?
+        .insert("generateName".to_owned(), format!("{name}-").into());
+    Some(pod)
+}
+
+fn has_controller(object: &Value) -> bool {
+    let owners = object
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
+    owners
+        .into_iter()
+        .flatten()
+        .any(|owner| owner["controller"] == true)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn warning(kind: &str, object: Value) -> Option<String> {
-        misplaced_label_warning(&Request {
-            kind: crate::review::Kind {
-                kind: kind.to_owned(),
-            },
+    fn mk_request(object: Value, old_object: Value) -> Request {
+        Request {
             object,
+            old_object,
             ..Request::default()
-        })
-    }
-
-    /// Returns a workload with the injection label.
-    fn labelled(spec: Value) -> Value {
-        json!({"metadata": {"labels": {SIDECAR_INJECTION: "enabled"}}, "spec": spec})
-    }
-
-    /// Returns the spec of a workload whose Pod template has `metadata`.
-    fn mk_spec(metadata: Value) -> Value {
-        json!({"template": {"metadata": metadata}})
-    }
-
-    #[test]
-    fn label_only_on_the_workload_causes_a_warning_that_names_the_template() {
-        for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job"] {
-            let text = warning(kind, labelled(mk_spec(json!({"labels": {"app": "a"}})))).expect(kind);
-            assert!(
-                text.contains(kind) && text.ends_with("set the label in spec.template.metadata.labels"),
-                "{text}"
-            );
         }
-        let text = warning(
-            "CronJob",
-            labelled(json!({"jobTemplate": {"spec": mk_spec(json!({}))}})),
-        );
-        assert!(
-            text.expect("a warning")
-                .ends_with("spec.jobTemplate.spec.template.metadata.labels")
-        );
+    }
+
+    fn deployment(template: Value) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"template": template}})
     }
 
     #[test]
-    fn template_with_label_or_annotation_causes_no_warning() {
-        for map in ["labels", "annotations"] {
-            let spec = mk_spec(json!({map: {SIDECAR_INJECTION: "disabled"}}));
-            assert_eq!(warning("Deployment", labelled(spec)), None);
+    fn pod_has_the_template_and_a_generated_name() {
+        for metadata in [Value::Null, json!({}), json!({"labels": {"app": "a"}})] {
+            let template = json!({"metadata": metadata, "spec": {"containers": []}});
+            let pod = new_pod(&mk_request(deployment(template), Value::Null)).expect("a Pod");
+            assert_eq!(pod["metadata"]["generateName"], "web-");
+            assert_eq!(pod["metadata"]["labels"], metadata["labels"]);
+            assert_eq!(pod["spec"], json!({"containers": []}));
         }
-        assert_eq!(warning("Deployment", json!({"metadata": {}, "spec": {}})), None);
     }
 
     #[test]
-    fn other_kinds_are_ignored_and_malformed_objects_do_not_panic() {
-        assert_eq!(warning("Pod", labelled(json!({}))), None);
-        assert_eq!(warning("Deployment", Value::Null), None);
-        for spec in [
+    fn unchanged_templates_and_objects_of_controllers_are_not_checked() {
+        let template = json!({"metadata": {}, "spec": {}});
+        let (object, mut scaled) = (deployment(template.clone()), deployment(template));
+        scaled["spec"]["replicas"] = 2.into();
+        assert_eq!(new_pod(&mk_request(scaled, object.clone())), None);
+        let changed = deployment(json!({"metadata": {}, "spec": {"hostNetwork": true}}));
+        assert!(new_pod(&mk_request(changed, object.clone())).is_some());
+        let mut owned = object;
+        owned["metadata"]["ownerReferences"] = json!([{"kind": "CronJob", "controller": true}]);
+        assert_eq!(new_pod(&mk_request(owned, Value::Null)), None);
+    }
+
+    #[test]
+    fn malformed_objects_have_no_pod() {
+        for object in [
             Value::Null,
-            json!(1),
-            json!({"template": []}),
-            mk_spec(json!("x")),
+            json!([]),
+            deployment(Value::Null),
+            deployment(json!([])),
+            deployment(json!({"metadata": []})),
+            json!({"apiVersion": "v1", "kind": "Pod", "spec": {}}),
         ] {
-            assert!(warning("Deployment", labelled(spec)).is_some());
+            assert_eq!(new_pod(&mk_request(object, Value::Null)), None);
         }
     }
 }

@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use kermode_model::{DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, duration};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use load::InvalidConfig;
 pub use settings::{Setting, settings};
 
-use load::{OverrideRules, Variable};
+use load::{ConfigFile, OverrideRules, Variable};
 
 /// Configuration of one replica of the control plane. Field names are the keys of the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -236,6 +237,25 @@ impl Config {
     /// When the configuration is invalid; the error lists all problems.
     pub fn load(
         file: Option<&Path>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, InvalidConfig> {
+        Self::load_from(file.map(ConfigFile::Path), environment)
+    }
+
+    /// Loads a configuration like [`Config::load`], from the content of a file. `name` stands for the file in problems.
+    ///
+    /// # Errors
+    /// When the configuration is invalid; the error lists all problems.
+    pub fn load_content(
+        name: &str,
+        content: &Value,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, InvalidConfig> {
+        Self::load_from(Some(ConfigFile::Content { name, content }), environment)
+    }
+
+    fn load_from(
+        file: Option<ConfigFile<'_>>,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, InvalidConfig> {
         let variables: Vec<Variable> = settings::variables().collect();

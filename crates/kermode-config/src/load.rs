@@ -24,6 +24,15 @@ pub(crate) struct OverrideRules<'a> {
     pub(crate) user_keyed_maps: &'a [&'a str],
 }
 
+/// Configuration file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ConfigFile<'a> {
+    /// A file that is read.
+    Path(&'a Path),
+    /// The content of a file that is not written yet, and the name that stands for it in problems.
+    Content { name: &'a str, content: &'a Value },
+}
+
 /// An invalid configuration, with all its problems. Each problem names the file, the key or the environment
 /// variable.
 #[derive(Debug)]
@@ -38,6 +47,13 @@ impl fmt::Display for InvalidConfig {
 }
 
 impl std::error::Error for InvalidConfig {}
+
+impl InvalidConfig {
+    /// Returns all problems.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
 
 /// One setting from the file or the environment.
 struct Override {
@@ -64,7 +80,7 @@ struct Collector<'a> {
 /// wrong type.
 pub(crate) fn load<T>(
     rules: OverrideRules<'_>,
-    file: Option<&Path>,
+    file: Option<ConfigFile<'_>>,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<T, InvalidConfig>
 where
@@ -89,16 +105,24 @@ where
 // === impl Collector ===
 
 impl Collector<'_> {
-    fn collect_file(&mut self, file: &Path) {
-        match read_file(file) {
-            Ok(value) => self.collect_tree(file, self.defaults, &value, &mut Vec::new()),
-            Err(problem) => self.problems.push(problem),
+    fn collect_file(&mut self, file: ConfigFile<'_>) {
+        match file {
+            ConfigFile::Path(path) => match read_file(path) {
+                Ok(value) => {
+                    let name = path.display().to_string();
+                    self.collect_tree(&name, self.defaults, &value, &mut Vec::new());
+                }
+                Err(problem) => self.problems.push(problem),
+            },
+            ConfigFile::Content { name, content } => {
+                self.collect_tree(name, self.defaults, content, &mut Vec::new());
+            }
         }
     }
 
     /// Collects the leaves of the file's tree as overrides, and reports unknown keys. `defaults` is the part of the
     /// defaults at `path`.
-    fn collect_tree(&mut self, file: &Path, defaults: &Value, value: &Value, path: &mut Vec<String>) {
+    fn collect_tree(&mut self, file: &str, defaults: &Value, value: &Value, path: &mut Vec<String>) {
         let dotted_path = path.join(".");
         match (defaults, value) {
             // A key without a value keeps its default.
@@ -111,14 +135,14 @@ impl Collector<'_> {
                     if let Some(default) = defaults.get(key) {
                         self.collect_tree(file, default, value, path);
                     } else {
-                        let problem = format!("{}: unknown key {}", file.display(), path.join("."));
+                        let problem = format!("{file}: unknown key {}", path.join("."));
                         self.problems.push(problem);
                     }
                     path.pop();
                 }
             }
             _ => self.overrides.push(Override {
-                origin: format!("{}: {dotted_path}", file.display()),
+                origin: format!("{file}: {dotted_path}"),
                 path: path.clone(),
                 value: value.clone(),
             }),

@@ -148,6 +148,10 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
         "Names of the ContainerPatches that apply to Pods without the annotation `kuma.io/container-patches`.",
     ),
     (
+        "imagePullSecrets",
+        "Secrets with credentials for the registry of the images, appended to the list of each injected Pod. They must exist in its namespace.",
+    ),
+    (
         "caCertFile",
         "File of the CA certificate that sidecars verify the control plane against. Empty: the CA of the control plane.",
     ),

@@ -10,7 +10,7 @@ use kermode_crds::annotation::CONTAINER_PATCHES;
 use kermode_crds::{ContainerPatchSpec, JsonPatchBlock};
 use serde_json::Value;
 
-pub use self::admission::{PatchProblem, validate_container_patch};
+pub use self::admission::{PatchProblem, try_container_patch, validate_container_patch};
 use crate::changes;
 use crate::denial::{Denial, quoted};
 use crate::trace::{Trace, TraceTopic};

@@ -1,7 +1,5 @@
 //! Reasons for denying admission of a Pod, as text (`Display`) and as stable identifiers ([`Denial::reason`]).
 
-use kermode_crds::annotation::WrongValue;
-
 use crate::container_patch::PatchFailure;
 use crate::reason::Obstacle;
 
@@ -17,12 +15,18 @@ pub enum Denial {
         expected: &'static str,
     },
     /// A label or annotation is not a boolean.
-    #[error("{error} (in {origin}): use enabled, true, disabled or false")]
+    #[error(
+        "{noun} \"{key}\" has wrong value \"{value}\" (on {object}): use enabled, true, disabled or false"
+    )]
     WrongValue {
-        /// Key and value of the label or annotation.
-        error: WrongValue,
-        /// Location of the value, for example `a label of Pod default/app`.
-        origin: String,
+        /// `label` or `annotation`.
+        noun: &'static str,
+        /// Key.
+        key: &'static str,
+        /// Value.
+        value: String,
+        /// Object that has the label or annotation.
+        object: String,
     },
     /// An annotation cannot be parsed.
     #[error("failed to parse annotation \"{key}\": {problem} (on {object})")]
@@ -56,12 +60,12 @@ pub enum Denial {
         object: String,
     },
     /// The Mesh that the Pod would join does not exist.
-    #[error("Mesh \"{mesh}\" not found: create it, or correct kuma.io/mesh of {object} or its Namespace")]
+    #[error("Mesh \"{mesh}\" not found: create it, or correct {origin}")]
     MeshNotFound {
         /// Name of the Mesh.
         mesh: String,
-        /// Kind, namespace and name of the Pod.
-        object: String,
+        /// Label or annotation that names the Mesh, and its object.
+        origin: String,
     },
     /// ContainerPatches do not exist.
     #[error("it appears some expected container patches are missing: [{}]", quoted(names))]

@@ -257,6 +257,7 @@ impl Rendering<'_> {
             volumes,
             self.was_injected,
         )?);
+        builder.append_image_pull_secrets(&pod.image_pull_secrets, &plan.settings.image_pull_secrets);
         match plan.placement {
             Placement::Native => builder.insert_init_containers(vec![init, sidecar], /* first: */ true),
             Placement::Classic => {
@@ -305,6 +306,7 @@ impl Rendering<'_> {
             warnings,
             trace,
         );
+        drain::warn_of_ignored_mode(&sidecar, warnings);
         Ok(sidecar)
     }
 

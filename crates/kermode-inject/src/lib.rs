@@ -33,7 +33,9 @@ mod volumes;
 mod warnings;
 pub mod workload;
 
-pub use self::container_patch::{PatchFailure, PatchProblem, PatchStage, validate_container_patch};
+pub use self::container_patch::{
+    PatchFailure, PatchProblem, PatchStage, try_container_patch, validate_container_patch,
+};
 pub use self::denial::Denial;
 pub use self::inject::{Context, Injection, Namespace, Outcome, explain, inject};
 pub use self::probes::{VirtualTarget, virtual_target};

@@ -12,11 +12,12 @@ use crate::probes::RewrittenProbe;
 use crate::volumes::VolumeChanges;
 
 /// Lists and maps of a Pod that injection changes.
-const CHANGED: [(&str, &str); 4] = [
+const CHANGED: [(&str, &str); 5] = [
     ("metadata", "annotations"),
     ("spec", "containers"),
     ("spec", "initContainers"),
     ("spec", "volumes"),
+    ("spec", "imagePullSecrets"),
 ];
 
 /// Returns the patch from `before` to `after`, which differ in what injection changes. A changed list is replaced as a
@@ -120,6 +121,27 @@ impl PatchBuilder {
             for volume in volumes {
                 self.add(&["spec", "volumes", "-"], volume);
             }
+        }
+    }
+
+    /// Appends Secrets for pulling images that the Pod does not list.
+    pub(crate) fn append_image_pull_secrets(&mut self, present: &[&str], names: &[String]) {
+        let mut secrets: Vec<Value> = Vec::new();
+        for name in names {
+            let secret = json!({"name": name});
+            if !present.contains(&name.as_str()) && !secrets.contains(&secret) {
+                secrets.push(secret);
+            }
+        }
+        if secrets.is_empty() {
+            return;
+        }
+        if self.missing.image_pull_secrets {
+            self.add(&["spec", "imagePullSecrets"], Value::Array(secrets));
+            return;
+        }
+        for secret in secrets {
+            self.add(&["spec", "imagePullSecrets", "-"], secret);
         }
     }
 

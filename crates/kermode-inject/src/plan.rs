@@ -79,12 +79,9 @@ impl<'a> Plan<'a> {
         trace: &mut Trace,
     ) -> Result<Self, Denial> {
         let annotations = metadata.pod_annotations;
-        let mesh = mesh_of(metadata, trace);
+        let (mesh, origin) = mesh_of(metadata, trace);
         if !(context.mesh_exists)(&mesh) {
-            return Err(Denial::MeshNotFound {
-                mesh,
-                object: annotations.object.to_owned(),
-            });
+            return Err(Denial::MeshNotFound { mesh, origin });
         }
         let sidecar = &settings.sidecar_container;
         let is_gateway = annotations.is_gateway()?;
@@ -136,22 +133,23 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Returns the mesh of the Pod: the first value of [`key::MESH`] that is not empty, by
-/// [precedence of the sources](InjectionSource::IN_ORDER).
-fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
+/// Returns the mesh of the Pod, and the label or annotation that names the mesh. The mesh is the first value of
+/// [`key::MESH`] that is not empty, by [precedence of the sources](InjectionSource::IN_ORDER).
+fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> (String, String) {
     for source in InjectionSource::IN_ORDER {
         let values = metadata.values_of(source);
         if let Some(mesh) = values.text(key::MESH) {
             trace.note(TraceTopic::Mesh, || {
                 format!("{} is {mesh}", values.location(key::MESH))
             });
-            return mesh.to_owned();
+            return (mesh.to_owned(), values.location(key::MESH));
         }
     }
     trace.note(TraceTopic::Mesh, || {
         format!("neither Pod nor Namespace has {}: {DEFAULT_MESH}", key::MESH)
     });
-    DEFAULT_MESH.to_owned()
+    let origin = format!("{} of {} or its Namespace", key::MESH, metadata.pod_labels.object);
+    (DEFAULT_MESH.to_owned(), origin)
 }
 
 /// Returns the default number of Envoy's worker threads: the lower of the CPU limits of the sidecar and the Pod, in

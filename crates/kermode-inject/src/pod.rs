@@ -25,6 +25,8 @@ pub(crate) struct Pod<'a> {
     pub(crate) containers: Vec<Container<'a>>,
     pub(crate) init_containers: Vec<Container<'a>>,
     pub(crate) volumes: Vec<Volume<'a>>,
+    /// Names in `spec.imagePullSecrets`.
+    pub(crate) image_pull_secrets: Vec<&'a str>,
     /// `spec.terminationGracePeriodSeconds`. The API server sets its default of 30 before webhooks run.
     pub(crate) termination_grace_period_seconds: Option<u64>,
     /// `spec.securityContext.runAsUser`.
@@ -61,6 +63,7 @@ pub(crate) struct Missing {
     pub(crate) annotations: bool,
     pub(crate) init_containers: bool,
     pub(crate) volumes: bool,
+    pub(crate) image_pull_secrets: bool,
 }
 
 /// One container of the Pod.
@@ -88,12 +91,14 @@ impl<'a> Pod<'a> {
         })?;
         let init_containers = member("/spec", spec, "initContainers", list)?;
         let volumes = member("/spec", spec, "volumes", list)?;
+        let image_pull_secrets = member("/spec", spec, "imagePullSecrets", list)?;
         Ok(Self {
             name: pod_name(metadata)?,
             labels: string_map(metadata, "labels")?,
             annotations: string_map(metadata, "annotations")?,
             containers: read_containers("/spec/containers", containers)?,
             init_containers: read_containers("/spec/initContainers", init_containers.unwrap_or_default())?,
+            image_pull_secrets: secret_names(image_pull_secrets.unwrap_or_default())?,
             volumes: read_volumes(volumes.unwrap_or_default())?,
             termination_grace_period_seconds: member(
                 "/spec",
@@ -118,6 +123,7 @@ impl<'a> Pod<'a> {
                 annotations: !is_present(metadata, "annotations"),
                 init_containers: init_containers.is_none(),
                 volumes: volumes.is_none(),
+                image_pull_secrets: image_pull_secrets.is_none(),
             },
         })
     }
@@ -283,6 +289,14 @@ fn read_containers<'a>(path: &str, items: &'a [Value]) -> Result<Vec<Container<'
         let json = object(&path, item)?;
         let name = member(&path, json, "name", text)?.unwrap_or_default();
         Ok(Container { name, json })
+    };
+    items.iter().enumerate().map(read).collect()
+}
+
+fn secret_names(items: &[Value]) -> Result<Vec<&str>, Denial> {
+    let read = |(index, json)| {
+        let path = format!("/spec/imagePullSecrets/{index}");
+        Ok(member(&path, object(&path, json)?, "name", text)?.unwrap_or_default())
     };
     items.iter().enumerate().map(read).collect()
 }

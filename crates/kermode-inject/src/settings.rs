@@ -22,6 +22,9 @@ pub struct Settings {
     pub cni_enabled: bool,
     /// Names of the ContainerPatches that apply to Pods without the annotation `kuma.io/container-patches`.
     pub container_patches: Vec<String>,
+    /// Secrets with credentials for the registry of the images. They are appended to the list of each injected Pod, and
+    /// must exist in its Namespace.
+    pub image_pull_secrets: Vec<String>,
     /// Path of the file with the CA certificates that sidecars use to verify the control plane's certificate. The
     /// control plane passes the content of the file as [`crate::Context::control_plane_ca_pem`].
     pub ca_cert_file: String,
@@ -146,6 +149,7 @@ impl Default for Settings {
         Self {
             cni_enabled: false,
             container_patches: Vec::new(),
+            image_pull_secrets: Vec::new(),
             ca_cert_file: String::new(),
             virtual_probes_enabled: true,
             virtual_probes_port: 9000,

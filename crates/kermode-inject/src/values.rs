@@ -8,7 +8,7 @@ use kermode_model::{duration, notation};
 
 use crate::denial::Denial;
 
-/// Maximum number of characters of an invalid item in a message.
+/// Maximum number of characters of an invalid value in a message.
 const MAX_ITEM_CHARS: usize = 64;
 
 /// Labels or annotations of an object, and the name of the object for messages. The methods that parse a value return
@@ -52,9 +52,11 @@ impl<'a> Values<'a> {
 
     pub(crate) fn boolean(&self, key: &'static str) -> Result<Option<bool>, Denial> {
         let parse = |value| {
-            parse_bool(key, value).map_err(|error| Denial::WrongValue {
-                error,
-                origin: self.origin(),
+            parse_bool(key, value).map_err(|_| Denial::WrongValue {
+                noun: self.noun,
+                key,
+                value: value.chars().take(MAX_ITEM_CHARS).collect(),
+                object: self.object.to_owned(),
             })
         };
         self.get(key).map(parse).transpose()
@@ -161,11 +163,6 @@ impl<'a> Values<'a> {
         format!("{} {key} of {}", self.noun, self.object)
     }
 
-    fn origin(&self) -> String {
-        let article = if self.noun == "annotation" { "an" } else { "a" };
-        format!("{article} {} of {}", self.noun, self.object)
-    }
-
     fn unparsable(&self, key: &'static str, problem: String) -> Denial {
         Denial::Unparsable {
             key,
@@ -213,16 +210,18 @@ mod tests {
     }
 
     #[test]
-    fn error_of_a_wrong_value_names_key_value_and_object() {
+    fn error_of_a_wrong_value_calls_a_label_a_label_and_names_key_value_and_object() {
         let pairs = entries("maybe");
-        let error = Values::labels(&pairs, "Pod default/app")
-            .boolean("k")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("annotation \"k\" has wrong value \"maybe\""),
-            "{error}"
-        );
-        assert!(error.contains("a label of Pod default/app"), "{error}");
+        for (values, noun) in [
+            (Values::labels(&pairs, "Pod default/app"), "label"),
+            (Values::annotations(&pairs, "Pod default/app"), "annotation"),
+        ] {
+            assert_eq!(
+                values.boolean("k").unwrap_err().to_string(),
+                format!(
+                    "{noun} \"k\" has wrong value \"maybe\" (on Pod default/app): use enabled, true, disabled or false"
+                )
+            );
+        }
     }
 }

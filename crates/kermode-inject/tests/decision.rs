@@ -91,11 +91,11 @@ fn first_source_with_the_key_decides() {
 
 #[test]
 fn denial_of_a_wrong_value_names_key_value_and_object() {
-    for (index, location) in [
-        "a label of Pod shop/p",
-        "an annotation of Pod shop/p",
-        "a label of Namespace shop",
-        "an annotation of Namespace shop",
+    for (index, (noun, object)) in [
+        ("label", "Pod shop/p"),
+        ("annotation", "Pod shop/p"),
+        ("label", "Namespace shop"),
+        ("annotation", "Namespace shop"),
     ]
     .into_iter()
     .enumerate()
@@ -105,11 +105,8 @@ fn denial_of_a_wrong_value_names_key_value_and_object() {
         let denial = decide_with(values).unwrap_err();
         let text = denial.to_string();
         assert_eq!(denial.reason(), "WrongValue");
-        assert!(
-            text.starts_with("annotation \"kuma.io/sidecar-injection\" has wrong value \"yes\""),
-            "{text}"
-        );
-        assert!(text.contains(location), "{text}");
+        let expected = format!("{noun} \"kuma.io/sidecar-injection\" has wrong value \"yes\" (on {object})");
+        assert!(text.starts_with(&expected), "{text}");
     }
 }
 
@@ -124,11 +121,19 @@ fn mesh_of_pod_or_namespace_must_exist() {
     let denial = decide(&pod, &namespace("other")).unwrap_err();
     assert_eq!(
         denial.to_string(),
-        "Mesh \"other\" not found: create it, or correct kuma.io/mesh of Pod shop/p or its Namespace"
+        "Mesh \"other\" not found: create it, or correct annotation kuma.io/mesh of Namespace shop"
     );
     assert_eq!(expect_injected(decide(&pod, &namespace(""))).mesh, "default");
     pod["metadata"]["annotations"] = json!({"kuma.io/mesh": "default"});
     assert_eq!(expect_injected(decide(&pod, &namespace("other"))).mesh, "default");
+    pod["metadata"]["labels"]["kuma.io/mesh"] = "third".into();
+    let denial = decide(&pod, &namespace("other")).unwrap_err();
+    assert!(
+        denial
+            .to_string()
+            .ends_with("or correct label kuma.io/mesh of Pod shop/p"),
+        "{denial}"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@
 mod fixture;
 
 use kermode_inject::settings::SidecarMode;
-use kermode_inject::{Outcome, Settings, inject, parse_quantity};
+use kermode_inject::{Outcome, Settings, SkipReason, inject, parse_quantity};
 use kermode_model::KubernetesVersion;
 use serde_json::{Value, json};
 
@@ -242,4 +242,35 @@ fn oldest_kubelet_decides_the_sidecar_mode_auto() {
         let case = format!("{mode:?}, API server supports: {api_server}, oldest node {oldest_node:?}");
         assert_eq!(is_native(mode, api_server, oldest_node), expected, "{case}");
     }
+}
+
+// Secrets for pulling images
+
+#[test]
+fn configured_secrets_for_pulling_images_are_appended_to_those_of_the_pod() {
+    let settings = Settings {
+        image_pull_secrets: vec!["mirror".to_owned(), "backup".to_owned(), "mirror".to_owned()],
+        ..settings(SidecarMode::Native)
+    };
+    for (own, expected) in [
+        (Value::Null, json!(["mirror", "backup"])),
+        (json!([]), json!(["mirror", "backup"])),
+        (json!([{"name": "team"}]), json!(["team", "mirror", "backup"])),
+        (
+            json!([{"name": "backup"}, {"name": "team"}]),
+            json!(["backup", "team", "mirror"]),
+        ),
+    ] {
+        let after = injected(&mk_pod(json!({"imagePullSecrets": own})), &settings);
+        let secrets = after["spec"]["imagePullSecrets"]
+            .as_array()
+            .expect("a list")
+            .iter();
+        let names: Value = secrets.map(|secret| secret["name"].clone()).collect();
+        assert_eq!(names, expected);
+        let again = Fixture::default().with(|context| inject(&after, &settings, context));
+        assert_eq!(again, Ok(Outcome::Skipped(SkipReason::AlreadyInjected)));
+    }
+    let without = injected(&mk_pod(json!({})), &self::settings(SidecarMode::Native));
+    assert!(without["spec"]["imagePullSecrets"].is_null());
 }

@@ -15,15 +15,16 @@ pub(crate) fn file(installation: &Installation) -> Result<Value, InstallError> {
         "store".to_owned(),
         json!({"kubernetes": {"systemNamespace": installation.namespace}}),
     );
+    let mut injector = json!({
+        "sidecarContainer": {"image": installation.images.sidecar},
+        "initContainer": {"image": installation.images.init},
+    });
+    if !installation.image_pull_secrets.is_empty() {
+        injector["imagePullSecrets"] = json!(installation.image_pull_secrets);
+    }
     config.insert(
         "runtime".to_owned(),
-        json!({"kubernetes": {
-            "controlPlaneServiceName": NAME,
-            "injector": {
-                "sidecarContainer": {"image": installation.images.sidecar},
-                "initContainer": {"image": installation.images.init},
-            },
-        }}),
+        json!({"kubernetes": {"controlPlaneServiceName": NAME, "injector": injector}}),
     );
     if let Some(zone) = &installation.zone {
         config.insert("multizone".to_owned(), json!({"zone": {"name": zone}}));

@@ -10,6 +10,7 @@ mod workload;
 
 use std::collections::BTreeMap;
 
+use kermode_config::{Config, InvalidConfig};
 use kermode_crds::{annotation, definition};
 use kermode_manifests::{ManifestError, yaml};
 use serde_json::{Value, json};
@@ -28,6 +29,8 @@ pub struct Installation {
     pub replicas: u16,
     /// Images of all containers.
     pub images: Images,
+    /// Secrets with credentials for the registry, of the control plane's Pods and of injected Pods.
+    pub image_pull_secrets: Vec<String>,
     /// Failure policy of the injector's webhooks that match the label `kuma.io/sidecar-injection: enabled` of a Pod or
     /// of its Namespace.
     pub injector_failure_policy: FailurePolicy,
@@ -74,15 +77,18 @@ pub enum FailurePolicy {
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// Some assignments cannot be used.
-    #[error("{}", one_per_line(.0))]
+    #[error("{}", lines(.0))]
     Assignments(Vec<InvalidAssignment>),
+    /// The control plane would not start with the configuration.
+    #[error("{}", lines(.0.problems()))]
+    Config(#[from] InvalidConfig),
     /// The configuration file cannot be written.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
 }
 
 /// Formats the problems, each on a line, indented like the text after "Error: ".
-fn one_per_line(problems: &[InvalidAssignment]) -> String {
+fn lines(problems: &[impl ToString]) -> String {
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     problems.join("\n       ")
 }
@@ -105,9 +111,15 @@ impl Installation {
     /// Renders all objects, in the order in which they can be applied.
     ///
     /// # Errors
-    /// If an assignment cannot be used, or the configuration file cannot be written as YAML.
+    /// If an assignment cannot be used, the control plane would refuse the configuration, or the file cannot be written as
+    /// YAML.
     pub fn objects(&self) -> Result<Vec<Value>, InstallError> {
-        let config = yaml::document(&configuration::file(self)?)?;
+        let config = configuration::file(self)?;
+        // Reports what the control plane would refuse at its start.
+        Config::load_content("--set", &config, |variable| {
+            self.environment.get(variable).cloned()
+        })?;
+        let config = yaml::document(&config)?;
         let mut objects = vec![namespace(self)];
         objects.extend(definition::all());
         objects.push(workload::service_account(self));

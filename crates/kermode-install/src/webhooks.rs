@@ -129,17 +129,18 @@ fn resource_validator(installation: &Installation) -> Value {
     validator
 }
 
-/// Webhook that warns about a workload with the injection label, because the label belongs on the Pod template. The
-/// webhook denies nothing, so it has a short timeout, and its failures are ignored.
+/// Webhook that warns about workloads whose Pods would be denied or get no sidecar. The webhook denies nothing, so it has a
+/// short timeout, and its failures are ignored.
 fn workload_warner(installation: &Installation) -> Value {
     let rules = json!([
         rule(
             "apps",
             "v1",
-            &["daemonsets", "deployments", "statefulsets"],
+            &["daemonsets", "deployments", "replicasets", "statefulsets"],
             &["CREATE", "UPDATE"]
         ),
         rule("batch", "v1", &["cronjobs", "jobs"], &["CREATE", "UPDATE"]),
+        rule("", "v1", &["replicationcontrollers"], &["CREATE", "UPDATE"]),
     ]);
     let mut warner = webhook(
         "workloads.kuma-admission.kuma.io",
@@ -148,8 +149,8 @@ fn workload_warner(installation: &Installation) -> Value {
         rules,
         installation,
     );
-    let has_label = json!({"key": annotation::SIDECAR_INJECTION, "operator": "Exists"});
-    warner["objectSelector"] = json!({"matchExpressions": [has_label]});
+    warner["namespaceSelector"] =
+        json!({"matchExpressions": outside_namespaces_of_the_cluster(installation)});
     warner["timeoutSeconds"] = FAIL_OPEN_TIMEOUT_SECONDS.into();
     warner
 }

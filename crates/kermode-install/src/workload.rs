@@ -143,6 +143,10 @@ fn pod_spec(installation: &Installation) -> Value {
         "containers": [container(installation)],
         "volumes": [{"name": "config", "configMap": {"name": CONFIG_MAP}}],
     });
+    if !installation.image_pull_secrets.is_empty() {
+        let secrets = installation.image_pull_secrets.iter();
+        spec["imagePullSecrets"] = secrets.map(|name| json!({"name": name})).collect();
+    }
     if installation.replicas > 1 {
         spec["topologySpreadConstraints"] = json!([
             spread("kubernetes.io/hostname"),

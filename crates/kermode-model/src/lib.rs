@@ -22,7 +22,7 @@ pub use kubernetes_version::KubernetesVersion;
 pub use mesh::{CertificateAuthority, DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, Mesh, Mtls, MtlsMode};
 pub use name::{
     DEFAULT_MESH, DEFAULT_TOKEN_AUDIENCE, MAX_DNS_LABEL_LENGTH, MeshName, ObjectKey, ServiceName,
-    is_dns_label,
+    is_dns_label, is_dns_subdomain,
 };
 pub use permission::{Action, PermissionRule, PermissionSet, Principal, TrafficPermission};
 pub use protocol::Protocol;

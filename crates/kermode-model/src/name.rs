@@ -12,6 +12,9 @@ pub const DEFAULT_TOKEN_AUDIENCE: &str = "kuma-control-plane";
 /// Maximum length of a DNS label, in bytes (RFC 1123).
 pub const MAX_DNS_LABEL_LENGTH: usize = 63;
 
+/// Maximum length of a DNS subdomain, in bytes (RFC 1123).
+const MAX_DNS_SUBDOMAIN_LENGTH: usize = 253;
+
 /// Whether a text is a DNS label (RFC 1123) in lower case, as the name of a Kubernetes namespace is. Mesh names must be
 /// DNS labels, because they are SPIFFE trust domains and parts of the names of Secrets.
 pub fn is_dns_label(text: &str) -> bool {
@@ -21,6 +24,11 @@ pub fn is_dns_label(text: &str) -> bool {
         && bytes.first().is_some_and(is_letter_or_digit)
         && bytes.last().is_some_and(is_letter_or_digit)
         && bytes.iter().all(|byte| is_letter_or_digit(byte) || *byte == b'-')
+}
+
+/// Whether a text is a DNS subdomain (RFC 1123) in lower case, like the name of a Secret.
+pub fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= MAX_DNS_SUBDOMAIN_LENGTH && text.split('.').all(is_dns_label)
 }
 
 macro_rules! name {

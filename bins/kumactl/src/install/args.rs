@@ -81,6 +81,11 @@ pub(super) struct ImageArgs {
     #[arg(long, default_value = DEFAULT_REGISTRY, value_name = "REGISTRY")]
     pub(super) registry: String,
 
+    /// Secret with credentials for the registry, for the Pods of the control plane and for injected Pods; repeatable.
+    /// It must exist in the namespace of each of these Pods.
+    #[arg(long = "image-pull-secret", value_name = "NAME")]
+    pub(super) image_pull_secrets: Vec<String>,
+
     /// Registry of the control plane's image, in place of --registry.
     #[arg(long, value_name = "REGISTRY")]
     pub(super) control_plane_registry: Option<String>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use kermode_install::{Images, Installation, WebhookAddress};
-use kermode_model::is_dns_label;
+use kermode_model::{is_dns_label, is_dns_subdomain};
 
 use super::args::{ControlPlaneArgs, ImageArgs, ModeArg};
 use super::env_var;
@@ -28,6 +28,13 @@ pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
     }
     let webhook_address = webhook_address(args.webhook_url.as_deref(), &mut problems);
     let images = images(&args.images, &mut problems);
+    for name in &args.images.image_pull_secrets {
+        if !is_dns_subdomain(name) {
+            problems.push(format!(
+                "--image-pull-secret {name:?}: use the name of a Secret: lower case letters, digits, dashes and dots"
+            ));
+        }
+    }
     if !problems.is_empty() {
         // The spaces align each line with the text after `Error: `.
         bail!("{}", problems.join("\n       "));
@@ -37,6 +44,7 @@ pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
         zone: args.zone,
         replicas: args.replicas,
         images,
+        image_pull_secrets: args.images.image_pull_secrets,
         injector_failure_policy: args.injector_failure_policy.into(),
         environment,
         assignments: args.set,

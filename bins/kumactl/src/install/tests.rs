@@ -86,6 +86,8 @@ fn installation_with_many_flags_equals_the_golden() {
             "--replicas=3",
             "--registry=registry.example/kermode",
             "--dataplane-init-registry=registry.example/other",
+            "--image-pull-secret=registry-credentials",
+            "--image-pull-secret=other.credentials",
             "--control-plane-repository=cp",
             "--injector-failure-policy=Ignore",
             "--env-var=KUMA_DEFAULTS_SKIP_MESH_CREATION=true",
@@ -269,8 +271,20 @@ fn failure_of_the_warning_webhook_is_ignored() {
     assert_eq!(webhook["failurePolicy"], "Ignore");
     assert_eq!(webhook["sideEffects"], "None");
     assert!(webhook["timeoutSeconds"].as_u64() <= Some(2));
-    let labelled = json!([{"key": "kuma.io/sidecar-injection", "operator": "Exists"}]);
-    assert_eq!(webhook["objectSelector"], json!({"matchExpressions": labelled}));
+    assert!(
+        webhook.get("objectSelector").is_none(),
+        "labels of Namespaces and templates request injection too"
+    );
+    let excluded = json!([
+        "kong-mesh-system",
+        "kube-system",
+        "kube-node-lease",
+        "kube-public"
+    ]);
+    assert_eq!(
+        webhook["namespaceSelector"]["matchExpressions"],
+        json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": excluded}]),
+    );
 }
 
 #[test]
@@ -325,4 +339,44 @@ fn all_wrong_flags_are_reported_at_once() {
     }
     let text = error_of(&["--set=a", "--set=.=1"]);
     assert_eq!(text.matches("--set").count(), 2, "{text}");
+}
+
+#[test]
+fn settings_that_the_control_plane_would_refuse_are_rejected() {
+    for (flag, problem) in [
+        (
+            "--set=runtime.kubernetes.injector.sidecarMod=native",
+            "--set: unknown key runtime.kubernetes.injector.sidecarMod",
+        ),
+        (
+            "--set=runtime.kubernetes.injector.sidecarMode=sometimes",
+            "--set: runtime.kubernetes.injector.sidecarMode: ",
+        ),
+        (
+            "--set=runtime.kubernetes.injector.virtualProbesPort=0",
+            "virtualProbesPort: must be a port",
+        ),
+        ("--set=dpServer.port=high", "--set: dpServer.port: "),
+        ("--env-var=KUMA_DP_SERVER_PORT=high", "$KUMA_DP_SERVER_PORT: "),
+        (
+            "--env-var=KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_DRAIN_TIME=soon",
+            "$KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_DRAIN_TIME: ",
+        ),
+        (
+            "--env-var=KUMA_TRACING_OPENTELEMETRY_SAMPLING_RATIO=2",
+            "is not between 0 and 1",
+        ),
+        (
+            "--image-pull-secret=Credentials",
+            "--image-pull-secret \"Credentials\"",
+        ),
+    ] {
+        let text = error_of(&[flag]);
+        assert!(text.contains(problem), "{flag}: {text}");
+    }
+    let text = error_of(&["--set=a=1", "--env-var=KUMA_DP_SERVER_PORT=high"]);
+    assert!(
+        text.contains("unknown key a") && text.contains("$KUMA_DP_SERVER_PORT"),
+        "{text}"
+    );
 }

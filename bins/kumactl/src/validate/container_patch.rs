@@ -39,7 +39,8 @@ pub(crate) struct ContainerPatchArgs {
     file: PathBuf,
 
     /// File with a Pod, or with a workload that has a Pod template. The command prints the changes that the
-    /// ContainerPatches make to the sidecar and the init container of this Pod.
+    /// ContainerPatches make to the sidecar and the init container of this Pod. Without this flag, the ContainerPatches
+    /// are applied to a Pod with one plain container.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
@@ -89,7 +90,8 @@ fn first_pod(file: &Path) -> Result<Value> {
     pod.with_context(|| format!("{} contains no Pod and no Pod template", file.display()))
 }
 
-/// Checks each ContainerPatch among the objects. If all are valid and a Pod is given, applies all of them to the Pod.
+/// Checks each ContainerPatch among the objects. If all are valid, applies all of them to the Pod, or to a plain Pod if no
+/// Pod is given.
 pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()
@@ -104,10 +106,9 @@ pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config)
     for patch in &patches {
         check_patch(patch, config, &mut report);
     }
-    if let Some(pod) = pod
-        && report.is_valid
-    {
-        check_with_pod(pod, &patches, config, &mut report)?;
+    if report.is_valid {
+        let plain = json!({"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "app"}]}});
+        check_with_pod(pod.unwrap_or(&plain), &patches, config, &mut report)?;
     }
     Ok(report)
 }

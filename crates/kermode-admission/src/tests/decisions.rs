@@ -243,8 +243,12 @@ async fn sidecar_is_injected_only_into_new_pods() {
 async fn injection_label_on_a_deployment_instead_of_its_template_causes_a_warning_and_no_denial() {
     let fixture = Fixture::new(Mode::Responds).await;
     let deployment = json!({
-        "metadata": {"labels": {SIDECAR_INJECTION: "enabled"}},
-        "spec": {"template": {"metadata": {"labels": {"app": "a"}}}},
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "web", "labels": {SIDECAR_INJECTION: "enabled"}},
+        "spec": {"template": {
+            "metadata": {"labels": {"app": "a"}},
+            "spec": {"containers": [{"name": "app"}]},
+        }},
     });
     let response = fixture
         .send(
@@ -258,6 +262,106 @@ async fn injection_label_on_a_deployment_instead_of_its_template_causes_a_warnin
         response.warnings[0].contains("spec.template.metadata.labels"),
         "{response:?}"
     );
+}
+
+/// Workloads of all kinds with this Pod template.
+fn workloads(template: &Value) -> Vec<Value> {
+    let mk_workload = |version: &str, kind: &str| {
+        let spec = match kind {
+            "CronJob" => json!({"jobTemplate": {"spec": {"template": template}}}),
+            _ => json!({"template": template}),
+        };
+        json!({"apiVersion": version, "kind": kind, "metadata": {"name": "web"}, "spec": spec})
+    };
+    let apps =
+        ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"].map(|kind| mk_workload("apps/v1", kind));
+    let batch = ["Job", "CronJob"].map(|kind| mk_workload("batch/v1", kind));
+    let core = mk_workload("v1", "ReplicationController");
+    apps.into_iter().chain(batch).chain([core]).collect()
+}
+
+#[tokio::test]
+async fn mistake_in_a_pod_template_is_told_when_the_workload_is_applied() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    let containers = json!([{"name": "app", "image": "x"}]);
+    let template = |map: &str, key: &str, value: &str| json!({"metadata": {map: {key: value}}, "spec": {"containers": containers}});
+    let host_network = json!({"spec": {"containers": containers, "hostNetwork": true}});
+    for (template, expected) in [
+        (
+            template("labels", SIDECAR_INJECTION, "yes"),
+            "label \"kuma.io/sidecar-injection\" has wrong value \"yes\"",
+        ),
+        (template("annotations", MESH, "none"), "Mesh \"none\" not found"),
+        (
+            template("annotations", CONTAINER_PATCHES, "none"),
+            "container patches are missing: [\"none\"]",
+        ),
+        (
+            template("annotations", "kuma.io/sidecar-drain-time", "soon"),
+            "kuma.io/sidecar-drain-time",
+        ),
+        (
+            template("annotations", SIDECAR_INJECTION, "enabled"),
+            "is deprecated: use a label",
+        ),
+        (host_network, "spec.hostNetwork is true"),
+    ] {
+        for workload in workloads(&template) {
+            let kind = workload["kind"].as_str().expect("a kind").to_owned();
+            let response = fixture
+                .send("/validate-workloads", review("u-8", "shop", &kind, workload))
+                .await;
+            assert!(response.allowed);
+            let about_pods = format!("the Pods of this {kind}");
+            let text = response.warnings.join("\n");
+            assert!(
+                text.starts_with(&about_pods) && text.contains(expected),
+                "{kind}: {text}"
+            );
+        }
+    }
+    for workload in workloads(&json!({"spec": {"containers": containers}})) {
+        let kind = workload["kind"].as_str().expect("a kind").to_owned();
+        let response = fixture
+            .send("/validate-workloads", review("u-9", "shop", &kind, workload))
+            .await;
+        assert_eq!(response.warnings, Vec::<String>::new(), "{kind}");
+    }
+    let metrics = fixture.metrics();
+    for reason in [
+        "WrongValue",
+        "MeshNotFound",
+        "ContainerPatchesMissing",
+        "HostNetwork",
+        "PodWarnings",
+    ] {
+        let labels = format!("{{webhook=\"workload\",outcome=\"warned\",reason=\"{reason}\"}}");
+        assert!(metrics.contains(&labels), "{labels} is missing in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn container_patch_that_applies_to_no_container_is_allowed_with_a_warning() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    let patch = |path: &str| {
+        json!({
+            "apiVersion": "kuma.io/v1alpha1", "kind": "ContainerPatch",
+            "metadata": {"name": "p", "namespace": "kong-mesh-system"},
+            "spec": {"sidecarPatch": [{"op": "add", "path": path, "value": "\"/tmp\""}]},
+        })
+    };
+    for (path, warnings) in [("/nosuchfield", 1), ("/workingDir", 0)] {
+        let review = review("u-10", "kong-mesh-system", "ContainerPatch", patch(path));
+        let response = fixture.send("/validate-kuma-io-v1alpha1", review).await;
+        assert!(response.allowed);
+        assert_eq!(response.warnings.len(), warnings, "{response:?}");
+        assert!(
+            response
+                .warnings
+                .iter()
+                .all(|warning| warning.contains("sidecarPatch[0] (add /nosuchfield)"))
+        );
+    }
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ fn try_load(file_text: &str, environment: &[(&str, &str)]) -> Result<Config, Inv
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(file_text.as_bytes()).expect("a writable file");
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
-    load(RULES, Some(file.path()), |name| {
+    load(RULES, Some(ConfigFile::Path(file.path())), |name| {
         environment.get(name).map(|&value| value.to_owned())
     })
 }
@@ -114,8 +114,8 @@ fn all_problems_are_reported_at_once() {
 
 #[test]
 fn unreadable_file_and_invalid_yaml_are_errors() {
-    let error = load::<Config>(RULES, Some(Path::new("/nowhere/config.yaml")), |_| None)
-        .expect_err("the file does not exist");
+    let file = ConfigFile::Path(Path::new("/nowhere/config.yaml"));
+    let error = load::<Config>(RULES, Some(file), |_| None).expect_err("the file does not exist");
     assert!(
         error.to_string().contains("/nowhere/config.yaml: cannot be read"),
         "{error}"

@@ -1,10 +1,16 @@
 //! Validation of a ContainerPatch at admission, before any Pod uses it
 //! (docs/design.md#validation-of-patched-containers).
 
-use kermode_crds::{ContainerPatch, JsonPatchBlock, JsonPatchOp};
-use serde_json::Value;
+use std::collections::BTreeMap;
 
-use super::operation;
+use kermode_crds::annotation::{CONTAINER_PATCHES, SIDECAR_INJECTION};
+use kermode_crds::{ContainerPatch, ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
+use serde_json::{Value, json};
+
+use super::{PatchFailure, operation};
+use crate::denial::Denial;
+use crate::settings::Settings;
+use crate::{Context, Namespace, inject};
 
 /// Problem of a ContainerPatch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +85,39 @@ pub fn validate_container_patch(object: &Value, system_namespace: &str) -> Resul
     }
 }
 
+/// Applies a ContainerPatch to the containers that the settings render for a plain Pod. Returns the problem if the
+/// containers cannot be patched: such a patch denies Pods, unless other patches or annotations make it apply.
+pub fn try_container_patch(
+    name: &str,
+    spec: &ContainerPatchSpec,
+    settings: &Settings,
+) -> Option<PatchFailure> {
+    let pod = json!({
+        "metadata": {
+            "labels": {SIDECAR_INJECTION: "enabled"},
+            "annotations": {CONTAINER_PATCHES: name},
+        },
+        "spec": {"containers": [{"name": "app"}]},
+    });
+    let no_entries = BTreeMap::new();
+    let context = Context {
+        namespace: Namespace {
+            name: "default",
+            labels: &no_entries,
+            annotations: &no_entries,
+        },
+        control_plane_url: "",
+        control_plane_ca_pem: "",
+        oldest_node: None,
+        mesh_exists: &|_| true,
+        container_patch: &|_| Some(spec.clone()),
+    };
+    match inject(&pod, settings, &context) {
+        Err(Denial::ContainerPatch(failure)) => Some(failure),
+        _ => None,
+    }
+}
+
 fn problem(list: &'static str, index: usize, block: &JsonPatchBlock) -> Option<PatchProblem> {
     let problem = check_operation(block).err()?;
     Some(PatchProblem::Operation {
@@ -142,6 +181,29 @@ mod tests {
             problems[0].to_string(),
             "ContainerPatch can only be placed in kong-mesh-system namespace. It can be however referenced by pods in all namespaces"
         );
+    }
+
+    #[test]
+    fn patch_that_fits_no_container_is_found_without_a_pod() {
+        let try_operations = |list: &str, operations: Value| {
+            let spec = serde_json::from_value(json!({list: operations})).unwrap();
+            try_container_patch("p", &spec, &Settings::default()).map(|failure| failure.to_string())
+        };
+        for list in ["sidecarPatch", "initPatch"] {
+            for path in ["/nosuchfield", "/nosuchfield/below", "/env/999"] {
+                let operation = json!([{"op": "replace", "path": path, "value": "1"}]);
+                let text = try_operations(list, operation).expect(path);
+                assert!(text.contains(&format!("{list}[0] (replace {path})")), "{text}");
+            }
+            let unknown = json!([{"op": "add", "path": "/nosuchfield", "value": "1"}]);
+            assert!(
+                try_operations(list, unknown)
+                    .expect("a problem")
+                    .contains("nosuchfield")
+            );
+            let fitting = json!([{"op": "add", "path": "/workingDir", "value": "\"/tmp\""}]);
+            assert_eq!(try_operations(list, fitting), None);
+        }
     }
 
     #[test]

@@ -12,6 +12,10 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
         "runtime.kubernetes.injector.containerPatches",
     ),
     (
+        "KUMA_RUNTIME_KUBERNETES_INJECTOR_IMAGE_PULL_SECRETS",
+        "runtime.kubernetes.injector.imagePullSecrets",
+    ),
+    (
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_CA_CERT_FILE",
         "runtime.kubernetes.injector.caCertFile",
     ),

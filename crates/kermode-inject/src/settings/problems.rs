@@ -1,5 +1,7 @@
 //! Validation of decoded settings; reports all problems at once (docs/reference/configuration.md#validation).
 
+use kermode_model::is_dns_subdomain;
+
 use super::{ProbeSettings, Settings};
 
 /// Highest user or group ID that the API server accepts in a security context.
@@ -10,6 +12,11 @@ impl Settings {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         self.check_images(&mut problems);
+        for name in &self.image_pull_secrets {
+            if !is_dns_subdomain(name) {
+                problems.push(format!("imagePullSecrets: {name:?} is not the name of a Secret"));
+            }
+        }
         self.check_ports(&mut problems);
         self.check_sidecar(&mut problems);
         if self.ebpf.enabled {
@@ -126,7 +133,8 @@ mod tests {
         settings.builtin_dns.port = 65534;
         settings.sidecar_container.token_audience = String::new();
         settings.ebpf.enabled = true;
-        assert_eq!(settings.problems().len(), 6, "{:?}", settings.problems());
+        settings.image_pull_secrets = vec!["mirror.credentials".to_owned(), "Mirror".to_owned()];
+        assert_eq!(settings.problems().len(), 7, "{:?}", settings.problems());
     }
 
     #[test]

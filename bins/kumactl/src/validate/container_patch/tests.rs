@@ -71,16 +71,17 @@ fn changes_of_the_sidecar_and_of_the_init_container_are_printed() {
 }
 
 #[test]
-fn patch_that_does_not_apply_to_the_pod_is_reported() {
+fn patch_that_does_not_apply_is_reported_with_and_without_a_pod() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "replace", "path": "/none/there", "value": "1"}]}));
-    assert!(check(std::slice::from_ref(&patch), None).is_valid);
-    let report = check(&[patch], Some(&mk_pod()));
-    assert!(!report.is_valid);
-    assert!(
-        report.text.contains("denied: could not apply patches [\"p\"]"),
-        "{}",
-        report.text
-    );
+    for pod in [None, Some(&mk_pod())] {
+        let report = check(std::slice::from_ref(&patch), pod);
+        assert!(!report.is_valid);
+        assert!(
+            report.text.contains("denied: could not apply patches [\"p\"]"),
+            "{}",
+            report.text
+        );
+    }
 }
 
 #[test]
