@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::dataplane::DataplaneArgs;
 use crate::inject::InjectArgs;
 use crate::install::InstallCommand;
+use crate::uninstall::UninstallCommand;
 use crate::validate::ValidateCommand;
 
 /// Command line tool of Kermode, a service mesh for Kubernetes.
@@ -26,6 +27,9 @@ pub(crate) enum Command {
     /// Print manifests to apply to a cluster.
     #[command(subcommand)]
     Install(Box<InstallCommand>),
+    /// Print the objects to delete from a cluster.
+    #[command(subcommand)]
+    Uninstall(UninstallCommand),
     /// Check resources before they are applied.
     #[command(subcommand)]
     Validate(ValidateCommand),

@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::output;
 
 use args::ControlPlaneArgs;
+pub(crate) use args::DEFAULT_NAMESPACE;
 
 /// Subcommands of `kumactl install`.
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@ mod dataplane;
 mod inject;
 mod install;
 mod output;
+mod uninstall;
 mod validate;
 mod version;
 
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
         Command::Dataplane(args) => dataplane::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Install(command) => install::run(*command).map(success),
+        Command::Uninstall(command) => uninstall::run(&command).map(success),
         Command::Validate(command) => validate::run(&command),
         Command::Version => version::run().map(success),
     };

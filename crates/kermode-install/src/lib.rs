@@ -1,10 +1,12 @@
 //! Renders the manifests of the control plane: the Kubernetes objects of an [`Installation`].
 //!
-//! `kumactl install control-plane` converts its flags to an [`Installation`] and prints the objects.
+//! `kumactl install control-plane` converts its flags to an [`Installation`] and prints the objects. `kumactl uninstall
+//! control-plane` prints the identities of the objects, in the order of [`removal()`].
 
 mod assignment;
 mod configuration;
 mod rbac;
+mod removal;
 mod webhooks;
 mod workload;
 
@@ -16,6 +18,7 @@ use kermode_manifests::{ManifestError, yaml};
 use serde_json::{Value, json};
 
 pub use assignment::InvalidAssignment;
+pub use removal::{CustomResources, removal};
 pub use workload::{POD_FIELD_VARIABLES, PORTS, Port};
 
 /// Settings of an installation. The caller has checked all settings except the assignments.

@@ -96,18 +96,11 @@ impl Fixture {
         Ok(())
     }
 
-    /// Deletes the installation of the control plane. The webhook registrations are deleted first; otherwise, API
-    /// requests would wait for the deleted control plane.
+    /// Deletes the installation of the control plane with the objects of `kumactl uninstall control-plane`.
     pub(crate) async fn uninstall(&self) -> Result<()> {
-        let kubectl = &self.cluster.kubectl;
-        let webhooks = [
-            "mutatingwebhookconfiguration/kuma-admission-mutating-webhook-configuration",
-            "validatingwebhookconfiguration/kuma-validating-webhook-configuration",
-        ];
-        kubectl
-            .run(&["delete", "--ignore-not-found", webhooks[0], webhooks[1]])
-            .await?;
-        kubectl.delete(&self.manifests(&[]).await?, true).await?;
+        let kumactl = self.config.checkout.release_binary("kumactl");
+        let objects = host::run(&kumactl, &["uninstall", "control-plane"]).await?;
+        self.cluster.kubectl.delete(&objects, true).await?;
         Ok(())
     }
 

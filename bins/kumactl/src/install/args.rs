@@ -6,7 +6,7 @@ use kermode_install::FailurePolicy;
 use crate::version::VERSION;
 
 /// Default of `--namespace`.
-pub(super) const DEFAULT_NAMESPACE: &str = "kong-mesh-system";
+pub(crate) const DEFAULT_NAMESPACE: &str = "kong-mesh-system";
 /// Default registry of the images. No public registry has this name, so an installation without `--registry` runs only
 /// images that were loaded onto the nodes.
 const DEFAULT_REGISTRY: &str = "localhost/kermode";

@@ -1,0 +1,163 @@
+//! `kumactl uninstall`: prints the objects of the control plane for their deletion. The command contacts no cluster.
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use kermode_install::{CustomResources, removal};
+use kermode_manifests::yaml;
+use kermode_model::is_dns_label;
+use serde_json::Value;
+
+use crate::install::DEFAULT_NAMESPACE;
+use crate::output;
+
+/// Notice about the Pods that the deletion leaves as they are.
+const RESTART_NOTICE: &str =
+    "the deletion does not remove sidecars from running Pods; restart their workloads";
+
+/// Subcommands of `kumactl uninstall`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UninstallCommand {
+    /// Print the objects of the control plane for `kubectl delete --ignore-not-found -f -`.
+    ///
+    /// The webhooks are deleted first, so new Pods start during and after the deletion. The objects are those of any
+    /// installation in the namespace, whatever its flags were. The deletion also completes one by `kubectl delete
+    /// namespace`, after which Pods are denied because the webhooks remain.
+    ControlPlane(ControlPlaneArgs),
+}
+
+/// Flags of `kumactl uninstall control-plane`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ControlPlaneArgs {
+    /// Namespace of the control plane. It is deleted.
+    #[arg(long, default_value = DEFAULT_NAMESPACE, value_name = "NAME")]
+    namespace: String,
+
+    /// Keep the custom resource definitions, and with them all Meshes. ContainerPatches and MeshTrafficPermissions are in
+    /// the namespace of the control plane and are deleted with it.
+    #[arg(long)]
+    keep_custom_resources: bool,
+}
+
+/// Runs a subcommand.
+pub(crate) fn run(command: &UninstallCommand) -> Result<()> {
+    let UninstallCommand::ControlPlane(args) = command;
+    output::print_result(&yaml::documents(&objects(args)?)?)?;
+    output::print_notice("Note", RESTART_NOTICE);
+    Ok(())
+}
+
+fn objects(args: &ControlPlaneArgs) -> Result<Vec<Value>> {
+    if !is_dns_label(&args.namespace) {
+        bail!(
+            "--namespace {:?}: use the name of a namespace: lower case letters, digits and dashes",
+            args.namespace
+        );
+    }
+    let custom_resources = if args.keep_custom_resources {
+        CustomResources::Keep
+    } else {
+        CustomResources::Remove
+    };
+    Ok(removal(&args.namespace, custom_resources)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::install::control_plane_objects;
+
+    fn parse_objects(flags: &[&str]) -> Result<Vec<Value>> {
+        let line = ["kumactl", "uninstall", "control-plane"].iter().chain(flags);
+        let Command::Uninstall(UninstallCommand::ControlPlane(args)) = Cli::try_parse_from(line)?.command
+        else {
+            bail!("the subcommand is not uninstall");
+        };
+        objects(&args)
+    }
+
+    fn removed(flags: &[&str]) -> Vec<Value> {
+        parse_objects(flags).expect("objects")
+    }
+
+    fn identity(object: &Value) -> String {
+        let metadata = &object["metadata"];
+        format!(
+            "{} {} {} {}",
+            object["apiVersion"], object["kind"], metadata["namespace"], metadata["name"]
+        )
+    }
+
+    fn position(objects: &[Value], kind: &str) -> usize {
+        let mut objects = objects.iter();
+        objects
+            .position(|object| object["kind"] == kind)
+            .unwrap_or_else(|| panic!("no object is a {kind}"))
+    }
+
+    #[test]
+    fn each_object_of_any_installation_is_removed() {
+        for flags in [
+            &[][..],
+            &["--replicas=3"],
+            &["--without-deployment", "--webhook-url=https://192.0.2.1:5443"],
+            &["--mode=zone", "--zone=east", "--injector-failure-policy=Ignore"],
+            &["--image-pull-secret=credentials"],
+        ] {
+            for namespace in [&[][..], &["--namespace=mesh"]] {
+                let removed: Vec<String> = removed(namespace).iter().map(identity).collect();
+                let installed = control_plane_objects(&[flags, namespace].concat()).expect("manifests");
+                for object in installed {
+                    let object = identity(&object);
+                    assert!(removed.contains(&object), "{object} is missing in {removed:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn webhooks_are_removed_first_and_definitions_after_the_control_plane() {
+        let objects = removed(&[]);
+        let first: Vec<&Value> = objects.iter().take(2).map(|object| &object["kind"]).collect();
+        assert_eq!(
+            first,
+            ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"]
+        );
+        assert_eq!(objects[2]["kind"], "Deployment");
+        let definition = position(&objects, "CustomResourceDefinition");
+        for kind in ["Service", "Role", "ClusterRole", "ConfigMap"] {
+            assert!(position(&objects, kind) < definition, "{kind}");
+        }
+        assert_eq!(position(&objects, "Namespace"), objects.len() - 1);
+    }
+
+    #[test]
+    fn removed_objects_have_no_content() {
+        for object in removed(&["--namespace=mesh"]) {
+            let members: Vec<&String> = object.as_object().expect("an object").keys().collect();
+            assert_eq!(members, ["apiVersion", "kind", "metadata"], "{object}");
+            assert_eq!(object["metadata"].get("labels"), None, "{object}");
+        }
+    }
+
+    #[test]
+    fn custom_resource_definitions_are_kept_on_request() {
+        let kept = removed(&["--keep-custom-resources"]);
+        assert!(
+            kept.iter()
+                .all(|object| object["kind"] != "CustomResourceDefinition")
+        );
+        let definitions = kermode_crds::definition::all().len();
+        assert_eq!(removed(&[]).len() - kept.len(), definitions);
+    }
+
+    #[test]
+    fn invalid_namespace_is_rejected() {
+        for name in ["", "Mesh", "a.b", "a b"] {
+            let error = parse_objects(&[&format!("--namespace={name}")]).expect_err(name);
+            assert!(error.to_string().contains("--namespace"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Objects of an installation, in the order in which they are removed (`docs/operations.md#removing-the-control-plane`).
+
+use serde_json::{Value, json};
+
+use crate::{FailurePolicy, Images, InstallError, Installation, WebhookAddress};
+
+/// Kind of the custom resource definitions. Their removal removes all custom resources.
+const DEFINITION: &str = "CustomResourceDefinition";
+
+/// Kinds in the order of removal. All other kinds are removed between the first and the second group.
+///
+/// The webhook registrations come first: the API server would otherwise deny Pods because it cannot call the control
+/// plane. The control plane's own objects come before the definitions, so that it writes no resource of a removed
+/// definition.
+const FIRST: [&str; 3] = [
+    "MutatingWebhookConfiguration",
+    "ValidatingWebhookConfiguration",
+    "Deployment",
+];
+const LAST: [&str; 4] = ["ClusterRoleBinding", "ClusterRole", DEFINITION, "Namespace"];
+
+/// Whether the custom resources are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CustomResources {
+    /// The definitions stay, and with them all Meshes and other custom resources outside of the control plane's
+    /// namespace.
+    Keep,
+    /// The definitions and all custom resources of all namespaces are removed.
+    Remove,
+}
+
+/// Returns the identities (API version, kind, name, namespace) of all objects that any installation in `namespace`
+/// consists of, in the order of removal. An object that a particular installation lacks is among them.
+///
+/// # Errors
+/// When the objects of an installation cannot be rendered.
+pub fn removal(namespace: &str, custom_resources: CustomResources) -> Result<Vec<Value>, InstallError> {
+    let mut objects = largest_installation(namespace).objects()?;
+    if custom_resources == CustomResources::Keep {
+        objects.retain(|object| object["kind"] != DEFINITION);
+    }
+    objects.sort_by_key(rank);
+    Ok(objects.iter().map(identity).collect())
+}
+
+/// Returns an installation that has each object that an installation can have.
+fn largest_installation(namespace: &str) -> Installation {
+    let image = || "unused".to_owned();
+    Installation {
+        namespace: namespace.to_owned(),
+        zone: None,
+        replicas: 2,
+        images: Images {
+            control_plane: image(),
+            sidecar: image(),
+            init: image(),
+        },
+        image_pull_secrets: Vec::new(),
+        injector_failure_policy: FailurePolicy::Fail,
+        environment: std::collections::BTreeMap::new(),
+        assignments: Vec::new(),
+        webhook_address: WebhookAddress::Service,
+        with_deployment: true,
+    }
+}
+
+fn rank(object: &Value) -> usize {
+    let position = |kinds: &[&str]| kinds.iter().position(|kind| object["kind"] == *kind);
+    match (position(&FIRST), position(&LAST)) {
+        (Some(index), _) => index,
+        (None, None) => FIRST.len(),
+        (None, Some(index)) => FIRST.len() + 1 + index,
+    }
+}
+
+fn identity(object: &Value) -> Value {
+    let mut metadata = json!({"name": object["metadata"]["name"]});
+    if let Some(namespace) = object["metadata"].get("namespace") {
+        metadata["namespace"] = namespace.clone();
+    }
+    json!({"apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": metadata})
+}
