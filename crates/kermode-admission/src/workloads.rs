@@ -1,18 +1,35 @@
 //! `/validate-workloads`: warns about a Deployment or other workload whose Pods would be denied, would get no sidecar
 //! although one is requested, or cause warnings. Without these warnings, only the controller of the Pods would learn of
 //! the problem. Also warns about an injection label on the workload instead of on its Pod template, where injection
-//! reads it. Never denies.
+//! reads it, and about a Namespace whose labels or annotations cause such problems of its Pods. Never denies.
 
-use kermode_inject::Outcome;
+use k8s_openapi::api::core::v1::Namespace;
+use kermode_crds::annotation::{MESH, SIDECAR_INJECTION};
 use kermode_inject::workload::{misplaced_request, pod_pointer};
+use kermode_inject::{Denial, Outcome};
+use kermode_k8s::convert::facts::NamespaceFacts;
 use serde_json::{Value, json};
 
 use super::Webhooks;
 use super::deadline::Deadlines;
 use super::review::{Request, Response};
+use crate::directory::NamespaceRecord;
 
 /// Label of this webhook in metrics.
 const WEBHOOK: &str = "workload";
+
+/// Kind of a Namespace.
+const NAMESPACE: &str = "Namespace";
+/// Grace period, in seconds, of the Pod that a Namespace is checked with. Every drain time fits into it, so a warning of
+/// this Pod is about the Namespace.
+const AMPLE_GRACE_PERIOD: u32 = 24 * 60 * 60;
+
+/// Problem of the Pods of a workload or Namespace.
+struct PodProblem {
+    /// Value of the label `reason` of the metric.
+    reason: &'static str,
+    warnings: Vec<String>,
+}
 
 impl Webhooks {
     pub(super) async fn check_workload(&self, request: Request, deadlines: Deadlines) -> Response {
@@ -21,49 +38,91 @@ impl Webhooks {
             Some(warning) => ("LabelNotOnTemplate", vec![warning]),
             None => ("Valid", Vec::new()),
         };
-        if let Some(pod) = new_pod(&request)
-            && let Some((problem, of_pods)) = self.check_template(&request, &pod, deadlines).await
-        {
-            reason = problem;
-            warnings.extend(of_pods);
+        let problem = if request.kind.kind == NAMESPACE {
+            self.check_namespace(&request, deadlines).await
+        } else {
+            self.check_template(&request, deadlines).await
+        };
+        if let Some(problem) = problem {
+            reason = problem.reason;
+            warnings.extend(problem.warnings);
         }
         let outcome = if warnings.is_empty() { "allowed" } else { "warned" };
         self.metrics.count(WEBHOOK, outcome, reason);
         Response::allow(request.uid).with_warnings(warnings)
     }
 
-    /// Returns the reason of the problem that the Pods of a workload would have, and the warnings about it.
-    async fn check_template(
-        &self,
-        request: &Request,
-        pod: &Value,
-        deadlines: Deadlines,
-    ) -> Option<(&'static str, Vec<String>)> {
+    /// Returns the problem that the Pods of a workload would have.
+    async fn check_template(&self, request: &Request, deadlines: Deadlines) -> Option<PodProblem> {
+        let pod = new_pod(request)?;
         let namespace = match request.namespace.as_str() {
             "" => "default",
             name => name,
         };
-        let kind = &request.kind.kind;
         let record = self.find_namespace(namespace, deadlines).await.ok()?;
-        match self.decide_with_lookups(pod, namespace, &record, deadlines).await {
-            Err((denial, _)) => {
-                let warning = format!("the Pods of this {kind} will be denied: {denial}");
-                Some((denial.reason(), vec![warning]))
-            }
+        let pods = format!("the Pods of this {}", request.kind.kind);
+        self.check_pod(&pod, &pods, (namespace, &record), deadlines).await
+    }
+
+    /// Returns the problem that Pods without labels and annotations of their own would have in a Namespace, or the
+    /// missing Mesh of Pods that request injection themselves.
+    async fn check_namespace(&self, request: &Request, deadlines: Deadlines) -> Option<PodProblem> {
+        if !has_new_metadata(request) {
+            return None;
+        }
+        let namespace: Namespace = serde_json::from_value(request.object.clone()).ok()?;
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        let record = NamespaceRecord::from(&NamespaceFacts::from(&namespace));
+        let mut pod = json!({
+            "metadata": {"generateName": "any-"},
+            "spec": {
+                "containers": [{"name": "app"}],
+                "terminationGracePeriodSeconds": AMPLE_GRACE_PERIOD,
+            },
+        });
+        let pods = "the Pods of this Namespace";
+        let problem = self.check_pod(&pod, pods, (&name, &record), deadlines).await;
+        if problem.is_some() || !(record.labels.contains_key(MESH) || record.annotations.contains_key(MESH)) {
+            return problem;
+        }
+        pod["metadata"]["labels"] = json!({SIDECAR_INJECTION: "enabled"});
+        match self.decide_with_lookups(&pod, &name, &record, deadlines).await {
+            Err((denial @ Denial::MeshNotFound { .. }, _)) => Some(PodProblem {
+                reason: denial.reason(),
+                warnings: vec![format!("{pods} that request injection will be denied: {denial}")],
+            }),
+            _ => None,
+        }
+    }
+
+    /// Returns the problem of a Pod. `pods` names the Pods of its kind in messages.
+    async fn check_pod(
+        &self,
+        pod: &Value,
+        pods: &str,
+        (namespace, record): (&str, &NamespaceRecord),
+        deadlines: Deadlines,
+    ) -> Option<PodProblem> {
+        let problem = |reason, warnings| Some(PodProblem { reason, warnings });
+        match self.decide_with_lookups(pod, namespace, record, deadlines).await {
+            Err((denial, _)) => problem(denial.reason(), vec![format!("{pods} will be denied: {denial}")]),
             Ok(Outcome::Injected(injection)) if !injection.warnings.is_empty() => {
-                let warn = |warning| format!("the Pods of this {kind}: {warning}");
-                Some(("PodWarnings", injection.warnings.into_iter().map(warn).collect()))
+                let warn = |warning| format!("{pods}: {warning}");
+                problem("PodWarnings", injection.warnings.into_iter().map(warn).collect())
             }
             Ok(Outcome::Skipped(reason)) => {
-                let warning = reason.warning()?;
-                Some((
-                    reason.as_str(),
-                    vec![format!("the Pods of this {kind}: {warning}")],
-                ))
+                problem(reason.as_str(), vec![format!("{pods}: {}", reason.warning()?)])
             }
             Ok(Outcome::Injected(_)) => None,
         }
     }
+}
+
+/// Whether a request creates an object, or changes its labels or annotations.
+fn has_new_metadata(request: &Request) -> bool {
+    ["/metadata/labels", "/metadata/annotations"]
+        .iter()
+        .any(|map| request.object.pointer(map) != request.old_object.pointer(map))
 }
 
 /// Returns a Pod as the controller of a workload would create it. Returns `None` for an update that leaves the template
@@ -138,6 +197,18 @@ mod tests {
         let mut owned = object;
         owned["metadata"]["ownerReferences"] = json!([{"kind": "CronJob", "controller": true}]);
         assert_eq!(new_pod(&mk_request(owned, Value::Null)), None);
+    }
+
+    #[test]
+    fn namespace_is_checked_if_its_labels_or_annotations_are_new() {
+        let plain = json!({"metadata": {"name": "shop", "labels": {"a": "1"}}});
+        assert!(has_new_metadata(&mk_request(plain.clone(), Value::Null)));
+        assert!(!has_new_metadata(&mk_request(plain.clone(), plain.clone())));
+        for map in ["labels", "annotations"] {
+            let mut changed = plain.clone();
+            changed["metadata"][map] = json!({"a": "2"});
+            assert!(has_new_metadata(&mk_request(changed, plain.clone())), "{map}");
+        }
     }
 
     #[test]

@@ -129,8 +129,9 @@ fn resource_validator(installation: &Installation) -> Value {
     validator
 }
 
-/// Webhook that warns about workloads whose Pods would be denied or get no sidecar. The webhook denies nothing, so it has a
-/// short timeout, and its failures are ignored.
+/// Webhook that warns about workloads and Namespaces whose Pods would be denied or get no sidecar. The webhook denies
+/// nothing, so it has a short timeout, and its failures are ignored. Controllers ignore warnings, so their objects, for
+/// example the ReplicaSets of a Deployment, are left out.
 fn workload_warner(installation: &Installation) -> Value {
     let rules = json!([
         rule(
@@ -140,7 +141,12 @@ fn workload_warner(installation: &Installation) -> Value {
             &["CREATE", "UPDATE"]
         ),
         rule("batch", "v1", &["cronjobs", "jobs"], &["CREATE", "UPDATE"]),
-        rule("", "v1", &["replicationcontrollers"], &["CREATE", "UPDATE"]),
+        rule(
+            "",
+            "v1",
+            &["namespaces", "replicationcontrollers"],
+            &["CREATE", "UPDATE"]
+        ),
     ]);
     let mut warner = webhook(
         "workloads.kuma-admission.kuma.io",
@@ -152,6 +158,11 @@ fn workload_warner(installation: &Installation) -> Value {
     warner["namespaceSelector"] =
         json!({"matchExpressions": outside_namespaces_of_the_cluster(installation)});
     warner["timeoutSeconds"] = FAIL_OPEN_TIMEOUT_SECONDS.into();
+    warner["matchConditions"] = json!([{
+        "name": "not-owned-by-a-controller",
+        "expression": "!has(object.metadata.ownerReferences) \
+            || !object.metadata.ownerReferences.exists(owner, has(owner.controller) && owner.controller)",
+    }]);
     warner
 }
 

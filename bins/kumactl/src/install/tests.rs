@@ -285,6 +285,22 @@ fn failure_of_the_warning_webhook_is_ignored() {
         webhook["namespaceSelector"]["matchExpressions"],
         json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": excluded}]),
     );
+    let rules = webhook["rules"].as_array().expect("rules").iter();
+    let resources: Vec<&Value> = rules
+        .flat_map(|rule| rule["resources"].as_array().expect("resources"))
+        .collect();
+    for resource in [
+        "cronjobs",
+        "daemonsets",
+        "deployments",
+        "jobs",
+        "namespaces",
+        "replicasets",
+        "replicationcontrollers",
+        "statefulsets",
+    ] {
+        assert!(resources.iter().any(|found| *found == resource), "{resource}");
+    }
 }
 
 #[test]

@@ -341,6 +341,56 @@ async fn mistake_in_a_pod_template_is_told_when_the_workload_is_applied() {
 }
 
 #[tokio::test]
+async fn mistake_in_a_namespace_is_told_when_the_namespace_is_applied() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    for (labels, annotations, expected) in [
+        (
+            json!({SIDECAR_INJECTION: "yes"}),
+            json!({}),
+            "the Pods of this Namespace will be denied: label \"kuma.io/sidecar-injection\" has wrong value \"yes\"",
+        ),
+        (
+            json!({SIDECAR_INJECTION: "enabled", MESH: "none"}),
+            json!({}),
+            "the Pods of this Namespace will be denied: Mesh \"none\" not found",
+        ),
+        (
+            json!({SIDECAR_INJECTION: "enabled"}),
+            json!({MESH: "none"}),
+            "the Pods of this Namespace will be denied: Mesh \"none\" not found",
+        ),
+        (
+            json!({}),
+            json!({MESH: "none"}),
+            "the Pods of this Namespace that request injection will be denied: Mesh \"none\" not found",
+        ),
+        (
+            json!({}),
+            json!({SIDECAR_INJECTION: "enabled"}),
+            "is deprecated: use a label",
+        ),
+        (json!({SIDECAR_INJECTION: "enabled"}), json!({}), ""),
+        (json!({SIDECAR_INJECTION: "disabled"}), json!({}), ""),
+        (json!({"team": "a"}), json!({"note": "b"}), ""),
+    ] {
+        let namespace = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": "new", "labels": labels, "annotations": annotations},
+        });
+        let response = fixture
+            .send(
+                "/validate-workloads",
+                review("u-11", "new", "Namespace", namespace),
+            )
+            .await;
+        assert!(response.allowed);
+        let text = response.warnings.join("\n");
+        assert!(text.contains(expected), "{expected}\nis missing in\n{text}");
+        assert_eq!(text.is_empty(), expected.is_empty(), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn container_patch_that_applies_to_no_container_is_allowed_with_a_warning() {
     let fixture = Fixture::new(Mode::Responds).await;
     let patch = |path: &str| {
