@@ -83,7 +83,7 @@ impl Envoy {
         self.stage == Stage::Complete
     }
 
-    /// Processes a response. Returns the requests to send, in order.
+    /// Processes a response to the sidecar with the number `sidecar`. Returns the requests to send, in order.
     ///
     /// # Errors
     /// When the response cannot be decoded.

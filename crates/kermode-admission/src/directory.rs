@@ -31,7 +31,7 @@ pub struct Contents {
 #[derive(Debug, Default)]
 pub struct NodeVersions {
     by_node: HashMap<Arc<str>, KubernetesVersion>,
-    /// The same, oldest first.
+    /// The same versions, oldest first.
     sorted: BTreeSet<(KubernetesVersion, Arc<str>)>,
 }
 
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn oldest_node_follows_nodes_that_come_are_upgraded_and_go() {
+    fn oldest_node_changes_when_nodes_are_added_upgraded_and_removed() {
         let mut nodes = NodeVersions::default();
         let oldest = |nodes: &NodeVersions| nodes.oldest().map(|(node, version)| format!("{node} {version}"));
         assert_eq!(oldest(&nodes), None);

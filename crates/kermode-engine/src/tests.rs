@@ -106,8 +106,8 @@ fn ends_of_lists() -> impl Iterator<Item = WatchEvent> {
 /// Runs an engine on the initial lists with these objects, and returns all requests that write Events.
 async fn events_about(objects: impl IntoIterator<Item = WatchEvent>, leads: bool) -> Vec<Value> {
     let (client, mut requests) = mk_client();
-    let (_is_leader, leadership) = watch::channel(leads);
-    let engine = mk_engine(client, leadership);
+    let (_leadership_sender, is_leader) = watch::channel(leads);
+    let engine = mk_engine(client, is_leader);
     let (sender, events) = mpsc::channel(MAX_BATCH_SIZE);
     for event in objects.into_iter().chain(ends_of_lists()) {
         sender.send(event).await.expect("the engine's channel is open");
@@ -115,7 +115,7 @@ async fn events_about(objects: impl IntoIterator<Item = WatchEvent>, leads: bool
     drop(sender);
     engine.run(events, Readiness::default().register("engine")).await;
     let mut written = Vec::new();
-    // The channel closes with the last handle of the API server, which the task that writes Events owns.
+    // The channel closes with the last clone of the client, which the task that writes Events owns.
     while let Some((method, event)) = requests.recv().await {
         assert_eq!(method, Method::POST, "an Event is not written twice: {event}");
         let about = &event["regarding"];

@@ -6,8 +6,8 @@ use h2::server::SendResponse;
 
 /// Serves the calls of a connection. Each call gets a clone of the handler.
 pub trait CallHandler: Clone + Send + 'static {
-    /// Serves one call until it ends. The future runs in the task of the connection, so it must not block. It is
-    /// dropped when the connection ends.
+    /// Serves one call until it ends. The future runs in the task of the connection, so it must not block. The future
+    /// is dropped when the connection ends.
     fn serve(
         self,
         request: http::Request<RecvStream>,

@@ -21,7 +21,8 @@ use crate::send::{send_some, wait_for_reset};
 /// Time within which the service has to return the headers of the response. Includes the time to receive the request
 /// and to authenticate the caller.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time within which the client has to read one part of the response body, as returned by the service.
+/// Time within which the client has to read one data frame of the response body. The service chooses the size of the
+/// frames.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Serves calls with a service. The connection stays open after every call.

@@ -22,7 +22,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 pub enum RenewalStep {
     /// Request a certificate now.
     Request,
-    /// Wait for this time.
+    /// Wait this long.
     Wait(Duration),
 }
 

@@ -34,8 +34,8 @@ use crate::denial::{Denial, DenialLog};
 const POD_NAME_KEY: &str = "authentication.kubernetes.io/pod-name";
 /// Key in `status.user.extra` of a TokenReview: the UID of the Pod that the token is bound to.
 const POD_UID_KEY: &str = "authentication.kubernetes.io/pod-uid";
-/// Limit of concurrent TokenReviews for known Pods. The Pod in a token is known if the index has a Pod with its name
-/// and UID.
+/// Limit of concurrent TokenReviews for known Pods. The Pod in a token is known if the index has a Pod with the same
+/// name and UID.
 const MAX_KNOWN_POD_REVIEWS: usize = 24;
 /// Limit of concurrent TokenReviews for unknown Pods. The separate limit prevents unauthorized callers from delaying
 /// known Pods. A new Pod with a sidecar is unknown until the watch has reported the Pod.

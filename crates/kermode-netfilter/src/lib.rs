@@ -4,7 +4,7 @@
 //! flags, annotations ──parse──▶ TrafficConfig ──RuleSet::new──▶ rules ──Display──▶ nft text ──Nft::apply──▶ kernel
 //! ```
 //!
-//! All stages before `Nft::apply` are pure. `kuma-init` and `kuma-cni` both call [`set_up`], so both configure a pod in
+//! All stages before `Nft::apply` are pure. `kuma-init` and `kuma-cni` both call [`set_up`], so both configure a Pod in
 //! the same way (docs/design.md#one-redirection-engine).
 
 mod annotations;

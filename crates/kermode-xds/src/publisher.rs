@@ -21,6 +21,7 @@ use crate::store::{Key, Profile, ServiceSelection, Store};
 #[derive(Debug)]
 pub struct Publisher {
     store: Arc<Store>,
+    /// Published proxies with direct access to Pods (`kuma.io/direct-access-services`).
     direct: DirectProxies,
     metrics: Metrics,
 }
@@ -42,7 +43,7 @@ struct Work {
     services: HashMap<MeshName, HashSet<ServiceName>>,
     /// Proxies to publish, each with all of its own resources.
     proxies: HashSet<ObjectKey>,
-    /// Inbounds of which only the listeners are to publish: the ports by proxy, without the proxies in `proxies`.
+    /// Inbounds of which only the listeners have to be published: the ports by proxy, without the proxies in `proxies`.
     inbounds: HashMap<ObjectKey, Vec<u16>>,
 }
 

@@ -1,4 +1,5 @@
-//! Tests of reviews while the API server hangs or is unreachable, and of concurrent reviews.
+//! Tests of reviews while the API server hangs or is unreachable, and of concurrent reviews. The directory of the
+//! webhooks contains the Namespaces `shop` and `plain`, and no other object that the reviews name.
 
 use std::time::Duration;
 

@@ -310,13 +310,13 @@ mod tests {
             object["spec"]["networking"]["inbound"][0]["health"] = health;
             assert_eq!(problems(&object), [""; 0]);
         }
-        let health = "/spec/networking/inbound/0/health";
+        let pointer = "/spec/networking/inbound/0/health";
         assert_eq!(
-            problem_with(health, json!({"ready": "yes"})),
+            problem_with(pointer, json!({"ready": "yes"})),
             "spec.networking.inbound[0].health.ready: must be true or false"
         );
         assert_eq!(
-            problem_with(health, json!(true)),
+            problem_with(pointer, json!(true)),
             "spec.networking.inbound[0].health: must be an object such as {ready: true}"
         );
     }
@@ -324,12 +324,12 @@ mod tests {
     #[test]
     fn number_of_inbounds_is_limited() {
         let inbound = mk_dataplane()["spec"]["networking"]["inbound"][0].clone();
-        let field = "/spec/networking/inbound";
+        let pointer = "/spec/networking/inbound";
         let mut object = mk_dataplane();
         object["spec"]["networking"]["inbound"] = vec![inbound.clone(); 256].into();
         assert_eq!(problems(&object), [""; 0]);
         assert_eq!(
-            problem_with(field, vec![inbound; 257].into()),
+            problem_with(pointer, vec![inbound; 257].into()),
             "spec.networking.inbound: must have at most 256 items, not 257"
         );
     }

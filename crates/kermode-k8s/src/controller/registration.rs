@@ -71,7 +71,8 @@ where
     }
 }
 
-/// Sets the `caBundle` of each webhook that lacks it. Retries until the write succeeds or is no longer needed.
+/// Sets the `caBundle` of each webhook whose `caBundle` is missing or wrong. Retries until the write succeeds or is no
+/// longer needed.
 async fn set_ca_bundle<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
@@ -105,7 +106,7 @@ where
     }
 }
 
-/// Returns the patch that sets the `caBundle` of each webhook that lacks it; `None` if no webhook lacks it.
+/// Returns the patch that sets each missing or wrong `caBundle`; `None` if every `caBundle` is right.
 fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> Option<json_patch::Patch> {
     let bundle = k8s_openapi::ByteString(ca_pem.to_vec());
     let operations: Vec<_> = registration

@@ -50,8 +50,8 @@ impl PodEntry {
     ///
     /// A Pod that cannot be converted keeps its last valid Dataplane, but the address and the health are updated, so
     /// that a terminating Pod with an invalid annotation is no longer an endpoint. A new Pod does not get the Dataplane
-    /// of an earlier Pod of the same name. The inbounds of a Pod whose IP belongs to another Pod now are unready, and no
-    /// endpoints.
+    /// of an earlier Pod of the same name. If the IP of the Pod belongs to another Pod now, the inbounds are unready,
+    /// and the Pod has no endpoints.
     pub(super) fn apply_result(
         &mut self,
         result: Result<Option<Converted>, ConvertError>,

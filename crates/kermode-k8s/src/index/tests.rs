@@ -290,8 +290,8 @@ fn dataplane_of_a_failed_pod_is_deleted() {
     assert_eq!(endpoints, Some(1), "the endpoint of the newer Pod must remain");
 }
 
-/// Makes a Pod with the label `app: <app>` that was created at a second.
-fn mk_pod_created_at(name: &str, ip: &str, app: &str, second: u8) -> Value {
+/// Returns the JSON of a Pod with the label `app: <app>` that was created at a second.
+fn pod_json_created_at(name: &str, ip: &str, app: &str, second: u8) -> Value {
     let mut pod = pod_json(name, ip, json!({"app": app}));
     pod["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T00:00:{second:02}Z"));
     pod
@@ -319,11 +319,12 @@ fn endpoints_of(index: &Index, service: &str) -> Vec<String> {
 
 #[test]
 fn late_change_and_removal_of_an_old_pod_do_not_affect_the_pod_that_has_its_ip_now() {
-    // The old Pod belongs to the same Service or to another one, and its status arrives before or after the new Pod.
+    // The old Pod belongs to the same Service or to another one. The index gets the old Pod before the new Pod, or
+    // late: only after the new Pod.
     for (app, is_late) in [("web", false), ("web", true), ("old", false), ("old", true)] {
         let mut index = mk_index_of_web_and_old();
-        let mut old = mk_pod_created_at("old-1", "10.0.0.1", app, 1);
-        let new = mk_pod_created_at("web-1", "10.0.0.1", "web", 2);
+        let mut old = pod_json_created_at("old-1", "10.0.0.1", app, 1);
+        let new = pod_json_created_at("web-1", "10.0.0.1", "web", 2);
         if !is_late {
             index.apply_pod(read_pod(&old));
             assert_eq!(endpoints_of(&index, app), ["old-1"]);
@@ -354,18 +355,18 @@ fn ip_returns_to_a_pod_when_the_other_pod_loses_it() {
             index.remove_pod(&key("web-1"));
         },
         |index| {
-            index.apply_pod(read_pod(&mk_pod_created_at("web-1", "10.0.0.2", "web", 2)));
+            index.apply_pod(read_pod(&pod_json_created_at("web-1", "10.0.0.2", "web", 2)));
         },
         |index| {
-            let mut terminating = mk_pod_created_at("web-1", "10.0.0.1", "web", 2);
+            let mut terminating = pod_json_created_at("web-1", "10.0.0.1", "web", 2);
             terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T01:00:00Z");
             index.apply_pod(read_pod(&terminating));
         },
     ];
     for remove in removals {
         let mut index = mk_index_of_web_and_old();
-        index.apply_pod(read_pod(&mk_pod_created_at("old-1", "10.0.0.1", "old", 1)));
-        index.apply_pod(read_pod(&mk_pod_created_at("web-1", "10.0.0.1", "web", 2)));
+        index.apply_pod(read_pod(&pod_json_created_at("old-1", "10.0.0.1", "old", 1)));
+        index.apply_pod(read_pod(&pod_json_created_at("web-1", "10.0.0.1", "web", 2)));
         assert_eq!(endpoints_of(&index, "old"), [""; 0]);
         remove(&mut index);
         assert_eq!(endpoints_of(&index, "old"), ["old-1"]);
@@ -377,10 +378,10 @@ fn ip_returns_to_a_pod_when_the_other_pod_loses_it() {
 #[test]
 fn second_ip_of_a_dual_stack_pod_belongs_to_one_pod_too() {
     let mut index = mk_index_of_web_and_old();
-    let mut old = mk_pod_created_at("old-1", "10.0.0.1", "old", 1);
+    let mut old = pod_json_created_at("old-1", "10.0.0.1", "old", 1);
     old["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
     index.apply_pod(read_pod(&old));
-    index.apply_pod(read_pod(&mk_pod_created_at("web-1", "fd00::1", "web", 2)));
+    index.apply_pod(read_pod(&pod_json_created_at("web-1", "fd00::1", "web", 2)));
     assert_eq!(endpoints_of(&index, "old"), [""; 0]);
     assert_eq!(endpoints_of(&index, "web"), ["web-1"]);
 }
@@ -388,8 +389,8 @@ fn second_ip_of_a_dual_stack_pod_belongs_to_one_pod_too() {
 #[test]
 fn pod_that_got_its_ip_later_has_it_although_it_was_created_earlier() {
     let mut index = mk_index_of_web_and_old();
-    index.apply_pod(read_pod(&mk_pod_created_at("old-1", "10.0.0.1", "old", 2)));
-    let mut restarted = mk_pod_created_at("web-1", "10.0.0.1", "web", 1);
+    index.apply_pod(read_pod(&pod_json_created_at("old-1", "10.0.0.1", "old", 2)));
+    let mut restarted = pod_json_created_at("web-1", "10.0.0.1", "web", 1);
     restarted["status"]["conditions"] = json!([{
         "type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": "2026-01-01T00:00:03Z",
     }]);

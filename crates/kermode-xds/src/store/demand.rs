@@ -16,7 +16,7 @@ pub(super) struct Demand {
 #[derive(Debug, Default)]
 struct State {
     /// Number of streams of each proxy that has any.
-    streams: HashMap<ObjectKey, usize>,
+    stream_counts: HashMap<ObjectKey, usize>,
     /// Proxies that gained their first stream or lost their last one since the last call of [`Demand::changed`].
     changed: HashSet<ObjectKey>,
 }
@@ -27,9 +27,9 @@ impl Demand {
     /// Counts a new stream of a proxy.
     pub(super) fn add(&self, proxy: &ObjectKey) {
         let mut state = self.state.lock();
-        let streams = state.streams.entry(proxy.clone()).or_default();
-        *streams += 1;
-        if *streams == 1 {
+        let count = state.stream_counts.entry(proxy.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
             self.notify_changed(state, proxy);
         }
     }
@@ -37,23 +37,23 @@ impl Demand {
     /// Stops counting a stream of a proxy.
     pub(super) fn remove(&self, proxy: &ObjectKey) {
         let mut state = self.state.lock();
-        let Some(streams) = state.streams.get_mut(proxy) else {
+        let Some(count) = state.stream_counts.get_mut(proxy) else {
             return;
         };
-        *streams -= 1;
-        if *streams == 0 {
-            state.streams.remove(proxy);
+        *count -= 1;
+        if *count == 0 {
+            state.stream_counts.remove(proxy);
             self.notify_changed(state, proxy);
         }
     }
 
     pub(super) fn has_stream(&self, proxy: &ObjectKey) -> bool {
-        self.state.lock().streams.contains_key(proxy)
+        self.state.lock().stream_counts.contains_key(proxy)
     }
 
     /// Number of proxies that have streams.
     pub(super) fn len(&self) -> usize {
-        self.state.lock().streams.len()
+        self.state.lock().stream_counts.len()
     }
 
     /// Waits until a proxy gains its first stream or loses its last stream. Returns all proxies for which this has
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(demand.changed().await, HashSet::from([proxy.clone()]));
         assert!(!demand.has_stream(&proxy));
         assert!(
-            demand.state.lock().streams.is_empty(),
+            demand.state.lock().stream_counts.is_empty(),
             "the count of a proxy without streams must be removed"
         );
     }

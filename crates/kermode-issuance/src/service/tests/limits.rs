@@ -93,10 +93,9 @@ async fn flood_of_denied_callers_writes_a_limited_number_of_log_lines() {
     let server = Server::start().await;
     let log = CapturedLog::start();
     let key = WorkloadKey::generate().expect("a key");
-    for token in ["admin", "robot"] {
-        // The token `robot` is forged. The token `admin` has another service account than the Pod.
-        let signature = if token == "admin" { "good" } else { "forged" };
-        let token = mk_token(token, "web", "1", signature);
+    // The first token has another service account than the Pod. The second token is forged.
+    for (account, signature) in [("admin", VALID_SIGNATURE), (SERVICE_ACCOUNT, "forged")] {
+        let token = mk_token(account, "web", "1", signature);
         for _ in 0..15 {
             let issued = server.issue(&token, mk_request(&key, "web.shop")).await;
             issued.expect_err("the caller is not the proxy");

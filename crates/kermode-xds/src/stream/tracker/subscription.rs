@@ -22,7 +22,8 @@ impl Tracker {
         self.explicit_names.len()
     }
 
-    /// Applies the subscription changes of a request.
+    /// Applies the subscription changes of a request. The view only saves memory: the tracker shares names and versions
+    /// with the store.
     pub(in crate::stream) fn on_subscription(
         &mut self,
         request: &DeltaDiscoveryRequest,
@@ -67,7 +68,8 @@ impl Tracker {
         }
     }
 
-    /// Records clusters that are sent before the client's first request for endpoints.
+    /// Records clusters that are sent before the client's first request for endpoints. This request then gets the
+    /// endpoints of these clusters again (see *Warming* in [`crate::stream`]).
     pub(in crate::stream) fn record_sent_before_endpoints(&mut self, names: impl Iterator<Item = Arc<str>>) {
         self.sent_before_endpoints.extend(names);
     }
