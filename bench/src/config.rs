@@ -10,12 +10,12 @@ pub struct Config {
     pub checkout: Checkout,
     /// Whether to run fewer and shorter rounds.
     pub quick: bool,
-    /// Sizes that replace the benchmark's default sizes; empty for the default.
+    /// Numbers of sidecars or clients that replace the benchmark's default numbers; empty for the default numbers.
     pub sizes: Vec<usize>,
 }
 
 impl Config {
-    /// Reads the environment.
+    /// Reads the environment variables.
     ///
     /// # Errors
     /// When neither `KERMODE_CACHE` nor `HOME` is set, or `SIZES` is malformed.

@@ -127,7 +127,7 @@ impl Bench<'_> {
         let control_plane = ControlPlane::start(api_server, config, &[])?;
         let until_ready = start.elapsed();
         let watch = DataplaneWatch::start(self.client.clone());
-        let last = watch.wait_for_count(self.pods, TIMEOUT).await?;
+        let last_created_at = watch.wait_for_count(self.pods, TIMEOUT).await?;
         watch.wait_for_statuses(self.pods, TIMEOUT).await?;
         let until_all_statuses = start.elapsed();
         let requests = Requests::read(&self.client).await?;
@@ -137,7 +137,7 @@ impl Bench<'_> {
             "s",
             Target::None,
         );
-        let until_all_exist = (last - start).saturating_sub(until_ready);
+        let until_all_exist = (last_created_at - start).saturating_sub(until_ready);
         self.add(
             "from ready until all Dataplanes exist",
             until_all_exist.as_secs_f64(),
@@ -172,7 +172,7 @@ impl Bench<'_> {
             "s",
             Target::None,
         );
-        // This figure grows with the number of Pods if the cost of a step grows faster than linearly.
+        // This figure is higher with more Pods if the CPU time grows faster than the number of Pods.
         let per_pod = cpu * 1000.0 / to_f64(self.pods);
         self.add("CPU time of kuma-cp per Pod", per_pod, "ms", Target::None);
         Ok((control_plane, watch))
@@ -240,7 +240,7 @@ impl Bench<'_> {
     /// Measures whether a change of a Service causes work only for the Pods that it selects.
     async fn measure_services(&mut self, control_plane: &ControlPlane, process: &Process) -> Result<()> {
         self.wait_until_writes_stop().await?;
-        let selected = to_f64(self.pods) / to_f64(objects::SERVICES);
+        let pods_per_service = to_f64(self.pods) / to_f64(objects::SERVICES);
         let conversions = || control_plane.metric("kuma_cp_engine_conversions_total");
         let writes = async |client: &Client| -> Result<u64> {
             Ok(Requests::read(client).await?.count("dataplanes", "APPLY"))
@@ -256,22 +256,27 @@ impl Bench<'_> {
         let changes = to_f64(SERVICE_CHANGES);
         let written = f64::from(u32::try_from(writes(&self.client).await? - writes_before)?);
         let converted = conversions()? - conversions_before;
-        let at_most_selected = Target::AtMost(selected);
+        let at_most_pods_per_service = Target::AtMost(pods_per_service);
         ensure!(
-            written >= selected * changes && converted >= selected * changes,
+            written >= pods_per_service * changes && converted >= pods_per_service * changes,
             "not all Dataplanes were updated after the Services changed: {converted} conversions, {written} writes"
         );
-        let figure = format!("conversions per change of a Service that selects {selected} Pods");
-        self.add(&figure, converted / changes, "conversions", at_most_selected);
+        let figure = format!("conversions per change of a Service that selects {pods_per_service} Pods");
+        self.add(
+            &figure,
+            converted / changes,
+            "conversions",
+            at_most_pods_per_service,
+        );
         self.add(
             "writes of Dataplanes per change of a Service",
             written / changes,
             "calls",
-            at_most_selected,
+            at_most_pods_per_service,
         );
         self.add(
             "CPU time of kuma-cp per selected Pod and change of a Service",
-            cpu / changes / selected,
+            cpu / changes / pods_per_service,
             "ms",
             Target::None,
         );
@@ -297,9 +302,9 @@ impl Bench<'_> {
             start.elapsed().as_secs_f64()
         ));
         // A relevant change after the updates shows that all of them were processed.
-        let last = self.pods - 1;
-        let (_, name) = pod_key(last);
-        objects::set_ready(&self.client, last, false).await?;
+        let last_pod = self.pods - 1;
+        let (_, name) = pod_key(last_pod);
+        objects::set_ready(&self.client, last_pod, false).await?;
         watch.wait_for_readiness(&name, false, TIMEOUT).await?;
         self.wait_until_writes_stop().await?;
         let requests = Requests::read(&self.client).await?;

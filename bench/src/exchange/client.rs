@@ -1,4 +1,4 @@
-//! Clients of the exchange. Each responds to every message.
+//! Clients of the exchange ([`super::Exchange`]). Each client responds to every message.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ pub(super) async fn connect(
     Ok(())
 }
 
+/// Client without a protocol above TCP or TLS.
 async fn plain(mut io: impl Io) -> Result<()> {
     let mut message = [0; MESSAGE_SIZE];
     loop {
@@ -52,6 +53,7 @@ async fn plain(mut io: impl Io) -> Result<()> {
     }
 }
 
+/// Client on `h2`.
 async fn http2(io: impl Io) -> Result<()> {
     let (mut requests, connection) = h2::client::handshake(io).await?;
     tokio::spawn(connection);
@@ -75,6 +77,7 @@ async fn http2(io: impl Io) -> Result<()> {
     Ok(())
 }
 
+/// Client with the code of the simulated sidecars.
 async fn sidecar(io: impl Io) -> Result<()> {
     let mut call = Call::open(io, "localhost", PATH, "Bearer none").await?;
     let payload = vec![1; RESPONSE_SIZE - GRPC_PREFIX];

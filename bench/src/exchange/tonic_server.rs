@@ -1,4 +1,5 @@
-//! Server of the exchange on tonic and hyper, with tonic's codec and one bidirectional call for each connection.
+//! Server of the exchange ([`super::Exchange`]) on tonic and hyper, with tonic's codec and one bidirectional call for
+//! each connection.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{GRPC_PREFIX, Io, MESSAGE_SIZE, ResponseCounter};
 
-/// Serves a connection until it ends.
+/// Serves a connection until it ends. Sends one message whenever the number of the exchange changes, and counts the
+/// responses.
 pub(super) async fn serve(
     io: impl Io,
     numbers: watch::Receiver<u64>,
@@ -50,8 +52,9 @@ impl StreamingService<Bytes> for ExchangeService {
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let (numbers, responses) = (self.numbers.clone(), self.responses.clone());
-        // In gRPC's words, the responses of the exchange are requests, and its messages are responses. As in a tonic
-        // service for ADS, a task reads the requests, and a separate stream yields the responses.
+        // The client opens the call, so the client's responses are gRPC requests, and the server's messages are gRPC
+        // responses. As in a tonic service for ADS, a task reads the requests, and a separate stream yields the
+        // responses.
         let mut requests = request.into_inner();
         tokio::spawn(async move {
             while let Ok(Some(_)) = requests.message().await {

@@ -80,7 +80,7 @@ impl Fleet {
             let identity = SidecarIdentity {
                 number,
                 id: format!("default.{}.{}", sidecar.name, sidecar.namespace),
-                cluster: sidecar.service.clone(),
+                cluster: sidecar.cluster.clone(),
                 authorization: sidecar.authorization.clone(),
             };
             tasks.spawn(client::run(state.clone(), identity));

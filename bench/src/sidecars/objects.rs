@@ -29,8 +29,8 @@ pub struct Sidecar {
     pub namespace: String,
     /// Name of the sidecar's Pod.
     pub name: String,
-    /// Name of the Service's cluster in Envoy.
-    pub service: String,
+    /// Name in Envoy of the cluster of the Pod's Service.
+    pub cluster: String,
     /// Value of the `authorization` header: `Bearer` and a token bound to the Pod.
     pub authorization: Arc<str>,
 }
@@ -184,7 +184,7 @@ impl BenchObjects {
             .await?;
         let status = created.status.context("the token request has no status")?;
         Ok(Sidecar {
-            service: pod.service_resource_name(),
+            cluster: pod.service_resource_name(),
             namespace,
             name,
             authorization: format!("Bearer {}", status.token).into(),

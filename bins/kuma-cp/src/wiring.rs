@@ -1,4 +1,4 @@
-//! Creates the components of the control plane, connects them and runs them until a signal.
+//! Creates the components of the control plane, connects them, and runs them until a signal or until one of them ends.
 
 mod api_server;
 mod components;
@@ -36,8 +36,8 @@ use kermode_config::Config;
 
 /// Capacity of the channel from the watches to the engine, in watch events.
 const WATCH_QUEUE_CAPACITY: usize = 4096;
-/// Maximum number of connections to the webhooks; one client address may have a quarter of them. In a burst of new
-/// Pods, the API server may open a connection for each Pod.
+/// Maximum number of connections to the webhooks. One address, such as that of an API server, may have a quarter of
+/// them ([`tls::serve`]). In a burst of new Pods, the API server may open a connection for each Pod.
 const MAX_ADMISSION_CONNECTIONS: usize = 2048;
 /// Maximum number of connections of proxies; each proxy has one. The number exceeds the limit of streams, because a
 /// proxy beyond that limit needs a connection to receive a gRPC status with the reason.

@@ -24,7 +24,7 @@ const SETUP_FAILED: &str = "failed to setup transparent proxy";
 /// milliseconds.
 const CHECK_STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs the command line of this process. Returns 0 for success and 1 for any failure.
+/// Runs the program with the arguments of this process. Returns exit code 0 for success and 1 for any failure.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -96,7 +96,7 @@ fn print(text: impl std::fmt::Display) -> anyhow::Result<()> {
 }
 
 fn fail(text: &str) -> ExitCode {
-    // A failure to print to a closed standard error is ignored; the exit code remains.
+    // A failure to print to a closed standard error is ignored; the exit code still reports the failure.
     let _ = writeln!(io::stderr(), "kuma-init: {text}");
     ExitCode::FAILURE
 }

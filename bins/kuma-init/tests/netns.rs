@@ -53,12 +53,12 @@ fn mk_pod_namespace() -> Namespace {
 /// could inherit the open file descriptor, and the file could not be executed (`ETXTBSY`).
 fn copy_program(directory: &tempfile::TempDir) -> std::path::PathBuf {
     let path = directory.path().join("kuma-init");
-    let copied = Command::new("install")
+    let status = Command::new("install")
         .args(["--mode=755", env!("CARGO_BIN_EXE_kuma-init")])
         .arg(&path)
         .status()
         .expect("install (coreutils) runs");
-    assert!(copied.success(), "install failed to copy the program");
+    assert!(status.success(), "install failed to copy the program");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))
         .expect("the permissions are changed");
     path

@@ -31,7 +31,7 @@ Exit codes:
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct InjectArgs {
     /// Manifests as YAML or JSON; - is the standard input. Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets,
-    /// Jobs, CronJobs, and Lists of them are injected. Other objects are printed unchanged.
+    /// ReplicationControllers, Jobs, CronJobs, and Lists of them are injected. Other objects are printed unchanged.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode> {
     })
 }
 
-/// Prints warnings and denials to the standard error.
+/// Prints warnings and the reasons of denials to the standard error.
 fn print_notices(manifests: &InjectedManifests, ca_pem: &str) {
     for workload in &manifests.workloads {
         for warning in workload.warnings() {

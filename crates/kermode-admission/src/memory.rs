@@ -62,12 +62,12 @@ impl Default for MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// Reserves memory for a body; waits until there is enough. Without a length, [`MAX_BODY`] is reserved.
+    /// Reserves memory for a body; waits until there is enough. Without a `Content-Length`, [`MAX_BODY`] is reserved.
     pub(super) async fn reserve_body(&self, length: Option<usize>) -> Reservation<'_> {
         reserve(&self.bodies, length.unwrap_or(MAX_BODY).min(MAX_BODY)).await
     }
 
-    /// Reserves memory for the document that will be parsed from a text; waits until there is enough.
+    /// Reserves memory for the document that will be parsed from a text; waits until there is enough memory.
     ///
     /// # Errors
     /// Immediately, if the estimate exceeds [`MAX_DOCUMENT`].

@@ -15,7 +15,7 @@ pub struct Metrics {
     duration: Family<WebhookLabel, Histogram, fn() -> Histogram>,
 }
 
-/// Labels of a review. All values are constants, so that callers cannot create time series.
+/// Labels of a review. All values are constants, so that callers of the webhooks cannot create time series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReviewLabels {
     webhook: &'static str,

@@ -120,7 +120,7 @@ impl Resource {
 /// full publication of a mesh, which hashes megabytes.
 ///
 /// XXH3 does not resist deliberate collisions. Users can construct collisions only in resources that are generated from
-/// their own objects. Proxies then keep the previous content of such a resource until it changes again.
+/// their own objects. After a collision, proxies keep the previous content of the resource until it changes again.
 fn version(parts: &[&[u8]]) -> Arc<str> {
     let mut hasher = Xxh3Default::new();
     for part in parts {

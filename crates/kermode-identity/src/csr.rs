@@ -71,8 +71,8 @@ impl SigningRequest {
     /// # Errors
     /// Fails if the request is bound to another proxy, to several proxies, or to none.
     pub fn check_bound_to(&self, proxy: &str) -> Result<(), Error> {
-        let mut named = self.uris.iter().filter_map(|uri| uri.strip_prefix(PROXY_SCHEME));
-        match (named.next(), named.next()) {
+        let mut bound_proxies = self.uris.iter().filter_map(|uri| uri.strip_prefix(PROXY_SCHEME));
+        match (bound_proxies.next(), bound_proxies.next()) {
             (Some(name), None) if name == proxy => Ok(()),
             (None, _) => Err(Error::RequestUnbound),
             _ => Err(Error::RequestOfAnotherProxy),

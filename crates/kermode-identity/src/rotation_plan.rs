@@ -65,7 +65,7 @@ pub enum Phase {
 pub enum RotationReason {
     /// The user requested the rotation.
     Requested,
-    /// 4/5 of the validity of the newest CA have passed.
+    /// Four fifths of the validity of the newest CA have passed.
     Ageing,
 }
 

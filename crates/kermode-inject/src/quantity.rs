@@ -48,7 +48,8 @@ const SUFFIXES: [(&str, i128); 16] = [
 /// Parses a quantity. Digits finer than a billionth are dropped.
 ///
 /// # Errors
-/// When the text is not a quantity, or its value in billionths exceeds 128 bits.
+/// When the text is not a quantity, its exponent is not in the range -9 to 18, or its value in billionths exceeds 128
+/// bits.
 pub fn parse(text: &str) -> Result<Amount, InvalidQuantity> {
     parse_billionths(text).map(Amount).ok_or_else(|| InvalidQuantity {
         text: text.chars().take(64).collect(),

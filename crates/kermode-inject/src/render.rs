@@ -17,8 +17,8 @@ pub(crate) fn small_empty_dir(name: &str) -> Value {
     json!({"name": name, "emptyDir": {"sizeLimit": "10M"}})
 }
 
-/// Renders the requests and limits of a container. A resource in `pod_resources` is omitted: the containers share the
-/// amount of the Pod, and the API server rejects a container that exceeds the amount.
+/// Renders the requests and limits of a container. A resource in `pod_resources` is omitted: all containers share the
+/// Pod's amount of this resource, and the API server rejects a container whose amount exceeds the Pod's amount.
 fn resources(resources: &Resources, pod_resources: PodResources<'_>) -> Value {
     json!({"requests": amounts(&resources.requests, pod_resources), "limits": amounts(&resources.limits, pod_resources)})
 }
@@ -31,7 +31,7 @@ fn amounts(amounts: &ResourceAmounts, pod_resources: PodResources<'_>) -> Value 
     Value::Object(non_empty.collect::<Map<_, _>>())
 }
 
-/// Renders the security context that Pod Security `restricted` requires of a container that does not run as root.
+/// Renders a security context that Pod Security `restricted` accepts, for a container that does not run as root.
 fn restricted_context(user: u32, group: u32) -> Value {
     json!({
         "runAsUser": user,

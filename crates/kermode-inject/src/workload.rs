@@ -1,4 +1,4 @@
-//! Finds the Pod templates of workloads, and requests for injection outside of the templates.
+//! Finds the Pod templates of workloads, and requests for injection in the metadata outside of the templates.
 
 use kermode_crds::annotation::SIDECAR_INJECTION;
 use serde_json::Value;
@@ -29,8 +29,8 @@ pub fn pod_pointer(object: &Value) -> Option<&'static str> {
     Some(pointer)
 }
 
-/// Returns a warning for a workload that requests injection in its own metadata. Injection reads only the metadata of
-/// the Pod and its Namespace.
+/// Returns a warning for a workload that has the injection label or annotation in its own metadata and not in its Pod
+/// template. Injection reads only the metadata of the Pod and its Namespace.
 pub fn misplaced_request(object: &Value) -> Option<String> {
     let pointer = pod_pointer(object).filter(|pointer| !pointer.is_empty())?;
     let has_request = |object: &Value, field: &str| {

@@ -63,8 +63,8 @@ fn cluster_rules() -> Vec<Value> {
         rule(GROUP, &["dataplanes/status", "meshes/status"], &["patch"]),
         // Required for owner references with blockOwnerDeletion: a Dataplane references its Pod.
         rule("", &["pods/finalizers"], &["update"]),
-        // `create` is for the Mesh `default`, `patch` for the annotation that the initial MeshTrafficPermission was
-        // created.
+        // `create` is for the Mesh `default`. `patch` is for the annotation that records that the initial
+        // MeshTrafficPermission was created.
         rule(GROUP, &["meshes"], &["get", "list", "watch", "create", "patch"]),
         // A TokenReview authenticates the token of a proxy.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),

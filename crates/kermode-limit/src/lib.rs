@@ -180,9 +180,9 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
                 .get_mut(key)
                 .map(|permits| std::mem::take(&mut permits.revocable));
             granted.remove_if_empty(key);
-            for permit in evicted.into_iter().flatten() {
+            for sender in evicted.into_iter().flatten() {
                 // Sending fails only if the permit is being dropped.
-                let _ = permit.send(());
+                let _ = sender.send(());
             }
         }
         chosen.len()

@@ -1,6 +1,6 @@
 //! Reader of manifests: a stream of YAML documents (JSON is a subset of YAML) from a file or the standard input.
 //!
-//! Each document keeps its text, so that a document without an injected Pod is printed as it was written.
+//! Each document keeps its text. `kumactl inject` prints this text if the document contains no injected Pod.
 
 use std::io::Read;
 use std::path::Path;

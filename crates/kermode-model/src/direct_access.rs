@@ -30,7 +30,7 @@ struct ServiceEndpoint {
     headless: bool,
 }
 
-/// Direct access that one proxy provides.
+/// Direct access that one proxy provides to its application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectAccess {
     /// Dataplane of the proxy.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::MeshName;
 
-/// Default of the largest clock difference at which a peer still accepts a new certificate. The validity of a
-/// certificate that Kubernetes signs also starts 5 minutes before its issuance. Therefore, a node whose clock is
-/// accurate enough for the certificate of its kubelet is accurate enough for the mesh.
+/// Default of the clock tolerance: the largest difference between the clocks of the issuer and of a peer at which the
+/// peer accepts a new certificate. The validity of a certificate that Kubernetes signs also starts 5 minutes before its
+/// issuance. Therefore, a node whose clock is accurate enough for the certificate of its kubelet is accurate enough for
+/// the mesh.
 pub const DEFAULT_CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
-/// Maximum of the clock difference that can be configured.
+/// Maximum clock tolerance that can be configured.
 pub const MAX_CLOCK_TOLERANCE: Duration = Duration::from_hours(1);
 
 /// Settings of a Mesh resource (docs/reference/resources.md#mesh).

@@ -106,7 +106,7 @@ where
         Ok(response.into_inner())
     }
 
-    /// Waits until the service accepts a call.
+    /// Returns a client for one call once the service accepts a call.
     async fn ready_client(&self) -> Result<Grpc<T>, Status> {
         let mut grpc = Grpc::new(self.service.clone());
         grpc.ready().await.map_err(|error| {

@@ -57,6 +57,7 @@ struct StatusesState {
     index: SharedIndex,
     /// Name of this replica.
     replica: Arc<str>,
+    /// Connected proxies, and disconnected proxies whose last status is not written yet.
     proxies: Mutex<HashMap<ObjectKey, ProxyState>>,
     writer: StatusWriter,
 }
@@ -129,8 +130,10 @@ impl StatusesState {
         self.proxies.lock()
     }
 
-    /// Returns the status of a disconnected proxy. Returns `None` if the proxy has reconnected. Also returns `None` if
-    /// this replica did not write the current status of the Dataplane, and then removes the proxy.
+    /// Returns the status of a disconnected proxy. Returns `None` if the proxy has reconnected.
+    ///
+    /// Also returns `None`, and removes the proxy from `proxies`, if this replica did not write the current status of
+    /// the Dataplane.
     async fn disconnected_status(&self, key: &ObjectKey) -> kube::Result<Option<DesiredStatus>> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await?;
@@ -172,7 +175,7 @@ impl StatusSource for StatusesState {
                         resource_version: None,
                     }));
                 }
-                // A Dataplane that is about to be deleted needs no status.
+                // Without a Dataplane in the index, the written Dataplane is about to be deleted and needs no status.
                 if self.index.read().desired(key).is_none() {
                     proxies.remove(key);
                     return Ok(None);

@@ -17,7 +17,7 @@ const MAX_REJECTED_NAMES: usize = 10;
 /// State of a connected proxy, or of a disconnected proxy until its status is written.
 #[derive(Debug, Default)]
 pub(super) struct ProxyState {
-    /// Number of the newest stream; `None` when it has ended.
+    /// Number of the newest stream; `None` if this stream has ended.
     stream: Option<u64>,
     /// Versions of the agent and of Envoy.
     versions: Versions,
@@ -40,7 +40,7 @@ pub(super) struct ProxyState {
 /// How urgently the status is written to the API server after a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
-    /// Nothing changed.
+    /// No write is needed.
     None,
     /// The connection or the acceptance of the configuration changed.
     Soon,

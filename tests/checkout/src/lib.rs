@@ -53,7 +53,7 @@ impl Checkout {
         })
     }
 
-    /// Returns the path of a program's release build, from which the images are made.
+    /// Returns the path of a program's release build. The images contain these builds.
     pub fn release_binary(&self, name: &str) -> PathBuf {
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         self.target.join(triple).join("release").join(name)
@@ -64,7 +64,7 @@ impl Checkout {
         self.cache.join("clusters").join(name)
     }
 
-    /// Returns a command that runs the cluster tool. The tool prints its errors.
+    /// Returns a command that runs the cluster tool. The tool prints its errors to the standard error.
     pub fn cluster_tool(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("python3");
         command

@@ -27,8 +27,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Returns one line for each path at which two values differ. An object member that is null or empty equals an absent
-/// member, and the number 1 equals 1.0.
+/// Returns one line for each path at which two values differ. An object member that is null, an empty object or an
+/// empty list equals an absent member, and the number 1 equals 1.0.
 pub fn differences(expected: &Value, actual: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     collect_differences(

@@ -7,7 +7,7 @@ use kermode_inject::{PatchStage, Settings};
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::injection::{InjectionInputs, comparable_container, compared_denial};
+use crate::injection::{InjectionInputs, comparable_container, comparable_denials};
 use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
@@ -93,7 +93,7 @@ fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
     };
     let admission = inputs.inject_and_patch(&pod, &settings)?;
     if !case.at("/expectedError").is_null() {
-        let (expected, actual) = compared_denial(case.at("/expectedError"), admission);
+        let (expected, actual) = comparable_denials(case.at("/expectedError"), admission);
         return Ok(Outcome::Compared { expected, actual });
     }
     let expected = case.at("/expected").clone();

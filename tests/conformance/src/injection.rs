@@ -81,10 +81,10 @@ impl InjectionInputs {
     }
 }
 
-/// Returns the expected and the actual result of a case that expects a denial. `expected` has the member `exact`, the
-/// whole message, or `contains`, a part of the message. If the actual message contains the expected part, both results
-/// contain only this part, so they are equal.
-pub(crate) fn compared_denial(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
+/// Returns the expected and the actual result of a case that expects a denial, for the comparison. `expected` has the
+/// member `exact`, the whole message, or `contains`, a part of the message. If the actual message contains the expected
+/// part, both results contain only this part, so they are equal.
+pub(crate) fn comparable_denials(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
     let actual = match actual {
         Ok(pod) => return (json!({"denied": expected}), json!({"admitted": pod})),
         Err(denial) => denial.to_string(),
@@ -99,8 +99,8 @@ pub(crate) fn compared_denial(expected: &Value, actual: Result<Value, Denial>) -
         actual.as_str()
     };
     (
-        json!({"denied, with": expected_part}),
-        json!({"denied, with": actual_part}),
+        json!({"message of the denial contains": expected_part}),
+        json!({"message of the denial contains": actual_part}),
     )
 }
 

@@ -6,7 +6,7 @@ use kermode_inject::settings::SidecarMode;
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::injection::{InjectionInputs, comparable_pod, compared_denial};
+use crate::injection::{InjectionInputs, comparable_denials, comparable_pod};
 use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
@@ -29,7 +29,7 @@ impl Runner for Injector {
         let pod = case.document("pod")?;
         let result = inputs(case)?.inject_and_patch(&pod, &settings)?;
         let (expected, actual) = match (case.kind(), result) {
-            ("error", result) => compared_denial(case.at("/expectedError"), result),
+            ("error", result) => comparable_denials(case.at("/expectedError"), result),
             ("inject" | "skip", Ok(admitted)) => (
                 comparable_pod(&case.document("expected")?),
                 comparable_pod(&admitted),

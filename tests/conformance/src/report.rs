@@ -57,8 +57,8 @@ pub fn run(suite: &Suite, runners: &[Box<dyn Runner>], deviations: &[Deviation])
         match run_case(&case, runners, deviations) {
             Verdict::Passed(general) => {
                 report.passed.push(id);
-                for deviation in general {
-                    *report.general_deviations.entry(deviation).or_default() += 1;
+                for description in general {
+                    *report.general_deviations.entry(description).or_default() += 1;
                 }
             }
             Verdict::Deviating(description) => report.deviating.push((id, description)),
@@ -194,8 +194,12 @@ impl SuiteReport {
         for (id, description) in &self.deviating {
             writeln!(out, "known deviation {} {id}: {description}", self.name)?;
         }
-        for (deviation, cases) in &self.general_deviations {
-            writeln!(out, "known deviation {} in {cases} cases: {deviation}", self.name)?;
+        for (description, case_count) in &self.general_deviations {
+            writeln!(
+                out,
+                "known deviation {} in {case_count} cases: {description}",
+                self.name
+            )?;
         }
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (id, reason) in &self.skipped {

@@ -11,7 +11,8 @@ use crate::fixture::Fixture;
 /// Name of the sidecar's container.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";
 
-/// Returns a Pod without a sidecar. Its only container, `client`, runs the demo program with these arguments.
+/// Returns a Pod as users write it, before injection. Its only container, which is always named `client`, runs the demo
+/// program with these arguments.
 pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
     Ok(serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},

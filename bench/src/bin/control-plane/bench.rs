@@ -151,6 +151,6 @@ impl<'f> Bench<'f> {
     }
 }
 
-/// Manifest of the namespace of the Pods in the AdmissionReviews.
+/// Manifest of the namespace of the Pods in the AdmissionReviews that the benchmark sends to the webhook.
 const NAMESPACE_WITH_INJECTION: &str =
     "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {kuma.io/sidecar-injection: enabled}}\n";

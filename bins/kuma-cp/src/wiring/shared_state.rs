@@ -40,7 +40,7 @@ pub(super) struct SharedState {
     pub(super) statuses: ProxyStatuses,
     /// Notification from the engine to the writer of Mesh statuses.
     pub(super) meshes_changed: Arc<Notify>,
-    pub(super) events: EventRecorder,
+    pub(super) event_recorder: EventRecorder,
     pub(super) authorities: Authorities,
     /// Audiences of the tokens of proxies.
     pub(super) accepted_audiences: AcceptedAudiences,
@@ -63,7 +63,7 @@ impl SharedState {
         let index = SharedIndex::new(Index::new(ConvertSettings {
             zone: zone.map(Into::into),
         }));
-        let events = EventRecorder::start(client.clone(), Some(config.instance_name().to_owned()));
+        let event_recorder = EventRecorder::start(client.clone(), Some(config.instance_name().to_owned()));
         let writer_metrics = writer::Metrics::default();
         let store = Arc::new(Store::default());
         let publisher = Publisher::new(store.clone());
@@ -84,7 +84,7 @@ impl SharedState {
             config.general.clock_tolerance,
         );
         let statuses = ProxyStatuses::new(client.clone(), index.clone(), config.instance_name());
-        let writer = Writer::new(client, index.clone(), events.clone(), writer_metrics);
+        let writer = Writer::new(client, index.clone(), event_recorder.clone(), writer_metrics);
         let (is_leader_sender, is_leader) = watch::channel(false);
         Self {
             index,
@@ -93,7 +93,7 @@ impl SharedState {
             writer,
             statuses,
             meshes_changed: Arc::default(),
-            events,
+            event_recorder,
             authorities,
             accepted_audiences: AcceptedAudiences {
                 sidecars: config.injector().sidecar_container.token_audience.as_str().into(),
@@ -116,7 +116,7 @@ impl SharedState {
             publisher: self.publisher,
             removals: self.removals,
             writer: self.writer,
-            event_recorder: self.events,
+            event_recorder: self.event_recorder,
             meshes_changed: self.meshes_changed,
             is_leader: self.is_leader,
             metrics: self.engine_metrics,
@@ -132,7 +132,7 @@ impl SharedState {
         metrics.register(&mut registry.lock());
         self.authorities
             .clone()
-            .run_rotation(metrics, self.events.clone())
+            .run_rotation(metrics, self.event_recorder.clone())
     }
 
     /// Returns the future that tracks the other replicas, and registers its metrics.
@@ -185,7 +185,7 @@ impl SharedState {
             control_plane_url: config.control_plane_url(),
             control_plane_ca_pem,
             system_namespace: config.store.kubernetes.system_namespace.clone(),
-            events: admission::InjectionEvents::start(self.events.clone(), client.clone()),
+            events: admission::InjectionEvents::start(self.event_recorder.clone(), client.clone()),
             metrics,
         })
     }

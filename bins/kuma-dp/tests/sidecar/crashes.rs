@@ -4,6 +4,9 @@ use crate::agent::{Agent, is_running};
 use crate::control_plane::ControlPlane;
 use crate::{MTLS, presented_certificate};
 
+/// Content of the token file of `kuma-dp`.
+const TOKEN: &str = "first";
+
 /// Returns the number of occurrences of a text in the log of `kuma-dp`.
 fn count_in_log(agent: &Agent, text: &str) -> usize {
     agent.log().matches(text).count()
@@ -12,7 +15,7 @@ fn count_in_log(agent: &Agent, text: &str) -> usize {
 #[tokio::test]
 async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, TOKEN, &[]).await;
     let first = agent
         .eventually("the inbound presents the certificate", async || {
             presented_certificate(&control_plane).await
@@ -57,7 +60,7 @@ async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
 #[tokio::test]
 async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, TOKEN, &[]).await;
     agent.wait_for_ready_status(200).await;
     // The agent has connected once. Each iteration loses the connection and adds another one.
     for expected_connections in 2..4 {
@@ -87,7 +90,7 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
 #[tokio::test]
 async fn restarted_envoy_is_configured_by_the_control_plane() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, TOKEN, &[]).await;
     agent.wait_for_ready_status(200).await;
     agent.crash_envoy().await;
     agent
@@ -109,7 +112,7 @@ async fn kuma_dp_ends_with_the_exit_code_of_envoy_after_a_crash_loop() {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sidecar/envoy-that-crashes");
     let control_plane = ControlPlane::start(MTLS).await;
     let changes = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program)];
-    let mut agent = Agent::start(&control_plane, "first", &changes).await;
+    let mut agent = Agent::start(&control_plane, TOKEN, &changes).await;
     // 42 is the exit code of `envoy-that-crashes`.
     assert_eq!(agent.wait_for_end().await.code(), Some(42));
     assert_eq!(count_in_log(&agent, "it is restarted with"), 5);
@@ -122,7 +125,7 @@ async fn kuma_dp_ends_with_the_exit_code_of_envoy_after_a_crash_loop() {
 #[tokio::test]
 async fn signal_ends_a_sidecar_whose_envoy_was_restarted() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let mut agent = Agent::start(&control_plane, "first", &[]).await;
+    let mut agent = Agent::start(&control_plane, TOKEN, &[]).await;
     agent.wait_for_ready_status(200).await;
     agent.crash_envoy().await;
     agent.wait_for_ready_status(200).await;

@@ -53,7 +53,7 @@ fn explain_pod(outcome: &PodOutcome) -> String {
     }
     for explanation in &outcome.explanation.inbounds {
         line(1, &inbound_text(explanation));
-        // The Service's port matches no container port, so it yields no inbound.
+        // Without an inbound, there is neither health nor tags.
         if explanation.port.is_none() {
             continue;
         }
@@ -125,7 +125,7 @@ fn inbound_text(inbound: &InboundExplanation) -> String {
 
 fn health_text(ready: Option<bool>) -> &'static str {
     match ready {
-        Some(true) => "ready: the Pod is",
+        Some(true) => "ready: the Pod is ready",
         Some(false) => {
             "not ready: the Pod's condition Ready is not true (without the condition: application or sidecar is not \
              ready), or the Pod terminates"

@@ -3,8 +3,8 @@
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
 /// Maximum number of cells in the table of [`compare_middle`], which bounds its memory. The table has a cell for each
-/// pair of lines. Above the limit, all lines between the first and the last difference are shown as removed and then
-/// added.
+/// pair of lines. Above the limit, the lines from the first to the last difference are shown as removed in the old text
+/// and added in the new text, without equal lines between them.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ enum Line<'a> {
     Added(&'a str),
 }
 
-/// Returns the changes with their context. Returns an empty text if the texts are equal.
+/// Returns the changes as hunks. Returns an empty text if the texts are equal.
 pub(super) fn unified(before: &str, after: &str) -> String {
     let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let lines = compare(&before, &after);
@@ -53,7 +53,7 @@ fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
             .chain(after.iter().map(|line| Line::Added(line)))
             .collect();
     }
-    // For each pair of positions, the length of the longest common subsequence of the lines from there on.
+    // For each pair of positions, the length of the longest common subsequence of the lines after these positions.
     let mut longest = vec![0_u32; (before.len() + 1) * width];
     for left in (0..before.len()).rev() {
         for right in (0..after.len()).rev() {

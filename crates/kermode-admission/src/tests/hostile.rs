@@ -241,8 +241,8 @@ fn mutated_review() -> impl Strategy<Value = Value> {
     pod["spec"]["containers"][0]["readinessProbe"] = probe;
     pod["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
     let valid = review("u-1", "shop", "Pod", pod);
-    let mut found = Vec::new();
-    collect_pointers("", &valid, &mut found);
+    let mut pointers = Vec::new();
+    collect_pointers("", &valid, &mut pointers);
     let replacement = prop_oneof![
         Just(Value::Null),
         Just(json!([])),
@@ -254,7 +254,7 @@ fn mutated_review() -> impl Strategy<Value = Value> {
         "[a-z0-9=;,./:-]{0,40}".prop_map(Value::from),
         Just(Value::from("x".repeat(100_000))),
     ];
-    (prop::sample::select(found), replacement).prop_map(move |(pointer, replacement)| {
+    (prop::sample::select(pointers), replacement).prop_map(move |(pointer, replacement)| {
         let mut mutated = valid.clone();
         if let Some(value) = mutated.pointer_mut(&pointer) {
             *value = replacement;

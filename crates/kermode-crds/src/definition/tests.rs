@@ -13,8 +13,8 @@ fn schema(plural: &str) -> Value {
     definition.expect("a definition")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
-/// Returns the fields that a schema describes at a path.
-fn members(schema: &Value, path: &[&str]) -> BTreeSet<String> {
+/// Returns the names of the fields that a schema describes at a path.
+fn described_fields(schema: &Value, path: &[&str]) -> BTreeSet<String> {
     let target = path
         .iter()
         .fold(schema, |schema, member| match &schema["properties"][*member] {
@@ -32,7 +32,7 @@ fn members(schema: &Value, path: &[&str]) -> BTreeSet<String> {
 /// Asserts that the schema at `path` describes every field of a value, because the API server would drop other fields.
 /// Checks only the first item of a list.
 fn assert_described(schema: &Value, path: &mut Vec<&'static str>, value: &Value) {
-    let described = members(schema, path);
+    let described = described_fields(schema, path);
     for (name, member) in value.as_object().expect("an object") {
         assert!(described.contains(name), "{path:?}.{name} is not in the schema");
         let member = member.as_array().map_or(Some(member), |items| items.first());

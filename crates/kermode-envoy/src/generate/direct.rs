@@ -11,6 +11,9 @@ use super::tls::MeshTls;
 use super::{cluster, listener};
 use crate::{Resource, ResourceKind, names};
 
+/// Number of attempts to connect to the Pod. A listener has only one Pod, so there is no other endpoint to retry.
+const CONNECT_ATTEMPTS: u32 = 1;
+
 /// The cluster that all listeners for direct access share.
 pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     let cluster = Cluster {
@@ -20,11 +23,12 @@ pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     Resource::encode(ResourceKind::Cluster, names::DIRECT_ACCESS, &cluster)
 }
 
+/// The listener for calls of the Pod at an address.
 pub(crate) fn listener_at(address: SocketAddr) -> Resource {
     let name = names::direct_access(address);
     let base = listener::new(&name, address, TrafficDirection::Outbound);
     let mut listener = listener::without_bind(base);
-    let filter = listener::tcp_proxy(&name, names::DIRECT_ACCESS, 1);
+    let filter = listener::tcp_proxy(&name, names::DIRECT_ACCESS, CONNECT_ATTEMPTS);
     listener.filter_chains = vec![listener::filter_chain(vec![filter])];
     listener::encode(&listener)
 }

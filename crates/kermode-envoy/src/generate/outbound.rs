@@ -25,8 +25,9 @@ const HTTP_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 /// Duration for which an endpoint is ejected. Kubernetes notices a dead node after 50 s. The endpoint is then removed
 /// before the client would try the endpoint again.
 const EJECTION_TIME: Duration = Duration::from_mins(1);
-/// Maximum part of a service's endpoints, in percent, that a client ejects. The other half of the endpoints stays in use
-/// even if the failures have another cause, such as the client's own network. A single endpoint is never ejected.
+/// Maximum part of a service's endpoints, in percent, that a client ejects. The other half of the endpoints stays in
+/// use, because the failures may have another cause, such as the client's own network. A single endpoint is never
+/// ejected.
 const MAX_EJECTION_PERCENT: u32 = 50;
 
 pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
@@ -90,8 +91,8 @@ fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&M
     )
 }
 
-/// A cluster and a listener for each address: connections go to the address that the client chose, be it of an endpoint
-/// or a ClusterIP whose endpoint the node chooses.
+/// A cluster and a listener for each address. Connections go to the address that the client chose: the address of an
+/// endpoint, or a ClusterIP whose endpoint the node chooses.
 fn single_address_resources(
     name: &ServiceName,
     addresses: impl Iterator<Item = (SocketAddr, Protocol)>,
@@ -155,8 +156,8 @@ fn with_upstream_options(
 /// status.
 ///
 /// For HTTP, Envoy also counts streams that end early, for example when an application aborts a response or closes a
-/// WebSocket. Every stream that gets a connection resets the count. One such stream must not eject a healthy endpoint.
-/// HTTP endpoints are therefore ejected after two failures in succession.
+/// WebSocket. Every stream that gets a connection resets the count. A single stream that ends early must not eject a
+/// healthy endpoint, so HTTP endpoints are ejected after two failures in succession.
 fn outlier_detection(protocol: Protocol) -> OutlierDetection {
     let failures = if protocol.is_http() { 2 } else { 1 };
     OutlierDetection {
@@ -194,8 +195,8 @@ fn listener_at(address: SocketAddr, filter: Filter) -> Resource {
     listener::encode(&listener)
 }
 
-/// The filter of the listener at `address`. `by_client`: the address of the client chooses the endpoint, for a cluster
-/// that balances by hash.
+/// The filter of the listener at `address`. `by_client` means that the cluster balances by the hash of the client's
+/// address.
 fn filter_to_cluster(
     address: SocketAddr,
     service: &ServiceName,

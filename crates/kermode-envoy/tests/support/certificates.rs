@@ -26,8 +26,7 @@ impl Authority {
     pub(crate) fn identity(&self, uris: &[&str]) -> Value {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
-        // Certificates of a mesh have no subject. By default, rcgen would set the subject of the issuer, and the
-        // certificate would look self-signed.
+        // Certificates of a mesh have no subject. By default, rcgen sets a subject.
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = uris
             .iter()

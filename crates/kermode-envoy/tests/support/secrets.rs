@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::certificates::Authority;
 
-/// Writes the secrets of a proxy as files.
+/// Writes the secrets of a proxy as files to a temporary folder: a certificate with these URIs, and the trust bundle.
 pub(crate) fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary directory");
     for secret in [authority.identity(uris), authority.trust_bundle()] {
@@ -20,7 +20,7 @@ pub(crate) fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
     folder
 }
 
-/// Makes Envoy read its secrets from files, at any depth of the value.
+/// Replaces each reference to a secret, at any depth of the value, by a reference to its file in `folder`.
 pub(crate) fn read_secrets_from_files(value: &mut Value, folder: &Path) {
     if let (Some(name), Some(_)) = (value.get("name").cloned(), value.get("sdsConfig")) {
         let path = folder.join(format!("{}.json", name.as_str().expect("a name")));

@@ -9,7 +9,7 @@ use crate::{Entitlement, WorkloadKey};
 /// Lifetime of workload certificates.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
 
-/// Time at which the first CA is generated and the rotation begins.
+/// Time at which the first CA is generated. In most tests, the second CA is generated at the same time.
 fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_hours(500_000)
 }
@@ -92,8 +92,8 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     check_rotation(Duration::from_hours(1), tolerance, 50);
 }
 
-/// Checks a rotation with certificates of this lifetime and clocks that are wrong by `max_skew` seconds, at steps of
-/// `step` seconds.
+/// Checks a rotation every `step` seconds, with certificates of this lifetime and clocks that are wrong by at most
+/// `max_skew` seconds.
 fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
     let schedule = Schedule::generated_at(start(), Term::of(lifetime));
     let plan_of_one_ca = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
@@ -165,8 +165,11 @@ fn longer_lifetime_takes_effect_once_the_new_ca_signs() {
         .unwrap();
     assert_eq!(plan.lifetime(start(), week), remaining);
     assert_eq!(plan.lifetime(start(), CERTIFICATE_LIFETIME), CERTIFICATE_LIFETIME);
-    let last = schedule.signs_from - Duration::from_secs(1);
-    assert_eq!(plan.lifetime(last, CERTIFICATE_LIFETIME), CERTIFICATE_LIFETIME);
+    let before_signing = schedule.signs_from - Duration::from_secs(1);
+    assert_eq!(
+        plan.lifetime(before_signing, CERTIFICATE_LIFETIME),
+        CERTIFICATE_LIFETIME
+    );
     assert_eq!(plan.lifetime(schedule.signs_from, week), week);
 }
 

@@ -151,9 +151,9 @@ fn no_such_path(path: &[String]) -> String {
 /// Parses a decimal index, possibly negative, without leading zeros.
 fn parse_index(token: &str) -> Option<i64> {
     let digits = token.strip_prefix('-').unwrap_or(token);
-    let plain =
+    let is_index =
         digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
-    if plain { token.parse().ok() } else { None }
+    if is_index { token.parse().ok() } else { None }
 }
 
 fn existing_index(token: &str, len: usize) -> Option<usize> {

@@ -145,7 +145,7 @@ fn service_without_inbound(service: &ServiceFacts, reason: NoInboundReason) -> C
 /// Returns the reason why no port of a Service yields an inbound.
 fn no_inbound_reason(service: &ServiceFacts) -> NoInboundReason {
     if service.ports.is_empty() {
-        return if service.has_other_ports {
+        return if service.has_non_tcp_ports {
             NoInboundReason::NoTcpPorts
         } else {
             NoInboundReason::NoPorts

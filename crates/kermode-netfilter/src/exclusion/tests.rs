@@ -20,7 +20,7 @@ fn parse_tcp_error(value: &str) -> String {
         .to_string()
 }
 
-/// Returns the error of a value of the setting `…-ports-for-uids`, whose items may name protocols.
+/// Returns the error of a value of the setting for both protocols, whose items may name protocols.
 fn parse_general_error(value: &str) -> String {
     parse_uid_exclusions("--exclude-outbound-ports-for-uids", None, value)
         .expect_err("the exclusion is malformed")

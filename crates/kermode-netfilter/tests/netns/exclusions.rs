@@ -1,4 +1,5 @@
-//! Tests of UID exclusions that are given by annotations.
+//! Tests of UID exclusions that are given by annotations. Each simulated server of the lab responds with its name:
+//! `server` if the traffic is excluded, and `outbound` or `dns` if the traffic is redirected to the sidecar.
 
 use kermode_netfilter::TrafficConfig;
 
@@ -15,9 +16,10 @@ fn mk_lab(annotations: &[(&str, &str)]) -> NetnsLab {
 
 const TCP_KEY: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
 const UDP_KEY: &str = "traffic.kuma.io/exclude-outbound-udp-ports-for-uids";
+/// The setting for both protocols: its items may name protocols.
 const GENERAL_KEY: &str = "traffic.kuma.io/exclude-outbound-ports-for-uids";
 
-/// Returns whether connections of a user reach the server, over IPv4 and over IPv6.
+/// Returns whether TCP connections of a user reach the server instead of the sidecar, over IPv4 and over IPv6.
 fn reaches_server(lab: &NetnsLab, uid: u32, port: u16) -> [bool; 2] {
     let reaches = |target: String| lab.pod_tcp(uid, &target).starts_with("server from ");
     [

@@ -1,5 +1,5 @@
-//! Validates a value against a structural schema as the API server does. Supports only the keywords that the cases
-//! need.
+//! Validates a value against a structural schema as the API server does. Supports only the keywords that the
+//! conformance cases need.
 
 use serde_json::Value;
 

@@ -158,7 +158,8 @@ async fn rotate_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Res
         |secrets| secrets.trusts_exactly(&[old_root, &new_root]),
     )
     .await?;
-    // A check takes long, and the sidecars that the last check read had both roots when it began.
+    // The duration of the last check is not counted: a check takes long, and all sidecars had both roots when the last
+    // check began.
     let trusted = start.elapsed().saturating_sub(last_check_duration);
     start_step(fixture, "signs-from").await?;
     wait_for_secrets(

@@ -76,16 +76,16 @@ pub(super) async fn patch_outside_the_system_namespace_or_with_invalid_json_is_d
 }
 
 pub(super) async fn sidecar_needs_only_the_capability_net_bind_service(fixture: &Fixture) -> Result<Note> {
-    let mut caller = apply_patches_and_build_pod(fixture, "net-bind-service-alone").await?;
-    caller.metadata.name = Some("confined".to_owned());
-    if let Some(spec) = &mut caller.spec {
+    let mut client = apply_patches_and_build_pod(fixture, "net-bind-service-alone").await?;
+    client.metadata.name = Some("confined".to_owned());
+    if let Some(spec) = &mut client.spec {
         spec.restart_policy = Some("Never".to_owned());
         for container in &mut spec.containers {
             container.args = Some(["get", SERVER_URL, "--count", "5"].map(str::to_owned).to_vec());
         }
     }
     let pods = fixture.pods(APP_NAMESPACE);
-    let created = pods.create(&PostParams::default(), &caller).await?;
+    let created = pods.create(&PostParams::default(), &client).await?;
     let outcome = wait_for("Pod confined to succeed", TIMEOUT, async || {
         let status = pods.get("confined").await?.status.unwrap_or_default();
         let phase = status.phase.clone().unwrap_or_default();

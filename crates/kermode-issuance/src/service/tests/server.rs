@@ -184,17 +184,17 @@ async fn serve(issuance: CertificateIssuance) -> (Channel, Trigger) {
     let certificate = certificate.expect("a valid certificate");
     tokio::spawn(tls::serve(listener, certificate, router, 1000, shutdown));
 
-    let roots = kermode_identity::TrustBundle::from_pem(&authority.certificate_pem()).expect("a root");
+    let bundle = kermode_identity::TrustBundle::from_pem(&authority.certificate_pem()).expect("a root");
     let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(roots.roots().iter().cloned());
+    store.add_parsable_certificates(bundle.roots().iter().cloned());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = ClientConfig::builder_with_provider(provider)
+    let mut client_config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("supported versions of TLS")
         .with_root_certificates(store)
         .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let tls = TlsConnector::from(Arc::new(tls));
+    client_config.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = TlsConnector::from(Arc::new(client_config));
     let connector = tower::service_fn(move |_: http::Uri| {
         let tls = tls.clone();
         async move {

@@ -5,7 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Counters of writes by result, and of Dataplanes that could not be generated or written.
+/// Counters of writes by result, and of Pods without a usable Dataplane.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     writes: Family<WriteLabels, Counter>,
@@ -54,7 +54,8 @@ impl Metrics {
         self.writes.get_or_create(&WriteLabels { result }).get()
     }
 
-    /// Counts a Pod that could not be converted, or whose Dataplane was rejected by the API server or has no Mesh.
+    /// Counts a Pod that could not be converted, or whose Dataplane was rejected by the API server or names a Mesh that
+    /// does not exist.
     pub fn count_generation_failure(&self) {
         self.generation_failures.inc();
     }

@@ -24,7 +24,7 @@ pub struct ServiceFacts {
     /// TCP ports, in the order of the Service.
     pub ports: Box<[ServicePortFacts]>,
     /// Whether the Service has ports of other protocols than TCP.
-    pub has_other_ports: bool,
+    pub has_non_tcp_ports: bool,
     /// ClusterIPs, one for each IP family; empty for a headless Service or an ExternalName Service.
     pub cluster_ips: Box<[IpAddr]>,
     /// Whether the ClusterIP is `None`: clients address individual Pods.
@@ -85,7 +85,7 @@ impl From<&Service> for ServiceFacts {
         let ports = spec.ports.iter().flatten();
         Self {
             uid: service.metadata.uid.as_deref().unwrap_or_default().into(),
-            has_other_ports: ports.clone().any(|port| !is_tcp(port.protocol.as_ref())),
+            has_non_tcp_ports: ports.clone().any(|port| !is_tcp(port.protocol.as_ref())),
             selector: Pairs::all(spec.selector.as_ref()),
             ports: ports
                 .filter_map(|port| ServicePortFacts::new(&key, &annotations, port))
@@ -100,8 +100,8 @@ impl From<&Service> for ServiceFacts {
     }
 }
 
-/// Returns the balancing of a Service (docs/reference/envoy.md#balancing). The node knows its own endpoints and the
-/// affinity of its clients, so it decides if traffic must stay on the node.
+/// Returns the balancing of a Service (docs/reference/envoy.md#balancing). If traffic must stay on the client's node,
+/// the node chooses the endpoint: the node knows its own endpoints and applies the session affinity of its clients.
 fn balancing(spec: &ServiceSpec) -> Balancing {
     if spec.internal_traffic_policy.as_deref() == Some("Local") {
         Balancing::ByNode
