@@ -100,9 +100,10 @@ fn grpc_message(size: usize) -> Result<Bytes> {
     Ok(message.freeze())
 }
 
-/// Runs a task. If the task fails, prints the description and the error; the exchange then fails with a timeout.
-async fn print_error(description: &str, work: impl Future<Output = Result<()>>) {
-    if let Err(error) = work.await {
+/// Runs a task. If the task fails, prints the description of the failure and the error; the exchange then fails with a
+/// timeout.
+async fn run_and_print_error(description: &str, task: impl Future<Output = Result<()>>) {
+    if let Err(error) = task.await {
         print_line(&format!("  {description}: {error:#}"));
     }
 }
@@ -126,7 +127,7 @@ impl Exchange {
         });
         let (acceptor, ca_pem) = server::acceptor()?;
         let serving = server::accept(listener, transport, acceptor, numbers, responses.clone());
-        server.spawn(print_error("the server cannot accept", serving));
+        server.spawn(run_and_print_error("the server cannot accept", serving));
         let clients = Clients::start(client::connect(address, transport, clients, ca_pem))?;
         let exchange = Self {
             number,
@@ -144,7 +145,7 @@ impl Exchange {
     /// # Errors
     /// When a client does not respond.
     pub fn run_round(&self, exchanges: usize) -> Result<RoundCost> {
-        let cpu_before = self.server_cpu_time()?;
+        let server_cpu_before = self.server_cpu_time()?;
         let client_cpu_before = self.clients.thread_usage.cpu_time()?;
         let started_at = Instant::now();
         for _ in 0..exchanges {
@@ -152,7 +153,7 @@ impl Exchange {
         }
         let client_cpu = self.clients.thread_usage.cpu_time()?;
         Ok(RoundCost {
-            server_cpu: self.server_cpu_time()?.saturating_sub(cpu_before),
+            server_cpu: self.server_cpu_time()?.saturating_sub(server_cpu_before),
             client_cpu: client_cpu.saturating_sub(client_cpu_before),
             wall: started_at.elapsed(),
         })
@@ -193,7 +194,7 @@ impl Clients {
             // Sending fails only if the starting thread has ended.
             let _ = sender.send(nix::unistd::gettid());
             runtime.block_on(async {
-                tokio::spawn(print_error("clients cannot connect", connect));
+                tokio::spawn(run_and_print_error("clients cannot connect", connect));
                 stopped.notified().await;
             });
         });

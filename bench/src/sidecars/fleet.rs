@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -135,7 +135,7 @@ impl Fleet {
 
     /// Returns the number of failed connections by error.
     pub fn failures(&self) -> BTreeMap<String, usize> {
-        self.state.failures().clone()
+        self.state.failures.lock().clone()
     }
 
     /// Ends all connections.
@@ -154,12 +154,10 @@ impl FleetState {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Counts a failed connection.
     pub(super) fn record_failure(&self, error: &anyhow::Error) {
-        *self.failures().entry(format!("{error:#}")).or_default() += 1;
-    }
-
-    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
-        self.failures.lock()
+        let mut failures = self.failures.lock();
+        *failures.entry(format!("{error:#}")).or_default() += 1;
     }
 }
 

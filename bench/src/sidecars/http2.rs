@@ -216,7 +216,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
         Ok(())
     }
 
-    /// Counts received bytes. Once they exceed half of a window, a WINDOW_UPDATE returns them to the server.
+    /// Counts received bytes. Once the bytes that are not returned exceed half of a window, returns them to the server
+    /// with a WINDOW_UPDATE.
     fn count_read(&mut self, read: u32) {
         self.stream_unreturned += read;
         self.connection_unreturned += read;
@@ -258,6 +259,7 @@ fn header_block(authority: &str, path: &str, authorization: &str) -> BytesMut {
         append_integer(&mut block, 4, name);
         append_string(&mut block, value);
     }
+    // A header whose name is not an index of the static table.
     block.put_u8(0);
     append_string(&mut block, "te");
     append_string(&mut block, "trailers");

@@ -5,7 +5,7 @@
 //! serves calls with a `tower::Service`, such as tonic's routes. The crate does not depend on gRPC or xDS;
 //! `kermode-runtime` accepts sockets and TLS.
 //!
-//! The README compares this crate with tonic's server, with measurements.
+//! The README of the crate compares the crate with tonic's server, with measurements.
 
 mod connection;
 mod handler;

@@ -25,7 +25,7 @@ struct Fixture {
 impl Fixture {
     /// Creates statuses with the connected proxy `shop/web`.
     fn with_connected_proxy() -> Self {
-        let next_response = NextResponse::new(Mutex::new(mk_dataplane_of("cp-1")));
+        let next_response = NextResponse::new(Mutex::new(mk_dataplane_response("cp-1")));
         let response = next_response.clone();
         let service = tower::service_fn(move |_: Request<Body>| {
             let (status, object) = response.lock().clone();
@@ -68,7 +68,7 @@ impl Fixture {
     }
 
     fn finish_write(&self) {
-        let (_, object) = mk_dataplane_of("");
+        let (_, object) = mk_dataplane_response("");
         let object: DynamicObject = serde_json::from_value(object).expect("a Dataplane");
         let outcome = WriteOutcome::Written(ObservedDataplane::new(&object));
         self.statuses.state.on_write_outcome(&web(), outcome);
@@ -99,8 +99,8 @@ fn mk_pod() -> PodFacts {
     PodFacts::from(&pod)
 }
 
-/// Makes a response with the Dataplane `shop/web`, whose status was written by a replica.
-fn mk_dataplane_of(replica: &str) -> (StatusCode, Value) {
+/// Makes a response with the Dataplane `shop/web`, whose status names the replica that serves the sidecar.
+fn mk_dataplane_response(replica: &str) -> (StatusCode, Value) {
     let dataplane = json!({
         "apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "mesh": "default",
         "metadata": {"name": "web", "namespace": "shop", "resourceVersion": "7"},
@@ -125,7 +125,7 @@ async fn disconnection_is_written_after_a_failed_read_and_a_failed_write() {
         .desired_status()
         .await
         .expect_err("the read of the Dataplane fails");
-    fixture.respond_with(mk_dataplane_of("cp-1"));
+    fixture.respond_with(mk_dataplane_response("cp-1"));
     assert_eq!(fixture.connected_to_write().await.as_deref(), Some("False"));
     // The write fails, so the writer requests the status again.
     assert_eq!(fixture.connected_to_write().await.as_deref(), Some("False"));
@@ -152,7 +152,7 @@ async fn report_during_a_write_keeps_the_proxy() {
 async fn disconnection_is_not_written_over_the_status_of_another_replica() {
     let fixture = Fixture::with_connected_proxy();
     fixture.report(1, Report::Disconnected);
-    fixture.respond_with(mk_dataplane_of("cp-2"));
+    fixture.respond_with(mk_dataplane_response("cp-2"));
     assert_eq!(fixture.connected_to_write().await, None);
     assert!(!fixture.is_proxy_known());
 }

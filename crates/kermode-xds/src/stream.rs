@@ -256,9 +256,9 @@ impl Stream {
     pub fn acknowledged_sequence(&self, view: &View<'_>) -> Option<u64> {
         let [clusters, endpoints] =
             [ResourceKind::Cluster, ResourceKind::Endpoints].map(|kind| &self.trackers[kind as usize]);
-        // A client requests the endpoints of its clusters before it ACKs the clusters. A client that has ACKed all
-        // clusters without requesting endpoints has none. Until then, the client may have endpoints from an earlier
-        // stream.
+        // A client requests the endpoints of its clusters before it ACKs the clusters. Therefore, a client that has
+        // ACKed all clusters without requesting endpoints has no endpoints. Before that ACK, the client may have
+        // endpoints from an earlier stream.
         let has_no_endpoints = clusters.has_ack_or_nack() && clusters.is_settled();
         let are_endpoints_known = endpoints.is_requested() || has_no_endpoints;
         if !are_endpoints_known || endpoints.rejected_count() > 0 {
@@ -345,7 +345,7 @@ impl Stream {
         }
     }
 
-    /// Records a request for a type that Kermode does not serve. The response will be empty. It is sent because Envoy
+    /// Records a request for a type that Kermode does not serve. The server responds without resources, because Envoy
     /// waits for a response to its first request for each type.
     fn on_unserved(&mut self, request: DeltaDiscoveryRequest) {
         let is_recorded = self.unserved.iter().any(|(url, _)| *url == request.type_url);
@@ -356,7 +356,8 @@ impl Stream {
         }
     }
 
-    /// Returns the response to a request for an unserved type. The response lists all requested names as removed.
+    /// Returns the response to a request for an unserved type: without resources, and with all requested names as
+    /// removed.
     fn empty_response(&mut self, (type_url, mut names): (String, Vec<String>)) -> Response {
         names.retain(|name| name != tracker::WILDCARD);
         let nonce = self.next_nonce();

@@ -58,7 +58,7 @@ type Connection = SendRequest<Empty<Bytes>>;
 pub(crate) struct Requester {
     connector: Connector,
     timeout: Duration,
-    /// Idle connections, with `keep_alive`.
+    /// Idle connections; present with `keep_alive`.
     idle: Option<Arc<Mutex<Vec<Connection>>>>,
 }
 
@@ -73,7 +73,8 @@ impl Requester {
         })
     }
 
-    /// Makes a request. An error begins with the step that failed: `name`, `connect`, `response` or `body`.
+    /// Makes a request. All requests of a requester with `keep_alive` must have the same target. An error begins with
+    /// the step that failed: `name` (its resolution), `connect`, `response` or `body`.
     pub(crate) async fn get(&self, url: &Url) -> Result<HttpResponse> {
         tokio::time::timeout(self.timeout, self.attempt(url))
             .await

@@ -51,7 +51,7 @@ fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Compares the Dataplanes that must exist according to the index.
+/// Compares the Dataplanes that must exist according to the index with the expected Dataplanes.
 fn compare_desired_dataplanes(case: &Case<'_>) -> Result<Outcome> {
     let mut index = Index::default();
     index.apply_namespace(NamespaceFacts::from(&decode::<Namespace>(

@@ -61,7 +61,7 @@ fn arguments_of_the_injector_are_accepted() {
 }
 
 #[test]
-fn inbound_of_a_gateway_is_not_redirected() {
+fn inbound_redirection_can_be_disabled() {
     let config = parse(&["--redirect-inbound=false", "--kuma-dp-uid", "12345"]).expect("valid arguments");
     assert!(!config.inbound.enabled);
     assert_eq!(config.proxy_uid, 12345);

@@ -9,8 +9,8 @@ const MAX_PER_NAMESPACE: usize = 16;
 const MAX_TOTAL: usize = 8192;
 
 /// Queues of items, one for each namespace. At a limit, a random item is dropped for each new item, so a new item is
-/// queued even if forged items fill the queue. If an item of a real Pod is dropped, the item is added again when the
-/// Pod's controller retries.
+/// queued even if items of forged reviews fill the queue. If an item of a genuine review is dropped, the item is added
+/// again when the Pod's controller retries.
 #[derive(Debug)]
 pub(super) struct PendingEvents<T> {
     /// Items by namespace, oldest first. An empty queue is removed.

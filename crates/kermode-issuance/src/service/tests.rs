@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use self::server::{CLOCK_TOLERANCE, Server, mk_request};
 use crate::authentication::tests::{SERVICE_ACCOUNT, VALID_SIGNATURE, mk_token};
 
-/// Makes the token of the Pod `shop/web`.
+/// Makes the token of the Pod `shop/web` with the UID `1`.
 fn web_token() -> String {
     mk_token(SERVICE_ACCOUNT, "web", "1", VALID_SIGNATURE)
 }
@@ -26,11 +26,12 @@ async fn proxy_gets_a_certificate_with_the_names_of_its_dataplane() {
     let key = WorkloadKey::generate().expect("a key");
     let issued = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
     let issued = issued.expect("a certificate");
+    // The first generation of the CA signed the certificate, and is the only root.
     assert_eq!((issued.signer, issued.roots_der.len()), (1, 1));
-    let span = Duration::from_hours(1) + CLOCK_TOLERANCE;
+    let validity = Duration::from_hours(1) + CLOCK_TOLERANCE;
     assert_eq!(
         u64::try_from(issued.not_after - issued.not_before),
-        Ok(span.as_secs())
+        Ok(validity.as_secs())
     );
     let leaf: CertificateDer<'_> = issued.chain_der[0].clone().into();
     let web = kermode_model::ObjectKey::new("shop", "web");

@@ -69,9 +69,9 @@ pub async fn get_or_create_owned(
         return Ok(found);
     }
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let failure = |participle: &str, error: &kube::Error| {
+    let failure = |failed_step: &str, error: &kube::Error| {
         SecretError(describe(
-            &format!("Secret {namespace}/{name} cannot be {participle}"),
+            &format!("Secret {namespace}/{name} cannot be {failed_step}"),
             error,
         ))
     };

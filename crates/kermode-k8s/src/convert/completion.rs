@@ -11,18 +11,19 @@ pub fn sidecar_must_quit(pod: &PodFacts) -> bool {
     let is_sidecar_running = sidecar
         .and_then(|sidecar| sidecar.state)
         .is_some_and(|state| state.exit_code.is_none());
+    // Whether a container that ended with this exit code stays ended. An unknown policy counts as `Never`.
     let is_final = |exit_code: i32| match pod.restart_policy {
         Some(RestartPolicy::Always) => false,
         Some(RestartPolicy::OnFailure) => exit_code == 0,
         Some(RestartPolicy::Never) | None => true,
     };
-    let mut application = pod
+    let mut containers = pod
         .application_containers()
         .filter(|container| !container.is_native_sidecar)
         .peekable();
     is_sidecar_running
-        && application.peek().is_some()
-        && application.all(|container| {
+        && containers.peek().is_some()
+        && containers.all(|container| {
             let exit_code = container.state.and_then(|state| state.exit_code);
             exit_code.is_some_and(is_final)
         })

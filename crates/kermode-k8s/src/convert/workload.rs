@@ -9,8 +9,8 @@ pub fn top_workload<'o>(
     intermediate: impl FnOnce(&IntermediateId) -> Option<&'o IntermediateFacts>,
 ) -> Option<OwnerRef> {
     let direct = pod.owner.as_ref()?;
-    let above = IntermediateId::of(&pod.key.namespace, direct)
+    let owner_of_direct = IntermediateId::of(&pod.key.namespace, direct)
         .and_then(|id| intermediate(&id))
         .and_then(|facts| facts.owner.as_ref());
-    Some(above.unwrap_or(direct).clone())
+    Some(owner_of_direct.unwrap_or(direct).clone())
 }

@@ -38,7 +38,8 @@ impl DirectProxies {
         }
     }
 
-    /// Updates the stored endpoints of `services`. Returns the listener changes of each proxy with direct access.
+    /// Updates the stored endpoints of `services`. Returns the listener changes of each proxy with direct access. The
+    /// changes of a proxy may be empty.
     pub(super) fn update_services<'a>(
         &mut self,
         view: &MeshView,

@@ -143,8 +143,8 @@ async fn admit(
     requests: &mut Requests,
 ) -> Result<AdmittedStream, Status> {
     let mut watcher = state.store.watch(&identity.key);
-    let dataplane = wait_for_dataplane(state, &identity, &mut watcher);
-    match tokio::time::timeout(state.settings.authentication_timeout, dataplane).await {
+    let waiting_for_dataplane = wait_for_dataplane(state, &identity, &mut watcher);
+    match tokio::time::timeout(state.settings.authentication_timeout, waiting_for_dataplane).await {
         Ok(authorized) => authorized?,
         // The wait has timed out. Unless the Dataplane has just been indexed, this last check fails, and its error is
         // the reason of the denial.
@@ -324,6 +324,7 @@ impl Session {
     async fn run(&mut self, call: &mut Call, first_step: Step, shutdown: ShutdownDeadline) -> StreamEnd {
         let end = self.exchange(call, first_step, shutdown).await;
         if let StreamEnd::Status(status) = &end {
+            // The shutdown of the replica and the deletion of the Pod are no failures of the stream.
             if !matches!(status.code(), Code::Unavailable | Code::NotFound) {
                 call.state.metrics.failed.inc();
                 tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
@@ -395,13 +396,13 @@ impl Session {
         timeout: Duration,
         shutdown: &mut ShutdownDeadline,
     ) -> Result<(), StreamEnd> {
-        let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
+        let mut read_timeout = std::pin::pin!(tokio::time::sleep(timeout));
         loop {
             tokio::select! {
                 sent = &mut sending => return sent.map_err(|status| self.connection_broke(&status)),
                 () = start_permit_expiry(&mut self.start_permit) => self.start_permit = None,
                 Some(()) = shutdown.next() => return Err(StreamEnd::Status(shutdown_status())),
-                () = &mut deadline => {
+                () = &mut read_timeout => {
                     let text = format!("the proxy did not read a response within {timeout:?}");
                     return Err(StreamEnd::Status(Status::deadline_exceeded(text)));
                 }

@@ -57,13 +57,15 @@ pub(super) struct Scope {
     /// Names and versions by kind. The version of a name is that of its first entry that is not on demand. Present only
     /// in the scope of a mesh, which many streams read.
     versioned_names: Option<[VersionedNames; ResourceKind::ALL.len()]>,
+    /// Keys of the resources that belong to a service, by service.
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
+    /// Keys of the resources that belong to no service.
     without_service: BTreeSet<Key>,
     /// Number of on-demand entries of each kind.
     on_demand_counts: [u32; ResourceKind::ALL.len()],
     profile: Option<Profile>,
     log: VecDeque<LogEntry>,
-    /// Sequence number of the newest change that was dropped from the log.
+    /// Sequence number of the newest change that the log no longer contains.
     newest_dropped: u64,
     /// Sequence number of the newest change.
     sequence: u64,

@@ -15,7 +15,7 @@ use super::scope::{Entry, Scope};
 pub(super) struct Scopes<K> {
     scopes: RwLock<HashMap<K, Arc<LockedScope>>>,
     /// Creates an empty scope.
-    empty: fn() -> Scope,
+    new_scope: fn() -> Scope,
 }
 
 /// A scope, its lock, and the channel that carries its newest sequence number to the watchers.
@@ -28,10 +28,10 @@ pub(super) struct LockedScope {
 // === impl Scopes ===
 
 impl<K: Clone + Eq + Hash> Scopes<K> {
-    pub(super) fn new(empty: fn() -> Scope) -> Self {
+    pub(super) fn new(new_scope: fn() -> Scope) -> Self {
         Self {
             scopes: RwLock::default(),
-            empty,
+            new_scope,
         }
     }
 
@@ -50,7 +50,7 @@ impl<K: Clone + Eq + Hash> Scopes<K> {
         let mut scopes = self.scopes.write();
         scopes
             .entry(key.clone())
-            .or_insert_with(|| Arc::new(LockedScope::new((self.empty)())))
+            .or_insert_with(|| Arc::new(LockedScope::new((self.new_scope)())))
             .clone()
     }
 

@@ -69,7 +69,7 @@ struct Pending {
     since: u64,
     /// Sequence number of the newest change, or [`NO_CHANGE`].
     latest: u64,
-    /// Whether to send the resource, or its removal, even if the client has the current version.
+    /// Whether to send the resource, or its removal, even if the client has the target version.
     is_forced: bool,
 }
 
@@ -192,8 +192,9 @@ impl Tracker {
             && !self.is_response_due
     }
 
-    /// Rebases the overlays onto the current names and versions of the mesh. `changes` are the changes since the last
-    /// view. Keeps memory use low between calls of [`Tracker::compact`].
+    /// Rebases the names and versions of the client, which are stored as differences ([`Overlay`]), onto the current
+    /// names and versions of the mesh. `changes` are the changes since the last view. Keeps memory use low between
+    /// calls of [`Tracker::compact`].
     pub(super) fn rebase<'a>(&mut self, changes: impl Iterator<Item = &'a Change> + Clone, view: &View<'_>) {
         let (shared, sequences) = (view.shared_versioned_names(self.kind), view.shared_sequences());
         let names = changes
@@ -203,7 +204,7 @@ impl Tracker {
         self.explicit_names.rebase(shared, sequences, names);
     }
 
-    /// Reduces memory use, if the client has its target configuration.
+    /// Reduces memory use, if nothing is pending or in flight.
     pub(super) fn compact(&mut self, view: &View<'_>) {
         if self.is_settled() {
             let (shared, (_, sequence)) = (view.shared_versioned_names(self.kind), view.shared_sequences());
@@ -297,8 +298,12 @@ impl Tracker {
             .pending
             .iter()
             .filter(|(name, pending)| !matches!(self.action(name, pending.is_forced, view), Action::None));
-        // The sequence numbers of the changes in rejected responses are not stored, so 0 is their lower bound.
-        let retried = if self.retries.is_empty() { None } else { Some(0) };
+        // The sequence numbers of the changes in rejected responses are not stored.
+        let retried = if self.retries.is_empty() {
+            None
+        } else {
+            Some(UNKNOWN_SINCE)
+        };
         sent.into_iter()
             .chain(pending.map(|(_, pending)| pending.since))
             .chain(retried)
@@ -313,9 +318,9 @@ impl Tracker {
             .in_flight
             .as_ref()
             .is_some_and(|sent| sent.removed.contains(name) || sent.tombstones.contains(name));
-        let is_removal_pending = |current: &Arc<VersionedName>| match self.target(name, view) {
+        let is_removal_pending = |client_version: &Arc<VersionedName>| match self.target(name, view) {
             None => true,
-            Some(Target::Tombstone(tombstone)) => current.version != tombstone.versioned_name.version,
+            Some(Target::Tombstone(tombstone)) => client_version.version != tombstone.versioned_name.version,
             Some(Target::Stored(_)) => false,
         };
         is_removal_in_flight || self.client_versions.get(name).is_some_and(is_removal_pending)
@@ -335,7 +340,7 @@ impl Tracker {
     }
 
     fn has_tombstone(&self, name: &Arc<str>, view: &View<'_>) -> bool {
-        let Some(current) = self
+        let Some(client_version) = self
             .client_versions
             .get(name)
             .filter(|_| self.explicit_names.contains(name))
@@ -343,7 +348,7 @@ impl Tracker {
             return false;
         };
         let tombstone = view.tombstone(self.kind, name);
-        tombstone.is_some_and(|tombstone| tombstone.versioned_name.version == current.version)
+        tombstone.is_some_and(|tombstone| tombstone.versioned_name.version == client_version.version)
     }
 
     /// Enqueues a name although no change of its resource is known.
@@ -371,6 +376,7 @@ impl Tracker {
         self.has_wildcard || self.explicit_names.contains(name)
     }
 
+    /// Returns what the client should have for a name; `None` if the client should have nothing.
     fn target<'a>(&self, name: &str, view: &View<'a>) -> Option<Target<'a>> {
         // Avoids hashing the name in the most common case, a wildcard subscription without explicit names.
         let explicit = (self.explicit_names.len() > 0)
@@ -386,17 +392,18 @@ impl Tracker {
         }
     }
 
+    /// Returns the change that has to be sent for a name. `is_forced` is the field of [`Pending`].
     fn action<'a>(&self, name: &str, is_forced: bool, view: &View<'a>) -> Action<'a> {
-        let current = self.client_versions.get(name);
+        let client_version = self.client_versions.get(name);
         let Some(target) = self.target(name, view) else {
-            let has_to_be_removed = current.is_some() || (is_forced && self.is_subscribed_to(name));
+            let has_to_be_removed = client_version.is_some() || (is_forced && self.is_subscribed_to(name));
             return if has_to_be_removed {
                 Action::Remove
             } else {
                 Action::None
             };
         };
-        let is_up_to_date = || current.is_some_and(|resource| resource.version == *target.version());
+        let is_up_to_date = || client_version.is_some_and(|resource| resource.version == *target.version());
         let is_rejected = || {
             self.rejected
                 .get(name)

@@ -75,7 +75,7 @@ async fn traffic_follows_changed_endpoints_and_clusters() {
     );
     envoy.wait_for_text(port, "second").await;
 
-    // Envoy replaces the changed cluster without requesting the endpoints of the cluster again.
+    // Revision 2 of the cluster: Envoy replaces the cluster without requesting its endpoints again.
     control_plane.publish_service(
         "web",
         vec![
@@ -234,7 +234,7 @@ async fn invalid_resource_is_reported_and_does_not_delay_other_resources() {
 async fn reconnecting_envoy_gets_only_differences() {
     let backend = Backend::start("hello").await;
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
-    let service = |name: &str, port: u16, revision: u32| {
+    let resources = |name: &str, port: u16, revision: u32| {
         vec![
             cluster(name, revision),
             endpoints(name, &[backend.port]),
@@ -244,7 +244,7 @@ async fn reconnecting_envoy_gets_only_differences() {
     let mut control_plane = ControlPlane::start().await;
     control_plane.publish_proxy(Vec::new());
     for (name, port) in ["same", "changed", "gone"].iter().zip(&ports) {
-        control_plane.publish_service(name, service(name, *port, 1));
+        control_plane.publish_service(name, resources(name, *port, 1));
     }
     let envoy = Envoy::start(control_plane.address()).await;
     for port in &ports {
@@ -253,7 +253,7 @@ async fn reconnecting_envoy_gets_only_differences() {
     let listeners_before = envoy.stat("listener_manager.listener_create_success").await;
 
     control_plane.stop().await;
-    control_plane.publish_service("changed", service("changed", ports[1], 2));
+    control_plane.publish_service("changed", resources("changed", ports[1], 2));
     control_plane.publish_service("gone", Vec::new());
     assert_eq!(
         envoy.first_text(ports[2]).await,

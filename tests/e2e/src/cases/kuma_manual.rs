@@ -67,8 +67,8 @@ async fn check_example(fixture: &Fixture) -> Result<()> {
     check_status(&dataplane)?;
     wait_for_event(fixture, "CreatedKumaDataplane").await?;
     check_kubectl_columns(fixture).await?;
-    check_that_an_edit_is_undone(fixture).await?;
-    check_that_a_deletion_is_undone(fixture, &dataplane).await
+    check_that_an_edit_is_reverted(fixture).await?;
+    check_that_a_deletion_is_reverted(fixture, &dataplane).await
 }
 
 fn example_services() -> Result<Vec<Service>> {
@@ -258,25 +258,25 @@ async fn check_kubectl_columns(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-async fn check_that_an_edit_is_undone(fixture: &Fixture) -> Result<()> {
+async fn check_that_an_edit_is_reverted(fixture: &Fixture) -> Result<()> {
     let edit = json!({"spec": {"networking": {"address": "10.9.9.9", "advertisedAddress": "10.9.9.8"}}});
     let edited = fixture
         .dataplanes(NAMESPACE)
         .patch(NAME, &PatchParams::default(), &Patch::Merge(edit))
         .await?;
     let edited_version = json!(edited.resource_version());
-    wait_for("the edit to be undone", TIMEOUT, async || {
+    wait_for("the edit to be reverted", TIMEOUT, async || {
         let dataplane = read_dataplane(fixture).await?;
         let networking = &dataplane["spec"]["networking"];
-        let undone = dataplane["metadata"]["resourceVersion"] != edited_version
+        let reverted = dataplane["metadata"]["resourceVersion"] != edited_version
             && networking["address"] != "10.9.9.9"
             && networking.get("advertisedAddress").is_none();
-        Ok(done_if(undone, (), || format!("{networking:#}")))
+        Ok(done_if(reverted, (), || format!("{networking:#}")))
     })
     .await
 }
 
-async fn check_that_a_deletion_is_undone(fixture: &Fixture, deleted: &Value) -> Result<()> {
+async fn check_that_a_deletion_is_reverted(fixture: &Fixture, deleted: &Value) -> Result<()> {
     let dataplanes = fixture.dataplanes(NAMESPACE);
     dataplanes.delete(NAME, &DeleteParams::default()).await?;
     let deleted_uid = deleted["metadata"]["uid"]

@@ -14,24 +14,25 @@ use crate::pods::{SIDECAR, container_names, demo_pod};
 
 /// Time limit from the creation of a Pod to the end of its application.
 const TIMEOUT: Duration = Duration::from_mins(1);
+/// Name of the Pod.
 const NAME: &str = "classic";
 
 pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_application().await?;
-    let mut caller = demo_pod(fixture, APP_NAMESPACE, NAME, &["get", SERVER_URL, "--count", "5"])?;
+    let mut pod = demo_pod(fixture, APP_NAMESPACE, NAME, &["get", SERVER_URL, "--count", "5"])?;
     let annotations = [
         ("kuma.io/sidecar-mode", "classic"),
         ("kuma.io/wait-for-dataplane-ready", "true"),
     ];
     let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    caller.annotations_mut().extend(annotations);
-    if let Some(spec) = &mut caller.spec {
+    pod.annotations_mut().extend(annotations);
+    if let Some(spec) = &mut pod.spec {
         spec.restart_policy = Some("Never".to_owned());
     }
     let pods = fixture.pods(APP_NAMESPACE);
-    let created = pods.create(&PostParams::default(), &caller).await?;
+    let created = pods.create(&PostParams::default(), &pod).await?;
     // The application sends each request once and is not restarted, so it fails unless the sidecar was ready
     // before.
     let termination = wait_for("the application to end", TIMEOUT, async || {

@@ -14,8 +14,10 @@ use prost::Message;
 
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, Status};
 
+/// Bodies of resources by name.
 type Bodies = BTreeMap<String, String>;
 
+/// The modelled Envoy.
 #[derive(Default)]
 pub(super) struct Envoy {
     /// Bodies of the resources that Envoy uses.
@@ -24,7 +26,8 @@ pub(super) struct Envoy {
     versions: HashMap<ResourceKind, BTreeMap<String, String>>,
     /// Names that Envoy is subscribed to, without the wildcard.
     pub(super) subscribed: HashMap<ResourceKind, BTreeSet<String>>,
-    /// Resources that were invalid in a response, and have not been in an accepted response since.
+    /// Resources that were invalid in a response, and have been neither in an accepted response nor removed since. A
+    /// removal counts only if the resource was applied before.
     pub(super) rejected: BTreeSet<(ResourceKind, String)>,
     /// Clusters that wait for their endpoints.
     pub(super) warming: BTreeSet<String>,
@@ -110,7 +113,7 @@ impl Envoy {
     pub(super) fn receive(&mut self, response: &DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let kind = ResourceKind::from_type_url(&response.type_url).expect("a served kind");
         let resources: Vec<(String, String, String)> = response.resources.iter().map(decode).collect();
-        // Envoy ACKs endpoints and routes that it has unsubscribed from meanwhile, but does not keep them.
+        // Envoy ACKs, but does not keep, endpoints and routes from which it has unsubscribed meanwhile.
         let subscribed = self.subscribed.get(&kind).cloned().unwrap_or_default();
         let is_kept = |name: &String| matches!(kind, Cluster | Listener) || subscribed.contains(name);
         let mut seen = BTreeSet::new();
