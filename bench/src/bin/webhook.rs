@@ -185,8 +185,8 @@ async fn measure_growth(
 }
 
 fn add_memory_figure(figures: &mut Figures, figure: &str, bytes: u64) {
-    let rounds = [kib(bytes) / 1024.0].into_iter().collect();
-    figures.add(figure, &rounds, "MiB", Target::None);
+    let mebibytes = [kib(bytes) / 1024.0].into_iter().collect();
+    figures.add(figure, &mebibytes, "MiB", Target::None);
 }
 
 #[allow(

@@ -15,7 +15,8 @@ use super::envoy::Envoy;
 use super::fleet::FleetState;
 use super::http2::Call;
 
-/// Backoff after the first failure. It doubles with each failure. Jitter shortens each wait by up to half.
+/// Backoff after the first failure. The backoff doubles with each further failure. Jitter shortens each wait by up to
+/// half.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// Maximum backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);

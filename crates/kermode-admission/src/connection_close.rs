@@ -13,7 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use kermode_runtime::readiness::Readiness;
 
-/// Adds a layer. While the process is not ready, the layer closes each HTTP/1 connection after its next response.
+/// Adds a layer that closes each HTTP/1 connection after its next response while the process is not ready.
 pub fn layer(router: Router, readiness: Readiness) -> Router {
     router.layer(from_fn_with_state(readiness, close_unless_ready))
 }

@@ -233,7 +233,7 @@ impl TokenAuthenticator {
             let reason = status.error.unwrap_or_else(|| "not authenticated".to_owned());
             return Err(AuthenticationError::InvalidToken(reason));
         }
-        // An API server that ignores audiences returns none. It has not checked the audience of the token.
+        // An API server that ignores audiences returns no audiences, and has not checked the audience of the token.
         let is_audience_checked =
             audience.is_none_or(|audience| status.audiences.iter().flatten().any(|found| found == audience));
         if !is_audience_checked {

@@ -29,9 +29,9 @@ const CONTROLLER_KINDS: [(&str, &str, &str, &str); 5] = [
 /// Object of an Event.
 #[derive(Debug, PartialEq)]
 pub(super) enum EventObject {
-    /// The controller in the owner references of the Pod. It may not exist.
+    /// The controller in the owner references of the Pod. The review does not prove that the controller exists.
     Controller(ObjectReference),
-    /// The Namespace of the Pod. It exists, because the webhook has read it for its decision.
+    /// The Namespace of the Pod. The Namespace exists, because the webhook has read it for its decision.
     Namespace(ObjectReference),
 }
 

@@ -16,8 +16,8 @@ const TOTAL_RATE: Rate = Rate {
     burst: 2000.0,
     per_second: 500.0,
 };
-/// Maximum rate of certificates for one proxy. A certificate with the shortest lifetime (one minute) is renewed after
-/// 40 s at the earliest. A sidecar requests a few more certificates after a restart.
+/// Maximum rate of certificates for one proxy. A certificate with the shortest lifetime (one minute) is renewed 40 s
+/// after its issuance at the earliest. A sidecar requests a few more certificates after a restart.
 const PROXY_RATE: Rate = Rate {
     burst: 20.0,
     per_second: 1.0 / 3.0,

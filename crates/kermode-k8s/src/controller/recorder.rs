@@ -23,7 +23,7 @@ pub struct EventRecorder {
 /// Object that an Event is about.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    /// Kind of a core/v1 object, such as `Pod`.
+    /// Kind of the object, in the API version `v1`, such as `Pod`.
     pub kind: &'static str,
     /// Namespace and name of the object.
     pub key: ObjectKey,

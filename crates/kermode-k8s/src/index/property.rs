@@ -12,8 +12,8 @@ use serde_json::json;
 use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, read_pod};
 use super::*;
 
-/// A write to the index. Each `u8` is the number in the name of the object. Its range is small, so that several writes
-/// affect the same object.
+/// A write to the index. Each `u8` is the number in the name of the object. The range of the numbers is small, so that
+/// several writes affect the same object.
 #[derive(Clone, Debug)]
 enum Write {
     Pod(u8, PodShape),

@@ -257,7 +257,7 @@ async fn two_leading_replicas_do_not_overwrite_each_other() {
         .await
         .expect("the edit succeeds");
     fixture.wait_for_dataplane("web", is_as_generated).await;
-    // The status of a later Dataplane is written after all earlier writes.
+    // Keys are processed in order: once the status of `sentinel` is written, all earlier writes are complete.
     for replica in &replicas {
         fixture.apply_pod(replica, "sentinel", true).await;
     }

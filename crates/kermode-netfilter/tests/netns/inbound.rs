@@ -36,7 +36,7 @@ fn excluded_inbound_ports_reach_the_application() {
 }
 
 #[test]
-fn received_connections_of_a_gateway_are_not_intercepted() {
+fn received_connections_of_a_gateway_are_not_redirected() {
     let mut config = TrafficConfig::default();
     config.inbound.enabled = false;
     let lab = NetnsLab::with_rules(&config);
@@ -56,7 +56,7 @@ fn ipv6_may_share_the_port_of_ipv4() {
 }
 
 #[test]
-fn ipv6_is_not_intercepted_without_a_port() {
+fn ipv6_is_not_redirected_without_a_port() {
     let mut config = TrafficConfig::default();
     config.inbound.port_v6 = None;
     let lab = NetnsLab::with_rules(&config);

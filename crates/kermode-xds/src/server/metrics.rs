@@ -24,7 +24,7 @@ pub struct Metrics {
     acknowledgement: Family<KindLabels, Histogram, fn() -> Histogram>,
     /// The metrics in the families above, by kind. Cached, because a look-up in a family takes a lock and thousands of
     /// streams count every change of the mesh.
-    kinds: Arc<[KindMetrics]>,
+    by_kind: Arc<[KindMetrics]>,
 }
 
 /// Metrics of one kind.
@@ -86,7 +86,7 @@ impl Default for Metrics {
             }
         };
         // The last element is for all kinds that are not served.
-        let kinds = ResourceKind::ALL
+        let by_kind = ResourceKind::ALL
             .into_iter()
             .map(Some)
             .chain([None])
@@ -101,7 +101,7 @@ impl Default for Metrics {
             response_bytes,
             rejections,
             acknowledgement,
-            kinds,
+            by_kind,
         }
     }
 }
@@ -110,7 +110,7 @@ impl Metrics {
     /// Returns the metrics of a kind. `None` stands for all kinds that are not served.
     pub(super) fn of(&self, kind: Option<ResourceKind>) -> &KindMetrics {
         let index = kind.map_or(ResourceKind::ALL.len(), |kind| kind as usize);
-        &self.kinds[index]
+        &self.by_kind[index]
     }
 
     /// Registers the metrics.

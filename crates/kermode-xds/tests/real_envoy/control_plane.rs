@@ -132,7 +132,7 @@ impl ControlPlane {
             .await;
     }
 
-    /// Publishes the shared resources of one service. They replace its earlier resources.
+    /// Publishes the shared resources of one service, in place of its earlier resources.
     pub(crate) fn publish_service(&self, service: &str, resources: Vec<Resource>) {
         self.store
             .replace_service(&"default".into(), &service.into(), resources);
@@ -166,7 +166,7 @@ impl ControlPlane {
         );
     }
 
-    /// Publishes the own resources of the proxy. They replace its earlier resources.
+    /// Publishes the own resources of the proxy, in place of its earlier resources.
     pub(crate) fn publish_proxy(&self, resources: Vec<Resource>) {
         let profile = Profile::new("default".into());
         self.store.replace_proxy(&proxy(), profile, resources);
