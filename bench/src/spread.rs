@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Values of one figure in all rounds. It is displayed as the median and, in parentheses, the range.
+/// Values of one figure in all rounds. Displayed as the median and, in parentheses, the range.
 #[derive(Clone, Debug, Default)]
 pub struct Spread {
     sorted: Vec<f64>,
@@ -38,15 +38,16 @@ impl fmt::Display for Spread {
     }
 }
 
-/// Returns the quantile `at`, from 0 to 1, of sorted values: the value with the nearest index. NaN without values.
-pub fn quantile(sorted: &[f64], at: f64) -> f64 {
+/// Returns the quantile `fraction` of sorted values, from 0 (minimum) to 1 (maximum): the value with the nearest index.
+/// Returns NaN without values.
+pub fn quantile(sorted: &[f64], fraction: f64) -> f64 {
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "an index of a list that fits in memory"
     )]
-    let index = (at * sorted.len().saturating_sub(1) as f64).round() as usize;
+    let index = (fraction * sorted.len().saturating_sub(1) as f64).round() as usize;
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 

@@ -19,13 +19,13 @@ const NAMESPACES: usize = 10;
 const CONCURRENCY: usize = 32;
 
 /// Returns namespace and name of a Pod by its number.
-pub fn pod_key(number: usize) -> (String, String) {
-    let service = number % SERVICES;
-    (namespace(service), format!("pod-{number}"))
+pub fn pod_key(pod_number: usize) -> (String, String) {
+    (namespace(pod_number % SERVICES), format!("pod-{pod_number}"))
 }
 
-fn namespace(service: usize) -> String {
-    format!("bench-{}", service % NAMESPACES)
+/// Returns the namespace of a Service and its Pods.
+fn namespace(service_number: usize) -> String {
+    format!("bench-{}", service_number % NAMESPACES)
 }
 
 /// Creates all objects. The Pods are running and ready.
@@ -46,31 +46,46 @@ pub async fn create_all(client: &Client, pods: usize) -> Result<()> {
     run_all((0..pods).map(|number| create_pod(client, number))).await
 }
 
-async fn create_service(client: &Client, number: usize) -> Result<()> {
-    create::<Service>(client, &namespace(number), service_manifest(number)).await
+async fn create_service(client: &Client, service_number: usize) -> Result<()> {
+    create::<Service>(
+        client,
+        &namespace(service_number),
+        service_manifest(service_number),
+    )
+    .await
 }
 
-async fn create_pod(client: &Client, number: usize) -> Result<()> {
-    let (namespace, name) = pod_key(number);
-    create::<Pod>(client, &namespace, pod_manifest(&name, number)).await?;
-    set_status(client, number, json!({"status": running_status(number, true)})).await
+async fn create_pod(client: &Client, pod_number: usize) -> Result<()> {
+    let (namespace, name) = pod_key(pod_number);
+    create::<Pod>(client, &namespace, pod_manifest(&name, pod_number)).await?;
+    set_status(
+        client,
+        pod_number,
+        json!({"status": running_status(pod_number, true)}),
+    )
+    .await
 }
 
 /// Sets a Pod's readiness.
 ///
 /// # Errors
 /// When the API server rejects a request.
-pub async fn set_ready(client: &Client, number: usize, ready: bool) -> Result<()> {
-    set_status(client, number, json!({"status": running_status(number, ready)})).await
+pub async fn set_ready(client: &Client, pod_number: usize, ready: bool) -> Result<()> {
+    set_status(
+        client,
+        pod_number,
+        json!({"status": running_status(pod_number, ready)}),
+    )
+    .await
 }
 
 /// Sets the protocol of a Service's port. Every Dataplane of the Service contains the protocol.
 ///
 /// # Errors
 /// When the API server rejects a request.
-pub async fn set_protocol(client: &Client, number: usize, protocol: &str) -> Result<()> {
-    let name = format!("service-{number}");
-    let api: Api<Service> = Api::namespaced(client.clone(), &namespace(number));
+pub async fn set_protocol(client: &Client, service_number: usize, protocol: &str) -> Result<()> {
+    let name = format!("service-{service_number}");
+    let api: Api<Service> = Api::namespaced(client.clone(), &namespace(service_number));
     let patch = json!([{"op": "add", "path": "/spec/ports/0/appProtocol", "value": protocol}]);
     let patch = Patch::<()>::Json(serde_json::from_value(patch)?);
     let patched = api.patch(&name, &PatchParams::default(), &patch).await;
@@ -83,10 +98,10 @@ pub async fn set_protocol(client: &Client, number: usize, protocol: &str) -> Res
 ///
 /// # Errors
 /// When the API server rejects a request.
-pub async fn heartbeat(client: &Client, number: usize, heartbeat: usize) -> Result<()> {
+pub async fn heartbeat(client: &Client, pod_number: usize, heartbeat_number: usize) -> Result<()> {
     let condition =
-        json!({"type": "PodScheduled", "status": "True", "message": format!("heartbeat {heartbeat}")});
-    set_status(client, number, json!({"status": {"conditions": [condition]}})).await
+        json!({"type": "PodScheduled", "status": "True", "message": format!("heartbeat {heartbeat_number}")});
+    set_status(client, pod_number, json!({"status": {"conditions": [condition]}})).await
 }
 
 /// Runs requests concurrently until all have succeeded or one has failed.
@@ -100,8 +115,8 @@ pub async fn run_all<F: Future<Output = Result<()>>>(requests: impl Iterator<Ite
         .await
 }
 
-async fn set_status(client: &Client, number: usize, patch: Value) -> Result<()> {
-    let (namespace, name) = pod_key(number);
+async fn set_status(client: &Client, pod_number: usize, patch: Value) -> Result<()> {
+    let (namespace, name) = pod_key(pod_number);
     let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let patched = api
         .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
@@ -126,19 +141,19 @@ where
     Ok(())
 }
 
-fn service_manifest(number: usize) -> Value {
+fn service_manifest(service_number: usize) -> Value {
     json!({
-        "metadata": {"name": format!("service-{number}")},
+        "metadata": {"name": format!("service-{service_number}")},
         "spec": {
-            "selector": {"app": format!("app-{number}")},
+            "selector": {"app": format!("app-{service_number}")},
             "ports": [{"port": 80, "targetPort": "http", "appProtocol": "http"}],
         },
     })
 }
 
 /// Returns a Pod as the injection webhook patches it.
-fn pod_manifest(name: &str, number: usize) -> Value {
-    let app = format!("app-{}", number % SERVICES);
+fn pod_manifest(name: &str, pod_number: usize) -> Value {
+    let app = format!("app-{}", pod_number % SERVICES);
     json!({
         "metadata": {
             "name": name,
@@ -174,8 +189,8 @@ fn pod_manifest(name: &str, number: usize) -> Value {
     })
 }
 
-fn running_status(number: usize, ready: bool) -> Value {
-    let [_, b, c, d] = u32::try_from(number + 1).unwrap_or(u32::MAX).to_be_bytes();
+fn running_status(pod_number: usize, ready: bool) -> Value {
+    let [_, b, c, d] = u32::try_from(pod_number + 1).unwrap_or(u32::MAX).to_be_bytes();
     let ip = format!("10.{b}.{c}.{d}");
     let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
     let container = |name: &str, ready: bool| {

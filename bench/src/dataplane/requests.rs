@@ -1,11 +1,11 @@
-//! Counts of the requests that the API server has received, from its metrics.
+//! Counts of the requests that the API server has completed, from its metrics.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use kube::Client;
 
-/// Numbers of completed requests so far, by resource (`dataplanes`, `dataplanes/status`) and verb.
+/// Number of completed requests, by resource (`dataplanes`, `dataplanes/status`) and verb.
 #[derive(Clone, Debug, Default)]
 pub struct Requests(BTreeMap<(String, String), u64>);
 
@@ -39,14 +39,14 @@ impl Requests {
             .sum()
     }
 
-    /// Returns the number of requests of one verb for exactly one resource.
+    /// Returns the number of requests of one verb for a resource, without its subresources.
     pub fn count(&self, resource: &str, verb: &str) -> u64 {
         let key = (resource.to_owned(), verb.to_owned());
         self.0.get(&key).copied().unwrap_or_default()
     }
 
     fn parse(text: &str) -> Self {
-        let mut all = BTreeMap::new();
+        let mut counts = BTreeMap::new();
         let lines = text
             .lines()
             .filter_map(|line| line.strip_prefix("apiserver_request_total{"));
@@ -66,9 +66,9 @@ impl Requests {
                 resource = format!("{resource}/{}", label("subresource"));
             }
             let count: u64 = value.parse().unwrap_or_default();
-            *all.entry((resource, label("verb").to_owned())).or_default() += count;
+            *counts.entry((resource, label("verb").to_owned())).or_default() += count;
         }
-        Self(all)
+        Self(counts)
     }
 }
 

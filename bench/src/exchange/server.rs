@@ -1,4 +1,5 @@
-//! Server of the exchange. It sends a message to each client when the number of the current exchange increases.
+//! Server of the exchange. The server sends a message to each client whenever the number of the current exchange
+//! changes.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub(super) async fn accept(
     listener: TcpListener,
     transport: Transport,
     acceptor: TlsAcceptor,
-    numbers: watch::Receiver<u64>,
+    exchange_numbers: watch::Receiver<u64>,
     responses: Arc<ResponseCounter>,
 ) -> Result<()> {
     loop {
@@ -46,7 +47,7 @@ pub(super) async fn accept(
             stream,
             transport,
             acceptor.clone(),
-            numbers.clone(),
+            exchange_numbers.clone(),
             responses.clone(),
         );
         // An error is ignored. It leads to a missing response, so the exchange times out.
@@ -58,29 +59,30 @@ async fn serve(
     stream: TcpStream,
     transport: Transport,
     acceptor: TlsAcceptor,
-    numbers: watch::Receiver<u64>,
+    exchange_numbers: watch::Receiver<u64>,
     responses: Arc<ResponseCounter>,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     match transport {
-        Transport::Tcp => plain(stream, numbers, &responses).await,
-        Transport::Tls => plain(acceptor.accept(stream).await?, numbers, &responses).await,
+        Transport::Tcp => serve_plain(stream, exchange_numbers, &responses).await,
+        Transport::Tls => serve_plain(acceptor.accept(stream).await?, exchange_numbers, &responses).await,
         Transport::Http2 | Transport::SidecarClient => {
-            http2(acceptor.accept(stream).await?, numbers, &responses).await
+            serve_http2(acceptor.accept(stream).await?, exchange_numbers, &responses).await
         }
         Transport::TonicServer => {
-            tonic_server::serve(acceptor.accept(stream).await?, numbers, responses).await
+            tonic_server::serve(acceptor.accept(stream).await?, exchange_numbers, responses).await
         }
     }
 }
 
-async fn plain(
+/// Serves a connection without HTTP.
+async fn serve_plain(
     mut io: impl Io,
-    mut numbers: watch::Receiver<u64>,
+    mut exchange_numbers: watch::Receiver<u64>,
     responses: &ResponseCounter,
 ) -> Result<()> {
     let mut response = [0; RESPONSE_SIZE];
-    while numbers.changed().await.is_ok() {
+    while exchange_numbers.changed().await.is_ok() {
         io.write_all(&[7; MESSAGE_SIZE]).await?;
         io.flush().await?;
         io.read_exact(&mut response).await?;
@@ -90,7 +92,11 @@ async fn plain(
 }
 
 /// Serves the connection and its only call in one task, as `kuma-cp` does.
-async fn http2(io: impl Io, mut numbers: watch::Receiver<u64>, responses: &ResponseCounter) -> Result<()> {
+async fn serve_http2(
+    io: impl Io,
+    mut exchange_numbers: watch::Receiver<u64>,
+    responses: &ResponseCounter,
+) -> Result<()> {
     let mut connection = h2::server::handshake(io).await?;
     let Some(call) = connection.accept().await else {
         return Ok(());
@@ -104,7 +110,7 @@ async fn http2(io: impl Io, mut numbers: watch::Receiver<u64>, responses: &Respo
         let mut received = 0;
         loop {
             tokio::select! {
-                changed = numbers.changed() => {
+                changed = exchange_numbers.changed() => {
                     changed?;
                     send.send_data(message.clone(), false)?;
                 }

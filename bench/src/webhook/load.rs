@@ -102,11 +102,11 @@ impl LoadGenerator {
 
 // === impl Round ===
 
-#[allow(clippy::cast_precision_loss, reason = "counts far below what a float holds")]
+#[allow(clippy::cast_precision_loss, reason = "the counts are small")]
 impl Round {
-    /// Returns a quantile of the latency, `at` from 0 to 1, in milliseconds.
-    pub fn latency_millis(&self, at: f64) -> f64 {
-        quantile(&self.latencies, at)
+    /// Returns a quantile of the latencies in milliseconds; 0.5 is the median.
+    pub fn latency_millis(&self, fraction: f64) -> f64 {
+        quantile(&self.latencies, fraction)
     }
 
     /// Returns the throughput in reviews per second.

@@ -88,9 +88,9 @@ mod tests {
         let (first, second) = (read(1), read(2));
         assert_ne!(first["request"]["uid"], second["request"]["uid"]);
         assert_eq!(first["request"]["namespace"], "plain");
-        let labels =
+        let template_hash =
             |review: &Value| review["request"]["object"]["metadata"]["labels"]["pod-template-hash"].clone();
-        assert_ne!(labels(&first), labels(&second));
+        assert_ne!(template_hash(&first), template_hash(&second));
         assert!((6_500..7_500).contains(&reviews[0].body.len()));
     }
 
@@ -99,7 +99,7 @@ mod tests {
         let review = make(NAMESPACE, 1).expect("reviews").remove(0);
         let response =
             |uid: &str, rest: &str| format!("{{\"response\":{{\"uid\":\"{uid}\",\"allowed\":true{rest}}}}}");
-        let (patch, other) = (",\"patch\":\"W10=\"", "00000001-0000");
+        let (patch, other_uid) = (",\"patch\":\"W10=\"", "00000001-0000");
         assert!(
             review
                 .check(response(&review.uid, patch).as_bytes(), Expected::Injected)
@@ -112,7 +112,7 @@ mod tests {
         );
         assert!(
             review
-                .check(response(other, patch).as_bytes(), Expected::Injected)
+                .check(response(other_uid, patch).as_bytes(), Expected::Injected)
                 .is_err()
         );
         assert!(

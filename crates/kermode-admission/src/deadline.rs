@@ -1,4 +1,4 @@
-//! Deadlines of a review. The API server sends its timeout in the query, and discards a response after the timeout.
+//! Deadlines of a review. The API server sends its timeout in the URL, and discards a response after the timeout.
 //! Lookups of objects in the API server end early enough to send a denial with a clear message before the timeout.
 
 use std::future::Future;
@@ -8,14 +8,14 @@ use kermode_model::duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-/// Timeout if the query has no valid timeout. The webhook registrations of `kumactl install` have the same timeout.
+/// Timeout if the URL has no valid timeout. The webhook registrations of `kumactl install` have the same timeout.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest timeout that Kubernetes allows for a webhook.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum time for lookups in the API server.
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
 
-/// Query parameters of a call to a webhook.
+/// Parameters in the URL of a call to a webhook.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Query {
     /// Timeout of the caller as a Go duration, such as `10s`.
@@ -36,8 +36,8 @@ pub(super) struct Deadlines {
 pub(super) struct DeadlineExceeded;
 
 impl Deadlines {
-    /// Returns the deadlines of a call that begins at `now`. Lookups end after half of the timeout at the latest. The
-    /// rest of the timeout remains for the network.
+    /// Returns the deadlines of a call that begins at `now`. Lookups end after half of the timeout at the latest, so
+    /// that the response arrives before the timeout.
     pub(super) fn new(query: &Query, now: Instant) -> Self {
         let requested = query
             .timeout

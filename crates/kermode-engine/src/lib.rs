@@ -128,10 +128,10 @@ impl Engine {
     /// Drains and applies a batch. Publishes the resulting changes if all watches have delivered their initial lists.
     /// `waiting` is the number of watch events that are still in the channel.
     fn on_batch(&mut self, startup: &mut Option<Startup>, batch: &mut Vec<WatchEvent>, waiting: usize) {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let _span = tracing::debug_span!("publish changes", events = batch.len()).entered();
         self.metrics.batch_received(batch.len(), waiting);
-        let oldest = batch.iter().map(|event| event.received_at).min();
+        let oldest_received_at = batch.iter().map(|event| event.received_at).min();
         let mut changes = self.apply(batch.drain(..).map(|event| event.update), startup.as_mut());
         let finished_startup = startup.take_if(|startup| startup.sync.is_complete());
         if finished_startup.is_some() {
@@ -143,7 +143,7 @@ impl Engine {
             return;
         }
         self.publish(&changes.touched);
-        self.metrics.batch_published(oldest, begun);
+        self.metrics.batch_published(oldest_received_at, started_at);
         if let Some(finished_startup) = finished_startup {
             self.add_ready_endpoints();
             finished_startup.readiness_guard.mark_ready();
@@ -185,8 +185,7 @@ impl Engine {
         let touched = meshes.chain(dataplanes).collect();
         Changes {
             touched,
-            // The writer reconciles all Dataplanes when it starts. The changes are needed only for the Events of Pods
-            // with warnings or errors.
+            // Only for the Events of Pods with warnings or errors: the writer reconciles all Dataplanes when it starts.
             dataplanes: index.problems().collect(),
             ..Changes::default()
         }
@@ -256,7 +255,8 @@ impl Engine {
         }
     }
 
-    /// Sets the version of a Node's kubelet; `None` removes the Node. Logs a change of the placement of new sidecars.
+    /// Sets the version of a Node's kubelet; `None` removes the Node. Logs a change of the mode (native or classic) of
+    /// new sidecars.
     fn set_node(&self, node: Arc<str>, version: Option<KubernetesVersion>) -> Changes {
         let supports_native =
             |(_, version): &(Arc<str>, KubernetesVersion)| version.supports_native_sidecars();
@@ -349,8 +349,8 @@ impl Engine {
         }
     }
 
-    /// Records the warnings or the error of a change as Events on the Pod or its Services, if this replica is the leader.
-    /// A Service with many Pods gets one Event.
+    /// If this replica is the leader, records the warnings or the error of a change as Events on the Pod or its Services.
+    /// A Service with many Pods gets one Event for each reason.
     fn record_warnings(&self, change: DataplaneChange, reported: &mut ReportedServices) {
         if !*self.is_leader.borrow() {
             return;

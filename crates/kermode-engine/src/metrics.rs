@@ -60,14 +60,14 @@ impl Metrics {
         self.conversions.inc_by(pods);
     }
 
-    /// Observes the publication of a batch whose oldest event was received at `oldest` (`None` for an empty batch) and
-    /// whose processing began at `begun`.
-    pub(crate) fn batch_published(&self, oldest: Option<Instant>, begun: Instant) {
+    /// Observes the publication of a batch whose oldest event was received at `oldest_received_at` (`None` for an empty
+    /// batch) and whose processing began at `started_at`.
+    pub(crate) fn batch_published(&self, oldest_received_at: Option<Instant>, started_at: Instant) {
         let now = Instant::now();
         let since = |instant: Instant| -> Duration { now.saturating_duration_since(instant) };
-        if let Some(oldest) = oldest {
-            self.lag.observe(since(oldest).as_secs_f64());
+        if let Some(oldest_received_at) = oldest_received_at {
+            self.lag.observe(since(oldest_received_at).as_secs_f64());
         }
-        self.work.observe(since(begun).as_secs_f64());
+        self.work.observe(since(started_at).as_secs_f64());
     }
 }

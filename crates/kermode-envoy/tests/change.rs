@@ -59,10 +59,10 @@ fn enabling_mtls_changes_clusters_and_their_endpoints_but_no_outbound_listener()
     assert!(changed.contains(&(Cluster, "web_demo_svc_80".to_owned())));
     assert!(changed.contains(&(Endpoints, "web_demo_svc_80".to_owned())));
     assert!(changed.contains(&(Cluster, "db_demo_svc_5432-_10.244.0.2:5432_".to_owned())));
-    let outbound_listener = changed
+    let outbound_listener_of_a_service = changed
         .iter()
         .find(|(kind, name)| *kind == Listener && name.starts_with("outbound:10."));
-    assert_eq!(outbound_listener, None);
+    assert_eq!(outbound_listener_of_a_service, None);
 }
 
 #[test]

@@ -8,9 +8,9 @@ use time::OffsetDateTime;
 
 use crate::{Error, pem};
 
-/// The validity of a certificate starts at most its lifetime divided by this number before the issuance. A sidecar
-/// renews its certificate at a random moment between 7/10 and 4/5 of the validity ([`crate::RenewalTimer`]). This
-/// moment must be well after the issuance.
+/// A certificate is dated back by at most its lifetime divided by this number. A sidecar renews its certificate at a
+/// random moment between 7/10 and 4/5 of the validity ([`crate::RenewalTimer`]), and this moment must be well after the
+/// issuance.
 const BACKDATE_DIVISOR: u32 = 10;
 
 /// Times that determine the validity of a new certificate.
@@ -31,7 +31,7 @@ impl Term {
         }
     }
 
-    /// Returns how long before the issuance the validity starts: the clock tolerance, but at most a tenth of the
+    /// Returns the time from the start of the validity to the issuance: the clock tolerance, but at most a tenth of the
     /// lifetime, in whole seconds.
     pub fn backdate(self) -> Duration {
         let backdate = self.clock_tolerance.min(self.lifetime / BACKDATE_DIVISOR);
@@ -97,7 +97,7 @@ impl Validity {
         self.not_before + span * 4 / 5
     }
 
-    /// Returns the validity, but ending at `limit` at the latest. `limit` is the end of the issuer's validity.
+    /// Returns this validity, shortened to end at `limit` at the latest. `limit` is the end of the issuer's validity.
     pub(crate) fn ending_by(self, limit: SystemTime) -> Self {
         Self {
             not_after: self.not_after.min(limit),

@@ -116,11 +116,11 @@ fn injected_pod_is_up_to_date_also_with_the_defaults_of_the_api_server() {
 }
 
 #[test]
-fn any_part_of_an_earlier_injection_gives_the_result_of_one_injection() {
+fn removed_parts_of_an_earlier_injection_are_restored() {
     for settings in all_settings() {
         let whole = injected(&mk_pod(), &settings);
         let lists = ["containers", "initContainers", "volumes"];
-        let own: Vec<(&str, String)> = lists
+        let kuma_items: Vec<(&str, String)> = lists
             .into_iter()
             .flat_map(|list| {
                 names(&whole, list)
@@ -129,25 +129,26 @@ fn any_part_of_an_earlier_injection_gives_the_result_of_one_injection() {
             })
             .filter(|(_, name)| name.starts_with("kuma-"))
             .collect();
-        assert!(own.len() >= 3, "{own:?}");
-        for subset in 0..1_u32 << own.len() {
+        assert!(kuma_items.len() >= 3, "{kuma_items:?}");
+        // `removed` is a mask of the removed items.
+        for removed in 0..1_u32 << kuma_items.len() {
             let mut pod = whole.clone();
-            for (index, (list, name)) in own.iter().enumerate() {
-                if subset & (1 << index) != 0 {
+            for (index, (list, name)) in kuma_items.iter().enumerate() {
+                if removed & (1 << index) != 0 {
                     remove(&mut pod, list, |other| other == name);
                 }
             }
             let again = injected(&pod, &settings);
             for list in ["containers", "initContainers"] {
-                assert_eq!(again["spec"][list], whole["spec"][list], "{subset:b}");
+                assert_eq!(again["spec"][list], whole["spec"][list], "{removed:b}");
             }
             let sorted = |pod: &Value| {
                 let mut volumes = pod["spec"]["volumes"].as_array().unwrap().clone();
                 volumes.sort_by_key(ToString::to_string);
                 volumes
             };
-            assert_eq!(sorted(&again), sorted(&whole), "{subset:b}");
-            assert_eq!(again["metadata"], whole["metadata"], "{subset:b}");
+            assert_eq!(sorted(&again), sorted(&whole), "{removed:b}");
+            assert_eq!(again["metadata"], whole["metadata"], "{removed:b}");
         }
     }
 }
@@ -175,7 +176,7 @@ fn other_settings_replace_the_results_of_earlier_ones() {
 fn containers_of_an_earlier_injection_are_not_trusted() {
     for settings in all_settings() {
         let once = injected(&mk_pod(), &settings);
-        let (sidecar_list, init) = match settings.sidecar_mode {
+        let (sidecar_list, init_index) = match settings.sidecar_mode {
             SidecarMode::Native => ("initContainers", 0),
             _ => (
                 "containers",
@@ -193,7 +194,7 @@ fn containers_of_an_earlier_injection_are_not_trusted() {
         ] {
             let mut pod = once.clone();
             item(&mut pod, sidecar_list, "kuma-sidecar")[member] = value.clone();
-            pod["spec"]["initContainers"][init][member] = value;
+            pod["spec"]["initContainers"][init_index][member] = value;
             let again = injected(&pod, &settings);
             assert_eq!(again["spec"], once["spec"], "{member}");
         }
@@ -215,7 +216,7 @@ fn containers_of_an_earlier_injection_are_not_trusted() {
 }
 
 #[test]
-fn init_container_that_was_left_is_replaced() {
+fn leftover_init_container_is_replaced() {
     let mut pod = mk_pod();
     pod["metadata"]["annotations"] = json!({"kuma.io/sidecar-injected": "true", "kuma.io/mesh": "default"});
     push(
@@ -305,18 +306,22 @@ fn container_of_another_webhook_gets_virtual_probes_and_the_init_containers_thei
             json!({"path": "/8080/healthz", "port": 9000}),
             "rewritten once"
         );
-        let own_init = if settings.cni_enabled {
+        let kuma_init = if settings.cni_enabled {
             "kuma-validation"
         } else {
             "kuma-init"
         };
         let expected = match (settings.sidecar_mode, settings.cni_enabled) {
-            (SidecarMode::Native, _) => vec![own_init, "kuma-sidecar", "agent-init", "prepare"],
-            (_, true) => vec![own_init, "agent-init", "prepare"],
-            (_, false) => vec!["agent-init", "prepare", own_init],
+            (SidecarMode::Native, _) => vec![kuma_init, "kuma-sidecar", "agent-init", "prepare"],
+            (_, true) => vec![kuma_init, "agent-init", "prepare"],
+            (_, false) => vec!["agent-init", "prepare", kuma_init],
         };
         assert_eq!(names(&pod, "initContainers"), expected);
-        assert_eq!(injected_or_current(&pod, &settings), Ok(None), "once is enough");
+        assert_eq!(
+            injected_or_current(&pod, &settings),
+            Ok(None),
+            "a further injection changes nothing"
+        );
     }
 }
 
@@ -357,7 +362,7 @@ fn containers_that_a_patch_renamed_are_found_again() {
     let rename = |name: &str| json!({"op": "replace", "path": "/name", "value": format!("{name:?}")});
     let remove = |path: &str| json!({"op": "remove", "path": path});
     let only_renamed = json!({"sidecarPatch": [rename("proxy")], "initPatch": [rename("redirect")]});
-    // These containers are recognized by nothing but their names.
+    // These containers can be recognized only by their names.
     let disguised = json!({
         "sidecarPatch": [rename("proxy"), remove("/env")],
         "initPatch": [rename("redirect"), remove("/command")],

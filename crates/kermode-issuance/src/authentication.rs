@@ -184,7 +184,7 @@ impl TokenAuthenticator {
     /// Checks that the index has the Pod of the identity, with the same UID and the same service account.
     pub fn check_access(&self, identity: &ProxyIdentity) -> Result<(), AuthenticationError> {
         let proxy = &identity.key;
-        self.index.pod_identity(proxy, |known| {
+        self.index.with_pod_identity(proxy, |known| {
             let known = known.ok_or_else(|| AuthenticationError::UnknownProxy(proxy.clone()))?;
             if *known.uid != *identity.uid {
                 return Err(AuthenticationError::UidMismatch(proxy.clone()));
@@ -213,7 +213,7 @@ impl TokenAuthenticator {
         let has_claimed_uid =
             |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claims.pod_uid);
         // UIDs cannot be guessed, so the choice of the semaphore does not reveal which Pods exist.
-        let permits = if self.index.pod_identity(&claims.pod, has_claimed_uid) {
+        let permits = if self.index.with_pod_identity(&claims.pod, has_claimed_uid) {
             &self.permits.known_pods
         } else {
             &self.permits.unknown_pods

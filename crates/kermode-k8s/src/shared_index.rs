@@ -28,9 +28,13 @@ impl SharedIndex {
         self.0.write()
     }
 
-    /// Calls `check` with the identity of a Pod, or with `None` if the Pod has no running proxy, and returns the
-    /// result. The identity is borrowed, because checks are frequent.
-    pub fn pod_identity<T>(&self, key: &ObjectKey, check: impl FnOnce(Option<PodIdentity<'_>>) -> T) -> T {
+    /// Calls `check` with the identity of a Pod, or with `None` if the Pod has no running proxy. Returns the result of
+    /// `check`. The identity is borrowed, because checks are frequent.
+    pub fn with_pod_identity<T>(
+        &self,
+        key: &ObjectKey,
+        check: impl FnOnce(Option<PodIdentity<'_>>) -> T,
+    ) -> T {
         check(self.read().pod_identity(key))
     }
 

@@ -102,7 +102,7 @@ fn golden_text(documents: &[Value]) -> String {
     texts.collect::<Vec<_>>().join("---\n")
 }
 
-fn inputs() -> Vec<PathBuf> {
+fn input_paths() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = std::fs::read_dir(folder).expect("a readable folder");
     let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -117,7 +117,7 @@ fn inputs() -> Vec<PathBuf> {
 fn every_input_matches_its_golden_file() {
     let is_update_requested = std::env::var_os("UPDATE_GOLDENS").is_some();
     let mut failures = Vec::new();
-    let inputs = inputs();
+    let inputs = input_paths();
     assert!(inputs.len() >= 18, "only {} inputs were found", inputs.len());
     for input in inputs {
         let golden = PathBuf::from(input.to_string_lossy().replace(".input.yaml", ".golden.yaml"));

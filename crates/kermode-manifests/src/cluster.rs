@@ -45,8 +45,8 @@ impl ClusterObjects {
                     cluster.namespaces.insert(name, metadata_of(object)?);
                 }
                 ("", "Node") => {
-                    let version = kubelet_version(object).map(|version| (version, name));
-                    cluster.oldest_node = cluster.oldest_node.into_iter().chain(version).min();
+                    let node = kubelet_version(object).map(|version| (version, name));
+                    cluster.oldest_node = cluster.oldest_node.into_iter().chain(node).min();
                 }
                 (GROUP, "Mesh") => {
                     cluster.meshes.insert(name);

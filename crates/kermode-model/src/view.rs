@@ -74,19 +74,19 @@ impl Service {
     /// The endpoints that may receive traffic, at one IP of each Pod: as in Kubernetes, the Pod's first IP of a family
     /// that the ClusterIPs have, or the Pod's first IP if no ClusterIP has a family of the Pod.
     pub fn ready_endpoints(&self) -> impl Iterator<Item = (&SocketAddr, &Endpoint)> {
-        let has_cluster_ip = |is_ipv6| {
+        let is_family_of_cluster_ip = |is_ipv6| {
             let mut cluster_ips = self.addresses.cluster_ips.iter();
             cluster_ips.any(|address| address.is_ipv6() == is_ipv6)
         };
         // Indexed by whether the family is IPv6.
-        let has_cluster_ip_of_family = [has_cluster_ip(false), has_cluster_ip(true)];
+        let cluster_ips_have_family = [is_family_of_cluster_ip(false), is_family_of_cluster_ip(true)];
         self.endpoints.iter().filter(move |(address, endpoint)| {
-            let has_own_family = has_cluster_ip_of_family[usize::from(address.is_ipv6())];
-            let has_other_family = has_cluster_ip_of_family[usize::from(address.is_ipv4())];
+            let cluster_ips_have_own_family = cluster_ips_have_family[usize::from(address.is_ipv6())];
+            let cluster_ips_have_other_family = cluster_ips_have_family[usize::from(address.is_ipv4())];
             let is_chosen = match endpoint.position {
                 AddressPosition::Only => true,
-                AddressPosition::First => has_own_family || !has_other_family,
-                AddressPosition::Second => has_own_family && !has_other_family,
+                AddressPosition::First => cluster_ips_have_own_family || !cluster_ips_have_other_family,
+                AddressPosition::Second => cluster_ips_have_own_family && !cluster_ips_have_other_family,
             };
             endpoint.ready && is_chosen
         })

@@ -34,8 +34,8 @@ pub struct WatchRemovalResponse {
     /// that are connected to it.
     #[prost(string, repeated, tag = "4")]
     pub other_replicas: Vec<String>,
-    /// Whether every proxy is connected to one of the replicas. A replica assumes this if the list of replicas contains
-    /// it and no replica started or ended within the last minute.
+    /// Whether every proxy is connected to one of the replicas. A replica assumes this if it is in the list of replicas
+    /// and no replica started or ended within the last minute.
     #[prost(bool, tag = "5")]
     pub covers_all_proxies: bool,
 }
@@ -43,7 +43,7 @@ pub struct WatchRemovalResponse {
 impl WatchRemovalResponse {
     /// Returns whether the removal is complete at the responding replica: none of its proxies starts another request to
     /// the endpoint, and every proxy is connected to one of the replicas.
-    pub fn is_finished(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.removed && self.unacknowledged_by == 0 && self.covers_all_proxies
     }
 }

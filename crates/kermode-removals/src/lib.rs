@@ -2,13 +2,13 @@
 //!
 //! An endpoint is removed from proxies' configuration when its Pod terminates or becomes unready. Until every proxy of
 //! the mesh has acknowledged the removal, the endpoint may still receive new requests. `kuma-cp` reports added and
-//! removed endpoints to [`EndpointRemovals`]. ADS streams report the acknowledgements of their proxies. The sidecar of
-//! a removed endpoint, or an operator, reads the status.
+//! removed endpoints, identified by the keys of their proxies, to [`EndpointRemovals`]. ADS streams report the
+//! acknowledgements of their proxies. The sidecar of a removed endpoint, or an operator, reads the status.
 //!
 //! A replica reports only on its own proxies: the proxies that have a stream at this replica, or had a stream within
-//! the [`RECONNECT_TIMEOUT`]. Replicas do not communicate with each other: a [`RemovalReport`] lists the other replicas,
-//! and the sidecar asks all of them. [`RemovalReport::covers_all_proxies`] is false while a proxy may be missing from
-//! the reports of all replicas, because a replica has just started or ended.
+//! the [`RECONNECT_TIMEOUT`]. Replicas do not communicate with each other: a [`RemovalReport`] lists the others, and the
+//! sidecar asks all of them. [`RemovalReport::covers_all_proxies`] is false while a proxy may be missing from the
+//! reports of all replicas, because a replica has just started or ended.
 
 mod removals;
 mod replicas;

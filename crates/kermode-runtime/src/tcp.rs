@@ -5,16 +5,16 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 
-/// Idle time before the kernel sends the first keep-alive probe.
+/// Idle time before the kernel sends the first keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
-/// Time between keep-alive probes.
+/// Time between keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Time after which the kernel closes a connection with an unacknowledged probe or unacknowledged data.
 const USER_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Disables Nagle's algorithm, and enables TCP keep-alive so that a vanished peer is detected within a minute.
+/// Disables Nagle's algorithm, and enables TCP keepalive so that a vanished peer is detected within a minute.
 ///
-/// HTTP/2 pings are not used, because they would be most of the cost of thousands of idle connections. Keep-alive does
+/// HTTP/2 pings are not used, because they would be most of the cost of thousands of idle connections. Keepalive does
 /// not detect a hanging process, but its connection is closed once the socket buffers are full.
 ///
 /// # Errors

@@ -146,7 +146,7 @@ impl ConnectionSignals {
 
     /// Reports a request that is in progress until the connection ends.
     pub fn start_endless_request(&self) {
-        self.connection.begin_request();
+        self.connection.start_endless_request();
     }
 
     /// Returns the shutdown of the server. Once it starts, the connection accepts no more requests.

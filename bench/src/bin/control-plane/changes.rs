@@ -47,7 +47,7 @@ struct ChangeCosts {
     responses: f64,
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts far below what a float holds")]
+#[allow(clippy::cast_precision_loss, reason = "the counts are small")]
 impl Bench<'_> {
     /// Measures a control plane while nothing changes.
     pub(super) async fn measure_idle(&mut self, fleet: &Fleet) -> Result<()> {

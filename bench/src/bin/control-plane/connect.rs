@@ -17,9 +17,9 @@ use super::bench::{Bench, MIB, TIMEOUT};
 
 /// Interval between reviews.
 const REVIEW_INTERVAL: Duration = Duration::from_millis(10);
-/// Target of the control plane's memory without sidecars, in MiB.
+/// Part of the target of the control plane's memory that does not depend on the number of sidecars, in MiB.
 const BASE_MEMORY: f64 = 60.0;
-/// Target of the control plane's additional memory for each sidecar, in MiB.
+/// Part of the target of the control plane's memory for each sidecar, in MiB.
 const MEMORY_PER_SIDECAR: f64 = 20.0 / 1024.0;
 /// Upper bound of the target of the control plane's memory with 10,000 sidecars, in MiB.
 const MAX_MEMORY_OF_10_000: f64 = 300.0;
@@ -95,9 +95,9 @@ impl Bench<'_> {
             Target::None,
         );
         print_line(&format!("  {} reviews during the reconnection", latencies.len()));
-        for (quantile_name, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+        for (quantile_name, fraction) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
             let figure = format!("webhook latency during the reconnection {quantile_name}");
-            self.add(&figure, &[quantile(&latencies, at)], "ms", Target::None);
+            self.add(&figure, &[quantile(&latencies, fraction)], "ms", Target::None);
         }
         Ok(fleet)
     }
@@ -173,8 +173,8 @@ impl ReviewSender {
             .enable_all()
             .build()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = std::thread::spawn(move || runtime.block_on(send_reviews(connector, &stopped)));
+        let stop_requested = stop.clone();
+        let thread = std::thread::spawn(move || runtime.block_on(send_reviews(connector, &stop_requested)));
         Ok(Self { stop, thread })
     }
 
@@ -186,12 +186,12 @@ impl ReviewSender {
     }
 }
 
-async fn send_reviews(connector: Connector, stop: &AtomicBool) -> Result<Vec<SentReview>> {
+async fn send_reviews(connector: Connector, stop_requested: &AtomicBool) -> Result<Vec<SentReview>> {
     let reviews = reviews::make(NAMESPACE, 64)?;
     let mut connection = connector.connect().await?;
     let mut ticks = tokio::time::interval(REVIEW_INTERVAL);
     let mut sent = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
+    while !stop_requested.load(Ordering::Relaxed) {
         let due_at = ticks.tick().await.into_std();
         let review = &reviews[sent.len() % reviews.len()];
         let response = connection

@@ -30,8 +30,12 @@ fn main() -> Result<ExitCode> {
     for sidecar_count in sizes.iter().copied() {
         runtime.block_on(measure(&config, sidecar_count, scope, &mut figures))?;
     }
-    let met = figures.write(&config.checkout.target.join("bench/control-plane.json"))?;
-    Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let targets_met = figures.write(&config.checkout.target.join("bench/control-plane.json"))?;
+    Ok(if targets_met {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn measure(
@@ -47,8 +51,8 @@ async fn measure(
     bench.measure_changes(&fleet).await?;
     bench.measure_heartbeats(&fleet).await?;
     bench.measure_churn(&fleet).await?;
-    let reconnected = bench.measure_reconnect(fleet).await?;
-    reconnected.stop().await;
+    let reconnected_fleet = bench.measure_reconnect(fleet).await?;
+    reconnected_fleet.stop().await;
     print_line("");
     Ok(())
 }

@@ -44,8 +44,8 @@ fn parse_args(flags: impl Iterator<Item = String>) -> InjectArgs {
         #[command(flatten)]
         args: InjectArgs,
     }
-    let line = ["inject".to_owned()].into_iter().chain(flags);
-    <Command as clap::Parser>::parse_from(line).args
+    let command_line = ["inject".to_owned()].into_iter().chain(flags);
+    <Command as clap::Parser>::parse_from(command_line).args
 }
 
 /// Injects the manifests for an API server without native sidecars. `cluster` has further objects, which are not
@@ -99,10 +99,11 @@ fn pod_template_of_every_kind_of_workload_is_injected() {
         assert_eq!(injected.workloads[0].name, format!("{kind} shop/web"));
     }
     let job_template = "  jobTemplate:\n    spec:\n      template:\n";
-    let pod: Vec<String> = POD_TEMPLATE.lines().map(|line| format!("    {line}")).collect();
-    let pod = pod.join("\n");
-    let cron_job =
-        format!("apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: web}}\nspec:\n{job_template}{pod}");
+    let pod_template: Vec<String> = POD_TEMPLATE.lines().map(|line| format!("    {line}")).collect();
+    let pod_template = pod_template.join("\n");
+    let cron_job = format!(
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: web}}\nspec:\n{job_template}{pod_template}"
+    );
     let injected = inject(&cron_job, NAMESPACE);
     let object = &documents::parse(&injected.text).expect("YAML")[0].value;
     let template = &object["spec"]["jobTemplate"]["spec"]["template"];
@@ -165,6 +166,7 @@ fn explanation_names_the_oldest_kubelet() {
     };
     let mut nodes = vec![
         node("new", "v1.34.1", "{}"),
+        // Ignored: no Pod is scheduled to a cordoned Node.
         node("cordoned", "v1.26.0", "{unschedulable: true}"),
     ];
     let text = explain(&nodes);
@@ -258,10 +260,10 @@ fn configuration_of_the_installation_is_accepted() {
     ]);
     let objects = objects.expect("manifests");
     let config_map = objects.iter().find(|object| object["kind"] == "ConfigMap");
-    let file = config_map.expect("a ConfigMap")["data"]["config.yaml"]
+    let content = config_map.expect("a ConfigMap")["data"]["config.yaml"]
         .as_str()
         .expect("text");
-    let config = load(file, None).expect("a valid configuration");
+    let config = load(content, None).expect("a valid configuration");
     assert_eq!(config.injector().container_patches, ["x"]);
     assert!(config.injector().native_sidecars_supported);
     assert_eq!(
@@ -272,8 +274,9 @@ fn configuration_of_the_installation_is_accepted() {
 
 #[test]
 fn all_problems_of_a_configuration_are_reported_at_once() {
-    let file = "runtime: {kubernetes: {injector: {sidecarMood: native, virtualProbesPort: x}}}\nstor: {}\n";
-    let text = load(file, None)
+    let content =
+        "runtime: {kubernetes: {injector: {sidecarMood: native, virtualProbesPort: x}}}\nstor: {}\n";
+    let text = load(content, None)
         .expect_err("the configuration is invalid")
         .to_string();
     for part in [
@@ -283,7 +286,8 @@ fn all_problems_of_a_configuration_are_reported_at_once() {
     ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
-    assert!(load("", Some("new")).is_err());
+    let invalid_version = Some("new");
+    assert!(load("", invalid_version).is_err());
     let empty_image = "runtime: {kubernetes: {injector: {initContainer: {image: ''}}}}";
     let text = load(empty_image, None)
         .expect_err("the configuration is invalid")

@@ -26,7 +26,7 @@ pub(super) const MAX_CONNECTIONS: usize = 256;
 /// Path of the ReplicaSet that owns the Pods of the tests.
 pub(super) const REPLICA_SET_PATH: &str = "/apis/apps/v1/namespaces/shop/replicasets/web-5d9c7b8f6d";
 
-/// Makes the metadata of the ReplicaSet that owns the Pods of the tests.
+/// Returns the metadata of the ReplicaSet that owns the Pods of the tests.
 pub(super) fn replica_set_metadata(uid: &str) -> Value {
     json!({
         "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",

@@ -93,7 +93,7 @@ impl CalledReplicas {
     fn duration(&self, replica: Replica) -> Option<Duration> {
         let response = self.responses.get(&replica)?;
         response
-            .is_finished()
+            .is_complete()
             .then(|| Duration::from_millis(response.took_ms))
     }
 

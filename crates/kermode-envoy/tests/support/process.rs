@@ -28,10 +28,11 @@ impl RunningEnvoy {
     /// Starts Envoy and waits until it is live.
     pub(crate) fn start(config: &Value) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let path = folder.path().join("envoy.json");
+        let config_path = folder.path().join("envoy.json");
         let admin_address_file = folder.path().join("admin");
         let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
-        std::fs::write(&path, serde_json::to_vec(config).expect("JSON")).expect("a writable directory");
+        std::fs::write(&config_path, serde_json::to_vec(config).expect("JSON"))
+            .expect("a writable directory");
         let mut child = Command::new(envoy::binary())
             .args([
                 "--disable-hot-restart",
@@ -41,7 +42,7 @@ impl RunningEnvoy {
                 "info",
                 "--config-path",
             ])
-            .arg(&path)
+            .arg(&config_path)
             .arg("--admin-address-path")
             .arg(&admin_address_file)
             .stderr(log)

@@ -9,7 +9,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
 static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    let bytes = std::fs::read(descriptors()).expect("the descriptors of envoy-types");
+    let bytes = std::fs::read(descriptors_path()).expect("the descriptors of envoy-types");
     DescriptorPool::decode(&*bytes).expect("valid descriptors")
 });
 
@@ -27,8 +27,9 @@ pub(crate) fn json(resource: &Resource) -> Value {
     sorted(serde_json::to_value(message).expect("a message that JSON can hold"))
 }
 
-/// Path of the descriptors. The crate contains the file but has no API for it, so `cargo metadata` locates it.
-fn descriptors() -> PathBuf {
+/// Returns the path of the descriptors. `envoy-types` contains the file but has no API for it, so `cargo metadata`
+/// locates the crate.
+fn descriptors_path() -> PathBuf {
     // Without `--filter-platform`, cargo would need the packages of all platforms.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))

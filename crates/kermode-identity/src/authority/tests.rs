@@ -111,7 +111,7 @@ fn certificates_of_both_authorities_verify_during_a_rotation() {
     }
 }
 
-/// Returns a signing request with the additions of `change`.
+/// Returns a signing request with a new key and the contents that `change` adds.
 fn mk_modified_csr(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -124,7 +124,7 @@ fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
 
-/// Modification of a signing request.
+/// Change of a signing request.
 type Change = Box<dyn FnOnce(&mut CertificateParams)>;
 
 #[test]

@@ -45,7 +45,7 @@ fn check_name(container: &Container, report: &mut Report<'_>) {
 }
 
 fn check_env(variables: &[EnvVar], report: &mut Report<'_>) {
-    let mut first_index = BTreeMap::new();
+    let mut index_by_name = BTreeMap::new();
     for (index, variable) in variables.iter().enumerate() {
         if variable.name.is_empty() || variable.name.contains('=') {
             report(format!("env[{index}].name"), "must not be empty or contain =");
@@ -53,14 +53,14 @@ fn check_env(variables: &[EnvVar], report: &mut Report<'_>) {
         if variable.value_from.is_some() && variable.value.as_ref().is_some_and(|value| !value.is_empty()) {
             report(format!("env[{index}]"), "has both value and valueFrom");
         }
-        if let Some(earlier) = first_index.get(&variable.name) {
+        if let Some(earlier) = index_by_name.get(&variable.name) {
             let problem = format!(
                 "duplicate of env[{earlier}] ({}): replace /env/{earlier} instead, or use kuma.io/sidecar-env-vars",
                 variable.name
             );
             report(format!("env[{index}].name"), &problem);
         } else {
-            first_index.insert(&variable.name, index);
+            index_by_name.insert(&variable.name, index);
         }
     }
 }
@@ -131,8 +131,8 @@ fn check_resources(container: &Container, report: &mut Report<'_>) {
     };
     // `validate` has reported all invalid quantities.
     let amount = |quantity: Option<&Quantity>| -> Option<Amount> { quantity::parse(&quantity?.0).ok() };
-    for (kind, amounts) in [("requests", &resources.requests), ("limits", &resources.limits)] {
-        for (name, quantity) in amounts.iter().flatten() {
+    for (kind, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        for (name, quantity) in quantities.iter().flatten() {
             if amount(Some(quantity)).is_some_and(Amount::is_negative) {
                 report(format!("resources.{kind}.{name}"), "must not be negative");
             }

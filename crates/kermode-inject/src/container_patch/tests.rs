@@ -60,7 +60,7 @@ fn negative_indices_count_from_the_end() {
 }
 
 #[test]
-fn only_add_creates_parents() {
+fn only_add_creates_missing_parents() {
     let deep = "/securityContext/capabilities/drop/-";
     let container = apply_operations(
         &mk_sidecar(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ContainerRole, checks};
 use crate::quantity;
 
-/// Returns all problems, each with its field.
+/// Returns the problems, each with its field.
 pub(super) fn problems(container: &Value, role: ContainerRole) -> Vec<String> {
     if !container.is_object() {
         return vec!["the result is not a container".to_owned()];
@@ -62,11 +62,11 @@ fn report_unknown_fields(path: &str, given: &Value, encoded: &Value, problems: &
 fn with_text_quantities(container: &Value) -> (Value, Vec<String>) {
     let (mut container, mut problems) = (container.clone(), Vec::new());
     for kind in ["requests", "limits"] {
-        let amounts = container
+        let quantities = container
             .pointer_mut(&format!("/resources/{kind}"))
             .and_then(Value::as_object_mut);
-        for (name, amount) in amounts.into_iter().flatten() {
-            normalize_quantity(&format!("resources.{kind}.{name}"), amount, &mut problems);
+        for (name, quantity) in quantities.into_iter().flatten() {
+            normalize_quantity(&format!("resources.{kind}.{name}"), quantity, &mut problems);
         }
     }
     let variables = container.get_mut("env").and_then(Value::as_array_mut);
@@ -80,12 +80,12 @@ fn with_text_quantities(container: &Value) -> (Value, Vec<String>) {
 }
 
 /// Converts a quantity that is a JSON number to a string, and reports an invalid quantity.
-fn normalize_quantity(field: &str, amount: &mut Value, problems: &mut Vec<String>) {
-    if let Value::Number(number) = amount {
-        *amount = Value::String(number.to_string());
+fn normalize_quantity(field: &str, quantity: &mut Value, problems: &mut Vec<String>) {
+    if let Value::Number(number) = quantity {
+        *quantity = Value::String(number.to_string());
     }
     // A value that is neither a number nor a string is reported when the container is decoded.
-    if let Some(Err(error)) = amount.as_str().map(quantity::parse) {
+    if let Some(Err(error)) = quantity.as_str().map(quantity::parse) {
         problems.push(format!("{field}: {error}"));
     }
 }

@@ -35,10 +35,10 @@ pub struct SidecarContainer {
     /// Readiness probe of the sidecar.
     #[serde(deserialize_with = "overlay::readiness")]
     pub readiness_probe: ProbeSettings,
-    /// Liveness probe of the sidecar. Its success threshold is always 1.
+    /// Liveness probe of the sidecar. The success threshold is always 1.
     #[serde(deserialize_with = "overlay::liveness")]
     pub liveness_probe: ProbeSettings,
-    /// Startup probe of a native sidecar. The kubelet starts the next container once the probe has succeeded. Its
+    /// Startup probe of a native sidecar. The kubelet starts the next container once the probe has succeeded. The
     /// success threshold is always 1.
     #[serde(deserialize_with = "overlay::startup")]
     pub startup_probe: ProbeSettings,

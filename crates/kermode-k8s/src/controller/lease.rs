@@ -73,9 +73,9 @@ impl Candidate {
     /// Finally releases the Lease, so that another replica can lead at once.
     pub async fn run(mut self, is_leader: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        // Time at which the last successful attempt started. The time of the response would be too late: other
-        // candidates measure from the write of the Lease, which may precede the response by seconds. An attempt that
-        // finds another holder also sets the time, but the time is only used while this replica holds the Lease.
+        // Time at which the last successful attempt started. The time of its response would be too late: other
+        // candidates measure from the write of the Lease, which may precede the response by seconds. The time is
+        // used only while this replica holds the Lease, although an attempt that finds another holder sets it as well.
         let mut last_renewal = Instant::now();
         loop {
             let start = Instant::now();
@@ -186,17 +186,17 @@ impl Candidate {
     /// Returns the spec with which this replica acquires or renews the Lease. `current` is the spec in the API server.
     fn spec(&self, current: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
-        let held = current.filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity));
+        let own = current.filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity));
         let transitions = current.and_then(|spec| spec.lease_transitions).unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
-            acquire_time: held
+            acquire_time: own
                 .and_then(|spec| spec.acquire_time.clone())
                 .or_else(|| Some(now.clone())),
             renew_time: Some(now),
             // The first acquisition is not a transition.
-            lease_transitions: Some(if held.is_some() || current.is_none() {
+            lease_transitions: Some(if own.is_some() || current.is_none() {
                 transitions
             } else {
                 transitions.saturating_add(1)

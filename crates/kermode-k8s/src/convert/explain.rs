@@ -45,7 +45,7 @@ pub enum ServiceMatch {
 /// One inbound, or a Service's port that matches no container port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundExplanation {
-    /// The Service, its port and target port; `None` for a Pod to which no Service gives an inbound.
+    /// The Service, its port and target port; `None` for the inbound of a service-less Pod.
     pub service: Option<(ObjectKey, u16, TargetPort)>,
     /// Container port, or [`Inbound::SERVICELESS_PORT`]; `None` if the Service's port matches no container port.
     pub port: Option<u16>,

@@ -39,7 +39,7 @@ impl IpClaims {
         pods.filter(move |other| *other != pod)
     }
 
-    /// Returns whether no Pod claims an IP.
+    /// Returns whether there are no claims.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ip_has_the_pods_that_claim_it_in_any_order_of_claims() {
+    fn repeated_claim_counts_once_and_its_removal_keeps_the_claims_of_other_pods() {
         let pods = ["a", "b", "c"].map(|name| ObjectKey::new("demo", name));
         let ip = IpAddr::from([10, 0, 0, 1]);
         for removed in 0..3 {

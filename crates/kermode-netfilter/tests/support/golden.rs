@@ -14,14 +14,14 @@ pub(crate) struct GoldenCase {
     settings: GoldenSettings,
 }
 
-/// Content of an input.
+/// Content of an input file.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct GoldenSettings {
     /// Description of the tested behaviour.
     #[serde(rename = "shows")]
     _shows: String,
-    /// Whether the pod has an IPv6 address.
+    /// Whether the Pod has an IPv6 address.
     #[serde(default)]
     ipv6: bool,
     #[serde(default)]

@@ -37,7 +37,7 @@ impl Authenticator for WebAuthenticator {
     }
 }
 
-/// The Pod that the authenticator accepts.
+/// Returns the key of the Pod that the authenticator accepts.
 fn web() -> ObjectKey {
     ObjectKey::new("shop", "web")
 }
@@ -79,7 +79,7 @@ async fn call_above_the_limit_of_a_proxy_supersedes_its_oldest_call() {
         replicas,
         WebAuthenticator,
     );
-    let mut calls = Vec::new();
+    let mut response_streams = Vec::new();
     for _ in 0..=MAX_CALLS_PER_PROXY {
         let call = WatchRemoval(service.inner.clone()).call(request("Bearer web"));
         let mut responses = call.await.expect("an accepted call").into_inner();
@@ -88,12 +88,15 @@ async fn call_above_the_limit_of_a_proxy_supersedes_its_oldest_call() {
             .await
             .expect("a response")
             .expect("a stream without an error");
-        calls.push(responses);
+        response_streams.push(responses);
     }
-    assert!(calls[0].next().await.is_none(), "the oldest call has ended");
-    let second_call = futures::poll!(calls[1].next());
-    assert!(second_call.is_pending(), "{second_call:?}");
-    drop(calls);
+    assert!(
+        response_streams[0].next().await.is_none(),
+        "the oldest call has ended"
+    );
+    let second_stream = futures::poll!(response_streams[1].next());
+    assert!(second_stream.is_pending(), "{second_stream:?}");
+    drop(response_streams);
     assert_eq!(service.inner.calls.key_count(), 0);
 }
 
@@ -104,7 +107,7 @@ async fn only_the_authenticated_pod_gets_the_status_of_its_endpoint() {
     removals.on_endpoint_removed(&web(), |_| 1);
     let response = first_response(removals.clone(), "Bearer web").await;
     let response = response.expect("a response");
-    assert!(response.is_finished(), "{response:?}");
+    assert!(response.is_complete(), "{response:?}");
     assert_eq!(response.other_replicas, ["10.0.0.2:5678"]);
     let rejected = first_response(removals, "Bearer db").await;
     assert_eq!(rejected, Err(Code::Unauthenticated));

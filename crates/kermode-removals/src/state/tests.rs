@@ -130,8 +130,8 @@ fn proxy_without_a_stream_counts_as_pending_until_it_reconnects_and_acknowledges
 fn proxy_without_a_stream_expires_after_a_minute() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
-    let (closed, before_timeout, at_timeout) = (fixture.at(0), fixture.at(59), fixture.at(60));
-    fixture.state.close_stream(&key("b"), 2, closed);
+    let (closed_at, before_timeout, at_timeout) = (fixture.at(0), fixture.at(59), fixture.at(60));
+    fixture.state.close_stream(&key("b"), 2, closed_at);
     fixture.remove_endpoint("web", 8);
     assert_eq!(
         fixture.state.expire_disconnected_proxies(before_timeout),
@@ -151,8 +151,8 @@ fn proxy_without_a_stream_expires_after_a_minute() {
 #[test]
 fn reconnected_proxy_does_not_expire() {
     let mut fixture = Fixture::new();
-    let (closed, after_timeout) = (fixture.at(0), fixture.at(90));
-    fixture.state.close_stream(&key("b"), 2, closed);
+    let (closed_at, after_timeout) = (fixture.at(0), fixture.at(90));
+    fixture.state.close_stream(&key("b"), 2, closed_at);
     fixture.open_stream("b", 3);
     fixture.remove_endpoint("web", 8);
     fixture.acknowledge("a", 1, 8);
@@ -168,14 +168,14 @@ fn proxy_counts_as_pending_until_its_dataplane_is_deleted_and_its_stream_ends() 
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     fixture.remove_endpoint("web", 8);
-    let (deleted, closed) = (fixture.at(2), fixture.at(3));
+    let (deleted_at, closed_at) = (fixture.at(2), fixture.at(3));
     assert_eq!(
-        fixture.state.delete_dataplane(&key("b"), deleted),
+        fixture.state.delete_dataplane(&key("b"), deleted_at),
         NOTHING_COMPLETED,
         "the stream of the proxy is open"
     );
     assert_eq!(
-        fixture.state.close_stream(&key("b"), 2, closed),
+        fixture.state.close_stream(&key("b"), 2, closed_at),
         completed_after(3)
     );
 
@@ -183,8 +183,8 @@ fn proxy_counts_as_pending_until_its_dataplane_is_deleted_and_its_stream_ends() 
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     fixture.remove_endpoint("web", 8);
-    fixture.state.close_stream(&key("b"), 2, closed);
-    assert_eq!(fixture.state.delete_dataplane(&key("b"), closed).len(), 1);
+    fixture.state.close_stream(&key("b"), 2, closed_at);
+    assert_eq!(fixture.state.delete_dataplane(&key("b"), closed_at).len(), 1);
 }
 
 #[test]

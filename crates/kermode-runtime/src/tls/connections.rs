@@ -36,8 +36,8 @@ struct State {
     open: HashMap<u64, Connection>,
     /// Counts of each address that has a connection.
     addresses: HashMap<IpAddr, Counts>,
-    /// Last assigned number. Numbers ascend: connections are numbered when they open, and numbered again (`idle_since`)
-    /// when they become idle.
+    /// Last number of an ascending sequence. A connection gets its own number when it opens, and a number for
+    /// `idle_since` when it becomes idle.
     last_number: u64,
     last_warning: Option<Instant>,
 }
@@ -101,12 +101,12 @@ impl Connections {
         // A dual-stack socket reports IPv4 peers as mapped addresses.
         let address = address.to_canonical();
         let mut state = self.state.lock();
-        let own = state.addresses.get(&address).map_or(0, |counts| counts.total);
-        if own >= self.limit_per_address || state.open.len() >= self.limit {
-            let victim = if own >= self.limit_per_address {
+        let own_count = state.addresses.get(&address).map_or(0, |counts| counts.total);
+        if own_count >= self.limit_per_address || state.open.len() >= self.limit {
+            let victim = if own_count >= self.limit_per_address {
                 state.longest_idle_of(address)
             } else {
-                state.victim(own)
+                state.victim(own_count)
             };
             state.warn_about_limit(address, victim.is_none(), self);
             let Some(victim) = victim else {
@@ -159,18 +159,18 @@ impl State {
         self.last_number
     }
 
-    /// Returns the connection to close for a new connection of an address that has `own` connections.
+    /// Returns the connection to close for a new connection of an address that has `own_count` connections.
     ///
     /// This is the longest idle connection of the address with the most idle connections. If no connection is idle, it
-    /// is the oldest connection of the address with the most connections, provided that this address keeps at least as
-    /// many connections as the other address then has.
-    fn victim(&self, own: usize) -> Option<u64> {
+    /// is the oldest connection of the address with the most connections. Returns `None` if the address with the most
+    /// connections would then have fewer connections than the address of the new connection.
+    fn victim(&self, own_count: usize) -> Option<u64> {
         let most_idle = self.addresses.iter().max_by_key(|(_, counts)| counts.idle)?;
         if most_idle.1.idle > 0 {
             return self.longest_idle_of(*most_idle.0);
         }
         let (address, counts) = self.addresses.iter().max_by_key(|(_, counts)| counts.total)?;
-        if counts.total <= own + 1 {
+        if counts.total <= own_count + 1 {
             return None;
         }
         let of_address = self
@@ -250,12 +250,12 @@ impl Drop for OpenConnection {
 impl ConnectionHandle {
     /// Counts a request that is in progress until the returned value is dropped.
     pub(super) fn start_request(&self) -> ActiveRequest {
-        self.begin_request();
+        self.start_endless_request();
         ActiveRequest(self.clone())
     }
 
-    /// Counts a request as in progress until [`Self::end_request`], or until the connection ends.
-    pub(super) fn begin_request(&self) {
+    /// Counts a request that is in progress until the connection ends, unless [`Self::end_request`] is called.
+    pub(super) fn start_endless_request(&self) {
         let mut state = self.connections.state.lock();
         let Some(connection) = state.open.get_mut(&self.number) else {
             return;
@@ -271,13 +271,13 @@ impl ConnectionHandle {
 
     fn end_request(&self) {
         let mut state = self.connections.state.lock();
-        let now = state.next_number();
+        let idle_since = state.next_number();
         let Some(connection) = state.open.get_mut(&self.number) else {
             return;
         };
         connection.active_requests -= 1;
         if connection.active_requests == 0 {
-            connection.idle_since = now;
+            connection.idle_since = idle_since;
             let address = connection.address;
             if let Some(counts) = state.addresses.get_mut(&address) {
                 counts.idle += 1;
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn new_connection_displaces_the_longest_idle_one_of_the_address_with_the_most_idle_ones() {
         let connections = mk_connections(4, 4);
-        let few = open(&connections, 1);
+        let single = open(&connections, 1);
         let many: Vec<_> = (0..3).map(|_| open(&connections, 2)).collect();
         // After a request, `many[0]` has been idle for the shortest time.
         drop(many[0].handle().start_request());
@@ -327,7 +327,7 @@ mod tests {
             many.iter().map(is_closed).collect::<Vec<_>>(),
             [false, true, false]
         );
-        assert!(!is_closed(&few) && !is_closed(&newcomer));
+        assert!(!is_closed(&single) && !is_closed(&newcomer));
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
             .map(|connection| connection.handle().start_request())
             .collect();
         let second = open(&connections, 2);
-        second.handle().begin_request();
+        second.handle().start_endless_request();
         assert!(is_closed(&busy[0]) && !is_closed(&busy[1]));
         assert!(
             connections.try_open(address(2)).is_none(),

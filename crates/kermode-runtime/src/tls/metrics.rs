@@ -1,11 +1,11 @@
-//! Metric of the connections that the limits of a server affect.
+//! Metric of the connections that a server closes or refuses at a limit.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Metric of the connections that the limits of servers affect; cheap to clone.
+/// Metric of the connections that servers close or refuse at a limit; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionMetrics {
     limited: Family<LimitLabels, Counter>,
@@ -18,16 +18,16 @@ struct LimitLabels {
     result: &'static str,
 }
 
-/// Limit on the open connections of a server, with the counters of its effects.
+/// Limit on the open connections of a server, with counters of the closed and refused connections.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimit {
     /// Maximum number of open connections.
     pub(super) max_connections: usize,
-    /// Counters of the effects.
+    /// Counters of the connections that were closed or refused at a limit.
     pub(super) counters: LimitCounters,
 }
 
-/// Counters of the effects of a limit.
+/// Counters of the connections that were closed or refused at a limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LimitCounters {
     /// Connections that were closed for a new one.
@@ -44,7 +44,7 @@ impl ConnectionMetrics {
         registry.register("connections_limited", help, self.limited.clone());
     }
 
-    /// Returns a limit whose effects are counted for the server with this name.
+    /// Returns a limit. The metric counts closed and refused connections under the name of the server.
     pub fn limit(&self, server: &'static str, max_connections: usize) -> ConnectionLimit {
         let counter = |result| {
             self.limited
@@ -61,7 +61,7 @@ impl ConnectionMetrics {
     }
 }
 
-/// A limit whose effects are not counted.
+/// A limit without metric.
 impl From<usize> for ConnectionLimit {
     fn from(max_connections: usize) -> Self {
         Self {

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::shutdown;
 
-/// Time limit of a wait. A test that waits longer has failed.
+/// Time limit of a wait. A test that waits longer has failed. A limit of the server with this value is never reached.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Address of the server and of most clients.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -615,7 +615,7 @@ async fn stream_above_the_total_limit_is_denied_and_its_connection_is_closed() {
         total_streams: 1,
         ..Settings::default()
     });
-    let _other = fixture
+    let _other_stream = fixture
         .server
         .state
         .open_streams

@@ -1,4 +1,4 @@
-//! Dispatch of the calls on a proxy's connection: ADS calls to the [`AdsServer`], all other calls to a service.
+//! Dispatches the calls on a proxy's connection: ADS calls to the [`AdsServer`], all other calls to tonic's [`Routes`].
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either};
@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use super::AdsServer;
 use kermode_protocol::ads::DELTA_AGGREGATED_RESOURCES;
 
-/// Serves the connections of proxies. Cheap to clone: the caller passes a clone to each connection.
+/// Serves the connections of proxies. Cheap to clone: a clone serves each connection.
 #[derive(Clone, Debug)]
 pub struct Transport {
     ads: AdsServer,
@@ -50,8 +50,8 @@ impl Transport {
 
     /// Like [`Self::serve`], for a TLS connection.
     ///
-    /// Not generic: the code of HTTP/2 is compiled in this crate, which is optimized for speed. The binary is optimized
-    /// for size (`profile.release` in the workspace's `Cargo.toml`).
+    /// Not generic, so that the code of HTTP/2 is compiled in this crate, which is optimized for speed. The binary is
+    /// optimized for size (`profile.release` in the workspace's `Cargo.toml`).
     ///
     /// # Errors
     /// When the connection breaks or the client violates HTTP/2.

@@ -1,4 +1,5 @@
-//! Profile of a proxy: the shared resources that it may get, and how it gets them.
+//! Profile of a proxy: the shared resources that it may get, and how it gets them. The proxies of a mesh share the
+//! resources that are published for the mesh.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -50,7 +51,7 @@ pub struct Tombstones(Arc<TombstoneFn>);
 
 type TombstoneFn = dyn Fn(ResourceKind, &str) -> Option<Resource> + Send + Sync;
 
-/// Resources that a change of a profile may concern.
+/// Resources that a change of a profile may affect.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ProfileChange {
     /// Any resource.
@@ -123,9 +124,9 @@ impl Profile {
 // === impl Tombstones ===
 
 impl Tombstones {
-    /// Creates a source that calls `source`. `None` means that a name has no tombstone.
-    pub fn new(source: impl Fn(ResourceKind, &str) -> Option<Resource> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(source))
+    /// Creates a source from a function, which returns `None` for a name without a tombstone.
+    pub fn new(tombstone: impl Fn(ResourceKind, &str) -> Option<Resource> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tombstone))
     }
 
     pub(super) fn get(&self, kind: ResourceKind, name: &str) -> Option<Resource> {

@@ -32,7 +32,8 @@ fn mesh() -> MeshName {
     MeshName::new("default")
 }
 
-/// Reads the view. Returns the names that changed since the last call, or `None` if the changes are unknown.
+/// Reads the view, so that the watcher is up to date. Returns the names that changed since the last read, or `None` if
+/// the changes are unknown.
 fn changed_names(watcher: &mut Watcher) -> Option<Vec<String>> {
     watcher.read(|_, changes| match changes {
         Changes::Unknown => None,
@@ -347,7 +348,7 @@ fn wildcard_subscription_excludes_on_demand_resources_and_unselected_services() 
     let store = Arc::new(Store::default());
     let on_demand = Resource {
         on_demand: Some(Box::new(OnDemand::default())),
-        ..mk_cluster("dst", "1")
+        ..mk_cluster("on-demand", "1")
     };
     store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("a", "1"), on_demand]);
     store.replace_service(&mesh(), &"b".into(), vec![mk_cluster("b", "1")]);
@@ -360,7 +361,7 @@ fn wildcard_subscription_excludes_on_demand_resources_and_unselected_services() 
     assert_eq!(clusters(&mut watcher), ["a=1"]);
     watcher.read(|view, _| {
         let view = view.unwrap();
-        for name in ["dst", "b"] {
+        for name in ["on-demand", "b"] {
             assert!(view.get(ResourceKind::Cluster, name).is_some(), "{name}");
             assert!(
                 view.get_by_wildcard(ResourceKind::Cluster, name).is_none(),

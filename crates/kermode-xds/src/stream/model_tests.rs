@@ -37,8 +37,8 @@ struct ServiceSpec {
     cluster: u8,
     endpoints: Option<u8>,
     listener: u8,
-    /// Mask of services. The listener refers to the clusters of those of them that exist, and to the service's own
-    /// cluster.
+    /// Mask of the services to whose clusters the listener refers, if they exist. The listener always refers to
+    /// the service's own cluster.
     references: u8,
     route: Option<u8>,
     /// The on-demand cluster waits for the cluster, endpoints and listener of the service.
@@ -298,9 +298,9 @@ impl Simulation {
 
     /// Publishes the shared resources of `specs`.
     fn publish(&mut self) {
-        // A resource that is removed and created again is sent again. The last byte of a name is the number of its
-        // service, so the resources of a service that is not published or not visible are forgotten. Own clusters also
-        // end with a number, and are forgotten with the service of this number.
+        // A resource that is removed and created again is sent again, so `sent` loses the resources of a service that
+        // is not published or not visible. The last byte of a name is the number of its service. The names of own
+        // clusters also end with a number, and are lost with the service of this number.
         let (specs, visible) = (&self.specs, self.visible);
         self.sent.retain(|(_, name), _| {
             let i = name
@@ -416,9 +416,9 @@ impl Simulation {
                 Event::Rejected { kind, resources, .. } => {
                     for resource in resources {
                         let key = (kind, resource.name.to_string());
-                        // A resource that was rejected alone is not sent again, so no resource waits for it. If the
-                        // profile no longer selects the resource, only the size of the response shows this, because
-                        // the stream does not list the rejection.
+                        // A resource that was rejected alone is not sent again, so no resource waits for it. The stream
+                        // does not list the rejection of a resource that the profile no longer selects. Then only the
+                        // size of the response shows that the resource was rejected alone.
                         if self.last_response_size == 1 || rejected.contains(&key) {
                             self.acked_or_nacked.insert(key.clone());
                         } else {

@@ -189,6 +189,7 @@ impl Rule {
                 "-j" => {
                     target = Some(match value()? {
                         "RETURN" => Target::Return,
+                        // A later option sets the target.
                         "REDIRECT" | "CT" => continue,
                         chain => Target::Jump(chain.to_owned()),
                     });

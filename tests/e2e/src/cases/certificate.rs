@@ -76,7 +76,7 @@ pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) ->
 
 pub(super) async fn deleted_ca_secret_is_restored(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
-    let before = wait_for_ca_bundles(fixture, REGISTRATIONS[0], |bundles| {
+    let original = wait_for_ca_bundles(fixture, REGISTRATIONS[0], |bundles| {
         bundles.iter().all(Value::is_string)
     })
     .await?;
@@ -88,7 +88,7 @@ pub(super) async fn deleted_ca_secret_is_restored(fixture: &Fixture) -> Result<N
         let secret = secrets.get_opt(CA_SECRET).await?;
         let data = secret.and_then(|secret| secret.data);
         let certificate = json!(data.as_ref().and_then(|data| data.get("ca.crt")));
-        let unchanged = before.iter().all(|bundle| *bundle == certificate);
+        let unchanged = original.iter().all(|bundle| *bundle == certificate);
         Ok(done_if(unchanged, (), || {
             format!("the Secret's certificate is {certificate}")
         }))
@@ -145,7 +145,7 @@ async fn patch_ca_bundles(
     Ok(())
 }
 
-/// Returns an untyped API of the webhook registrations of a kind.
+/// Returns an API client for the webhook registrations of a kind.
 fn registration_api(fixture: &Fixture, kind: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
     Api::all_with(fixture.cluster.client.clone(), &ApiResource::from_gvk(&kind))

@@ -110,13 +110,13 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
                 .spec
                 .clone()
                 .with_context(|| format!("Pod {} has no spec", pod.name_any()))?;
-            let found = spec
+            let injected = spec
                 .containers
                 .iter()
                 .find(|container| container.name == original.name);
-            let found = found
+            let injected = injected
                 .with_context(|| format!("Pod {} has no container {}", pod.name_any(), original.name))?;
-            check_unchanged(original, found)
+            check_unchanged(original, injected)
                 .with_context(|| format!("container {} of Pod {}", original.name, pod.name_any()))?;
             let others: Vec<&str> = spec
                 .containers

@@ -75,7 +75,8 @@ fn start_control_plane(fixture: &Fixture, host: &str, webhook_port: u16) -> Resu
     command.spawn().context("kuma-cp cannot be started")
 }
 
-/// Checks that the Pods of the application are injected, and that the client gets responses by mTLS.
+/// Checks that the Pods of the application are injected, that the client gets responses by mTLS, and that the cluster
+/// runs no control plane.
 async fn check_mesh(fixture: &Fixture) -> Result<()> {
     fixture.wait_for_admission().await?;
     fixture.wait_for_default_mesh().await?;

@@ -90,6 +90,7 @@ impl<'c> SeveredConnections<'c> {
             .context("ss cannot be started")?;
         let connections = String::from_utf8(ss.stdout)?;
         let addresses = pods.iter().map(ip).collect::<Result<Vec<_>>>()?;
+        // The fourth column of a line is the IP address and port of the peer.
         let peers: Vec<String> = connections
             .lines()
             .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))

@@ -90,8 +90,8 @@ impl LeaseServer {
     }
 
     /// Writes the Lease as if another replica had renewed it.
-    fn renew_as_other(&self, renewed: &str, duration: i32) {
-        let spec = json!({"holderIdentity": "other", "renewTime": renewed, "leaseDurationSeconds": duration, "leaseTransitions": 7});
+    fn renew_as_other(&self, renew_time: &str, lease_duration_seconds: i32) {
+        let spec = json!({"holderIdentity": "other", "renewTime": renew_time, "leaseDurationSeconds": lease_duration_seconds, "leaseTransitions": 7});
         let mut state = self.0.lock();
         state.version += 1;
         let version = state.version.to_string();
@@ -164,15 +164,15 @@ async fn first_candidate_leads_without_a_transition() {
 
 #[tokio::test(start_paused = true)]
 async fn holder_that_no_longer_renews_is_replaced_regardless_of_its_clock() {
-    for renewed in ["2999-01-01T00:00:00.000000Z", "1999-01-01T00:00:00.000000Z"] {
+    for renew_time in ["2999-01-01T00:00:00.000000Z", "1999-01-01T00:00:00.000000Z"] {
         let server = LeaseServer::default();
-        server.renew_as_other(renewed, i32::MAX);
+        server.renew_as_other(renew_time, i32::MAX);
         let start = Instant::now();
         let (_link, mut is_leader, task) = server.start_candidate("a");
         let waited = wait_for_leading(&mut is_leader, true).await - start;
         assert!(
             waited >= LEASE_DURATION && waited <= LEASE_DURATION + 2 * RETRY_PERIOD,
-            "{renewed}: {waited:?}"
+            "{renew_time}: {waited:?}"
         );
         assert_eq!(server.spec()["leaseTransitions"], 8);
         assert_eq!(server.spec()["holderIdentity"], "a");
@@ -190,7 +190,7 @@ async fn holder_that_renews_keeps_the_lease_regardless_of_its_clock() {
         server.renew_as_other(&format!("1999-01-01T00:{minute:02}:00.000000Z"), 1);
         sleep(RENEW_DEADLINE).await;
         assert_eq!(server.spec()["holderIdentity"], "other");
-        // A version of the channel that was not read yet would mean that the candidate led for a while.
+        // Each change of leadership changes the value of the channel, even if the candidate leads only for a while.
         let has_led = is_leader.has_changed().expect("the candidate runs");
         assert!(!has_led, "the candidate led although the holder renews the Lease");
     }

@@ -15,7 +15,7 @@ pub(super) struct WriteSchedule {
     order: BTreeSet<(Instant, ObjectKey)>,
     /// Minimum average time between writes.
     interval: Duration,
-    /// Time for which unused writes are saved up. After an idle period, the writes of this time are allowed at once.
+    /// Length of a burst: after an idle period, the writes that the rate allows in this time are allowed at once.
     burst: Duration,
     /// Time from which the rate limit allows the next write; `None` before the first write.
     next_allowed: Option<Instant>,

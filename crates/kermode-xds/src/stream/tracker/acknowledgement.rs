@@ -1,4 +1,4 @@
-//! ACKs and NACKs: records accepted versions, and isolates the invalid resource of a rejected response.
+//! ACKs and NACKs. After a NACK, parts of the response are sent again to find the invalid resource.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::stream::{Event, Rejection};
 // === impl Tracker ===
 
 impl Tracker {
-    /// Handles the ACK or NACK of the response in flight. Returns `None` if the request has another nonce, because the
-    /// request is then neither ACK nor NACK of this response.
+    /// Handles the ACK or NACK of the response in flight. Returns `None` for a request with another nonce, which is
+    /// neither ACK nor NACK of this response.
     pub(in crate::stream) fn on_acknowledgement(&mut self, request: &DeltaDiscoveryRequest) -> Option<Event> {
         let in_flight = self
             .in_flight
@@ -50,9 +50,9 @@ impl Tracker {
             return;
         }
         if sent.items.len() == 1 && sent.removed.is_empty() {
-            if let Some((resource, before)) = sent.items.pop() {
-                let before = before.unwrap_or_else(|| unknown_version(&resource.name));
-                self.restore(&resource.name, before);
+            if let Some((resource, version_before)) = sent.items.pop() {
+                let version_before = version_before.unwrap_or_else(|| unknown_version(&resource.name));
+                self.restore(&resource.name, version_before);
                 let rejection = Rejection {
                     kind: self.kind,
                     resource,
@@ -86,7 +86,7 @@ impl Tracker {
         }
     }
 
-    /// Sets the version that the client has after a NACK. Does nothing for a name from which the client has
+    /// Records the version that the client has after a NACK. Does nothing for a name from which the client has
     /// unsubscribed.
     fn restore(&mut self, name: &Arc<str>, version: Arc<VersionedName>) {
         if self.client_versions.contains(name) {
