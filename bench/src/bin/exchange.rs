@@ -9,8 +9,8 @@ use kermode_bench::config::Config;
 use kermode_bench::exchange::{Exchange, RoundCost, Transport};
 use kermode_bench::figures::{Figures, Target};
 
-/// Number of exchanges in a round. A single exchange is too short to be measured, because CPU time has a
-/// resolution of 10 ms.
+/// Number of exchanges in a round. A single exchange is too short to be measured, because CPU time has a resolution of
+/// 10 ms.
 const EXCHANGES: u32 = 20;
 
 fn main() -> Result<()> {

@@ -9,7 +9,7 @@ use kermode_model::ObjectKey;
 /// Status of an endpoint's removal among the proxies of this replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalStatus {
-    /// This replica has not removed the endpoint, and no sidecar has asked for the status.
+    /// This replica has neither a removal nor a query of the endpoint.
     NotRemoved,
     /// Some proxies have not acknowledged the removal.
     Pending {

@@ -398,8 +398,8 @@ fn state_of(index: &Index) -> IndexState {
     }
 }
 
-/// Returns whether an IP of a Pod belongs to another Pod: the one that is not terminating, else the one that was
-/// created later, else the one whose name comes last.
+/// Returns whether an IP of a Pod belongs to another Pod: the one that is not terminating, else the one that got its
+/// IPs later, else the one whose name comes last.
 fn is_ip_taken(index: &Index, pod: &PodFacts) -> bool {
     let rank = |pod: &PodFacts| (!pod.is_terminating, pod.has_ips_since, pod.key.clone());
     let ips = |pod: &PodFacts| pod.held_ips().collect::<BTreeSet<_>>();
