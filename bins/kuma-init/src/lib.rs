@@ -28,7 +28,7 @@ const CHECK_STEP_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return fail(&cause_in_one_line(&error)),
+        Err(error) if error.use_stderr() => return fail(&in_one_line(&error)),
         Err(help_or_version) => {
             // A failure to print to a closed standard output is ignored.
             let _ = help_or_version.print();
@@ -101,15 +101,15 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Returns the cause in one line, without the usage text that clap adds.
-fn cause_in_one_line(error: &clap::Error) -> String {
+/// Returns the error of an invalid argument in one line, without clap's usage text.
+fn in_one_line(error: &clap::Error) -> String {
     let text = error.to_string();
-    let cause: Vec<_> = text
+    let lines: Vec<_> = text
         .lines()
         .take_while(|line| !line.is_empty())
         .map(str::trim)
         .collect();
-    let cause = cause.join(" ");
+    let cause = lines.join(" ");
     format!(
         "{}; see kuma-init --help",
         cause.strip_prefix("error: ").unwrap_or(&cause)

@@ -177,6 +177,7 @@ impl InjectionEvents {
             text: bounded_text(text),
         };
         let mut pending = self.shared.pending.lock();
+        // At a limit, `push` drops a random queued Event.
         pending.push(namespace, event, |limit| fastrand::usize(..limit));
         drop(pending);
         self.shared.added.notify_one();

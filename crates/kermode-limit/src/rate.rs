@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Upper bound of the time for which a bucket gains tokens at once. Keeps rounding errors small.
+/// Maximum time for which one refill adds tokens. Keeps rounding errors small.
 const MAX_IDLE: Duration = Duration::from_hours(1);
 /// Minimum number of keys at which full buckets are removed. With fewer keys, the scan would cost more than it frees.
 const MIN_REMOVAL_THRESHOLD: usize = 1024;
@@ -21,7 +21,8 @@ pub struct Rate {
     pub per_second: f64,
 }
 
-/// Token bucket: holds up to [`Rate::burst`] tokens and gains [`Rate::per_second`]. Each request that passes takes one.
+/// Token bucket: holds up to [`Rate::burst`] tokens, and gains [`Rate::per_second`] tokens in a second. Each request
+/// that passes takes one token.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     rate: Rate,

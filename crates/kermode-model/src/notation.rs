@@ -25,7 +25,7 @@ pub enum Notation {
     Port,
     /// A list of ports and ranges of ports, such as `22,8000-8010`; `kermode-netfilter` parses it.
     PortRanges,
-    /// Items `ports:uids`, separated by semicolons; `kermode-netfilter` parses them.
+    /// Items `ports:uids` or `[protocols:][ports:]uids`, separated by semicolons; `kermode-netfilter` parses them.
     UidExclusions,
     /// Any text.
     Text,

@@ -221,18 +221,18 @@ async fn serve_with_limits(
         let connection_sender = connection_sender.clone();
         let signals = ConnectionSignals {
             request_received: Arc::default(),
-            connection: accepted.open.handle(),
+            connection: accepted.connection.handle(),
             shutdown: shutdown.clone(),
         };
         tokio::spawn(async move {
             let _connection_sender = connection_sender;
             let Accepted {
                 stream,
-                open,
+                connection,
                 _permit,
             } = accepted;
             tokio::select! {
-                () = open.close_requested() => tracing::debug!("connection closed by the server"),
+                () = connection.close_requested() => tracing::debug!("connection closed by the server"),
                 () = serve_connection(stream, acceptor, protocol, signals, limits.first_request_timeout) => {}
             }
         });
@@ -309,7 +309,7 @@ fn tls_acceptor(
 /// A connection with its permit.
 struct Accepted {
     stream: TcpStream,
-    open: OpenConnection,
+    connection: OpenConnection,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -325,14 +325,14 @@ async fn accept(
     // for up to minutes. Accepting is therefore exempt from the budget.
     match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
-            let open = connections.try_open(peer.ip())?;
+            let connection = connections.try_open(peer.ip())?;
             let permit = permits.clone().acquire_owned().await.ok()?;
             if let Err(error) = tcp::set_socket_options(&stream) {
                 tracing::warn!(%error, "socket options could not be set; a vanished peer may stay undetected");
             }
             Some(Accepted {
                 stream,
-                open,
+                connection,
                 _permit: permit,
             })
         }

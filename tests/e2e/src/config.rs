@@ -17,7 +17,8 @@ pub(crate) struct Config {
     pub(crate) checkout: Checkout,
     /// Whether the cluster stays up after the tests.
     pub(crate) keep: bool,
-    /// Length of the outage of the API server, in the test that stops it. The outage of etcd lasts a third of it.
+    /// Length of the outage in the test that stops the API server. In the test that stops etcd, the outage lasts a
+    /// third of this time.
     pub(crate) outage: Duration,
 }
 

@@ -7,6 +7,7 @@ const CONTEXT: usize = 3;
 /// and added in the new text, without equal lines between them.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
+/// Line of one text or of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line<'a> {
     Same(&'a str),
@@ -27,20 +28,20 @@ pub(super) fn unified(before: &str, after: &str) -> String {
 /// Compares the texts. Skips equal lines at the start and at the end before the expensive comparison.
 fn compare<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let equal = |(left, right): &(&&str, &&str)| left == right;
-    let prefix = before.iter().zip(after).take_while(equal).count();
-    let (middle_before, middle_after) = (&before[prefix..], &after[prefix..]);
-    let suffix = middle_before
+    let prefix_length = before.iter().zip(after).take_while(equal).count();
+    let (middle_before, middle_after) = (&before[prefix_length..], &after[prefix_length..]);
+    let suffix_length = middle_before
         .iter()
         .rev()
         .zip(middle_after.iter().rev())
         .take_while(equal)
         .count();
-    let middle_before = &middle_before[..middle_before.len() - suffix];
-    let middle_after = &middle_after[..middle_after.len() - suffix];
+    let middle_before = &middle_before[..middle_before.len() - suffix_length];
+    let middle_after = &middle_after[..middle_after.len() - suffix_length];
     let same = |lines: &[&'a str]| lines.iter().map(|line| Line::Same(line)).collect::<Vec<_>>();
-    let mut lines = same(&before[..prefix]);
+    let mut lines = same(&before[..prefix_length]);
     lines.extend(compare_middle(middle_before, middle_after));
-    lines.extend(same(&before[before.len() - suffix..]));
+    lines.extend(same(&before[before.len() - suffix_length..]));
     lines
 }
 

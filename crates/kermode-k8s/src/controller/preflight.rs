@@ -1,5 +1,5 @@
-//! Checks at startup that all watched kinds can be listed. A missing permission or CustomResourceDefinition ends the
-//! process with a message; otherwise a watch would retry forever.
+//! Checks at startup that Dataplanes and the kinds that the engine watches can be listed. A missing permission or
+//! CustomResourceDefinition ends the process with a message; otherwise a watch would retry forever.
 
 use std::fmt::Debug;
 
@@ -20,7 +20,7 @@ pub struct PreflightError {
     problems: Vec<String>,
 }
 
-/// Checks that each kind that the control plane watches can be listed.
+/// Checks that Dataplanes and the kinds that the engine watches can be listed.
 ///
 /// # Errors
 /// Fails if any kind cannot be listed. The error names all such kinds and the reasons.

@@ -25,6 +25,7 @@ pub(super) async fn unreadable_configuration_file_is_named_in_the_error(fixture:
 pub(super) async fn unknown_setting_is_named_in_the_error(fixture: &Fixture) -> Result<Note> {
     let folder = TempDir::new()?;
     let file = folder.path().join("config.yaml");
+    // `prot` is not a setting, and `many` is not a port: both problems are reported at once.
     std::fs::write(&file, "dpServer:\n  prot: 5678\n  port: many\n")?;
     let mut command = control_plane_on_loopback(fixture, fixture.cluster.kubectl.kubeconfig(), &[])?;
     command.arg("--config-file").arg(&file);

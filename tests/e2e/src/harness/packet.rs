@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Little-endian magic number at the start of a pcap file.
+/// Magic number at the start of a pcap file whose numbers are little-endian.
 const MAGIC: u32 = 0xa1b2_c3d4;
 /// Length of the header of a pcap file, in bytes.
 const FILE_HEADER_LENGTH: usize = 24;
@@ -55,8 +55,8 @@ impl fmt::Display for Segment {
     }
 }
 
-/// Returns the TCP segments that have a payload. While the capture runs, the last record may be incomplete; it is left
-/// out.
+/// Returns the TCP segments that have a payload. An incomplete record at the end is left out, because the capture may
+/// still run.
 ///
 /// # Errors
 /// The file has an unknown format.
@@ -77,14 +77,14 @@ pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
         };
     let mut found = Vec::new();
     let mut rest = &file[FILE_HEADER_LENGTH..];
-    while let Some(length) = little_endian_u32(rest, 8).map(|length| length as usize)
-        && rest.len() >= RECORD_HEADER_LENGTH + length
+    while let Some(captured_length) = little_endian_u32(rest, 8).map(|length| length as usize)
+        && rest.len() >= RECORD_HEADER_LENGTH + captured_length
     {
-        let packet = &rest[RECORD_HEADER_LENGTH..RECORD_HEADER_LENGTH + length];
+        let packet = &rest[RECORD_HEADER_LENGTH..RECORD_HEADER_LENGTH + captured_length];
         if big_endian_u16(packet, ethertype_offset) == Some(ETHERTYPE_IPV4) {
             found.extend(packet.get(link_header_length..).and_then(parse_segment));
         }
-        rest = &rest[RECORD_HEADER_LENGTH + length..];
+        rest = &rest[RECORD_HEADER_LENGTH + captured_length..];
     }
     Ok(found)
 }
