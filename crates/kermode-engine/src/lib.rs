@@ -349,7 +349,7 @@ impl Engine {
         }
     }
 
-    /// If this replica is the leader, records the warnings or the error of a change as Events on the Pod or its Services.
+    /// Records the warnings or the error of a change as Events on the Pod or its Services, if this replica leads.
     /// A Service with many Pods gets one Event for each reason.
     fn record_warnings(&self, change: DataplaneChange, reported: &mut ReportedServices) {
         if !*self.is_leader.borrow() {
@@ -405,7 +405,7 @@ fn subject(kind: &'static str, key: &ObjectKey, uid: &Arc<str>) -> Subject {
     }
 }
 
-/// Whether the proxy of the Dataplane is an endpoint: at least one inbound is ready.
+/// Whether the proxy of the Dataplane counts as an endpoint: at least one inbound is ready.
 fn has_ready_inbound(dataplane: &Dataplane) -> bool {
     dataplane.inbounds.iter().any(Inbound::is_ready)
 }

@@ -47,6 +47,7 @@ fn changed_resources(before: &Input, after: &Input) -> BTreeSet<(ResourceKind, S
 #[test]
 fn change_of_readiness_changes_only_endpoints() {
     let changed = changed_resources(&mk_input("", true), &mk_input("", false));
+    // The resources of a headless service do not depend on readiness.
     assert_eq!(
         changed,
         BTreeSet::from([(Endpoints, "web_demo_svc_80".to_owned())])

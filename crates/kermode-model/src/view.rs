@@ -1,8 +1,8 @@
-//! The mesh view: all meshes, dataplanes, services and permissions. The generators in `kermode-envoy` read the view.
+//! The mesh view: all meshes, Dataplanes, services and permissions. The generators in `kermode-envoy` read the view.
 //!
 //! The index in `kermode-k8s` writes whole objects. Each write compares the object with its last state and returns the
 //! [`Touched`] parts of the view, whose Envoy resources must be regenerated. The cost of a write depends on the touched
-//! parts, not on the size of the mesh. Only a write of a permission visits all dataplanes of its mesh.
+//! parts, not on the size of the mesh. Only a write of a permission visits all Dataplanes of its mesh.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -14,7 +14,7 @@ use crate::{
     TrafficPermission,
 };
 
-/// All meshes, dataplanes, services and permissions of the control plane.
+/// All meshes, Dataplanes, services and permissions of the control plane.
 #[derive(Debug, Default)]
 pub struct MeshView {
     meshes: HashMap<MeshName, MeshEntry>,
@@ -126,9 +126,9 @@ pub enum Touched {
     Mesh(MeshName),
     /// The endpoints, addresses or protocol of a service. The service may have been removed.
     Service(MeshName, ServiceName),
-    /// A dataplane, except the health of its inbounds. The dataplane may have been removed.
+    /// A Dataplane, except the health of its inbounds. The Dataplane may have been removed.
     Dataplane(ObjectKey),
-    /// The permissions that apply to the inbounds of a dataplane on this port.
+    /// The permissions that apply to the inbounds of a Dataplane on this port.
     Inbound(ObjectKey, u16),
 }
 
@@ -167,17 +167,17 @@ impl MeshView {
         self.meshes.get(name).map_or(&EMPTY, |entry| &entry.permissions)
     }
 
-    /// A dataplane by its key.
+    /// A Dataplane by its key.
     pub fn dataplane(&self, key: &ObjectKey) -> Option<&Arc<Dataplane>> {
         self.dataplanes.get(key)
     }
 
-    /// All dataplanes, in no order.
+    /// All Dataplanes, in no order.
     pub fn dataplanes(&self) -> impl Iterator<Item = &Arc<Dataplane>> {
         self.dataplanes.values()
     }
 
-    /// The dataplanes of a mesh, in no order.
+    /// The Dataplanes of a mesh, in no order.
     pub fn dataplanes_of(&self, mesh: &MeshName) -> impl Iterator<Item = &Arc<Dataplane>> {
         let keys = self
             .meshes
@@ -187,7 +187,7 @@ impl MeshView {
         keys.filter_map(|key| self.dataplanes.get(key))
     }
 
-    /// A service of a mesh. The service exists while a dataplane of the mesh has an inbound of it.
+    /// A service of a mesh. The service exists while a Dataplane of the mesh has an inbound of it.
     pub fn service(&self, mesh: &MeshName, name: &ServiceName) -> Option<&Service> {
         self.meshes.get(mesh)?.services.get(name)
     }
@@ -216,7 +216,7 @@ impl MeshView {
         vec![Touched::Mesh(name)]
     }
 
-    /// Removes a Mesh resource. The dataplanes and permissions of the mesh stay in the view. They apply again if a Mesh
+    /// Removes a Mesh resource. The Dataplanes and permissions of the mesh stay in the view. They apply again if a Mesh
     /// with the same name is created.
     pub fn remove_mesh(&mut self, name: &MeshName) -> Vec<Touched> {
         let Some(entry) = self.meshes.get_mut(name) else {
@@ -302,12 +302,12 @@ impl MeshView {
         touched
     }
 
-    /// Adds or replaces a dataplane. Its inbounds are endpoints of their services.
+    /// Adds or replaces a Dataplane. Its inbounds are endpoints of their services.
     pub fn upsert_dataplane(&mut self, dataplane: impl Into<Arc<Dataplane>>) -> Vec<Touched> {
         self.upsert(dataplane.into(), true)
     }
 
-    /// Adds or replaces a dataplane whose address belongs to another Pod now. Its inbounds are no endpoints.
+    /// Adds or replaces a Dataplane whose address belongs to another Pod now. Its inbounds are no endpoints.
     pub fn upsert_dataplane_without_endpoints(
         &mut self,
         dataplane: impl Into<Arc<Dataplane>>,
@@ -364,7 +364,7 @@ impl MeshView {
         touched.into_iter().collect()
     }
 
-    /// Removes a dataplane.
+    /// Removes a Dataplane.
     pub fn remove_dataplane(&mut self, key: &ObjectKey) -> Vec<Touched> {
         let Some(old) = self.dataplanes.remove(key) else {
             return Vec::new();
@@ -379,7 +379,7 @@ impl MeshView {
         touched.into_iter().collect()
     }
 
-    /// Removes an endpoint, unless it is no longer an endpoint of the dataplane `owner`.
+    /// Removes an endpoint, unless it is no longer an endpoint of the Dataplane `owner`.
     fn remove_endpoint(&mut self, mesh: &MeshName, id: &EndpointId, owner: &ObjectKey) {
         let (name, address) = id;
         let Some(entry) = self.meshes.get_mut(mesh) else {
@@ -401,7 +401,7 @@ impl MeshView {
         }
     }
 
-    /// Removes the key of a dataplane from a mesh.
+    /// Removes the key of a Dataplane from a mesh.
     fn remove_from_mesh(&mut self, mesh: &MeshName, key: &ObjectKey) {
         if let Entry::Occupied(mut entry) = self.meshes.entry(mesh.clone()) {
             entry.get_mut().dataplanes.remove(key);
@@ -415,7 +415,7 @@ impl MeshView {
 /// Service, and Pod IP and container port, of an endpoint.
 type EndpointId = (ServiceName, SocketAddr);
 
-/// Endpoints of a dataplane; none if `has_endpoints` is false. Of several inbounds with the same service and port, the
+/// Endpoints of a Dataplane; none if `has_endpoints` is false. Of several inbounds with the same service and port, the
 /// last one wins.
 fn endpoints(dataplane: &Dataplane, has_endpoints: bool) -> BTreeMap<EndpointId, Endpoint> {
     let is_dual_stack = !dataplane.additional_addresses.is_empty();

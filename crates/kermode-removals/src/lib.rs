@@ -6,8 +6,8 @@
 //! acknowledgements of their proxies. The sidecar of a removed endpoint, or an operator, reads the status.
 //!
 //! A replica reports only on its own proxies: the proxies that have a stream at this replica, or had a stream within
-//! the [`RECONNECT_TIMEOUT`]. Replicas do not communicate with each other: a [`RemovalReport`] lists the others, and the
-//! sidecar asks all of them. [`RemovalReport::covers_all_proxies`] is false while a proxy may be missing from the
+//! the [`RECONNECT_TIMEOUT`]. Replicas do not communicate with each other: a [`RemovalReport`] lists all others, which
+//! the sidecar asks as well. [`RemovalReport::covers_all_proxies`] is false while a proxy may be missing from the
 //! reports of all replicas, because a replica has just started or ended.
 
 mod removals;

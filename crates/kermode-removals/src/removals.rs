@@ -129,7 +129,7 @@ impl EndpointRemovals {
     pub fn open_removals(&self) -> Vec<OpenRemoval> {
         let now = Instant::now();
         let state = self.inner.state.lock();
-        let mut open: Vec<_> = state
+        let mut open_removals: Vec<_> = state
             .open_removals()
             .map(|(endpoint, started_at, unacknowledged)| OpenRemoval {
                 endpoint: endpoint.clone(),
@@ -138,8 +138,8 @@ impl EndpointRemovals {
                 examples: unacknowledged.into_iter().take(MAX_EXAMPLES).cloned().collect(),
             })
             .collect();
-        open.sort_by_key(|removal| std::cmp::Reverse(removal.age));
-        open
+        open_removals.sort_by_key(|removal| std::cmp::Reverse(removal.age));
+        open_removals
     }
 
     /// Reports that a proxy opened an ADS stream.
@@ -169,7 +169,7 @@ impl EndpointRemovals {
             endpoint,
             published_sequence,
             replicas,
-            last: None,
+            last_report: None,
         };
         stream::unfold(watcher, async |mut watcher| {
             Some((watcher.next_report().await, watcher))
@@ -204,7 +204,7 @@ struct RemovalWatcher {
     changed: watch::Receiver<()>,
     replicas: watch::Receiver<Replicas>,
     /// Last report that was returned.
-    last: Option<RemovalReport>,
+    last_report: Option<RemovalReport>,
 }
 
 impl RemovalWatcher {
@@ -216,8 +216,8 @@ impl RemovalWatcher {
             let report = self
                 .removals
                 .report(&self.endpoint, &*self.published_sequence, &replicas);
-            if self.last.as_ref() != Some(&report) {
-                self.last = Some(report.clone());
+            if self.last_report.as_ref() != Some(&report) {
+                self.last_report = Some(report.clone());
                 return report;
             }
             // `changed` cannot be closed, because `removals` holds its sender.
@@ -265,13 +265,13 @@ impl RemovalsInner {
         let mut state = self.state.lock();
         let open_before = state.open_count();
         let completed = change(&mut state, Instant::now());
-        let open = state.open_count();
+        let open_count = state.open_count();
         drop(state);
         for duration in &completed {
             self.acknowledged_after.observe(duration.as_secs_f64());
         }
-        if open != open_before || !completed.is_empty() {
-            self.open.set(i64::try_from(open).unwrap_or(i64::MAX));
+        if open_count != open_before || !completed.is_empty() {
+            self.open.set(i64::try_from(open_count).unwrap_or(i64::MAX));
             self.changed.send_replace(());
         }
     }

@@ -51,14 +51,14 @@ impl Connector {
 
     /// Connects to the first address of the target that accepts.
     pub(crate) async fn connect(&self, target: &Target) -> Result<TcpStream> {
-        tokio::time::timeout(self.timeout, self.try_all(target))
+        tokio::time::timeout(self.timeout, self.try_addresses(target))
             .await
             .context("connect: timed out")?
     }
 
-    async fn try_all(&self, target: &Target) -> Result<TcpStream> {
+    async fn try_addresses(&self, target: &Target) -> Result<TcpStream> {
         let mut last_error = None;
-        for address in self.addresses(&target.host).await? {
+        for address in self.resolve(&target.host).await? {
             match TcpStream::connect(SocketAddr::new(address, target.port)).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).context("connect")?;
@@ -73,7 +73,7 @@ impl Connector {
         }
     }
 
-    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>> {
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }

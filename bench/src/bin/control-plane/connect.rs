@@ -29,19 +29,19 @@ const INITIAL_RESPONSES: u64 = 3;
 impl Bench<'_> {
     /// Connects one sidecar, disconnects it, and then connects all sidecars.
     pub(super) async fn measure_connect(&mut self) -> Result<Fleet> {
-        let resident_alone = self.process.resident_bytes()?;
+        let resident_without_sidecars = self.process.resident_bytes()?;
         self.add(
             "resident memory without sidecars",
-            &[mib(resident_alone)],
+            &[mib(resident_without_sidecars)],
             "MiB",
             Target::None,
         );
-        let first = self.start_fleet(1)?;
-        first.wait_until_configured(TIMEOUT).await?;
+        let fleet_of_one = self.start_fleet(1)?;
+        fleet_of_one.wait_until_configured(TIMEOUT).await?;
         // A further response would arrive within this time.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let received = first.received();
-        first.stop().await;
+        let received = fleet_of_one.received();
+        fleet_of_one.stop().await;
         ensure!(
             received.responses == INITIAL_RESPONSES,
             "the initial configuration took {} responses instead of {INITIAL_RESPONSES}",

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 /// One input and its golden file.
 pub(crate) struct GoldenCase {
-    input: PathBuf,
+    input_path: PathBuf,
     settings: GoldenSettings,
 }
 
@@ -40,24 +40,28 @@ pub(crate) fn cases() -> Vec<GoldenCase> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = fs::read_dir(folder).expect("the folder of the goldens");
     let paths = entries.map(|entry| entry.expect("a directory entry").path());
-    let mut inputs: Vec<_> = paths
+    let mut input_paths: Vec<_> = paths
         .filter(|path| path.to_string_lossy().ends_with(".input.yaml"))
         .collect();
-    inputs.sort();
-    inputs.into_iter().map(GoldenCase::read).collect()
+    input_paths.sort();
+    input_paths.into_iter().map(GoldenCase::read).collect()
 }
 
 impl GoldenCase {
-    fn read(input: PathBuf) -> Self {
-        let text = fs::read_to_string(&input).expect("a readable input");
+    fn read(input_path: PathBuf) -> Self {
+        let text = fs::read_to_string(&input_path).expect("a readable input");
         let settings =
-            serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", input.display()));
-        Self { input, settings }
+            serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", input_path.display()));
+        Self { input_path, settings }
     }
 
     /// Returns the path of the golden file.
     pub(crate) fn golden_path(&self) -> PathBuf {
-        PathBuf::from(self.input.to_string_lossy().replace(".input.yaml", ".golden.nft"))
+        PathBuf::from(
+            self.input_path
+                .to_string_lossy()
+                .replace(".input.yaml", ".golden.nft"),
+        )
     }
 
     /// Builds the rules of the input.

@@ -82,13 +82,13 @@ impl<'c> SeveredConnections<'c> {
     /// Drops all packets of the current connections between these Pods and a port of the node. New connections work.
     /// Returns the severed connections and their number.
     pub(crate) async fn sever(cluster: &'c Cluster, pods: &[Pod], port: u16) -> Result<(Self, usize)> {
-        let ss = cluster
+        let output = cluster
             .in_node_network("ss")
             .args(["-Htn", "state", "established", &format!("sport = :{port}")])
             .output()
             .await
             .context("ss cannot be started")?;
-        let connections = String::from_utf8(ss.stdout)?;
+        let connections = String::from_utf8(output.stdout)?;
         let addresses = pods.iter().map(ip).collect::<Result<Vec<_>>>()?;
         // The fourth column of a line is the IP address and port of the peer.
         let peers: Vec<String> = connections
