@@ -3,8 +3,8 @@
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
 /// Maximum number of cells in the table of [`compare_middle`], which bounds its memory. The table has a cell for each
-/// pair of lines. Above the limit, the lines from the first to the last difference are shown as removed in the old text
-/// and added in the new text, without equal lines between them.
+/// pair of lines. Above the limit, the old lines from the first to the last difference are shown as removed, and then the
+/// new lines as added.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
 /// Line of one text or of both.
@@ -25,7 +25,7 @@ pub(super) fn unified(before: &str, after: &str) -> String {
         .collect()
 }
 
-/// Compares the texts. Skips equal lines at the start and at the end before the expensive comparison.
+/// Compares the texts. Only the lines between the equal lines at the start and at the end need [`compare_middle`].
 fn compare<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let equal = |(left, right): &(&&str, &&str)| left == right;
     let prefix_length = before.iter().zip(after).take_while(equal).count();
