@@ -81,6 +81,7 @@ impl Process {
 /// before these fields, may contain any character.
 fn parse_cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
+    // The first field after the name is field 3, and the two times are fields 14 and 15.
     let mut fields = fields.split(' ').skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }

@@ -53,7 +53,7 @@ pub(crate) enum Denial {
     TimedOut(Duration),
     /// The message cannot be decoded. tonic has already sent its own status, so this denial is only counted and logged.
     #[error("the message cannot be decoded; use the same version of kuma-dp and kuma-cp")]
-    Unreadable,
+    MessageUnreadable,
 }
 
 /// Reason of a denial, in metric labels and log lines.
@@ -69,6 +69,7 @@ pub(crate) enum DenialReason {
     UnknownProxy,
     /// The index has another Pod of the same name.
     UidMismatch,
+    /// The API server did not answer the TokenReview.
     ReviewUnavailable,
     InvalidName,
     /// The Dataplane does not exist, or belongs to another mesh.
@@ -126,7 +127,7 @@ impl Denial {
             Self::TotalRate => DenialReason::TotalRate,
             Self::TooManyStreams => DenialReason::TooManyStreams,
             Self::TimedOut(_) => DenialReason::TimedOut,
-            Self::Unreadable => DenialReason::MessageUnreadable,
+            Self::MessageUnreadable => DenialReason::MessageUnreadable,
         }
     }
 
@@ -136,7 +137,7 @@ impl Denial {
             Self::Authentication(error) => error.code(),
             // The signing request is valid: the failure is on the side of the control plane.
             Self::SigningRequest(_) if self.reason() == DenialReason::SigningFailed => Code::Internal,
-            Self::InvalidName | Self::SigningRequest(_) | Self::Unreadable => Code::InvalidArgument,
+            Self::InvalidName | Self::SigningRequest(_) | Self::MessageUnreadable => Code::InvalidArgument,
             Self::DataplaneNotFound(_) => Code::NotFound,
             Self::NoMtls(_) => Code::FailedPrecondition,
             Self::AuthorityUnavailable => Code::Unavailable,

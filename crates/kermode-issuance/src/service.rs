@@ -221,9 +221,9 @@ async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> ht
     let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE_SIZE);
     let response = grpc.unary(method, request).await;
     if !is_decoded.load(Ordering::Relaxed) {
-        state.metrics.count_denial(&Denial::Unreadable);
+        state.metrics.count_denial(&Denial::MessageUnreadable);
         // Only logs the denial, because tonic has already responded.
-        state.deny(&Denial::Unreadable, None);
+        state.deny(&Denial::MessageUnreadable, None);
     }
     response
 }

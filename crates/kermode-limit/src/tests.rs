@@ -25,7 +25,7 @@ async fn oldest_permit_of_a_key_is_superseded_and_keys_without_permits_take_no_m
 }
 
 #[tokio::test]
-async fn evicted_key_is_notified_once_and_can_acquire_a_new_permit() {
+async fn key_is_evicted_once_and_can_acquire_a_new_permit() {
     let limit = KeyedLimit::new(2, 100);
     let mut permit = acquire(&limit, "web-0");
     assert_eq!(limit.evict_keys(5), 1);

@@ -15,7 +15,7 @@ pub struct Intervals<T>(Vec<(T, T)>);
 
 /// Element type of [`Intervals`].
 pub trait Number: Copy + Ord + fmt::Display + FromStr<Err = std::num::ParseIntError> {
-    /// Name of the type in error texts: the Go type in Kuma's texts.
+    /// Name of the type in error texts. The name is that of the Go type, as in Kuma's error texts.
     const TYPE_NAME: &'static str;
 
     /// Returns the next number; `None` after the last.

@@ -112,8 +112,8 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
         Box::pin(async move {
             let metadata = request.into_parts().0.into_headers();
             let identity = inner.authenticator.authenticate(&metadata).await?;
-            // Accepts a terminating Pod, because its Dataplane still exists. Rejects a deleted Pod if another Pod has
-            // its name now.
+            // A terminating Pod is authorized, because its Dataplane still exists. A deleted Pod is rejected if another
+            // Pod has its name now.
             inner.authenticator.authorize(&identity)?;
             let permit = inner.calls.acquire_superseding(&identity.key);
             let mut permit = permit.map_err(too_many_calls)?;

@@ -67,6 +67,7 @@ impl Fixture {
         Some(connected.expect("the condition Connected").status)
     }
 
+    /// Reports that the last desired status was written.
     fn finish_write(&self) {
         let (_, object) = mk_dataplane_response("");
         let object: DynamicObject = serde_json::from_value(object).expect("a Dataplane");

@@ -368,7 +368,7 @@ fn cost_of_a_pod_change_for_direct_access_is_independent_of_the_number_of_servic
 
 /// A change of the mesh view. Pods and services are numbered.
 #[derive(Clone, Debug)]
-enum Write {
+enum ViewChange {
     /// Creates or changes a Pod: its number, the services of its only port, and a number that selects its address.
     UpsertPod(u8, Vec<u8>, u8),
     RemovePod(u8),
@@ -383,12 +383,13 @@ fn any_services() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0..4u8, 0..3)
 }
 
-fn any_write() -> impl Strategy<Value = Write> {
+fn any_view_change() -> impl Strategy<Value = ViewChange> {
     prop_oneof![
-        4 => (0..5u8, any_services(), 1..4u8).prop_map(|(pod, services, ip)| Write::UpsertPod(pod, services, ip)),
-        2 => (0..5u8).prop_map(Write::RemovePod),
-        3 => (0..4u8, any::<Option<bool>>()).prop_map(|(service, headless)| Write::SetAddresses(service, headless)),
-        1 => (any_services(), any_services()).prop_map(|(direct, reachable)| Write::SetAccess(direct, reachable)),
+        4 => (0..5u8, any_services(), 1..4u8).prop_map(|(pod, services, ip)| ViewChange::UpsertPod(pod, services, ip)),
+        2 => (0..5u8).prop_map(ViewChange::RemovePod),
+        3 => (0..4u8, any::<Option<bool>>())
+            .prop_map(|(service, headless)| ViewChange::SetAddresses(service, headless)),
+        1 => (any_services(), any_services()).prop_map(|(direct, reachable)| ViewChange::SetAccess(direct, reachable)),
     ]
 }
 
@@ -396,10 +397,10 @@ fn service_name(number: u8) -> String {
     format!("s{number}")
 }
 
-fn apply_write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
-    match write {
+fn apply_view_change(view: &mut MeshView, change: &ViewChange) -> Vec<Touched> {
+    match change {
         // The address contains the number of the Pod, so no two Pods have the same address.
-        Write::UpsertPod(pod, services, ip) => {
+        ViewChange::UpsertPod(pod, services, ip) => {
             let mut dataplane = mk_dataplane(&format!("p-{pod}"), 10 * (pod + 1) + ip, "");
             let inbound = dataplane.inbounds.remove(0);
             for service in services {
@@ -411,15 +412,15 @@ fn apply_write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
             }
             view.upsert_dataplane(dataplane)
         }
-        Write::RemovePod(pod) => view.remove_dataplane(&key(&format!("p-{pod}"))),
-        Write::SetAddresses(service, headless) => {
+        ViewChange::RemovePod(pod) => view.remove_dataplane(&key(&format!("p-{pod}"))),
+        ViewChange::SetAddresses(service, headless) => {
             let addresses = headless.map(|headless| ServiceAddresses {
                 headless,
                 ..ServiceAddresses::default()
             });
             view.set_addresses(&service_name(*service).as_str().into(), addresses)
         }
-        Write::SetAccess(direct, reachable) => {
+        ViewChange::SetAccess(direct, reachable) => {
             let names = |services: &[u8]| services.iter().map(|service| service_name(*service)).collect();
             let mut dataplane = mk_dataplane("a-0", 1, "s0");
             let settings = dataplane.transparent_proxying.as_mut().unwrap();
@@ -468,13 +469,13 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn published_direct_access_matches_the_whole_view_after_any_writes(
-        batches in prop::collection::vec(prop::collection::vec(any_write(), 1..4), 1..12)
+    fn published_direct_access_matches_the_whole_view_after_any_changes(
+        batches in prop::collection::vec(prop::collection::vec(any_view_change(), 1..4), 1..12)
     ) {
         let mut fixture = Fixture::new();
-        fixture.change(|view| apply_write(view, &Write::SetAccess(Vec::new(), Vec::new())));
+        fixture.change(|view| apply_view_change(view, &ViewChange::SetAccess(Vec::new(), Vec::new())));
         for batch in &batches {
-            fixture.change(|view| batch.iter().flat_map(|write| apply_write(view, write)).collect());
+            fixture.change(|view| batch.iter().flat_map(|change| apply_view_change(view, change)).collect());
             let mut published = fixture.names("a-0", ResourceKind::Listener).unwrap();
             published.retain(|name| name.starts_with("direct_access_"));
             prop_assert_eq!(published, expected_direct_access(&fixture.view), "{:?}", batch);

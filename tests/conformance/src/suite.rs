@@ -30,7 +30,8 @@ pub enum Outcome {
     /// Expected and actual result, in a form that the runner chooses. The runner has removed differences that do not
     /// matter. [`crate::compare::differences`] compares the two.
     Compared {
-        /// Expected result from the corpus. Known deviations change it before the comparison.
+        /// Expected result from the corpus. Known deviations ([`crate::deviation`]) replace parts of this result before
+        /// the comparison.
         expected: Value,
         /// Result of the product's code.
         actual: Value,

@@ -42,7 +42,8 @@ pub fn service(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resour
     outbound::generate(mesh, name, service)
 }
 
-/// Generates the resources that all proxies of a mesh share: the IPv4 passthrough clusters.
+/// Generates the resources that all proxies of a mesh share and that belong to no service: the IPv4 passthrough
+/// clusters.
 pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
     passthrough::shared_clusters(mesh)
 }

@@ -57,8 +57,8 @@ impl Defaults {
         }
         let meshes: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
         let events = watcher(meshes, watch_config());
-        let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
-        while let Some(result) = applied.next().await {
+        let mut changed_meshes = std::pin::pin!(events.default_backoff().applied_objects());
+        while let Some(result) = changed_meshes.next().await {
             // The engine watches Meshes too, and logs the error.
             let Ok(mesh) = result else { continue };
             while let Err(error) = self.create_initial_permission(&mesh).await {
@@ -90,6 +90,8 @@ impl Defaults {
         ok_if_it_exists(api.create(&PostParams::default(), &mesh).await)
     }
 
+    /// Creates the initial permission of a Mesh and records the creation in an annotation of the Mesh. Does nothing if
+    /// the Mesh has the annotation or is being deleted.
     async fn create_initial_permission(&self, mesh: &PartialObjectMeta<Mesh>) -> kube::Result<()> {
         if mesh
             .annotations()

@@ -158,6 +158,7 @@ pub fn follow(
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let config = watch_config().fields(&format!("metadata.name={name}"));
     let name = name.to_owned();
+    // Contents of the Secret in the list that the watch is receiving.
     let mut listed = None;
     watcher(api, config).default_backoff().filter_map(move |event| {
         std::future::ready(match event {

@@ -190,14 +190,14 @@ impl Writer {
         let resource = ApiResource::erase::<Dataplane>(&());
         let api = Api::<DynamicObject>::all_with(self.inner.client.clone(), &resource);
         let (sink, mut updates) = mpsc::channel(1024);
-        let watch = follow(
+        let watching = follow(
             "dataplanes",
             watcher(api, watch_config()),
             |object: DynamicObject| Conversion::Keep(ObservedDataplane::new(&object)),
             |update| update,
             sink,
         );
-        let observe = async {
+        let observing = async {
             while let Some(update) = updates.recv().await {
                 match update {
                     Update::Applied(key, observed) => self.observe(key, Some(observed)),
@@ -209,7 +209,7 @@ impl Writer {
                 }
             }
         };
-        futures::join!(watch, observe);
+        futures::join!(watching, observing);
     }
 
     /// Writes Dataplanes while `is_leader` is true, until the future is dropped.

@@ -34,8 +34,7 @@ pub(super) fn without_service(
 // === impl InboundBuilder ===
 
 impl InboundBuilder<'_> {
-    /// Returns the inbounds for Services that select the Pod, in the order of the Services and their ports. Returns no
-    /// inbounds if no Service yields an inbound.
+    /// Returns the inbounds for Services that select the Pod, in the order of the Services and their ports.
     pub(super) fn of_services(
         &self,
         services: &[&ServiceFacts],

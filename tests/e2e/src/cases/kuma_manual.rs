@@ -18,6 +18,7 @@ use crate::pods::{demo_pod, ip, is_ready};
 /// Time limit of each condition that the test waits for.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "my-namespace";
+/// Name of the example's Pod and of its Dataplane.
 const NAME: &str = "my-app";
 
 const NAMESPACE_MANIFEST: &str = "\
