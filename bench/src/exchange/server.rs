@@ -129,7 +129,7 @@ async fn serve_http2(
     });
     std::future::poll_fn(|context| {
         let ended = call.as_mut().poll(context);
-        // The connection is polled after the call, because it writes the frames that the call has queued.
+        // The connection is polled after the call, because the connection writes the frames that the call has queued.
         match (ended, connection.poll_closed(context)) {
             (Poll::Ready(ended), _) => Poll::Ready(ended),
             (Poll::Pending, Poll::Ready(closed)) => Poll::Ready(closed.map_err(Into::into)),

@@ -147,7 +147,7 @@ impl Engine {
         if let Some(finished_startup) = finished_startup {
             self.add_ready_endpoints();
             finished_startup.readiness_guard.mark_ready();
-            // The writer deletes the Dataplanes without a Pod, so it starts only now that all Pods are listed.
+            // The writer deletes the Dataplanes without a Pod, so the writer may start only after all Pods are listed.
             self.writer.set_desired_complete();
         }
         let mut to_write = Vec::new();
@@ -387,7 +387,7 @@ impl Engine {
         }
     }
 
-    /// Records an Event. It has type `Normal` if it is about a usual configuration, else `Warning`.
+    /// Records an Event, of type `Normal` if the cause is a usual configuration, else of type `Warning`.
     fn record(&self, subject: &Subject, is_usual: bool, reason: &'static str, message: &str) {
         if is_usual {
             self.event_recorder.normal(subject, reason, message);

@@ -19,7 +19,7 @@ use crate::{
 pub struct MeshView {
     meshes: HashMap<MeshName, MeshEntry>,
     dataplanes: HashMap<ObjectKey, Arc<Dataplane>>,
-    /// Dataplanes whose inbounds are no endpoints.
+    /// Dataplanes whose inbounds are no endpoints, because their address belongs to another Pod now.
     without_endpoints: HashSet<ObjectKey>,
     /// Addresses of all services with a Kubernetes Service, including services without an endpoint in any mesh.
     addresses: HashMap<ServiceName, ServiceAddresses>,

@@ -26,7 +26,7 @@ struct Arguments {
     /// Run only the tests whose name contains this text. Each test sets up what it needs.
     #[arg(long)]
     filter: Option<String>,
-    /// Name of the cluster. If it is already running, the objects of earlier tests are removed first.
+    /// Name of the cluster. If the cluster is already running, the objects of earlier tests are removed first.
     #[arg(long, default_value = "e2e")]
     cluster: String,
     /// List the tests without running them.

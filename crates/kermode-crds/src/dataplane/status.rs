@@ -58,7 +58,7 @@ pub struct SidecarStatus {
     /// Version of Envoy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub envoy_version: String,
-    /// Replica that serves the sidecar; absent while it is not connected.
+    /// Replica that serves the sidecar; absent while the sidecar is not connected.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub control_plane: String,
     /// State of the sidecar's configuration.

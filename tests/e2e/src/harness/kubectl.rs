@@ -37,7 +37,7 @@ impl Kubectl {
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
         if let Some(mut pipe) = child.stdin.take() {
-            // If kubectl ends without reading its input, its own error is the relevant one.
+            // If kubectl ends without reading its input, kubectl's error is the relevant one.
             let _ = pipe.write_all(stdin.as_bytes()).await;
         }
         Ok(child.wait_with_output().await?)

@@ -253,7 +253,7 @@ fn replace_params() -> PostParams {
 }
 
 /// Returns the applied object with the managed labels, the owner and the mesh of `object`, and with `spec` (the spec of
-/// `object` as JSON). This removes the additions of other field managers.
+/// `object` as JSON). Additions of other field managers to these parts are removed.
 fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value) -> DynamicObject {
     let labels = applied.metadata.labels.get_or_insert_default();
     labels.retain(|key, _| !MANAGED_LABELS.contains(&key.as_str()));

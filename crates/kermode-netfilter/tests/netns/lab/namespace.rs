@@ -57,7 +57,7 @@ impl Namespace {
         self.command("ip", arguments.split(' ').collect::<Vec<_>>().as_slice(), "");
     }
 
-    /// Runs a program in the namespace, which must succeed. Returns its output.
+    /// Runs a program in the namespace. The program must succeed. Returns its output.
     pub(crate) fn command(&self, program: &str, arguments: &[&str], input: &str) -> String {
         self.run(|| {
             let mut child = Command::new(program)

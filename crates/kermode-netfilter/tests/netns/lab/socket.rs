@@ -81,7 +81,7 @@ fn connect_socket(
 }
 
 /// Binds a socket, and retries while the address is in use: a child process that another test has just forked keeps a
-/// copy of a closed socket open until it calls exec.
+/// copy of a closed socket open until the child calls exec.
 fn bind_when_free(socket: &OwnedFd, source: SocketAddr) -> io::Result<()> {
     let address = SockaddrStorage::from(source);
     let deadline = Instant::now() + TIMEOUT;

@@ -62,7 +62,7 @@ impl Tracker {
             }
             return;
         }
-        // Envoy may have applied any part of the response, so the versions that it has are unknown. Parts of the
+        // Envoy may have applied any part of the response, so the versions that Envoy has are unknown. Parts of the
         // response are sent again to find the invalid resource.
         let mut names: Vec<Arc<str>> = sent
             .items
