@@ -65,7 +65,7 @@ impl ExpectedChanges {
         change
     }
 
-    /// Whether all sidecars have received all changes.
+    /// Whether no change is pending.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.lock().is_empty()
     }

@@ -89,9 +89,9 @@ fn type_name(schema: &Value) -> String {
 fn columns_table(columns: &Value) -> String {
     let rows = columns.as_array().into_iter().flatten().map(|column| {
         // `kubectl` shows a column with a priority only with `-o wide`.
-        let is_wide_only = if column["priority"].is_null() { "" } else { "yes" };
+        let wide_only = if column["priority"].is_null() { "" } else { "yes" };
         let text = |key: &str| column[key].as_str().unwrap_or_default().to_owned();
-        [text("name"), code(&text("jsonPath")), is_wide_only.to_owned()]
+        [text("name"), code(&text("jsonPath")), wide_only.to_owned()]
     });
     render_table(["column", "path", "only with `-o wide`"], rows)
 }
