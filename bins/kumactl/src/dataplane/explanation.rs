@@ -127,8 +127,8 @@ fn health_text(ready: Option<bool>) -> &'static str {
     match ready {
         Some(true) => "ready: the Pod is ready",
         Some(false) => {
-            "not ready: the Pod terminates or has finished, its condition Ready is not true, or, without this condition, \
-             its application or sidecar is not ready"
+            "not ready: the Pod terminates or has finished, its condition Ready is not true, or, without this \
+             condition, its application or sidecar is not ready"
         }
         None => "of unknown health, which counts as ready: the Pod has no status of its containers",
     }

@@ -3,8 +3,8 @@
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
 /// Maximum number of cells in the table of [`compare_middle`], which bounds its memory. The table has a cell for each
-/// pair of lines. Above the limit, the old lines from the first to the last difference are shown as removed, and then the
-/// new lines as added.
+/// pair of lines. Above the limit, the old lines from the first to the last difference are shown as removed, and then
+/// the new lines as added.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
 /// Line of one text or of both.

@@ -45,7 +45,8 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
         .collect()
 }
 
-/// One cluster with its endpoints, and a listener for each ClusterIP.
+/// One cluster with its endpoints, and a listener for each ClusterIP. With [`Balancing::ByNode`], each ClusterIP has its
+/// own cluster, and there are no endpoints.
 fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
     let protocol = service.protocol();
     let balancing = service.addresses.balancing;
@@ -53,7 +54,11 @@ fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<
     cluster_ips.sort();
     cluster_ips.dedup();
     if balancing == Balancing::ByNode {
-        return single_address_resources(name, cluster_ips.into_iter().map(|ip| (ip, protocol)), mesh_tls);
+        return single_address_resources(
+            name,
+            cluster_ips.into_iter().map(|address| (address, protocol)),
+            mesh_tls,
+        );
     }
     let by_client = balancing == Balancing::ByClient;
     let lb_policy = if by_client {

@@ -42,7 +42,7 @@ async fn assert_denied(
         "the token leaked: {status_and_log}"
     );
     if matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
-        let watched = server.watch(token, &name).await;
+        let watched = server.watch_roots(token, &name).await;
         assert_eq!(
             watched
                 .expect_err("roots were sent to an unauthenticated caller")

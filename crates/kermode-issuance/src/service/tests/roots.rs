@@ -16,7 +16,10 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 #[tokio::test]
 async fn new_root_is_sent_at_once() {
     let server = Server::start().await;
-    let mut stream = server.watch(&web_token(), "web.shop").await.expect("a stream");
+    let mut stream = server
+        .watch_roots(&web_token(), "web.shop")
+        .await
+        .expect("a stream");
     let first = stream
         .message()
         .await
@@ -52,7 +55,7 @@ async fn new_root_is_sent_at_once() {
 #[tokio::test]
 async fn third_stream_of_a_proxy_is_denied() {
     let server = Server::start().await;
-    let watch = async || server.watch(&web_token(), "web.shop").await;
+    let watch = async || server.watch_roots(&web_token(), "web.shop").await;
     let (first, second) = (watch().await, watch().await);
     assert!(first.is_ok() && second.is_ok());
     let denied = watch().await.expect_err("above the limit");
@@ -63,7 +66,7 @@ async fn third_stream_of_a_proxy_is_denied() {
     );
     assert_eq!(server.metric("roots_streams"), 2);
     let other = mk_token(SERVICE_ACCOUNT, "other", "2", VALID_SIGNATURE);
-    assert!(server.watch(&other, "other.shop").await.is_ok());
+    assert!(server.watch_roots(&other, "other.shop").await.is_ok());
     drop(first);
     let reopened = async {
         while watch().await.is_err() {

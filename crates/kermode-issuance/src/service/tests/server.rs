@@ -122,7 +122,11 @@ impl Server {
         issued.map(tonic::Response::into_inner)
     }
 
-    pub(super) async fn watch(&self, token: &str, name: &str) -> Result<Streaming<RootsUpdate>, Status> {
+    pub(super) async fn watch_roots(
+        &self,
+        token: &str,
+        name: &str,
+    ) -> Result<Streaming<RootsUpdate>, Status> {
         let mut client = Grpc::new(self.channel.clone());
         client.ready().await.expect("a connection");
         let codec = ProstCodec::<WatchRootsRequest, RootsUpdate>::default();
