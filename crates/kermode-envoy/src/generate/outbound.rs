@@ -45,8 +45,8 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
         .collect()
 }
 
-/// One cluster with its endpoints, and a listener for each ClusterIP. With [`Balancing::ByNode`], each ClusterIP has its
-/// own cluster, and there are no endpoints.
+/// One cluster with its endpoints, and a listener for each ClusterIP. With [`Balancing::ByNode`], each ClusterIP has a
+/// cluster of its own, whose only address is the ClusterIP.
 fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
     let protocol = service.protocol();
     let balancing = service.addresses.balancing;
