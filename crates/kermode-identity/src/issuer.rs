@@ -31,8 +31,10 @@ pub(crate) struct Issuer {
 
 /// Contents of a leaf certificate that [`Issuer::sign`] issues.
 pub(crate) struct Leaf {
+    /// Subject alternative names.
     pub(crate) names: Vec<SanType>,
     pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
+    /// Determines the validity.
     pub(crate) term: Term,
 }
 

@@ -31,7 +31,7 @@ impl Index {
     }
 
     /// Attributes that identify the proxy of a Pod in authentication. `None` if the mesh view has no Dataplane for the
-    /// Pod: the Pod is unknown, was never converted without an error, or has finished, so that its proxy no longer runs.
+    /// Pod: the Pod is unknown, was never converted successfully, or has finished, so that its proxy no longer runs.
     pub fn pod_identity(&self, key: &ObjectKey) -> Option<PodIdentity<'_>> {
         let facts = &self.pods.get(key)?.facts;
         self.view.dataplane(key)?;

@@ -45,6 +45,7 @@ impl Protocol for Router {
         let shutdown = signals.shutdown().wait();
         let router = TowerToHyperService::new(self.clone());
         let service = service_fn(move |request: Request<Incoming>| {
+            // Ends the time limit of the first request, although the body may still be incomplete.
             signals.request_received();
             let active_request = Arc::default();
             let response = router.call(request.map(|body| RequestBody::new(body, &signals, &active_request)));
