@@ -110,6 +110,9 @@ keys! {
     EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
     /// UIDs whose outbound UDP traffic to the given ports is not redirected.
     EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-udp-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
+    /// Networks inside the Pod, such as those of Docker, whose outgoing connections are redirected to the sidecar; items
+    /// are `interface:CIDR`. Connections of other networks inside the Pod bypass the sidecar.
+    VIRTUAL_NETWORKS = "traffic.kuma.io/virtual-networks", "annotation of a Pod", Notation::List, "";
     /// Placement of the sidecar: `native` is an init container that keeps running, `classic` is an ordinary container,
     /// `auto` is `native` if every kubelet supports native sidecars.
     SIDECAR_MODE = "kuma.io/sidecar-mode", "annotation of a Pod", Notation::Words(&["auto", "native", "classic"]), "setting `sidecarMode`";

@@ -9,6 +9,7 @@ use kermode_model::{annotation, notation};
 use crate::exclusion::Transport;
 use crate::parse::{
     ParseProblem, SettingError, parse_inbound_port_v6, parse_number, parse_ports, parse_uid_exclusions,
+    parse_virtual_networks,
 };
 use crate::{DnsRedirect, InboundRedirect, OutboundRedirect, TrafficConfig};
 
@@ -30,8 +31,9 @@ impl TrafficConfig {
             inbound: read_inbound(&reader)?,
             outbound: read_outbound(&reader)?,
             dns: read_dns(&reader)?,
-            // No annotation names virtual networks.
-            virtual_networks: Vec::new(),
+            virtual_networks: reader
+                .read(annotation::VIRTUAL_NETWORKS, parse_virtual_networks)?
+                .unwrap_or_default(),
         })
     }
 }

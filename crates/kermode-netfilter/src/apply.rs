@@ -45,8 +45,8 @@ pub enum ApplyError {
     },
     /// The kernel lacks a feature.
     #[error(
-        "the kernel does not support the rules: {stderr}; load the modules nf_tables, nft_chain_nat, nft_redir and \
-         nft_ct on the node (Linux 5.2 or later)"
+        "the kernel does not support the rules: {stderr}; load the modules nf_tables, nft_chain_nat, nft_redir, \
+         nft_ct and nft_fib_inet on the node (Linux 5.2 or later)"
     )]
     Kernel {
         /// Errors that `nft` printed.
@@ -233,8 +233,14 @@ mod tests {
         );
         assert!(matches!(error, ApplyError::Permission { .. }));
         assert!(error.to_string().contains("NET_ADMIN"), "{error}");
-        let error = ApplyError::from_stderr("Error: Could not process rule: No such file or directory");
-        assert!(error.to_string().contains("nft_redir"), "{error}");
+        // The response of a kernel that lacks an expression of a rule.
+        let error = ApplyError::from_stderr(
+            "/dev/stdin:1:9-23: Error: Could not process rule: No such file or directory\nfib daddr type local\n^^^^\n",
+        );
+        assert!(matches!(error, ApplyError::Kernel { .. }));
+        for module in ["nft_redir", "nft_fib_inet"] {
+            assert!(error.to_string().contains(module), "{error}");
+        }
         let error = ApplyError::from_stderr("Error: syntax error, unexpected newline");
         assert!(matches!(error, ApplyError::Rejected { .. }), "{error}");
         assert!(ApplyError::from_stderr("").to_string().contains("no message"));

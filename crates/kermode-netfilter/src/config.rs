@@ -16,7 +16,8 @@ pub struct TrafficConfig {
     pub outbound: OutboundRedirect,
     /// Redirection of DNS queries; `None` disables it.
     pub dns: Option<DnsRedirect>,
-    /// Networks inside the pod, for instance of virtual machines. Their traffic is handled as outbound.
+    /// Networks inside the pod, for instance of virtual machines. Their traffic is handled as outbound. Traffic of other
+    /// networks inside the pod is forwarded unchanged.
     pub virtual_networks: Vec<VirtualNetwork>,
 }
 

@@ -82,6 +82,7 @@ impl Display for Match {
                 None => write!(f, "iifname \"{name}\""),
             },
             Self::Owner(uids) => write!(f, "meta skuid {uids}"),
+            Self::ToThisHost => f.write_str("fib daddr type local"),
             Self::From(address) => write!(f, "{} saddr {address}", family(*address)),
             Self::To(address) => write!(f, "{} daddr {address}", family(*address)),
             Self::NotTo(address) => write!(f, "{} daddr != {address}", family(*address)),

@@ -140,6 +140,16 @@ pub fn parse_virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, S
     })
 }
 
+/// Parses a comma-separated list of virtual networks.
+///
+/// # Errors
+/// When an item is malformed.
+pub(crate) fn parse_virtual_networks(key: &str, value: &str) -> Result<Vec<VirtualNetwork>, SettingError> {
+    notation::list(value)
+        .map(|item| parse_virtual_network(key, item))
+        .collect()
+}
+
 fn try_parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
     /// Maximum length of an interface name: IFNAMSIZ is 16, including the terminating zero byte.
     const MAX_NAME_LENGTH: usize = 15;

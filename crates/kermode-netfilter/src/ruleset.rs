@@ -88,6 +88,8 @@ pub enum Match {
     InInterface(String),
     /// UIDs of the owner of the sending socket.
     Owner(UidSet),
+    /// The destination is an address of this network namespace.
+    ToThisHost,
     /// Source address.
     From(IpAddr),
     /// Destination address.

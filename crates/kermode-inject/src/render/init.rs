@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kermode_crds::annotation as key;
+use kermode_model::notation;
 use serde_json::{Value, json};
 
 use super::{resources, restricted_context};
@@ -141,6 +142,9 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
         {
             arguments.extend([name.to_owned(), item.to_owned()]);
         }
+    }
+    for network in notation::list(&value_or_empty(key::VIRTUAL_NETWORKS)) {
+        arguments.extend(flag("--vnet", network));
     }
     if values
         .first_boolean(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?

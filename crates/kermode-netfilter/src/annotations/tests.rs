@@ -32,6 +32,10 @@ fn annotations_replace_the_defaults() {
         (annotation::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, "443:1234"),
         // All ports of both transports for UID 0.
         (annotation::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, "0"),
+        (
+            annotation::VIRTUAL_NETWORKS,
+            "docker0:172.17.0.0/16, br-+:fd00:17::/64",
+        ),
     ])
     .expect("valid annotations");
     let port = |number| NonZeroU16::new(number).expect("a port other than 0");
@@ -68,6 +72,17 @@ fn annotations_replace_the_defaults() {
         expected.map(|(transport, ports)| (transport, ports.to_owned()))
     );
     assert_eq!(config.dns, Some(DnsRedirect::all(port(25053))));
+    let networks: Vec<_> = config
+        .virtual_networks
+        .iter()
+        .map(|network| {
+            format!(
+                "{} {}/{}",
+                network.interface, network.address, network.prefix_length
+            )
+        })
+        .collect();
+    assert_eq!(networks, ["docker0 172.17.0.0/16", "br-+ fd00:17::/64"]);
 }
 
 #[test]
@@ -128,6 +143,7 @@ fn error_of_a_wrong_value_names_key_and_value() {
         (annotation::TRANSPARENT_PROXYING_INBOUND_PORT, "0"),
         (annotation::TRANSPARENT_PROXYING_OUTBOUND_PORT, "65536"),
         (annotation::BUILTIN_DNS, "on"),
+        (annotation::VIRTUAL_NETWORKS, "172.18.0.0/16"),
     ] {
         let error = read(&[(key, value)]).expect_err("the value is wrong").to_string();
         assert!(error.contains(key) && error.contains(value), "{error}");

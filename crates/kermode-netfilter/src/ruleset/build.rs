@@ -161,8 +161,10 @@ impl RuleSetBuilder<'_> {
             let matches = [from_network, to_outside, Match::Protocol(Tcp)];
             rules.push(rule(matches, redirect, "connections out of a virtual network"));
         }
+        // Connections to other addresses are forwarded, for instance those of containers inside the pod.
+        let received = [Match::ToThisHost, Match::Protocol(Tcp)];
         let jump = Verdict::Jump(ChainName::Inbound);
-        rules.push(rule([Match::Protocol(Tcp)], jump, "received connections"));
+        rules.push(rule(received, jump, "received connections"));
         Chain {
             name: ChainName::Prerouting,
             hook: Some(Hook::NatPrerouting),

@@ -107,6 +107,19 @@ fn proxy_uid_above_65535_is_not_truncated() {
 }
 
 #[test]
+fn connections_that_the_pod_forwards_are_not_intercepted() {
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    lab.forward_from_client();
+    assert_eq!(lab.client_tcp("10.1.2.1:80"), "server from 10.1.2.2");
+    assert_eq!(lab.client_tcp("[fd02::1]:80"), "server from fd02::2");
+    assert_eq!(
+        lab.client_tcp(APP_ADDRESS),
+        "inbound to 10.1.1.2:8080 from 10.1.1.1",
+        "a connection to the Pod itself is intercepted"
+    );
+}
+
+#[test]
 fn traffic_from_a_virtual_network_to_other_networks_counts_as_outbound() {
     let config = TrafficConfig {
         virtual_networks: vec![parse_virtual_network("--vnet", "eth+:10.1.1.0/24").expect("a valid network")],

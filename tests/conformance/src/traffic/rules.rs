@@ -74,6 +74,8 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::OutLoopback => packet.is_sent && packet.is_loopback,
         Match::InInterface(name) => !packet.is_sent && name == "eth0",
         Match::Owner(users) => packet.is_sent && users.contains(packet.uid),
+        // Every received packet of the corpus is addressed to the Pod.
+        Match::ToThisHost => !packet.is_sent,
         Match::From(address) => packet.source == *address,
         Match::To(address) => packet.destination == *address,
         Match::NotTo(address) => {

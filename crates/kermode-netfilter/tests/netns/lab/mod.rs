@@ -96,6 +96,17 @@ impl NetnsLab {
         applied
     }
 
+    /// Makes the pod forward connections of the client with its own source addresses, as Docker does for its containers.
+    pub(crate) fn forward_from_client(&self) {
+        self.client.ip("-6 route add default via fd01::2");
+        let masquerade = "table inet inner { chain postrouting { type nat hook postrouting priority 100; \
+                          oifname eth1 masquerade; }; }";
+        self.pod.command("nft", &["-f", "-"], masquerade);
+        for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
+            self.pod.command("sysctl", &["--quiet", "--write", setting], "");
+        }
+    }
+
     /// Connects over TCP from the pod, as a user. Returns the response.
     pub(crate) fn pod_tcp(&self, uid: u32, target: &str) -> String {
         request(&self.pod, uid, Transport::Tcp, target)
