@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kermode_netfilter::{Nft, TrafficConfig, set_up};
 use nix::sched::{CloneFlags, setns};
@@ -15,9 +15,9 @@ use crate::network::NetworkConfig;
 use crate::pods::PodLookup;
 use crate::protocol::Failure;
 
-/// Maximum number of attempts to get the pod. The pod object exists before the sandbox, so an attempt usually fails
-/// only because the API server is unavailable.
-const MAX_ATTEMPTS: u32 = 30;
+/// Time after which no further attempt to get the pod begins. The kubelet waits at least 2 minutes for the runtime, and
+/// then requests the sandbox again.
+const RETRY_BUDGET: Duration = Duration::from_secs(30);
 /// Pause between attempts to get the pod.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -38,7 +38,7 @@ pub(crate) fn add(
     {
         return Ok(());
     }
-    let pod = find_with_retries(pods, namespace, name, RETRY_PAUSE)?;
+    let pod = find_with_retries(pods, namespace, name, RETRY_PAUSE, Instant::now)?;
     if skip_reason(&pod).is_some() {
         return Ok(());
     }
@@ -57,19 +57,24 @@ fn find_with_retries(
     namespace: &str,
     name: &str,
     pause: Duration,
+    now: impl Fn() -> Instant,
 ) -> Result<PodSummary, Failure> {
-    let mut attempt = 1;
+    let deadline = now() + RETRY_BUDGET;
+    let mut attempts = 0;
     loop {
-        match pods.find(namespace, name) {
+        let error = match pods.find(namespace, name) {
             Ok(pod) => return Ok(pod),
-            Err(error) if attempt == MAX_ATTEMPTS => {
-                return Err(Failure::retryable(&format!(
-                    "{error:#} (after {MAX_ATTEMPTS} attempts)"
-                )));
-            }
-            Err(_) => thread::sleep(pause),
+            Err(error) => error,
+        };
+        attempts += 1;
+        let details = format!("cannot get pod {namespace}/{name}: {error} (attempt {attempts})");
+        if !error.is_transient() {
+            return Err(Failure::lookup(&details));
         }
-        attempt += 1;
+        if now() >= deadline {
+            return Err(Failure::retryable(&details));
+        }
+        thread::sleep(pause);
     }
 }
 

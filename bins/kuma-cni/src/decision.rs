@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kermode_model::annotation::SIDECAR_INJECTED;
+use kermode_model::annotation::{SIDECAR_INJECTED, marks_injected};
 
 /// Fields of a pod that the decision reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) fn skip_reason(pod: &PodSummary) -> Option<SkipReason> {
     let is_injected = pod
         .annotations
         .get(SIDECAR_INJECTED)
-        .is_some_and(|value| value == "true");
+        .is_some_and(|value| marks_injected(value));
     (!is_injected).then_some(SkipReason::NotInjected)
 }
 
@@ -80,9 +80,18 @@ mod tests {
         );
         assert_eq!(skip_reason(&mk_pod(&[], 2, None)), Some(SkipReason::NotInjected));
         assert_eq!(
-            skip_reason(&mk_pod(&[], 2, Some("enabled"))),
-            Some(SkipReason::NotInjected),
-            "a value other than true must not count as injected"
+            skip_reason(&mk_pod(&[], 2, Some("false"))),
+            Some(SkipReason::NotInjected)
         );
+        assert_eq!(
+            skip_reason(&mk_pod(&[], 2, Some("yes"))),
+            Some(SkipReason::NotInjected),
+            "a value that is not a boolean must not count as injected"
+        );
+    }
+
+    #[test]
+    fn pod_is_injected_by_every_value_by_which_it_has_a_dataplane() {
+        assert_eq!(skip_reason(&mk_pod(&[], 2, Some("enabled"))), None);
     }
 }

@@ -93,6 +93,15 @@ impl Failure {
         }
     }
 
+    /// The API server has no such pod, or denies access to it.
+    pub(crate) fn lookup(details: &str) -> Self {
+        Self {
+            code: 102,
+            message: "cannot get the pod",
+            details: details.to_owned(),
+        }
+    }
+
     /// The annotations of the pod are invalid.
     pub(crate) fn annotations(details: &str) -> Self {
         Self {

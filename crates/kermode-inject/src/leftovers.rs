@@ -5,7 +5,7 @@
 //! are neither duplicated nor trusted. An up-to-date container is put back as it was found, because other webhooks may
 //! have changed it too.
 
-use kermode_crds::annotation::{SIDECAR_INJECTED, parse_bool};
+use kermode_crds::annotation::{SIDECAR_INJECTED, marks_injected};
 use serde_json::{Map, Value};
 
 use crate::names::{INIT, INIT_PROGRAM, SIDECAR, VALIDATION};
@@ -35,7 +35,7 @@ pub(crate) fn is_annotated(pod: &Value) -> bool {
     pod.pointer("/metadata/annotations")
         .and_then(|annotations| annotations.get(SIDECAR_INJECTED))
         .and_then(Value::as_str)
-        .is_some_and(|value| parse_bool(SIDECAR_INJECTED, value) == Ok(true))
+        .is_some_and(marks_injected)
 }
 
 /// Removes the containers of an earlier injection. Returns `None` if the Pod has none and no annotation of an injected

@@ -177,6 +177,11 @@ pub fn parse_bool(key: &str, value: &str) -> Result<bool, WrongValue> {
     })
 }
 
+/// Whether a value of [`SIDECAR_INJECTED`] marks an injected Pod. A value that is not a boolean does not.
+pub fn marks_injected(value: &str) -> bool {
+    notation::boolean(value) == Some(true)
+}
+
 /// Object that a delegated gateway is named after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewayIdentity {

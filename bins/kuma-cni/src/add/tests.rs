@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::*;
+use crate::pods::LookupError;
 
 /// Simulated API server: fails `remaining_failures` times, then returns the same pod for every name.
 struct SimulatedLookup {
@@ -11,12 +12,12 @@ struct SimulatedLookup {
 }
 
 impl PodLookup for SimulatedLookup {
-    fn find(&self, _: &str, _: &str) -> anyhow::Result<PodSummary> {
+    fn find(&self, _: &str, _: &str) -> Result<PodSummary, LookupError> {
         match self.remaining_failures.get() {
             0 => Ok(self.pod.clone()),
             remaining => {
                 self.remaining_failures.set(remaining - 1);
-                anyhow::bail!("the API server is unavailable")
+                Err(LookupError::Unavailable("connection refused".into()))
             }
         }
     }
@@ -77,13 +78,61 @@ fn call_without_a_pod_name_succeeds_without_a_lookup() {
     assert_eq!(add(&Environment::default(), &mk_network(), &pods), Ok(()));
 }
 
+/// Returns a clock that advances by `step` whenever it is read.
+fn mk_clock(step: Duration) -> impl Fn() -> Instant {
+    let time = Cell::new(Instant::now());
+    move || time.replace(time.get() + step)
+}
+
 #[test]
-fn lookup_is_attempted_thirty_times() {
-    assert!(find_with_retries(&mk_lookup_of_plain_pod(29), "shop", "cart-1", Duration::ZERO).is_ok());
-    let failure = find_with_retries(&mk_lookup_of_plain_pod(30), "shop", "cart-1", Duration::ZERO)
-        .expect_err("all attempts fail")
-        .to_string();
-    assert!(failure.contains("the API server is unavailable"), "{failure}");
+fn lookup_is_repeated_while_the_api_server_is_unavailable_and_the_budget_lasts() {
+    let find = |failures| {
+        let clock = mk_clock(Duration::from_secs(10));
+        find_with_retries(
+            &mk_lookup_of_plain_pod(failures),
+            "shop",
+            "cart-1",
+            Duration::ZERO,
+            clock,
+        )
+    };
+    // The attempts end 10, 20 and 30 seconds after the beginning.
+    assert!(find(2).is_ok());
+    let failure = find(3).expect_err("the budget is spent");
+    assert_eq!(
+        failure,
+        Failure::retryable(
+            "cannot get pod shop/cart-1: the API server is unavailable: connection refused (attempt 3)"
+        )
+    );
+}
+
+#[test]
+fn lookup_that_cannot_succeed_is_not_repeated() {
+    /// Fails the first lookup; a second one panics.
+    struct Once(Cell<Option<LookupError>>);
+    impl PodLookup for Once {
+        fn find(&self, _: &str, _: &str) -> Result<PodSummary, LookupError> {
+            Err(self.0.take().expect("only one attempt"))
+        }
+    }
+    for error in [
+        LookupError::NotFound,
+        LookupError::Forbidden("pods is forbidden".into()),
+        LookupError::Rejected("bad request".into()),
+    ] {
+        let text = error.to_string();
+        let failure = add(
+            &mk_environment("shop"),
+            &mk_network(),
+            &Once(Cell::new(Some(error))),
+        )
+        .expect_err("the lookup fails");
+        assert_eq!(
+            failure,
+            Failure::lookup(&format!("cannot get pod shop/cart-1: {text} (attempt 1)"))
+        );
+    }
 }
 
 #[test]

@@ -123,10 +123,8 @@ impl PodFacts {
     /// Whether the Pod was injected: it has the annotation that injection sets, and a sidecar. The annotation alone may be
     /// left from an earlier injection. A Pod stays in the mesh even if the label that requested injection changes.
     pub fn is_injected(&self) -> bool {
-        let key = annotation::SIDECAR_INJECTED;
-        let annotation = self.annotations.get(key);
-        annotation.is_some_and(|value| annotation::parse_bool(key, value) == Ok(true))
-            && self.sidecar().is_some()
+        let annotation = self.annotations.get(annotation::SIDECAR_INJECTED);
+        annotation.is_some_and(|value| annotation::marks_injected(value)) && self.sidecar().is_some()
     }
 
     /// IPs that the Pod has, according to its status. A Pod whose containers have terminated has none: its IPs may belong
