@@ -18,8 +18,9 @@ use support::secrets::{read_secrets_from_files, write_secrets};
 /// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound.
 /// Envoy connects to the application from `::6` if the client uses IPv6.
 ///
-/// The calls `plain URL` and `mtls URL` send a request and print the response, or `refused`. The call `stat REGEX`
-/// prints the values of Envoy's statistics.
+/// The calls `plain URL` and `mtls URL` send a request. They print the response if its status is 200. They print the
+/// status of another response, and `refused` if there is no response. The call `stat REGEX` prints the values of Envoy's
+/// statistics.
 const SCRIPT: &str = r#"
 set -eu
 cd "$FOLDER"
@@ -47,8 +48,12 @@ python3 -m http.server 8080 --bind :: >/dev/null 2>&1 &
 "$ENVOY" --config-path envoy.json --disable-hot-restart --concurrency 1 --log-level off &
 await curl --silent --fail --output /dev/null http://127.0.0.1:9901/ready
 await curl --silent --output /dev/null http://127.0.0.1:8080/
-plain() { in_client curl --silent --max-time 30 "$1" || echo refused; }
-mtls() { in_client curl --silent --max-time 30 --insecure --cert client.pem --key client.key "$1" || echo refused; }
+plain() { call "$1"; }
+mtls() { call --insecure --cert client.pem --key client.key "$1"; }
+call() {
+  status=$(in_client curl --silent --max-time 30 --output response --write-out '%{http_code}' "$@") || status=refused
+  if [ "$status" = 200 ]; then cat response; else echo "$status"; fi
+}
 stat() { curl --silent "http://127.0.0.1:9901/stats?filter=$1" | sed 's/.*: //'; }
 eval "$CALLS"
 "#;
@@ -139,10 +144,10 @@ permissions: [{ rules: [{ service: friend_shop_svc, action: Allow }] }]";
     let calls = "
         mtls https://10.0.0.9:8080/hello
         mtls https://[fd00:10::9]:8080/hello
-        stat '^inbound_.*rbac.denied$'";
+        stat '^http.*rbac.denied$'";
     // The listener of each address has denied one request.
     assert_eq!(
         call_pod(&mk_input(mesh_settings), calls),
-        ["refused", "refused", "1", "1"]
+        ["403", "403", "1", "1"]
     );
 }

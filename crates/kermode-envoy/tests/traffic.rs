@@ -365,12 +365,25 @@ fn application_receives_the_verified_identity_of_its_caller() {
 }
 
 #[test]
-fn request_of_a_denied_caller_does_not_reach_the_application() {
+fn response_to_a_denied_request_names_sidecar_caller_and_permission() {
     let mesh = TestMesh::start("STRICT");
     let response = get(mesh.outbound(LOCKED), "/");
-    assert!(response.starts_with("HTTP/1.1 503"), "{response}");
+    assert!(response.starts_with("HTTP/1.1 403"), "{response}");
+    let sentence = "the sidecar of Pod demo/server-0 denied the request to locked_demo_svc_80: no \
+                    MeshTrafficPermission allows the caller with the identity";
+    for text in [sentence, CLIENT_ID, "Mesh default"] {
+        assert!(response.contains(text), "the response lacks {text:?}: {response}");
+    }
+    let grpc = send(
+        mesh.outbound(LOCKED),
+        "POST /shop.Cart/Get HTTP/1.1\r\nhost: locked\r\ncontent-type: application/grpc\r\n\
+         content-length: 0\r\nconnection: close\r\n\r\n",
+    );
+    for text in ["grpc-status: 7", "grpc-message: the sidecar of Pod demo/server-0"] {
+        assert!(grpc.contains(text), "the gRPC response lacks {text:?}: {grpc}");
+    }
     assert_eq!(mesh.application.request_count(), 0);
-    assert!(mesh.server.counter_sum("inbound_.*rbac.denied") > 0);
+    assert_eq!(mesh.server.counter_sum("http.*rbac.denied"), 2);
 }
 
 #[test]

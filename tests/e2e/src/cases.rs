@@ -83,7 +83,7 @@ fn application_tests() -> Vec<Test> {
         mesh::status_shows_mtls_mode_and_numbers_of_dataplanes_and_services,
         mesh::initial_permission_allows_all_traffic_and_is_not_recreated_after_its_deletion,
         mesh::requests_that_leave_the_mesh_fail_without_passthrough,
-        permission::server_sidecar_denies_requests_of_a_client_without_permission,
+        permission::server_sidecar_responds_403_to_a_client_without_permission_and_says_why,
         job::job_uses_the_mesh_in_its_init_container_and_completes,
         admission::denial_of_an_invalid_injection_label_names_key_and_value,
         admission::denial_of_an_unknown_mesh_names_the_mesh,

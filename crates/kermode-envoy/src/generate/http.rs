@@ -12,8 +12,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
-use envoy_types::pb::envoy::config::accesslog::v3::{AccessLogFilter, ResponseFlagFilter};
-use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, Http1ProtocolOptions, HttpProtocolOptions};
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLogFilter, ComparisonFilter, ResponseFlagFilter, StatusCodeFilter, comparison_filter::Op,
+};
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier as TextSource;
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, HeaderValue, HeaderValueOption, Http1ProtocolOptions, HttpProtocolOptions, RuntimeUInt32,
+    SubstitutionFormatString,
+};
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
@@ -55,8 +62,23 @@ const MAX_RETRIES: u32 = 5;
 /// Envoy's response flag for a failed upstream connection.
 const CONNECTION_FAILURE_FLAG: &str = "UF";
 
-/// The connection manager of a listener at the address `socket`, for requests from clients to the application.
-pub(crate) fn inbound(socket: SocketAddr, service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
+/// Access control of an inbound.
+pub(crate) struct HttpAccess {
+    /// The filter that denies requests.
+    pub(crate) filter: HttpFilter,
+    /// Text of the response to a denied request, in Envoy's format for access logs.
+    pub(crate) denial: String,
+}
+
+/// The connection manager of a listener at the address `socket`, for requests from clients to the application. `access`
+/// is absent without mTLS.
+pub(crate) fn inbound(
+    socket: SocketAddr,
+    service: &str,
+    local_cluster: &str,
+    protocol: Protocol,
+    access: Option<HttpAccess>,
+) -> Filter {
     // The application may close an idle connection just before Envoy sends a request on it.
     let retry = RetryPolicy {
         retry_on: "reset-before-request".into(),
@@ -67,17 +89,26 @@ pub(crate) fn inbound(socket: SocketAddr, service: &str, local_cluster: &str, pr
         request_headers_to_remove: vec![KUMA_TAGS_HEADER.into()],
         ..routes_to_cluster("inbound", service, action_to_cluster(local_cluster, retry))
     };
+    let defaults = manager_with_defaults(routes, protocol);
+    let (rbac, denial) = access
+        .map(|access| (access.filter, denial_response(access.denial)))
+        .unzip();
+    let local_replies = LocalReplyConfig {
+        mappers: [undelivered_marker()].into_iter().chain(denial).collect(),
+        ..Default::default()
+    };
     manager_filter(
         socket,
         HttpConnectionManager {
+            http_filters: rbac.into_iter().chain(defaults.http_filters).collect(),
             stat_prefix: names::stat_name(local_cluster),
             forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
             set_current_client_cert_details: Some(SetCurrentClientCertDetails {
                 uri: true,
                 ..Default::default()
             }),
-            local_reply_config: Some(undelivered_marker()),
-            ..manager_with_defaults(routes, protocol)
+            local_reply_config: Some(local_replies),
+            ..defaults
         },
     )
 }
@@ -246,7 +277,7 @@ fn retry_at_another_endpoint() -> RetryPolicy {
 }
 
 /// Adds [`UNDELIVERED_HEADER`] to Envoy's own response if Envoy could not connect to the application.
-fn undelivered_marker() -> LocalReplyConfig {
+fn undelivered_marker() -> ResponseMapper {
     let flag = ResponseFlagFilter {
         flags: vec![CONNECTION_FAILURE_FLAG.into()],
     };
@@ -258,15 +289,39 @@ fn undelivered_marker() -> LocalReplyConfig {
         }),
         ..Default::default()
     };
-    let mapper = ResponseMapper {
+    ResponseMapper {
         filter: Some(AccessLogFilter {
             filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(flag)),
         }),
         headers_to_add: vec![header],
         ..Default::default()
+    }
+}
+
+/// Sets the text of Envoy's own responses with status 403. In a gRPC response the text is the status message. Only the
+/// filter of permissions generates this status; 403 responses of the application are not changed.
+fn denial_response(text: String) -> ResponseMapper {
+    let is_forbidden = StatusCodeFilter {
+        comparison: Some(ComparisonFilter {
+            op: Op::Eq.into(),
+            value: Some(RuntimeUInt32 {
+                default_value: 403,
+                // Envoy requires a key; nothing sets it.
+                runtime_key: "kermode.denied_status".into(),
+            }),
+        }),
     };
-    LocalReplyConfig {
-        mappers: vec![mapper],
+    ResponseMapper {
+        filter: Some(AccessLogFilter {
+            filter_specifier: Some(FilterSpecifier::StatusCodeFilter(is_forbidden)),
+        }),
+        body_format_override: Some(SubstitutionFormatString {
+            format: Some(Format::TextFormatSource(DataSource {
+                specifier: Some(TextSource::InlineString(text)),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }

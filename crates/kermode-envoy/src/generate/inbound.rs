@@ -11,12 +11,13 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 use kermode_model::{Dataplane, Inbound, Mesh, MtlsMode, PermissionSet, Protocol};
 
 use super::cluster::{self, HttpVersion};
+use super::http::{self, HttpAccess};
+use super::listener;
+use super::permission::{self, AccessRules};
 use super::tls::{ALPN, MeshTls};
-use super::{http, listener, permission};
 use crate::proto::{duration, listener_filter};
 use crate::{Resource, ResourceKind, names};
 
@@ -61,7 +62,7 @@ pub(crate) fn listeners_of_port(
 }
 
 /// The rules for the callers of a port, which are the same at each address of the Pod; `None` without mTLS.
-fn permission_rules(mesh: &Mesh, inbounds: &[&Inbound], permissions: &PermissionSet) -> Option<Rbac> {
+fn permission_rules(mesh: &Mesh, inbounds: &[&Inbound], permissions: &PermissionSet) -> Option<AccessRules> {
     mesh.mtls.as_ref()?;
     let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
     Some(permission::rules(&mesh.name, &tags, permissions))
@@ -73,15 +74,11 @@ fn inbound_listener(
     dataplane: &Dataplane,
     address: IpAddr,
     inbound: &Inbound,
-    rules: Option<Rbac>,
+    rules: Option<AccessRules>,
 ) -> Resource {
     let socket = SocketAddr::new(address, inbound.port);
     let name = names::inbound(socket);
-    let rbac = rules.map(|rules| permission::filter(&name, rules));
-    let filters: Vec<_> = rbac
-        .into_iter()
-        .chain([filter_to_application(dataplane, socket, inbound)])
-        .collect();
+    let filters = filters_to_application(dataplane, socket, inbound, rules);
     let base = listener::new(&name, socket, TrafficDirection::Inbound);
     let base = if dataplane.transparent_proxying.is_some() {
         listener::without_bind(base)
@@ -139,18 +136,39 @@ fn local_cluster(dataplane: &Dataplane, socket: SocketAddr, protocol: Protocol) 
     }
 }
 
-fn filter_to_application(dataplane: &Dataplane, socket: SocketAddr, inbound: &Inbound) -> Filter {
+/// The network filters of a listener. `rules` is absent without mTLS.
+fn filters_to_application(
+    dataplane: &Dataplane,
+    socket: SocketAddr,
+    inbound: &Inbound,
+    rules: Option<AccessRules>,
+) -> Vec<Filter> {
     let cluster = local_cluster_name(dataplane, socket);
     let protocol = inbound.protocol();
-    if protocol.is_http() {
-        let service = inbound.service();
-        let service = service
-            .as_ref()
-            .map_or(cluster.as_str(), |service| service.as_str());
-        http::inbound(socket, service, &cluster, protocol)
-    } else {
-        listener::tcp_proxy(&cluster, &cluster, 1)
+    if !protocol.is_http() {
+        let rbac = rules.map(|rules| rules.network_filter(&names::inbound(socket)));
+        let to_application = listener::tcp_proxy(&cluster, &cluster, 1);
+        return rbac.into_iter().chain([to_application]).collect();
     }
+    let service = inbound.service();
+    let service = service
+        .as_ref()
+        .map_or(cluster.as_str(), |service| service.as_str());
+    let access = rules.map(|rules| HttpAccess {
+        filter: rules.http_filter(),
+        denial: denial(dataplane, service),
+    });
+    vec![http::inbound(socket, service, &cluster, protocol, access)]
+}
+
+/// The text of the response to a denied request, with Envoy's placeholder for the caller.
+fn denial(dataplane: &Dataplane, service: &str) -> String {
+    let Dataplane { key, mesh, .. } = dataplane;
+    let server = format!("the sidecar of Pod {key} denied the request to {service}").replace('%', "%%");
+    let remedy = format!("create or change a MeshTrafficPermission in Mesh {mesh}").replace('%', "%%");
+    format!(
+        "{server}: no MeshTrafficPermission allows the caller with the identity %DOWNSTREAM_PEER_URI_SAN%; {remedy}"
+    )
 }
 
 /// Sets the filter chains of a listener for the mesh's mTLS mode.

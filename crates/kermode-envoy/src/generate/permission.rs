@@ -1,5 +1,8 @@
 //! MeshTrafficPermission as Envoy's RBAC filter (docs/reference/resources.md#meshtrafficpermission).
 //!
+//! The filter of an HTTP inbound responds to denied requests. The filter of another inbound closes the connection. Kuma
+//! closes the connection for all inbounds; the client's sidecar then reports an unavailable server.
+//!
 //! In a list of rules, the last rule that matches a caller decides. Envoy's policy instead allows a caller if any of
 //! its principals matches the caller. Therefore, each allowing rule becomes a principal that excludes the callers of
 //! later denying rules. Without an allowing rule, the list of principals is empty, and Envoy denies all callers.
@@ -15,27 +18,27 @@ use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identif
 use envoy_types::pb::envoy::config::rbac::v3::{
     Permission, Policy, Principal, Rbac as EnvoyRules, rbac::Action as EnvoyAction,
 };
-use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use kermode_model::{Action, MeshName, PermissionRule, PermissionSet, Tags};
 
 use crate::names;
-use crate::proto::{exact, network_filter};
+use crate::proto::{exact, http_filter, network_filter};
 
 /// Name of the only policy of a filter.
 const POLICY: &str = "MeshTrafficPermission";
 
-/// The RBAC filter of a listener with the rules of [`rules`].
-pub(crate) fn filter(listener: &str, rules: Rbac) -> Filter {
-    let rbac = Rbac {
-        stat_prefix: format!("{}.", names::stat_name(listener)),
-        ..rules
-    };
-    network_filter("envoy.filters.network.rbac", &rbac)
+/// The access rules of a port, which are the same at each address of the Pod.
+#[derive(Clone)]
+pub(crate) struct AccessRules {
+    enforced: EnvoyRules,
+    shadow: Option<EnvoyRules>,
 }
 
-/// The rules of the RBAC filters of a port. `tags_of_inbounds` are the tags of each inbound of the port. The rules allow
-/// every caller that the permissions allow for any of these inbounds.
-pub(crate) fn rules(mesh: &MeshName, tags_of_inbounds: &[&Tags], permissions: &PermissionSet) -> Rbac {
+/// The access rules of a port. `tags_of_inbounds` are the tags of each inbound of the port. The rules allow every caller
+/// that the permissions allow for any of these inbounds.
+pub(crate) fn rules(mesh: &MeshName, tags_of_inbounds: &[&Tags], permissions: &PermissionSet) -> AccessRules {
     let principals_of_all_inbounds = |is_wanted: fn(Action) -> bool| {
         let mut all = Vec::new();
         for tags in tags_of_inbounds {
@@ -49,10 +52,34 @@ pub(crate) fn rules(mesh: &MeshName, tags_of_inbounds: &[&Tags], permissions: &P
     };
     let allowed = principals_of_all_inbounds(|action| action != Action::Deny);
     let shadow_denied = principals_of_all_inbounds(|action| action == Action::AllowWithShadowDeny);
-    Rbac {
-        rules: Some(envoy_rules(EnvoyAction::Allow, allowed)),
-        shadow_rules: (!shadow_denied.is_empty()).then(|| envoy_rules(EnvoyAction::Deny, shadow_denied)),
-        ..Default::default()
+    AccessRules {
+        enforced: envoy_rules(EnvoyAction::Allow, allowed),
+        shadow: (!shadow_denied.is_empty()).then(|| envoy_rules(EnvoyAction::Deny, shadow_denied)),
+    }
+}
+
+// === impl AccessRules ===
+
+impl AccessRules {
+    /// The filter that closes connections of denied callers.
+    pub(crate) fn network_filter(self, listener: &str) -> Filter {
+        let rbac = NetworkRbac {
+            rules: Some(self.enforced),
+            shadow_rules: self.shadow,
+            stat_prefix: format!("{}.", names::stat_name(listener)),
+            ..Default::default()
+        };
+        network_filter("envoy.filters.network.rbac", &rbac)
+    }
+
+    /// The filter that responds to requests of denied callers with 403.
+    pub(crate) fn http_filter(self) -> HttpFilter {
+        let rbac = HttpRbac {
+            rules: Some(self.enforced),
+            shadow_rules: self.shadow,
+            ..Default::default()
+        };
+        http_filter("envoy.filters.http.rbac", &rbac)
     }
 }
 

@@ -1,10 +1,12 @@
 //! MeshTrafficPermissions: the server's sidecar allows or denies requests by the identity in the client's certificate.
+//! The response to a denied request names the sidecar, the caller and the Mesh.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::fixture::{APP_NAMESPACE, Fixture, SYSTEM_NAMESPACE};
+use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
+use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
@@ -35,7 +37,7 @@ spec:
       action: Deny
 ";
 
-pub(super) async fn server_sidecar_denies_requests_of_a_client_without_permission(
+pub(super) async fn server_sidecar_responds_403_to_a_client_without_permission_and_says_why(
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_application().await?;
@@ -66,8 +68,8 @@ pub(super) async fn server_sidecar_denies_requests_of_a_client_without_permissio
 
 /// Waits until every server denies the client's requests, and checks that the servers' Envoys counted denied requests.
 async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
-    // The sidecars of the servers apply the permission at different times. Until all have applied it,
-    // some requests succeed, and the count of denied requests starts again.
+    // The sidecars of the servers apply the permission at different times. Until all have applied it, some requests
+    // succeed or fail for another reason, and the count of denied requests starts again.
     let mut earlier = fixture.client_counters().await?;
     let increase = wait_for(
         "every server to deny the client's requests",
@@ -75,15 +77,18 @@ async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
         async || {
             let now = fixture.client_counters().await?;
             let increase = now.since(&earlier);
-            if increase.succeeded > 0 {
+            let denied = increase.by_failure.get("status 403").copied().unwrap_or_default();
+            let only_denials = increase.succeeded == 0 && increase.failed == denied;
+            if !only_denials {
                 earlier = now;
             }
-            let all_deny = increase.failed >= 10 && increase.succeeded == 0;
+            let all_deny = denied >= 10 && only_denials;
             let failures = increase.request_summary();
             Ok(done_if(all_deny, increase, || failures))
         },
     )
     .await?;
+    check_denial(fixture).await?;
     let mut denied_count = 0;
     for server in fixture.ready_pods(APP_NAMESPACE, "server").await? {
         let name = server.metadata.name.as_deref().unwrap_or_default();
@@ -101,4 +106,23 @@ async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
         "{}; the servers' Envoys counted {denied_count} denied requests",
         increase.request_summary()
     ))
+}
+
+/// Checks that the response to a denied request names the server's Pod, the client and the Mesh.
+async fn check_denial(fixture: &Fixture) -> Result<()> {
+    let kubectl = &fixture.cluster.kubectl;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let printed = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &client, SERVER_URL).await?;
+    ensure!(printed.starts_with("403 "), "the status is not 403: {printed}");
+    for text in [
+        "the sidecar of Pod e2e-mesh/server-",
+        "spiffe://default/client_e2e-mesh_svc",
+        "MeshTrafficPermission in Mesh default",
+    ] {
+        ensure!(
+            printed.contains(text),
+            "{text:?} is missing from the response: {printed}"
+        );
+    }
+    Ok(())
 }
