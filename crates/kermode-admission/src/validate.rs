@@ -1,12 +1,17 @@
 //! `/validate-kuma-io-v1alpha1`: denies invalid resources of Kermode. The message names the field and the remedy.
 
+use kermode_crds::annotation::MESH;
 use kermode_crds::{Mesh, validate};
 use kermode_model::DEFAULT_MESH;
 use kube::Api;
+use serde_json::Value;
 
 use super::Webhooks;
 use super::deadline::Deadlines;
 use super::review::{Request, Response};
+
+/// Value of the label `reason` of the metric for an object without problems and warnings.
+const VALID: &str = "Valid";
 
 impl Webhooks {
     pub(super) async fn validate(&self, request: Request, deadlines: Deadlines) -> Response {
@@ -16,13 +21,9 @@ impl Webhooks {
             self.problems(&request, deadlines).await
         };
         if problems.is_empty() {
-            let warnings = self.warnings(&request);
-            let outcome = if warnings.is_empty() {
-                ("allowed", "Valid")
-            } else {
-                ("warned", "PatchDoesNotApply")
-            };
-            self.metrics.count("validate", outcome.0, outcome.1);
+            let (reason, warnings) = self.warnings(&request, deadlines).await;
+            let outcome = if warnings.is_empty() { "allowed" } else { "warned" };
+            self.metrics.count("validate", outcome, reason);
             return Response::allow(request.uid).with_warnings(warnings);
         }
         self.metrics.count("validate", "refused", "Invalid");
@@ -51,15 +52,29 @@ impl Webhooks {
         }
     }
 
-    /// Returns warnings about a valid object that will probably not work.
-    fn warnings(&self, request: &Request) -> Vec<String> {
-        if request.kind.kind != "ContainerPatch" {
-            return Vec::new();
-        }
-        let Ok(spec) = serde_json::from_value(request.object["spec"].clone()) else {
+    /// Returns warnings about a valid object that will probably not work, with the value of the label `reason` of the
+    /// metric.
+    async fn warnings(&self, request: &Request, deadlines: Deadlines) -> (&'static str, Vec<String>) {
+        let (reason, warnings) = match request.kind.kind.as_str() {
+            _ if request.operation == "DELETE" => return (VALID, Vec::new()),
+            "ContainerPatch" => (
+                "PatchDoesNotApply",
+                self.warnings_of_container_patch(&request.object),
+            ),
+            "MeshTrafficPermission" => {
+                let unknown_mesh = self.unknown_mesh_warning(&request.object, deadlines).await;
+                ("MeshNotFound", unknown_mesh.into_iter().collect())
+            }
+            _ => return (VALID, Vec::new()),
+        };
+        (if warnings.is_empty() { VALID } else { reason }, warnings)
+    }
+
+    fn warnings_of_container_patch(&self, object: &Value) -> Vec<String> {
+        let Ok(spec) = serde_json::from_value(object["spec"].clone()) else {
             return Vec::new();
         };
-        let name = request.object["metadata"]["name"].as_str().unwrap_or_default();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let failure = kermode_inject::try_container_patch(name, &spec, &self.settings);
         let warn = |failure| {
             format!(
@@ -69,8 +84,21 @@ impl Webhooks {
         failure.map(warn).into_iter().collect()
     }
 
+    /// Returns a warning about a MeshTrafficPermission whose Mesh does not exist. The permission is accepted, because its
+    /// Mesh may be created later.
+    async fn unknown_mesh_warning(&self, object: &Value, deadlines: Deadlines) -> Option<String> {
+        let mesh = mesh_of(object);
+        if !mesh.is_empty() && self.mesh_exists(mesh, deadlines).await {
+            return None;
+        }
+        Some(format!(
+            "metadata.labels[{MESH}]: Mesh {mesh:?} does not exist, so this MeshTrafficPermission has no effect: create \
+             the Mesh, or correct the label"
+        ))
+    }
+
     /// Returns whether a Mesh exists in the directory or in the API server. Returns `true` if the lookup fails, because
-    /// an outage of the API server does not make a Dataplane invalid.
+    /// an outage of the API server does not make a resource invalid.
     async fn mesh_exists(&self, name: &str, deadlines: Deadlines) -> bool {
         if self.directory.read().meshes.contains(name) {
             return true;
@@ -79,6 +107,12 @@ impl Webhooks {
         let found = deadlines.look_up(api.get_metadata_opt(name)).await;
         !matches!(found, Ok(Ok(None)))
     }
+}
+
+/// Returns the name of the Mesh of a MeshTrafficPermission. An empty label names the Mesh "".
+fn mesh_of(object: &Value) -> &str {
+    let label = object["metadata"]["labels"][MESH].as_str();
+    label.unwrap_or(DEFAULT_MESH)
 }
 
 fn to_strings(problems: Vec<impl ToString>) -> Vec<String> {

@@ -427,3 +427,30 @@ async fn container_patch_outside_the_system_namespace_is_denied() {
         "{denied:?}"
     );
 }
+
+#[tokio::test]
+async fn permission_of_an_unknown_mesh_is_accepted_with_a_warning() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    let warnings = async |labels: Value| {
+        let permission = json!({
+            "metadata": {"name": "p", "namespace": "kong-mesh-system", "labels": labels},
+            "spec": {
+                "targetRef": {"kind": "Mesh"},
+                "from": [{"targetRef": {"kind": "Mesh"}, "default": {"action": "Allow"}}],
+            },
+        });
+        let review = review("u-8", "kong-mesh-system", "MeshTrafficPermission", permission);
+        let response = fixture.send("/validate-kuma-io-v1alpha1", review).await;
+        assert!(response.allowed, "{response:?}");
+        response.warnings
+    };
+    for mesh in ["sohp", ""] {
+        let unknown = warnings(json!({MESH: mesh})).await;
+        assert_eq!(unknown.len(), 1, "{unknown:?}");
+        let problem = format!("Mesh {mesh:?} does not exist");
+        assert!(unknown[0].contains(&problem), "{unknown:?}");
+    }
+    for labels in [json!({MESH: "default"}), json!({})] {
+        assert!(warnings(labels).await.is_empty());
+    }
+}
