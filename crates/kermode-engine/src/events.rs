@@ -6,7 +6,8 @@ use std::time::Instant;
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::controller::watch::Update;
 use kermode_k8s::convert::facts::{
-    IntermediateFacts, IntermediateKind, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts,
+    EndpointSliceFacts, IntermediateFacts, IntermediateKind, NamespaceFacts, NodeFacts, PodFacts,
+    ServiceFacts,
 };
 use kermode_model::{Mesh, MeshName, TrafficPermission};
 
@@ -41,6 +42,7 @@ watch_kinds! {
     ReplicaSets = "replicasets",
     Jobs = "jobs",
     Services = "services",
+    EndpointSlices = "endpointslices",
     Pods = "pods",
 }
 
@@ -58,6 +60,8 @@ pub enum ObjectUpdate {
     Pod(Update<PodFacts>),
     /// A Service.
     Service(Update<ServiceFacts>),
+    /// An EndpointSlice that Kubernetes does not derive from the selector of a Service.
+    EndpointSlice(Update<EndpointSliceFacts>),
     /// A Namespace.
     Namespace(Update<NamespaceFacts>),
     /// A Node.
@@ -98,6 +102,7 @@ impl ObjectUpdate {
         match self {
             Self::Pod(Update::Synced) => Some(WatchKind::Pods),
             Self::Service(Update::Synced) => Some(WatchKind::Services),
+            Self::EndpointSlice(Update::Synced) => Some(WatchKind::EndpointSlices),
             Self::Namespace(Update::Synced) => Some(WatchKind::Namespaces),
             Self::Node(Update::Synced) => Some(WatchKind::Nodes),
             Self::Intermediate(IntermediateKind::ReplicaSet, Update::Synced) => Some(WatchKind::ReplicaSets),
@@ -149,6 +154,7 @@ mod tests {
             }
             WatchKind::Jobs => ObjectUpdate::Intermediate(IntermediateKind::Job, Update::Synced),
             WatchKind::Services => ObjectUpdate::Service(Update::Synced),
+            WatchKind::EndpointSlices => ObjectUpdate::EndpointSlice(Update::Synced),
             WatchKind::Pods => ObjectUpdate::Pod(Update::Synced),
         }
     }

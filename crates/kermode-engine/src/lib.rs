@@ -218,6 +218,8 @@ impl Engine {
             ObjectUpdate::Pod(Update::Gone(key)) => index.remove_pod(&key),
             ObjectUpdate::Service(Update::Applied(_, service)) => index.apply_service(service),
             ObjectUpdate::Service(Update::Gone(key)) => index.remove_service(&key),
+            ObjectUpdate::EndpointSlice(Update::Applied(_, slice)) => index.apply_endpoint_slice(slice),
+            ObjectUpdate::EndpointSlice(Update::Gone(key)) => index.remove_endpoint_slice(&key),
             ObjectUpdate::Namespace(update) => self.apply_namespace(index, update),
             ObjectUpdate::Node(Update::Applied(key, node)) => self.set_node(key.name, Some(node.version)),
             ObjectUpdate::Node(Update::Gone(key)) => self.set_node(key.name, None),
@@ -247,6 +249,7 @@ impl Engine {
             }
             ObjectUpdate::Pod(Update::Synced)
             | ObjectUpdate::Service(Update::Synced)
+            | ObjectUpdate::EndpointSlice(Update::Synced)
             | ObjectUpdate::Node(Update::Synced)
             | ObjectUpdate::Intermediate(_, Update::Synced)
             | ObjectUpdate::Mesh(Update::Synced)

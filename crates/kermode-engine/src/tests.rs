@@ -97,6 +97,7 @@ fn ends_of_lists() -> impl Iterator<Item = WatchEvent> {
         ObjectUpdate::Intermediate(IntermediateKind::ReplicaSet, Update::Synced),
         ObjectUpdate::Intermediate(IntermediateKind::Job, Update::Synced),
         ObjectUpdate::Service(Update::Synced),
+        ObjectUpdate::EndpointSlice(Update::Synced),
         ObjectUpdate::Pod(Update::Synced),
     ]
     .map(WatchEvent::from)

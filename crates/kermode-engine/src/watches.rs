@@ -6,14 +6,16 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
 use kermode_k8s::controller::watch::{Conversion, Update, convert_if_decoded, follow, watch_config};
 use kermode_k8s::convert::facts::{
-    IntermediateFacts, IntermediateKind, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts,
+    EndpointSliceFacts, IntermediateFacts, IntermediateKind, NOT_DERIVED_FROM_SELECTOR, NamespaceFacts,
+    NodeFacts, PodFacts, ServiceFacts,
 };
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::watcher::watcher;
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -90,6 +92,13 @@ fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             |service| Conversion::Keep(ServiceFacts::from(&service)),
             ObjectUpdate::Service,
         ),
+        // Kubernetes derives most EndpointSlices from Services and Pods, which the engine watches anyway.
+        WatchKind::EndpointSlices => builder.build_with(
+            watch_config().labels(NOT_DERIVED_FROM_SELECTOR),
+            Api::<EndpointSlice>::all(client),
+            |slice| EndpointSliceFacts::of(&slice).into(),
+            ObjectUpdate::EndpointSlice,
+        ),
         WatchKind::Pods => builder.build(
             Api::<Pod>::all(client),
             // A Pod that is not injected is not relevant.
@@ -118,9 +127,24 @@ impl WatchBuilder<'_> {
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
         T: Send + 'static,
     {
+        self.build_with(watch_config(), api, convert, wrap)
+    }
+
+    /// Like [`Self::build`], with another configuration of the watch.
+    fn build_with<K, T>(
+        &self,
+        config: watcher::Config,
+        api: Api<K>,
+        convert: impl Fn(K) -> Conversion<T> + Send + 'static,
+        wrap: impl Fn(Update<T>) -> ObjectUpdate + Send + 'static,
+    ) -> Watch
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        T: Send + 'static,
+    {
         Box::pin(follow(
             self.kind.name(),
-            watcher(api, watch_config()),
+            watcher(api, config),
             convert,
             move |update| WatchEvent::from(wrap(update)),
             self.sink.clone(),

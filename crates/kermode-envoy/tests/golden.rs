@@ -47,6 +47,7 @@ cases! {
     plain,
     probes,
     reachable_services,
+    services_without_selector,
     strict,
 }
 

@@ -71,7 +71,8 @@ impl DeadAddress {
 /// - One of the two endpoints of `lost` (HTTP) and of `lost-tcp` is on a dead node.
 /// - `sticky` (HTTP) and `sticky-tcp` have session affinity.
 /// - Both endpoints of `aborting` abort each response.
-const SERVICES: [(&str, &str); 8] = [
+/// - `listed` has no selector. Its endpoints are the inbound of `web`, and the application without a sidecar.
+const SERVICES: [(&str, &str); 9] = [
     ("web_demo_svc_80", "10.96.0.1:80"),
     ("locked_demo_svc_80", "10.96.0.2:80"),
     ("half_demo_svc_80", "10.96.0.3:80"),
@@ -80,6 +81,7 @@ const SERVICES: [(&str, &str); 8] = [
     ("sticky_demo_svc_80", "10.96.0.6:80"),
     ("sticky-tcp_demo_svc_80", "10.96.0.7:80"),
     ("aborting_demo_svc_80", "10.96.0.8:80"),
+    ("listed_demo_svc_80", "10.96.0.9:80"),
 ];
 /// Index of `web` in [`SERVICES`].
 const WEB: usize = 0;
@@ -97,6 +99,8 @@ const STICKY: usize = 5;
 const STICKY_TCP: usize = 6;
 /// Index of `aborting` in [`SERVICES`].
 const ABORTING: usize = 7;
+/// Index of `listed` in [`SERVICES`].
+const LISTED: usize = 8;
 
 const WEBSOCKET_REQUEST: &str = "GET /ws HTTP/1.1\r\nhost: web\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
      sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
@@ -131,7 +135,7 @@ impl TestMesh {
             (ABORTING, aborting[1]),
         ];
         inbounds.extend(&sticky_inbounds);
-        let input = mk_input(mode, &inbounds);
+        let input = mk_input(mode, &inbounds, application.address);
 
         let authority = Authority::new();
         let services = SERVICES.map(|(name, _)| format!("spiffe://default/{name}"));
@@ -174,8 +178,8 @@ impl TestMesh {
 }
 
 /// Returns the mesh as YAML for [`Input::parse`], without the key `proxy`. `inbounds` has the service and the address of
-/// each inbound.
-fn mk_input(mode: &str, inbounds: &[(usize, SocketAddr)]) -> String {
+/// each inbound. `outside` is the address of a server without a sidecar.
+fn mk_input(mode: &str, inbounds: &[(usize, SocketAddr)], outside: SocketAddr) -> String {
     let inbound = |(service, address): &(usize, SocketAddr)| {
         let protocol = if [LOST_TCP, STICKY_TCP].contains(service) {
             "tcp"
@@ -192,12 +196,18 @@ fn mk_input(mode: &str, inbounds: &[(usize, SocketAddr)]) -> String {
     let inbounds: String = inbounds.iter().map(inbound).collect();
     let services: String = SERVICES
         .map(|(name, address)| {
-            let balancing = if name.starts_with("sticky") {
-                ", balancing: ByClient"
+            let options = if name.starts_with("sticky") {
+                ", balancing: ByClient".to_owned()
+            } else if name == SERVICES[LISTED].0 {
+                let web = SERVICES[WEB].0;
+                format!(
+                    ", sliceEndpoints: [{{ address: \"127.0.0.1:{web_port}\", identity: {web} }}, \
+                     {{ address: \"{outside}\" }}]"
+                )
             } else {
-                ""
+                String::new()
             };
-            format!("  {name}: {{ addresses: [\"{address}\"]{balancing} }}\n")
+            format!("  {name}: {{ addresses: [\"{address}\"]{options} }}\n")
         })
         .concat();
     format!(
@@ -398,6 +408,19 @@ fn plain_text_is_rejected_in_strict_and_accepted_in_permissive_mode() {
             "{mode}: {mtls_response}"
         );
     }
+}
+
+#[test]
+fn each_endpoint_from_an_endpoint_slice_is_called_with_its_identity_or_in_plain_text() {
+    let mesh = TestMesh::start("STRICT");
+    let mut with_identity = 0;
+    for _ in 0..4 {
+        let response = get(mesh.outbound(LISTED), "/");
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        // The sidecar of the server adds the identity of the caller.
+        with_identity += usize::from(response.contains(&format!("uri={CLIENT_ID}")));
+    }
+    assert_eq!(with_identity, 2, "the two endpoints get requests in turn");
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub(crate) fn all(installation: &Installation) -> Vec<Value> {
 fn cluster_rules() -> Vec<Value> {
     vec![
         rule("", &["namespaces", "pods", "services"], &READ_VERBS),
+        // Endpoints of Services without selector (docs/reference/dataplane.md#services-without-selector).
+        rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
         // The oldest kubelet decides whether sidecars are native (docs/design.md#sidecar-modes).
         rule("", &["nodes"], &["list", "watch"]),
         // The service of a service-less Pod is named after its workload: the owner of its ReplicaSet or Job

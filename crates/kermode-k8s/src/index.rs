@@ -2,9 +2,9 @@
 //!
 //! Each write of an object returns the [`Changes`] of the index, and converts only the Pods that depend on the object:
 //! for a Pod, the Pod itself and the Pods that claim one of its IPs; for a Service, the Pods that it selects now or
-//! selected before; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh may change, and the Pods
-//! without a Dataplane. The state does not depend on the order of the writes, with one exception: a Pod that cannot be
-//! converted keeps its last valid Dataplane.
+//! selected before; for an EndpointSlice, no Pod; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh
+//! may change, and the Pods without a Dataplane. The state does not depend on the order of the writes, with one
+//! exception: a Pod that cannot be converted keeps its last valid Dataplane.
 //!
 //! Each Pod is converted only once if the initial lists are applied in the order Namespaces, ReplicaSets and Jobs,
 //! Services, Pods. The engine must not publish changes before all initial lists are complete, because a Pod whose
@@ -17,6 +17,7 @@ mod ip_claims;
 mod label_lookup;
 mod pool;
 mod read;
+mod slices;
 
 use std::collections::hash_map;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -31,6 +32,7 @@ use self::entry::PodEntry;
 use self::ip_claims::IpClaims;
 use self::label_lookup::LabelLookup;
 use self::pool::Pool;
+use self::slices::Slices;
 use crate::convert::facts::{IntermediateFacts, IntermediateId, NamespaceFacts, PodFacts, ServiceFacts};
 use crate::convert::{self, ConvertError, ConvertSettings, Converted};
 
@@ -49,6 +51,7 @@ pub struct Index {
     /// For each namespace, the lookup of its Pods and Services by labels.
     lookups: HashMap<Arc<str>, LabelLookup>,
     ip_claims: IpClaims,
+    slices: Slices,
     /// Texts that the facts of several objects share.
     pool: Pool,
     /// Number of conversions of Pods so far.
@@ -77,6 +80,7 @@ impl Index {
         pod.deduplicate(&mut self.pool);
         let key = pod.key.clone();
         let mut affected = self.rivals_of(&key);
+        let services = self.services_at_ips_of(&key);
         self.unlink(&key);
         self.link(&pod);
         match self.pods.entry(key.clone()) {
@@ -87,19 +91,23 @@ impl Index {
         }
         affected.extend(self.rivals_of(&key));
         affected.insert(key);
-        self.reconvert(affected)
+        let mut changes = self.reconvert(affected);
+        changes.extend(self.update_slice_endpoints(services));
+        changes
     }
 
     /// Removes a Pod.
     pub fn remove_pod(&mut self, key: &ObjectKey) -> Changes {
         let rivals = self.rivals_of(key);
+        let services = self.services_at_ips_of(key);
         self.unlink(key);
         let mut changes = Changes::default();
         if let Some(mut entry) = self.pods.remove(key) {
             entry.remove_dataplane(&mut self.view, &mut changes);
         }
         changes.extend(self.reconvert(rivals));
-        changes.with_sorted_touched()
+        changes.extend(self.update_slice_endpoints(services));
+        changes
     }
 
     /// Adds or replaces a Service.
@@ -191,6 +199,7 @@ impl Index {
         };
         self.set_service(key, new);
         changes.extend(self.reconvert(affected));
+        changes.extend(self.update_slice_endpoints([key.clone()]));
         changes
     }
 
@@ -257,9 +266,11 @@ impl Index {
         self.reconvert(keys)
     }
 
-    /// Converts Pods, for the first time or again, and updates their Dataplanes.
+    /// Converts Pods, for the first time or again, and updates their Dataplanes and the Services that have their IPs as
+    /// endpoints.
     fn reconvert(&mut self, keys: impl IntoIterator<Item = ObjectKey>) -> Changes {
         let mut changes = Changes::default();
+        let mut services = HashSet::new();
         for key in keys {
             let Some(result) = self.pods.get(&key).map(|entry| self.convert_pod(&entry.facts)) else {
                 continue;
@@ -269,8 +280,17 @@ impl Index {
             if let Some(entry) = self.pods.get_mut(&key) {
                 entry.apply_result(result, is_ip_taken, &mut self.view, &mut changes);
             }
+            services.extend(self.services_at_ips_of(&key));
         }
-        changes.with_sorted_touched()
+        changes.extend(self.update_slice_endpoints(services));
+        changes
+    }
+
+    /// Returns the Services whose EndpointSlices contain an IP of a Pod.
+    fn services_at_ips_of(&self, key: &ObjectKey) -> HashSet<ObjectKey> {
+        let pod = self.pods.get(key).map(|entry| &entry.facts);
+        let services = pod.into_iter().flat_map(|pod| self.slices.services_at(pod));
+        services.cloned().collect()
     }
 
     fn convert_pod(&self, pod: &PodFacts) -> Result<Option<Converted>, ConvertError> {

@@ -180,6 +180,7 @@ mod tests {
                 ..ServiceAddresses::default()
             },
             endpoints: endpoints.iter().map(endpoint).collect(),
+            ..Service::default()
         }
     }
 

@@ -58,9 +58,26 @@ pub struct Service {
     /// Endpoints by Pod IP and container port, unready endpoints included. An inbound of a dual-stack Pod is an
     /// endpoint at each of the Pod's IPs.
     pub endpoints: BTreeMap<SocketAddr, Endpoint>,
+    /// Endpoints from the EndpointSlices of a Kubernetes Service without selector. A service with these endpoints has no
+    /// other endpoints.
+    pub slice_endpoints: BTreeMap<SocketAddr, SliceEndpoint>,
+}
+
+/// Endpoint from an EndpointSlice that a user or operator wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Service of the inbound at the address. The proxy there has the identity of this service. `None` if the address is
+    /// outside of the mesh.
+    pub identity: Option<ServiceName>,
+    /// Whether the endpoint may receive traffic.
+    pub ready: bool,
 }
 
 impl Service {
+    fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && self.slice_endpoints.is_empty()
+    }
+
     /// The most specific protocol that [all endpoints have in common](Protocol::common); TCP if the service has no
     /// endpoints.
     pub fn protocol(&self) -> Protocol {
@@ -136,7 +153,8 @@ pub enum Touched {
 #[derive(Debug, Default)]
 struct MeshEntry {
     mesh: Option<Arc<Mesh>>,
-    /// Services with at least one endpoint in the mesh.
+    /// Services with at least one endpoint in the mesh. A service with endpoints from EndpointSlices may also have
+    /// endpoints outside of the mesh.
     services: BTreeMap<ServiceName, Service>,
     dataplanes: HashSet<ObjectKey>,
     permissions: PermissionSet,
@@ -144,7 +162,10 @@ struct MeshEntry {
 
 impl MeshEntry {
     fn is_empty(&self) -> bool {
-        self.mesh.is_none() && self.dataplanes.is_empty() && self.permissions.is_empty()
+        self.mesh.is_none()
+            && self.services.is_empty()
+            && self.dataplanes.is_empty()
+            && self.permissions.is_empty()
     }
 }
 
@@ -187,7 +208,8 @@ impl MeshView {
         keys.filter_map(|key| self.dataplanes.get(key))
     }
 
-    /// A service of a mesh. The service exists while a Dataplane of the mesh has an inbound of it.
+    /// A service of a mesh. The service exists while a Dataplane of the mesh has an inbound of it, or while it has
+    /// endpoints from EndpointSlices.
     pub fn service(&self, mesh: &MeshName, name: &ServiceName) -> Option<&Service> {
         self.meshes.get(mesh)?.services.get(name)
     }
@@ -302,6 +324,32 @@ impl MeshView {
         touched
     }
 
+    /// Sets the endpoints of a service that come from the EndpointSlices of a Kubernetes Service without selector.
+    pub fn set_slice_endpoints(
+        &mut self,
+        mesh: &MeshName,
+        name: &ServiceName,
+        endpoints: BTreeMap<SocketAddr, SliceEndpoint>,
+    ) -> Vec<Touched> {
+        let current = self.service(mesh, name).map(|service| &service.slice_endpoints);
+        if current.unwrap_or(&BTreeMap::new()) == &endpoints {
+            return Vec::new();
+        }
+        let entry = self.meshes.entry(mesh.clone()).or_default();
+        let service = entry.services.entry(name.clone()).or_insert_with(|| Service {
+            addresses: self.addresses.get(name).cloned().unwrap_or_default(),
+            ..Service::default()
+        });
+        service.slice_endpoints = endpoints;
+        if service.is_empty() {
+            entry.services.remove(name);
+        }
+        if entry.is_empty() {
+            self.meshes.remove(mesh);
+        }
+        vec![Touched::Service(mesh.clone(), name.clone())]
+    }
+
     /// Adds or replaces a Dataplane. Its inbounds are endpoints of their services.
     pub fn upsert_dataplane(&mut self, dataplane: impl Into<Arc<Dataplane>>) -> Vec<Touched> {
         self.upsert(dataplane.into(), true)
@@ -348,7 +396,7 @@ impl MeshView {
         for ((name, address), endpoint) in new_endpoints {
             let service = entry.services.entry(name.clone()).or_insert_with(|| Service {
                 addresses: self.addresses.get(&name).cloned().unwrap_or_default(),
-                endpoints: BTreeMap::new(),
+                ..Service::default()
             });
             if service.endpoints.get(&address) != Some(&endpoint) {
                 service.endpoints.insert(address, endpoint);
@@ -396,7 +444,7 @@ impl MeshView {
         {
             service.endpoints.remove(address);
         }
-        if service.endpoints.is_empty() {
+        if service.is_empty() {
             entry.services.remove(name);
         }
     }

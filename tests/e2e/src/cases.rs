@@ -73,6 +73,7 @@ fn application_tests() -> Vec<Test> {
         dataplane::invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane,
         kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,
+        balancing::endpoint_of_a_service_without_selector_is_called_with_mtls,
         encryption::sidecars_use_mtls_and_the_server_sees_the_client_identity,
         encryption::traffic_between_pods_is_encrypted,
         without_sidecar::pod_outside_the_mesh_gets_no_response,

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, BindConfig, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions,
-    HttpProtocolOptions as CommonHttpOptions, RoutingPriority,
+    HttpProtocolOptions as CommonHttpOptions, Metadata, RoutingPriority,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
@@ -74,11 +74,20 @@ pub(crate) fn endpoints(
     cluster: &str,
     addresses: impl IntoIterator<Item = SocketAddr>,
 ) -> ClusterLoadAssignment {
-    let endpoint = |socket| LbEndpoint {
+    endpoints_with_metadata(cluster, addresses.into_iter().map(|address| (address, None)))
+}
+
+/// Like [`endpoints`]; each endpoint may have metadata.
+pub(crate) fn endpoints_with_metadata(
+    cluster: &str,
+    addresses: impl IntoIterator<Item = (SocketAddr, Option<Metadata>)>,
+) -> ClusterLoadAssignment {
+    let endpoint = |(socket, metadata)| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(address(socket)),
             ..Default::default()
         })),
+        metadata,
         ..Default::default()
     };
     let lb_endpoints: Vec<_> = addresses.into_iter().map(endpoint).collect();

@@ -16,6 +16,7 @@ mod outbound;
 mod passthrough;
 mod permission;
 mod probe;
+mod slice;
 mod tls;
 
 use std::net::SocketAddr;
@@ -39,7 +40,15 @@ pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 /// If two headless services select the same Pod port, their listeners have the same name. A proxy then gets only the
 /// listener of the service whose name is alphabetically first.
 pub fn service(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
-    outbound::generate(mesh, name, service)
+    let resources = if service.endpoints.is_empty() {
+        slice::generate(mesh, name, service)
+    } else {
+        outbound::generate(mesh, name, service)
+    };
+    resources
+        .into_iter()
+        .map(|resource| resource.with_service(name))
+        .collect()
 }
 
 /// Generates the resources that all proxies of a mesh share and that belong to no service: the IPv4 passthrough

@@ -1,13 +1,15 @@
 //! Resources for the clients of one service (docs/reference/envoy.md#outbound-listeners).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection, UpstreamConnectionOptions};
-use envoy_types::pb::envoy::config::core::v3::{TcpKeepalive, TrafficDirection};
+use envoy_types::pb::envoy::config::core::v3::{TcpKeepalive, TrafficDirection, TransportSocket};
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
-use kermode_model::view::{Balancing, Service};
+use kermode_model::view::{Balancing, Service, ServiceAddresses};
 use kermode_model::{Dataplane, Mesh, Protocol, ServiceName};
 
 use super::cluster::{self, HttpVersion};
@@ -31,36 +33,45 @@ const EJECTION_TIME: Duration = Duration::from_mins(1);
 const MAX_EJECTION_PERCENT: u32 = 50;
 
 pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
-    let mesh_tls = MeshTls::of(mesh);
+    let protocol = service.protocol();
+    let transport_socket = MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_service(name));
+    let addresses = &service.addresses;
     let mut resources = Vec::new();
-    if !service.addresses.cluster_ips.is_empty() {
-        resources.extend(cluster_ip_resources(name, service, mesh_tls.as_ref()));
+    if addresses.balancing == Balancing::ByNode {
+        let cluster_ips = cluster_ips(addresses).into_iter();
+        let targets = cluster_ips.map(|address| (address, protocol, transport_socket.clone()));
+        resources.extend(single_address_resources(name, targets));
+    } else if !addresses.cluster_ips.is_empty() {
+        let cluster = Cluster {
+            transport_socket: transport_socket.clone(),
+            ..cluster::eds(name.as_str())
+        };
+        let ready_addresses = service.ready_endpoints().map(|(address, _)| *address);
+        let endpoints = cluster::endpoints(name.as_str(), ready_addresses);
+        resources.extend(cluster_ip_resources(
+            name, addresses, protocol, cluster, &endpoints,
+        ));
     }
-    if service.addresses.headless {
-        resources.extend(headless_resources(name, service, mesh_tls.as_ref()));
+    // The client itself chooses a Pod of a headless service. Unready endpoints are included, because the Pods of a
+    // StatefulSet connect to each other before they are ready.
+    if addresses.headless {
+        let endpoints = service.endpoints.iter();
+        let targets =
+            endpoints.map(|(address, endpoint)| (*address, endpoint.protocol, transport_socket.clone()));
+        resources.extend(single_address_resources(name, targets));
     }
     resources
-        .into_iter()
-        .map(|resource| resource.with_service(name))
-        .collect()
 }
 
-/// One cluster with its endpoints, and a listener for each ClusterIP. With [`Balancing::ByNode`], each ClusterIP has a
-/// cluster of its own, whose only address is the ClusterIP.
-fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
-    let protocol = service.protocol();
-    let balancing = service.addresses.balancing;
-    let mut cluster_ips = service.addresses.cluster_ips.clone();
-    cluster_ips.sort();
-    cluster_ips.dedup();
-    if balancing == Balancing::ByNode {
-        return single_address_resources(
-            name,
-            cluster_ips.into_iter().map(|address| (address, protocol)),
-            mesh_tls,
-        );
-    }
-    let by_client = balancing == Balancing::ByClient;
+/// One cluster with its endpoints, and a listener for each ClusterIP. `cluster` has the transport sockets.
+pub(super) fn cluster_ip_resources(
+    name: &ServiceName,
+    addresses: &ServiceAddresses,
+    protocol: Protocol,
+    cluster: Cluster,
+    endpoints: &ClusterLoadAssignment,
+) -> Vec<Resource> {
+    let by_client = addresses.balancing == Balancing::ByClient;
     let lb_policy = if by_client {
         LbPolicy::RingHash
     } else {
@@ -69,45 +80,38 @@ fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<
     let cluster = Cluster {
         outlier_detection: Some(outlier_detection(protocol)),
         lb_policy: lb_policy.into(),
-        ..with_upstream_options(cluster::eds(name.as_str()), name, protocol, mesh_tls)
+        ..with_upstream_options(cluster, protocol)
     };
     let cluster = Resource::encode(ResourceKind::Cluster, name.as_str(), &cluster);
-    let ready_addresses = service.ready_endpoints().map(|(address, _)| *address);
-    let endpoints = cluster::endpoints(name.as_str(), ready_addresses);
     let endpoints =
-        Resource::encode(ResourceKind::Endpoints, name.as_str(), &endpoints).with_cluster_version(&cluster);
+        Resource::encode(ResourceKind::Endpoints, name.as_str(), endpoints).with_cluster_version(&cluster);
     let mut resources = vec![cluster, endpoints];
-    for address in cluster_ips {
+    for address in cluster_ips(addresses) {
         let filter = filter_to_cluster(address, name, name.as_str(), protocol, by_client);
         resources.push(listener_at(address, filter));
     }
     resources
 }
 
-/// A cluster and a listener for each endpoint of a headless service, because the client itself chooses the Pod.
-///
-/// Unready endpoints are included, because the Pods of a StatefulSet connect to each other before they are ready.
-fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
-    let endpoints = service.endpoints.iter();
-    single_address_resources(
-        name,
-        endpoints.map(|(address, endpoint)| (*address, endpoint.protocol)),
-        mesh_tls,
-    )
+/// Returns the ClusterIPs, sorted, without duplicates.
+fn cluster_ips(addresses: &ServiceAddresses) -> BTreeSet<SocketAddr> {
+    addresses.cluster_ips.iter().copied().collect()
 }
 
 /// A cluster and a listener for each address. Connections go to the address that the client chose: the address of an
 /// endpoint, or a ClusterIP whose endpoint the node chooses.
-fn single_address_resources(
+pub(super) fn single_address_resources(
     name: &ServiceName,
-    addresses: impl Iterator<Item = (SocketAddr, Protocol)>,
-    mesh_tls: Option<&MeshTls>,
+    targets: impl Iterator<Item = (SocketAddr, Protocol, Option<TransportSocket>)>,
 ) -> Vec<Resource> {
     let mut resources = Vec::new();
-    for (address, protocol) in addresses {
+    for (address, protocol, transport_socket) in targets {
         let cluster_name = names::single_address(name, address);
-        let cluster = cluster::single_address(&cluster_name, address);
-        let cluster = with_upstream_options(cluster, name, protocol, mesh_tls);
+        let cluster = Cluster {
+            transport_socket,
+            ..cluster::single_address(&cluster_name, address)
+        };
+        let cluster = with_upstream_options(cluster, protocol);
         resources.push(Resource::encode(ResourceKind::Cluster, &cluster_name, &cluster));
         let filter = filter_to_cluster(address, name, &cluster_name, protocol, false);
         resources.push(listener_at(address, filter));
@@ -136,14 +140,8 @@ pub fn hidden_resource_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String
     hidden
 }
 
-fn with_upstream_options(
-    cluster: Cluster,
-    service: &ServiceName,
-    protocol: Protocol,
-    mesh_tls: Option<&MeshTls>,
-) -> Cluster {
+fn with_upstream_options(cluster: Cluster, protocol: Protocol) -> Cluster {
     let cluster = Cluster {
-        transport_socket: mesh_tls.map(|mesh_tls| mesh_tls.to_service(service)),
         // A removed endpoint gets no new requests, even if it is still healthy. Open requests continue.
         ignore_health_on_host_removal: true,
         upstream_connection_options: Some(keepalive_options()),

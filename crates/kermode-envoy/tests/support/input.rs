@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kermode_envoy::{Resource, generate};
 use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
-use kermode_model::view::{Balancing, MeshView, ServiceAddresses};
+use kermode_model::view::{Balancing, MeshView, ServiceAddresses, SliceEndpoint};
 use kermode_model::{
     Action, ApplicationProbe, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode,
     ObjectKey, PermissionRule, Principal, Probes, ServiceName, Tags, TrafficPermission, TransparentProxying,
@@ -63,6 +63,18 @@ struct ServiceInput {
     headless: bool,
     /// `ByClient` or `ByNode`; round robin when absent.
     balancing: Option<String>,
+    /// Endpoints of a Service without selector.
+    #[serde(default)]
+    slice_endpoints: Vec<SliceEndpointInput>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SliceEndpointInput {
+    address: SocketAddr,
+    identity: Option<String>,
+    #[serde(default = "default_true")]
+    ready: bool,
 }
 
 #[derive(Deserialize)]
@@ -175,7 +187,11 @@ impl Input {
                     _ => Balancing::RoundRobin,
                 },
             };
-            view.set_addresses(&ServiceName::new(name.as_str()), Some(addresses));
+            let name = ServiceName::new(name.as_str());
+            view.set_addresses(&name, Some(addresses));
+            let endpoints = service.slice_endpoints.iter();
+            let endpoints = endpoints.map(|endpoint| (endpoint.address, mk_slice_endpoint(endpoint)));
+            view.set_slice_endpoints(&MESH.into(), &name, endpoints.collect());
         }
         for (name, dataplane) in &self.dataplanes {
             view.upsert_dataplane(mk_dataplane(name, dataplane));
@@ -196,6 +212,13 @@ impl Input {
             view.upsert_permission(&key, &MeshName::new(MESH), permission);
         }
         view
+    }
+}
+
+fn mk_slice_endpoint(input: &SliceEndpointInput) -> SliceEndpoint {
+    SliceEndpoint {
+        identity: input.identity.as_deref().map(ServiceName::from),
+        ready: input.ready,
     }
 }
 

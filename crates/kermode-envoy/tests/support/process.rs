@@ -195,6 +195,9 @@ fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
         )
         .ok()?;
         connection.write_all(response.as_bytes()).ok()?;
+        if head.contains("connection: close") {
+            return None;
+        }
     }
 }
 

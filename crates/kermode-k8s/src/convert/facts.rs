@@ -3,12 +3,14 @@
 //! The index compares new facts with stored facts, so an update that changes only other fields, such as the resource
 //! version, causes no work. The index also deduplicates equal strings of many Pods.
 
+mod endpoint_slice;
 mod namespace;
 mod node;
 mod owner;
 mod pod;
 mod service;
 
+pub use endpoint_slice::{EndpointSliceFacts, NOT_DERIVED_FROM_SELECTOR};
 pub use namespace::NamespaceFacts;
 pub use node::NodeFacts;
 pub use owner::{IntermediateFacts, IntermediateId, IntermediateKind, OwnerRef};

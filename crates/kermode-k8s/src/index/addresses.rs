@@ -8,9 +8,9 @@ use kermode_model::view::ServiceAddresses;
 use crate::convert::facts::ServiceFacts;
 
 /// Returns, for each port of a Service, the service name of the port's inbounds and the addresses of the port. Empty if
-/// the Service yields no inbounds.
+/// the Service takes no part in the mesh.
 pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, ServiceAddresses)> {
-    let ports = if service.yields_inbounds() {
+    let ports = if service.yields_inbounds() || service.has_own_endpoints() {
         &*service.ports
     } else {
         &[]

@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kermode_model::ObjectKey;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::convert::facts::{IntermediateFacts, NamespaceFacts, PodFacts, ServiceFacts};
+use crate::convert::facts::{EndpointSliceFacts, IntermediateFacts, NamespaceFacts, PodFacts, ServiceFacts};
 
 fn decode<T: DeserializeOwned>(object: Value) -> T {
     serde_json::from_value(object).expect("an object of the requested kind")
@@ -47,6 +48,20 @@ pub(super) fn mk_service(name: &str, cluster_ip: &str, selector: Value, ports: V
         "metadata": {"name": name, "namespace": "demo"},
         "spec": {"selector": selector, "clusterIP": cluster_ip, "ports": ports},
     })))
+}
+
+/// `ports` and `endpoints` as in an EndpointSlice.
+pub(super) fn mk_endpoint_slice(
+    name: &str,
+    service: &str,
+    ports: Value,
+    endpoints: Value,
+) -> EndpointSliceFacts {
+    let slice = decode::<EndpointSlice>(json!({
+        "metadata": {"name": name, "namespace": "demo", "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+    }));
+    EndpointSliceFacts::of(&slice).expect("a slice with a Service")
 }
 
 pub(super) fn mk_namespace(name: &str, mesh: Option<&str>) -> NamespaceFacts {

@@ -35,8 +35,12 @@ impl IpClaims {
         ip: IpAddr,
         pod: &'c ObjectKey,
     ) -> impl Iterator<Item = &'c ObjectKey> {
-        let pods = self.0.get(&ip).into_iter().flatten();
-        pods.filter(move |other| *other != pod)
+        self.pods(ip).filter(move |other| *other != pod)
+    }
+
+    /// Returns the Pods that claim an IP.
+    pub(super) fn pods(&self, ip: IpAddr) -> impl Iterator<Item = &ObjectKey> {
+        self.0.get(&ip).into_iter().flatten()
     }
 
     /// Returns whether there are no claims.

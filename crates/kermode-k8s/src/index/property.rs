@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use kermode_model::view::Endpoint;
+use kermode_model::view::{Endpoint, SliceEndpoint};
 use kermode_model::{Action, Dataplane, PermissionRule, Principal, Tags, tag};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, read_pod};
+use super::builders::{key, mk_endpoint_slice, mk_namespace, mk_replica_set, mk_service, pod_json, read_pod};
 use super::*;
+use crate::convert::facts::EndpointSliceFacts;
 
 /// A write to the index. Each `u8` is the number in the name of the object. The range of the numbers is small, so that
 /// several writes affect the same object.
@@ -20,6 +21,8 @@ enum Write {
     RemovePod(u8),
     Service(u8, ServiceShape),
     RemoveService(u8),
+    EndpointSlice(u8, SliceShape),
+    RemoveEndpointSlice(u8),
     /// Applies the Namespace with this mesh annotation, if any.
     Namespace(Option<&'static str>),
     RemoveNamespace,
@@ -62,6 +65,15 @@ struct ServiceShape {
     /// Bit set of the ports that the Service has; see [`mk_service_of`].
     ports: u8,
     is_ignored: bool,
+}
+
+#[derive(Clone, Debug)]
+struct SliceShape {
+    /// Number in the name of the Service.
+    service: u8,
+    /// Bit set of the last numbers of the IPs that the slice contains.
+    ips: u8,
+    is_ready: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -135,6 +147,14 @@ fn any_service() -> impl Strategy<Value = ServiceShape> {
     )
 }
 
+fn any_slice() -> impl Strategy<Value = SliceShape> {
+    (0..3u8, 0..32u8, any::<bool>()).prop_map(|(service, ips, is_ready)| SliceShape {
+        service,
+        ips,
+        is_ready,
+    })
+}
+
 fn any_write() -> impl Strategy<Value = Write> {
     let mesh = prop::sample::select(vec!["default", "other"]);
     prop_oneof![
@@ -142,6 +162,8 @@ fn any_write() -> impl Strategy<Value = Write> {
         2 => (0..4u8).prop_map(Write::RemovePod),
         4 => (0..3u8, any_service()).prop_map(|(name, service)| Write::Service(name, service)),
         2 => (0..3u8).prop_map(Write::RemoveService),
+        3 => (0..2u8, any_slice()).prop_map(|(name, slice)| Write::EndpointSlice(name, slice)),
+        1 => (0..2u8).prop_map(Write::RemoveEndpointSlice),
         1 => prop::option::of(mesh).prop_map(Write::Namespace),
         1 => Just(Write::RemoveNamespace),
         2 => (0..2u8, any::<bool>())
@@ -223,6 +245,20 @@ fn mk_service_of(name: u8, shape: &ServiceShape) -> ServiceFacts {
     service
 }
 
+fn mk_slice(name: u8, shape: &SliceShape) -> EndpointSliceFacts {
+    let ips = (1..6u8).filter(|ip| shape.ips & (1 << (ip - 1)) != 0);
+    let endpoints: Vec<_> = ips
+        .map(|ip| json!({"addresses": [format!("10.0.0.{ip}")], "conditions": {"ready": shape.is_ready}}))
+        .collect();
+    let ports = json!([{"port": 8080}]);
+    mk_endpoint_slice(
+        &format!("e{name}"),
+        &format!("s{}", shape.service),
+        ports,
+        json!(endpoints),
+    )
+}
+
 fn mk_permission(shape: &PermissionShape) -> (MeshName, TrafficPermission) {
     let service = (tag::SERVICE.into(), "s0_demo_svc_80".into());
     let app = ("app".into(), "a0".into());
@@ -281,6 +317,8 @@ fn apply_write(index: &mut Index, write: &Write) -> Changes {
         Write::RemovePod(name) => index.remove_pod(&key(&format!("p{name}"))),
         Write::Service(name, shape) => index.apply_service(mk_service_of(*name, shape)),
         Write::RemoveService(name) => index.remove_service(&key(&format!("s{name}"))),
+        Write::EndpointSlice(name, shape) => index.apply_endpoint_slice(mk_slice(*name, shape)),
+        Write::RemoveEndpointSlice(name) => index.remove_endpoint_slice(&key(&format!("e{name}"))),
         Write::Namespace(mesh) => index.apply_namespace(mk_namespace("demo", *mesh)),
         Write::RemoveNamespace => index.remove_namespace("demo"),
         Write::ReplicaSet { name, has_deployment } => {
@@ -298,7 +336,14 @@ fn apply_write(index: &mut Index, write: &Write) -> Changes {
     }
 }
 
-type Services = BTreeMap<(MeshName, ServiceName), (ServiceAddresses, BTreeMap<SocketAddr, Endpoint>)>;
+/// Addresses, endpoints of selected Pods, and endpoints from EndpointSlices.
+type ServiceState = (
+    ServiceAddresses,
+    BTreeMap<SocketAddr, Endpoint>,
+    BTreeMap<SocketAddr, SliceEndpoint>,
+);
+
+type Services = BTreeMap<(MeshName, ServiceName), ServiceState>;
 
 /// The observable state of an index.
 #[derive(Debug, PartialEq)]
@@ -366,8 +411,12 @@ fn services_of(view: &MeshView) -> Services {
         .iter()
         .flat_map(|mesh| view.services(mesh).map(move |service| (mesh, service)));
     all.map(|(mesh, (name, service))| {
-        let addresses_and_endpoints = (service.addresses.clone(), service.endpoints.clone());
-        ((mesh.clone(), name.clone()), addresses_and_endpoints)
+        let state = (
+            service.addresses.clone(),
+            service.endpoints.clone(),
+            service.slice_endpoints.clone(),
+        );
+        ((mesh.clone(), name.clone()), state)
     })
     .collect()
 }
@@ -407,6 +456,58 @@ fn is_ip_taken(index: &Index, pod: &PodFacts) -> bool {
     pods.any(|other| rank(other) > rank(pod) && !ips(other).is_disjoint(&ips(pod)))
 }
 
+type SliceEndpoints = BTreeMap<(MeshName, ServiceName), BTreeMap<SocketAddr, SliceEndpoint>>;
+
+/// Returns the endpoints of all Services without selector, for each mesh that has one of the endpoints.
+fn slice_endpoints_from_scratch(index: &Index, view: &MeshView) -> SliceEndpoints {
+    let mut all = SliceEndpoints::new();
+    for service in index
+        .services
+        .values()
+        .filter(|service| service.has_own_endpoints())
+    {
+        let slices = index.slices.by_key.values();
+        let slices = slices.filter(|slice| *slice.service == *service.key.name);
+        // All ports of Services and EndpointSlices are unnamed, so each port of the Service has all endpoints.
+        let ready_by_ip = slices.flat_map(|slice| &slice.endpoints).fold(
+            BTreeMap::<IpAddr, bool>::new(),
+            |mut ready_by_ip, (ip, is_ready)| {
+                *ready_by_ip.entry(*ip).or_default() |= is_ready;
+                ready_by_ip
+            },
+        );
+        let owner_of = |ip: IpAddr| {
+            let mut owners = view.dataplanes().filter(|dataplane| {
+                let facts = index.pod(&dataplane.key).expect("the Pod of a Dataplane");
+                facts.held_ips().any(|held| held == ip) && !is_ip_taken(index, facts)
+            });
+            let owner = owners.next()?;
+            let inbound = owner.inbounds.iter().find(|inbound| inbound.port == 8080)?;
+            Some((owner.mesh.clone(), inbound.service()?))
+        };
+        let meshes: BTreeSet<_> = ready_by_ip
+            .keys()
+            .filter_map(|ip| Some(owner_of(*ip)?.0))
+            .collect();
+        for (mesh, port) in meshes
+            .iter()
+            .flat_map(|mesh| service.ports.iter().map(move |port| (mesh, port)))
+        {
+            let endpoint = |(ip, ready): (&IpAddr, &bool)| {
+                let owner = owner_of(*ip).filter(|(owner, _)| owner == mesh);
+                let endpoint = SliceEndpoint {
+                    identity: owner.map(|(_, service)| service),
+                    ready: *ready,
+                };
+                (SocketAddr::new(*ip, 8080), endpoint)
+            };
+            let endpoints = ready_by_ip.iter().map(endpoint).collect();
+            all.insert((mesh.clone(), port.service_name().clone()), endpoints);
+        }
+    }
+    all
+}
+
 /// Returns the state that results from a conversion of all objects from scratch.
 fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     let mut view = MeshView::default();
@@ -441,6 +542,9 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
             }
         }
     }
+    for ((mesh, name), endpoints) in slice_endpoints_from_scratch(index, &view) {
+        view.set_slice_endpoints(&mesh, &name, endpoints);
+    }
     IndexState {
         desired_dataplanes,
         view_dataplanes: view_dataplanes(&view),
@@ -455,10 +559,16 @@ fn without_invalid_pods(mut state: IndexState, invalid: &BTreeSet<ObjectKey>) ->
     state.desired_dataplanes.retain(|key, _| !invalid.contains(key));
     state.view_dataplanes.retain(|key, _| !invalid.contains(key));
     state.rules.retain(|key, _| !invalid.contains(key));
-    for (_, endpoints) in state.services.values_mut() {
+    for (_, endpoints, slice_endpoints) in state.services.values_mut() {
         endpoints.retain(|_, endpoint| !invalid.contains(&endpoint.dataplane));
+        // Any of these endpoints may depend on an invalid Pod.
+        if !invalid.is_empty() {
+            slice_endpoints.clear();
+        }
     }
-    state.services.retain(|_, (_, endpoints)| !endpoints.is_empty());
+    state
+        .services
+        .retain(|_, (_, endpoints, slice_endpoints)| !endpoints.is_empty() || !slice_endpoints.is_empty());
     state
 }
 

@@ -3,7 +3,9 @@
 use kermode_model::{Tags, tag};
 use serde_json::{Value, json};
 
-use super::builders::{key, mk_namespace, mk_pod, mk_replica_set, mk_service, pod_json, read_pod};
+use super::builders::{
+    key, mk_endpoint_slice, mk_namespace, mk_pod, mk_replica_set, mk_service, pod_json, read_pod,
+};
 use super::*;
 
 fn web_labels() -> Value {
@@ -467,4 +469,95 @@ fn index_is_empty_after_all_objects_are_removed() {
     assert!(index.lookups.is_empty() && index.pods_by_intermediate.is_empty() && index.services.is_empty());
     assert!(index.ip_claims.is_empty());
     assert_eq!(index.view().services(&"default".into()).count(), 0);
+}
+
+/// Returns the endpoints of a service that come from EndpointSlices: address, identity, and whether it is ready.
+fn slice_endpoints(index: &Index, service: &str) -> Vec<(String, Option<String>, bool)> {
+    let service = index.view().service(&"default".into(), &service.into());
+    let endpoints = service.into_iter().flat_map(|service| &service.slice_endpoints);
+    endpoints
+        .map(|(address, endpoint)| {
+            let identity = endpoint.identity.as_ref().map(ToString::to_string);
+            (address.to_string(), identity, endpoint.ready)
+        })
+        .collect()
+}
+
+#[test]
+fn endpoints_of_a_service_without_selector_have_the_identity_of_the_inbound_at_their_address() {
+    let mut index = Index::default();
+    index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    index.apply_service(mk_service(
+        "leader",
+        "10.96.0.2",
+        json!({}),
+        json!([{"port": 80, "name": "x"}]),
+    ));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    let endpoints = json!([
+        {"addresses": ["10.0.0.1"]},
+        {"addresses": ["192.168.0.1"], "conditions": {"ready": false}},
+    ]);
+    // The second port belongs to no port of the Service.
+    let ports = json!([{"name": "x", "port": 8080}, {"name": "y", "port": 9090}]);
+    let slice = mk_endpoint_slice("leader-1", "leader", ports, endpoints);
+    let changes = index.apply_endpoint_slice(slice.clone());
+    assert_eq!(changes.touched, [touched_service("leader_demo_svc_80")]);
+    let expected = [
+        (
+            "10.0.0.1:8080".to_owned(),
+            Some("web_demo_svc_80".to_owned()),
+            true,
+        ),
+        ("192.168.0.1:8080".to_owned(), None, false),
+    ];
+    assert_eq!(slice_endpoints(&index, "leader_demo_svc_80"), expected);
+    assert!(index.apply_endpoint_slice(slice).is_empty());
+
+    // A Service with endpoints outside of the mesh only is no service of the mesh.
+    index.remove_pod(&key("web-1"));
+    assert_eq!(slice_endpoints(&index, "leader_demo_svc_80"), []);
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    assert_eq!(slice_endpoints(&index, "leader_demo_svc_80"), expected);
+    let changes = index.remove_endpoint_slice(&key("leader-1"));
+    assert_eq!(changes.touched, [touched_service("leader_demo_svc_80")]);
+    assert_eq!(slice_endpoints(&index, "leader_demo_svc_80"), []);
+}
+
+#[test]
+fn endpoint_slice_of_a_service_with_selector_is_ignored() {
+    let mut index = Index::default();
+    index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    let endpoints = json!([{"addresses": ["10.0.0.1"]}]);
+    let slice = mk_endpoint_slice("web-1", "web", json!([{"port": 8080}]), endpoints);
+    assert!(index.apply_endpoint_slice(slice).is_empty());
+}
+
+#[test]
+fn change_of_a_pod_outside_of_endpoint_slices_touches_no_service_without_selector() {
+    let mut index = Index::default();
+    index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    index.apply_service(mk_service(
+        "leader",
+        "10.96.0.2",
+        json!({}),
+        json!([{"port": 80}]),
+    ));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    let endpoints = json!([{"addresses": ["10.0.0.1"]}]);
+    index.apply_endpoint_slice(mk_endpoint_slice(
+        "leader-1",
+        "leader",
+        json!([{"port": 8080}]),
+        endpoints,
+    ));
+    let changes = index.apply_pod(mk_pod("web-2", "10.0.0.2", web_labels()));
+    assert_eq!(
+        changes.touched,
+        [
+            touched_service("web_demo_svc_80"),
+            Touched::Dataplane(key("web-2"))
+        ]
+    );
 }

@@ -1,12 +1,13 @@
-//! Load balancing by the client's sidecar, shown by the statistics of its Envoy.
+//! Load balancing by the client's sidecar: over the Pods that a Service selects, and over endpoints from EndpointSlices.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 
 use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_SERVICE};
+use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
@@ -65,4 +66,54 @@ pub(super) async fn client_sidecar_balances_requests_over_all_servers(fixture: &
         "requests that Envoy sent to each endpoint: {}",
         counts.join(", ")
     ))
+}
+
+/// The mesh is STRICT, so the server's sidecar accepts no connection in plain text.
+pub(super) async fn endpoint_of_a_service_without_selector_is_called_with_mtls(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let kubectl = &fixture.cluster.kubectl;
+    let mut responding = Vec::new();
+    // The second server takes over from the first one, as after the election of another leader.
+    for server in servers.iter().take(2) {
+        let (name, manifests) = (server.name_any(), leader_manifests(ip(server)?));
+        kubectl.apply(&manifests).await?;
+        let response = wait_for("a response of the leader", Duration::from_secs(30), async || {
+            let result = demo::get(kubectl, APP_NAMESPACE, &client, "client", LEADER_URL).await;
+            let found = result.unwrap_or_else(|error| format!("{error:#}"));
+            Ok(done_if(found.contains(&name), found.clone(), || found))
+        })
+        .await?;
+        responding.push(response.lines().next().context("an empty response")?.to_owned());
+    }
+    kubectl.delete(&leader_manifests("10.0.0.1"), true).await?;
+    Ok(format!("responses: {}", responding.join("; ")))
+}
+
+const LEADER_URL: &str = "http://leader.e2e-mesh.svc/";
+
+/// Returns a Service without selector, and the EndpointSlice with its only endpoint.
+fn leader_manifests(ip: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: leader, namespace: {APP_NAMESPACE}}}
+spec:
+  ports: [{{name: http, port: 80, targetPort: 8080}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: leader-1
+  namespace: {APP_NAMESPACE}
+  labels: {{kubernetes.io/service-name: leader}}
+addressType: IPv4
+ports: [{{name: http, port: 8080, protocol: TCP}}]
+endpoints: [{{addresses: [\"{ip}\"], conditions: {{ready: true}}}}]
+"
+    )
 }

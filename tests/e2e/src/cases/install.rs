@@ -152,6 +152,8 @@ pub(super) async fn access_rights_have_no_wildcard_and_allow_only_expected_reque
             "no",
         ),
         ("list", "nodes", "default", "yes"),
+        ("list", "endpointslices.discovery.k8s.io", "default", "yes"),
+        ("update", "endpointslices.discovery.k8s.io", "default", "no"),
         ("patch", "nodes", "default", "no"),
         ("list", "persistentvolumes", "default", "no"),
     ] {

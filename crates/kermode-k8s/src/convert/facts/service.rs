@@ -40,6 +40,8 @@ pub struct ServiceFacts {
 /// A TCP port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePortFacts {
+    /// Name of the port; empty if the Service has a single port without a name.
+    pub name: Arc<str>,
     /// Port number for clients.
     pub number: u16,
     /// Target port in Pods.
@@ -65,11 +67,21 @@ impl ServiceFacts {
     /// Whether the Service yields inbounds: it has a selector, its type is not ExternalName, and it does not have the
     /// annotation `kuma.io/ignore`.
     pub fn yields_inbounds(&self) -> bool {
+        !self.selector.is_empty() && self.takes_part_in_the_mesh()
+    }
+
+    /// Whether the endpoints of the Service come from EndpointSlices that a user or operator writes: the Service has no
+    /// selector, its type is not ExternalName, and it does not have the annotation `kuma.io/ignore`.
+    pub fn has_own_endpoints(&self) -> bool {
+        self.selector.is_empty() && self.takes_part_in_the_mesh()
+    }
+
+    fn takes_part_in_the_mesh(&self) -> bool {
         let is_ignored = self
             .annotations
             .get(annotation::IGNORE)
             .is_some_and(|value| annotation::parse_bool(annotation::IGNORE, value) == Ok(true));
-        !self.selector.is_empty() && !self.is_external_name && !is_ignored
+        !self.is_external_name && !is_ignored
     }
 }
 
@@ -128,6 +140,7 @@ impl ServicePortFacts {
         let annotated_protocol =
             annotations.get(&format!("{number_text}{}", annotation::PORT_PROTOCOL_SUFFIX));
         Some(Self {
+            name: port.name.as_deref().unwrap_or_default().into(),
             number,
             target,
             declared_protocol: protocol::declared(
