@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kermode_crds::{ContainerPatch, Dataplane, Mesh, MeshTrafficPermission};
 use kube::api::ListParams;
 use kube::{Api, Client, Resource};
@@ -28,6 +29,7 @@ pub async fn check(client: &Client, system_namespace: &str) -> Result<(), Prefli
     let results = [
         check_kind::<Pod>(Api::all(client.clone())).await,
         check_kind::<Service>(Api::all(client.clone())).await,
+        check_kind::<EndpointSlice>(Api::all(client.clone())).await,
         check_kind::<Namespace>(Api::all(client.clone())).await,
         check_kind::<Node>(Api::all(client.clone())).await,
         check_kind::<ReplicaSet>(Api::all(client.clone())).await,
