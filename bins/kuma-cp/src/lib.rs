@@ -2,7 +2,7 @@
 //! crate reads the configuration and connects the library crates; the binary only calls [`main`].
 
 mod debug;
-mod proxy_server;
+mod server_for_proxies;
 mod wiring;
 
 use std::path::PathBuf;

@@ -134,7 +134,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     )?;
     spawn(&mut components, "admission server", admission);
     let (listener, certificate) = (listeners.proxies, serving_identity.certificate());
-    spawn_proxy_server(
+    spawn_server_for_proxies(
         &mut components,
         listener,
         certificate,
@@ -256,7 +256,7 @@ fn admission_server(
 }
 
 /// Spawns the server for proxies and the rebalancing of its streams.
-fn spawn_proxy_server(
+fn spawn_server_for_proxies(
     components: &mut Components,
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
@@ -265,9 +265,9 @@ fn spawn_proxy_server(
     registry: &Arc<Mutex<Registry>>,
     shutdown: &Shutdown,
 ) {
-    let proxy_server = state.proxy_server(client, registry, shutdown);
+    let server_for_proxies = state.server_for_proxies(client, registry, shutdown);
     let rebalancing = rebalancing::run(
-        proxy_server.ads(),
+        server_for_proxies.ads(),
         state.index.clone(),
         state.replicas.subscribe(),
     );
@@ -279,7 +279,7 @@ fn spawn_proxy_server(
     let server = tls::serve(
         listener,
         certificate,
-        proxy_server,
+        server_for_proxies,
         state.connection_metrics.limit("proxies", MAX_PROXY_CONNECTIONS),
         shutdown.clone(),
     );

@@ -24,7 +24,8 @@ pub(crate) struct Config {
     pub(crate) mesh: MeshName,
     pub(crate) proxy: ObjectKey,
     pub(crate) envoy: EnvoyConfig,
-    /// Whether this container is a native sidecar, which is signalled after the workload has ended.
+    /// Whether this container is a native sidecar. The kubelet sends SIGTERM to a native sidecar after the containers of
+    /// the application have ended.
     pub(crate) is_native_sidecar: bool,
     /// Port on loopback that DNS queries are redirected to; `None` if `kuma-dp` serves no DNS.
     pub(crate) dns_port: Option<NonZeroU16>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use kermode_agent::certificate::Renewal;
 use kermode_agent::control_plane::ControlPlane;
-use kermode_agent::dns::{self, NameServers, NoZone};
+use kermode_agent::dns::{self, EmptyDnsZone, NameServers};
 use kermode_agent::envoy::{self, Admin, Envoy};
 use kermode_agent::relay::Relay;
 use kermode_agent::removal::RemovalWatch;
@@ -125,7 +125,7 @@ async fn start_components(
     );
     if let Some(port) = config.dns_port {
         let name_servers = NameServers::new(system_dns.servers(), dns::NAME_SERVER_TIMEOUT);
-        components.spawn(dns::Server::bind(port, NoZone, name_servers).await?.run());
+        components.spawn(dns::Server::bind(port, EmptyDnsZone, name_servers).await?.run());
     }
     Ok((components, removal_watch))
 }

@@ -20,8 +20,9 @@ pub(crate) enum UninstallCommand {
     /// Print the objects of the control plane for `kubectl delete --ignore-not-found -f -`.
     ///
     /// The webhooks are deleted first, so new Pods start during and after the deletion. The objects are those of any
-    /// installation in the namespace, whatever its flags were. The deletion also completes one by `kubectl delete
-    /// namespace`, after which Pods are denied because the webhooks remain.
+    /// installation in the namespace, whatever its flags were. If only
+    /// the namespace was deleted (`kubectl delete namespace`), the webhooks remain and deny Pods. The same command then
+    /// deletes the other objects.
     ControlPlane(ControlPlaneArgs),
 }
 
@@ -144,13 +145,14 @@ mod tests {
 
     #[test]
     fn custom_resource_definitions_are_kept_on_request() {
-        let kept = removed(&["--keep-custom-resources"]);
+        let other_objects = removed(&["--keep-custom-resources"]);
         assert!(
-            kept.iter()
+            other_objects
+                .iter()
                 .all(|object| object["kind"] != "CustomResourceDefinition")
         );
         let definitions = kermode_crds::definition::all().len();
-        assert_eq!(removed(&[]).len() - kept.len(), definitions);
+        assert_eq!(removed(&[]).len() - other_objects.len(), definitions);
     }
 
     #[test]

@@ -41,9 +41,9 @@ pub trait Zone: Send + Sync + 'static {
 
 /// Zone without names.
 #[derive(Clone, Debug)]
-pub struct NoZone;
+pub struct EmptyDnsZone;
 
-impl Zone for NoZone {
+impl Zone for EmptyDnsZone {
     fn answer(&self, _: &Query<'_>) -> Option<Vec<u8>> {
         None
     }

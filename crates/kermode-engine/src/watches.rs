@@ -217,9 +217,13 @@ mod tests {
         for _ in 0..count {
             let (path, accepted) = requests.recv().await.expect("a request of each watch");
             let accepted = accepted.as_ref().and_then(|value| value.to_str().ok());
-            let is_metadata = accepted.is_some_and(|value| value.contains("as=PartialObjectMetadata"));
-            let has_owner_only = path.ends_with("/replicasets") || path.ends_with("/jobs");
-            assert_eq!(is_metadata, has_owner_only, "{path}: {accepted:?}");
+            let requests_only_metadata =
+                accepted.is_some_and(|value| value.contains("as=PartialObjectMetadata"));
+            let needs_only_metadata = path.ends_with("/replicasets") || path.ends_with("/jobs");
+            assert_eq!(
+                requests_only_metadata, needs_only_metadata,
+                "{path}: {accepted:?}"
+            );
         }
         watching.abort();
     }

@@ -110,7 +110,9 @@ fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error
                     uris.push((*uri).to_owned());
                 }
             }
-            ParsedExtension::BasicConstraints(_) => return Err(not_allowed("the CA constraint")),
+            ParsedExtension::BasicConstraints(_) => {
+                return Err(not_allowed("the basic constraints extension"));
+            }
             _ => return Err(not_allowed("an extension other than subject alternative names")),
         }
     }

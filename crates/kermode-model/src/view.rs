@@ -31,7 +31,7 @@ pub struct MeshView {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceAddresses {
     /// ClusterIP and service port, one for each IP family.
-    pub cluster_ips: Vec<SocketAddr>,
+    pub cluster_addresses: Vec<SocketAddr>,
     /// Whether the Kubernetes Service is headless (ClusterIP `None`): clients connect to the IPs of its Pods.
     pub headless: bool,
     /// Choice of the endpoint for a connection to a ClusterIP.
@@ -92,8 +92,8 @@ impl Service {
     /// that the ClusterIPs have, or the Pod's first IP if no ClusterIP has a family of the Pod.
     pub fn ready_endpoints(&self) -> impl Iterator<Item = (&SocketAddr, &Endpoint)> {
         let is_family_of_cluster_ip = |is_ipv6| {
-            let mut cluster_ips = self.addresses.cluster_ips.iter();
-            cluster_ips.any(|address| address.is_ipv6() == is_ipv6)
+            let mut cluster_addresses = self.addresses.cluster_addresses.iter();
+            cluster_addresses.any(|address| address.is_ipv6() == is_ipv6)
         };
         // Indexed by whether the family is IPv6.
         let cluster_ips_have_family = [is_family_of_cluster_ip(false), is_family_of_cluster_ip(true)];
@@ -301,7 +301,7 @@ impl MeshView {
             return Vec::new();
         }
         if let Some(old) = self.addresses.remove(name) {
-            for address in &old.cluster_ips {
+            for address in &old.cluster_addresses {
                 // The ClusterIP may have been reassigned to another Service.
                 if self.by_address.get(address) == Some(name) {
                     self.by_address.remove(address);
@@ -309,7 +309,7 @@ impl MeshView {
             }
         }
         if let Some(new) = &addresses {
-            for address in &new.cluster_ips {
+            for address in &new.cluster_addresses {
                 self.by_address.insert(*address, name.clone());
             }
             self.addresses.insert(name.clone(), new.clone());

@@ -104,7 +104,7 @@ impl Display for Verdict {
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
-            // `return` skips the later rules, because the zone is set.
+            // Once the zone is set, the later rules are not needed: `return` skips them.
             Self::Zone(zone) => write!(f, "ct zone set {zone} return"),
         }
     }

@@ -74,7 +74,7 @@ fn with_direct_access(mut dataplane: Dataplane, services: &[&str]) -> Dataplane 
 
 fn cluster_ip(last: u8) -> ServiceAddresses {
     ServiceAddresses {
-        cluster_ips: vec![SocketAddr::from(([10, 96, 0, last], 80))],
+        cluster_addresses: vec![SocketAddr::from(([10, 96, 0, last], 80))],
         ..ServiceAddresses::default()
     }
 }

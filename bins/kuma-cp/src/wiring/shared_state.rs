@@ -27,7 +27,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 use super::api_server;
-use crate::proxy_server::{ProxyServer, RemovalDependencies};
+use crate::server_for_proxies::{RemovalDependencies, ServerForProxies};
 use kermode_config::Config;
 
 /// State that the components share. Its methods create the components that need most of the state.
@@ -191,12 +191,12 @@ impl SharedState {
     }
 
     /// Returns the server that proxies connect to, and registers its metrics.
-    pub(super) fn proxy_server(
+    pub(super) fn server_for_proxies(
         &self,
         client: &Client,
         registry: &Arc<Mutex<Registry>>,
         shutdown: &Shutdown,
-    ) -> ProxyServer {
+    ) -> ServerForProxies {
         let authenticator = TokenAuthenticator::new(
             client.clone(),
             self.index.clone(),
@@ -211,7 +211,7 @@ impl SharedState {
             self.index.clone(),
             metrics,
         );
-        ProxyServer::new(
+        ServerForProxies::new(
             self.store.clone(),
             RemovalDependencies {
                 removals: self.removals.clone(),

@@ -15,7 +15,7 @@ pub(crate) struct ConfigArgs {
     config: Option<PathBuf>,
 
     /// Version of the API server. Native sidecars are supported from 1.29; without this flag, they are assumed to be
-    /// supported. If Nodes are among the objects, the oldest kubelet decides instead.
+    /// supported. If the input contains Nodes, the version of their oldest kubelet counts, and this flag has no effect.
     #[arg(long, value_name = "MAJOR.MINOR")]
     kubernetes_version: Option<String>,
 }

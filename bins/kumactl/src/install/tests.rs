@@ -216,7 +216,7 @@ fn webhooks_of_the_injector_equal_kumas_webhooks() {
 }
 
 #[test]
-fn webhooks_exclude_the_system_namespace_and_the_catch_all_webhook_those_of_the_cluster() {
+fn webhooks_exclude_the_control_plane_namespace_and_the_catch_all_webhook_also_excludes_kube_namespaces() {
     for flags in [
         &["--namespace=mesh"][..],
         &["--namespace=mesh", "--webhook-url=https://192.0.2.1:1"],
@@ -273,7 +273,7 @@ fn failure_of_the_warning_webhook_is_ignored() {
     assert!(webhook["timeoutSeconds"].as_u64() <= Some(2));
     assert!(
         webhook.get("objectSelector").is_none(),
-        "labels of Namespaces and templates request injection too"
+        "a selector would miss workloads whose Namespace or Pod template has the label"
     );
     let excluded = json!([
         "kong-mesh-system",

@@ -54,7 +54,7 @@ fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
             .chain(after.iter().map(|line| Line::Added(line)))
             .collect();
     }
-    // For each pair of positions, the length of the longest common subsequence of the lines after these positions.
+    // For each pair of positions, the length of the longest common subsequence of the lines from these positions on.
     let mut longest = vec![0_u32; (before.len() + 1) * width];
     for left in (0..before.len()).rev() {
         for right in (0..after.len()).rev() {

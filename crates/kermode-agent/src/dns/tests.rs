@@ -93,7 +93,7 @@ async fn query_server(server: SocketAddr, query: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn response_is_passed_on_unchanged() {
-    let server = mk_server(vec![mk_name_server(Behaviour::Responds).await], NoZone).await;
+    let server = mk_server(vec![mk_name_server(Behaviour::Responds).await], EmptyDnsZone).await;
     let query = mk_query(77, "kubernetes.default");
     assert_eq!(
         query_server(server, &query).await,
@@ -103,7 +103,7 @@ async fn response_is_passed_on_unchanged() {
 
 #[tokio::test]
 async fn tcp_connection_serves_several_queries() {
-    let server = mk_server(vec![mk_name_server(Behaviour::Silent).await], NoZone).await;
+    let server = mk_server(vec![mk_name_server(Behaviour::Silent).await], EmptyDnsZone).await;
     let mut stream = TcpStream::connect(server).await.unwrap();
     for id in [1, 2] {
         let query = mk_query(id, "kubernetes.default");
@@ -119,7 +119,7 @@ async fn tcp_connection_serves_several_queries() {
 async fn next_name_server_is_queried_when_one_fails_or_is_silent() {
     let good = mk_name_server(Behaviour::Responds).await;
     for bad in [Behaviour::Fails, Behaviour::Silent] {
-        let server = mk_server(vec![mk_name_server(bad).await, good], NoZone).await;
+        let server = mk_server(vec![mk_name_server(bad).await, good], EmptyDnsZone).await;
         let query = mk_query(5, "web.demo");
         assert_eq!(
             query_server(server, &query).await,
@@ -131,12 +131,12 @@ async fn next_name_server_is_queried_when_one_fails_or_is_silent() {
 #[tokio::test]
 async fn failure_of_the_only_name_server_is_passed_on_and_its_silence_becomes_servfail() {
     let query = mk_query(5, "web.demo");
-    let failing = mk_server(vec![mk_name_server(Behaviour::Fails).await], NoZone).await;
+    let failing = mk_server(vec![mk_name_server(Behaviour::Fails).await], EmptyDnsZone).await;
     assert_eq!(
         query_server(failing, &query).await,
         mk_response(&query, ResponseCode::ServFail)
     );
-    let silent = mk_server(vec![mk_name_server(Behaviour::Silent).await], NoZone).await;
+    let silent = mk_server(vec![mk_name_server(Behaviour::Silent).await], EmptyDnsZone).await;
     assert_eq!(
         response_code(&query_server(silent, &query).await),
         ResponseCode::ServFail
@@ -145,7 +145,7 @@ async fn failure_of_the_only_name_server_is_passed_on_and_its_silence_becomes_se
 
 #[tokio::test]
 async fn forged_response_is_ignored() {
-    let server = mk_server(vec![mk_name_server(Behaviour::Forges).await], NoZone).await;
+    let server = mk_server(vec![mk_name_server(Behaviour::Forges).await], EmptyDnsZone).await;
     let query = mk_query(5, "web.demo");
     assert_eq!(
         query_server(server, &query).await,
@@ -155,7 +155,7 @@ async fn forged_response_is_ignored() {
 
 #[tokio::test]
 async fn message_that_is_not_dns_does_not_end_the_server() {
-    let server = mk_server(vec![mk_name_server(Behaviour::Responds).await], NoZone).await;
+    let server = mk_server(vec![mk_name_server(Behaviour::Responds).await], EmptyDnsZone).await;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     socket.send_to(b"not dns", server).await.unwrap();
     let query = mk_query(6, "web.demo");

@@ -1,4 +1,4 @@
-//! Removal status of this endpoint, combined from all replicas. No IO.
+//! Status of the removal of this sidecar's endpoint, combined from the responses of all replicas. No IO.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

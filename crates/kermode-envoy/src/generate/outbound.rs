@@ -38,10 +38,10 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     let addresses = &service.addresses;
     let mut resources = Vec::new();
     if addresses.balancing == Balancing::ByNode {
-        let cluster_ips = cluster_ips(addresses).into_iter();
-        let targets = cluster_ips.map(|address| (address, protocol, transport_socket.clone()));
+        let cluster_addresses = cluster_addresses(addresses).into_iter();
+        let targets = cluster_addresses.map(|address| (address, protocol, transport_socket.clone()));
         resources.extend(single_address_resources(name, targets));
-    } else if !addresses.cluster_ips.is_empty() {
+    } else if !addresses.cluster_addresses.is_empty() {
         let cluster = Cluster {
             transport_socket: transport_socket.clone(),
             ..cluster::eds(name.as_str())
@@ -86,7 +86,7 @@ pub(super) fn cluster_ip_resources(
     let endpoints =
         Resource::encode(ResourceKind::Endpoints, name.as_str(), endpoints).with_cluster_version(&cluster);
     let mut resources = vec![cluster, endpoints];
-    for address in cluster_ips(addresses) {
+    for address in cluster_addresses(addresses) {
         let filter = filter_to_cluster(address, name, name.as_str(), protocol, by_client);
         resources.push(listener_at(address, filter));
     }
@@ -94,8 +94,8 @@ pub(super) fn cluster_ip_resources(
 }
 
 /// Returns the ClusterIPs, sorted, without duplicates.
-fn cluster_ips(addresses: &ServiceAddresses) -> BTreeSet<SocketAddr> {
-    addresses.cluster_ips.iter().copied().collect()
+fn cluster_addresses(addresses: &ServiceAddresses) -> BTreeSet<SocketAddr> {
+    addresses.cluster_addresses.iter().copied().collect()
 }
 
 /// A cluster and a listener for each address. Connections go to the address that the client chose: the address of an

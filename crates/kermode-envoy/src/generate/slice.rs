@@ -40,7 +40,7 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
         return outbound::single_address_resources(name, targets);
     }
     // With `ByNode`, the node chooses the endpoint, so its identity is unknown: connections use outbound passthrough.
-    if addresses.cluster_ips.is_empty() || addresses.balancing == Balancing::ByNode {
+    if addresses.cluster_addresses.is_empty() || addresses.balancing == Balancing::ByNode {
         return Vec::new();
     }
     let cluster = Cluster {

@@ -179,7 +179,7 @@ impl Input {
         view.upsert_mesh(mesh);
         for (name, service) in &self.services {
             let addresses = ServiceAddresses {
-                cluster_ips: service.addresses.clone(),
+                cluster_addresses: service.addresses.clone(),
                 headless: service.headless,
                 balancing: match service.balancing.as_deref() {
                     Some("ByClient") => Balancing::ByClient,

@@ -28,8 +28,9 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 struct Echo {
     /// Notified when a call of `/never` begins.
     call_began: Arc<Notify>,
-    /// Notified when a call of `/never` or `/endless` is dropped, and when the response of another call begins.
-    call_ended: Arc<Notify>,
+    /// Notified when a call of `/never` or `/endless` is dropped, and when the response to a call of any other path
+    /// begins.
+    call_ended_or_responded: Arc<Notify>,
 }
 
 struct NotifyOnDrop(Arc<Notify>);
@@ -53,7 +54,7 @@ impl Service<Request<RequestBody>> for Echo {
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let call_began = self.call_began.clone();
-        let notify_end = NotifyOnDrop(self.call_ended.clone());
+        let notify_end = NotifyOnDrop(self.call_ended_or_responded.clone());
         Box::pin(async move {
             if request.uri().path() == "/never" {
                 call_began.notify_one();
@@ -61,7 +62,7 @@ impl Service<Request<RequestBody>> for Echo {
             }
             if request.uri().path() == "/endless" {
                 let never = futures::stream::pending::<Result<Frame<Bytes>, h2::Error>>();
-                // The closure owns `notify_end`, so `call_ended` is notified when the body is dropped.
+                // The closure owns `notify_end`, so `call_ended_or_responded` is notified when the body is dropped.
                 let body = never.inspect(move |_| _ = &notify_end);
                 return Ok(Response::new(StreamBody::new(body.boxed())));
             }
@@ -176,7 +177,7 @@ async fn call_that_the_client_resets_is_dropped() {
     let (_response, mut body) = test.call("/never").await;
     within_timeout(test.echo.call_began.notified()).await;
     body.send_reset(h2::Reason::CANCEL);
-    within_timeout(test.echo.call_ended.notified()).await;
+    within_timeout(test.echo.call_ended_or_responded.notified()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,7 +186,7 @@ async fn call_without_a_response_is_cancelled_at_the_response_timeout() {
     let (response, _body) = test.call("/never").await;
     let error = within_minutes(response).await.expect_err("a reset");
     assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
-    within_minutes(test.echo.call_ended.notified()).await;
+    within_minutes(test.echo.call_ended_or_responded.notified()).await;
 }
 
 #[tokio::test]
@@ -194,7 +195,7 @@ async fn call_is_dropped_with_its_connection() {
     let (_response, _body) = test.call("/never").await;
     within_timeout(test.echo.call_began.notified()).await;
     test.client_connection.abort();
-    within_timeout(test.echo.call_ended.notified()).await;
+    within_timeout(test.echo.call_ended_or_responded.notified()).await;
     let _ = within_timeout(test.serving).await.expect("no panic");
 }
 
@@ -282,5 +283,5 @@ async fn closing_connection_with_calls_is_dropped_after_a_minute() {
         (CLOSE_TIMEOUT..2 * CLOSE_TIMEOUT).contains(&elapsed),
         "{elapsed:?}"
     );
-    within_minutes(test.echo.call_ended.notified()).await;
+    within_minutes(test.echo.call_ended_or_responded.notified()).await;
 }

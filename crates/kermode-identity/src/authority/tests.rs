@@ -162,7 +162,7 @@ fn request_beyond_the_entitlement_is_rejected() {
             Box::new(|params| params.distinguished_name.push(rcgen::DnType::CommonName, "admin")),
         ),
         (
-            "the CA constraint",
+            "the basic constraints extension",
             Box::new(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
         ),
         (

@@ -7,10 +7,10 @@ use kermode_model::view::ServiceAddresses;
 
 use crate::convert::facts::ServiceFacts;
 
-/// Returns, for each port of a Service, the service name of the port's inbounds and the addresses of the port. Empty if
+/// Returns, for each port of a Service, its service name (the value of `kuma.io/service`) and its addresses. Empty if
 /// the Service takes no part in the mesh.
 pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, ServiceAddresses)> {
-    let ports = if service.yields_inbounds() || service.has_own_endpoints() {
+    let ports = if service.yields_inbounds() || service.takes_endpoints_from_slices() {
         &*service.ports
     } else {
         &[]
@@ -18,7 +18,7 @@ pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, 
     ports.iter().map(|port| {
         let cluster_ips = service.cluster_ips.iter();
         let addresses = ServiceAddresses {
-            cluster_ips: cluster_ips.map(|ip| SocketAddr::new(*ip, port.number)).collect(),
+            cluster_addresses: cluster_ips.map(|ip| SocketAddr::new(*ip, port.number)).collect(),
             headless: service.is_headless,
             balancing: service.balancing,
         };

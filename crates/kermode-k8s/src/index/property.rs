@@ -464,7 +464,7 @@ fn slice_endpoints_from_scratch(index: &Index, view: &MeshView) -> SliceEndpoint
     for service in index
         .services
         .values()
-        .filter(|service| service.has_own_endpoints())
+        .filter(|service| service.takes_endpoints_from_slices())
     {
         let slices = index.slices.by_key.values();
         let slices = slices.filter(|slice| *slice.service == *service.key.name);

@@ -157,7 +157,7 @@ impl Index {
             let service = self
                 .services
                 .get(&key)
-                .filter(|service| service.has_own_endpoints());
+                .filter(|service| service.takes_endpoints_from_slices());
             let endpoints = service.map(|service| self.slice_endpoints(service));
             let endpoints = endpoints.unwrap_or_default();
             touched.extend(self.slices.write_to_view(&key, endpoints, &mut self.view));

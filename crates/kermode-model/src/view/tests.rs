@@ -140,7 +140,7 @@ fn service_is_found_at_its_cluster_ip() {
     ));
     let address = SocketAddr::from(([10, 96, 0, 1], 80));
     let addresses = ServiceAddresses {
-        cluster_ips: vec![address],
+        cluster_addresses: vec![address],
         ..ServiceAddresses::default()
     };
     assert_eq!(

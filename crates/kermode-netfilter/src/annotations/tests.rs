@@ -151,9 +151,10 @@ fn error_of_a_wrong_value_names_key_and_value() {
 }
 
 #[test]
-fn highest_uid_is_accepted_and_the_number_for_the_absence_of_a_uid_is_not() {
+fn highest_uid_is_accepted_and_numbers_out_of_range_are_rejected() {
     let config = read(&[(annotation::SIDECAR_UID, "4294967294")]).expect("a valid UID");
     assert_eq!(config.proxy_uid, 4_294_967_294);
+    // In system calls, 4294967295 is -1 and stands for no UID.
     for bad in ["4294967295", "4294967296", "-1"] {
         let error = read(&[(annotation::SIDECAR_UID, bad)])
             .expect_err("no UID")

@@ -92,8 +92,8 @@ impl ConfigurationVersions {
         (self.sent.load(Ordering::SeqCst), acknowledged)
     }
 
-    /// Stores the versions. Returns whether the change has to be reported, because the versions were read since the
-    /// last reported change.
+    /// Stores the versions. Returns true if this is the first change since the versions were last read. Such a change
+    /// has to be reported.
     fn store(&self, progress: Progress) -> bool {
         self.sent.store(progress.sent, Ordering::SeqCst);
         self.acknowledged.store(progress.acknowledged, Ordering::SeqCst);

@@ -48,7 +48,8 @@ impl Holds {
                     after.filter(|(kind, name)| trackers[*kind as usize].is_awaited(name, view));
                 if awaited.next().is_some() {
                     let key = entry.key();
-                    // The key may occur twice, since a name may be both pending and part of a rejected response.
+                    // `pending_upserts` may return a resource twice: as pending, and as part of a rejected response.
+                    // The second time, the hold of the first time stays.
                     let hold = previous.remove(&key).unwrap_or(Hold::New);
                     self.0.entry(key).or_insert(hold);
                 }

@@ -35,7 +35,7 @@ pub(super) fn run(case: &Case<'_>) -> Result<Outcome> {
 fn outbounds(view: &MeshView) -> Value {
     let mesh = MeshName::new(MESH);
     let outbounds = view.services(&mesh).flat_map(|(name, service)| {
-        let addresses = service.addresses.cluster_ips.iter();
+        let addresses = service.addresses.cluster_addresses.iter();
         addresses.map(move |address| {
             json!({
                 "address": address.ip(),

@@ -72,7 +72,7 @@ impl ServiceFacts {
 
     /// Whether the endpoints of the Service come from EndpointSlices that a user or operator writes: the Service has no
     /// selector, its type is not ExternalName, and it does not have the annotation `kuma.io/ignore`.
-    pub fn has_own_endpoints(&self) -> bool {
+    pub fn takes_endpoints_from_slices(&self) -> bool {
         self.selector.is_empty() && self.takes_part_in_the_mesh()
     }
 

@@ -48,7 +48,7 @@ impl Namespace {
     }
 
     /// Returns another reference to the namespace.
-    pub(crate) fn try_clone(&self) -> Self {
+    pub(crate) fn duplicate(&self) -> Self {
         Self(self.0.try_clone().expect("a file can be duplicated"))
     }
 

@@ -79,7 +79,7 @@ impl SimulatedServer {
         stop: Box<dyn Fn() + Send>,
         serve: impl FnOnce() + Send + 'static,
     ) -> Self {
-        let namespace = namespace.try_clone();
+        let namespace = namespace.duplicate();
         let thread = thread::spawn(move || {
             namespace.enter();
             become_user(uid);

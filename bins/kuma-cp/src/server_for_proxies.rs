@@ -29,12 +29,12 @@ pub(crate) struct RemovalDependencies {
 }
 
 /// The services for proxies, over HTTP/2.
-pub(crate) struct ProxyServer {
+pub(crate) struct ServerForProxies {
     ads: AdsServer,
     transport: Transport,
 }
 
-impl ProxyServer {
+impl ServerForProxies {
     pub(crate) fn new(
         store: Arc<Store>,
         removal_dependencies: RemovalDependencies,
@@ -90,7 +90,7 @@ impl ProxyServer {
     }
 }
 
-impl Protocol for ProxyServer {
+impl Protocol for ServerForProxies {
     fn alpn_names(&self) -> Vec<Vec<u8>> {
         vec![b"h2".to_vec()]
     }
