@@ -15,16 +15,16 @@ use kermode_bench::webhook::reviews::{self, Expected, NAMESPACE};
 
 /// Namespace of the Pods that are not injected.
 const NAMESPACE_WITHOUT_INJECTION: &str = "plain";
-/// Number of different reviews, sent in turn.
+/// Number of different AdmissionReviews, sent in turn.
 const REVIEWS: usize = 64;
 /// Number of reviews before the measurements.
 const WARM_UP_REVIEWS: usize = 20_000;
-/// Target of the memory growth over a long run, in KiB. With 1,000,000 reviews, this is about 1 byte per review, which
-/// allocator noise explains.
+/// Maximum memory growth over [`MeasurementPlan::growth_reviews`], in KiB. With 1,000,000 reviews, this is about 1 byte
+/// per review, which allocator noise explains.
 const MAX_GROWTH_KIB: f64 = 1024.0;
 
-/// Scope of the measurements.
-struct MeasurementScope {
+/// Numbers and durations of the measurements.
+struct MeasurementPlan {
     /// Number of rounds of each measurement.
     rounds: usize,
     /// Length of a round.
@@ -39,24 +39,24 @@ fn main() -> Result<ExitCode> {
     let api_server = ApiServer::up("bench-webhook", &config)?;
     api_server.apply(&namespaces())?;
     let control_plane = ControlPlane::start(&api_server, &config, &[])?;
-    let scope = if config.quick {
-        MeasurementScope {
+    let plan = if config.quick {
+        MeasurementPlan {
             rounds: 5,
             round_length: Duration::from_secs(2),
             growth_reviews: 100_000,
         }
     } else {
-        MeasurementScope {
+        MeasurementPlan {
             rounds: 7,
             round_length: Duration::from_secs(5),
             growth_reviews: 1_000_000,
         }
     };
-    // One thread, so that the load leaves the other cores to the control plane.
+    // One thread, so that the load generator leaves the other cores to the control plane.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let figures = runtime.block_on(measure(&control_plane, &scope))?;
+    let figures = runtime.block_on(measure(&control_plane, &plan))?;
     let met = figures.write(&config.checkout.target.join("bench/webhook.json"))?;
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -69,7 +69,7 @@ fn namespaces() -> String {
     )
 }
 
-async fn measure(control_plane: &ControlPlane, scope: &MeasurementScope) -> Result<Figures> {
+async fn measure(control_plane: &ControlPlane, plan: &MeasurementPlan) -> Result<Figures> {
     let server = control_plane.process()?;
     let connector = Connector::new(control_plane.webhook_address, &control_plane.ca_pem)?;
     let mut figures = Figures::default();
@@ -84,21 +84,22 @@ async fn measure(control_plane: &ControlPlane, scope: &MeasurementScope) -> Resu
     let mut one_connection = LoadGenerator::open(&connector, 1, injected, Expected::Injected).await?;
     let p99_target = Target::AtMost(2.0);
     let rounds_of_one =
-        with_realtime_priority(&server, run_rounds(&mut one_connection, &server, scope)).await?;
+        with_realtime_priority(&server, run_rounds(&mut one_connection, &server, plan)).await?;
     add_load_figures(&mut figures, "1 connection", &rounds_of_one, p99_target);
-    let rounds_of_many = run_rounds(&mut many_connections, &server, scope).await?;
+    let rounds_of_many = run_rounds(&mut many_connections, &server, plan).await?;
     add_load_figures(&mut figures, "16 connections", &rounds_of_many, Target::None);
 
     let not_injected = reviews::make(NAMESPACE_WITHOUT_INJECTION, REVIEWS)?;
     let mut without_injection = LoadGenerator::open(&connector, 1, not_injected, Expected::Skipped).await?;
-    let rounds = run_rounds(&mut without_injection, &server, scope).await?;
+    let rounds = run_rounds(&mut without_injection, &server, plan).await?;
     let cpu = rounds.iter().map(Round::cpu_micros_per_review).collect();
     figures.add("not injected: CPU time per review", &cpu, "us", Target::None);
-    measure_growth(&mut figures, &mut many_connections, &server, scope.growth_reviews).await?;
+    measure_growth(&mut figures, &mut many_connections, &server, plan.growth_reviews).await?;
     Ok(figures)
 }
 
-/// Runs a measurement with real-time priority, so that other work on the machine does not dominate the p99 latency.
+/// Runs a measurement while the server and this process have real-time priority, so that other work on the machine does
+/// not dominate the p99 latency.
 async fn with_realtime_priority<T>(server: &Process, work: impl Future<Output = Result<T>>) -> Result<T> {
     let processes = [server.clone(), Process::new(std::process::id())?];
     if !processes.iter().all(|process| process.set_realtime(true)) {
@@ -114,19 +115,19 @@ async fn with_realtime_priority<T>(server: &Process, work: impl Future<Output = 
 async fn run_rounds(
     load: &mut LoadGenerator,
     server: &Process,
-    scope: &MeasurementScope,
+    plan: &MeasurementPlan,
 ) -> Result<Vec<Round>> {
     let mut rounds = Vec::new();
-    for _ in 0..scope.rounds {
-        rounds.push(load.round(server, RoundEnd::Elapsed(scope.round_length)).await?);
+    for _ in 0..plan.rounds {
+        rounds.push(load.round(server, RoundEnd::Elapsed(plan.round_length)).await?);
     }
     Ok(rounds)
 }
 
 fn add_load_figures(figures: &mut Figures, load_name: &str, rounds: &[Round], p99_target: Target) {
     let values = |value: fn(&Round) -> f64| rounds.iter().map(value).collect();
-    let mut add = |figure: &str, rounds, unit, target| {
-        figures.add(&format!("{load_name}: {figure}"), &rounds, unit, target);
+    let mut add = |figure: &str, samples, unit, target| {
+        figures.add(&format!("{load_name}: {figure}"), &samples, unit, target);
     };
     add(
         "latency p50",
@@ -191,7 +192,7 @@ fn add_memory_figure(figures: &mut Figures, figure: &str, bytes: u64) {
 
 #[allow(
     clippy::cast_precision_loss,
-    reason = "memory is far below what a float holds"
+    reason = "memory is far below 2^53 bytes, up to which a float is exact"
 )]
 fn kib(bytes: u64) -> f64 {
     bytes as f64 / 1024.0

@@ -181,7 +181,7 @@ impl StreamingService<DeltaDiscoveryRequest> for Relay {
 
 impl GrpcService for Relay {
     const NAME: &'static str = SERVICE_NAME;
-    const METHODS: &'static [&'static str] = &[DELTA_AGGREGATED_RESOURCES];
+    const METHOD_PATHS: &'static [&'static str] = &[DELTA_AGGREGATED_RESOURCES];
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {

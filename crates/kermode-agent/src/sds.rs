@@ -97,7 +97,7 @@ impl StreamingService<DiscoveryRequest> for SecretService {
 
 impl GrpcService for SecretService {
     const NAME: &'static str = SERVICE_NAME;
-    const METHODS: &'static [&'static str] = &[STREAM_SECRETS];
+    const METHOD_PATHS: &'static [&'static str] = &[STREAM_SECRETS];
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {

@@ -90,8 +90,9 @@ impl Validity {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Returns the time of the renewal: after 4/5 of the validity. The remaining fifth covers an outage of the control
-    /// plane. Sidecars renew their certificates up to a tenth of the validity earlier ([`crate::RenewalTimer`]).
+    /// Returns the latest time of the renewal: 4/5 of the validity after its start. The remaining fifth covers an
+    /// outage of the control plane. Sidecars renew their certificates up to a tenth of the validity earlier
+    /// ([`crate::RenewalTimer`]).
     pub fn renew_at(&self) -> SystemTime {
         let span = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + span * 4 / 5

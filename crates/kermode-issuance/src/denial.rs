@@ -97,8 +97,8 @@ pub(crate) enum DenialReason {
     MessageUnreadable,
 }
 
-/// Log of denials, with a limited number of lines for each reason. Each line contains the number of lines that were
-/// suppressed before it.
+/// Log of denials, with a limited number of lines for each reason. Each line contains the number of lines of the
+/// same reason that were suppressed since the previous line.
 #[derive(Debug, Default)]
 pub(crate) struct DenialLog {
     windows: Mutex<HashMap<DenialReason, Window>>,
@@ -197,7 +197,8 @@ impl DenialLog {
         }
     }
 
-    /// Returns the number of suppressed lines before this line, or `None` if this line is suppressed too.
+    /// Returns the number of lines of this reason suppressed since the previous line, or `None` if this line is
+    /// suppressed too.
     pub(crate) fn try_pass(&self, reason: DenialReason) -> Option<u64> {
         self.try_pass_at(reason, Instant::now())
     }

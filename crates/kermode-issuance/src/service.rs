@@ -192,7 +192,7 @@ fn to_response(certificate: &IssuedCertificate, trust: &Trust) -> IssueCertifica
 
 impl GrpcService for CertificateIssuance {
     const NAME: &'static str = SERVICE_NAME;
-    const METHODS: &'static [&'static str] = &[ISSUE_CERTIFICATE, WATCH_ROOTS];
+    const METHOD_PATHS: &'static [&'static str] = &[ISSUE_CERTIFICATE, WATCH_ROOTS];
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         let state = self.state;

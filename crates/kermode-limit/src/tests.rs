@@ -1,4 +1,5 @@
-//! Tests of the limits, and of the revocation of permits.
+//! Tests of the limits, and of the revocation of permits. `KeyedLimit::new` takes the limit of each key, then the limit
+//! of all keys.
 
 use super::*;
 
@@ -39,7 +40,7 @@ async fn key_is_evicted_once_and_can_acquire_a_new_permit() {
 }
 
 #[test]
-fn total_limit_applies_to_all_keys_and_a_dropped_permit_is_not_counted() {
+fn key_at_the_total_limit_can_only_supersede_its_own_permits() {
     let limit = KeyedLimit::new(2, 3);
     let mut permits: Vec<_> = (0..3)
         .map(|key| limit.acquire_superseding(&key).expect("below the limit"))

@@ -13,9 +13,9 @@ pub trait GrpcService: Clone + Send + 'static {
     /// Name of the service, package included.
     const NAME: &'static str;
     /// Paths of the service's methods: `/<service>/<method>`.
-    const METHODS: &'static [&'static str];
+    const METHOD_PATHS: &'static [&'static str];
 
-    /// Serves one call. The path of the request is one of [`Self::METHODS`].
+    /// Serves one call. The path of the request is one of [`Self::METHOD_PATHS`].
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>>;
 }
 
@@ -39,8 +39,8 @@ impl<S: GrpcService> tower::Service<http::Request<Body>> for Rpc<S> {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let service = self.0.clone();
         Box::pin(async move {
-            if !S::METHODS.contains(&request.uri().path()) {
-                let text = format!("the methods of {} are {}", S::NAME, S::METHODS.join(", "));
+            if !S::METHOD_PATHS.contains(&request.uri().path()) {
+                let text = format!("the methods of {} are {}", S::NAME, S::METHOD_PATHS.join(", "));
                 return Ok(Status::unimplemented(text).into_http());
             }
             Ok(service.call(request).await)

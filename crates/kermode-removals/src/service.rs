@@ -87,7 +87,7 @@ impl std::fmt::Debug for RemovalService {
 
 impl GrpcService for RemovalService {
     const NAME: &'static str = SERVICE_NAME;
-    const METHODS: &'static [&'static str] = &[WATCH_REMOVAL];
+    const METHOD_PATHS: &'static [&'static str] = &[WATCH_REMOVAL];
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         let method = WatchRemoval(self.inner);

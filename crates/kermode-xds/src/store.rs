@@ -218,7 +218,7 @@ impl Store {
 
     /// Number of proxies that have a stream on this replica.
     pub fn proxies_with_streams(&self) -> usize {
-        self.demand.len()
+        self.demand.proxy_count()
     }
 
     /// Waits until a proxy gains its first stream or loses its last stream. Returns all proxies for which this has

@@ -17,9 +17,9 @@ pub(crate) struct Counters {
     requests: u64,
     /// Responses with a status below 400.
     succeeded: u64,
-    /// Requests with another status, or without a response.
+    /// Responses with a status of at least 400, and requests without a response.
     failed: u64,
-    /// Successful responses by the Pod that sent them.
+    /// Successful responses by the Pod that sent them; `unknown` if the body does not name the Pod.
     by_pod: BTreeMap<String, u64>,
     /// Responses by status.
     by_status: BTreeMap<u16, u64>,
@@ -39,13 +39,13 @@ impl Counters {
         }
         self.requests += 1;
         self.succeeded += 1;
-        let response: Option<Value> = serde_json::from_slice(body).ok();
-        let pod = response.as_ref().and_then(|response| response["pod"].as_str());
+        let body: Option<Value> = serde_json::from_slice(body).ok();
+        let pod = body.as_ref().and_then(|body| body["pod"].as_str());
         *self
             .by_pod
             .entry(pod.unwrap_or("unknown").to_owned())
             .or_default() += 1;
-        self.last_answer = response;
+        self.last_answer = body;
     }
 
     /// Counts a request without a successful response.

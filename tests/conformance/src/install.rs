@@ -24,10 +24,10 @@ impl Runner for Install {
         let (expected, actual) = match case.kind() {
             "manifest" => {
                 let actual = find_object(&objects, &expected)?;
-                (comparable(&expected), comparable(actual))
+                (normalized(&expected), normalized(actual))
             }
-            // Kind `manifest-fragment`: the expected document lists environment variables.
-            _ => (expected, environment(&objects)?),
+            // Kind `manifest-fragment`: the expected document lists the environment variables of the control plane.
+            _ => (expected, control_plane_env(&objects)?),
         };
         Ok(Outcome::Compared { expected, actual })
     }
@@ -58,7 +58,7 @@ fn find_object<'o>(objects: &'o [Value], expected: &Value) -> Result<&'o Value> 
 }
 
 /// Returns the environment variables of the control plane's container.
-fn environment(objects: &[Value]) -> Result<Value> {
+fn control_plane_env(objects: &[Value]) -> Result<Value> {
     let deployment = objects.iter().find(|object| object["kind"] == "Deployment");
     let env = deployment.and_then(|object| object.pointer("/spec/template/spec/containers/0/env"));
     match env {
@@ -69,7 +69,7 @@ fn environment(objects: &[Value]) -> Result<Value> {
 
 /// Normalizes an object for the comparison: removes the namespace, the labels `app.kubernetes.io/*`, the caBundles, and
 /// values that the API server sets by default.
-fn comparable(object: &Value) -> Value {
+fn normalized(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("namespace");

@@ -31,11 +31,11 @@ use crate::Resource;
 /// Default port of Envoy's admin interface on loopback, and of the listener in front of it on the Pod's address.
 pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 
-/// Generates the resources for the clients of a service: clusters, endpoints and outbound listeners. Returns no
-/// resources for a service without an address.
+/// Generates the resources for the clients of a service: clusters, endpoints and outbound listeners. Clients
+/// use outbound passthrough for a service without resources, for example one without an address.
 ///
-/// The resources are the same for all proxies of the mesh. A proxy gets all of them except the resources in
-/// [`hidden_resource_names`].
+/// The resources are the same for all proxies of the mesh. A proxy gets all of them except those that
+/// [`hidden_resource_names`] returns for its Dataplane.
 ///
 /// If two headless services select the same Pod port, their listeners have the same name. A proxy then gets only the
 /// listener of the service whose name is alphabetically first.

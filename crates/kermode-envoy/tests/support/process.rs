@@ -63,8 +63,8 @@ impl RunningEnvoy {
                     folder,
                 };
             }
-            let exited = child.try_wait().expect("a child");
-            if exited.is_some() || Instant::now() > deadline {
+            let exit_status = child.try_wait().expect("a child");
+            if exit_status.is_some() || Instant::now() > deadline {
                 let _ = child.kill();
                 let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
                 panic!("Envoy did not become live:\n{log}");
@@ -157,7 +157,7 @@ impl Application {
     }
 }
 
-/// Serves a connection of the application. Returns `None` when the connection ends or fails.
+/// Serves a connection of the application until the connection ends or fails. The result is always `None`.
 fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
     let mut reader = BufReader::new(connection.try_clone().ok()?);
     loop {
@@ -187,7 +187,7 @@ fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
         let mut body = vec![0; length.unwrap_or_default()];
         reader.read_exact(&mut body).ok()?;
         let mut response = String::new();
-        // Sidecars must remove the header `x-kermode-undelivered` from responses of applications.
+        // The response has the header `x-kermode-undelivered`, so that tests can check that sidecars remove it.
         write!(
             response,
             "HTTP/1.1 200 OK\r\nx-kermode-undelivered: forged\r\ncontent-length: {}\r\n\r\n{head}",

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 /// Maximum number of queued Events. Further Events are dropped, because Events are only informative.
 const QUEUE_SIZE: usize = 4096;
 
-/// Maximum length of an Event's note (its message) in characters. The API server rejects longer notes.
+/// Maximum length of an Event's note (its message) in characters. The API server rejects notes of more than 1024 bytes.
 const MAX_NOTE_LENGTH: usize = 1024;
 
 /// Handle of the task that writes Events; cheap to clone. The methods only queue Events. Repeated Events are aggregated

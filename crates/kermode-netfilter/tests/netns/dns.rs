@@ -43,7 +43,8 @@ fn queries_to_localhost_go_to_the_proxy() {
     }
 }
 
-/// Asserts that queries of the application over UDP and TCP reach the proxy.
+/// Asserts that queries of the application over UDP and TCP reach the proxy. The responses of the proxy start with
+/// `dns`, those of the server with `server`.
 fn assert_redirected(lab: &NetnsLab, server: &str) {
     assert_eq!(lab.pod_udp(APP_UID, server), "dns");
     assert!(
@@ -64,6 +65,7 @@ fn other_udp_traffic_is_not_redirected() {
 fn queries_over_udp_are_not_redirected_without_dns_settings() {
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
     assert_eq!(lab.pod_udp(APP_UID, "10.1.2.1:53"), "server");
+    // Queries over TCP are redirected like all outbound TCP connections.
     assert_eq!(
         lab.pod_tcp(APP_UID, "10.1.2.1:53"),
         "outbound to 10.1.2.1:53 from 10.1.2.2"
@@ -95,7 +97,7 @@ fn only_queries_to_listed_servers_are_redirected() {
     );
 }
 
-/// Sends a query from a fixed source port, so that the queries of two users collide in connection tracking.
+/// Sends a query from a fixed source port, so that the queries of two UIDs collide in connection tracking.
 fn query_from_fixed_port(lab: &NetnsLab, uid: u32) -> String {
     request_from(
         &lab.pod,
@@ -120,7 +122,8 @@ fn query_of_the_proxy_does_not_collide_with_a_redirected_query() {
     );
 }
 
-/// Shows that the separate connection tracking zones are needed, and that the previous test detects a collision.
+/// Shows that queries of the proxy need a connection tracking zone of their own (`split_conntrack_zones`), and that the
+/// previous test would detect a collision.
 #[test]
 fn query_of_the_proxy_collides_with_a_redirected_query_without_zones() {
     let lab = NetnsLab::with_rules(&with_dns(DnsRedirect {
@@ -131,7 +134,7 @@ fn query_of_the_proxy_collides_with_a_redirected_query_without_zones() {
 }
 
 #[test]
-fn redirected_query_does_not_collide_with_a_query_of_an_excluded_user() {
+fn redirected_query_does_not_collide_with_a_query_of_an_excluded_uid() {
     let mut config = with_dns(all_queries());
     config.outbound.uid_exclusions =
         parse_uid_exclusions("key", None, DNS_EXCLUSION).expect("valid exclusions");

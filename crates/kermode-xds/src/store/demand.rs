@@ -1,4 +1,5 @@
-//! Demand: the proxies that have streams on this replica. Own resources are published only for these proxies.
+//! Demand: the proxies that have streams on this replica. The publisher generates the resources that belong to one
+//! proxy only, such as inbound listeners, just for these proxies.
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,7 +26,7 @@ struct State {
 
 impl Demand {
     /// Counts a new stream of a proxy.
-    pub(super) fn add(&self, proxy: &ObjectKey) {
+    pub(super) fn add_stream(&self, proxy: &ObjectKey) {
         let mut state = self.state.lock();
         let count = state.stream_counts.entry(proxy.clone()).or_default();
         *count += 1;
@@ -35,7 +36,7 @@ impl Demand {
     }
 
     /// Stops counting a stream of a proxy.
-    pub(super) fn remove(&self, proxy: &ObjectKey) {
+    pub(super) fn remove_stream(&self, proxy: &ObjectKey) {
         let mut state = self.state.lock();
         let Some(count) = state.stream_counts.get_mut(proxy) else {
             return;
@@ -52,7 +53,7 @@ impl Demand {
     }
 
     /// Number of proxies that have streams.
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn proxy_count(&self) -> usize {
         self.state.lock().stream_counts.len()
     }
 
@@ -83,17 +84,17 @@ mod tests {
     async fn demand_changes_only_with_the_first_stream_and_the_end_of_the_last_stream() {
         let demand = Demand::default();
         let proxy = ObjectKey::new("ns", "web");
-        demand.add(&proxy);
+        demand.add_stream(&proxy);
         assert_eq!(demand.changed().await, HashSet::from([proxy.clone()]));
-        demand.add(&proxy);
-        demand.remove(&proxy);
+        demand.add_stream(&proxy);
+        demand.remove_stream(&proxy);
         assert!(demand.has_stream(&proxy));
-        assert_eq!(demand.len(), 1);
+        assert_eq!(demand.proxy_count(), 1);
         assert!(
             demand.state.lock().changed.is_empty(),
             "another stream must not change the demand"
         );
-        demand.remove(&proxy);
+        demand.remove_stream(&proxy);
         assert_eq!(demand.changed().await, HashSet::from([proxy.clone()]));
         assert!(!demand.has_stream(&proxy));
         assert!(

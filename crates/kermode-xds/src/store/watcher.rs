@@ -49,7 +49,7 @@ struct ScopeCursor {
 impl Watcher {
     pub(super) fn new(store: Arc<Store>, proxy: ObjectKey) -> Self {
         let own = ScopeCursor::new(store.proxies.get_or_insert(&proxy));
-        store.demand.add(&proxy);
+        store.demand.add_stream(&proxy);
         Self {
             store,
             proxy,
@@ -132,7 +132,7 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.store.demand.remove(&self.proxy);
+        self.store.demand.remove_stream(&self.proxy);
         // The scope is unused if only the map and this watcher refer to it.
         self.store.proxies.remove_unused(&self.proxy, 2);
     }

@@ -110,7 +110,7 @@ fn loopback(port: u16) -> Address {
     }
 }
 
-/// Returns an EDS cluster. Clusters with different revisions have different content.
+/// Returns an EDS cluster. Clusters with different revisions differ in a field, the connect timeout.
 pub(crate) fn cluster(name: &str, revision: u32) -> Resource {
     let cluster = Cluster {
         name: name.into(),

@@ -15,8 +15,9 @@ use crate::harness::wait::{done_if, wait_for};
 
 /// Time limit of each wait. The completion of the Job includes the drain time of the sidecar.
 const TIMEOUT: Duration = Duration::from_mins(1);
+/// Name of the Job.
 const NAME: &str = "caller";
-/// Identity of the Job's Pod. The server repeats the identity in its response.
+/// Identity of the Job's Pod, which is service-less. The demo server repeats the client's identity in its response.
 const IDENTITY: &str = "spiffe://default/caller_e2e-mesh_svc";
 
 pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(fixture: &Fixture) -> Result<Note> {
@@ -35,13 +36,13 @@ pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(fixtur
     }))?;
     let jobs = Api::<Job>::namespaced(fixture.cluster.client.clone(), APP_NAMESPACE);
     jobs.create(&PostParams::default(), &job).await?;
-    let outcome = check_completion(fixture, &jobs).await;
+    let outcome = check_job(fixture, &jobs).await;
     jobs.delete(NAME, &DeleteParams::background()).await?;
     outcome?;
     Ok(String::new())
 }
 
-async fn check_completion(fixture: &Fixture, jobs: &Api<Job>) -> Result<()> {
+async fn check_job(fixture: &Fixture, jobs: &Api<Job>) -> Result<()> {
     wait_for("the Job to complete", TIMEOUT, async || {
         let status = jobs.get(NAME).await?.status.unwrap_or_default();
         ensure!(status.failed.unwrap_or(0) == 0, "a Pod of the Job failed");
