@@ -141,9 +141,9 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        let terminated = i32::try_from(self.child.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
+        let sigterm = i32::try_from(self.child.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
         let deadline = Instant::now() + STOP_TIMEOUT;
-        while terminated.is_ok() && Instant::now() < deadline {
+        while sigterm.is_ok() && Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }

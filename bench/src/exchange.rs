@@ -119,14 +119,14 @@ impl Exchange {
         let server = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let listener = server.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
-        let (number, numbers) = watch::channel(0);
+        let (number, exchange_numbers) = watch::channel(0);
         let responses = Arc::new(ResponseCounter {
             received: AtomicUsize::default(),
             clients,
             all_received: Notify::new(),
         });
         let (acceptor, ca_pem) = server::acceptor()?;
-        let serving = server::accept(listener, transport, acceptor, numbers, responses.clone());
+        let serving = server::accept(listener, transport, acceptor, exchange_numbers, responses.clone());
         server.spawn(run_and_print_error("the server cannot accept", serving));
         let clients = Clients::start(client::connect(address, transport, clients, ca_pem))?;
         let exchange = Self {

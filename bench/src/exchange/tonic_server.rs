@@ -24,10 +24,13 @@ use super::{GRPC_PREFIX, Io, MESSAGE_SIZE, ResponseCounter};
 /// responses.
 pub(super) async fn serve(
     io: impl Io,
-    numbers: watch::Receiver<u64>,
+    exchange_numbers: watch::Receiver<u64>,
     responses: Arc<ResponseCounter>,
 ) -> Result<()> {
-    let exchange = ExchangeService { numbers, responses };
+    let exchange = ExchangeService {
+        exchange_numbers,
+        responses,
+    };
     let service = service_fn(move |request: http::Request<Incoming>| {
         let exchange = exchange.clone();
         async move { Ok::<_, Infallible>(Grpc::new(BytesCodec).streaming(exchange, request).await) }
@@ -41,7 +44,7 @@ pub(super) async fn serve(
 
 #[derive(Clone)]
 struct ExchangeService {
-    numbers: watch::Receiver<u64>,
+    exchange_numbers: watch::Receiver<u64>,
     responses: Arc<ResponseCounter>,
 }
 
@@ -51,7 +54,7 @@ impl StreamingService<Bytes> for ExchangeService {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let (numbers, responses) = (self.numbers.clone(), self.responses.clone());
+        let (exchange_numbers, responses) = (self.exchange_numbers.clone(), self.responses.clone());
         // The client opens the call, so the client's responses are gRPC requests, and the server's messages are gRPC
         // responses. As in a tonic service for ADS, a task reads the requests, and a separate stream yields the
         // responses.
@@ -62,9 +65,9 @@ impl StreamingService<Bytes> for ExchangeService {
             }
         });
         let message = Bytes::from_static(&[7; MESSAGE_SIZE - GRPC_PREFIX]);
-        let changes = stream::unfold(numbers, |mut numbers| async move {
-            numbers.changed().await.ok()?;
-            Some(((), numbers))
+        let changes = stream::unfold(exchange_numbers, |mut exchange_numbers| async move {
+            exchange_numbers.changed().await.ok()?;
+            Some(((), exchange_numbers))
         });
         let messages = changes.map(move |()| Ok(message.clone())).boxed();
         Box::pin(std::future::ready(Ok(Response::new(messages))))

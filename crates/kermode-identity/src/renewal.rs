@@ -13,7 +13,8 @@ const MTLS_DISABLED_PAUSE: Duration = Duration::from_mins(1);
 /// Proxies renew earlier than [`Validity::renew_at`] by a random time, so that proxies that started together renew at
 /// different times. The validity divided by this number is the maximum of the random time.
 const SPREAD_DIVISOR: u32 = 10;
-/// Minimum time between a success and the next renewal. Limits the request rate if the clocks of the sidecar and the
+/// Minimum time between the arrival of a certificate and its renewal. Only a change of the CA may cause an earlier
+/// renewal ([`RenewalTimer::renew_within`]). Limits the request rate if the clocks of the sidecar and the
 /// control plane differ by more than a lifetime.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 

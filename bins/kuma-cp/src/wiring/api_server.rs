@@ -52,7 +52,7 @@ pub(super) async fn retry<T>(request: impl AsyncFn() -> anyhow::Result<T>) -> an
 /// Waits without limit until the API server is ready. Returns its version.
 ///
 /// # Errors
-/// When the API server denies a request.
+/// When the API server responds with an error below 500, for example because it denies a request.
 async fn wait_until_ready(client: &Client, url: &http::Uri) -> anyhow::Result<String> {
     loop {
         let error = match version_when_ready(client).await {

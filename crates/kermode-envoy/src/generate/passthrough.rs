@@ -85,10 +85,10 @@ fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &Transpar
 
 /// Envoy's ports that connections are redirected to.
 fn redirect_ports(redirect: &TransparentProxying) -> Vec<u16> {
-    let v6 = redirect.redirect_port_inbound_v6;
+    let inbound_v6 = redirect.redirect_port_inbound_v6;
     let mut ports: Vec<_> = [redirect.redirect_port_inbound, redirect.redirect_port_outbound]
         .into_iter()
-        .chain(v6)
+        .chain(inbound_v6)
         .collect();
     ports.sort_unstable();
     ports.dedup();

@@ -75,7 +75,7 @@ impl Mutator {
             }
             4 => {
                 let piece = input[from..to].to_vec();
-                // One input in 256 may grow to the maximum length.
+                // One of 256 repetitions may make the input grow to the maximum length.
                 let max_repeats = MAX_LENGTH / piece.len().max(1);
                 let max_repeats = if self.0.u8(..) == 0 { max_repeats.max(1) } else { 8 };
                 let repeats = self.0.usize(1..=max_repeats);

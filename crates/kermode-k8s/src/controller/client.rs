@@ -40,7 +40,7 @@ pub fn build(config: Config) -> kube::Result<Client> {
 
 fn build_with_read_timeout(config: Config, read_timeout: Duration) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
-        // Only kube's default client supports HTTP proxies. The timeouts of this module do not apply to it.
+        // Only kube's default client supports HTTP proxies. It has timeouts of its own instead of those of this module.
         return Client::try_from(config);
     }
     let mut tcp = HttpConnector::new();

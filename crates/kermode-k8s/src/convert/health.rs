@@ -19,8 +19,8 @@ use super::facts::{ContainerFacts, PodFacts, PodPhase};
 pub(super) fn of_port(pod: &PodFacts, port: u16) -> Option<bool> {
     let declares = |container: &&ContainerFacts| container.ports.iter().any(|(_, number)| *number == port);
     let application = match pod.containers.iter().find(declares) {
-        Some(container) => ready(container),
-        None if may_have_undeclared_ports(pod) => application_ready(pod),
+        Some(container) => container_ready(container),
+        None if may_serve_undeclared_ports(pod) => application_ready(pod),
         None => None,
     };
     combined(pod, application)
@@ -40,13 +40,13 @@ fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
     if pod.ready.is_some() {
         return pod.ready;
     }
-    match (application, pod.sidecar().and_then(ready)) {
+    match (application, pod.sidecar().and_then(container_ready)) {
         (Some(application), Some(sidecar)) => Some(application && sidecar),
         (application, sidecar) => application.or(sidecar),
     }
 }
 
-fn may_have_undeclared_ports(pod: &PodFacts) -> bool {
+fn may_serve_undeclared_ports(pod: &PodFacts) -> bool {
     let mut containers = pod.application_containers();
     pod.application_containers().count() <= 1 || containers.any(|container| container.ports.is_empty())
 }
@@ -54,10 +54,10 @@ fn may_have_undeclared_ports(pod: &PodFacts) -> bool {
 /// Whether all application containers whose state is known are ready; `None` if no state is known.
 fn application_ready(pod: &PodFacts) -> Option<bool> {
     pod.application_containers()
-        .filter_map(ready)
+        .filter_map(container_ready)
         .reduce(|all_ready, ready| all_ready && ready)
 }
 
-fn ready(container: &ContainerFacts) -> Option<bool> {
+fn container_ready(container: &ContainerFacts) -> Option<bool> {
     container.state.map(|state| state.ready)
 }

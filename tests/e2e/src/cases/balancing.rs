@@ -1,4 +1,5 @@
-//! Load balancing by the client's sidecar: over the Pods that a Service selects, and over endpoints from EndpointSlices.
+//! Load balancing by the client's sidecar: over the Pods that a Service selects, and over endpoints from
+//! EndpointSlices.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -68,7 +69,7 @@ pub(super) async fn client_sidecar_balances_requests_over_all_servers(fixture: &
     ))
 }
 
-/// The mesh is STRICT, so the server's sidecar accepts no connection in plain text.
+/// The mesh is STRICT, so a response shows that the connection had mTLS.
 pub(super) async fn endpoint_of_a_service_without_selector_is_called_with_mtls(
     fixture: &Fixture,
 ) -> Result<Note> {
@@ -76,26 +77,29 @@ pub(super) async fn endpoint_of_a_service_without_selector_is_called_with_mtls(
     let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?;
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
     let kubectl = &fixture.cluster.kubectl;
-    let mut responding = Vec::new();
-    // The second server takes over from the first one, as after the election of another leader.
+    let mut responses = Vec::new();
+    // The endpoint moves from the first server to the second one, as after the election of another leader.
     for server in servers.iter().take(2) {
         let (name, manifests) = (server.name_any(), leader_manifests(ip(server)?));
         kubectl.apply(&manifests).await?;
         let response = wait_for("a response of the leader", Duration::from_secs(30), async || {
             let result = demo::get(kubectl, APP_NAMESPACE, &client, "client", LEADER_URL).await;
-            let found = result.unwrap_or_else(|error| format!("{error:#}"));
-            Ok(done_if(found.contains(&name), found.clone(), || found))
+            let response = result.unwrap_or_else(|error| format!("{error:#}"));
+            Ok(done_if(response.contains(&name), response.clone(), || response))
         })
         .await?;
-        responding.push(response.lines().next().context("an empty response")?.to_owned());
+        responses.push(response.lines().next().context("an empty response")?.to_owned());
     }
+    // The deletion uses only the names of the objects, so the address may be any.
     kubectl.delete(&leader_manifests("10.0.0.1"), true).await?;
-    Ok(format!("responses: {}", responding.join("; ")))
+    Ok(format!("responses: {}", responses.join("; ")))
 }
 
+/// URL of the Service `leader`. The Service stands for that of an application whose elected leader is the only
+/// endpoint.
 const LEADER_URL: &str = "http://leader.e2e-mesh.svc/";
 
-/// Returns a Service without selector, and the EndpointSlice with its only endpoint.
+/// Returns the Service `leader`, which has no selector, and the EndpointSlice with its only endpoint.
 fn leader_manifests(ip: &str) -> String {
     format!(
         "
