@@ -107,6 +107,7 @@ impl Envoy {
         });
         if self.stage == Stage::Endpoints && self.pending_endpoints.is_empty() {
             self.stage = Stage::Listeners;
+            // Frees the memory of the empty set.
             self.pending_endpoints = HashSet::new();
             requests.push(DeltaDiscoveryRequest {
                 type_url: LISTENER.to_owned(),

@@ -104,10 +104,11 @@ fn ends_of_lists() -> impl Iterator<Item = WatchEvent> {
     .into_iter()
 }
 
-/// Runs an engine on the initial lists with these objects, and returns all requests that write Events.
-async fn events_about(objects: impl IntoIterator<Item = WatchEvent>, leads: bool) -> Vec<Value> {
+/// Runs an engine on the initial lists with these objects. Returns the written Events, each as the kind, name and UID
+/// of the object that it is about, the type, and the reason.
+async fn events_about(objects: impl IntoIterator<Item = WatchEvent>, is_leader: bool) -> Vec<Value> {
     let (client, mut requests) = mk_client();
-    let (_leadership_sender, is_leader) = watch::channel(leads);
+    let (_is_leader_sender, is_leader) = watch::channel(is_leader);
     let engine = mk_engine(client, is_leader);
     let (sender, events) = mpsc::channel(MAX_BATCH_SIZE);
     for event in objects.into_iter().chain(ends_of_lists()) {
@@ -118,7 +119,11 @@ async fn events_about(objects: impl IntoIterator<Item = WatchEvent>, leads: bool
     let mut written = Vec::new();
     // The channel closes with the last clone of the client, which the task that writes Events owns.
     while let Some((method, event)) = requests.recv().await {
-        assert_eq!(method, Method::POST, "an Event is not written twice: {event}");
+        assert_eq!(
+            method,
+            Method::POST,
+            "an Event was updated after its creation: {event}"
+        );
         let about = &event["regarding"];
         let text = |value: &Value, key: &str| value[key].as_str().expect("a member of an Event").to_owned();
         written.push(json!([

@@ -16,7 +16,7 @@ use crate::{Authority, Term, TrustBundle};
 pub const MAX_STALENESS: Duration = Duration::from_secs(20);
 /// Minimum of the lag margin, one of the three parts of a phase: lifetime of a certificate + drift margin + lag margin.
 /// The lag margin is [`MAX_STALENESS`] + 2 × [`Term::backdate`]: a clock may be ahead by the backdate while another is
-/// behind by the backdate. The minimum is [`MAX_STALENESS`] + 2 × 10 s.
+/// behind by the backdate. The minimum allows clocks that are wrong by 10 s: [`MAX_STALENESS`] + 2 × 10 s.
 const MIN_LAG_MARGIN: Duration = Duration::from_secs(40);
 /// The drift margin is the certificate's lifetime divided by this number, because clock drift grows with the lifetime.
 const DRIFT_MARGIN_DIVISOR: u32 = 20;
@@ -175,10 +175,10 @@ impl RotationPlan {
             .map(|generation| generation.authority.certificate().clone())
             .collect();
         // Each generation changes the roots twice: its root is added, and later the previous root is removed.
-        let is_previous_removed = u64::from(roots.len() == 1);
+        let removed_roots = u64::from(roots.len() == 1);
         Trust {
             bundle: TrustBundle::new(roots),
-            version: 2 * u64::from(self.newest().number) + is_previous_removed,
+            version: 2 * u64::from(self.newest().number) + removed_roots,
             signer: self.signer(now).number,
         }
     }

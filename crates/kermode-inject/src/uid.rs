@@ -1,4 +1,4 @@
-//! Detects containers that run as the sidecar's user, whose traffic is not redirected
+//! Detects containers that run as the sidecar's user. The traffic of this user is not redirected
 //! (docs/reference/injection.md#sidecar-user).
 
 use crate::denial::{Denial, quoted};

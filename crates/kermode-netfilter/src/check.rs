@@ -1,6 +1,7 @@
 //! Checks the redirection: a connection to an address that no host has must reach a local listener of this process.
 //!
-//! The check is not possible if this process has the proxy's UID, or while the proxy listens on its outbound port.
+//! The check is not possible if this process has the proxy's UID, if all ports are excluded for this process, if the
+//! pod has no route to other hosts, or while another process, usually the proxy, listens on the outbound port.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -167,6 +168,7 @@ fn expect_token(listener: &TcpListener, target: SocketAddr, step_timeout: Durati
     }
 }
 
+/// Length of a token, in bytes.
 const TOKEN_LENGTH: usize = 16;
 
 /// Returns a token that no other listener sends.
@@ -183,13 +185,13 @@ fn time_value(duration: Duration) -> TimeVal {
     TimeVal::new(seconds, duration.subsec_micros().into())
 }
 
-/// Returns a destination port whose TCP connections from the user are redirected to the outbound port. Returns `None`
-/// if there is no such port.
+/// Returns a destination port such that TCP connections of processes with this UID to the port are redirected to the
+/// outbound port. Returns `None` if there is no such port.
 fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
     /// First candidate, outside the range of common exclusions.
     const FIRST_CANDIDATE: u16 = 20001;
     let outbound = &config.outbound;
-    let is_excluded_for_user = |port: u16| {
+    let is_excluded_for_uid = |port: u16| {
         outbound.uid_exclusions.iter().any(|exclusion| {
             exclusion.transport == Transport::Tcp
                 && exclusion.uids.contains(uid)
@@ -199,7 +201,7 @@ fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
     let is_redirected_dns = |port: u16| config.dns.is_some() && port == 53;
     let mut candidates = (FIRST_CANDIDATE..=u16::MAX).chain(1..FIRST_CANDIDATE);
     candidates.find(|port| {
-        !outbound.excluded_ports.contains(*port) && !is_excluded_for_user(*port) && !is_redirected_dns(*port)
+        !outbound.excluded_ports.contains(*port) && !is_excluded_for_uid(*port) && !is_redirected_dns(*port)
     })
 }
 
@@ -209,7 +211,7 @@ mod tests {
     use crate::{PortSet, parse_uid_exclusions};
 
     #[test]
-    fn check_uses_a_port_that_is_intercepted_for_the_user() {
+    fn check_uses_a_port_that_is_intercepted_for_the_uid() {
         let mut config = TrafficConfig::default();
         assert_eq!(intercepted_port(&config, 0), Some(20001));
         config.outbound.excluded_ports = PortSet::from_iter([(20001, 65535)]);

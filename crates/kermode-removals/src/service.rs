@@ -19,7 +19,7 @@ use crate::removals::{EndpointRemovals, PublishedSequence};
 use crate::replicas::Replicas;
 use crate::status::{RemovalReport, RemovalStatus};
 
-/// Maximum size of a request, in bytes. Requests are empty.
+/// Maximum size of a request, in bytes. Requests have no fields.
 const MAX_REQUEST_SIZE: usize = 1024;
 
 /// Maximum number of concurrent calls of a proxy. A further call supersedes the oldest. A sidecar needs one call.
@@ -112,8 +112,8 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
         Box::pin(async move {
             let metadata = request.into_parts().0.into_headers();
             let identity = inner.authenticator.authenticate(&metadata).await?;
-            // A terminating Pod is authorized, because its Dataplane still exists. A deleted Pod is rejected if another
-            // Pod has its name now.
+            // A terminating Pod is authorized, because its Dataplane exists until the Pod is deleted. A deleted Pod is
+            // rejected, even if another Pod has its name now.
             inner.authenticator.authorize(&identity)?;
             let permit = inner.calls.acquire_superseding(&identity.key);
             let mut permit = permit.map_err(too_many_calls)?;

@@ -26,7 +26,8 @@ impl Trigger {
 }
 
 impl Shutdown {
-    /// Returns a receiver of the state: true once the shutdown has started.
+    /// Returns a receiver whose value is true once [`Trigger::shut_down`] was called. If the trigger was dropped
+    /// instead, the value stays false, and the channel is closed.
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.0.clone()
     }

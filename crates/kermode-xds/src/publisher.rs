@@ -1,7 +1,8 @@
 //! Publisher: generates Envoy resources from the changed parts of the mesh view and writes them to the store.
 //!
-//! The engine calls the publisher after each batch of watch events. All proxies of a mesh get its shared resources. The
-//! own resources of a proxy are for that proxy alone, and are published only while it has a stream on this replica.
+//! The engine calls the publisher after each batch of watch events. The shared resources of a mesh are for all proxies
+//! of the mesh. The own resources of a proxy are for that proxy alone, and are published only while the proxy has a
+//! stream on this replica.
 
 mod direct;
 
@@ -98,13 +99,13 @@ impl Publisher {
     /// Publishes parts of the mesh view: shared resources first, then own resources.
     fn publish(&mut self, view: &MeshView, work: &mut Work) {
         work.proxies.retain(|proxy| self.store.has_stream(proxy));
-        let (publishable, without_mesh): (HashSet<_>, HashSet<_>) = std::mem::take(&mut work.proxies)
+        let (publishable, unpublishable): (HashSet<_>, HashSet<_>) = std::mem::take(&mut work.proxies)
             .into_iter()
             .partition(|proxy| has_mesh(view, proxy));
         work.proxies = publishable;
         // Proxies of a deleted Mesh are removed before the shared resources of the Mesh. In the other order, the
         // streams of these proxies would remove the shared resources from Envoys that still serve.
-        for proxy in &without_mesh {
+        for proxy in &unpublishable {
             self.remove_proxy(proxy);
         }
         for mesh in &work.meshes {
@@ -116,7 +117,7 @@ impl Publisher {
                 self.publish_service(view, mesh, service);
             }
             for changes in self.direct.update_services(view, mesh, services) {
-                // Proxies in `work.proxies` get these changes below, with all other resources.
+                // Proxies in `work.proxies` get these changes below, with all other resources of their own.
                 if !work.proxies.contains(&changes.proxy) {
                     self.publish_direct_access(&changes);
                 }

@@ -59,7 +59,7 @@ fn validate_by_schema(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Checks an object with the validating webhook. The verdict is compared with the expected one.
+/// Checks a ContainerPatch as the validating webhook does. The verdict is compared with the expected one.
 fn validate_by_webhook(case: &Case<'_>) -> Result<Outcome> {
     let namespace: String = case.decode("/inputs/systemNamespace")?;
     let result = validate_container_patch(case.at("/inputs/object"), &namespace);

@@ -55,9 +55,9 @@ pub fn run(suite: &Suite, runners: &[Box<dyn Runner>], deviations: &[Deviation])
     for case in suite.cases() {
         let id = case.id().to_owned();
         match run_case(&case, runners, deviations) {
-            Verdict::Passed(general) => {
+            Verdict::Passed(general_descriptions) => {
                 report.passed.push(id);
-                for description in general {
+                for description in general_descriptions {
                     *report.general_deviations.entry(description).or_default() += 1;
                 }
             }
@@ -85,11 +85,11 @@ fn run_case(case: &Case<'_>, runners: &[Box<dyn Runner>], deviations: &[Deviatio
         Some(deviation) => apply_own_deviation(case, expected, deviation, runners, deviations),
     };
     let expected = expected.and_then(|expected| apply_general_deviations(case, expected, deviations));
-    let (expected, general) = match expected {
-        Ok(expected_and_general) => expected_and_general,
+    let (expected, general_descriptions) = match expected {
+        Ok(applied) => applied,
         Err(error) => return Verdict::Failed(vec![format!("{error:#}")]),
     };
-    if matches_corpus && (own_deviation.is_some() || !general.is_empty()) {
+    if matches_corpus && (own_deviation.is_some() || !general_descriptions.is_empty()) {
         return Verdict::Failed(vec![
             "the result equals the result of the corpus: remove the deviation from deviations.yaml"
                 .to_owned(),
@@ -97,7 +97,7 @@ fn run_case(case: &Case<'_>, runners: &[Box<dyn Runner>], deviations: &[Deviatio
     }
     let mut lines = differences(&expected, &actual);
     match (own_deviation, lines.is_empty()) {
-        (None, true) => Verdict::Passed(general),
+        (None, true) => Verdict::Passed(general_descriptions),
         (None, false) => Verdict::Failed(lines),
         (Some(deviation), true) => Verdict::Deviating(description(deviation)),
         (Some(_), false) => {
@@ -123,15 +123,15 @@ fn apply_general_deviations(
     mut expected: Value,
     deviations: &[Deviation],
 ) -> Result<(Value, Vec<String>)> {
-    let mut general = Vec::new();
+    let mut general_descriptions = Vec::new();
     for deviation in deviations {
         let is_candidate = deviation.is_general() && deviation.suite == case.suite.name;
         if is_candidate && deviation.applies_to(case.json, &expected) {
             expected = deviation.apply(&expected)?;
-            general.push(description(deviation));
+            general_descriptions.push(description(deviation));
         }
     }
-    Ok((expected, general))
+    Ok((expected, general_descriptions))
 }
 
 /// Returns the case's own deviation.

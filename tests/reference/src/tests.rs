@@ -53,8 +53,8 @@ fn registered_metrics() -> BTreeSet<String> {
         repository_root().join("bins/kuma-cp/src"),
     ];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).expect("the source folder can be read") {
-            let path = entry.expect("the folder entry can be read").path();
+        for entry in fs::read_dir(&directory).expect("the source directory can be read") {
+            let path = entry.expect("the directory entry can be read").path();
             if path.is_dir() {
                 if !path.ends_with("tests") && !path.ends_with("target") {
                     directories.push(path);

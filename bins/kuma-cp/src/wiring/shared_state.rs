@@ -53,7 +53,7 @@ pub(super) struct SharedState {
     /// Sender of `is_leader`, for the leader election.
     pub(super) is_leader_sender: watch::Sender<bool>,
     pub(super) engine_metrics: engine::Metrics,
-    /// Metric of the servers for proxies and webhooks.
+    /// Metric of the connections that the servers for proxies and webhooks close or refuse at a limit.
     pub(super) connection_metrics: ConnectionMetrics,
 }
 
@@ -155,7 +155,8 @@ impl SharedState {
         )
     }
 
-    /// Returns the state that the webhooks need, and registers their metrics.
+    /// Returns the state that the webhooks need, and registers their metrics. `control_plane_ca_pem` is used unless the
+    /// setting `caCertFile` of the injector names a file.
     ///
     /// # Errors
     /// When the CA file of the injector or the version of the API server cannot be read.

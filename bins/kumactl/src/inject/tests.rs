@@ -300,6 +300,7 @@ fn defaults_of_the_injector_are_used_without_flags() {
     let args = ConfigArgs::default();
     let config = config::load(&args).expect("defaults");
     let expected = kermode_inject::Settings {
+        // Without the flag `--kubernetes-version`, native sidecars are assumed to be supported.
         native_sidecars_supported: true,
         ..kermode_inject::Settings::default()
     };

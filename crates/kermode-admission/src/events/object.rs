@@ -97,8 +97,8 @@ impl EventObject {
     }
 }
 
-/// Returns the owner reference to the controller of the Pod. The API server validates owner references only after
-/// admission.
+/// Returns the owner reference to the controller of the Pod. The reference may be malformed, because the API server
+/// validates owner references only after admission.
 fn controller(request: &Request) -> Option<&Value> {
     let owners = request.object.pointer("/metadata/ownerReferences")?.as_array()?;
     owners

@@ -9,13 +9,13 @@ use super::certificates::Authority;
 
 /// Writes the secrets of a proxy as files to a temporary folder: a certificate with these URIs, and the trust bundle.
 pub(crate) fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary directory");
+    let folder = tempfile::tempdir().expect("a temporary folder");
     for secret in [authority.identity(uris), authority.trust_bundle()] {
         let name = secret["resources"][0]["name"]
             .as_str()
             .expect("a name")
             .to_owned();
-        std::fs::write(folder.path().join(name + ".json"), secret.to_string()).expect("a writable directory");
+        std::fs::write(folder.path().join(name + ".json"), secret.to_string()).expect("a writable folder");
     }
     folder
 }

@@ -92,8 +92,8 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     check_rotation(Duration::from_hours(1), tolerance, 50);
 }
 
-/// Checks a rotation every `step` seconds, with certificates of this lifetime and clocks that are wrong by at most
-/// `max_skew` seconds.
+/// Checks a rotation every `step` seconds, with certificates that are valid for `lifetime`, and with clocks that are
+/// wrong by at most `max_skew` seconds.
 fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
     let schedule = Schedule::generated_at(start(), Term::of(lifetime));
     let plan_of_one_ca = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
@@ -126,16 +126,18 @@ fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
     for skew in [-max_skew, 0, max_skew] {
         replicas.extend([(skew, Duration::ZERO), (skew, MAX_STALENESS)]);
     }
-    let duration = (lifetime
+    // One minute more than the rotation and the lifetime of the certificates that were issued at its end.
+    let simulated_seconds = (lifetime
         + schedule
             .predecessor_trusted_until
             .duration_since(start())
             .unwrap())
-    .as_secs();
-    for second in (0..duration + 60).step_by(step) {
+    .as_secs()
+        + 60;
+    for second in (0..simulated_seconds).step_by(step) {
         let now = start() + Duration::from_secs(second);
-        // A certificate that is valid now was requested at most one lifetime ago, measured by the clock of the replica
-        // that signed it.
+        // The replica's clock determines when a certificate expires. So a certificate of a replica whose clock is ahead
+        // by `skew` is valid for `skew` longer than its lifetime.
         let mut responses = Vec::new();
         for (skew, staleness) in &replicas {
             let max_age = lifetime.as_secs().saturating_add_signed(*skew);

@@ -113,15 +113,15 @@ pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>>
     let is_for = |audience: &Value| {
         payload["aud"]
             .as_array()
-            .is_some_and(|own| own.contains(audience))
+            .is_some_and(|token_audiences| token_audiences.contains(audience))
     };
-    let checked = requested
+    let acceptable = requested
         .clone()
         .unwrap_or_else(|| vec![API_SERVER_AUDIENCE.into()]);
-    let common: Vec<Value> = checked.into_iter().filter(is_for).collect();
+    let confirmed: Vec<Value> = acceptable.into_iter().filter(is_for).collect();
     let signature = token.rsplit('.').next().expect("a signature");
     let is_accepted = match signature {
-        VALID_SIGNATURE => !common.is_empty(),
+        VALID_SIGNATURE => !confirmed.is_empty(),
         _ => signature == "any-audience",
     };
     review["status"] = if is_accepted {
@@ -132,7 +132,7 @@ pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>>
         );
         json!({"authenticated": true, "user": {"username": account, "extra": {
             POD_NAME_KEY: [claims["pod"]["name"]], POD_UID_KEY: [claims["pod"]["uid"]],
-        }}, "audiences": requested.filter(|_| signature == VALID_SIGNATURE).map(|_| common)})
+        }}, "audiences": requested.filter(|_| signature == VALID_SIGNATURE).map(|_| confirmed)})
     } else {
         let expired = token.ends_with(".expired");
         let error = if expired {
@@ -328,17 +328,21 @@ async fn access_is_allowed_while_the_index_has_the_pod_of_the_token() {
     assert_eq!(
         allowed(),
         Err(Code::NotFound),
-        "the index has an earlier Pod of the name"
+        "the index has an earlier Pod with this name"
     );
     index.write().apply_pod(mk_pod("2"));
     assert_eq!(allowed(), Ok(()));
     index.write().remove_pod(&web());
-    assert_eq!(allowed(), Err(Code::NotFound), "the index has no Pod of the name");
+    assert_eq!(
+        allowed(),
+        Err(Code::NotFound),
+        "the index has no Pod with this name"
+    );
     index.write().apply_pod(mk_pod("3"));
     assert_eq!(
         allowed(),
         Err(Code::NotFound),
-        "the index has a later Pod of the name"
+        "the index has a later Pod with this name"
     );
 }
 

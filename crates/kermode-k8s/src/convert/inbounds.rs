@@ -75,14 +75,16 @@ impl InboundBuilder<'_> {
     }
 }
 
-/// Returns the Services whose inbounds fit into one Dataplane, in their order. If the inbounds of all Services do not
-/// fit, Services with fewer inbounds are preferred, so that one Service with very many ports displaces no other. The
-/// Services of gateways are not limited, because Dataplanes of gateways have no inbounds.
+/// Returns the Services whose inbounds fit into one Dataplane. Both `services` and the result are ordered by name. If
+/// the inbounds of all Services do not fit, Services with fewer inbounds are preferred, so that one Service with very
+/// many ports displaces no other. The Services of gateways are not limited, because Dataplanes of gateways have no
+/// inbounds.
 pub(super) fn fitting_services<'s>(
     pod: &PodFacts,
     services: &[&'s ServiceFacts],
     is_gateway: bool,
 ) -> Vec<&'s ServiceFacts> {
+    // A Service yields at most one inbound for each of its ports.
     let port_count: usize = services.iter().map(|service| service.ports.len()).sum();
     if is_gateway || port_count <= Inbound::MAX_PER_DATAPLANE {
         return services.to_vec();
@@ -114,8 +116,10 @@ fn too_many_ports(
     if services.len() == fitting.len() {
         return Vec::new();
     }
-    let kept: BTreeSet<_> = fitting.iter().map(|service| &service.key).collect();
-    let left_out = services.iter().filter(|service| !kept.contains(&service.key));
+    let fitting_keys: BTreeSet<_> = fitting.iter().map(|service| &service.key).collect();
+    let left_out = services
+        .iter()
+        .filter(|service| !fitting_keys.contains(&service.key));
     left_out
         .map(|service| {
             let ports = inbound_count(pod, service);

@@ -7,8 +7,8 @@ use kermode_model::view::ServiceAddresses;
 
 use crate::convert::facts::ServiceFacts;
 
-/// Returns, for each port of a Service, its service name (the value of `kuma.io/service`) and its addresses. Empty if
-/// the Service takes no part in the mesh.
+/// Returns, for each port of a Service, the port's service name (the value of `kuma.io/service`) and addresses. Returns
+/// nothing if the Service neither yields inbounds nor takes its endpoints from EndpointSlices.
 pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, ServiceAddresses)> {
     let ports = if service.yields_inbounds() || service.takes_endpoints_from_slices() {
         &*service.ports

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use kermode_model::ObjectKey;
 
-/// Pods by IP, usually one for each.
+/// The Pods that claim an IP, by IP. Usually one Pod claims an IP.
 #[derive(Debug, Default)]
 pub(super) struct IpClaims(HashMap<IpAddr, Vec<ObjectKey>>);
 
@@ -19,7 +19,7 @@ impl IpClaims {
         }
     }
 
-    /// Removes the claim of a Pod, if it exists.
+    /// Removes the claim of a Pod. Does nothing if the Pod does not claim the IP.
     pub(super) fn remove(&mut self, ip: IpAddr, pod: &ObjectKey) {
         if let Some(pods) = self.0.get_mut(&ip) {
             pods.retain(|other| other != pod);

@@ -1,5 +1,6 @@
 //! Versions of the agent and of Envoy, read from the [`Node`] of a stream's first request. The agent writes its version
-//! into Envoy's bootstrap, and Envoy sends it as part of the node's metadata.
+//! into Envoy's bootstrap, and Envoy sends this version in the node's metadata. Envoy's own version is the build
+//! version of the node's user agent.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,7 @@ use prost::Message;
 
 use super::Node;
 
-/// Versions of a sidecar's agent and Envoy. Empty if the node contains no version or cannot be decoded.
+/// Versions of a sidecar's agent and Envoy. A version that the node lacks, or that cannot be decoded, is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Versions {
     /// Version of `kuma-dp`.

@@ -206,9 +206,9 @@ struct RawCall {
     responses: h2::RecvStream,
 }
 
-/// Minimum size in bytes of a request that is far below every limit.
+/// `size` for [`RawCall::open`], in bytes: a request that is far below every limit.
 const SMALL_REQUEST: usize = 1;
-/// Minimum size in bytes of a request that nearly fills the server's receive window.
+/// `size` for [`RawCall::open`], in bytes: a request that nearly fills the server's receive window.
 const LARGE_REQUEST: usize = 60_000;
 /// Default size of a receive window of HTTP/2, in bytes.
 const DEFAULT_WINDOW: u32 = 65_535;
@@ -254,8 +254,8 @@ impl RawCall {
         Self::open(fixture, "web", SMALL_REQUEST, 0).await
     }
 
-    /// Returns whether the server has read the first request, which must have [`LARGE_REQUEST`] bytes. Once the server
-    /// has read it, the server's receive window has room for another request of this size.
+    /// Returns whether the server has read the first request, which must be a [`LARGE_REQUEST`]. Once the server has
+    /// read the request, the server's receive window has room for another request of this size.
     fn is_first_request_read(&mut self) -> bool {
         self.requests.reserve_capacity(LARGE_REQUEST);
         self.requests.capacity() == LARGE_REQUEST
@@ -308,6 +308,7 @@ fn subscription(node_id: &str) -> DeltaDiscoveryRequest {
     }
 }
 
+/// Returns the next response, or the status with which the stream ended: [`Code::Ok`] if it ended without an error.
 async fn next_response(responses: &mut Responses) -> Result<DeltaDiscoveryResponse, Code> {
     let response = tokio::time::timeout(TIMEOUT, responses.message())
         .await

@@ -20,7 +20,8 @@ pub enum Changes {
     Unknown,
 }
 
-/// [`Change::since`] of a resource that was not changed now: it may have been published at any time before.
+/// [`Change::since`] of a resource for which only the profile changed: the resource itself may have been published at
+/// any time before.
 const SINCE_ANY_TIME: u64 = 0;
 
 /// Watches the view of one proxy for one stream. Holds two cursors and no resources.
@@ -73,8 +74,8 @@ impl Watcher {
 
     /// Calls `step` with the current view and the changes since the last call.
     ///
-    /// The view is `None` while the proxy is not published. The scopes are locked during the call, so `step` must not
-    /// block.
+    /// The view is `None` while the proxy is not published, and if the proxy moves to another mesh during this call.
+    /// The scopes are locked during the call, so `step` must not block.
     pub fn read<T>(&mut self, step: impl FnOnce(Option<View<'_>>, Changes) -> T) -> T {
         self.follow_mesh();
         let own_scope = self.own.scope.read();
@@ -151,12 +152,11 @@ impl ScopeCursor {
     }
 }
 
-/// Moves a cursor to the end of the log of `scope`. Returns the changes between its old and its new position, or `None`
-/// if they are unknown.
+/// Moves a cursor to the end of the log of `scope`. Returns the changes between the old and the new position of the
+/// cursor, or `None` if they are unknown. `shared_scope` is the scope of the mesh.
 ///
-/// [`LoggedChange::SelectedService`] yields a change of each resource that the service has in `shared_scope`, the scope
-/// of the mesh, now. Resources that the service no longer has are left out, because the log of `shared_scope` contains
-/// their removals.
+/// A [`LoggedChange::SelectedService`] yields a change of each resource that the service has in `shared_scope` now.
+/// Resources that the service no longer has are left out, because the log of `shared_scope` contains their removals.
 fn advance(
     receiver: &mut watch::Receiver<u64>,
     cursor: &mut Option<u64>,

@@ -9,7 +9,7 @@ use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::pods::ip;
 
-/// HTTP request that is sent over TCP without TLS. Only the application could respond to it.
+/// HTTP request that is sent over TCP without TLS. A response could only come from the application.
 const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 
 pub(super) async fn pod_outside_the_mesh_gets_no_response(fixture: &Fixture) -> Result<Note> {

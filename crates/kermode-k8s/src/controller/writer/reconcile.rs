@@ -16,8 +16,8 @@ use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, MANAGED_LABELS};
 
-/// Error of a failed reconciliation, which is retried after this pause. Unless the failure is expected, it has already
-/// been logged and counted.
+/// Error of a failed reconciliation, which is retried after this pause. The failure has already been logged, except for
+/// a conflict, and for a missing Mesh before the pause has reached its maximum.
 #[derive(Debug)]
 pub(super) struct RetryAfter(pub(super) Duration);
 
