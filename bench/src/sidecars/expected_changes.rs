@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Lag of a sidecar that has not received the change yet.
+/// Value in place of the lag of a sidecar that has not received the change yet.
 const NOT_RECEIVED: u32 = u32::MAX;
 
 /// Changes that at least one sidecar has not received yet.
@@ -32,10 +32,10 @@ pub struct ExpectedChange {
     all_received: Notify,
 }
 
-/// Sidecars that have received a change, and the lag of each: the time from the change to its receipt.
+/// Receipts of a change by the sidecars. The lag of a sidecar is the time from the start of the change to its receipt.
 #[derive(Debug)]
 struct Receipts {
-    /// Lag of each sidecar in microseconds, by the sidecar's number.
+    /// Lag of each sidecar in microseconds, or [`NOT_RECEIVED`], by the sidecar's number.
     lags: Vec<u32>,
     /// Number of sidecars that have not received the change.
     missing: usize,
@@ -45,15 +45,21 @@ struct Receipts {
 
 impl ExpectedChanges {
     /// Adds the change of an endpoint. All sidecars must receive the change. Lags are measured from this call.
-    pub fn add(&self, service: &str, ip: &str, is_addition: bool, sidecars: usize) -> Arc<ExpectedChange> {
+    pub fn add(
+        &self,
+        service: &str,
+        ip: &str,
+        is_addition: bool,
+        sidecar_count: usize,
+    ) -> Arc<ExpectedChange> {
         let change = Arc::new(ExpectedChange {
             service: service.to_owned(),
             encoded_address: encoded_address(ip),
             is_addition,
             started_at: Instant::now(),
             receipts: Mutex::new(Receipts {
-                lags: vec![NOT_RECEIVED; sidecars],
-                missing: sidecars,
+                lags: vec![NOT_RECEIVED; sidecar_count],
+                missing: sidecar_count,
             }),
             all_received: Notify::new(),
         });

@@ -2,8 +2,8 @@
 //!
 //! The API server calls webhooks over HTTP/1.1 and keeps its connections open
 //! (<https://github.com/kubernetes/kubernetes/issues/75791>). If a replica closes a connection while the API server
-//! sends a request on it, the API server denies the Pod. Therefore, a replica that is not ready adds `Connection:
-//! close` to each response.
+//! sends a request on it, the API server denies the Pod. Therefore, a replica that shuts down becomes unready first,
+//! and an unready replica adds `Connection: close` to each response.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -13,7 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use kermode_runtime::readiness::Readiness;
 
-/// Adds a layer that closes each HTTP/1 connection after its next response while the process is not ready.
+/// Adds a layer that closes each HTTP/1 connection after its next response while the replica is not ready.
 pub fn layer(router: Router, readiness: Readiness) -> Router {
     router.layer(from_fn_with_state(readiness, close_unless_ready))
 }
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_are_kept_until_the_process_shuts_down() {
+    async fn connections_are_kept_while_the_replica_is_ready() {
         let readiness = Readiness::default();
         assert_eq!(connection_header(&readiness, Version::HTTP_11).await, None);
         let _unready = readiness.register("shutdown");
@@ -57,6 +57,10 @@ mod tests {
             connection_header(&readiness, Version::HTTP_11).await,
             Some(HeaderValue::from_static("close"))
         );
-        assert_eq!(connection_header(&readiness, Version::HTTP_2).await, None);
+        assert_eq!(
+            connection_header(&readiness, Version::HTTP_2).await,
+            None,
+            "HTTP/2 forbids the header"
+        );
     }
 }

@@ -24,21 +24,21 @@ pub struct Contents {
     /// ContainerPatches of the control plane's namespace, by name.
     pub container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
     /// Versions of the kubelets of Nodes to which Pods with a sidecar may be scheduled.
-    pub nodes: NodeVersions,
+    pub nodes: KubeletVersions,
 }
 
 /// Versions of kubelets, by Node.
 #[derive(Debug, Default)]
-pub struct NodeVersions {
+pub struct KubeletVersions {
     by_node: HashMap<Arc<str>, KubernetesVersion>,
     /// The same versions, oldest first.
     sorted: BTreeSet<(KubernetesVersion, Arc<str>)>,
 }
 
-impl NodeVersions {
+impl KubeletVersions {
     /// Sets the version of a Node's kubelet; `None` removes the Node.
     pub fn set(&mut self, node: Arc<str>, version: Option<KubernetesVersion>) {
-        // Most updates of a Node are heartbeats.
+        // Most updates of a Node are heartbeats, which do not change the version.
         if self.by_node.get(&node) == version.as_ref() {
             return;
         }
@@ -51,7 +51,7 @@ impl NodeVersions {
         }
     }
 
-    /// Returns the Node with the oldest kubelet; `None` without Nodes.
+    /// Returns the Node with the oldest kubelet, and the version of this kubelet; `None` without Nodes.
     pub fn oldest(&self) -> Option<(Arc<str>, KubernetesVersion)> {
         self.sorted
             .first()
@@ -70,15 +70,15 @@ pub struct NamespaceRecord {
 
 impl From<&NamespaceFacts> for NamespaceRecord {
     fn from(facts: &NamespaceFacts) -> Self {
-        let map = |pairs: &Pairs| {
+        let to_map = |pairs: &Pairs| {
             pairs
                 .iter()
                 .map(|(key, value)| (key.to_string(), value.to_string()))
                 .collect()
         };
         Self {
-            labels: map(&facts.labels),
-            annotations: map(&facts.annotations),
+            labels: to_map(&facts.labels),
+            annotations: to_map(&facts.annotations),
         }
     }
 }
@@ -101,19 +101,23 @@ mod tests {
 
     #[test]
     fn oldest_node_changes_when_nodes_are_added_upgraded_and_removed() {
-        let mut nodes = NodeVersions::default();
-        let oldest = |nodes: &NodeVersions| nodes.oldest().map(|(node, version)| format!("{node} {version}"));
-        assert_eq!(oldest(&nodes), None);
-        nodes.set("a".into(), Some(KubernetesVersion::new(1, 31)));
-        nodes.set("b".into(), Some(KubernetesVersion::new(1, 28)));
-        nodes.set("c".into(), Some(KubernetesVersion::new(1, 27)));
-        assert_eq!(oldest(&nodes).as_deref(), Some("c 1.27"));
-        nodes.set("c".into(), Some(KubernetesVersion::new(1, 31)));
-        assert_eq!(oldest(&nodes).as_deref(), Some("b 1.28"));
-        nodes.set("b".into(), None);
-        assert_eq!(oldest(&nodes).as_deref(), Some("a 1.31"));
-        nodes.set("a".into(), None);
-        nodes.set("c".into(), None);
-        assert_eq!(oldest(&nodes), None);
+        let mut kubelets = KubeletVersions::default();
+        let oldest = |kubelets: &KubeletVersions| {
+            kubelets
+                .oldest()
+                .map(|(node, version)| format!("{node} {version}"))
+        };
+        assert_eq!(oldest(&kubelets), None);
+        kubelets.set("a".into(), Some(KubernetesVersion::new(1, 31)));
+        kubelets.set("b".into(), Some(KubernetesVersion::new(1, 28)));
+        kubelets.set("c".into(), Some(KubernetesVersion::new(1, 27)));
+        assert_eq!(oldest(&kubelets).as_deref(), Some("c 1.27"));
+        kubelets.set("c".into(), Some(KubernetesVersion::new(1, 31)));
+        assert_eq!(oldest(&kubelets).as_deref(), Some("b 1.28"));
+        kubelets.set("b".into(), None);
+        assert_eq!(oldest(&kubelets).as_deref(), Some("a 1.31"));
+        kubelets.set("a".into(), None);
+        kubelets.set("c".into(), None);
+        assert_eq!(oldest(&kubelets), None);
     }
 }

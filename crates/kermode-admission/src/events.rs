@@ -178,7 +178,7 @@ impl InjectionEvents {
         };
         let mut pending = self.shared.pending.lock();
         // At a limit, `push` drops a random queued Event.
-        pending.push(namespace, event, |limit| fastrand::usize(..limit));
+        pending.push(namespace, event, |end| fastrand::usize(..end));
         drop(pending);
         self.shared.added.notify_one();
     }
@@ -419,11 +419,11 @@ mod tests {
             labels: [(SIDECAR_INJECTION.to_owned(), value.to_owned())].into(),
             ..NamespaceRecord::default()
         };
-        let plain = mk_request(json!({}));
-        assert!(!is_injection_enabled(&plain, &NamespaceRecord::default()));
-        assert!(!is_injection_enabled(&plain, &record("disabled")));
-        assert!(!is_injection_enabled(&plain, &record("maybe")));
-        assert!(is_injection_enabled(&plain, &record("enabled")));
+        let no_label = mk_request(json!({}));
+        assert!(!is_injection_enabled(&no_label, &NamespaceRecord::default()));
+        assert!(!is_injection_enabled(&no_label, &record("disabled")));
+        assert!(!is_injection_enabled(&no_label, &record("maybe")));
+        assert!(is_injection_enabled(&no_label, &record("enabled")));
         assert!(is_injection_enabled(
             &mk_request(json!({"labels": {SIDECAR_INJECTION: "true"}})),
             &record("disabled")

@@ -1,8 +1,8 @@
 //! CustomResourceDefinitions, as JSON.
 //!
-//! The schemas are structural: every known field is described and checked, so that `kubectl explain` documents it and
-//! the API server rejects a misspelled value. Schemas made with [`open_object`] keep unknown fields, because Kuma has
-//! fields that Kermode does not use.
+//! The schemas are structural. They describe each field that Kermode uses, for `kubectl explain`, and restrict its
+//! values, so that the API server rejects a misspelled value. With a schema from [`open_object`], the API server keeps
+//! unknown fields, because Kuma has fields that Kermode does not use.
 
 mod container_patch;
 mod dataplane;
@@ -80,7 +80,7 @@ fn object(properties: Value) -> Value {
     schema
 }
 
-/// Schema of an object that keeps unknown fields.
+/// Schema of an object; the API server keeps unknown fields.
 fn open_object(properties: Value) -> Value {
     let mut schema = object(properties);
     schema["x-kubernetes-preserve-unknown-fields"] = true.into();
@@ -122,8 +122,8 @@ fn port(minimum: u16, description: &str) -> Value {
 }
 
 /// Printer column of `kubectl get`.
-fn column(name: &str, kind: &str, path: &str) -> Value {
-    json!({"name": name, "type": kind, "jsonPath": path})
+fn column(name: &str, value_type: &str, path: &str) -> Value {
+    json!({"name": name, "type": value_type, "jsonPath": path})
 }
 
 /// Restricts a column to `kubectl get -o wide`.

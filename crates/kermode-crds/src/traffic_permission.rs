@@ -99,7 +99,7 @@ impl InvalidPermission {
     }
 }
 
-// === wire to model ===
+// === conversion to the model ===
 
 impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
     type Error = InvalidPermission;

@@ -10,10 +10,13 @@ use kermode_model::ObjectKey;
 use serde_json::{Value, json};
 use support::envoy;
 
+/// Admin port; differs from the default 9901, so the tests show that the setting is used.
+const ADMIN_PORT: u16 = 9902;
+
 fn mk_bootstrap() -> Value {
     envoy::mk_bootstrap(
         ObjectKey::new("demo", "web-0"),
-        9902,
+        ADMIN_PORT,
         Path::new("/run/kuma-dp.sock"),
     )
 }
@@ -46,16 +49,16 @@ fn all_configuration_comes_from_the_socket_of_the_agent() {
     let clusters = bootstrap["static_resources"]["clusters"]
         .as_array()
         .expect("clusters");
-    let [agent] = clusters.as_slice() else {
+    let [agent_cluster] = clusters.as_slice() else {
         panic!("expected one static cluster, found {clusters:?}")
     };
-    let endpoint = &agent["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+    let endpoint = &agent_cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
     assert_eq!(endpoint["address"]["pipe"]["path"], "/run/kuma-dp.sock");
     let ads = &bootstrap["dynamic_resources"]["ads_config"];
     assert_eq!(ads["api_type"], "DELTA_GRPC");
     assert_eq!(
         ads["grpc_services"][0]["envoy_grpc"]["cluster_name"],
-        agent["name"]
+        agent_cluster["name"]
     );
 }
 

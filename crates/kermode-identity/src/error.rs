@@ -76,12 +76,12 @@ pub enum Error {
         /// Description of the part that is not allowed.
         what: &'static str,
     },
-    /// The signing request is not bound to a proxy.
+    /// The signing request does not name the proxy that made it.
     #[error(
         "certificate signing request does not name the proxy that made it; use the same version of kuma-dp and kuma-cp"
     )]
     RequestUnbound,
-    /// The signing request is bound to another proxy, or to several proxies.
+    /// The signing request names another proxy as the proxy that made it, or several proxies.
     #[error(
         "certificate signing request is bound to another proxy; create a request with this proxy's own key"
     )]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// Application protocol of a port. The variants are ordered by specificity. If several protocols are declared for one
-/// port, the most specific protocol applies.
+/// Application protocol of a port. The variants are ordered from the least to the most specific. If several protocols
+/// are declared for one port, the most specific protocol applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// Opaque bytes.
@@ -32,8 +32,8 @@ impl Protocol {
     }
 
     /// Parses the value of the tag `kuma.io/protocol`; `None` for an unknown protocol.
-    pub fn from_tag(text: &str) -> Option<Self> {
-        match text {
+    pub fn from_tag(value: &str) -> Option<Self> {
+        match value {
             "tcp" => Some(Self::Tcp),
             "kafka" => Some(Self::Kafka),
             "http" => Some(Self::Http),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn every_protocol_parses_its_own_tag() {
+    fn tag_value_of_each_protocol_is_parsed() {
         for protocol in [Tcp, Protocol::Kafka, Http, Http2, Grpc] {
             assert_eq!(Protocol::from_tag(protocol.as_str()), Some(protocol));
         }

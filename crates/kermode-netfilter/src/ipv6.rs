@@ -69,6 +69,8 @@ fn new_address_request(interface: u32, address: Ipv6Addr) -> Vec<u8> {
     const PREFIX_LENGTH: u8 = 128;
     /// `IFA_F_NODAD`: no duplicate address detection, so the address is usable immediately.
     const NO_DUPLICATE_DETECTION: u8 = 0x2;
+    /// `RT_SCOPE_UNIVERSE`; the kernel derives the scope of an IPv6 address from the address.
+    const GLOBAL_SCOPE: u8 = 0;
     /// Attribute header and address, in bytes.
     const ATTRIBUTE_LENGTH: u16 = 4 + 16;
     const IFA_ADDRESS: u16 = 1;
@@ -78,7 +80,7 @@ fn new_address_request(interface: u32, address: Ipv6Addr) -> Vec<u8> {
     message.extend(FLAGS.to_ne_bytes());
     message.extend(1u32.to_ne_bytes()); // sequence number
     message.extend(0u32.to_ne_bytes()); // port ID of the sender; set by the kernel
-    message.extend([AF_INET6, PREFIX_LENGTH, NO_DUPLICATE_DETECTION, 0]);
+    message.extend([AF_INET6, PREFIX_LENGTH, NO_DUPLICATE_DETECTION, GLOBAL_SCOPE]);
     message.extend(interface.to_ne_bytes());
     message.extend(ATTRIBUTE_LENGTH.to_ne_bytes());
     message.extend(IFA_ADDRESS.to_ne_bytes());
@@ -109,8 +111,8 @@ mod tests {
     fn error_number_of_an_acknowledgement_is_returned() {
         let mut message = vec![0; 36];
         message[4..6].copy_from_slice(&2u16.to_ne_bytes());
-        message[16..20].copy_from_slice(&(-17i32).to_ne_bytes());
-        assert_eq!(acknowledgement(&message), Some(17));
+        message[16..20].copy_from_slice(&(-EEXIST).to_ne_bytes());
+        assert_eq!(acknowledgement(&message), Some(EEXIST));
         assert_eq!(acknowledgement(&message[..18]), None);
     }
 }

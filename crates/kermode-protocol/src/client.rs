@@ -20,7 +20,7 @@ use crate::certificates::{
 };
 use crate::removals::{WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
 
-/// Maximum size of one [`RootsUpdate`], in bytes. Two root certificates have a few kilobytes.
+/// Maximum size of one [`RootsUpdate`], in bytes. The two root certificates of a CA rotation have a few kilobytes.
 const MAX_ROOTS_UPDATE_SIZE: usize = 256 * 1024;
 
 /// Value of the `authorization` metadata: `Bearer <token>`.
@@ -92,7 +92,7 @@ where
         Ok(response.into_inner())
     }
 
-    /// Opens a stream of the status of the caller's endpoint removal.
+    /// Opens a stream of the status of the removal of the caller's endpoint.
     pub async fn watch_removal(
         &self,
         authorization: Authorization,

@@ -14,22 +14,22 @@ use kermode_xds::server::AdsServer;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// A replica may exceed its share of proxies by the share divided by this number.
+/// The tolerance of a replica, by which it may exceed its share of proxies, is the share divided by this number.
 const TOLERANCE_DIVISOR: usize = 4;
-/// A replica may always exceed its share by this number of proxies, because the Service distributes connections
-/// randomly.
+/// Lower bound of the tolerance, in proxies: the Service distributes connections randomly, so small differences are
+/// normal.
 const MIN_TOLERANCE: usize = 3;
 /// Maximum number of proxies evicted at once.
 const MAX_EVICTIONS_AT_ONCE: usize = 10;
 /// Interval between evictions.
 const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval between checks while the proxies are balanced.
+/// Time until the next check after [`Action::Wait`].
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of consecutive balanced checks after which the state of the [`Rebalancer`] is reset.
 const BALANCED_CHECKS_BEFORE_RESET: u32 = 12;
-/// Rebalancing is suspended after this number of evictions per excess proxy. With two replicas, two evictions are
-/// expected, because half of the evicted proxies reconnect to the same replica. More evictions mean that the Service
-/// prefers this replica, for example because of topology-aware routing.
+/// Rebalancing is suspended after this number of evictions per excess proxy. With two replicas, two evictions per
+/// excess proxy are expected, because half of the evicted proxies reconnect to the same replica. More evictions mean
+/// that the Service prefers this replica, for example because of topology-aware routing.
 const MAX_EVICTIONS_PER_EXCESS_PROXY: usize = 4;
 /// Time for which rebalancing is suspended.
 const SUSPENSION: Duration = Duration::from_mins(30);
@@ -45,7 +45,7 @@ struct ProxyCounts {
     replicas: usize,
 }
 
-/// Next action.
+/// Next action of the [`Rebalancer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     /// Evict this number of proxies.
@@ -178,7 +178,7 @@ mod tests {
                 Action::Wait
             );
             let share = proxies / replicas;
-            // `excess` rounds the share up, so this bound is above the tolerance.
+            // `excess` rounds the share up, so the bound is above the tolerance of `share / TOLERANCE_DIVISOR`.
             assert!(
                 own <= share + share / 3 + MIN_TOLERANCE,
                 "{own} of {proxies} proxies"

@@ -1,8 +1,8 @@
 //! TLS server with a certificate that can be replaced while serving. The caller passes in the application protocol,
 //! such as HTTP, as a [`Protocol`].
 //!
-//! Every Pod can open connections to the port. So that Pods cannot lock out the API server, a connection without a
-//! request is closed after a time limit, and at a limit on connections a new connection takes the place of an idle one
+//! Every Pod can connect to the server. So that Pods cannot lock out the API server, a connection without a request is
+//! closed after a time limit, and at a limit on connections a new connection takes the place of an idle connection
 //! ([`connections`]).
 
 mod connections;
@@ -274,7 +274,7 @@ async fn serve_connection(
     }
 }
 
-/// Serves a connection until its end. Drops the connection if it has no request within the time limit.
+/// Serves a connection until its end. Drops the connection if no head of a request is received within the time limit.
 async fn serve_with_first_request_timeout(
     request_received: Arc<Notify>,
     time_limit: Duration,
@@ -313,8 +313,9 @@ struct Accepted {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Accepts the next connection. At a limit, requests that another connection is closed, and waits until it is. Returns
-/// `None` if no connection can be closed, or after an error.
+/// Accepts the next connection. At a limit, requests that another connection is closed. At the limit on all
+/// connections, waits until that connection is closed. Returns `None` if no connection can be closed, or after an
+/// error.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,

@@ -37,8 +37,8 @@ impl Runner for WebhookMatch {
             })
             .collect();
         let names: Vec<&Value> = called_webhooks.iter().map(|webhook| &webhook["name"]).collect();
-        // With the failure policy `Fail`, the API server denies a Pod if the webhook does not respond. Therefore,
-        // no Pod is created without a response of the webhook.
+        // With the failure policy `Fail`, the API server denies a Pod if the webhook does not respond. Therefore, it is
+        // guaranteed that no Pod is created without a response of the webhook.
         let guaranteed = called_webhooks
             .iter()
             .any(|webhook| webhook["failurePolicy"] == "Fail");

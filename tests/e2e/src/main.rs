@@ -1,7 +1,8 @@
-//! `kermode-e2e [--filter TEXT]`: brings a cluster up, runs the tests in order, and takes the cluster down again.
+//! `kermode-e2e [--filter TEXT]`: brings a cluster up, runs the tests in order, and takes the cluster down again,
+//! unless `KERMODE_KEEP` is set.
 //!
 //! The tests share one installation and one application (module `fixture`). They run in the order of `cases::all`:
-//! tests of an empty cluster come first, tests that stop the control plane last.
+//! tests that need an empty cluster come first, tests that stop the control plane last.
 
 mod cases;
 mod config;
@@ -23,7 +24,7 @@ use crate::harness::{diagnosis, runner};
 /// End-to-end tests on a real Kubernetes.
 #[derive(Parser)]
 struct Arguments {
-    /// Run only the tests whose name contains this text. Each test sets up what it needs.
+    /// Run only the tests whose name contains this text. Each test sets up what it needs, so each can run alone.
     #[arg(long)]
     filter: Option<String>,
     /// Name of the cluster. If the cluster is already running, the objects of earlier tests are removed first.

@@ -14,7 +14,7 @@ pub(crate) fn text(workloads: &[WorkloadOutcome]) -> String {
 }
 
 fn explain_workload(workload: &WorkloadOutcome) -> String {
-    let mut lines = vec![format!("{}: {}", workload.name, outcome(workload))];
+    let mut lines = vec![format!("{}: {}", workload.name, outcome_text(workload))];
     let mut line = |topic: &str, text: &str| lines.push(format!("  {topic}: {text}"));
     for text in &workload.assumptions {
         line("assumed", text);
@@ -32,9 +32,9 @@ fn explain_workload(workload: &WorkloadOutcome) -> String {
     lines.join("\n")
 }
 
-/// Formats the outcome. The parentheses contain the kind of label or annotation that requested the injection, or the
+/// Formats the outcome. The parentheses contain the source of the injection, such as a label of the Namespace, or the
 /// reason for skipping or denying the Pod.
-fn outcome(workload: &WorkloadOutcome) -> String {
+fn outcome_text(workload: &WorkloadOutcome) -> String {
     match &workload.explanation.result {
         Ok(Outcome::Injected(injection)) => {
             format!("injected ({}), mesh {}", injection.source, injection.mesh)

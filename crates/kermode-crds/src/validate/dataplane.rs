@@ -11,7 +11,7 @@ use super::tags::{self, TagOwner};
 /// Message about a port out of range.
 const PORT_RANGE: &str = "port must be in the range [1, 65535]";
 
-/// Returns the problems of a Dataplane. `mesh_exists` returns whether a Mesh of this name exists.
+/// Returns the problems of a Dataplane. `mesh_exists` returns whether a Mesh with the given name exists.
 pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mesh = object["mesh"].as_str().filter(|mesh| !mesh.is_empty());
@@ -127,7 +127,7 @@ fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
 }
 
 /// Checks the port of Envoy's admin interface. The interface listens on loopback, so its port must differ from the
-/// ports of inbounds on loopback.
+/// ports of inbounds on loopback. 0 means the same as an absent port.
 fn check_admin(networking: &Value, inbounds: &[Value], problems: &mut Vec<Problem>) {
     let admin_port = &networking["admin"]["port"];
     if admin_port.is_null() || *admin_port == 0 {

@@ -56,17 +56,18 @@ pub(crate) fn mk_bootstrap(proxy: ObjectKey, admin_port: u16, socket: &Path) -> 
     })
 }
 
-/// Adds the resources to a bootstrap as static resources, because `--mode validate` fetches no dynamic resources.
+/// Adds the resources to a bootstrap as static resources, so that Envoy needs no ADS server. `--mode validate` fetches
+/// no dynamic resources, so it validates only static resources.
 pub(crate) fn with_static_resources(mut bootstrap: Value, resources: &[Resource]) -> Value {
     for resource in resources {
-        let (list, value) = match resource.kind {
+        let (field, value) = match resource.kind {
             ResourceKind::Cluster => ("clusters", readable::json(resource)),
             ResourceKind::Listener => ("listeners", readable::json(resource)),
             // A bootstrap has no list of endpoints, so endpoints are validated as part of an additional cluster.
             ResourceKind::Endpoints => ("clusters", cluster_of_endpoints(resource)),
             other => panic!("cannot be a static resource: {other:?}"),
         };
-        let list = &mut bootstrap["static_resources"][list];
+        let list = &mut bootstrap["static_resources"][field];
         if list.is_null() {
             *list = json!([]);
         }

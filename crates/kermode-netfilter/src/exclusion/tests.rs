@@ -20,8 +20,9 @@ fn parse_tcp_error(value: &str) -> String {
         .to_string()
 }
 
-/// Returns the error of a value of the setting for both protocols, whose items may name protocols.
-fn parse_general_error(value: &str) -> String {
+/// Returns the error of a value of the setting for both protocols, TCP and UDP. Items of this setting may name
+/// protocols.
+fn parse_both_error(value: &str) -> String {
     parse_uid_exclusions("--exclude-outbound-ports-for-uids", None, value)
         .expect_err("the exclusion is malformed")
         .to_string()
@@ -57,21 +58,25 @@ fn star_means_all_ports() {
 }
 
 #[test]
-fn items_of_ports_for_uids_may_omit_protocols_and_ports() {
-    let parse = |value| {
-        let exclusions = parse_uid_exclusions("key", None, value).expect("valid exclusions");
+fn items_of_the_setting_for_both_protocols_may_omit_protocols_and_ports() {
+    let parse_both = |value| {
+        let exclusions =
+            parse_uid_exclusions("--exclude-outbound-ports-for-uids", None, value).expect("valid exclusions");
         exclusions
             .iter()
             .map(|exclusion| (exclusion.transport, exclusion.ports.to_string()))
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        parse("123"),
+        parse_both("123"),
         [(Tcp, "1-65535".to_owned()), (Udp, "1-65535".to_owned())]
     );
-    assert_eq!(parse("53:1-2"), [(Tcp, "53".to_owned()), (Udp, "53".to_owned())]);
-    assert_eq!(parse("udp::5"), [(Udp, "1-65535".to_owned())]);
-    assert_eq!(parse("tcp,udp:*:5;tcp:7:8").len(), 3);
+    assert_eq!(
+        parse_both("53:1-2"),
+        [(Tcp, "53".to_owned()), (Udp, "53".to_owned())]
+    );
+    assert_eq!(parse_both("udp::5"), [(Udp, "1-65535".to_owned())]);
+    assert_eq!(parse_both("tcp,udp:*:5;tcp:7:8").len(), 3);
 }
 
 #[test]
@@ -101,19 +106,19 @@ fn errors_have_kumas_texts_and_name_the_setting() {
         ),
         ("http:1:1", "protocol 'http' is invalid or unsupported"),
     ] {
-        let error = parse_general_error(value);
+        let error = parse_both_error(value);
         assert!(error.contains(&format!("{prefix}{text}")), "{error}");
     }
 }
 
 #[test]
 fn malformed_items_are_rejected() {
-    for bad in [
+    for malformed in [
         "443", "443:", ":1234", "443:1:2", "443:*", "443:a", "20-10:1", "443:9-1",
     ] {
-        parse_tcp_error(bad);
+        parse_tcp_error(malformed);
     }
-    for bad in ["tcp:1:2:3", "tcp:443:", "*"] {
-        parse_general_error(bad);
+    for malformed in ["tcp:1:2:3", "tcp:443:", "*"] {
+        parse_both_error(malformed);
     }
 }

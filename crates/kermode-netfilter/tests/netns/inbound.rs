@@ -1,4 +1,5 @@
-//! Tests of incoming connections.
+//! Tests of incoming connections. A response begins with the name of the simulated server that received the connection:
+//! `inbound` or `inbound-v6` of the simulated proxy, `app` (the application) or `server`.
 
 use kermode_netfilter::{PortSet, TrafficConfig};
 
@@ -31,7 +32,8 @@ fn excluded_inbound_ports_reach_the_application() {
     assert_eq!(lab.client_tcp(APP_ADDRESS_V6), "app from fd01::1");
     assert_eq!(
         lab.client_tcp("10.1.1.2:9000"),
-        "inbound to 10.1.1.2:9000 from 10.1.1.1"
+        "inbound to 10.1.1.2:9000 from 10.1.1.1",
+        "a port that is not excluded is redirected"
     );
 }
 
@@ -56,7 +58,7 @@ fn ipv6_may_share_the_port_of_ipv4() {
 }
 
 #[test]
-fn ipv6_is_not_redirected_without_a_port() {
+fn ipv6_is_not_redirected_without_an_inbound_port_for_ipv6() {
     let mut config = TrafficConfig::default();
     config.inbound.port_v6 = None;
     let lab = NetnsLab::with_rules(&config);
@@ -67,6 +69,7 @@ fn ipv6_is_not_redirected_without_a_port() {
     assert_eq!(lab.client_tcp(APP_ADDRESS_V6), "app from fd01::1");
     assert_eq!(
         lab.pod_tcp(crate::lab::APP_UID, "[fd02::1]:80"),
-        "server from fd02::2"
+        "server from fd02::2",
+        "outgoing connections over IPv6 are not redirected either"
     );
 }

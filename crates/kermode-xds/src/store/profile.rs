@@ -20,7 +20,7 @@ pub enum ServiceSelection {
     Only(HashSet<ServiceName>),
 }
 
-/// Rules that select the resources of a proxy's view.
+/// Rules that select the shared resources of a proxy's [`View`](super::View).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// Mesh whose shared resources the proxy gets.
@@ -30,7 +30,7 @@ pub struct Profile {
     /// Visible services whose shared resources a wildcard subscription includes. Resources of the other visible
     /// services are sent only to a subscription by name.
     pub wildcard: ServiceSelection,
-    /// Shared resources that are not in the view, whatever their service: outbound listeners at the address of an
+    /// Shared resources that the proxy does not get, whatever their service: outbound listeners at the address of an
     /// inbound listener of the proxy.
     pub hidden: HashSet<Key>,
     /// Source of the tombstones that are sent for subscribed names that do not exist. For a name without a tombstone,
@@ -75,7 +75,7 @@ impl ServiceSelection {
     }
 
     /// Returns the services that only one of the two selections includes. Returns `None` if only one of the selections
-    /// is [`ServiceSelection::All`].
+    /// is [`ServiceSelection::All`]: a selection does not know the names of all services.
     fn difference(&self, other: &Self) -> Option<Vec<ServiceName>> {
         match (self, other) {
             (ServiceSelection::All, ServiceSelection::All) => Some(Vec::new()),
@@ -102,7 +102,7 @@ impl Profile {
         }
     }
 
-    /// Returns the resources that may differ between views with the two profiles.
+    /// Returns the resources that may differ between a view with this profile and a view with the other profile.
     pub(super) fn difference(&self, other: &Self) -> ProfileChange {
         let visibility_changes = self.visibility.difference(&other.visibility);
         let wildcard_changes = self.wildcard.difference(&other.wildcard);

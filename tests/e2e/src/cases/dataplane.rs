@@ -17,14 +17,14 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{demo_pod, ip, is_ready};
 
-/// Time limit of each condition.
+/// Time limit of each wait for a condition.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Port of the inbound of a Pod that no Service selects.
 const SERVICE_LESS_PORT: u64 = 49151;
 
 pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
-    let mut expected = Vec::new();
+    let mut pod_names = Vec::new();
     for pod in fixture.ready_pods(APP_NAMESPACE, "server").await? {
         let tags = json!({
             "app": "server",
@@ -36,7 +36,7 @@ pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture)
             "k8s.kuma.io/service-port": "80",
         });
         check_dataplane(fixture, &pod, 8080, &tags).await?;
-        expected.push(pod.name_any());
+        pod_names.push(pod.name_any());
     }
     for pod in fixture.ready_pods(APP_NAMESPACE, "client").await? {
         let tags = json!({
@@ -47,10 +47,10 @@ pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture)
             "k8s.kuma.io/namespace": APP_NAMESPACE,
         });
         check_dataplane(fixture, &pod, SERVICE_LESS_PORT, &tags).await?;
-        expected.push(pod.name_any());
+        pod_names.push(pod.name_any());
     }
-    expected.sort();
-    let found: Vec<String> = fixture
+    pod_names.sort();
+    let dataplane_names: Vec<String> = fixture
         .dataplanes(APP_NAMESPACE)
         .list(&ListParams::default())
         .await?
@@ -58,8 +58,8 @@ pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture)
         .map(ResourceExt::name_any)
         .collect();
     ensure!(
-        found == expected,
-        "the Dataplanes are {found:?}, but the injected Pods are {expected:?}"
+        dataplane_names == pod_names,
+        "the Dataplanes are {dataplane_names:?}, but the injected Pods are {pod_names:?}"
     );
     let outside_count = fixture
         .dataplanes(OUTSIDE_NAMESPACE)

@@ -57,7 +57,7 @@ pub(super) fn mk_mesh() -> Mesh {
     mesh
 }
 
-/// Makes a request of the named proxy, with a valid signing request for the key.
+/// Makes the certificate request of the named proxy, with a valid signing request for the key.
 pub(super) fn mk_request(key: &WorkloadKey, name: &str) -> IssueCertificateRequest {
     IssueCertificateRequest {
         mesh: "default".to_owned(),
@@ -171,16 +171,17 @@ fn with_token<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
+/// Serves the issuance service. Returns a channel to the server, and the trigger of the server's shutdown.
 async fn serve(issuance: CertificateIssuance) -> (Channel, Trigger) {
     let authority = ServingAuthority::generate(SystemTime::now()).expect("a CA");
-    let serving = authority.issue(
+    let issued = authority.issue(
         &["localhost"],
         Term::of(Duration::from_hours(1)),
         SystemTime::now(),
     );
-    let serving = serving.expect("a certificate");
+    let issued = issued.expect("a certificate");
     let certificate =
-        tls::ServingCertificate::new(serving.certificate.chain.clone(), serving.private_key().into());
+        tls::ServingCertificate::new(issued.certificate.chain.clone(), issued.private_key().into());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (stop, shutdown) = shutdown::channel();

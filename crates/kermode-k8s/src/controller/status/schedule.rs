@@ -1,5 +1,5 @@
-//! Schedule of status writes: each key at most once, not before its due time, at a limited rate. The clock is
-//! passed in.
+//! Schedule of status writes: an object is scheduled at most once, written not before its due time, and at a limited
+//! rate. The clock is passed in.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use kermode_model::ObjectKey;
 /// Schedule of status writes with a rate limit.
 #[derive(Debug)]
 pub(super) struct WriteSchedule {
-    /// Due time of each scheduled key.
+    /// Due time of each scheduled object, by key.
     due: HashMap<ObjectKey, Instant>,
     /// The same keys, ordered by due time.
     order: BTreeSet<(Instant, ObjectKey)>,
@@ -17,14 +17,14 @@ pub(super) struct WriteSchedule {
     interval: Duration,
     /// Length of a burst: after an idle period, the writes that the rate allows in this time are allowed at once.
     burst: Duration,
-    /// Time from which the rate limit allows the next write; `None` before the first write.
+    /// Time from which the rate limit allows the next write; may be in the past. `None` before the first write.
     next_allowed: Option<Instant>,
 }
 
 /// Next action of the writer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextAction {
-    /// Write this key now.
+    /// Write the status of the object with this key now.
     Write(ObjectKey),
     /// Wait until this time.
     Wait(Instant),
@@ -57,22 +57,22 @@ impl WriteSchedule {
         self.due.insert(key, at);
     }
 
-    /// Returns the next action at the time `now`. A returned key is removed.
+    /// Returns the next action at the time `now`. A key that is returned is removed from the schedule.
     pub(super) fn next(&mut self, now: Instant) -> NextAction {
         let Some((due, key)) = self.order.first().cloned() else {
             return NextAction::Idle;
         };
-        let at = self.next_allowed.map_or(due, |allowed| allowed.max(due));
-        if at > now {
-            return NextAction::Wait(at);
+        let write_at = self.next_allowed.map_or(due, |allowed| allowed.max(due));
+        if write_at > now {
+            return NextAction::Wait(write_at);
         }
         self.order.remove(&(due, key.clone()));
         self.due.remove(&key);
-        let burst_start = now.checked_sub(self.burst).unwrap_or(now);
-        // Unused writes from before the start of the burst are lost.
+        // Writes that the rate allowed more than `burst` ago, and that were not used, are lost.
+        let earliest_allowed = now.checked_sub(self.burst).unwrap_or(now);
         let allowed_since = self
             .next_allowed
-            .map_or(burst_start, |allowed| allowed.max(burst_start));
+            .map_or(earliest_allowed, |allowed| allowed.max(earliest_allowed));
         self.next_allowed = Some(allowed_since + self.interval);
         NextAction::Write(key)
     }

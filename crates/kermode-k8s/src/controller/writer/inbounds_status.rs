@@ -53,9 +53,10 @@ fn changed_status(
     let inbounds = InboundsStatus::from(dataplane);
     let is_ready = inbounds.ready == inbounds.total;
     let observed_condition = observed.and_then(|observed| observed.ready_condition.as_ref());
-    let unchanged = observed_condition.filter(|(was_ready, _)| *was_ready == is_ready);
-    let since = unchanged.map_or(Time(now), |(_, since)| since.clone());
-    let condition = condition(&inbounds, is_ready, since);
+    let unchanged_condition = observed_condition.filter(|(was_ready, _)| *was_ready == is_ready);
+    let last_transition =
+        unchanged_condition.map_or(Time(now), |(_, last_transition)| last_transition.clone());
+    let condition = ready_condition(&inbounds, is_ready, last_transition);
     let desired = StatusHash::new(&inbounds, Some(&condition));
     if observed.is_some_and(|observed| desired.hash == observed.hash) {
         return None;
@@ -67,7 +68,7 @@ fn changed_status(
     })
 }
 
-fn condition(inbounds: &InboundsStatus, is_ready: bool, since: Time) -> Condition {
+fn ready_condition(inbounds: &InboundsStatus, is_ready: bool, last_transition: Time) -> Condition {
     let (reason, message) = if is_ready {
         ("InboundsReady", "All inbounds may receive traffic.".to_owned())
     } else {
@@ -84,7 +85,7 @@ fn condition(inbounds: &InboundsStatus, is_ready: bool, since: Time) -> Conditio
         status: if is_ready { "True" } else { "False" }.to_owned(),
         reason: reason.to_owned(),
         message,
-        last_transition_time: since,
+        last_transition_time: last_transition,
         observed_generation: None,
     }
 }
@@ -139,9 +140,9 @@ mod tests {
     #[test]
     fn condition_keeps_its_transition_time_until_its_status_changes() {
         let first = changed_status(&mk_dataplane(true), None, at(1)).expect("the first status");
-        let mut more = mk_dataplane(true);
-        more.inbounds.push(more.inbounds[0].clone());
-        let second = changed_status(&more, Some(&observed(&first)), at(2))
+        let mut two_inbounds = mk_dataplane(true);
+        two_inbounds.inbounds.push(two_inbounds.inbounds[0].clone());
+        let second = changed_status(&two_inbounds, Some(&observed(&first)), at(2))
             .expect("a status with another number of inbounds");
         assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
         let third = changed_status(&mk_dataplane(false), Some(&observed(&second)), at(3))

@@ -17,7 +17,8 @@ pub(crate) use kermode_netfilter::Transport;
 
 use super::Namespace;
 
-/// Timeout of connections and reads. A local connection takes microseconds.
+/// Time limit of each step of a request: binding, connecting, sending and receiving. A local connection takes
+/// microseconds.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Opens a TCP connection or sends a UDP query from the namespace, as the user `uid`. Returns the response, or the
@@ -41,7 +42,7 @@ pub(crate) fn request_from(
         let socket = connect_socket(uid, transport, source, target)?;
         match transport {
             Transport::Tcp => read_tcp(TcpStream::from(socket)),
-            Transport::Udp => read_udp(&UdpSocket::from(socket)),
+            Transport::Udp => query_udp(&UdpSocket::from(socket)),
         }
     });
     response.unwrap_or_else(|error| format!("error: {error}"))
@@ -99,7 +100,7 @@ fn read_tcp(mut stream: TcpStream) -> io::Result<String> {
     Ok(response)
 }
 
-fn read_udp(socket: &UdpSocket) -> io::Result<String> {
+fn query_udp(socket: &UdpSocket) -> io::Result<String> {
     socket.send(b"query")?;
     let mut response = [0; 200];
     let length = socket.recv(&mut response)?;
