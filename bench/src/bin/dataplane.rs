@@ -179,7 +179,10 @@ impl Bench<'_> {
     }
 
     fn measure_memory(&mut self, process: &Process) -> Result<()> {
-        #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "far below 2^53, up to which a float is exact"
+        )]
         let (resident, pods) = (process.resident_bytes()? as f64, self.pods as f64);
         let target = Target::AtMost((BASE_MEMORY + MEMORY_PER_POD * pods) / MB);
         self.add("resident memory of kuma-cp", resident / MB, "MB", target);

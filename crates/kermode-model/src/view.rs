@@ -58,16 +58,16 @@ pub struct Service {
     /// Endpoints by Pod IP and container port, unready endpoints included. An inbound of a dual-stack Pod is an
     /// endpoint at each of the Pod's IPs.
     pub endpoints: BTreeMap<SocketAddr, Endpoint>,
-    /// Endpoints from the EndpointSlices of a Kubernetes Service without selector. A service with these endpoints has no
-    /// other endpoints.
+    /// Endpoints from the EndpointSlices of a Kubernetes Service without selector. A service with these endpoints has
+    /// no other endpoints.
     pub slice_endpoints: BTreeMap<SocketAddr, SliceEndpoint>,
 }
 
 /// Endpoint from an EndpointSlice that a user or operator wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
-    /// Service of the inbound at the address. The proxy there has the identity of this service. `None` if the address is
-    /// outside of the mesh.
+    /// Service of the inbound at the address. The proxy there has the identity of this service. `None` if the address
+    /// is outside of the mesh.
     pub identity: Option<ServiceName>,
     /// Whether the endpoint may receive traffic.
     pub ready: bool,
@@ -78,8 +78,8 @@ impl Service {
         self.endpoints.is_empty() && self.slice_endpoints.is_empty()
     }
 
-    /// The most specific protocol that [all endpoints have in common](Protocol::common); TCP if the service has no
-    /// endpoints.
+    /// The most specific protocol that [all endpoints have in common](Protocol::common); TCP if all endpoints
+    /// come from EndpointSlices.
     pub fn protocol(&self) -> Protocol {
         self.endpoints
             .values()
@@ -208,8 +208,7 @@ impl MeshView {
         keys.filter_map(|key| self.dataplanes.get(key))
     }
 
-    /// A service of a mesh. The service exists while a Dataplane of the mesh has an inbound of it, or while it has
-    /// endpoints from EndpointSlices.
+    /// A service of a mesh. The service exists while it has an endpoint in the mesh.
     pub fn service(&self, mesh: &MeshName, name: &ServiceName) -> Option<&Service> {
         self.meshes.get(mesh)?.services.get(name)
     }

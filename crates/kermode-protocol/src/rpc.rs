@@ -1,4 +1,4 @@
-//! Adapter of hand-written gRPC methods to tonic's router.
+//! Adapter of gRPC services without generated code to tonic's router.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -8,7 +8,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-/// gRPC service whose methods are written by hand.
+/// gRPC service without code that tonic generates.
 pub trait GrpcService: Clone + Send + 'static {
     /// Name of the service, package included.
     const NAME: &'static str;

@@ -1,4 +1,4 @@
-//! Counters of the client: responses by Pod and status, failures by reason. Plain data without a clock.
+//! Counters of the demo client: responses by Pod and status, failures by reason. Plain data without a clock.
 
 use std::collections::BTreeMap;
 

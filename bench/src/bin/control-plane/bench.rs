@@ -1,4 +1,4 @@
-//! The control plane under test and the scope of the measurements.
+//! The control plane under test, and the numbers and durations of the measurements.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,9 +26,9 @@ const MIN_SERVICES: usize = 50;
 /// Number of Pods of each Service, if this results in more than [`MIN_SERVICES`] Services.
 const PODS_PER_SERVICE: usize = 20;
 
-/// Scope of the measurements.
+/// Numbers and durations of the measurements.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct MeasurementScope {
+pub(super) struct MeasurementPlan {
     /// Number of changes of each kind.
     pub(super) repetitions: usize,
     /// Length of the measurement without changes.
@@ -49,15 +49,15 @@ pub(super) struct Bench<'f> {
     /// Process of the control plane.
     pub(super) process: Process,
     pub(super) expected_changes: Arc<ExpectedChanges>,
-    pub(super) scope: MeasurementScope,
+    pub(super) plan: MeasurementPlan,
     figures: &'f mut Figures,
     // Must be the last field: fields are dropped in order, and the other fields use the API server.
     _api_server: ApiServer,
 }
 
-// === impl MeasurementScope ===
+// === impl MeasurementPlan ===
 
-impl MeasurementScope {
+impl MeasurementPlan {
     pub(super) fn new(quick: bool) -> Self {
         if quick {
             Self {
@@ -84,11 +84,11 @@ impl<'f> Bench<'f> {
     pub(super) async fn start(
         config: &Config,
         sidecar_count: usize,
-        scope: MeasurementScope,
+        plan: MeasurementPlan,
         figures: &'f mut Figures,
     ) -> Result<Self> {
-        let services = MIN_SERVICES.max(sidecar_count / PODS_PER_SERVICE);
-        print_line(&format!("{sidecar_count} sidecars, {services} Services ..."));
+        let service_count = MIN_SERVICES.max(sidecar_count / PODS_PER_SERVICE);
+        print_line(&format!("{sidecar_count} sidecars, {service_count} Services ..."));
         let api_server = ApiServer::up("bench-control-plane", config)?;
         api_server.apply(NAMESPACE_WITH_INJECTION)?;
         let kubeconfig = Kubeconfig::read_from(api_server.kubeconfig())?;
@@ -96,7 +96,7 @@ impl<'f> Bench<'f> {
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         let client = Client::try_from(kubeconfig)?;
         let start = Instant::now();
-        let objects = BenchObjects::create(&client, services, sidecar_count).await?;
+        let objects = BenchObjects::create(&client, service_count, sidecar_count).await?;
         let sidecars = objects.sidecars().await?;
         print_line(&format!(
             "  Pods and tokens created in {:.1} s",
@@ -114,7 +114,7 @@ impl<'f> Bench<'f> {
             control_plane,
             process,
             expected_changes: Arc::default(),
-            scope,
+            plan,
             figures,
             _api_server: api_server,
         };

@@ -54,9 +54,9 @@ impl Bench<'_> {
         self.wait_until_writes_stop().await?;
         let cpu_before = self.process.cpu_time()?;
         let received_before = fleet.received();
-        tokio::time::sleep(self.scope.idle_time).await;
+        tokio::time::sleep(self.plan.idle_time).await;
         let cpu = self.process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64();
-        let percent = 100.0 * cpu / self.scope.idle_time.as_secs_f64();
+        let percent = 100.0 * cpu / self.plan.idle_time.as_secs_f64();
         self.add("CPU when idle", &[percent], "% of a core", Target::AtMost(0.1));
         let responses = (fleet.received().responses - received_before.responses) as f64;
         self.add("responses when idle", &[responses], "", Target::AtMost(0.0));
@@ -72,7 +72,7 @@ impl Bench<'_> {
 
     /// Measures changes one at a time.
     pub(super) async fn measure_changes(&mut self, fleet: &Fleet) -> Result<()> {
-        let repetitions = self.scope.repetitions;
+        let repetitions = self.plan.repetitions;
         let mut flips = ChangeCosts::default();
         for number in 0..repetitions {
             let change = if number % 2 == 0 {
@@ -179,7 +179,7 @@ impl Bench<'_> {
         let cpu_before = self.process.cpu_time()?;
         let received_before = fleet.received();
         let encodings_before = self.encodings()?;
-        let count = self.scope.heartbeats;
+        let count = self.plan.heartbeats;
         self.objects.heartbeats(count).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let cpu = self.process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / count as f64;
@@ -209,7 +209,7 @@ impl Bench<'_> {
         let mut ticks = tokio::time::interval(REPLACEMENT_INTERVAL);
         let mut running = FuturesUnordered::new();
         let mut lags = Vec::new();
-        while start.elapsed() < self.scope.churn_time {
+        while start.elapsed() < self.plan.churn_time {
             tokio::select! {
                 _ = ticks.tick() => {
                     let (old, new) = self.objects.replacement()?;

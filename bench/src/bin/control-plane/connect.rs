@@ -1,5 +1,5 @@
-//! Simultaneous connection of all sidecars: time and cost until they have their configuration, and the latency of the
-//! admission webhook meanwhile.
+//! Simultaneous connection of all sidecars: time and cost until they have their configuration (the *convergence*, which
+//! is *cold* at the first connection), and the latency of the admission webhook meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,10 @@ impl Bench<'_> {
             "the initial configuration took {} responses instead of {INITIAL_RESPONSES}",
             received.responses
         );
-        #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "far below 2^53, up to which a float is exact"
+        )]
         let kib = received.bytes as f64 / 1024.0;
         self.add("initial configuration of a sidecar", &[kib], "KiB", Target::None);
 
@@ -110,17 +113,20 @@ impl Bench<'_> {
             fleet.failures()
         );
         let resident = self.process.resident_bytes()?;
-        #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "far below 2^53, up to which a float is exact"
+        )]
         let sidecars = self.sidecar_count() as f64;
-        let mut limit = BASE_MEMORY + MEMORY_PER_SIDECAR * sidecars;
+        let mut target = BASE_MEMORY + MEMORY_PER_SIDECAR * sidecars;
         if self.sidecar_count() == 10_000 {
-            limit = limit.min(MAX_MEMORY_OF_10_000);
+            target = target.min(MAX_MEMORY_OF_10_000);
         }
         self.add(
             "resident memory with all",
             &[mib(resident)],
             "MiB",
-            Target::AtMost(limit),
+            Target::AtMost(target),
         );
         Ok(())
     }
@@ -131,8 +137,8 @@ impl Bench<'_> {
         let start = Instant::now();
         let cpu_before = self.process.cpu_time()?;
         let fleet = self.start_fleet(self.sidecar_count())?;
-        let last = fleet.wait_until_configured(TIMEOUT).await?;
-        let seconds = (last - start).as_secs_f64();
+        let configured_at = fleet.wait_until_configured(TIMEOUT).await?;
+        let seconds = (configured_at - start).as_secs_f64();
         let cpu = self.process.cpu_time()?.saturating_sub(cpu_before);
         if !fleet.failures().is_empty() {
             print_line(&format!("  failed connections: {:?}", fleet.failures()));
@@ -157,11 +163,11 @@ impl Bench<'_> {
 /// delayed.
 struct ReviewSender {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Vec<SentReview>>>,
+    thread: JoinHandle<Result<Vec<AnsweredReview>>>,
 }
 
-/// A review whose response has arrived.
-struct SentReview {
+/// An AdmissionReview whose response has arrived.
+struct AnsweredReview {
     due_at: Instant,
     /// Milliseconds from the due time to the response.
     latency: f64,
@@ -178,7 +184,7 @@ impl ReviewSender {
         Ok(Self { stop, thread })
     }
 
-    fn stop(self) -> Result<Vec<SentReview>> {
+    fn stop(self) -> Result<Vec<AnsweredReview>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
@@ -186,7 +192,7 @@ impl ReviewSender {
     }
 }
 
-async fn send_reviews(connector: Connector, stop_requested: &AtomicBool) -> Result<Vec<SentReview>> {
+async fn send_reviews(connector: Connector, stop_requested: &AtomicBool) -> Result<Vec<AnsweredReview>> {
     let reviews = reviews::make(NAMESPACE, 64)?;
     let mut connection = connector.connect().await?;
     let mut ticks = tokio::time::interval(REVIEW_INTERVAL);
@@ -199,7 +205,7 @@ async fn send_reviews(connector: Connector, stop_requested: &AtomicBool) -> Resu
             .await?;
         review.check(&response, Expected::Injected)?;
         // Measured from the due time, because a slow review delays the following ones.
-        sent.push(SentReview {
+        sent.push(AnsweredReview {
             due_at,
             latency: due_at.elapsed().as_secs_f64() * 1000.0,
         });
@@ -207,7 +213,10 @@ async fn send_reviews(connector: Connector, stop_requested: &AtomicBool) -> Resu
     Ok(sent)
 }
 
-#[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "far below 2^53, up to which a float is exact"
+)]
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / MIB
 }

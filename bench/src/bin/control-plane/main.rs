@@ -11,7 +11,7 @@ use anyhow::Result;
 use kermode_bench::config::Config;
 use kermode_bench::figures::{Figures, print_line};
 
-use bench::{Bench, MeasurementScope};
+use bench::{Bench, MeasurementPlan};
 
 fn main() -> Result<ExitCode> {
     let config = Config::read()?;
@@ -21,14 +21,14 @@ fn main() -> Result<ExitCode> {
         _ if config.quick => &[100, 1_000],
         _ => &[100, 1_000, 5_000, 10_000],
     };
-    let scope = MeasurementScope::new(config.quick);
+    let plan = MeasurementPlan::new(config.quick);
     // One thread, so that the sidecars leave the other cores to the control plane.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let mut figures = Figures::default();
     for sidecar_count in sizes.iter().copied() {
-        runtime.block_on(measure(&config, sidecar_count, scope, &mut figures))?;
+        runtime.block_on(measure(&config, sidecar_count, plan, &mut figures))?;
     }
     let targets_met = figures.write(&config.checkout.target.join("bench/control-plane.json"))?;
     Ok(if targets_met {
@@ -41,10 +41,10 @@ fn main() -> Result<ExitCode> {
 async fn measure(
     config: &Config,
     sidecar_count: usize,
-    scope: MeasurementScope,
+    plan: MeasurementPlan,
     figures: &mut Figures,
 ) -> Result<()> {
-    let mut bench = Bench::start(config, sidecar_count, scope, figures).await?;
+    let mut bench = Bench::start(config, sidecar_count, plan, figures).await?;
     let fleet = bench.measure_connect().await?;
     bench.measure_memory(&fleet)?;
     bench.measure_idle(&fleet).await?;

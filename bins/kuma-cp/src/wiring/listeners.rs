@@ -29,7 +29,7 @@ impl Listeners {
             0 => None,
             port => {
                 let server = ServerSocket {
-                    server: "the server of /debug",
+                    server_name: "the server of /debug",
                     address: SocketAddr::new(LOOPBACK, port),
                     setting: "diagnostics.debugPort (KUMA_DIAGNOSTICS_DEBUG_PORT; 0 disables /debug)",
                 };
@@ -39,19 +39,19 @@ impl Listeners {
         Ok(Self {
             debug,
             admission: ServerSocket {
-                server: "the admission server",
+                server_name: "the admission server",
                 address: SocketAddr::new(admission.address, admission.port),
                 setting: "runtime.kubernetes.admissionServer.port (KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT)",
             }
             .listen()?,
             proxies: ServerSocket {
-                server: "the server for proxies",
+                server_name: "the server for proxies",
                 address: SocketAddr::new(config.dp_server.address, config.dp_server.port),
                 setting: "dpServer.port (KUMA_DP_SERVER_PORT)",
             }
             .listen()?,
             diagnostics: ServerSocket {
-                server: "the diagnostics server",
+                server_name: "the diagnostics server",
                 address: SocketAddr::new(config.diagnostics.address, config.diagnostics.server_port),
                 setting: "diagnostics.serverPort (KUMA_DIAGNOSTICS_SERVER_PORT)",
             }
@@ -63,7 +63,7 @@ impl Listeners {
 /// Socket of a server: its address, and the texts of the error for an address that cannot be bound.
 struct ServerSocket {
     /// Name of the server in the error.
-    server: &'static str,
+    server_name: &'static str,
     /// Address to listen on.
     address: SocketAddr,
     /// Key of the port in the configuration file, and its environment variable.
@@ -79,7 +79,7 @@ impl ServerSocket {
         bind_and_listen(self.address).with_context(|| {
             format!(
                 "{} cannot listen on {}; free the port or set {}",
-                self.server, self.address, self.setting
+                self.server_name, self.address, self.setting
             )
         })
     }
@@ -105,7 +105,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = taken.local_addr().expect("an address");
         let server = ServerSocket {
-            server: "admission server",
+            server_name: "admission server",
             address,
             setting: "runtime.kubernetes.admissionServer.port",
         };

@@ -45,8 +45,8 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    /// Starts `kuma-dp` with an environment like the injector's, changed by the variables in `changes`.
-    pub(crate) async fn start(control_plane: &ControlPlane, token: &str, changes: &[(&str, &str)]) -> Self {
+    /// Starts `kuma-dp` with environment variables as the injector sets them. `overrides` replace or add variables.
+    pub(crate) async fn start(control_plane: &ControlPlane, token: &str, overrides: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token_path = directory.path().join("token");
         std::fs::write(&token_path, token).unwrap();
@@ -79,7 +79,7 @@ impl Agent {
             .env("KUMA_DNS_ENABLED", "false")
             .env("KUMA_DNS_RESOLV_CONF", &resolv_conf)
             .env("TMPDIR", directory.path())
-            .envs(changes.iter().copied())
+            .envs(overrides.iter().copied())
             .stderr(Stdio::from(log))
             .kill_on_drop(true)
             .spawn()

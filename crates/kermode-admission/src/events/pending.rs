@@ -9,14 +9,15 @@ const MAX_PER_NAMESPACE: usize = 16;
 const MAX_TOTAL: usize = 8192;
 
 /// Queues of items, one for each namespace. At a limit, a random item is dropped for each new item, so a new item is
-/// queued even if items of forged reviews fill the queue. If an item of a genuine review is dropped, the item is added
-/// again when the Pod's controller retries.
+/// queued even if other Pods fill the queue with items of forged AdmissionReviews. If an item of the API server's
+/// AdmissionReviews is dropped, the item is added again when the Pod's controller retries.
 #[derive(Debug)]
 pub(super) struct PendingEvents<T> {
     /// Items by namespace, oldest first. An empty queue is removed.
     queues: HashMap<String, VecDeque<T>>,
     /// Namespaces that have items, in the order in which they are served.
-    turns: VecDeque<String>,
+    round_robin: VecDeque<String>,
+    /// Number of items of all namespaces.
     total: usize,
 }
 
@@ -24,7 +25,7 @@ impl<T> Default for PendingEvents<T> {
     fn default() -> Self {
         Self {
             queues: HashMap::new(),
-            turns: VecDeque::new(),
+            round_robin: VecDeque::new(),
             total: 0,
         }
     }
@@ -42,12 +43,12 @@ impl<T: PartialEq> PendingEvents<T> {
         if queued >= MAX_PER_NAMESPACE || (queued > 0 && self.total >= MAX_TOTAL) {
             self.drop_random(namespace, &random);
         } else if self.total >= MAX_TOTAL {
-            let victim = self.turns[random(self.turns.len())].clone();
-            self.drop_random(&victim, &random);
+            let other_namespace = self.round_robin[random(self.round_robin.len())].clone();
+            self.drop_random(&other_namespace, &random);
         }
         let queue = self.queues.entry(namespace.to_owned()).or_default();
         if queue.is_empty() {
-            self.turns.push_back(namespace.to_owned());
+            self.round_robin.push_back(namespace.to_owned());
         }
         queue.push_back(item);
         self.total += 1;
@@ -55,14 +56,14 @@ impl<T: PartialEq> PendingEvents<T> {
 
     /// Removes and returns the oldest item of the next namespace.
     pub(super) fn pop(&mut self) -> Option<T> {
-        let namespace = self.turns.pop_front()?;
+        let namespace = self.round_robin.pop_front()?;
         let queue = self.queues.get_mut(&namespace)?;
         let item = queue.pop_front()?;
         self.total -= 1;
         if queue.is_empty() {
             self.queues.remove(&namespace);
         } else {
-            self.turns.push_back(namespace);
+            self.round_robin.push_back(namespace);
         }
         Some(item)
     }
@@ -76,7 +77,7 @@ impl<T: PartialEq> PendingEvents<T> {
         }
         if queue.is_empty() {
             self.queues.remove(namespace);
-            self.turns.retain(|waiting| waiting != namespace);
+            self.round_robin.retain(|other| other != namespace);
         }
     }
 }
@@ -116,6 +117,6 @@ mod tests {
             popped.contains(&usize::MAX),
             "the namespace that came last has its item"
         );
-        assert_eq!((pending.total, pending.turns.len()), (0, 0));
+        assert_eq!((pending.total, pending.round_robin.len()), (0, 0));
     }
 }

@@ -40,6 +40,7 @@ pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 /// If two headless services select the same Pod port, their listeners have the same name. A proxy then gets only the
 /// listener of the service whose name is alphabetically first.
 pub fn service(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
+    // A Service without selector has endpoints from EndpointSlices only.
     let resources = if service.endpoints.is_empty() {
         slice::generate(mesh, name, service)
     } else {
@@ -82,7 +83,8 @@ pub fn inbound_listeners(
     inbound::listeners_of_port(mesh, dataplane, port, permissions)
 }
 
-/// Generates the cluster for direct access, and a listener for each address (see [`kermode_model::direct_access`]).
+/// Generates the cluster for direct access, and a listener for each of `addresses` (see
+/// [`kermode_model::direct_access`]).
 pub fn direct_access(mesh: &Mesh, addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<Resource> {
     let listeners = addresses.into_iter().map(direct_access_listener);
     [direct::cluster(mesh)].into_iter().chain(listeners).collect()

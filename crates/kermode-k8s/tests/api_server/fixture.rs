@@ -34,6 +34,7 @@ pub(crate) struct Fixture {
     client: Client,
     pub(crate) namespace: String,
     pub(crate) dataplanes: Api<DynamicObject>,
+    /// `None` in a further fixture of the same test.
     _running_test: Option<MutexGuard<'static, ()>>,
 }
 
@@ -74,12 +75,18 @@ impl DesiredSource for TestIndex {
     }
 }
 
-/// Returns the `containerStatuses` of a Pod with one container.
+/// Returns the `containerStatuses` of a Pod with the status of the application's container only.
 pub(crate) fn container_statuses(is_ready: bool) -> Value {
     json!([{"name": "app", "ready": is_ready, "image": "", "imageID": "", "restartCount": 0}])
 }
 
-pub(crate) fn pod_json(namespace: &str, name: &str, ip: &str, labels: &Value, statuses: &Value) -> Value {
+pub(crate) fn pod_json(
+    namespace: &str,
+    name: &str,
+    ip: &str,
+    labels: &Value,
+    container_statuses: &Value,
+) -> Value {
     json!({
         "metadata": {
             "name": name, "namespace": namespace, "uid": format!("uid-of-{name}"), "labels": labels,
@@ -89,12 +96,13 @@ pub(crate) fn pod_json(namespace: &str, name: &str, ip: &str, labels: &Value, st
             {"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]},
             {"name": "kuma-sidecar"},
         ]},
-        "status": {"podIP": ip, "phase": "Running", "containerStatuses": statuses},
+        "status": {"podIP": ip, "phase": "Running", "containerStatuses": container_statuses},
     })
 }
 
 impl Fixture {
-    pub(crate) async fn start(name: &str) -> Self {
+    /// Waits until no other test runs, and creates a namespace whose name begins with `prefix`.
+    pub(crate) async fn start(prefix: &str) -> Self {
         let running_test = RUNNING_TEST.lock().await;
         let client = Client::try_default()
             .await
@@ -102,7 +110,7 @@ impl Fixture {
         DEFINITIONS
             .get_or_init(|| apply_definitions(client.clone()))
             .await;
-        let namespace = format!("{name}-{:x}", std::process::id());
+        let namespace = format!("{prefix}-{:x}", std::process::id());
         create_namespace(&client, &namespace).await;
         let resource = ApiResource::erase::<Dataplane>(&());
         Self {
@@ -179,7 +187,8 @@ impl Fixture {
     }
 
     async fn apply_labelled(&self, replica: &TestReplica, name: &str, labels: &Value, is_ready: bool) {
-        // The sentinel has an IP of its own: of two Pods with one IP, only one has ready inbounds.
+        // Tests apply the Pod `sentinel` last and wait for its Dataplane, so that all earlier writes are complete. The
+        // Pod has an IP of its own: of two Pods with one IP, only one has ready inbounds.
         let ip = if name == "sentinel" {
             "10.0.0.3"
         } else {
@@ -225,7 +234,8 @@ impl Fixture {
         replica.index.0.lock().unwrap().apply_namespace(facts);
     }
 
-    /// Applies a Pod in another namespace and waits for its Dataplane. All earlier writes are then complete.
+    /// Applies the Pod `sentinel` in another namespace and waits for its Dataplane. All earlier writes are then
+    /// complete.
     pub(crate) async fn wait_for_sentinel_in_other_namespace(&self, replica: &TestReplica) {
         let namespace = format!("{}-other", self.namespace);
         create_namespace(&self.client, &namespace).await;

@@ -103,17 +103,17 @@ impl Connections {
         let mut state = self.state.lock();
         let own_count = state.addresses.get(&address).map_or(0, |counts| counts.total);
         if own_count >= self.limit_per_address || state.open.len() >= self.limit {
-            let victim = if own_count >= self.limit_per_address {
+            let to_close = if own_count >= self.limit_per_address {
                 state.longest_idle_of(address)
             } else {
-                state.victim(own_count)
+                state.connection_to_close(own_count)
             };
-            state.warn_about_limit(address, victim.is_none(), self);
-            let Some(victim) = victim else {
+            state.warn_about_limit(address, to_close.is_none(), self);
+            let Some(to_close) = to_close else {
                 self.counters.refused.inc();
                 return None;
             };
-            state.close(victim);
+            state.close(to_close);
             self.counters.closed.inc();
         }
         let number = state.next_number();
@@ -164,7 +164,7 @@ impl State {
     /// This is the longest idle connection of the address with the most idle connections. If no connection is idle, it
     /// is the oldest connection of the address with the most connections. Returns `None` if the address with the most
     /// connections would then have fewer connections than the address of the new connection.
-    fn victim(&self, own_count: usize) -> Option<u64> {
+    fn connection_to_close(&self, own_count: usize) -> Option<u64> {
         let most_idle = self.addresses.iter().max_by_key(|(_, counts)| counts.idle)?;
         if most_idle.1.idle > 0 {
             return self.longest_idle_of(*most_idle.0);

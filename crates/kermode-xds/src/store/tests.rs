@@ -1,4 +1,5 @@
-//! Tests of the store through its watchers.
+//! Tests of the store through its watchers. The methods of the store that replace or update resources return the number
+//! of resources that changed.
 
 use futures::FutureExt;
 use kermode_envoy::OnDemand;
