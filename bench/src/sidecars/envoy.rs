@@ -59,7 +59,7 @@ struct Cluster {
 // === impl Envoy ===
 
 impl Envoy {
-    /// Returns a starting Envoy and its first request.
+    /// Returns a starting Envoy, whose node has the fields `id` and `cluster`, and its first request.
     pub(super) fn start(id: &str, cluster: &str) -> (Self, DeltaDiscoveryRequest) {
         let node = Node {
             id: id.to_owned(),
@@ -117,6 +117,7 @@ impl Envoy {
         Ok(requests)
     }
 
+    /// Returns the subscription to the endpoints of the first response's EDS clusters. Ignores later responses.
     fn on_clusters(&mut self, response: &DeltaDiscoveryResponse) -> Result<Option<DeltaDiscoveryRequest>> {
         if self.stage != Stage::Clusters {
             return Ok(None);
@@ -143,6 +144,7 @@ impl Envoy {
         response: &DeltaDiscoveryResponse,
         expected_changes: &ExpectedChanges,
     ) -> Result<()> {
+        // Endpoints that nothing awaits are not decoded, to save CPU time.
         if self.pending_endpoints.is_empty() && expected_changes.is_empty() {
             return Ok(());
         }

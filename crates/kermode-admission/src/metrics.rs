@@ -28,7 +28,7 @@ struct WebhookLabel {
     webhook: &'static str,
 }
 
-/// Observes the duration of a review when it is dropped.
+/// Observes, when dropped, the duration of a review.
 pub(super) struct Timer<'a> {
     metrics: &'a Metrics,
     webhook: &'static str,
@@ -79,7 +79,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Returns a timer that observes the duration of a review when it is dropped.
+    /// Returns a timer that observes, when dropped, the duration of a review.
     pub(super) fn start_timer(&self, webhook: &'static str) -> Timer<'_> {
         Timer {
             metrics: self,

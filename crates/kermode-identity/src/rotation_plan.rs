@@ -86,14 +86,14 @@ impl Schedule {
     /// Returns the schedule of a CA that is generated at `now`, for certificates of this term.
     pub fn generated_at(now: SystemTime, term: Term) -> Self {
         let lag_margin = MIN_LAG_MARGIN.max(MAX_STALENESS + 2 * term.backdate());
-        let phase = term.lifetime + term.lifetime / DRIFT_MARGIN_DIVISOR + lag_margin;
+        let phase_duration = term.lifetime + term.lifetime / DRIFT_MARGIN_DIVISOR + lag_margin;
         // Rounded up to whole seconds.
-        let phase = Duration::from_secs(phase.as_secs() + 1);
+        let phase_duration = Duration::from_secs(phase_duration.as_secs() + 1);
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let signs_from = UNIX_EPOCH + Duration::from_secs(now.as_secs()) + phase;
+        let signs_from = UNIX_EPOCH + Duration::from_secs(now.as_secs()) + phase_duration;
         Self {
             signs_from,
-            predecessor_trusted_until: signs_from + phase,
+            predecessor_trusted_until: signs_from + phase_duration,
         }
     }
 }

@@ -6,16 +6,16 @@ use crate::pod::{Container, Pod};
 
 /// Denies a Pod whose application containers run as the sidecar's user. Init containers may use this user on purpose,
 /// so they give a warning only.
-pub(crate) fn check(pod: &Pod<'_>, uid: u32, warnings: &mut Vec<String>) -> Result<(), Denial> {
-    let names = names_with_uid(&pod.containers, pod, uid);
+pub(crate) fn check(pod: &Pod<'_>, sidecar_uid: u32, warnings: &mut Vec<String>) -> Result<(), Denial> {
+    let names = names_with_uid(&pod.containers, pod, sidecar_uid);
     if !names.is_empty() {
         return Err(Denial::SameUid { names });
     }
-    let names = names_with_uid(&pod.init_containers, pod, uid);
+    let names = names_with_uid(&pod.init_containers, pod, sidecar_uid);
     if !names.is_empty() {
         warnings.push(format!(
-            "init containers [{}] run as UID {uid} of the sidecar, so their traffic is not redirected: use another \
-             runAsUser unless this is intended",
+            "init containers [{}] run as UID {sidecar_uid} of the sidecar, so their traffic is not redirected: use \
+             another runAsUser unless this is intended",
             quoted(&names)
         ));
     }

@@ -172,6 +172,7 @@ fn explanation_names_the_oldest_kubelet() {
     let text = explain(&nodes);
     let expected = "sidecar mode: the oldest kubelet, 1.34 of Node new, supports native sidecars";
     assert!(text.contains(expected), "{text}");
+    // Not ignored: Pods may tolerate the taint.
     nodes.push(node("old-node", "v1.27.9", tainted));
     let text = explain(&nodes);
     let expected =

@@ -16,14 +16,15 @@ use kermode_model::Dataplane;
 use super::{DEFAULT_ADMIN_PORT, cluster, http, listener};
 use crate::{Resource, ResourceKind, names};
 
+/// Returns the listener, and the cluster to which the listener forwards `/ready`.
 pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     // The admin interface already listens on the loopback address.
     if dataplane.address.is_loopback() {
         return Vec::new();
     }
     let port = dataplane.admin_port.unwrap_or(DEFAULT_ADMIN_PORT);
-    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let cluster = cluster::single_address(names::ADMIN, admin);
+    let admin_address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let cluster = cluster::single_address(names::ADMIN, admin_address);
     let ready = Route {
         r#match: Some(RouteMatch {
             path_specifier: Some(PathSpecifier::Path("/ready".into())),
@@ -36,13 +37,13 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
         ..Default::default()
     };
     let routes = http::routes(names::ADMIN, names::ADMIN, vec![ready]);
-    let socket = SocketAddr::new(dataplane.address, port);
-    let manager = http::without_retries(socket, names::ADMIN, routes);
+    let listen_address = SocketAddr::new(dataplane.address, port);
+    let manager = http::without_retries(listen_address, names::ADMIN, routes);
     let listener = Listener {
         filter_chains: vec![listener::filter_chain(vec![manager])],
         // Readiness probes must not fail under load.
         ignore_global_conn_limit: true,
-        ..listener::new(names::ADMIN, socket, TrafficDirection::Inbound)
+        ..listener::new(names::ADMIN, listen_address, TrafficDirection::Inbound)
     };
     vec![
         Resource::encode(ResourceKind::Cluster, names::ADMIN, &cluster),

@@ -48,7 +48,7 @@ impl InboundBuilder<'_> {
         let fitting = fitting_services(self.pod, services, self.is_gateway);
         warnings.extend(too_many_ports(self.pod, services, &fitting));
         for service in fitting {
-            let before = inbounds.len();
+            let count_before = inbounds.len();
             for port in &service.ports {
                 let Some(ResolvedPort { number, .. }) = resolve_target(self.pod, &port.target) else {
                     warnings.extend(target_port_not_found(service, port));
@@ -64,7 +64,7 @@ impl InboundBuilder<'_> {
                     ready: health::of_port(pod, number),
                 });
             }
-            if inbounds.len() == before {
+            if inbounds.len() == count_before {
                 warnings.push(service_without_inbound(service, no_inbound_reason(service)));
             }
         }

@@ -436,6 +436,7 @@ async fn on_demand_cluster_held_for_a_never_requested_listener_is_sent_at_the_de
 #[tokio::test]
 async fn proxy_without_a_dataplane_gets_not_found() {
     let fixture = Fixture::with_settings(Settings {
+        // A stream waits this long for its Dataplane, too.
         authentication_timeout: Duration::from_millis(10),
         ..Settings::default()
     });

@@ -40,7 +40,7 @@ pub struct Watcher {
 struct ScopeCursor {
     scope: Arc<LockedScope>,
     /// Receives the scope's newest sequence number after each change.
-    changed: watch::Receiver<u64>,
+    sequence_receiver: watch::Receiver<u64>,
     /// Sequence number up to which the log has been read; `None` before the first read.
     cursor: Option<u64>,
 }
@@ -61,13 +61,13 @@ impl Watcher {
 
     /// Waits until the view may have changed. Cancel safe.
     pub async fn changed(&mut self) {
-        let own = self.own.changed.changed();
+        let own = self.own.sequence_receiver.changed();
         // The channels cannot be closed, because this watcher holds the scopes, which hold the senders.
         let _ = match &mut self.shared {
             None => own.await,
             Some((_, shared)) => tokio::select! {
                 changed = own => changed,
-                changed = shared.changed.changed() => changed,
+                changed = shared.sequence_receiver.changed() => changed,
             },
         };
     }
@@ -91,13 +91,13 @@ impl Watcher {
         let shared_scope = shared.scope.read();
         let shared_cursor_before = shared.cursor;
         let own_changes = advance(
-            &mut self.own.changed,
+            &mut self.own.sequence_receiver,
             &mut self.own.cursor,
             &own_scope,
             &shared_scope,
         );
         let shared_changes = advance(
-            &mut shared.changed,
+            &mut shared.sequence_receiver,
             &mut shared.cursor,
             &shared_scope,
             &shared_scope,
@@ -143,10 +143,10 @@ impl Drop for Watcher {
 
 impl ScopeCursor {
     fn new(scope: Arc<LockedScope>) -> Self {
-        let changed = scope.subscribe();
+        let sequence_receiver = scope.subscribe();
         Self {
             scope,
-            changed,
+            sequence_receiver,
             cursor: None,
         }
     }
@@ -158,12 +158,12 @@ impl ScopeCursor {
 /// A [`LoggedChange::SelectedService`] yields a change of each resource that the service has in `shared_scope` now.
 /// Resources that the service no longer has are left out, because the log of `shared_scope` contains their removals.
 fn advance(
-    receiver: &mut watch::Receiver<u64>,
+    sequence_receiver: &mut watch::Receiver<u64>,
     cursor: &mut Option<u64>,
     scope: &Scope,
     shared_scope: &Scope,
 ) -> Option<Vec<Change>> {
-    receiver.mark_unchanged();
+    sequence_receiver.mark_unchanged();
     let old_position = cursor.replace(scope.sequence())?;
     let mut changes = Vec::new();
     for LogEntry { sequence, logged } in scope.log_since(old_position)? {

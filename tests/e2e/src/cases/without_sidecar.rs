@@ -45,7 +45,7 @@ async fn check_no_response(fixture: &Fixture, namespace: &str, app: &str) -> Res
         server.metadata.name.as_deref().unwrap_or_default(),
         "server",
     );
-    let before = envoy
+    let errors_before = envoy
         .statistics("ssl")
         .await?
         .sum("listener.", ".ssl.connection_error");
@@ -65,13 +65,13 @@ async fn check_no_response(fixture: &Fixture, namespace: &str, app: &str) -> Res
         .await
         .context("a request without TLS to the server's Pod did not fail")?;
 
-    let after = envoy
+    let errors_after = envoy
         .statistics("ssl")
         .await?
         .sum("listener.", ".ssl.connection_error");
     ensure!(
-        after > before,
-        "the server's Envoy counted no failed TLS connection: {before} before, {after} after"
+        errors_after > errors_before,
+        "the server's Envoy counted no failed TLS connection: {errors_before} before, {errors_after} after"
     );
     let counters = demo::counters(kubectl, namespace, &pod).await?;
     ensure!(

@@ -237,6 +237,7 @@ impl WriterInner {
     }
 }
 
+/// Returns the subject of the Events about a Dataplane: its Pod, which has the same namespace and name.
 fn subject(key: &ObjectKey, desired: &DesiredDataplane) -> Subject {
     Subject {
         kind: "Pod",
