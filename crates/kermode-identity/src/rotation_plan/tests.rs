@@ -134,8 +134,8 @@ fn check_rotation(lifetime: Duration, max_skew: i64, step: usize) {
             .unwrap())
     .as_secs()
         + 60;
-    for second in (0..simulated_seconds).step_by(step) {
-        let now = start() + Duration::from_secs(second);
+    for elapsed_seconds in (0..simulated_seconds).step_by(step) {
+        let now = start() + Duration::from_secs(elapsed_seconds);
         // The replica's clock determines when a certificate expires. So a certificate of a replica whose clock is ahead
         // by `skew` is valid for `skew` longer than its lifetime.
         let mut responses = Vec::new();

@@ -30,7 +30,7 @@ struct ReasonLabel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 enum RequestResult {
     Issued,
-    /// Denied because of the request: its token, its content, the rate of requests, or a timeout.
+    /// Denied because of the request: its token, its content, the rate of requests, or the timeout of the call.
     Refused,
     /// Denied because this replica does not know the proxy's Pod or Dataplane yet, or because the mesh has no mTLS.
     NotReady,

@@ -30,7 +30,7 @@ impl SimulatedServer {
             TcpListener::bind(address)
         });
         let listener = listener.expect("the port is free");
-        let stopper = listener.try_clone().expect("a socket can be duplicated");
+        let duplicate = listener.try_clone().expect("a socket can be duplicated");
         let serve = move || {
             // Shutdown of the listener makes accept fail, which ends the loop.
             for stream in listener.incoming() {
@@ -40,7 +40,7 @@ impl SimulatedServer {
             }
         };
         let stop = move || {
-            let _ = shutdown(stopper.as_raw_fd(), Shutdown::Both);
+            let _ = shutdown(duplicate.as_raw_fd(), Shutdown::Both);
         };
         Self::start(namespace, uid, Box::new(stop), serve)
     }
