@@ -29,7 +29,7 @@ impl SharedIndex {
     }
 
     /// Calls `check` with the identity of a Pod, or with `None` if the Pod has no running proxy. Returns the result of
-    /// `check`. The identity is borrowed, because checks are frequent.
+    /// `check`. The identity is borrowed, so that frequent checks copy nothing.
     pub fn with_pod_identity<T>(
         &self,
         key: &ObjectKey,

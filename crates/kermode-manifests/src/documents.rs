@@ -79,7 +79,7 @@ pub fn is_list(object: &Value) -> bool {
     object["items"].is_array() && object["kind"].as_str().is_some_and(|kind| kind.ends_with("List"))
 }
 
-/// Adds `kind` and `apiVersion` to an item of a typed List such as a PodList, if the item lacks them.
+/// Adds `kind` and `apiVersion` to an item of a typed List such as a PodList, if the item has no `kind`.
 pub fn with_kind_from_list(list: &Value, mut item: Value) -> Value {
     let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List"));
     if let (Some(fields), Some(kind)) = (item.as_object_mut(), kind.filter(|kind| !kind.is_empty()))

@@ -139,7 +139,7 @@ pub struct Endpoint {
 /// A part of the view whose Envoy resources must be regenerated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
-    /// The Mesh resource: mTLS or passthrough. The resource may have been removed.
+    /// The Mesh resource: its settings of mTLS or passthrough. The resource may have been removed.
     Mesh(MeshName),
     /// The endpoints, addresses or protocol of a service. The service may have been removed.
     Service(MeshName, ServiceName),
@@ -282,7 +282,8 @@ impl MeshView {
         self.selected_inbounds(&mesh, &permission)
     }
 
-    /// The inbounds of a mesh to which a permission applies, sorted, without duplicates.
+    /// The inbounds of a mesh to which a permission applies, sorted, without duplicates. The inbound of a service-less
+    /// Pod is omitted, because the inbound has no listener.
     fn selected_inbounds(&self, mesh: &MeshName, permission: &TrafficPermission) -> Vec<Touched> {
         let mut selected = BTreeSet::new();
         for dataplane in self.dataplanes_of(mesh) {

@@ -61,7 +61,7 @@ impl Mutator {
     }
 
     fn change_bytes(&mut self, mut input: Vec<u8>, corpus: &[Vec<u8>]) -> Vec<u8> {
-        let (from, to) = self.range(input.len());
+        let (from, to) = self.random_range(input.len());
         match self.0.u8(0..6) {
             0 => input.truncate(from),
             1 => drop(input.drain(from..to)),
@@ -83,14 +83,15 @@ impl Mutator {
             }
             _ => {
                 let other = self.0.choice(corpus).cloned().unwrap_or_default();
-                let (other_from, other_to) = self.range(other.len());
+                let (other_from, other_to) = self.random_range(other.len());
                 input.splice(from..to, other[other_from..other_to].iter().copied());
             }
         }
         input
     }
 
-    fn range(&mut self, length: usize) -> (usize, usize) {
+    /// Returns the start and the end of a random range within `length` bytes. The end is not part of the range.
+    fn random_range(&mut self, length: usize) -> (usize, usize) {
         let (one, other) = (self.0.usize(0..=length), self.0.usize(0..=length));
         (one.min(other), one.max(other))
     }

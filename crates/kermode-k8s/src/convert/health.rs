@@ -18,12 +18,12 @@ use super::facts::{ContainerFacts, PodFacts, PodPhase};
 /// - Otherwise the health of the application is unknown, and only the health of the sidecar counts.
 pub(super) fn of_port(pod: &PodFacts, port: u16) -> Option<bool> {
     let declares = |container: &&ContainerFacts| container.ports.iter().any(|(_, number)| *number == port);
-    let application = match pod.containers.iter().find(declares) {
+    let application_health = match pod.containers.iter().find(declares) {
         Some(container) => container_ready(container),
         None if may_serve_undeclared_ports(pod) => application_ready(pod),
         None => None,
     };
-    combined(pod, application)
+    combined(pod, application_health)
 }
 
 /// Returns the health of a service-less Pod as a whole.
@@ -33,14 +33,14 @@ pub(super) fn of_pod(pod: &PodFacts) -> Option<bool> {
 
 /// Returns the health of an inbound: the state or the condition `Ready` of the Pod if one of them decides, otherwise
 /// the health of the application combined with that of the sidecar.
-fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
+fn combined(pod: &PodFacts, application_health: Option<bool>) -> Option<bool> {
     if pod.is_terminating || pod.phase != PodPhase::Active {
         return Some(false);
     }
     if pod.ready.is_some() {
         return pod.ready;
     }
-    match (application, pod.sidecar().and_then(container_ready)) {
+    match (application_health, pod.sidecar().and_then(container_ready)) {
         (Some(application), Some(sidecar)) => Some(application && sidecar),
         (application, sidecar) => application.or(sidecar),
     }

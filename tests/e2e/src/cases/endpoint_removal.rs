@@ -164,6 +164,7 @@ async fn create_ready_pod(
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     pod.annotations_mut().extend(annotations);
     if let Some(spec) = &mut pod.spec {
+        // Longer than the drain time that `create_draining_server` sets.
         spec.termination_grace_period_seconds = Some(150);
         let http = ContainerPort {
             name: Some("http".to_owned()),
