@@ -1,5 +1,5 @@
 //! Prints the figures of a benchmark, and writes them to `target/bench/NAME.json`. A figure is a named result, usually
-//! with a target.
+//! with a target. A benchmark measures each figure in several rounds.
 
 use std::path::Path;
 
@@ -8,27 +8,27 @@ use serde::Serialize;
 
 use crate::spread::{Spread, format_short};
 
-/// One figure.
+/// Figure, as written to the JSON file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
     /// Name of the figure.
     pub figure: String,
-    /// Median of the rounds.
+    /// Median of the values of the rounds.
     pub value: f64,
     /// Unit of the value.
     pub unit: &'static str,
-    /// Target, such as `<= 30`; none for figures without one.
+    /// Target, such as `<= 30`; `None` for a figure without target.
     pub target: Option<String>,
-    /// Whether the target is met.
+    /// Whether the target is met; `None` for a figure without target.
     pub met: Option<bool>,
 }
 
 /// Target of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// The value is at most this.
+    /// The value is at most this number.
     AtMost(f64),
-    /// The value is at least this.
+    /// The value is at least this number.
     AtLeast(f64),
     /// No target: the figure is for information.
     None,
@@ -41,7 +41,7 @@ pub struct Figures(Vec<Figure>);
 // === impl Figures ===
 
 impl Figures {
-    /// Adds a figure and prints it. Its value is the median of the rounds.
+    /// Adds a figure and prints it. `rounds` are the values of the rounds.
     pub fn add(&mut self, figure: &str, rounds: &Spread, unit: &'static str, target: Target) {
         let value = rounds.median();
         let (target, met) = match target {

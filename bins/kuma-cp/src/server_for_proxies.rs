@@ -1,5 +1,5 @@
-//! The server for proxies: delta ADS, issuance of certificates, and reports on endpoint removals. All three
-//! authenticate proxies by their tokens.
+//! The server for proxies, with three services: delta ADS, issuance of certificates, and reports on endpoint removals.
+//! Each service authenticates proxies by their tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use kermode_model::{MeshName, ObjectKey};
 use kermode_protocol::rpc::Rpc;
 use kermode_removals::{EndpointRemovals, RemovalService, Replicas};
 use kermode_runtime::shutdown::Shutdown;
-use kermode_runtime::tls::{BrokenConnection, ConnectionSignals, Protocol};
+use kermode_runtime::tls::{ConnectionError, ConnectionSignals, Protocol};
 use kermode_status::ProxyStatuses;
 use kermode_xds::server::{AdsServer, Metrics, Settings, Transport};
 use kermode_xds::store::Store;
@@ -99,7 +99,7 @@ impl Protocol for ServerForProxies {
         &self,
         stream: TlsStream<TcpStream>,
         signals: ConnectionSignals,
-    ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
+    ) -> BoxFuture<'static, Result<(), ConnectionError>> {
         let transport = self.transport.clone();
         let shutdown = Box::pin(signals.shutdown().wait());
         let is_in_use = AtomicBool::new(false);

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::MeshName;
 
-/// Default of the clock tolerance: the largest difference between the clocks of the issuer and of a peer at which the
-/// peer accepts a new certificate. The validity of a certificate that Kubernetes signs also starts 5 minutes before its
-/// issuance. Therefore, a node whose clock is accurate enough for the certificate of its kubelet is accurate enough for
-/// the mesh.
+/// Default of the clock tolerance: the validity of a certificate starts this long before its issuance, so that a peer
+/// whose clock is behind the issuer's clock by at most this time accepts the new certificate. The validity of a
+/// certificate that Kubernetes signs also starts 5 minutes before its issuance. Therefore, a node whose clock is
+/// accurate enough for the certificate of its kubelet is accurate enough for the mesh.
 pub const DEFAULT_CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 /// Maximum clock tolerance that can be configured.
 pub const MAX_CLOCK_TOLERANCE: Duration = Duration::from_hours(1);

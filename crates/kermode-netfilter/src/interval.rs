@@ -18,7 +18,7 @@ pub trait Number: Copy + Ord + fmt::Display + FromStr<Err = std::num::ParseIntEr
     /// Name of the type in error texts. The name is that of the Go type, as in Kuma's error texts.
     const TYPE_NAME: &'static str;
 
-    /// Returns the next number; `None` after the last.
+    /// Returns the next number; `None` for the largest number.
     fn successor(self) -> Option<Self>;
 }
 
@@ -62,7 +62,7 @@ impl<T: Number> FromIterator<(T, T)> for Intervals<T> {
         let mut merged: Vec<(T, T)> = Vec::with_capacity(ranges.len());
         for (first, last) in ranges {
             match merged.last_mut() {
-                // The range overlaps the previous one or adjoins it.
+                // The range overlaps or adjoins the previous range.
                 Some((_, end)) if end.successor().is_none_or(|successor| first <= successor) => {
                     *end = last.max(*end);
                 }

@@ -118,11 +118,11 @@ pub trait Protocol: Send + Sync + 'static {
         &self,
         stream: TlsStream<TcpStream>,
         signals: ConnectionSignals,
-    ) -> BoxFuture<'static, Result<(), BrokenConnection>>;
+    ) -> BoxFuture<'static, Result<(), ConnectionError>>;
 }
 
 /// Error that ended a connection.
-pub type BrokenConnection = Box<dyn std::error::Error + Send + Sync>;
+pub type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Signals between a connection and its server.
 #[derive(Clone, Debug)]
@@ -278,8 +278,8 @@ async fn serve_connection(
 async fn serve_with_first_request_timeout(
     request_received: Arc<Notify>,
     time_limit: Duration,
-    mut connection: BoxFuture<'static, Result<(), BrokenConnection>>,
-) -> Result<(), BrokenConnection> {
+    mut connection: BoxFuture<'static, Result<(), ConnectionError>>,
+) -> Result<(), ConnectionError> {
     tokio::select! {
         ended = &mut connection => return ended,
         received = tokio::time::timeout(time_limit, request_received.notified()) => if received.is_err() {

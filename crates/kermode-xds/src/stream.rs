@@ -13,8 +13,9 @@
 //!   the listener. The removal of a cluster waits for listeners that changed before the removal.
 //! - **Rejections**: a rejected response with several resources is sent again in halves until the invalid resource is
 //!   isolated. That resource is not sent again until it changes, and delays nothing else.
-//! - **Warming**: Envoy waits for the endpoints of each new version of a cluster, even if it has them, and does not
-//!   request them again (envoyproxy/envoy#47302). Endpoints are therefore sent after every version of their cluster.
+//! - **Warming**: Envoy waits for the endpoints of each new version of a cluster, even if Envoy has these endpoints,
+//!   and does not request them again (envoyproxy/envoy#47302). Endpoints are therefore sent after every version of
+//!   their cluster.
 //! - **On-demand resources**: sent to a subscription by name, not to a wildcard subscription. For a name that does not
 //!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. An on-demand resource can be
 //!   held: it is not sent until other resources are acknowledged, or until a time limit ([`hold`]).
@@ -170,8 +171,9 @@ impl Stream {
         let mut events = Vec::new();
         match ResourceKind::from_type_url(&request.type_url) {
             Some(kind) => {
-                // The endpoints of these clusters are sent again (see *Warming* in the module documentation).
-                let sent_before_endpoints = if kind == ResourceKind::Endpoints {
+                // Names of the clusters that were sent before the client requested endpoints. The endpoints of these
+                // clusters are sent again (see *Warming* in the module documentation).
+                let clusters_sent_before = if kind == ResourceKind::Endpoints {
                     self.trackers[ResourceKind::Cluster as usize].take_sent_before_endpoints()
                 } else {
                     BTreeSet::new()
@@ -179,7 +181,7 @@ impl Stream {
                 let tracker = &mut self.trackers[kind as usize];
                 events.extend(tracker.on_acknowledgement(&request));
                 tracker.on_subscription(&request, view);
-                tracker.resend_subscribed(sent_before_endpoints);
+                tracker.resend_subscribed(clusters_sent_before);
             }
             None => self.on_unserved(request),
         }
@@ -349,8 +351,11 @@ impl Stream {
     /// waits for a response to its first request for each type.
     fn on_unserved(&mut self, request: DeltaDiscoveryRequest) {
         let is_recorded = self.unserved.iter().any(|(url, _)| *url == request.type_url);
-        let subscribes = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
-        if subscribes && !is_recorded && self.unserved.len() < MAX_UNSERVED_TYPES {
+        // The first request for a type, which has no nonce, and subscriptions to further names need a response. ACKs
+        // and NACKs without such names do not.
+        let needs_response =
+            request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
+        if needs_response && !is_recorded && self.unserved.len() < MAX_UNSERVED_TYPES {
             self.unserved
                 .push((request.type_url, request.resource_names_subscribe));
         }

@@ -30,9 +30,9 @@ pub enum TagSource {
     DeclaredProtocol,
     /// Default protocol, because no known protocol is declared.
     DefaultProtocol,
-    /// Name of the Pod. Set because the Service is headless: clients address individual Pods.
+    /// Name of the Pod. The tag exists because the Service is headless: clients address individual Pods.
     HeadlessPodName,
-    /// Name of the Pod. Set because no Service gives the Pod an inbound.
+    /// Name of the Pod. The tag exists because no Service gives the Pod an inbound.
     ServicelessPodName,
 }
 

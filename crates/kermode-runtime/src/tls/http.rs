@@ -18,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::{ActiveRequest, BrokenConnection, ConnectionSignals, Protocol};
+use super::{ActiveRequest, ConnectionError, ConnectionSignals, Protocol};
 
 /// Time after which an idle HTTP/1.1 connection is closed. The API server reuses idle connections for 90 s, as Go's
 /// clients do. If this server closed them earlier, a request could be in flight when the close arrives, and a webhook
@@ -40,7 +40,7 @@ impl Protocol for Router {
         &self,
         stream: TlsStream<TcpStream>,
         signals: ConnectionSignals,
-    ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
+    ) -> BoxFuture<'static, Result<(), ConnectionError>> {
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let shutdown = signals.shutdown().wait();
         let router = TowerToHyperService::new(self.clone());
@@ -74,7 +74,7 @@ impl Protocol for Router {
 async fn serve_until_shutdown<C>(
     shutdown: impl Future<Output = ()>,
     mut connection: Pin<Box<C>>,
-) -> Result<(), BrokenConnection>
+) -> Result<(), ConnectionError>
 where
     C: GracefulConnection<Error = hyper::Error>,
 {

@@ -136,8 +136,10 @@ impl Responses {
     /// When the client has reset the call.
     pub(super) fn begin(respond: &mut SendResponse<Bytes>) -> Result<Self, h2::Error> {
         let mut response = http::Response::new(());
-        let grpc = HeaderValue::from_static("application/grpc");
-        response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+        let content_type = HeaderValue::from_static("application/grpc");
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, content_type);
         let stream = respond.send_response(response, false)?;
         Ok(Self {
             stream,

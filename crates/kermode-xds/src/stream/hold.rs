@@ -22,7 +22,7 @@ pub(super) struct Holds(BTreeMap<Key, Hold>);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Hold {
-    /// Waiting since the current step. The deadline is not set yet.
+    /// Waiting since the current step of the stream ([`Output`](super::Output)). The deadline is not set yet.
     New,
     /// Waiting until this time at most.
     Until(Instant),
@@ -37,11 +37,11 @@ impl Holds {
     /// Recomputes the holds from the pending names. A hold that continues keeps its deadline.
     pub(super) fn update(&mut self, trackers: &[Tracker], view: &View<'_>) {
         let mut previous = std::mem::take(&mut self.0);
-        // Without on-demand resources, the pending names are not searched.
-        let on_demand = ResourceKind::ALL
+        // A kind without on-demand resources has no holds, so its pending names are not searched.
+        let on_demand_kinds = ResourceKind::ALL
             .into_iter()
             .filter(|kind| view.has_on_demand(*kind));
-        for tracker in on_demand.map(|kind| &trackers[kind as usize]) {
+        for tracker in on_demand_kinds.map(|kind| &trackers[kind as usize]) {
             for entry in tracker.pending_upserts(view) {
                 let after = entry.on_demand.iter().flat_map(|on_demand| &on_demand.after);
                 let mut awaited =
@@ -73,11 +73,11 @@ impl Holds {
         self.0.get(&key).is_some_and(|hold| *hold != Hold::Expired)
     }
 
-    /// Sets the deadline of new holds. Returns the earliest deadline.
-    pub(super) fn next_deadline(&mut self, now: Instant, limit: Duration) -> Option<Instant> {
+    /// Sets the deadline of new holds. Returns the earliest deadline of all holds.
+    pub(super) fn next_deadline(&mut self, now: Instant, time_limit: Duration) -> Option<Instant> {
         let deadlines = self.0.values_mut().filter_map(|hold| {
             if *hold == Hold::New {
-                *hold = Hold::Until(now + limit);
+                *hold = Hold::Until(now + time_limit);
             }
             match hold {
                 Hold::Until(deadline) => Some(*deadline),

@@ -88,10 +88,11 @@ impl<'c> SeveredConnections<'c> {
             .output()
             .await
             .context("ss cannot be started")?;
-        let connections = String::from_utf8(output.stdout)?;
+        let connections_text = String::from_utf8(output.stdout)?;
         let addresses = pods.iter().map(ip).collect::<Result<Vec<_>>>()?;
-        // The fourth column of a line is the IP address and port of the peer.
-        let peers: Vec<String> = connections
+        // The fourth column of a line is the IP address and port of the peer. An IPv4 address may be mapped to IPv6:
+        // `[::ffff:10.0.0.1]`.
+        let peers: Vec<String> = connections_text
             .lines()
             .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
             .map(|(address, peer_port)| {
@@ -105,7 +106,7 @@ impl<'c> SeveredConnections<'c> {
             .collect();
         ensure!(
             !peers.is_empty(),
-            "no connection of Pods {addresses:?} to port {port} is among {connections}"
+            "no connection of Pods {addresses:?} to port {port} is among {connections_text}"
         );
         let mut rules = format!("table {TABLE} {{\n");
         let elements = peers.join(", ");
@@ -131,7 +132,8 @@ impl<'c> SeveredConnections<'c> {
     }
 }
 
-async fn nft(cluster: &Cluster, rules: &str) -> Result<()> {
+/// Runs nft commands in the node's network namespace.
+async fn nft(cluster: &Cluster, commands: &str) -> Result<()> {
     let mut child = cluster
         .in_node_network("nft")
         .args(["-f", "-"])
@@ -143,10 +145,13 @@ async fn nft(cluster: &Cluster, rules: &str) -> Result<()> {
         .stdin
         .take()
         .context("the standard input of nft is not piped")?;
-    stdin.write_all(rules.as_bytes()).await?;
+    stdin.write_all(commands.as_bytes()).await?;
     drop(stdin);
     let output = child.wait_with_output().await?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "nft failed: {errors}; rules: {rules}");
+    ensure!(
+        output.status.success(),
+        "nft failed: {errors}; commands: {commands}"
+    );
     Ok(())
 }

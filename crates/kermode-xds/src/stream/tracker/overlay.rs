@@ -1,9 +1,9 @@
 //! Overlay: map from resource names to values, stored as the differences from a base that streams share.
 //!
-//! A value is either the version that the client has (`Arc<VersionedName>`) or only the name (`Arc<str>`). Thousands of
-//! proxies have nearly the same resources. The base is therefore a snapshot of the shared map: the store's map of all
-//! resources of the mesh ([`VersionedNames`]). The shared map is persistent, so its snapshots share nodes. Without a
-//! base, every name is a difference.
+//! A value is either the name with the client's version (`Arc<VersionedName>`) or only the name (`Arc<str>`). Thousands
+//! of proxies have nearly the same resources. The base is therefore a snapshot of the shared map: the store's map of
+//! all resources of the mesh ([`VersionedNames`]). The shared map is persistent, so its snapshots share nodes. Without
+//! a base, every name is a difference.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -124,23 +124,24 @@ impl<V: Value> Overlay<V> {
         };
     }
 
-    /// Rebases the map onto `shared`, the shared map at sequence number `now`, if the base is the shared map at
-    /// `before`; otherwise stops rebasing. The values stay the same. `changed` are the names that changed between
-    /// `before` and `now`; names may be repeated, and unchanged names have no effect.
+    /// Rebases the map onto `shared`, the shared map at the sequence number `new_sequence`, if the base is the shared
+    /// map at `old_sequence`. Otherwise, or without a shared map, stops rebasing. The values stay the same. `changed`
+    /// are the names that changed between the two sequence numbers; names may be repeated, and unchanged names have no
+    /// effect.
     pub(super) fn rebase<'a>(
         &mut self,
         shared: Option<&VersionedNames>,
-        (before, now): (Option<u64>, u64),
+        (old_sequence, new_sequence): (Option<u64>, u64),
         changed: impl Iterator<Item = &'a Arc<str>> + Clone,
     ) {
         if self.base_sequence.is_none() {
             return;
         }
-        let Some(shared) = shared.filter(|_| self.base_sequence == before) else {
+        let Some(shared) = shared.filter(|_| self.base_sequence == old_sequence) else {
             self.base_sequence = None;
             return;
         };
-        self.base_sequence = Some(now);
+        self.base_sequence = Some(new_sequence);
         let mut names = changed.peekable();
         if names.peek().is_none() {
             return;
@@ -168,10 +169,10 @@ impl<V: Value> Overlay<V> {
         self.base_sequence = None;
     }
 
-    /// Frees unused memory. If the map is not being rebased, replaces its base by `shared`, the shared map at sequence
-    /// number `now`, provided that this saves memory; without a shared map, drops the base. The values stay the same.
-    /// For a map that is not expected to change soon.
-    pub(super) fn compact(&mut self, shared: Option<&VersionedNames>, now: u64) {
+    /// Frees unused memory. If the map is not being rebased, replaces its base by `shared`, the shared map at the
+    /// sequence number `sequence`, provided that this saves memory; without a shared map, drops the base. The values
+    /// stay the same. Called when the map is not expected to change soon.
+    pub(super) fn compact(&mut self, shared: Option<&VersionedNames>, sequence: u64) {
         if self.base_sequence.is_none() && self.differences.len() > FEW_DIFFERENCES {
             match shared {
                 // In a larger shared map, at least `differences.len()` names are not in this map, so rebasing would
@@ -179,7 +180,7 @@ impl<V: Value> Overlay<V> {
                 Some(shared) if shared.size() < self.len + self.differences.len() => {
                     self.differences = self.differences_from(shared);
                     self.base = shared.clone();
-                    self.base_sequence = Some(now);
+                    self.base_sequence = Some(sequence);
                 }
                 None if !self.base.is_empty() => {
                     self.differences = self.differences_from(&VersionedNames::new_sync());
@@ -358,15 +359,15 @@ mod tests {
         let mut overlay = mk_overlay(&shared);
         overlay.insert(mk_resource(100, 0));
         assert_eq!(overlay.differences.len(), 1);
-        let later = mk_resource(7, 1);
-        shared.insert_mut(later.name.clone(), later.clone());
-        overlay.rebase(Some(&shared), (Some(1), 2), [later.name.clone()].iter());
+        let new_version = mk_resource(7, 1);
+        shared.insert_mut(new_version.name.clone(), new_version.clone());
+        overlay.rebase(Some(&shared), (Some(1), 2), [new_version.name.clone()].iter());
         assert_eq!(
             overlay.differences.len(),
             2,
             "a new resource, and a resource of which the client has the old version"
         );
-        overlay.insert(later);
+        overlay.insert(new_version);
         assert_eq!(overlay.differences.len(), 1);
     }
 
