@@ -78,7 +78,7 @@ pub(super) async fn endpoint_of_a_service_without_selector_is_called_with_mtls(
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
     let kubectl = &fixture.cluster.kubectl;
     let mut responses = Vec::new();
-    // The endpoint moves from the first server to the second one, as after the election of another leader.
+    // The endpoint moves from the first server to the second one, as when the application elects another leader.
     for server in servers.iter().take(2) {
         let (name, manifests) = (server.name_any(), leader_manifests(ip(server)?));
         kubectl.apply(&manifests).await?;
