@@ -35,7 +35,7 @@ struct Metrics {
     changed: Counter,
 }
 
-/// Parts of the mesh view to publish for a batch of changes, without duplicates.
+/// Parts of the mesh view to publish after a batch of watch events or a change of the demand, without duplicates.
 #[derive(Default)]
 struct Work {
     /// Meshes to publish, each with all of its shared resources.

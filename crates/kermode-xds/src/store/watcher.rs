@@ -87,7 +87,7 @@ impl Watcher {
             // The proxy moved to another mesh since `follow_mesh`. The change of its profile wakes the stream again.
             return step(None, Changes::Known(Vec::new()));
         }
-        // The `Arc` is not cloned, because thousands of streams would contend for its reference count.
+        // The `Arc` of the scope is not cloned, because thousands of streams would contend for its reference count.
         let shared_scope = shared.scope.read();
         let shared_cursor_before = shared.cursor;
         let own_changes = advance(
