@@ -11,15 +11,15 @@ pub struct Spread {
 // === impl Spread ===
 
 impl FromIterator<f64> for Spread {
-    fn from_iter<I: IntoIterator<Item = f64>>(rounds: I) -> Self {
-        let mut sorted: Vec<f64> = rounds.into_iter().collect();
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
         Self { sorted }
     }
 }
 
 impl Spread {
-    /// Returns the median; NaN without rounds.
+    /// Returns the median; NaN without values.
     pub fn median(&self) -> f64 {
         quantile(&self.sorted, 0.5)
     }
@@ -53,13 +53,13 @@ pub fn quantile(sorted: &[f64], fraction: f64) -> f64 {
 
 /// Formats a value with about three significant digits.
 pub fn format_short(value: f64) -> String {
-    let digits = match value.abs() {
+    let decimals = match value.abs() {
         absolute if absolute >= 100.0 => 0,
         absolute if absolute >= 10.0 => 1,
         absolute if absolute >= 1.0 => 2,
         _ => 3,
     };
-    format!("{value:.digits$}")
+    format!("{value:.decimals$}")
 }
 
 #[cfg(test)]

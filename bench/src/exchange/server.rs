@@ -1,5 +1,5 @@
-//! Server of the exchange. The server sends a message to each client whenever the number of the current exchange
-//! changes.
+//! Server of the benchmark `exchange`. The server sends a message to each client whenever the number of the current
+//! exchange changes.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) fn acceptor() -> Result<(TlsAcceptor, String)> {
     Ok((TlsAcceptor::from(Arc::new(config)), authority.certificate_pem()))
 }
 
-/// Accepts connections and serves each in a task.
+/// Accepts connections and serves each in a task of its own.
 pub(super) async fn accept(
     listener: TcpListener,
     transport: Transport,
@@ -64,8 +64,10 @@ async fn serve(
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     match transport {
-        Transport::Tcp => serve_plain(stream, exchange_numbers, &responses).await,
-        Transport::Tls => serve_plain(acceptor.accept(stream).await?, exchange_numbers, &responses).await,
+        Transport::Tcp => serve_without_http(stream, exchange_numbers, &responses).await,
+        Transport::Tls => {
+            serve_without_http(acceptor.accept(stream).await?, exchange_numbers, &responses).await
+        }
         Transport::Http2 | Transport::SidecarClient => {
             serve_http2(acceptor.accept(stream).await?, exchange_numbers, &responses).await
         }
@@ -75,8 +77,8 @@ async fn serve(
     }
 }
 
-/// Serves a connection without HTTP.
-async fn serve_plain(
+/// Serves a connection, of TCP or TLS, without HTTP.
+async fn serve_without_http(
     mut io: impl Io,
     mut exchange_numbers: watch::Receiver<u64>,
     responses: &ResponseCounter,
@@ -128,10 +130,10 @@ async fn serve_http2(
         }
     });
     std::future::poll_fn(|context| {
-        let ended = call.as_mut().poll(context);
+        let call_poll = call.as_mut().poll(context);
         // The connection is polled after the call, because the connection writes the frames that the call has queued.
-        match (ended, connection.poll_closed(context)) {
-            (Poll::Ready(ended), _) => Poll::Ready(ended),
+        match (call_poll, connection.poll_closed(context)) {
+            (Poll::Ready(result), _) => Poll::Ready(result),
             (Poll::Pending, Poll::Ready(closed)) => Poll::Ready(closed.map_err(Into::into)),
             (Poll::Pending, Poll::Pending) => Poll::Pending,
         }

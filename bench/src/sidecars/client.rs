@@ -40,10 +40,10 @@ pub(super) struct SidecarIdentity {
 pub(super) async fn run(fleet: Arc<FleetState>, identity: SidecarIdentity) {
     let mut backoff = MIN_BACKOFF;
     loop {
-        let mut configured = false;
-        let result = run_connection(&fleet, &identity, &mut configured).await;
-        if configured {
-            fleet.configured.fetch_sub(1, Ordering::Relaxed);
+        let mut is_configured = false;
+        let result = run_connection(&fleet, &identity, &mut is_configured).await;
+        if is_configured {
+            fleet.configured_count.fetch_sub(1, Ordering::Relaxed);
             backoff = MIN_BACKOFF;
         }
         if let Err(error) = result {
@@ -57,8 +57,12 @@ pub(super) async fn run(fleet: Arc<FleetState>, identity: SidecarIdentity) {
     }
 }
 
-/// Runs one connection until it fails. Sets `configured` once the sidecar has its whole configuration.
-async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, configured: &mut bool) -> Result<()> {
+/// Runs one connection until it fails. Sets `is_configured` once the sidecar has its whole configuration.
+async fn run_connection(
+    fleet: &FleetState,
+    identity: &SidecarIdentity,
+    is_configured: &mut bool,
+) -> Result<()> {
     let socket = TcpSocket::new_v4()?;
     let last_byte = u8::try_from(identity.number / SIDECARS_PER_ADDRESS % 200)? + 2;
     socket.bind(SocketAddr::new(
@@ -67,10 +71,10 @@ async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, configur
     ))?;
     let stream = socket.connect(fleet.address).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
-    let name = ServerName::from(fleet.address.ip());
+    let server_name = ServerName::from(fleet.address.ip());
     let stream = fleet
         .tls
-        .connect(name, stream)
+        .connect(server_name, stream)
         .await
         .context("TLS handshake failed")?;
     let authority = fleet.address.to_string();
@@ -81,8 +85,8 @@ async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, configur
         &identity.authorization,
     )
     .await?;
-    let (mut envoy, first) = Envoy::start(&identity.id, &identity.cluster);
-    call.send(&first.encode_to_vec())?;
+    let (mut envoy, first_request) = Envoy::start(&identity.id, &identity.cluster);
+    call.send(&first_request.encode_to_vec())?;
     loop {
         call.flush().await?;
         let message = call.receive().await?;
@@ -92,11 +96,11 @@ async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, configur
         for request in envoy.on_response(identity.number, response, &fleet.expected_changes)? {
             call.send(&request.encode_to_vec())?;
         }
-        if !*configured && envoy.is_configured() {
+        if !*is_configured && envoy.is_configured() {
             call.flush().await?;
-            *configured = true;
-            fleet.configured.fetch_add(1, Ordering::Relaxed);
-            fleet.configured_changed.notify_one();
+            *is_configured = true;
+            fleet.configured_count.fetch_add(1, Ordering::Relaxed);
+            fleet.configured_increased.notify_one();
         }
     }
 }

@@ -37,13 +37,14 @@ pub struct ReceivedCounts {
 }
 
 pub(super) struct FleetState {
+    /// Address of the control plane.
     pub(super) address: SocketAddr,
     pub(super) tls: TlsConnector,
     pub(super) expected_changes: Arc<ExpectedChanges>,
     /// Number of sidecars with their whole configuration.
-    pub(super) configured: AtomicUsize,
-    /// Notified after each increase of `configured`.
-    pub(super) configured_changed: Notify,
+    pub(super) configured_count: AtomicUsize,
+    /// Notified after each increase of `configured_count`.
+    pub(super) configured_increased: Notify,
     responses: AtomicU64,
     bytes: AtomicU64,
     resources: AtomicU64,
@@ -68,8 +69,8 @@ impl Fleet {
             address,
             tls: TlsConnector::from(Arc::new(https::client_config(ca_pem, b"h2")?)),
             expected_changes: expected_changes.clone(),
-            configured: AtomicUsize::new(0),
-            configured_changed: Notify::new(),
+            configured_count: AtomicUsize::new(0),
+            configured_increased: Notify::new(),
             responses: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             resources: AtomicU64::new(0),
@@ -100,12 +101,12 @@ impl Fleet {
     /// Waits until all sidecars have their whole configuration. Returns the time at which the last one was configured.
     ///
     /// # Errors
-    /// When that takes longer than `timeout`, with the failures of the sidecars.
+    /// When not all sidecars are configured within `timeout`. The error contains the failures of the sidecars.
     pub async fn wait_until_configured(&self, timeout: Duration) -> Result<Instant> {
-        let configured_count = || self.state.configured.load(Ordering::Relaxed);
+        let configured_count = || self.state.configured_count.load(Ordering::Relaxed);
         let wait = async {
             while configured_count() < self.size {
-                self.state.configured_changed.notified().await;
+                self.state.configured_increased.notified().await;
             }
             Instant::now()
         };
@@ -121,7 +122,7 @@ impl Fleet {
 
     /// Whether all sidecars are connected and have their whole configuration.
     pub fn all_configured(&self) -> bool {
-        self.state.configured.load(Ordering::Relaxed) == self.size
+        self.state.configured_count.load(Ordering::Relaxed) == self.size
     }
 
     /// Returns the counts of received responses.
@@ -138,7 +139,7 @@ impl Fleet {
         self.state.failures.lock().clone()
     }
 
-    /// Ends all connections.
+    /// Ends all sidecars and their connections.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
     }

@@ -1,4 +1,4 @@
-//! Sets up transparent proxying in a pod: reads settings from arguments, applies rules, and checks the redirection.
+//! Sets up transparent proxying in a Pod: reads settings from arguments, applies rules, and checks the redirection.
 //!
 //! The program runs in the init container `kuma-init`, as user 0 with `NET_ADMIN`. If the CNI plugin applies the rules,
 //! the program runs in the init container `kuma-validation` instead, as an unprivileged user, and only checks the
@@ -18,7 +18,7 @@ use kermode_netfilter::{CheckOutcome, IpFamilies, Nft, RuleSet, TrafficConfig, c
 
 use crate::cli::Cli;
 
-/// Start of every error about setting up the redirection; Kuma's text.
+/// Beginning of every error about the setup of the redirection, as in Kuma.
 const SETUP_FAILED: &str = "failed to setup transparent proxy";
 /// Timeout of each step of the check: connecting, accepting and reading. A step takes microseconds, on a busy node
 /// milliseconds.
@@ -60,11 +60,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let rules = RuleSet::new(&config, IpFamilies::detect(&config));
         return print(format_args!("{rules}# Dry run: nothing was changed."));
     }
-    apply(cli, &config).context(SETUP_FAILED)?;
+    apply_and_check(cli, &config).context(SETUP_FAILED)?;
     print("Transparent proxy set up successfully, you can now run kuma-dp using transparent-proxy.")
 }
 
-fn apply(cli: &Cli, config: &TrafficConfig) -> anyhow::Result<()> {
+fn apply_and_check(cli: &Cli, config: &TrafficConfig) -> anyhow::Result<()> {
     let nft = cli.nft.as_ref().map_or_else(Nft::default, Nft::at);
     let start = Instant::now();
     let applied = set_up(config, &nft)?;

@@ -74,14 +74,14 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode> {
     };
     let manifests = injector.inject(documents)?;
     if args.explain {
-        output::print_result(&explanation::text(&manifests.workloads))?;
+        output::print_result(&explanation::text(&manifests.outcomes))?;
     } else {
         print_notices(&manifests, &ca_pem);
-        if !manifests.is_denied() {
+        if !manifests.contains_denial() {
             output::print_result(&manifests.text)?;
         }
     }
-    Ok(if manifests.is_denied() {
+    Ok(if manifests.contains_denial() {
         ExitCode::from(EXIT_DENIED)
     } else {
         ExitCode::SUCCESS
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode> {
 
 /// Prints warnings and the reasons of denials to the standard error.
 fn print_notices(manifests: &InjectedManifests, ca_pem: &str) {
-    for workload in &manifests.workloads {
+    for workload in &manifests.outcomes {
         for warning in workload.warnings() {
             output::print_notice("Warning", &format!("{}: {warning}", workload.name));
         }
@@ -98,7 +98,7 @@ fn print_notices(manifests: &InjectedManifests, ca_pem: &str) {
             output::print_notice("Denied", &format!("{}: {denial}", workload.name));
         }
     }
-    if ca_pem.is_empty() && manifests.workloads.iter().any(WorkloadOutcome::is_injected) {
+    if ca_pem.is_empty() && manifests.outcomes.iter().any(WorkloadOutcome::is_injected) {
         let text = "the sidecars have an empty KUMA_CONTROL_PLANE_CA_CERT: run the command again with --ca-cert and the CA certificate of the control plane, and apply that output";
         output::print_notice("Warning", text);
     }

@@ -46,7 +46,8 @@ impl Webhooks {
     }
 
     /// Looks up the objects whose absence from the directory caused a denial, and adds them to `found`. Returns whether
-    /// all of them exist; false if the denial has another cause.
+    /// all of them exist. Returns false without a lookup if the denial has another cause, or if more than
+    /// [`MAX_PATCH_LOOKUPS`] ContainerPatches are absent.
     ///
     /// # Errors
     /// A message for the user if an object cannot be read.

@@ -6,8 +6,8 @@
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Maximum size of a review, in bytes. An object has at most 1.5 MiB (etcd's limit), and a review may hold an old and a
-/// new object.
+/// Maximum size of the body of a review, in bytes. An object has at most 1.5 MiB (etcd's limit), and a review may hold
+/// an old and a new object.
 pub(super) const MAX_BODY: usize = 8 * 1024 * 1024;
 /// Budget for bodies, in bytes. Both budgets together are well below the memory limit of the control plane's container.
 const BODY_BUDGET: usize = 32 * 1024 * 1024;
@@ -24,8 +24,8 @@ const LIST_BYTES: usize = 128;
 /// object or list, and small allocations such as the key.
 const ELEMENT_BYTES: usize = 192;
 
-/// Number of bytes that one permit of a semaphore represents. The number of permits stays far below the maximum of a
-/// semaphore.
+/// Number of bytes that one permit of a semaphore represents. A permit for each byte would be possible, but the number
+/// of permits would come closer to the maximum of a semaphore.
 const PERMIT_BYTES: usize = 1024;
 
 /// Memory budget of all reviews.
@@ -62,7 +62,8 @@ impl Default for MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// Reserves memory for a body; waits until there is enough. Without a `Content-Length`, [`MAX_BODY`] is reserved.
+    /// Reserves memory for a body; waits until there is enough memory. `length` is the `Content-Length`. Without a
+    /// `Content-Length`, or if it exceeds [`MAX_BODY`], [`MAX_BODY`] bytes are reserved.
     pub(super) async fn reserve_body(&self, length: Option<usize>) -> Reservation<'_> {
         reserve(&self.bodies, length.unwrap_or(MAX_BODY).min(MAX_BODY)).await
     }
@@ -126,8 +127,11 @@ mod tests {
         let budget = MemoryBudget::default();
         let prose = "Lorem ipsum dolor sit amet, consetetur sadipscing elitr. ".repeat(50_000);
         let variable = json!({"name": "SOME_VARIABLE", "value": "some value or other, such as a host name"});
-        let many = json!({"spec": {"containers": [{"env": vec![variable; 15_000]}]}});
-        for pod in [json!({"metadata": {"annotations": {"text": prose}}}), many] {
+        let pod_with_many_variables = json!({"spec": {"containers": [{"env": vec![variable; 15_000]}]}});
+        for pod in [
+            json!({"metadata": {"annotations": {"text": prose}}}),
+            pod_with_many_variables,
+        ] {
             let text = pod.to_string();
             assert!(text.len() > 1_000_000);
             assert!(
@@ -140,12 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn reservation_waits_until_another_one_is_released() {
+    fn reservation_waits_until_another_reservation_is_released() {
         let budget = MemoryBudget::default();
-        let mut held: Vec<_> = std::iter::from_fn(|| budget.reserve_body(None).now_or_never()).collect();
-        assert_eq!(held.len(), BODY_BUDGET / MAX_BODY);
+        let mut reservations: Vec<_> =
+            std::iter::from_fn(|| budget.reserve_body(None).now_or_never()).collect();
+        assert_eq!(reservations.len(), BODY_BUDGET / MAX_BODY);
         assert!(budget.reserve_body(Some(PERMIT_BYTES)).now_or_never().is_none());
-        held.pop();
+        reservations.pop();
         assert!(budget.reserve_body(Some(PERMIT_BYTES)).now_or_never().is_some());
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::*;
 
+/// Loads the configuration from a file with this text, without environment variables.
 fn load_text(text: &str) -> Result<Config, InvalidConfig> {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(text.as_bytes()).expect("a writable file");
@@ -15,7 +16,7 @@ fn load_text(text: &str) -> Result<Config, InvalidConfig> {
 }
 
 /// Collects the paths of all leaves. A map whose keys are chosen by the user counts as a leaf.
-fn collect_leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+fn collect_leaves(value: &Value, path: &str, leaves: &mut BTreeSet<String>) {
     match value {
         Value::Object(entries) if !USER_KEYED_MAPS.contains(&path) => {
             for (key, child) in entries {
@@ -24,11 +25,11 @@ fn collect_leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
                 } else {
                     format!("{path}.{key}")
                 };
-                collect_leaves(child, &path, found);
+                collect_leaves(child, &path, leaves);
             }
         }
         _ => {
-            found.insert(path.to_owned());
+            leaves.insert(path.to_owned());
         }
     }
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::object::custom_resource;
 
-/// A named list of patches. The object is in the control plane's namespace; Pods of all namespaces can refer to it.
+/// JSON patches of the sidecar and of the init container, under a name. The object is in the control plane's namespace;
+/// Pods of all namespaces can refer to it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerPatch {
     /// API version and kind.
@@ -43,7 +44,7 @@ pub struct ContainerPatchSpec {
 pub struct JsonPatchBlock {
     /// The operation.
     pub op: JsonPatchOp,
-    /// JSON pointer to the changed value.
+    /// JSON pointer to the value that is added, removed or replaced; the target of `move` and `copy`.
     pub path: String,
     /// JSON pointer to the source of `move` and `copy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,15 +58,15 @@ pub struct JsonPatchBlock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JsonPatchOp {
-    /// Adds a member or inserts an element; missing parents are created.
+    /// Adds a member to an object, or inserts an element into a list. Missing parents are created.
     Add,
-    /// Removes the value.
+    /// Removes the value at `path`.
     Remove,
-    /// Replaces the value.
+    /// Replaces the value at `path`.
     Replace,
-    /// Moves the value to another path.
+    /// Moves the value at `from` to `path`.
     Move,
-    /// Copies the value to another path.
+    /// Copies the value at `from` to `path`.
     Copy,
 }
 

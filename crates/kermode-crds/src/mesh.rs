@@ -125,7 +125,7 @@ pub(crate) const MUST_BE_DNS_LABEL: &str = "must be a DNS label: at most 63 lowe
 /// The only supported type of backends.
 pub(crate) const BUILTIN: &str = "builtin";
 
-/// A Mesh resource that cannot be used. The `usize` of a variant is the index of the backend in `spec.mtls.backends`.
+/// Reason why a Mesh cannot be used. The `usize` of a variant is the index of the backend in `spec.mtls.backends`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMesh {
     /// The mesh's name cannot be a trust domain.
@@ -161,7 +161,7 @@ const DEFAULT_CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
 /// validity. The last fifth of a shorter lifetime would leave too little time to retry a failed renewal.
 const MIN_CERTIFICATE_LIFETIME: Duration = Duration::from_mins(1);
 
-// === wire to model ===
+// === conversion to the model ===
 
 impl TryFrom<&Mesh> for model::Mesh {
     type Error = InvalidMesh;
@@ -178,20 +178,14 @@ impl TryFrom<&Mesh> for model::Mesh {
             .and_then(|networking| networking.outbound.as_ref());
         Ok(Self {
             name: model::MeshName::new(name),
-            mtls: mesh
-                .spec
-                .mtls
-                .as_ref()
-                .map(enabled_backend)
-                .transpose()?
-                .flatten(),
+            mtls: mesh.spec.mtls.as_ref().map(convert_mtls).transpose()?.flatten(),
             outbound_passthrough: outbound.and_then(|outbound| outbound.passthrough).unwrap_or(true),
         })
     }
 }
 
-/// Converts the enabled backend. Returns `None` if mutual TLS is off.
-fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> {
+/// Converts the settings of the enabled backend. Returns `None` if mutual TLS is off.
+fn convert_mtls(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> {
     let Some(name) = mtls.enabled_backend.as_deref().filter(|name| !name.is_empty()) else {
         return Ok(None);
     };

@@ -3,7 +3,7 @@
 //! [`serve`] drives one connection: it accepts calls, passes each to a [`CallHandler`], and ends the connection when
 //! the connection is idle, at shutdown, or when a call returns [`AfterCall::CloseConnection`]. [`ServiceHandler`]
 //! serves calls with a `tower::Service`, such as tonic's routes. The crate does not depend on gRPC or xDS;
-//! `kermode-runtime` accepts sockets and TLS.
+//! `kermode-runtime` accepts the sockets and does the TLS handshakes.
 //!
 //! The README of the crate compares the crate with tonic's server, with measurements.
 

@@ -48,8 +48,8 @@ where
     }
 }
 
-/// Calls the service and sends its response. Ends early when the client resets the call, or when the response does not
-/// begin within [`RESPONSE_TIMEOUT`].
+/// Calls the service and sends its response. Ends early when the client resets the call. Resets the call when the
+/// service does not return a response within [`RESPONSE_TIMEOUT`].
 async fn call<S, B>(service: S, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>)
 where
     S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>,
@@ -73,7 +73,8 @@ where
     }
 }
 
-/// Sends a response body. Ends early when the client resets the call.
+/// Sends a response body. Ends early, without an error, when the client resets the call. Fails when the client does not
+/// read a frame within [`READ_TIMEOUT`].
 async fn send_body(stream: &mut SendStream<Bytes>, body: impl Body<Data = Bytes>) -> Result<(), h2::Error> {
     let mut body = pin!(body);
     loop {

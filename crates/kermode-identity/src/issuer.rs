@@ -17,8 +17,8 @@ use crate::{Error, IssuedCertificate, Term, Validity, pem};
 
 /// Lifetime of a generated CA: ten years.
 pub(crate) const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
-/// The validity of a CA starts at least this long before its generation, so that a replica whose clock is behind can
-/// sign immediately.
+/// The validity of a CA starts at least this long before the CA is generated, so that a replica whose clock is behind
+/// can sign immediately.
 const AUTHORITY_BACKDATE: Duration = Duration::from_hours(24);
 
 /// Certificate and key of a CA.
@@ -33,8 +33,9 @@ pub(crate) struct Issuer {
 pub(crate) struct Leaf {
     /// Subject alternative names.
     pub(crate) names: Vec<SanType>,
+    /// Extended key usages.
     pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
-    /// Determines the validity.
+    /// Lifetime and clock tolerance, from which the validity is computed.
     pub(crate) term: Term,
 }
 
@@ -93,8 +94,11 @@ impl Issuer {
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(Error::KeyMismatch { subject });
         }
-        let span = parsed.validity();
-        let validity = Validity::from_unix(span.not_before.timestamp(), span.not_after.timestamp());
+        let parsed_validity = parsed.validity();
+        let validity = Validity::from_unix(
+            parsed_validity.not_before.timestamp(),
+            parsed_validity.not_after.timestamp(),
+        );
         let inner = rcgen::Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|error| unreadable(error.to_string()))?;
         Ok(Self {

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A quantity as written.
+/// A quantity as written. May be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Quantity(String);
@@ -15,14 +15,14 @@ pub struct Quantity(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Amount(i128);
 
-/// A string that is not a quantity.
+/// Error for a text that is not a quantity, with the first 64 characters of the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a quantity: write a number with an optional suffix, for example 100m, 0.5 or 64Mi")]
 pub struct InvalidQuantity {
     text: String,
 }
 
-/// One unit, in billionths.
+/// The number 1, in billionths.
 const UNIT: i128 = 1_000_000_000;
 
 /// Suffixes and their factors, in billionths.
@@ -48,8 +48,7 @@ const SUFFIXES: [(&str, i128); 16] = [
 /// Parses a quantity. Digits finer than a billionth are dropped.
 ///
 /// # Errors
-/// When the text is not a quantity, its exponent is not in the range -9 to 18, or its value in billionths exceeds 128
-/// bits.
+/// When the text is not a quantity, its exponent is below -9 or above 18, or its value in billionths exceeds 128 bits.
 pub fn parse(text: &str) -> Result<Amount, InvalidQuantity> {
     parse_billionths(text).map(Amount).ok_or_else(|| InvalidQuantity {
         text: text.chars().take(64).collect(),
@@ -118,7 +117,7 @@ impl Quantity {
         self.0.is_empty()
     }
 
-    /// Returns whole units, rounded down: 1 for `1100m`. Zero for an invalid quantity.
+    /// Returns whole units, rounded down: 1 for `1100m`. Returns zero for a negative or invalid quantity.
     pub fn whole_units(&self) -> u32 {
         parse(&self.0).map_or(0, |amount| {
             u32::try_from(amount.0.max(0) / UNIT).unwrap_or(u32::MAX)

@@ -27,7 +27,7 @@ pub struct InjectedManifests {
     /// Documents after the injection, in the order of the input.
     pub text: String,
     /// Decisions on the Pods and on the workloads with a Pod template, in the order of the input.
-    pub workloads: Vec<WorkloadOutcome>,
+    pub outcomes: Vec<WorkloadOutcome>,
 }
 
 /// Decision on a Pod, or on a workload with a Pod template.
@@ -37,7 +37,8 @@ pub struct WorkloadOutcome {
     pub name: String,
     /// Assumptions about the cluster that the decision depends on.
     pub assumptions: Vec<String>,
-    /// Warning about the metadata of the workload itself, which injection does not read.
+    /// Warning about a label or annotation that requests injection in the metadata of the workload instead of its Pod
+    /// template, where the request has no effect.
     pub warning: Option<String>,
     /// Decision on the Pod, with the steps that led to it.
     pub explanation: InjectionExplanation,
@@ -47,9 +48,9 @@ pub struct WorkloadOutcome {
 
 impl InjectedManifests {
     /// Whether at least one Pod is denied.
-    pub fn is_denied(&self) -> bool {
-        let mut workloads = self.workloads.iter();
-        workloads.any(|workload| workload.explanation.result.is_err())
+    pub fn contains_denial(&self) -> bool {
+        let mut outcomes = self.outcomes.iter();
+        outcomes.any(|outcome| outcome.explanation.result.is_err())
     }
 }
 
@@ -80,11 +81,11 @@ impl Injector<'_> {
     /// # Errors
     /// If a patch does not apply or a document cannot be written. A denied Pod is not an error.
     pub fn inject(&self, documents: Vec<Document>) -> Result<InjectedManifests, ManifestError> {
-        let (mut text, mut workloads) = (String::new(), Vec::new());
+        let (mut text, mut outcomes) = (String::new(), Vec::new());
         for mut document in documents {
-            let previous_count = workloads.len();
-            self.inject_object(&mut document.value, &mut workloads)?;
-            let changed = workloads
+            let previous_count = outcomes.len();
+            self.inject_object(&mut document.value, &mut outcomes)?;
+            let changed = outcomes
                 .iter()
                 .skip(previous_count)
                 .any(WorkloadOutcome::is_injected);
@@ -95,26 +96,26 @@ impl Injector<'_> {
                 text.push_str(&document.text);
             }
         }
-        Ok(InjectedManifests { text, workloads })
+        Ok(InjectedManifests { text, outcomes })
     }
 
-    /// Injects into one object, or into the items of a List, and appends the decisions to `workloads`.
+    /// Injects into one object, or into the items of a List, and appends the decisions to `outcomes`.
     fn inject_object(
         &self,
         object: &mut Value,
-        workloads: &mut Vec<WorkloadOutcome>,
+        outcomes: &mut Vec<WorkloadOutcome>,
     ) -> Result<(), ManifestError> {
         if is_list(object) {
             let header = json!({"apiVersion": object["apiVersion"], "kind": object["kind"]});
             let items = object["items"].as_array_mut().into_iter().flatten();
             for item in items {
                 *item = with_kind_from_list(&header, item.take());
-                self.inject_object(item, workloads)?;
+                self.inject_object(item, outcomes)?;
             }
             return Ok(());
         }
         if let Some(pointer) = pod_pointer(object) {
-            workloads.push(self.inject_workload(object, pointer)?);
+            outcomes.push(self.inject_workload(object, pointer)?);
         }
         Ok(())
     }
@@ -196,17 +197,18 @@ impl Injector<'_> {
     }
 }
 
-/// Sets `generateName` in a Pod template, as the controller of the workload does for its Pods.
-fn set_generate_name(workload: &str, template: &mut Value) {
+/// Sets `generateName` in a Pod template, as the workload's controller sets it in its Pods.
+fn set_generate_name(workload_name: &str, template: &mut Value) {
     if template["metadata"].is_null() {
         template["metadata"] = json!({});
     }
     if let Some(metadata) = template["metadata"].as_object_mut() {
-        metadata.insert("generateName".to_owned(), format!("{workload}-").into());
+        metadata.insert("generateName".to_owned(), format!("{workload_name}-").into());
     }
 }
 
-/// Sets the termination grace period if it is absent, as the API server does. Returns the assumption that it was set.
+/// Sets the termination grace period if it is absent, as the API server does. Returns a text that says so, or `None` if
+/// the Pod already has a grace period.
 fn set_default_grace_period(pod: &mut Value) -> Option<String> {
     const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";
     let spec = pod.get_mut("spec")?.as_object_mut()?;

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 pub use cluster::{ClusterObjects, NamespaceMetadata};
 pub use injector::{InjectedManifests, Injector, WorkloadOutcome};
 
-/// Manifests that cannot be read, injected or written.
+/// Reason why manifests cannot be read, injected or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Reading a file failed.
@@ -43,7 +43,7 @@ pub enum ManifestError {
     /// An object does not have the form of its kind.
     #[error("{object}")]
     Object {
-        /// Kind and name of the object. For a Namespace, the field and its expected form follow.
+        /// Kind and name of the object. For a Namespace, the text continues with the field and its expected form.
         object: String,
         /// The first problem.
         source: serde_json::Error,

@@ -67,18 +67,18 @@ pub fn list(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Parses a map `k1=v1;k2=v2`. The first `=` of an item ends its key, so values may contain `=`. Keys are trimmed,
-/// values are not, and empty items are dropped.
+/// values are not, and empty items are dropped. If a key occurs several times, the last value counts.
 ///
 /// # Errors
 /// Returns the first item that has no `=` or whose key is empty.
 pub fn map(text: &str) -> Result<BTreeMap<String, String>, &str> {
-    let pair = |item| match str::split_once(item, '=') {
+    let parse_item = |item| match str::split_once(item, '=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
         _ => Err(item.trim()),
     };
     text.split(';')
         .filter(|item| !item.trim().is_empty())
-        .map(pair)
+        .map(parse_item)
         .collect()
 }
 

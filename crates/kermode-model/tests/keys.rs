@@ -6,6 +6,7 @@ use std::{fs, io};
 
 use kermode_model::{annotation, tag};
 
+/// Returns the name of every declared key.
 fn keys() -> Vec<&'static str> {
     [
         annotation::SET_BY_USERS,

@@ -41,7 +41,8 @@ pub struct ConnectedProxy {
     pub version: String,
 }
 
-/// State of a proxy's configuration. Versions are decimal numbers, comparable within one replica only.
+/// State of a proxy's configuration. A version of the configuration is the decimal number of changes that the replica
+/// has applied, so versions are comparable within one replica only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Configuration {

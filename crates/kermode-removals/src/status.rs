@@ -9,7 +9,7 @@ use kermode_model::ObjectKey;
 /// Status of an endpoint's removal among the proxies of this replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalStatus {
-    /// This replica has neither a removal nor a query of the endpoint.
+    /// This replica has recorded neither a removal of the endpoint nor a query for it.
     NotRemoved,
     /// Some proxies have not acknowledged the removal.
     Pending {

@@ -1,18 +1,18 @@
-//! Readiness by guards: a process is ready once every registered part has started.
+//! Readiness by guards: a process is ready once every registered part is ready.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Set of the parts that have not started yet.
+/// Set of the parts of the process that are not ready yet.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     pending: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
-/// Guard of a part that has not started yet. Dropping the guard without [`ReadinessGuard::mark_ready`] leaves the
-/// process unready.
+/// Guard of a part that is not ready yet. Dropping the guard without [`ReadinessGuard::mark_ready`] leaves the process
+/// unready.
 #[derive(Debug)]
 #[must_use = "a part is pending until `mark_ready` is called on its guard"]
 pub struct ReadinessGuard {
@@ -21,7 +21,7 @@ pub struct ReadinessGuard {
 }
 
 impl Readiness {
-    /// Registers a part that must start before the process is ready. The part is pending until
+    /// Registers a part that must be ready before the process is. The part is pending until
     /// [`ReadinessGuard::mark_ready`] is called.
     pub fn register(&self, part: &'static str) -> ReadinessGuard {
         self.pending.lock().insert(part);
@@ -31,14 +31,14 @@ impl Readiness {
         }
     }
 
-    /// Returns the parts that have not started yet, sorted.
+    /// Returns the parts that are not ready yet, sorted.
     pub fn pending(&self) -> Vec<&'static str> {
         self.pending.lock().iter().copied().collect()
     }
 }
 
 impl ReadinessGuard {
-    /// Marks the part as started.
+    /// Marks the part as ready.
     pub fn mark_ready(self) {
         self.readiness.pending.lock().remove(self.part);
         tracing::info!(part = self.part, "part of the process is ready");

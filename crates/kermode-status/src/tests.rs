@@ -1,4 +1,5 @@
-//! Tests of the last status of a disconnected proxy, on a simulated API server with one Dataplane.
+//! Tests of the status that a replica writes after a proxy has disconnected, on a simulated API server with one
+//! Dataplane.
 
 use http::{Request, Response, StatusCode};
 use k8s_openapi::api::core::v1::Pod;
@@ -16,7 +17,7 @@ use super::*;
 /// Response of the simulated API server to the next requests.
 type NextResponse = Arc<Mutex<(StatusCode, Value)>>;
 
-/// The statuses of replica `cp-1`, and the response of its API server.
+/// Proxy statuses of the replica `cp-1`, and the response of the simulated API server.
 struct Fixture {
     statuses: ProxyStatuses,
     next_response: NextResponse,
@@ -59,8 +60,9 @@ impl Fixture {
         self.statuses.state.desired_status(&web()).await
     }
 
-    /// Returns the status of the condition `Connected` that the writer has to write.
-    async fn connected_to_write(&self) -> Option<String> {
+    /// Returns the status of the condition `Connected` that the writer has to write, or `None` if it has to write
+    /// nothing.
+    async fn connected_condition_to_write(&self) -> Option<String> {
         let desired = self.desired_status().await.expect("the Dataplane is read")?;
         let mut conditions = desired.status.conditions.into_iter();
         let connected = conditions.find(|condition| condition.type_ == condition::CONNECTED);
@@ -100,7 +102,7 @@ fn mk_pod() -> PodFacts {
     PodFacts::from(&pod)
 }
 
-/// Makes a response with the Dataplane `shop/web`, whose status names the replica that serves the sidecar.
+/// Makes a response with the Dataplane `shop/web`. Its status says that `replica` serves the sidecar.
 fn mk_dataplane_response(replica: &str) -> (StatusCode, Value) {
     let dataplane = json!({
         "apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "mesh": "default",
@@ -127,24 +129,39 @@ async fn disconnection_is_written_after_a_failed_read_and_a_failed_write() {
         .await
         .expect_err("the read of the Dataplane fails");
     fixture.respond_with(mk_dataplane_response("cp-1"));
-    assert_eq!(fixture.connected_to_write().await.as_deref(), Some("False"));
-    // The write fails, so the writer requests the status again.
-    assert_eq!(fixture.connected_to_write().await.as_deref(), Some("False"));
+    assert_eq!(
+        fixture.connected_condition_to_write().await.as_deref(),
+        Some("False")
+    );
+    // No write was reported as done, so the same status is still to be written, as after a failed write.
+    assert_eq!(
+        fixture.connected_condition_to_write().await.as_deref(),
+        Some("False")
+    );
     fixture.finish_write();
     assert!(!fixture.is_proxy_known(), "the status was written");
 }
 
 #[tokio::test]
-async fn report_during_a_write_keeps_the_proxy() {
+async fn status_reported_during_a_write_is_written_by_another_write() {
     let fixture = Fixture::with_connected_proxy();
-    assert_eq!(fixture.connected_to_write().await.as_deref(), Some("True"));
+    assert_eq!(
+        fixture.connected_condition_to_write().await.as_deref(),
+        Some("True")
+    );
     fixture.report(1, Report::Disconnected);
     fixture.finish_write();
-    assert_eq!(fixture.connected_to_write().await.as_deref(), Some("False"));
+    assert_eq!(
+        fixture.connected_condition_to_write().await.as_deref(),
+        Some("False")
+    );
     fixture.report(2, Report::Connected(Versions::default(), Arc::default()));
     fixture.report(2, Report::Disconnected);
     fixture.finish_write();
-    assert_eq!(fixture.connected_to_write().await.as_deref(), Some("False"));
+    assert_eq!(
+        fixture.connected_condition_to_write().await.as_deref(),
+        Some("False")
+    );
     fixture.finish_write();
     assert!(!fixture.is_proxy_known());
 }
@@ -154,6 +171,6 @@ async fn disconnection_is_not_written_over_the_status_of_another_replica() {
     let fixture = Fixture::with_connected_proxy();
     fixture.report(1, Report::Disconnected);
     fixture.respond_with(mk_dataplane_response("cp-2"));
-    assert_eq!(fixture.connected_to_write().await, None);
+    assert_eq!(fixture.connected_condition_to_write().await, None);
     assert!(!fixture.is_proxy_known());
 }

@@ -179,7 +179,7 @@ impl Stream {
                     BTreeSet::new()
                 };
                 let tracker = &mut self.trackers[kind as usize];
-                events.extend(tracker.on_acknowledgement(&request));
+                events.extend(tracker.on_ack_or_nack(&request));
                 tracker.on_subscription(&request, view);
                 tracker.resend_subscribed(clusters_sent_before);
             }

@@ -1,4 +1,5 @@
-//! `kermode-demo get`: makes sequential requests. The exit code shows the result.
+//! `kermode-demo get`: makes sequential requests. A request fails if it has no response, or a response with a status of
+//! 400 or more. The exit code shows the result.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub(crate) struct Args {
     /// Use one connection for all requests.
     #[arg(long)]
     keep_alive: bool,
-    /// Succeed when every request fails.
+    /// Exit with code 0 if every request fails, else with code 1.
     #[arg(long)]
     expect_fail: bool,
 }

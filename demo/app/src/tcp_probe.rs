@@ -16,14 +16,14 @@ use crate::target::{Connector, Target};
 pub(crate) struct Args {
     /// Target of the connection.
     target: Target,
-    /// Text to send. With a text, the probe succeeds only if it receives data: a proxy accepts every connection, and
-    /// closes the connection if its upstream is unreachable.
+    /// Text to send. With a text, the probe succeeds only if it receives data. Without a text, the probe also succeeds
+    /// if a proxy accepts the connection but cannot reach the target.
     #[arg(long)]
     send: Option<String>,
     /// Timeout of the probe.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Succeed when the probe fails.
+    /// Exit with code 0 if the probe fails, and with code 1 if it succeeds.
     #[arg(long)]
     expect_fail: bool,
 }

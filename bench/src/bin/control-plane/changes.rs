@@ -1,4 +1,4 @@
-//! Cost of an idle control plane, and propagation and cost of changes: single changes, updates that affect no
+//! Cost of an idle control plane, and propagation and cost of changes: single changes, status writes that affect no
 //! configuration, and replacements of Pods at a steady rate.
 
 use std::sync::Arc;
@@ -20,13 +20,13 @@ const ACK_PAUSE: Duration = Duration::from_millis(300);
 /// Interval between replacements.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Change of a Pod. It adds or removes an endpoint in the configuration of every sidecar.
+/// Change of a Pod that adds an endpoint to the configuration of every sidecar, or removes one from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Unready,
     Ready,
     Deleted,
-    /// A Pod that was created without a status becomes ready. Only then does it have an endpoint.
+    /// A Pod that was created without a status becomes ready. Its endpoint is added only then.
     Created,
 }
 
@@ -110,7 +110,7 @@ impl Bench<'_> {
         let cpu_before = self.process.cpu_time()?;
         let received_before = fleet.received();
         let is_addition = matches!(change, Change::Ready | Change::Created);
-        // The lag includes the request to the API server.
+        // Added before the write, because the lag begins here and includes the request to the API server.
         let expected =
             self.expected_changes
                 .add(&pod.service_resource_name(), &pod.ip(), is_addition, fleet.size());
@@ -174,7 +174,7 @@ impl Bench<'_> {
         self.control_plane.metric("kuma_cp_xds_resources_encoded_total")
     }
 
-    /// Measures updates that affect no configuration.
+    /// Measures heartbeats: writes of Pod statuses that affect no configuration.
     pub(super) async fn measure_heartbeats(&mut self, fleet: &Fleet) -> Result<()> {
         let cpu_before = self.process.cpu_time()?;
         let received_before = fleet.received();

@@ -14,7 +14,7 @@ fn error(arguments: &[&str]) -> String {
     format!("{:#}", parse(arguments).expect_err("the arguments are invalid"))
 }
 
-/// The arguments have the form of docs/reference/injection.md#rendered-containers. Two values are empty.
+/// The arguments have the form of docs/reference/injection.md#rendered-containers. Two flags have an empty value.
 #[test]
 fn arguments_of_the_injector_are_accepted() {
     let config = parse(&[
@@ -90,8 +90,9 @@ fn user_of_the_proxy_may_be_given_by_name_and_must_be_given() {
     assert_eq!(error(&[]), "--kuma-dp-user or --kuma-dp-uid should be supplied");
 }
 
+/// The kernel reserves the number 4294967295, `(uid_t) -1`: it stands for no user.
 #[test]
-fn number_for_the_absence_of_a_uid_is_rejected() {
+fn reserved_uid_is_rejected() {
     let config = parse(&["--kuma-dp-uid=4294967294"]).expect("valid arguments");
     assert_eq!(config.proxy_uid, 4_294_967_294);
     assert!(error(&["--kuma-dp-uid=4294967295"]).contains("0..4294967295"));

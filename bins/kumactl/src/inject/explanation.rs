@@ -5,11 +5,11 @@ use kermode_inject::Outcome;
 use kermode_manifests::WorkloadOutcome;
 
 /// Formats the explanations in the order of the manifests.
-pub(crate) fn text(workloads: &[WorkloadOutcome]) -> String {
-    if workloads.is_empty() {
+pub(crate) fn text(outcomes: &[WorkloadOutcome]) -> String {
+    if outcomes.is_empty() {
         return "No object is a Pod or has a Pod template.\n".to_owned();
     }
-    let texts: Vec<String> = workloads.iter().map(explain_workload).collect();
+    let texts: Vec<String> = outcomes.iter().map(explain_workload).collect();
     texts.join("\n")
 }
 

@@ -96,7 +96,7 @@ fn pod_template_of_every_kind_of_workload_is_injected() {
         );
         assert_eq!(template["metadata"]["generateName"], Value::Null);
         assert_eq!(object["metadata"], json!({"name": "web"}));
-        assert_eq!(injected.workloads[0].name, format!("{kind} shop/web"));
+        assert_eq!(injected.outcomes[0].name, format!("{kind} shop/web"));
     }
     let job_template = "  jobTemplate:\n    spec:\n      template:\n";
     let pod_template: Vec<String> = POD_TEMPLATE.lines().map(|line| format!("    {line}")).collect();
@@ -130,7 +130,7 @@ fn items_of_every_kind_of_list_are_injected() {
     ]});
     let injected = inject(&pods.to_string(), NAMESPACE);
     assert!(
-        injected.is_denied(),
+        injected.contains_denial(),
         "the second item, which is not a valid Pod, is not denied"
     );
     let list = json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "X"}, {
@@ -148,7 +148,7 @@ fn injected_manifests_are_unchanged_by_a_second_injection() {
     let once = inject(&mk_workload("Deployment", "apps/v1", POD_TEMPLATE), NAMESPACE).text;
     let twice = inject(&once, NAMESPACE);
     assert_eq!(twice.text, once);
-    assert!(explanation::text(&twice.workloads).contains("skipped (AlreadyInjected)"));
+    assert!(explanation::text(&twice.outcomes).contains("skipped (AlreadyInjected)"));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn explanation_names_the_oldest_kubelet() {
     let tainted = "{taints: [{key: example.com/fake, effect: NoSchedule}]}";
     let explain = |nodes: &[String]| {
         let cluster = format!("{NAMESPACE}\n{}", nodes.concat());
-        explanation::text(&inject(&mk_workload("Deployment", "apps/v1", POD_TEMPLATE), &cluster).workloads)
+        explanation::text(&inject(&mk_workload("Deployment", "apps/v1", POD_TEMPLATE), &cluster).outcomes)
     };
     let mut nodes = vec![
         node("new", "v1.34.1", "{}"),
@@ -190,7 +190,7 @@ fn explanation_lists_each_step_and_operation() {
     let patch = "---\napiVersion: kuma.io/v1alpha1\nkind: ContainerPatch\nmetadata: {name: p, namespace: kong-mesh-system}\n\
         spec: {sidecarPatch: [{op: replace, path: /resources/limits/cpu, value: '\"2\"'}]}\n";
     let manifests = format!("{}{patch}", mk_workload("Deployment", "apps/v1", &pod));
-    let text = explanation::text(&inject(&manifests, NAMESPACE).workloads);
+    let text = explanation::text(&inject(&manifests, NAMESPACE).outcomes);
     for line in [
         "Deployment shop/web: injected (NamespaceLabel), mesh default",
         "  assumed: no Mesh is among the objects: Mesh default is assumed to exist",
@@ -227,8 +227,8 @@ fn injection_label_outside_of_the_pod_template_is_reported() {
         "metadata: {name: web, labels: {kuma.io/sidecar-injection: enabled}}",
     );
     let injected = inject(&deployment, "");
-    assert!(!injected.workloads[0].is_injected());
-    let text = explanation::text(&injected.workloads);
+    assert!(!injected.outcomes[0].is_injected());
+    let text = explanation::text(&injected.outcomes);
     assert!(
         text.contains("move it to spec.template.metadata.labels"),
         "{text}"
@@ -241,10 +241,10 @@ fn default_mesh_is_assumed_only_without_any_mesh() {
         format!("{NAMESPACE}---\napiVersion: kuma.io/v1alpha1\nkind: Mesh\nmetadata: {{name: {name}}}\n")
     };
     let deployment = mk_workload("Deployment", "apps/v1", POD_TEMPLATE);
-    assert!(!inject(&deployment, &cluster_with_mesh("default")).is_denied());
+    assert!(!inject(&deployment, &cluster_with_mesh("default")).contains_denial());
     let denied = inject(&deployment, &cluster_with_mesh("other"));
-    assert!(denied.is_denied());
-    let text = explanation::text(&denied.workloads);
+    assert!(denied.contains_denial());
+    let text = explanation::text(&denied.outcomes);
     assert!(
         text.starts_with("Deployment shop/web: denied (MeshNotFound)"),
         "{text}"

@@ -1,10 +1,10 @@
-//! Parses the values of `--env-var` like Kuma, so that the commands in Kuma's documentation work unchanged.
+//! Parses the arguments of `--env-var` like Kuma, so that the commands in Kuma's documentation work unchanged.
 
 use std::collections::BTreeMap;
 
 use kermode_install::POD_FIELD_VARIABLES;
 
-/// A value of `--env-var` that cannot be used.
+/// Reason why an argument of `--env-var` cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidEnvVar {
     /// The text has no `=`, or no name before it.
@@ -15,13 +15,14 @@ pub(super) enum InvalidEnvVar {
     Reserved(String),
 }
 
-/// Parses one value into `variables`. A later value replaces an earlier one.
-pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Result<(), InvalidEnvVar> {
-    // If the text contains one "=", commas are part of the value: PATCHES=a,b is one variable.
-    let pairs = match value.matches('=').count() {
-        0 => return Err(InvalidEnvVar::NotKeyValue(value.to_owned())),
-        1 => vec![value.trim_matches('"').to_owned()],
-        _ => split_at_commas(value),
+/// Parses one argument and adds its variables to `variables`. The value of a variable that is set again replaces the
+/// earlier value.
+pub(super) fn parse(argument: &str, variables: &mut BTreeMap<String, String>) -> Result<(), InvalidEnvVar> {
+    // An argument with one "=" is one variable. Commas are part of its value: PATCHES=a,b.
+    let pairs = match argument.matches('=').count() {
+        0 => return Err(InvalidEnvVar::NotKeyValue(argument.to_owned())),
+        1 => vec![argument.trim_matches('"').to_owned()],
+        _ => split_at_commas(argument),
     };
     for pair in pairs {
         let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
@@ -35,12 +36,12 @@ pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Re
     Ok(())
 }
 
-/// Splits comma-separated values. An item in double quotes may contain commas, and double quotes that are written as
+/// Splits an argument at its commas. An item in double quotes may contain commas, and double quotes that are written as
 /// `""`.
-fn split_at_commas(line: &str) -> Vec<String> {
+fn split_at_commas(argument: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut is_quoted = false;
-    let mut characters = line.chars().peekable();
+    let mut characters = argument.chars().peekable();
     while let Some(character) = characters.next() {
         let last = items.len() - 1;
         match character {
@@ -60,10 +61,10 @@ fn split_at_commas(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn parse_all(values: &[&str]) -> Result<Vec<(String, String)>, InvalidEnvVar> {
+    fn parse_all(arguments: &[&str]) -> Result<Vec<(String, String)>, InvalidEnvVar> {
         let mut variables = BTreeMap::new();
-        for value in values {
-            parse(value, &mut variables)?;
+        for argument in arguments {
+            parse(argument, &mut variables)?;
         }
         Ok(variables.into_iter().collect())
     }
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn text_with_several_equals_signs_is_a_list() {
+    fn argument_with_several_equals_signs_is_a_list_of_variables() {
         assert_eq!(parse_all(&["A=1,B=2"]), Ok(pairs(&[("A", "1"), ("B", "2")])));
         assert_eq!(parse_all(&["A=x=y,B="]), Ok(pairs(&[("A", "x=y"), ("B", "")])));
         assert_eq!(
@@ -101,11 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn values_without_name_or_equals_sign_are_rejected() {
-        for value in ["A", "", "=1", "A=1,B,C=3"] {
+    fn arguments_without_name_or_equals_sign_are_rejected() {
+        for argument in ["A", "", "=1", "A=1,B,C=3"] {
             assert!(
-                matches!(parse_all(&[value]), Err(InvalidEnvVar::NotKeyValue(_))),
-                "{value:?} is not rejected"
+                matches!(parse_all(&[argument]), Err(InvalidEnvVar::NotKeyValue(_))),
+                "{argument:?} is not rejected"
             );
         }
     }

@@ -2,8 +2,8 @@
 
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
-/// Maximum number of cells in the table of [`compare_middle`], which bounds its memory. The table has a cell for each
-/// pair of lines. Above the limit, the old lines from the first to the last difference are shown as removed, and then
+/// Maximum number of cells in the table that [`compare_middle`] allocates. The table has a cell for each pair of an old
+/// and a new line. Above this limit, all old lines from the first to the last difference are shown as removed, and then
 /// the new lines as added.
 const MAX_TABLE_CELLS: usize = 4_000_000;
 
@@ -45,7 +45,7 @@ fn compare<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     lines
 }
 
-/// Compares lines by their longest common subsequence. `left` is a position in `before`, `right` one in `after`.
+/// Compares lines by their longest common subsequence. `left` is an index of `before`, `right` an index of `after`.
 fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let width = after.len() + 1;
     if before.len().saturating_mul(width) > MAX_TABLE_CELLS {
@@ -54,7 +54,8 @@ fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
             .chain(after.iter().map(|line| Line::Added(line)))
             .collect();
     }
-    // For each pair of positions, the length of the longest common subsequence of the lines from these positions on.
+    // For each `left` and `right`, the length of the longest common subsequence of `before[left..]` and
+    // `after[right..]`.
     let mut longest = vec![0_u32; (before.len() + 1) * width];
     for left in (0..before.len()).rev() {
         for right in (0..after.len()).rev() {
@@ -84,7 +85,8 @@ fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     lines
 }
 
-/// Returns the ranges of lines to show: changes with their context, merged if they overlap or touch.
+/// Returns the ranges of lines to show, each as its start and its exclusive end: changes with their context, merged if
+/// they overlap or touch.
 fn hunk_ranges(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
@@ -115,7 +117,7 @@ fn count_after(lines: &[Line<'_>]) -> usize {
     lines.iter().filter(|line| !is_removed(line)).count()
 }
 
-/// Formats one range of lines.
+/// Formats the lines from `from` up to `to`, exclusive.
 fn format_hunk(lines: &[Line<'_>], from: usize, to: usize) -> String {
     let (preceding, shown) = (&lines[..from], &lines[from..to]);
     let mut text = format!(
@@ -156,11 +158,11 @@ mod tests {
 
     #[test]
     fn large_differences_are_shown_as_removed_and_then_added() {
-        let many = |letter: &str| {
+        let mk_text = |letter: &str| {
             let lines: Vec<String> = (0..3_000).map(|index| format!("{letter}{index}")).collect();
             lines.join("\n")
         };
-        let shown = unified(&many("a"), &many("b"));
+        let shown = unified(&mk_text("a"), &mk_text("b"));
         // The header and all lines of both texts.
         assert_eq!(shown.lines().count(), 6_001);
     }

@@ -80,7 +80,7 @@ pub(super) struct AdmissionResponse {
     pub(super) warnings: Vec<String>,
 }
 
-/// Fields of a `metav1.Status` that the API server reads.
+/// The fields of a `metav1.Status` that the webhooks set.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Status {
@@ -89,7 +89,7 @@ pub(super) struct Status {
 }
 
 impl AdmissionResponse {
-    /// Reads a response, and asserts that the API server accepts its format.
+    /// Reads a response, and asserts that it has a format that the API server accepts.
     pub(super) fn read(response: &CallResponse) -> Self {
         let review: AdmissionReview = serde_json::from_value(response.json()).expect("an AdmissionReview");
         assert_eq!(review.api_version, "admission.k8s.io/v1");

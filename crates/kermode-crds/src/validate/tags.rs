@@ -13,9 +13,9 @@ pub(super) enum TagOwner {
     Gateway,
 }
 
-/// Checks that the tag with the name of the service is present, and that all tags have valid names and values. Only
-/// reserved tags need a non-empty value. The values of the other tags are copied from labels, which may be empty
-/// (docs/design.md#labels-without-a-value).
+/// Checks that the tag that names the service is present, and that all tags have valid names and values. Only tags with
+/// a reserved key ([`RESERVED_KEY_PART`]) need a non-empty value. The values of the other tags are copied from labels,
+/// which may be empty (docs/design.md#labels-without-a-value).
 pub(super) fn check(field: &str, tags: &Value, owner: TagOwner, problems: &mut Vec<Problem>) {
     let Some(tags) = tags.as_object() else {
         problems.push(missing_service_tag(field));

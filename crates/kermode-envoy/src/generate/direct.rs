@@ -11,7 +11,7 @@ use super::tls::MeshTls;
 use super::{cluster, listener};
 use crate::{Resource, ResourceKind, names};
 
-/// Number of attempts to connect to the Pod. A listener has only one Pod, so there is no other endpoint to retry.
+/// Number of attempts to connect to the Pod. A listener serves calls to only one Pod, so a retry has no other endpoint.
 const CONNECT_ATTEMPTS: u32 = 1;
 
 /// The cluster that all listeners for direct access share.
@@ -23,7 +23,7 @@ pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     Resource::encode(ResourceKind::Cluster, names::DIRECT_ACCESS, &cluster)
 }
 
-/// The listener for calls of the Pod at an address.
+/// The listener for calls to a Pod by its address.
 pub(crate) fn listener_at(address: SocketAddr) -> Resource {
     let name = names::direct_access(address);
     let base = listener::new(&name, address, TrafficDirection::Outbound);

@@ -13,15 +13,15 @@ static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(&*bytes).expect("valid descriptors")
 });
 
-/// Returns a resource as protobuf JSON with sorted keys. Fields with default values are omitted, and `Any`s are
+/// Returns a resource as protobuf JSON with sorted keys. Fields with default values are omitted, and `Any` messages are
 /// decoded.
 pub(crate) fn json(resource: &Resource) -> Value {
-    let name = resource
+    let message_name = resource
         .kind
         .type_url()
         .trim_start_matches("type.googleapis.com/");
     let descriptor = DESCRIPTORS
-        .get_message_by_name(name)
+        .get_message_by_name(message_name)
         .expect("a message of Envoy's API");
     let message = DynamicMessage::decode(descriptor, resource.body.clone()).expect("an encoded message");
     sorted(serde_json::to_value(message).expect("a message that JSON can hold"))
@@ -30,7 +30,7 @@ pub(crate) fn json(resource: &Resource) -> Value {
 /// Returns the path of the descriptors. `envoy-types` contains the file but has no API for it, so `cargo metadata`
 /// locates the crate.
 fn descriptors_path() -> PathBuf {
-    // Without `--filter-platform`, cargo would need the packages of all platforms.
+    // Without `--filter-platform`, cargo would need the packages of all platforms, which may be missing offline.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
         .args([

@@ -130,7 +130,7 @@ type Change = Box<dyn FnOnce(&mut CertificateParams)>;
 #[test]
 fn request_beyond_the_entitlement_is_rejected() {
     let authority = mk_authority();
-    let own_service = "spiffe://default/web_demo_svc_80";
+    let own_uri = "spiffe://default/web_demo_svc_80";
     let with_names = |names: Vec<SanType>| -> Change { Box::new(|params| params.subject_alt_names = names) };
     let requests: [(&str, Change); 9] = [
         (
@@ -139,7 +139,7 @@ fn request_beyond_the_entitlement_is_rejected() {
         ),
         (
             "its own service and another service",
-            with_names(vec![uri(own_service), uri("spiffe://default/admin")]),
+            with_names(vec![uri(own_uri), uri("spiffe://default/admin")]),
         ),
         (
             "another mesh",
@@ -177,14 +177,14 @@ fn request_beyond_the_entitlement_is_rejected() {
             "{description}: {result:?}"
         );
     }
-    assert!(sign(&authority, &mk_modified_csr(with_names(vec![uri(own_service)]))).is_ok());
+    assert!(sign(&authority, &mk_modified_csr(with_names(vec![uri(own_uri)]))).is_ok());
 }
 
 #[test]
 fn request_is_accepted_only_from_the_proxy_that_made_it() {
     let key = WorkloadKey::generate().unwrap();
-    let request = |csr: Vec<u8>| SigningRequest::read(&csr).unwrap();
-    let bound = request(key.csr_der_of("web-0.shop").unwrap());
+    let read = |csr: Vec<u8>| SigningRequest::read(&csr).unwrap();
+    let bound = read(key.csr_der_of("web-0.shop").unwrap());
     assert!(bound.check_bound_to("web-0.shop").is_ok());
     for other in ["web-1.shop", "web-0.shop2", "web-0", ""] {
         assert!(
@@ -192,13 +192,13 @@ fn request_is_accepted_only_from_the_proxy_that_made_it() {
             "{other}"
         );
     }
-    let unbound = request(key.csr_der().unwrap());
+    let unbound = read(key.csr_der().unwrap());
     assert!(matches!(
         unbound.check_bound_to("web-0.shop"),
         Err(Error::RequestUnbound)
     ));
     let two_proxies = vec![uri("kermode-proxy:web-0.shop"), uri("kermode-proxy:web-1.shop")];
-    let bound_to_both = request(mk_modified_csr(|params| params.subject_alt_names = two_proxies));
+    let bound_to_both = read(mk_modified_csr(|params| params.subject_alt_names = two_proxies));
     assert!(matches!(
         bound_to_both.check_bound_to("web-0.shop"),
         Err(Error::RequestOfAnotherProxy)
@@ -393,6 +393,6 @@ fn debug_hides_the_key() {
     let key = PrivatePkcs8KeyDer::from_pem_slice(authority.key_pem().as_bytes()).unwrap();
     let key_bytes = format!("{:?}", key.secret_pkcs8_der());
     assert!(text.contains("CN=default"), "{text}");
-    // The first bytes of the key alone must not occur either; the range begins after the opening bracket.
+    // Not even the first bytes of the key may occur. The range skips the opening bracket of the list of bytes.
     assert!(!text.contains(&key_bytes[1..40]), "{text}");
 }

@@ -3,7 +3,7 @@
 //! The initial permission allows all traffic, so that enabling mTLS does not interrupt traffic. The permission is
 //! created once for each Mesh, so users may change or delete it; an annotation of the Mesh records the creation.
 //! Kubernetes deletes the permission with its Mesh. When a replica becomes the leader, it creates the Mesh `default` if
-//! this Mesh is missing, unless the configuration disables this.
+//! this Mesh is missing, unless the configuration disables its creation.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -119,7 +119,7 @@ impl Defaults {
             .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(annotation_patch))
             .await
         {
-            // The watch reports the new Mesh.
+            // The Mesh was deleted. If another Mesh of this name was created, the watch reports it.
             Err(error) if is_not_found(&error) || is_conflict(&error) => return Ok(()),
             patched => patched?,
         };
@@ -132,7 +132,7 @@ impl Defaults {
 
     /// Returns whether a conflict at the creation of an initial permission requires another attempt: the existing
     /// permission belongs to an earlier Mesh of the same name, so Kubernetes will delete it or has just deleted it.
-    /// Returns false if the permission belongs to `mesh`, or if `mesh` itself does not exist any more.
+    /// Returns false if no earlier Mesh owns the permission, or if `mesh` itself does not exist any more.
     async fn must_retry_conflict(
         &self,
         api: &Api<MeshTrafficPermission>,
@@ -303,8 +303,8 @@ mod tests {
             .await
             .expect_err("Kubernetes will delete the permission");
         assert_eq!(writes.lock().len(), 1, "the Mesh is not annotated");
-        // No second attempt is needed for the current Mesh, which owns the permission, and for the earlier Mesh, which
-        // does not exist any more.
+        // No second attempt is needed, neither for the current Mesh, which owns the permission, nor for the earlier
+        // Mesh, which does not exist any more.
         for uid in ["uid-2", "uid-1"] {
             let (defaults, _) = mk_defaults("uid-2", Some("uid-2"));
             create(&defaults, uid).await.expect("nothing to wait for");

@@ -1,4 +1,4 @@
-//! Builders of Kubernetes objects for tests of the index.
+//! Builders for tests of the index: facts of Kubernetes objects in the Namespace `demo`.
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -13,6 +13,7 @@ fn decode<T: DeserializeOwned>(object: Value) -> T {
     serde_json::from_value(object).expect("an object of the requested kind")
 }
 
+/// Key of an object in the Namespace `demo`.
 pub(super) fn key(name: &str) -> ObjectKey {
     ObjectKey::new("demo", name)
 }

@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use super::AdsServer;
 use kermode_protocol::ads::DELTA_AGGREGATED_RESOURCES;
 
-/// Serves the connections of proxies. Cheap to clone: a clone serves each connection.
+/// Serves the connections of proxies, each by a clone of this value. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Transport {
     ads: AdsServer,

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use super::scope::{Entry, Scope};
 
-/// The scopes of all meshes, or of all proxies. A watcher creates the scope of a proxy that is not published yet.
+/// The scopes of all meshes, or of all proxies. The first publication creates a scope, unless the
+/// [`Watcher`](super::Watcher) of a stream that reads the scope has created it before.
 #[derive(Debug)]
 pub(super) struct Scopes<K> {
     scopes: RwLock<HashMap<K, Arc<LockedScope>>>,
@@ -18,7 +19,7 @@ pub(super) struct Scopes<K> {
     new_scope: fn() -> Scope,
 }
 
-/// A scope, its lock, and the channel that carries its newest sequence number to the watchers.
+/// A scope, its lock, and the channel that carries its newest sequence number to the streams that read the scope.
 #[derive(Debug)]
 pub(super) struct LockedScope {
     scope: RwLock<Scope>,
@@ -54,8 +55,8 @@ impl<K: Clone + Eq + Hash> Scopes<K> {
             .clone()
     }
 
-    /// Removes the scope of a key, if the scope has no profile and at most `max_references` references exist, including
-    /// the reference of this map.
+    /// Removes the scope of a key, if the scope has no profile, that is, belongs to no published proxy, and at most
+    /// `max_references` references to the scope exist, including the reference of this map.
     pub(super) fn remove_unused(&self, key: &K, max_references: usize) {
         let mut scopes = self.scopes.write();
         let unused = scopes.get(key).is_some_and(|scope| {
@@ -85,7 +86,8 @@ impl LockedScope {
         self.scope.write()
     }
 
-    /// Encodes the resources that differ from the stored resources. Called before the scope is locked for writing.
+    /// Encodes the resources that differ from the stored resources. Called before the scope is locked for writing, so
+    /// that no stream waits for the encoding.
     pub(super) fn encode_changed(&self, resources: Vec<Resource>) -> Vec<Entry> {
         let scope = self.read();
         let changed: Vec<Resource> = resources

@@ -24,7 +24,7 @@ use crate::pods::{demo_pod, ip};
 
 /// Number of replicas of the control plane in these tests.
 pub(super) const REPLICAS: usize = 3;
-/// Time limit of a condition, unless another constant sets it.
+/// Time limit of a wait for which no other constant is defined.
 const TIMEOUT: Duration = Duration::from_secs(45);
 /// Number of servers in the manifest of the application.
 const SERVERS: usize = 3;
@@ -182,7 +182,7 @@ pub(super) async fn no_request_fails_while_etcd_is_down(fixture: &Fixture) -> Re
 }
 
 /// Stops the component `stopped`, and [`ALSO_STOPPED`], for the duration `outage`. When the outage begins, kills
-/// `killed_count` replicas and the Envoy of a separate client.
+/// `killed_count` replicas and the Envoy of a [`CrashClient`].
 async fn check_outage(
     fixture: &Fixture,
     stopped: &str,
@@ -224,16 +224,16 @@ async fn check_outage(
     }
     outcome?;
     let time_to_response = start_client(fixture, CLIENT_AFTER_OUTAGE, RECOVERY_TIMEOUT).await;
-    let pod_start = fixture
+    let accepted_at = fixture
         .pods(APP_NAMESPACE)
         .get(CLIENT_AFTER_OUTAGE)
         .await?
         .status
         .and_then(|status| status.start_time);
-    let pod_age = pod_start.map(|start| Timestamp::now().duration_since(start.0));
+    let time_since_acceptance = accepted_at.map(|time| Timestamp::now().duration_since(time.0));
     delete_pod(fixture, CLIENT_AFTER_OUTAGE).await?;
     let time_to_response = time_to_response?;
-    let pod_age = pod_age
+    let seconds_since_acceptance = time_since_acceptance
         .with_context(|| format!("Pod {CLIENT_AFTER_OUTAGE} has no start time"))?
         .as_secs();
     wait_for_all_replicas(fixture).await?;
@@ -252,7 +252,8 @@ async fn check_outage(
     let request_summary = requests.end(fixture).await?;
     Ok(format!(
         "{request_summary}, with an outage of {outage:?}; the client whose Envoy crashed: {crash_client_summary}; \
-         a new Pod got a response {time_to_response:.1?} after its creation, {pod_age} s after the kubelet accepted it"
+         a new Pod got a response {time_to_response:.1?} after its creation, {seconds_since_acceptance} s after the \
+         kubelet accepted it"
     ))
 }
 

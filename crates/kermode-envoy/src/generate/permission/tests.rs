@@ -28,23 +28,23 @@ fn every_rule() -> Vec<PermissionRule> {
         mk_caller(None, &[("role", "x")]),
         mk_caller(Some("a"), &[("role", "x")]),
     ];
-    let rule = |from: &Caller| {
+    let rules_from = |from: &Caller| {
         ACTIONS.map(|action| PermissionRule {
             from: from.clone(),
             action,
         })
     };
-    callers.iter().flat_map(rule).collect()
+    callers.iter().flat_map(rules_from).collect()
 }
 
-/// Returns the URIs of certificates: every combination of the URIs in the rules.
+/// Returns the URIs of each possible certificate: every combination of the URIs in the rules.
 fn every_certificate() -> Vec<Vec<&'static str>> {
     let uris = ["spiffe://default/a", "spiffe://default/b", "kuma://role/x"];
     (0..8_u8)
-        .map(|set| {
+        .map(|bits| {
             uris.iter()
                 .enumerate()
-                .filter(|(bit, _)| set & (1 << bit) != 0)
+                .filter(|(bit, _)| bits & (1 << bit) != 0)
                 .map(|(_, uri)| *uri)
                 .collect()
         })

@@ -72,11 +72,11 @@ async fn proxies_that_start_at_once_get_their_certificates() {
 
 #[tokio::test]
 async fn incomplete_request_times_out() {
-    let server = Server::start_with(Duration::from_millis(50)).await;
-    let endless = StreamBody::new(futures::stream::pending::<Result<_, tonic::Status>>());
+    let server = Server::start_with_call_timeout(Duration::from_millis(50)).await;
+    let silent_body = StreamBody::new(futures::stream::pending::<Result<_, tonic::Status>>());
     let request = http::Request::post(kermode_protocol::certificates::ISSUE_CERTIFICATE)
         .header("content-type", "application/grpc")
-        .body(Body::new(endless))
+        .body(Body::new(silent_body))
         .expect("a request");
     let response = server.channel.clone().oneshot(request);
     let response = tokio::time::timeout(Duration::from_secs(30), response).await;
@@ -97,8 +97,8 @@ async fn flood_of_denied_callers_writes_a_limited_number_of_log_lines() {
     for (account, signature) in [("admin", VALID_SIGNATURE), (SERVICE_ACCOUNT, "forged")] {
         let token = mk_token(account, "web", "1", signature);
         for _ in 0..15 {
-            let issued = server.issue(&token, mk_request(&key, "web.shop")).await;
-            issued.expect_err("the caller is not the proxy");
+            let result = server.issue(&token, mk_request(&key, "web.shop")).await;
+            result.expect_err("the caller is not the proxy");
         }
     }
     let lines = log.take();

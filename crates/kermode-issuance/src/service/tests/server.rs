@@ -68,10 +68,10 @@ pub(super) fn mk_request(key: &WorkloadKey, name: &str) -> IssueCertificateReque
 
 impl Server {
     pub(super) async fn start() -> Self {
-        Self::start_with(CALL_TIMEOUT).await
+        Self::start_with_call_timeout(CALL_TIMEOUT).await
     }
 
-    pub(super) async fn start_with(call_timeout: Duration) -> Self {
+    pub(super) async fn start_with_call_timeout(call_timeout: Duration) -> Self {
         let api_server = ApiServer::default();
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let api_server = api_server.clone();

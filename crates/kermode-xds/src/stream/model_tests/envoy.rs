@@ -4,8 +4,8 @@
 //! (clusters, then an optional route). The number is a revision, which makes two bodies of a resource differ. Envoy
 //! rejects a body that ends in `!`.
 //!
-//! A subscribed name stays subscribed after a response listed it in `removed_resources`: Envoy does not request the
-//! name again, but accepts the resource if it is sent later.
+//! A subscribed name stays subscribed after a response has listed the name in `removed_resources`: Envoy does not
+//! request the name again, but accepts the resource if a later response contains it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -22,7 +22,8 @@ type Bodies = BTreeMap<String, String>;
 pub(super) struct Envoy {
     /// Bodies of the resources that Envoy uses.
     pub(super) applied: HashMap<ResourceKind, Bodies>,
-    /// Names and versions of accepted resources, which Envoy reports on a new stream.
+    /// Versions of accepted resources by name. Envoy reports them on a new stream. In these tests, the version of a
+    /// resource equals its body.
     versions: HashMap<ResourceKind, BTreeMap<String, String>>,
     /// Names that Envoy is subscribed to, without the wildcard.
     pub(super) subscribed: HashMap<ResourceKind, BTreeSet<String>>,
@@ -46,7 +47,7 @@ impl Envoy {
     /// Returns the first requests of a stream.
     pub(super) fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
         // On a new stream, Envoy does not report the parts of a rejected response that it applied, so the server does
-        // not know them. The model drops them.
+        // not know these parts. The model drops them: only the accepted versions, which equal the bodies, remain.
         self.applied = self.versions.clone();
         let mut requests = vec![self.first_request(Cluster)];
         if self
@@ -65,7 +66,8 @@ impl Envoy {
         requests
     }
 
-    /// Returns the first request for a kind, which reports the accepted resources.
+    /// Returns the first request for a kind, which reports the accepted resources. A first request for clusters or
+    /// listeners without names is a wildcard subscription. With names, the wildcard has to be named, too.
     fn first_request(&self, kind: ResourceKind) -> DeltaDiscoveryRequest {
         let mut subscribe: Vec<String> = self
             .subscribed
@@ -211,7 +213,8 @@ impl Envoy {
     }
 
     /// Subscribes to the endpoints of new clusters and the routes of new listeners, and unsubscribes from the endpoints
-    /// of removed clusters and the routes of removed listeners. Envoy does not subscribe again for a changed cluster.
+    /// of removed clusters and the routes of removed listeners. Envoy does not subscribe again to the endpoints of a
+    /// changed cluster.
     fn update_subscriptions(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let clusters = self.applied(Cluster);
         let eds_clusters = clusters
@@ -245,7 +248,8 @@ impl Envoy {
         requests
     }
 
-    /// Checks that the clusters of every listener exist, unless they were rejected.
+    /// Checks that every cluster to which an applied listener refers exists or was rejected. A listener whose newest
+    /// body was rejected is not checked.
     fn check_references(&self) {
         let clusters = self.applied(Cluster);
         for (listener, body) in self.applied(Listener) {

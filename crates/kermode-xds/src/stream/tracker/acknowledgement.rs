@@ -13,7 +13,7 @@ use crate::stream::{Event, Rejection};
 impl Tracker {
     /// Handles the ACK or NACK of the response in flight. Returns `None` for a request with another nonce, which is
     /// neither ACK nor NACK of this response.
-    pub(in crate::stream) fn on_acknowledgement(&mut self, request: &DeltaDiscoveryRequest) -> Option<Event> {
+    pub(in crate::stream) fn on_ack_or_nack(&mut self, request: &DeltaDiscoveryRequest) -> Option<Event> {
         let in_flight = self
             .in_flight
             .take_if(|sent| sent.nonce == request.response_nonce)?;
@@ -42,8 +42,8 @@ impl Tracker {
         })
     }
 
-    /// Handles a NACK. If the response contained one resource alone, records the rejection of that resource. Otherwise,
-    /// schedules parts of the response to be sent again.
+    /// Handles a NACK. If the response contained one resource and no removal, records the rejection of that resource.
+    /// Otherwise, schedules parts of the response to be sent again.
     fn on_rejected(&mut self, mut sent: InFlight, message: &Arc<str>) {
         if sent.items.is_empty() {
             // The response contains only removals. A removal cannot be invalid.
@@ -52,7 +52,7 @@ impl Tracker {
         if sent.items.len() == 1 && sent.removed.is_empty() {
             if let Some((resource, version_before)) = sent.items.pop() {
                 let version_before = version_before.unwrap_or_else(|| unknown_version(&resource.name));
-                self.restore(&resource.name, version_before);
+                self.set_client_version(&resource.name, version_before);
                 let rejection = Rejection {
                     kind: self.kind,
                     resource,
@@ -70,7 +70,7 @@ impl Tracker {
             .map(|(resource, _)| resource.name.clone())
             .collect();
         for name in &names {
-            self.restore(name, unknown_version(name));
+            self.set_client_version(name, unknown_version(name));
         }
         for name in &sent.removed {
             if self.is_subscribed_to(name) {
@@ -88,7 +88,7 @@ impl Tracker {
 
     /// Records the version that the client has after a NACK. Does nothing for a name from which the client has
     /// unsubscribed.
-    fn restore(&mut self, name: &Arc<str>, version: Arc<VersionedName>) {
+    fn set_client_version(&mut self, name: &Arc<str>, version: Arc<VersionedName>) {
         if self.client_versions.contains(name) {
             self.client_versions.insert(version);
         }

@@ -17,13 +17,13 @@ impl Tracker {
         self.is_requested
     }
 
-    /// Number of names that the client subscribed to explicitly.
+    /// Returns the number of names that the client is subscribed to explicitly.
     pub(in crate::stream) fn explicit_name_count(&self) -> usize {
         self.explicit_names.len()
     }
 
-    /// Applies the subscription changes of a request. The view only saves memory: the tracker shares names and versions
-    /// with the store.
+    /// Applies the subscription changes of a request. `view` serves only to save memory: the tracker shares the copies
+    /// of names and versions that the store holds.
     pub(in crate::stream) fn on_subscription(
         &mut self,
         request: &DeltaDiscoveryRequest,
@@ -70,8 +70,11 @@ impl Tracker {
 
     /// Records clusters that are sent before the client's first request for endpoints. This request then gets the
     /// endpoints of these clusters again (see *Warming* in [`crate::stream`]).
-    pub(in crate::stream) fn record_sent_before_endpoints(&mut self, names: impl Iterator<Item = Arc<str>>) {
-        self.sent_before_endpoints.extend(names);
+    pub(in crate::stream) fn record_sent_before_endpoints(
+        &mut self,
+        clusters: impl Iterator<Item = Arc<str>>,
+    ) {
+        self.sent_before_endpoints.extend(clusters);
     }
 
     /// Removes and returns the clusters that were sent before the client's first request for endpoints.
@@ -108,7 +111,8 @@ impl Tracker {
             .map_or_else(|| name.into(), |resource| resource.name.clone());
         let is_reported = is_first_request && self.client_versions.contains(&name);
         self.explicit_names.insert(name.clone());
-        // A client that subscribes again may have dropped the resource, so the resource is sent again.
+        // A client that subscribes again may have dropped the resource, so the resource is sent even if it is
+        // unchanged. A client that reports a version in its first request has the resource.
         let is_forced = !is_reported;
         self.enqueue_unchanged(name, is_forced);
     }
