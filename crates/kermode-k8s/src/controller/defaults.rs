@@ -105,6 +105,7 @@ impl Defaults {
         let owner = mesh_reference(&name, uid.clone());
         let api: Api<MeshTrafficPermission> = Api::namespaced(self.client.clone(), &self.system_namespace);
         let created = api.create(&PostParams::default(), &allow_all(&name, owner)).await;
+        let is_created = created.is_ok();
         if let Err(error) = created
             && (!is_conflict(&error) || self.must_retry_conflict(&api, mesh).await?)
         {
@@ -123,10 +124,12 @@ impl Defaults {
             Err(error) if is_not_found(&error) || is_conflict(&error) => return Ok(()),
             patched => patched?,
         };
-        tracing::info!(
-            mesh = name,
-            "initial MeshTrafficPermission created: it allows all traffic"
-        );
+        if is_created {
+            tracing::info!(
+                mesh = name,
+                "initial MeshTrafficPermission created: it allows all traffic"
+            );
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 /// Maximum number of queued Events. Further Events are dropped, because Events are only informative.
 const QUEUE_SIZE: usize = 4096;
 
-/// Maximum length of an Event's note (its message) in characters. The API server rejects notes of more than 1024 bytes.
+/// Maximum length of an Event's note (its message) in bytes. The API server rejects longer notes.
 const MAX_NOTE_LENGTH: usize = 1024;
 
 /// Handle of the task that writes Events; cheap to clone. The methods only queue Events. Repeated Events are aggregated
@@ -86,7 +86,7 @@ impl EventRecorder {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            note: Some(message.chars().take(MAX_NOTE_LENGTH).collect()),
+            note: Some(shortened(message).to_owned()),
             action: action.to_owned(),
             secondary: None,
         };
@@ -101,5 +101,22 @@ impl EventRecorder {
                 "Event dropped: the queue is full or closed"
             );
         }
+    }
+}
+
+/// Returns the beginning of a message that fits into an Event's note.
+fn shortened(message: &str) -> &str {
+    &message[..message.floor_char_boundary(MAX_NOTE_LENGTH)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_note_is_cut_to_whole_characters_within_the_limit_in_bytes() {
+        assert_eq!(shortened("short"), "short");
+        let long = format!("x{}", "\u{e9}".repeat(MAX_NOTE_LENGTH));
+        assert_eq!(shortened(&long), &long[..MAX_NOTE_LENGTH - 1]);
     }
 }
