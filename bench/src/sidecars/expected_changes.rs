@@ -124,7 +124,7 @@ impl ExpectedChanges {
 // === impl ExpectedChange ===
 
 impl ExpectedChange {
-    /// Records that a sidecar received the change. Returns whether all sidecars have received it.
+    /// Records that a sidecar received the change. Returns whether all sidecars have received the change.
     fn record(&self, sidecar: usize, now: Instant) -> bool {
         let mut receipts = self.receipts.lock();
         let Some(lag) = receipts.lags.get_mut(sidecar).filter(|lag| **lag == NOT_RECEIVED) else {
@@ -140,8 +140,8 @@ impl ExpectedChange {
     }
 }
 
-/// Returns an address as encoded in `SocketAddress`: field 2, a length-prefixed string. The encoding of another address
-/// never contains these bytes.
+/// Returns an address as encoded in `SocketAddress`: field 2, a length-prefixed string. Because of the length, the
+/// encoding of another address never contains these bytes.
 fn encoded_address(ip: &str) -> Vec<u8> {
     let length = u8::try_from(ip.len()).unwrap_or(u8::MAX);
     [&[0x12, length], ip.as_bytes()].concat()

@@ -355,7 +355,7 @@ impl RemovalState {
         completed
     }
 
-    /// Completes a removal. Returns how long it took, or `None` for a query.
+    /// Completes a removal or query. Returns how long the removal took; `None` for a query.
     fn complete_removal(&mut self, endpoint: &ObjectKey, now: Instant) -> Option<Duration> {
         let removal = self.removals.get_mut(endpoint)?;
         let after = now.saturating_duration_since(removal.started_at);

@@ -126,7 +126,7 @@ const MAX_UNSERVED_TYPES: usize = 16;
 pub struct Stream {
     limits: Limits,
     /// Number of nonces used so far.
-    nonces: u64,
+    nonce_count: u64,
     /// State of each kind, indexed by the kind.
     trackers: [Tracker; ResourceKind::ALL.len()],
     /// Unanswered requests for types that Kermode does not serve: the type URL and the subscribed names.
@@ -154,7 +154,7 @@ impl Stream {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            nonces: 0,
+            nonce_count: 0,
             trackers: ResourceKind::ALL.map(Tracker::new),
             unserved: Vec::new(),
             holds: Holds::default(),
@@ -272,8 +272,8 @@ impl Stream {
 
     fn check_limits(&self) -> Result<(), RequestError> {
         let limit = self.limits.names;
-        let names: usize = self.trackers.iter().map(Tracker::explicit_name_count).sum();
-        if names > limit {
+        let name_count: usize = self.trackers.iter().map(Tracker::explicit_name_count).sum();
+        if name_count > limit {
             Err(RequestError::TooManyNames { limit })
         } else {
             Ok(())
@@ -376,8 +376,8 @@ impl Stream {
     }
 
     fn next_nonce(&mut self) -> String {
-        self.nonces += 1;
-        self.nonces.to_string()
+        self.nonce_count += 1;
+        self.nonce_count.to_string()
     }
 }
 

@@ -115,7 +115,7 @@ fn without_service(
         port: Some(Inbound::SERVICELESS_PORT),
         container: None,
         ready: health::of_pod(pod),
-        tags: sorted_tags(|visit| tags::without_service(pod, workload, settings, visit)),
+        tags: sorted_tags(|visit| tags::of_service_less_pod(pod, workload, settings, visit)),
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn without_service(
 ) -> Inbound {
     Inbound {
         port: Inbound::SERVICELESS_PORT,
-        tags: tags::collect(|visit| tags::without_service(pod, workload, settings, visit)),
+        tags: tags::collect(|visit| tags::of_service_less_pod(pod, workload, settings, visit)),
         ready: health::of_pod(pod),
     }
 }

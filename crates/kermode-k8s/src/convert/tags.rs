@@ -106,7 +106,7 @@ pub(super) fn of_service_port(
 }
 
 /// Visits the tags of the inbound of a service-less Pod (docs/design.md#service-less-names).
-pub(super) fn without_service(
+pub(super) fn of_service_less_pod(
     pod: &PodFacts,
     workload: Option<&OwnerRef>,
     settings: &ConvertSettings,

@@ -1,9 +1,9 @@
 //! Framing of gRPC messages in both directions of an ADS call.
 //!
 //! tonic's codecs keep a buffer for each direction of a call, as large as the largest message so far. These buffers
-//! take too much memory for thousands of mostly idle streams whose first messages are the largest. Here the buffer of a
-//! request has the size of the request and is dropped with it. A response is sent in pieces from resources that all
-//! streams share; each piece is built when the client can receive it.
+//! take too much memory for thousands of mostly idle streams whose first messages are the largest. Here the buffer of
+//! received bytes is freed once all received requests are decoded. A response is sent in pieces from resources that all
+//! streams share; each piece is built after the previous piece was sent.
 
 use std::collections::VecDeque;
 
@@ -92,7 +92,7 @@ fn connection_error(error: h2::Error) -> Status {
 // === impl Received ===
 
 impl Received {
-    /// Removes and returns the next request, or `None` if it has not arrived completely.
+    /// Removes and returns the next request; `None` if the request has not arrived completely.
     fn take_request(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
         let Some(mut head) = self.0.get(..PREFIX_SIZE) else {
             return Ok(None);
@@ -130,7 +130,7 @@ impl Received {
 // === impl Responses ===
 
 impl Responses {
-    /// Sends the HTTP headers of the response.
+    /// Sends the HTTP headers of the call, which precede its first response.
     ///
     /// # Errors
     /// When the client has reset the call.

@@ -104,11 +104,11 @@ async fn check_dataplane(fixture: &Fixture, pod: &Pod, port: u64, tags: &Value) 
 
 /// Adds the tag for `pod-template-hash`, a label that the ReplicaSet controller sets on the Pod.
 fn with_template_hash(tags: &Value, pod: &Pod) -> Value {
-    let mut all = tags.clone();
+    let mut all_tags = tags.clone();
     if let Some(hash) = pod.labels().get("pod-template-hash") {
-        all["pod-template-hash"] = hash.as_str().into();
+        all_tags["pod-template-hash"] = hash.as_str().into();
     }
-    all
+    all_tags
 }
 
 pub(super) async fn unready_pod_has_an_unready_dataplane_and_gets_no_requests(

@@ -1,5 +1,5 @@
-//! Schedule of status writes: an object is scheduled at most once, written not before its due time, and at a limited
-//! rate. The clock is passed in.
+//! Schedule of status writes. An object is scheduled at most once. Its status is written at its due time or later, at a
+//! limited rate. The clock is passed in.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -35,26 +35,26 @@ pub(super) enum NextAction {
 impl WriteSchedule {
     /// Creates a schedule with a maximum number of writes per second, which is also the size of a burst.
     pub(super) fn new(max_per_second: u32) -> Self {
-        let burst = Duration::from_secs(1);
+        let second = Duration::from_secs(1);
         Self {
             due: HashMap::new(),
             order: BTreeSet::new(),
-            interval: burst / max_per_second.max(1),
-            burst,
+            interval: second / max_per_second.max(1),
+            burst: second,
             next_allowed: None,
         }
     }
 
-    /// Schedules a key for `at`, unless the key is already due earlier.
-    pub(super) fn push(&mut self, key: ObjectKey, at: Instant) {
-        if let Some(scheduled) = self.due.get(&key).copied() {
-            if scheduled <= at {
+    /// Schedules a key with the due time `due`, unless the key is already due earlier.
+    pub(super) fn push(&mut self, key: ObjectKey, due: Instant) {
+        if let Some(old_due) = self.due.get(&key).copied() {
+            if old_due <= due {
                 return;
             }
-            self.order.remove(&(scheduled, key.clone()));
+            self.order.remove(&(old_due, key.clone()));
         }
-        self.order.insert((at, key.clone()));
-        self.due.insert(key, at);
+        self.order.insert((due, key.clone()));
+        self.due.insert(key, due);
     }
 
     /// Returns the next action at the time `now`. A key that is returned is removed from the schedule.

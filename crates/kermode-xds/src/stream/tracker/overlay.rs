@@ -16,7 +16,7 @@ pub(super) trait Value: Clone + PartialEq {
     fn name(&self) -> &Arc<str>;
 
     /// Returns the value to which an entry of the shared map corresponds.
-    fn from_shared(shared: &Arc<VersionedName>) -> &Self;
+    fn from_shared(entry: &Arc<VersionedName>) -> &Self;
 }
 
 /// Map from resource names to values.
@@ -32,8 +32,8 @@ pub(super) struct Overlay<V> {
     len: usize,
 }
 
-/// Up to this number of differences, `compact` neither tries another base nor frees memory, because the gain is below a
-/// kilobyte. 1 in tests, which use few names.
+/// Up to this number of differences, `compact` does not try another base. Up to a capacity for twice this number,
+/// `compact` does not free memory. The gain would be below a kilobyte. 1 in tests, which use few names.
 const FEW_DIFFERENCES: usize = if cfg!(test) { 1 } else { 16 };
 
 // === impl Value ===
@@ -43,8 +43,8 @@ impl Value for Arc<VersionedName> {
         &self.name
     }
 
-    fn from_shared(shared: &Arc<VersionedName>) -> &Self {
-        shared
+    fn from_shared(entry: &Arc<VersionedName>) -> &Self {
+        entry
     }
 }
 
@@ -53,8 +53,8 @@ impl Value for Arc<str> {
         self
     }
 
-    fn from_shared(shared: &Arc<VersionedName>) -> &Self {
-        &shared.name
+    fn from_shared(entry: &Arc<VersionedName>) -> &Self {
+        &entry.name
     }
 }
 
@@ -91,7 +91,7 @@ impl<V: Value> Overlay<V> {
             .iter()
             .filter(|(name, _)| !self.differences.contains_key(*name));
         let different = self.differences.values().flatten();
-        same.map(|(_, shared)| V::from_shared(shared)).chain(different)
+        same.map(|(_, entry)| V::from_shared(entry)).chain(different)
     }
 
     /// Inserts a value under its name. Returns the previous value of this name.
@@ -197,9 +197,9 @@ impl<V: Value> Overlay<V> {
     /// Returns the differences of this map from `other`.
     fn differences_from(&self, other: &VersionedNames) -> HashMap<Arc<str>, Option<V>> {
         let mut differences = HashMap::new();
-        for (name, shared) in other {
+        for (name, entry) in other {
             let value = self.get(name);
-            if value != Some(V::from_shared(shared)) {
+            if value != Some(V::from_shared(entry)) {
                 differences.insert(name.clone(), value.cloned());
             }
         }
