@@ -64,6 +64,7 @@ async fn run_connection(
     is_configured: &mut bool,
 ) -> Result<()> {
     let socket = TcpSocket::new_v4()?;
+    // Addresses from 127.0.0.2 to 127.0.0.201.
     let last_byte = u8::try_from(identity.number / SIDECARS_PER_ADDRESS % 200)? + 2;
     socket.bind(SocketAddr::new(
         IpAddr::V4(Ipv4Addr::new(127, 0, 0, last_byte)),

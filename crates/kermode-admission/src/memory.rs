@@ -1,4 +1,4 @@
-//! Memory budget of reviews: for bodies while they arrive, and for the JSON documents parsed from them.
+//! Memory budget of reviews: for bodies until they are parsed, and for the JSON documents that result.
 //!
 //! A document takes far more memory than its text: the three bytes `{},` become hundreds of bytes. The memory of a
 //! document is estimated before its text is parsed. If the estimate exceeds the limit for one document, the review is
@@ -24,8 +24,8 @@ const LIST_BYTES: usize = 128;
 /// object or list, and small allocations such as the key.
 const ELEMENT_BYTES: usize = 192;
 
-/// Number of bytes that one permit of a semaphore represents. A permit for each byte would be possible, but the number
-/// of permits would come closer to the maximum of a semaphore.
+/// Number of bytes that one permit of a semaphore represents. With this unit, the number of permits stays far below the
+/// maximum of a semaphore.
 const PERMIT_BYTES: usize = 1024;
 
 /// Memory budget of all reviews.

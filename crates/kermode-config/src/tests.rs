@@ -48,6 +48,7 @@ fn table_lists_every_setting_and_no_other() {
 fn every_variable_overrides_a_listed_setting() {
     let settings = settings();
     for (variable, path) in settings::variables() {
+        // A variable may also override a section: all settings whose paths begin with the path of the section.
         let listed = settings
             .iter()
             .any(|setting| setting.path == path || setting.path.starts_with(&format!("{path}.")));

@@ -38,7 +38,7 @@ struct WakeState {
     /// [`IDLE`], [`POLLING`] or [`WOKEN`].
     state: AtomicU8,
     /// Waker of the task that polls the [`Repoll`].
-    task: AtomicWaker,
+    task_waker: AtomicWaker,
 }
 
 impl<T> Repoll<T> {
@@ -62,7 +62,7 @@ impl<T> Future for Repoll<T> {
             wake_state,
             waker,
         } = &mut *self;
-        wake_state.task.register(context.waker());
+        wake_state.task_waker.register(context.waker());
         for _ in 0..MAX_POLLS {
             // A swap and not a store: if the swap replaces `WOKEN`, the poll sees everything that was written before
             // the wake-up.
@@ -91,7 +91,7 @@ impl Wake for WakeState {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if self.state.swap(WOKEN, Ordering::AcqRel) == IDLE {
-            self.task.wake();
+            self.task_waker.wake();
         }
     }
 }
@@ -118,11 +118,11 @@ mod tests {
 
     /// Makes a future that wakes itself during each of its first `times` polls. The output is the number of polls.
     fn mk_self_waking(times: u8) -> Repoll<u8> {
-        let mut polled = 0;
+        let mut poll_count = 0;
         Repoll::new(Box::pin(std::future::poll_fn(move |context| {
-            polled += 1;
-            if polled > times {
-                return Poll::Ready(polled);
+            poll_count += 1;
+            if poll_count > times {
+                return Poll::Ready(poll_count);
             }
             context.waker().wake_by_ref();
             Poll::Pending

@@ -106,10 +106,10 @@ impl Injector<'_> {
         outcomes: &mut Vec<WorkloadOutcome>,
     ) -> Result<(), ManifestError> {
         if is_list(object) {
-            let header = json!({"apiVersion": object["apiVersion"], "kind": object["kind"]});
+            let list_type = json!({"apiVersion": object["apiVersion"], "kind": object["kind"]});
             let items = object["items"].as_array_mut().into_iter().flatten();
             for item in items {
-                *item = with_kind_from_list(&header, item.take());
+                *item = with_kind_from_list(&list_type, item.take());
                 self.inject_object(item, outcomes)?;
             }
             return Ok(());

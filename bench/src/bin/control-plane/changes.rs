@@ -32,7 +32,7 @@ enum Change {
 
 /// Measurements of the changes of one kind.
 #[derive(Default)]
-struct ChangeCosts {
+struct ChangeMeasurements {
     /// Median lag of each change, in milliseconds. A lag is the time until one sidecar has received the change.
     p50: Vec<f64>,
     /// 99th percentile of the lags of each change, in milliseconds.
@@ -73,7 +73,8 @@ impl Bench<'_> {
     /// Measures changes one at a time.
     pub(super) async fn measure_changes(&mut self, fleet: &Fleet) -> Result<()> {
         let repetitions = self.plan.repetitions;
-        let mut flips = ChangeCosts::default();
+        let mut flips = ChangeMeasurements::default();
+        // Each Pod becomes unready and then ready.
         for number in 0..repetitions {
             let change = if number % 2 == 0 {
                 Change::Unready
@@ -84,7 +85,7 @@ impl Bench<'_> {
             self.measure_change(fleet, &pod, change, &mut flips).await?;
         }
         self.add_change_figures("readiness flip", &flips);
-        let (mut deletions, mut creations) = (ChangeCosts::default(), ChangeCosts::default());
+        let (mut deletions, mut creations) = (ChangeMeasurements::default(), ChangeMeasurements::default());
         for _ in 0..repetitions {
             let (old, new) = self.objects.replacement()?;
             self.measure_change(fleet, &old, Change::Deleted, &mut deletions)
@@ -99,13 +100,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Changes a Pod, waits until all sidecars have received the change, and adds the costs to `costs`.
+    /// Changes a Pod, waits until all sidecars have received the change, and records it in `measurements`.
     async fn measure_change(
         &self,
         fleet: &Fleet,
         pod: &BenchPod,
         change: Change,
-        costs: &mut ChangeCosts,
+        measurements: &mut ChangeMeasurements,
     ) -> Result<()> {
         let cpu_before = self.process.cpu_time()?;
         let received_before = fleet.received();
@@ -122,27 +123,27 @@ impl Bench<'_> {
         }
         let lags = self.expected_changes.wait(&expected, TIMEOUT).await?;
         tokio::time::sleep(ACK_PAUSE).await;
-        costs.p50.push(quantile(&lags, 0.5));
-        costs.p99.push(quantile(&lags, 0.99));
-        costs.max.push(quantile(&lags, 1.0));
+        measurements.p50.push(quantile(&lags, 0.5));
+        measurements.p99.push(quantile(&lags, 0.99));
+        measurements.max.push(quantile(&lags, 1.0));
         let cpu = self.process.cpu_time()?.saturating_sub(cpu_before);
-        costs.cpu += cpu.as_secs_f64() * 1000.0;
-        costs.bytes += (fleet.received().bytes - received_before.bytes) as f64;
-        costs.responses += (fleet.received().responses - received_before.responses) as f64;
+        measurements.cpu += cpu.as_secs_f64() * 1000.0;
+        measurements.bytes += (fleet.received().bytes - received_before.bytes) as f64;
+        measurements.responses += (fleet.received().responses - received_before.responses) as f64;
         Ok(())
     }
 
-    fn add_change_figures(&mut self, change: &str, costs: &ChangeCosts) {
+    fn add_change_figures(&mut self, change: &str, measurements: &ChangeMeasurements) {
         let sidecars = self.sidecar_count();
         let p99_target = match sidecars {
             ..=1_000 => Target::AtMost(30.0),
             10_000 => Target::AtMost(200.0),
             _ => Target::None,
         };
-        self.add(&format!("{change} p50"), &costs.p50, "ms", Target::None);
-        self.add(&format!("{change} p99"), &costs.p99, "ms", p99_target);
-        self.add(&format!("{change} max"), &costs.max, "ms", Target::None);
-        let changes = costs.max.len() as f64;
+        self.add(&format!("{change} p50"), &measurements.p50, "ms", Target::None);
+        self.add(&format!("{change} p99"), &measurements.p99, "ms", p99_target);
+        self.add(&format!("{change} max"), &measurements.max, "ms", Target::None);
+        let changes = measurements.max.len() as f64;
         let cpu_target = if sidecars <= 1_000 {
             Target::AtMost(10.0)
         } else {
@@ -150,20 +151,20 @@ impl Bench<'_> {
         };
         self.add(
             &format!("{change}: CPU time"),
-            &[costs.cpu / changes],
+            &[measurements.cpu / changes],
             "ms",
             cpu_target,
         );
         let sidecar_changes = changes * sidecars as f64;
         self.add(
             &format!("{change}: responses per sidecar"),
-            &[costs.responses / sidecar_changes],
+            &[measurements.responses / sidecar_changes],
             "",
             Target::None,
         );
         self.add(
             &format!("{change}: bytes per sidecar"),
-            &[costs.bytes / sidecar_changes],
+            &[measurements.bytes / sidecar_changes],
             "B",
             Target::None,
         );

@@ -56,6 +56,7 @@ impl Defaults {
             }
         }
         let meshes: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
+        // The watch reports all existing Meshes first.
         let events = watcher(meshes, watch_config());
         let mut changed_meshes = std::pin::pin!(events.default_backoff().applied_objects());
         while let Some(result) = changed_meshes.next().await {

@@ -1,5 +1,5 @@
-//! Tests of the rules in real network namespaces: which server accepts a connection, and which addresses the server
-//! sees.
+//! Tests of the nftables rules in real network namespaces: which server accepts a connection, and which addresses the
+//! server sees.
 //!
 //! Requires root (`make test-netns`). The namespaces are anonymous, so they do not outlive their test, even after a
 //! panic.

@@ -102,7 +102,7 @@ impl LockedScope {
         self.sequence.subscribe()
     }
 
-    /// Wakes the streams that read the scope.
+    /// Wakes the streams that read the scope. `scope` is the content of this lock, which the caller holds.
     pub(super) fn notify(&self, scope: &Scope) {
         self.sequence.send_replace(scope.sequence());
     }

@@ -27,7 +27,10 @@ async fn proxy_that_requests_certificates_in_a_loop_is_denied_and_other_proxies_
         }
         assert!(issued < 100, "the rate is not limited");
     };
-    assert!(issued >= 20, "{issued}");
+    assert!(
+        issued >= 20,
+        "fewer certificates than the allowed burst: {issued}"
+    );
     assert_eq!(denied.code(), Code::ResourceExhausted);
     assert!(denied.message().contains("too often"), "{denied}");
     assert_eq!(server.denial_count("ProxyRate"), 1);

@@ -44,7 +44,7 @@ impl Envoy {
         self.applied.get(&kind).cloned().unwrap_or_default()
     }
 
-    /// Returns the first requests of a stream.
+    /// Opens a new stream. Returns its first requests.
     pub(super) fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
         // On a new stream, Envoy does not report the parts of a rejected response that it applied, so the server does
         // not know these parts. The model drops them: only the accepted versions, which equal the bodies, remain.

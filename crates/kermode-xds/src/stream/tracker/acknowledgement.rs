@@ -78,8 +78,9 @@ impl Tracker {
             }
         }
         let second_half = names.split_off(names.len().div_ceil(2));
+        let first_half = names;
         // Pushed to the front in reverse order: the removals are sent first, then the first half.
-        for part in [second_half, names, sent.removed] {
+        for part in [second_half, first_half, sent.removed] {
             if !part.is_empty() {
                 self.retries.push_front(part);
             }
