@@ -76,7 +76,8 @@ impl ExpectedChanges {
         self.pending.lock().is_empty()
     }
 
-    /// Records that a sidecar received the endpoints of a service, as an encoded `ClusterLoadAssignment`.
+    /// Records the changes that a sidecar received with the endpoints of a service. `assignment` is the encoded
+    /// `ClusterLoadAssignment`.
     pub(super) fn on_endpoints(&self, sidecar: usize, service: &str, assignment: &[u8]) {
         let now = Instant::now();
         let mut pending = self.pending.lock();

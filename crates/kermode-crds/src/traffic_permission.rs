@@ -44,7 +44,7 @@ pub struct MeshTrafficPermissionSpec {
     pub from: Vec<FromSpec>,
 }
 
-/// Reference to a group of proxies.
+/// Reference to a group of inbounds (the target of a permission) or of proxies (the clients of a rule).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TargetRef {
     /// `Mesh`, `MeshSubset`, `MeshService` or `MeshServiceSubset`.
@@ -53,7 +53,7 @@ pub struct TargetRef {
     /// Value of `kuma.io/service`; only for `MeshService` and `MeshServiceSubset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Tags of the proxies; only for `MeshSubset` and `MeshServiceSubset`.
+    /// Tags of the inbounds or proxies; only for `MeshSubset` and `MeshServiceSubset`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<Arc<str>, Arc<str>>,
 }
@@ -142,8 +142,8 @@ pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRul
     })
 }
 
-/// Converts a reference into the group of proxies that the reference selects. `field` is the path of the reference, for
-/// errors.
+/// Converts a reference into the service and the tags that the reference selects. `field` is the path of the reference,
+/// for errors.
 pub(crate) fn referenced_proxies(
     field: &str,
     reference: &TargetRef,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// Inputs of an injection besides the Pod and the injector's settings.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InjectionInputs {
-    /// Namespace of the Pod.
+    /// Namespace object of the Pod, as JSON.
     pub(crate) namespace: Value,
     /// Names of the existing meshes.
     pub(crate) meshes: Vec<String>,
