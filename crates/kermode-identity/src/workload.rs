@@ -55,8 +55,16 @@ impl fmt::Debug for WorkloadKey {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Returns the first secret bytes of a P-256 key in PKCS #8, as `Debug` would show them in a list of bytes.
+    pub(crate) fn secret_bytes_as_text(pkcs8: &[u8]) -> String {
+        // Before the secret number, all keys have the same 36 bytes: version, algorithm and lengths.
+        assert_eq!(pkcs8[34..36], [4, 32], "an octet string of 32 bytes follows");
+        let secret = format!("{:?}", &pkcs8[36..44]);
+        secret.trim_matches(['[', ']']).to_owned()
+    }
 
     #[test]
     fn debug_hides_the_key() {
