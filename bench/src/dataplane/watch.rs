@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// State of all Dataplanes that a watch has delivered.
+/// A running watch of Dataplanes, with the last state of each Dataplane. A deleted Dataplane keeps its last state.
 #[derive(Debug)]
 pub struct DataplaneWatch {
     observed: Arc<Observed>,
@@ -25,6 +25,7 @@ pub struct DataplaneWatch {
 struct Observed {
     /// Dataplanes by name.
     dataplanes: Mutex<HashMap<String, DataplaneState>>,
+    /// Notified after each change of `dataplanes`.
     changed: Notify,
 }
 
@@ -49,8 +50,8 @@ impl DataplaneWatch {
         let task = tokio::spawn(async move {
             let events = watcher(api, watcher::Config::default()).default_backoff();
             let mut applied = std::pin::pin!(events.applied_objects());
-            while let Some(event) = applied.next().await {
-                if let Ok(object) = event {
+            while let Some(result) = applied.next().await {
+                if let Ok(object) = result {
                     recorder.record(&object, Instant::now());
                 }
             }
@@ -58,7 +59,8 @@ impl DataplaneWatch {
         Self { observed, task }
     }
 
-    /// Waits until `count` Dataplanes exist. Returns the time at which the last one appeared or changed its readiness.
+    /// Waits until the watch has delivered `count` Dataplanes. Returns the last time at which any of them appeared or
+    /// changed its readiness.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.
@@ -82,7 +84,8 @@ impl DataplaneWatch {
         .await
     }
 
-    /// Waits until a Dataplane is ready or unready. Returns the time of the change.
+    /// Waits until the readiness of a Dataplane is `ready`. Returns the time at which the Dataplane appeared or last
+    /// changed its readiness.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.

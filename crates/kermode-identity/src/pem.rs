@@ -9,6 +9,7 @@ const LINE_LENGTH: usize = 64;
 /// Encodes one PEM block.
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
+    // 40 bytes are enough for the rest of the first and last lines, and for a line break after an incomplete line.
     let mut text = String::with_capacity(body.len() + body.len() / LINE_LENGTH + 2 * label.len() + 40);
     text.extend(["-----BEGIN ", label, "-----\n"]);
     let mut rest = body.as_str();

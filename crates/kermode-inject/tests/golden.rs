@@ -24,6 +24,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
+/// Returns the names of the inputs.
 fn names() -> Vec<String> {
     let files = std::fs::read_dir(folder())
         .unwrap()
@@ -70,7 +71,7 @@ fn read(yaml: &str) -> (Value, Fixture) {
     (pod.expect("the input has no Pod"), fixture)
 }
 
-/// Runs injection. Returns its outcome and its trace.
+/// Runs injection with and without explanation. Returns the outcome, which must be the same, and the trace.
 fn run(pod: &Value, fixture: &Fixture, settings: &Settings) -> Value {
     let explanation = fixture.with(|context| explain(pod, settings, context));
     let outcome = fixture.with(|context| inject(pod, settings, context));

@@ -4,8 +4,9 @@
 //! Pod of the requested Dataplane. Therefore, no proxy gets the configuration or certificate of another proxy
 //! (docs/design.md#authentication-of-proxies).
 //!
-//! The token must be for the audience of sidecars. An application may send a token with a different audience to a third
-//! party, and the third party could send this token to the control plane (docs/design.md#proxy-tokens).
+//! The token must be for the audience of sidecars, or for the API server if the configuration accepts such tokens.
+//! If every audience were accepted, a third party that gets a token from an application could authenticate as the
+//! proxy of the application's Pod (docs/design.md#proxy-tokens).
 //!
 //! The port for proxies is open to every caller. Before the API server has accepted the token, responses do not reveal
 //! which Pods exist. The number of concurrent TokenReviews is limited.
@@ -58,7 +59,7 @@ pub enum AuthenticationError {
          audience to the volume that kuma.io/service-account-token-volume names"
     )]
     WrongAudience(Arc<str>),
-    /// The token belongs to another proxy.
+    /// The token belongs to another proxy than the requested one.
     #[error("the token does not belong to proxy {0}")]
     OtherProxy(ObjectKey),
     /// The API server rejects the token, or has not checked its audience.
@@ -155,7 +156,7 @@ impl TokenAuthenticator {
         }
     }
 
-    /// The log of denied callers.
+    /// Returns the log of denied callers.
     pub(crate) fn denials(&self) -> &Arc<DenialLog> {
         &self.denials
     }

@@ -2,8 +2,8 @@
 //!
 //! Each write of an object returns the [`Changes`] of the index, and converts only the Pods that depend on the object:
 //! for a Pod, the Pod itself and the Pods that claim one of its IPs; for a Service, the Pods that it selects now or
-//! selected before; for an EndpointSlice, no Pod; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh
-//! may change, and the Pods without a Dataplane. The state does not depend on the order of the writes, with one
+//! selected before; for an EndpointSlice, no Pod; for a ReplicaSet or Job, its Pods; for a Namespace, its Pods whose
+//! mesh changes, and its Pods without a Dataplane. The state does not depend on the order of the writes, with one
 //! exception: a Pod that cannot be converted keeps its last valid Dataplane.
 //!
 //! Each Pod is converted only once if the initial lists are applied in the order Namespaces, ReplicaSets and Jobs,
@@ -169,7 +169,8 @@ impl Index {
         Changes::of_view(self.view.remove_mesh(name))
     }
 
-    /// Adds or replaces a MeshTrafficPermission. `mesh` is its mesh; the replaced version may belong to another mesh.
+    /// Adds or replaces a MeshTrafficPermission. `mesh` is the mesh of the new version; the replaced version may belong
+    /// to another mesh.
     pub fn apply_permission(
         &mut self,
         key: &ObjectKey,
@@ -243,7 +244,7 @@ impl Index {
             .collect()
     }
 
-    /// Converts the Pods of a Namespace whose mesh may have changed, and those without a Dataplane.
+    /// Converts those Pods of a Namespace whose mesh has changed or that have no Dataplane.
     fn reconvert_namespace(&mut self, name: &Arc<str>) -> Changes {
         let namespace = self.namespaces.get(name);
         let pods = self.lookups.get(name).into_iter().flat_map(LabelLookup::pods);
@@ -318,7 +319,7 @@ impl Index {
             .collect()
     }
 
-    /// Returns whether an IP of a Pod belongs to another Pod now.
+    /// Returns whether another Pod takes an IP from a Pod (see [`takes_ip_from`]).
     fn is_ip_taken(&self, key: &ObjectKey) -> bool {
         let facts = |key: &ObjectKey| self.pods.get(key).map(|entry| &entry.facts);
         let Some(pod) = facts(key) else {
@@ -373,9 +374,9 @@ impl Index {
     }
 }
 
-/// Returns whether an IP that both Pods claim belongs to `pod` now. A Pod that is not being deleted takes the IP from a
-/// Pod that is. Otherwise, the Pod that got its IPs later has the IP. If the timestamps are equal, the names decide, so
-/// that every order of writes gives the same state.
+/// Returns whether an IP that both Pods claim belongs to `pod`. A Pod that is not being deleted takes the IP from a Pod
+/// that is being deleted. Otherwise, the IP belongs to the Pod that got its IPs later. If the timestamps are equal, the
+/// names decide, so that every order of writes gives the same state.
 fn takes_ip_from(pod: &PodFacts, other: &PodFacts) -> bool {
     let rank = |pod: &PodFacts| (!pod.is_terminating, pod.has_ips_since);
     rank(pod)

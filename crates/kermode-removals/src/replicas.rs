@@ -24,8 +24,9 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Returns whether no replica started or ended within the [`RECONNECT_TIMEOUT`]. If so, every proxy of an ended
-    /// replica has connected to another replica. Returns false while the replicas are not known.
+    /// Returns whether no replica started or ended within the last [`RECONNECT_TIMEOUT`]. If so, every proxy of an
+    /// ended replica has connected to another replica, or is considered terminated. Returns false while the replicas
+    /// are not known.
     pub fn are_stable(&self) -> bool {
         self.unchanged_since
             .is_some_and(|since| since.elapsed() >= RECONNECT_TIMEOUT)

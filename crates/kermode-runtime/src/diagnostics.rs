@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use crate::readiness::Readiness;
 use crate::shutdown::Shutdown;
 
+/// State that the handlers read.
 #[derive(Clone)]
 struct Diagnostics {
     readiness: Readiness,
@@ -28,7 +29,7 @@ pub fn router(readiness: Readiness, registry: Arc<Mutex<Registry>>) -> Router {
         .with_state(Diagnostics { readiness, registry })
 }
 
-/// Serves the routes until shutdown.
+/// Serves `router` in plain HTTP until shutdown.
 ///
 /// # Errors
 /// If the listener fails.

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-/// Removes, at any depth, object members whose value is null, an empty object or an empty list. Elements of lists
-/// stay, because their positions are significant.
+/// Removes, at any depth, object members whose value is null, an empty object or an empty list. Such elements of lists
+/// stay, because the positions of elements are significant.
 fn without_empty_members(value: &Value) -> Value {
     match value {
         Value::Object(members) => Value::Object(

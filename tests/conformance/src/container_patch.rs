@@ -27,7 +27,7 @@ impl Runner for ContainerPatches {
     }
 }
 
-/// Kind `apply-ops`: applies JSON patch operations to the container whose name is `inputs.base`.
+/// Kind `apply-ops`: applies JSON patch operations to the container that `inputs.base` names.
 fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
     let file = case.suite.json["files"]["base"]
         .as_str()
@@ -108,8 +108,8 @@ fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
     Ok(Outcome::Compared { expected, actual })
 }
 
-/// Returns the members of a container that the expected result also has. The member `envEndsWith` of an expected result
-/// is not a field of a container: it lists the names of the last environment variables.
+/// Returns the members of a container that the expected result also has. The member `envEndsWith` of the expected
+/// result is not a field of a container: it lists the names of the container's last environment variables.
 fn members_as_in(expected: &Value, container: &Value) -> Value {
     let members = expected.as_object().into_iter().flatten();
     let actual = members.map(|(key, value)| {

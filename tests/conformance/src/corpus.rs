@@ -74,7 +74,7 @@ impl Suite {
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// Returns all YAML (or JSON) documents of a file beside `cases.json`.
+    /// Returns the YAML (or JSON) documents of a file beside `cases.json`, without empty documents.
     ///
     /// # Errors
     /// The file cannot be read or is not YAML.
@@ -116,22 +116,22 @@ impl<'a> Case<'a> {
         self.json[name].as_str().unwrap_or_default()
     }
 
-    /// Identifier of the case, unique in the suite.
+    /// Returns the identifier of the case, which is unique in the suite.
     pub fn id(&self) -> &'a str {
         self.text_field("id")
     }
 
-    /// Kind of the case. The suite and the kind select the runner; each suite defines its own kinds.
+    /// Returns the kind of the case. The suite and the kind select the runner; each suite defines its own kinds.
     pub fn kind(&self) -> &'a str {
         self.text_field("kind")
     }
 
-    /// Returns the value of the case at a JSON pointer; null if there is none.
+    /// Returns the value of the case at a JSON pointer; null if the case has no value there.
     pub fn at(&self, pointer: &str) -> &'a Value {
         self.json.pointer(pointer).unwrap_or(&Value::Null)
     }
 
-    /// Decodes the value of the case at a JSON pointer.
+    /// Decodes the value of the case at a JSON pointer. A missing value is decoded like null.
     ///
     /// # Errors
     /// The value does not have the requested type.

@@ -49,6 +49,7 @@ impl Runner for InjectionDecision {
 }
 
 /// Returns the expected text if the actual text starts with it, because Kermode appends the object and the remedy.
+/// Otherwise returns the actual text.
 fn without_remedy(actual: &str, expected: &Value) -> String {
     match expected.as_str() {
         Some(expected) if actual.starts_with(expected) => expected.to_owned(),

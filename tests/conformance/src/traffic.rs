@@ -37,13 +37,10 @@ impl Runner for Traffic {
     }
 
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
-        let arguments = case.at("/inputs/args").as_array().into_iter().flatten();
-        if arguments
-            .into_iter()
-            .any(|argument| argument == "--exclude-outbound-ips")
-        {
+        let mut arguments = case.at("/inputs/args").as_array().into_iter().flatten();
+        if arguments.any(|argument| argument == "--exclude-outbound-ips") {
             return Ok(Outcome::Skipped(
-                "exclusions by address are a feature of Kuma 3.0, which Kermode does not have".to_owned(),
+                "Kermode does not have Kuma 3.0's exclusions by address".to_owned(),
             ));
         }
         match case.kind() {
@@ -94,7 +91,7 @@ fn config(case: &Case<'_>) -> Result<TrafficConfig> {
         return Ok(TrafficConfig::from_annotations(&annotations)?);
     }
     let arguments: Vec<String> = case.decode("/inputs/args")?;
-    let mut resolved = Vec::new();
+    let mut kermode_arguments = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
         // In the corpus, an argument that is a user name has the form `kuma-dp (uid 5678)`. kuma-init accepts only a
         // UID, with the flag --kuma-dp-uid.
@@ -104,13 +101,13 @@ fn config(case: &Case<'_>) -> Result<TrafficConfig> {
         let is_user_flag = arguments
             .get(index + 1)
             .is_some_and(|next| next.starts_with("kuma-dp (uid "));
-        resolved.push(match uid {
+        kermode_arguments.push(match uid {
             Some(uid) => uid,
             None if is_user_flag => "--kuma-dp-uid",
             None => argument.as_str(),
         });
     }
-    kuma_init::traffic_config(&resolved)
+    kuma_init::traffic_config(&kermode_arguments)
 }
 
 /// Returns the redirection settings of an injected Pod with one annotation, and with DNS redirection.
@@ -127,7 +124,7 @@ fn compare_all_rules(case: &Case<'_>) -> Result<Outcome> {
     let config = config(case)?;
     let is_ipv6 = case.at("/inputs/family") == "ipv6";
     let text = case.suite.text(case.file_name("expected")?)?;
-    // The files of the corpus contain placeholders.
+    // Kuma's rules in the corpus contain placeholders.
     let text = text
         .replace("inboundPort", &config.inbound.port.to_string())
         .replace("dnsJumpTargetPlaceholder", "RETURN")

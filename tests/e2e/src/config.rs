@@ -16,7 +16,7 @@ pub(crate) struct Config {
     /// Paths of the checkout.
     pub(crate) checkout: Checkout,
     /// Whether the cluster stays up after the tests.
-    pub(crate) keep: bool,
+    pub(crate) keep_cluster: bool,
     /// Length of the outage in the test that stops the API server. In the test that stops etcd, the outage lasts a
     /// third of this time.
     pub(crate) outage: Duration,
@@ -27,7 +27,7 @@ impl Config {
     pub(crate) fn read() -> Result<Self> {
         Ok(Self {
             checkout: Checkout::find()?,
-            keep: is_on("KERMODE_KEEP"),
+            keep_cluster: is_on("KERMODE_KEEP"),
             outage: match variable("KERMODE_E2E_OUTAGE") {
                 Some(seconds) => Duration::from_secs(
                     seconds
@@ -39,8 +39,8 @@ impl Config {
         })
     }
 
-    /// Locks a cluster for this run until the returned file is dropped. Two runs on one cluster would delete each
-    /// other's objects.
+    /// Locks a cluster for this run. The lock is held until the returned file is dropped. Two runs on one cluster would
+    /// delete each other's objects.
     ///
     /// # Errors
     /// Another run holds the lock.

@@ -59,7 +59,7 @@ async fn main() -> Result<ExitCode> {
         report = run(cluster, &tests, &config) => report,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("SIGINT interrupted the tests")),
     };
-    if config.keep {
+    if config.keep_cluster {
         runner::print_line(&format!(
             "KERMODE_KEEP is set: cluster {} stays up",
             arguments.cluster

@@ -1,5 +1,6 @@
 //! Tests of reviews while the API server hangs or is unreachable, and of concurrent reviews. The directory of the
-//! webhooks contains the Namespaces `shop` and `plain`, and no other object that the reviews name.
+//! webhooks contains the Namespaces `shop` (injection enabled) and `plain` (injection not enabled). It does not contain
+//! the Namespace `recent`, the Mesh `new` or any ContainerPatch.
 
 use std::time::Duration;
 
@@ -78,8 +79,8 @@ async fn denial_says_that_the_api_server_cannot_be_reached() {
 #[tokio::test]
 async fn reviews_that_wait_for_the_api_server_do_not_delay_other_reviews() {
     let fixture = Fixture::new(Mode::Hangs).await;
-    let waiting = (0..40).map(|_| inject(&fixture, "recent", pod()));
-    let others = async {
+    let waiting_reviews = (0..40).map(|_| inject(&fixture, "recent", pod()));
+    let other_reviews = async {
         let mut connection = fixture.caller.connect_http1().await;
         let body = review("u-2", "shop", "Pod", pod()).to_string();
         for _ in 0..200 {
@@ -89,8 +90,8 @@ async fn reviews_that_wait_for_the_api_server_do_not_delay_other_reviews() {
             assert!(AdmissionResponse::read(&response).allowed);
         }
     };
-    let (denied, ()) = tokio::join!(join_all(waiting), others);
-    assert!(denied.iter().all(|response| !response.allowed));
+    let (responses, ()) = tokio::join!(join_all(waiting_reviews), other_reviews);
+    assert!(responses.iter().all(|response| !response.allowed));
 }
 
 #[tokio::test]

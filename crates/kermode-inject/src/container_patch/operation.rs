@@ -15,11 +15,11 @@ const MAX_DEPTH: usize = 48;
 /// Maximum number of tokens in a path; a longer path would create values deeper than [`MAX_DEPTH`].
 const MAX_PATH_TOKENS: usize = MAX_DEPTH;
 
-/// Applies one operation. After an error, the document may be partly changed.
+/// Applies one operation to `document`, the JSON of a container. After an error, the document may be partly changed.
 pub(super) fn apply(document: &mut Value, operation: &JsonPatchBlock) -> Result<(), String> {
     let path = parse_path(&operation.path)?;
     match operation.op {
-        JsonPatchOp::Add => add(document, &path, parse_value(operation)?, Parents::Create)?,
+        JsonPatchOp::Add => add(document, &path, parse_value(operation)?, MissingParents::Create)?,
         JsonPatchOp::Replace => *value_at(document, &path)? = parse_value(operation)?,
         JsonPatchOp::Remove => drop(remove(document, &path)?),
         JsonPatchOp::Move => {
@@ -28,11 +28,11 @@ pub(super) fn apply(document: &mut Value, operation: &JsonPatchBlock) -> Result<
                 return Err(format!("cannot move {} into itself", pointer::join(&from)));
             }
             let value = remove(document, &from)?;
-            add(document, &path, value, Parents::Require)?;
+            add(document, &path, value, MissingParents::Reject)?;
         }
         JsonPatchOp::Copy => {
             let value = value_at(document, &parse_source(operation)?)?.clone();
-            add(document, &path, value, Parents::Require)?;
+            add(document, &path, value, MissingParents::Reject)?;
         }
     }
     check_bounds(document)
@@ -67,21 +67,26 @@ pub(super) fn parse_path(path: &str) -> Result<Vec<String>, String> {
     Ok(tokens)
 }
 
-/// Whether missing parents of a new member are created.
+/// What [`add`] does if a parent of the added value is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Parents {
+enum MissingParents {
     Create,
-    Require,
+    Reject,
 }
 
-fn add(document: &mut Value, path: &[String], value: Value, parents: Parents) -> Result<(), String> {
+fn add(
+    document: &mut Value,
+    path: &[String],
+    value: Value,
+    missing_parents: MissingParents,
+) -> Result<(), String> {
     let Some((last, ancestors)) = path.split_last() else {
         *document = value;
         return Ok(());
     };
     let mut parent = document;
     for (depth, token) in ancestors.iter().enumerate() {
-        if parents == Parents::Create {
+        if missing_parents == MissingParents::Create {
             create_if_missing(parent, token, &path[depth + 1]);
         }
         parent = child(parent, token).ok_or_else(|| no_such_path(&path[..=depth]))?;
@@ -201,7 +206,7 @@ fn check_bounds(document: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Drops null members recursively. [`check_bounds`] limits the recursion depth.
+/// Drops null members of objects, at any depth. [`check_bounds`] limits the recursion depth.
 pub(super) fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(members) => Value::Object(

@@ -41,7 +41,7 @@ struct PodReference {
     uid: Arc<str>,
 }
 
-/// Returns the bearer token in the metadata `authorization`; `None` if it is missing, empty or too long.
+/// Returns the bearer token in the metadata `authorization`; `None` if the token is missing, empty or too long.
 pub(super) fn bearer(metadata: &http::HeaderMap) -> Option<&str> {
     let value = metadata.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?.trim();
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bearer_token_is_read_up_to_the_size_limit() {
+    fn only_a_bearer_token_that_is_not_too_long_is_read() {
         let read = |value: &str| {
             let mut metadata = http::HeaderMap::new();
             metadata.insert("authorization", value.parse().expect("a header value"));

@@ -179,7 +179,7 @@ fn proxy_counts_as_pending_until_its_dataplane_is_deleted_and_its_stream_ends() 
         completed_after(3)
     );
 
-    // The stream ends before the deletion.
+    // In the other order: the stream is closed first.
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     fixture.remove_endpoint("web", 8);

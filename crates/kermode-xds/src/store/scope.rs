@@ -32,7 +32,8 @@ pub struct Entry {
     pub sequence: u64,
 }
 
-/// Change of one name in a view: the resource was published or removed, or the profile started or stopped selecting it.
+/// Change of one name in a view: a resource of the name was published or removed, or the profile started or stopped
+/// selecting or hiding resources of the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Sequence number of the change.
@@ -64,8 +65,9 @@ pub(super) struct Scope {
     /// Number of on-demand entries of each kind.
     on_demand_counts: [u32; ResourceKind::ALL.len()],
     profile: Option<Profile>,
+    /// The newest changes, oldest first.
     log: VecDeque<LogEntry>,
-    /// Sequence number of the newest change that the log no longer contains.
+    /// Sequence number of the newest change that the log does not contain.
     newest_dropped: u64,
     /// Sequence number of the newest change.
     sequence: u64,

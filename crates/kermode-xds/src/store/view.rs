@@ -15,17 +15,17 @@ pub struct View<'a> {
     pub(super) own: &'a Scope,
     pub(super) shared: &'a Scope,
     pub(super) profile: &'a Profile,
-    /// Cursor of the stream into the log of the shared scope before this view was read.
+    /// Cursor of the stream into the log of the shared scope before this view was read; `None` at the first read.
     pub(super) shared_cursor_before: Option<u64>,
-    /// Newest sequence number of the store.
+    /// Newest sequence number of the store when this view was read.
     pub(super) sequence: u64,
 }
 
 // === impl View ===
 
 impl<'a> View<'a> {
-    /// Returns the resource of this name for a subscription by name. If several resources have the name, prefers the
-    /// resource that a wildcard subscription includes.
+    /// Returns the resource of this name for a subscription by name. If several own resources, or several shared ones,
+    /// have the name, prefers the resource that a wildcard subscription includes.
     pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
         let own = self.own.get(kind, name);
         if own.is_empty() {
@@ -58,8 +58,8 @@ impl<'a> View<'a> {
                     .filter_map(move |candidates| view.first_shared_for_wildcard(candidates)),
             ),
             Some(services) => {
-                let groups = std::iter::once(None).chain(services.iter().map(Some));
-                Box::new(groups.flat_map(move |service| view.of_service(kind, service)))
+                let services = std::iter::once(None).chain(services.iter().map(Some));
+                Box::new(services.flat_map(move |service| view.of_service(kind, service)))
             }
         };
         Box::new(own.chain(shared.filter(move |entry| view.own.get(kind, entry.name()).is_empty())))
@@ -73,7 +73,8 @@ impl<'a> View<'a> {
         Some(Entry::new(tombstone))
     }
 
-    /// Returns whether the scopes contain any on-demand resource of this kind, visible or not.
+    /// Returns whether the proxy's scope or the shared scope contains any on-demand resource of this kind, visible or
+    /// not.
     pub fn has_on_demand(&self, kind: ResourceKind) -> bool {
         self.own.has_on_demand(kind) || self.shared.has_on_demand(kind)
     }
@@ -87,15 +88,16 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Returns two positions in the log of the shared scope: the stream's cursor before this view was read, and the
-    /// newest sequence number. [`Watcher::read`] passes the changes between the two together with this view.
+    /// Returns two positions in the log of the shared scope: the stream's cursor before this view was read (`None` at
+    /// the first read), and the newest sequence number of this scope. [`Watcher::read`] passes the changes between the
+    /// two positions together with this view.
     ///
     /// [`Watcher::read`]: super::Watcher::read
     pub fn shared_sequences(&self) -> (Option<u64>, u64) {
         (self.shared_cursor_before, self.shared.sequence())
     }
 
-    /// Returns the newest sequence number that the view may contain.
+    /// Returns the newest sequence number of the store when this view was read.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }

@@ -47,10 +47,11 @@ pub(crate) fn control_plane_command(program: &Path, environment: &[(&str, &str)]
     command
 }
 
-/// Runs a program that must exit with status 1, and returns the last line of its output.
+/// Runs a program that must exit with status 1. Returns the last line of its standard error that is not blank, or of
+/// its standard output if the standard error has no such line.
 ///
 /// # Errors
-/// The program keeps running or exits with another status.
+/// The program keeps running, exits with another status, or prints nothing.
 pub(crate) async fn run_expecting_failure(mut command: Command) -> Result<String> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     let output = tokio::time::timeout(EXIT_TIMEOUT, command.output())
@@ -63,8 +64,8 @@ pub(crate) async fn run_expecting_failure(mut command: Command) -> Result<String
         "{program} exited with {} instead of exit status 1; output: {text}",
         output.status
     );
-    let last = text.lines().rfind(|line| !line.trim().is_empty());
-    Ok(last
+    let last_line = text.lines().rfind(|line| !line.trim().is_empty());
+    Ok(last_line
         .with_context(|| format!("{program} printed nothing"))?
         .to_owned())
 }

@@ -29,12 +29,12 @@ impl Namespace {
         namespace
     }
 
-    /// Runs a function in the namespace.
-    pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+    /// Runs a function on a new thread in the namespace.
+    pub(crate) fn run<T: Send>(&self, function: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 self.enter();
-                job()
+                function()
             });
             thread
                 .join()
@@ -52,12 +52,13 @@ impl Namespace {
         Self(self.0.try_clone().expect("a file can be duplicated"))
     }
 
-    /// Runs `ip` in the namespace.
+    /// Runs the program `ip` in the namespace.
     pub(crate) fn ip(&self, arguments: &str) {
         self.command("ip", arguments.split(' ').collect::<Vec<_>>().as_slice(), "");
     }
 
-    /// Runs a program in the namespace. The program must succeed. Returns its output.
+    /// Runs a program in the namespace with `input` as its standard input. The program must succeed. Returns its
+    /// standard output.
     pub(crate) fn command(&self, program: &str, arguments: &[&str], input: &str) -> String {
         self.run(|| {
             let mut child = Command::new(program)
