@@ -32,7 +32,7 @@ impl Connector {
     /// Returns a connector to a server. The CA must have issued the server's certificate for the IP address.
     ///
     /// # Errors
-    /// When the CA cannot be parsed.
+    /// When the CA certificate cannot be parsed.
     pub fn new(address: SocketAddr, ca_pem: &str) -> Result<Self> {
         Ok(Self {
             address,
@@ -60,7 +60,7 @@ impl Connector {
 /// Returns a TLS configuration that trusts one CA and offers one ALPN protocol.
 ///
 /// # Errors
-/// When the CA cannot be parsed.
+/// When the CA certificate cannot be parsed.
 pub fn client_config(ca_pem: &str, protocol: &[u8]) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes())?)?;

@@ -1,10 +1,11 @@
 //! Client of one gRPC call over HTTP/2 (RFC 9113), without push, priorities and header compression.
 //!
 //! `h2` is not used here, because its cost would distort the figures of the control plane, which shares the machine
-//! with the clients. In one run of `make bench-exchange QUICK=1` with 1,000 clients, an exchange took 44 ms (38 to 46)
-//! of the clients' CPU time with `h2` and 28.5 ms (28 to 29) with this client. The last response arrived after 63 ms
-//! (60 to 66) and 47 ms (39 to 51). The buffers of `h2` take 28.7 KB for each connection, 287 MB for 10,000 clients.
-//! Between messages, this client keeps a receive buffer of at most 16 KiB.
+//! with the clients. `make bench-exchange QUICK=1` was run with 1,000 clients, each of which receives a message and
+//! responds. With `h2`, this took 44 ms (38 to 46) of the clients' CPU time, and the last response arrived after 63 ms
+//! (60 to 66). With this client, it took 28.5 ms (28 to 29) and 47 ms (39 to 51). The values are medians with their
+//! ranges. The buffers of `h2` take 28.7 KB for each connection, 287 MB for 10,000 clients. Between messages, this
+//! client keeps a receive buffer of at most 16 KiB.
 
 use std::io;
 
@@ -19,11 +20,11 @@ const CONNECTION_WINDOW: u32 = 5 << 20;
 /// Initial size of every window in HTTP/2, in bytes.
 const DEFAULT_WINDOW: u32 = 65_535;
 /// Maximum payload of a frame, in bytes: the default of HTTP/2.
-const MAX_FRAME: usize = 16_384;
+const MAX_FRAME_PAYLOAD: usize = 16_384;
 /// Size of a frame's header, in bytes.
-const FRAME_HEADER: usize = 9;
+const FRAME_HEADER_SIZE: usize = 9;
 /// Size of a gRPC message's prefix, in bytes.
-const MESSAGE_PREFIX: usize = 5;
+const MESSAGE_PREFIX_SIZE: usize = 5;
 /// Maximum size of the receive buffer that a connection keeps between messages, in bytes.
 const MAX_KEPT_BUFFER: usize = 16 * 1024;
 
@@ -36,15 +37,17 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
-// Settings.
+// Identifiers of settings.
 const ENABLE_PUSH: u16 = 2;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
-// Flags, and the id of the only stream.
+// Flags of frames.
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
+
+/// Identifier of the only stream.
 const STREAM: u32 = 1;
 
 /// A connection with its one call.
@@ -53,7 +56,7 @@ pub(crate) struct Call<S> {
     /// Received bytes that are not processed as frames yet.
     received: BytesMut,
     /// Received DATA that is not returned as messages yet.
-    message: BytesMut,
+    data: BytesMut,
     /// Frames that are queued for `flush`.
     to_send: BytesMut,
     /// Remaining bytes of the server's receive window for the connection.
@@ -75,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
         let mut call = Self {
             io,
             received: BytesMut::new(),
-            message: BytesMut::new(),
+            data: BytesMut::new(),
             to_send: BytesMut::from(&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..]),
             server_window: u64::from(DEFAULT_WINDOW),
             stream_unreturned: 0,
@@ -101,15 +104,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
     /// Queues a message; [`Call::flush`] sends it.
     ///
     /// # Errors
-    /// When the server's receive window is full, which does not happen with usual windows.
+    /// When the message does not fit the server's receive window for the connection.
     pub(crate) fn send(&mut self, message: &[u8]) -> Result<()> {
-        let mut framed = BytesMut::with_capacity(MESSAGE_PREFIX + message.len());
+        let mut framed = BytesMut::with_capacity(MESSAGE_PREFIX_SIZE + message.len());
         framed.put_u8(0);
         framed.put_u32(u32::try_from(message.len())?);
         framed.put_slice(message);
         let remaining = self.server_window.checked_sub(framed.len() as u64);
         self.server_window = remaining.context("the server's receive window is full")?;
-        for part in framed.chunks(MAX_FRAME) {
+        for part in framed.chunks(MAX_FRAME_PAYLOAD) {
             self.queue_frame(DATA, 0, STREAM, part);
         }
         Ok(())
@@ -149,34 +152,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
     }
 
     fn take_message(&mut self) -> Result<Option<Bytes>> {
-        let Some(mut head) = self.message.get(..MESSAGE_PREFIX) else {
+        let Some(mut head) = self.data.get(..MESSAGE_PREFIX_SIZE) else {
             return Ok(None);
         };
         ensure!(head.get_u8() == 0, "compressed messages are not supported");
         let length = head.get_u32() as usize;
-        if self.message.len() < MESSAGE_PREFIX + length {
+        if self.data.len() < MESSAGE_PREFIX_SIZE + length {
             return Ok(None);
         }
-        self.message.advance(MESSAGE_PREFIX);
-        let message = self.message.split_to(length).freeze();
-        if self.message.is_empty() {
-            self.message = BytesMut::new();
+        self.data.advance(MESSAGE_PREFIX_SIZE);
+        let message = self.data.split_to(length).freeze();
+        if self.data.is_empty() {
+            self.data = BytesMut::new();
         }
         Ok(Some(message))
     }
 
     /// Processes one received frame. Returns whether a complete frame was available.
     fn take_frame(&mut self) -> Result<bool> {
-        let Some(mut head) = self.received.get(..FRAME_HEADER) else {
+        let Some(mut head) = self.received.get(..FRAME_HEADER_SIZE) else {
             return Ok(false);
         };
         let length = usize::try_from(head.get_uint(3))?;
         let (kind, flags) = (head.get_u8(), head.get_u8());
         let stream = head.get_u32();
-        if self.received.len() < FRAME_HEADER + length {
+        if self.received.len() < FRAME_HEADER_SIZE + length {
             return Ok(false);
         }
-        self.received.advance(FRAME_HEADER);
+        self.received.advance(FRAME_HEADER_SIZE);
         let payload = self.received.split_to(length);
         if self.received.is_empty() && self.received.capacity() > MAX_KEPT_BUFFER {
             self.received = BytesMut::new();
@@ -189,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
         match kind {
             DATA => {
                 ensure!(flags & PADDED == 0, "padded frames are not supported");
-                self.message.extend_from_slice(payload);
+                self.data.extend_from_slice(payload);
                 self.count_read(u32::try_from(payload.len())?);
                 ensure!(flags & END_STREAM == 0, "the call has ended");
             }
@@ -207,8 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
                 self.queue_frame(SETTINGS, ACK, 0, &[]);
             }
             PING if flags & ACK == 0 => self.queue_frame(PING, ACK, 0, payload),
-            // The server's stream window is never smaller than its connection window, so only the connection window is
-            // tracked.
+            // Only the connection window is tracked. If a message exceeds the server's stream window, the server ends
+            // the call.
             WINDOW_UPDATE if stream == 0 => self.server_window += u64::from(payload.get_u32()),
             RST_STREAM | GOAWAY => bail!("the server ended the call or the connection"),
             _ => {}
@@ -231,12 +234,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
         }
     }
 
-    fn queue_window_update(&mut self, stream: u32, by: u32) {
-        self.queue_frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
+    fn queue_window_update(&mut self, stream: u32, increment: u32) {
+        self.queue_frame(WINDOW_UPDATE, 0, stream, &increment.to_be_bytes());
     }
 
     fn queue_frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.to_send.reserve(FRAME_HEADER + payload.len());
+        self.to_send.reserve(FRAME_HEADER_SIZE + payload.len());
         self.to_send.put_uint(payload.len() as u64, 3);
         self.to_send.put_u8(kind);
         self.to_send.put_u8(flags);
@@ -304,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_are_assembled_from_frames_and_pings_are_acknowledged() {
+    async fn messages_are_assembled_from_data_frames_with_a_ping_between_them() {
         let (client, mut server) = tokio::io::duplex(1 << 16);
         let mut call = Call::open(client, "a", "/p", "Bearer t").await.expect("open");
         let mut frames = BytesMut::new();

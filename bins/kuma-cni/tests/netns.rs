@@ -79,9 +79,9 @@ fn start_api_server(pod: &Value) -> Value {
     })
 }
 
-/// Runs the plugin with an operation (`CNI_COMMAND`) and the path of a network namespace. Returns whether the plugin
-/// succeeded, and its standard output.
-fn run_plugin(operation: &str, network_namespace: &str, input: &Value) -> (bool, String) {
+/// Runs the plugin with an operation (`CNI_COMMAND`), the path of a network namespace, and a network configuration on
+/// the standard input. Returns whether the plugin succeeded, and its standard output.
+fn run_plugin(operation: &str, network_namespace: &str, network_config: &Value) -> (bool, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kuma-cni"))
         .env_clear()
         .env("CNI_COMMAND", operation)
@@ -100,7 +100,7 @@ fn run_plugin(operation: &str, network_namespace: &str, input: &Value) -> (bool,
         .stdin
         .take()
         .expect("a pipe")
-        .write_all(input.to_string().as_bytes())
+        .write_all(network_config.to_string().as_bytes())
         .expect("the plugin reads its input");
     let output = child.wait_with_output().expect("the plugin ends");
     (
@@ -137,8 +137,8 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
         "kuma.io/sidecar-uid": "70000",
         "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids": "443:1234",
     });
-    let input = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&annotations));
-    let rules = rules_after_add(&input);
+    let network_config = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&annotations));
+    let rules = rules_after_add(&network_config);
     assert!(rules.contains("tcp dport 443 meta skuid 1234 return"), "{rules}");
     assert!(rules.contains("meta skuid 70000 return"), "{rules}");
 }
@@ -146,19 +146,20 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
 #[test]
 fn pod_outside_the_mesh_gets_no_rules() {
     let folder = tempfile::tempdir().expect("a folder");
-    let input = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&json!({ "some": "thing" })));
-    assert_eq!(rules_after_add(&input), "");
+    let network_config =
+        start_api_server_and_mk_network_config(folder.path(), &mk_pod(&json!({ "some": "thing" })));
+    assert_eq!(rules_after_add(&network_config), "");
 }
 
-/// Runs ADD in a new network namespace and asserts that the previous result is passed on. Returns the namespace's
-/// rules.
-fn rules_after_add(input: &Value) -> String {
+/// Runs ADD in a new network namespace and asserts that the plugin passes on the result of the previous plugin. Returns
+/// the namespace's rules.
+fn rules_after_add(network_config: &Value) -> String {
     let namespace = Namespace::new();
-    let (succeeded, output) = run_plugin("ADD", &namespace.path(), input);
+    let (succeeded, output) = run_plugin("ADD", &namespace.path(), network_config);
     assert!(succeeded, "{output}");
     assert_eq!(
         serde_json::from_str::<Value>(&output).expect("valid JSON"),
-        input["prevResult"]
+        network_config["prevResult"]
     );
     namespace.rules()
 }
@@ -167,8 +168,8 @@ fn rules_after_add(input: &Value) -> String {
 fn failure_has_the_fields_of_the_cni_specification() {
     let folder = tempfile::tempdir().expect("a folder");
     let annotations = json!({ "kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "root" });
-    let input = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&annotations));
-    let (succeeded, output) = run_plugin("ADD", &Namespace::new().path(), &input);
+    let network_config = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&annotations));
+    let (succeeded, output) = run_plugin("ADD", &Namespace::new().path(), &network_config);
     let failure: Value = serde_json::from_str(&output).expect("valid JSON");
     assert!(!succeeded);
     assert_eq!(

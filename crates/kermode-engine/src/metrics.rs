@@ -48,11 +48,11 @@ impl Metrics {
         registry.register_with_unit("engine_work", help, Unit::Seconds, self.work.clone());
     }
 
-    /// Counts a batch of `size` events. `waiting` is the number of events that are still in the channel.
-    pub(crate) fn batch_received(&self, size: usize, waiting: usize) {
+    /// Counts a batch of `size` events. `still_queued` is the number of events that are still in the channel.
+    pub(crate) fn batch_received(&self, size: usize, still_queued: usize) {
         self.events.inc_by(size as u64);
         self.waiting
-            .set(i64::try_from(size + waiting).unwrap_or(i64::MAX));
+            .set(i64::try_from(size + still_queued).unwrap_or(i64::MAX));
     }
 
     /// Counts conversions of Pods to Dataplanes.

@@ -56,7 +56,7 @@ struct IssuanceState {
     metrics: Metrics,
     rate_limits: Mutex<IssuanceLimits>,
     /// Log of denials, shared with the authenticator.
-    denials: Arc<DenialLog>,
+    denial_log: Arc<DenialLog>,
     /// Limit of open streams of roots.
     stream_limit: KeyedLimit<ObjectKey>,
     call_timeout: Duration,
@@ -84,7 +84,7 @@ impl CertificateIssuance {
     ) -> Self {
         Self {
             state: Arc::new(IssuanceState {
-                denials: authenticator.denials().clone(),
+                denial_log: authenticator.denials().clone(),
                 authenticator,
                 authorities,
                 index,
@@ -161,7 +161,7 @@ impl IssuanceState {
     async fn rotation_plan(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<RotationPlan>, Denial> {
         let plan = self.authorities.get(&mesh.name, &mtls.backend).await;
         plan.map_err(|error| {
-            if let Some(suppressed) = self.denials.try_pass(DenialReason::AuthorityUnavailable) {
+            if let Some(suppressed) = self.denial_log.try_pass(DenialReason::AuthorityUnavailable) {
                 tracing::error!(mesh = %mesh.name, suppressed, "certificate cannot be issued: {error:#}");
             }
             Denial::AuthorityUnavailable
@@ -171,7 +171,7 @@ impl IssuanceState {
     /// Logs the denial and returns the status of the response.
     fn deny(&self, denial: &Denial, claimed_name: Option<&str>) -> Status {
         let claimed_name = claimed_name.map(|name| &name[..name.floor_char_boundary(MAX_LOGGED_NAME_LENGTH)]);
-        self.denials.log(denial, claimed_name);
+        self.denial_log.log(denial, claimed_name);
         denial.status()
     }
 }
@@ -243,7 +243,7 @@ impl UnaryService<IssueCertificateRequest> for IssueCertificate {
         self.is_decoded.store(true, Ordering::Relaxed);
         let state = self.state.clone();
         Box::pin(async move {
-            let name = request.get_ref().name.clone();
+            let claimed_name = request.get_ref().name.clone();
             match state.issue(request).await {
                 Ok(issued) => {
                     state.metrics.count_issued();
@@ -251,7 +251,7 @@ impl UnaryService<IssueCertificateRequest> for IssueCertificate {
                 }
                 Err(denial) => {
                     state.metrics.count_denial(&denial);
-                    Err(state.deny(&denial, Some(&name)))
+                    Err(state.deny(&denial, Some(&claimed_name)))
                 }
             }
         })

@@ -29,8 +29,9 @@ pub struct NamespaceMetadata {
 // === impl ClusterObjects ===
 
 impl ClusterObjects {
-    /// Collects the Namespaces, Meshes and ContainerPatches among `objects`. `system_namespace` is the namespace of the
-    /// control plane, and of a ContainerPatch without a namespace. ContainerPatches of other namespaces are ignored.
+    /// Collects the Namespaces, Nodes, Meshes and ContainerPatches among `objects`. `system_namespace` is the namespace
+    /// of the control plane, and of a ContainerPatch without a namespace. ContainerPatches of other namespaces are
+    /// ignored.
     ///
     /// # Errors
     /// If the labels or annotations of a Namespace, or a ContainerPatch, cannot be decoded.
@@ -80,7 +81,7 @@ impl ClusterObjects {
         !self.meshes.is_empty()
     }
 
-    /// Returns the Node with the oldest kubelet.
+    /// Returns the Node with the oldest kubelet; `None` if the objects contain no Node for Pods with sidecars.
     pub fn oldest_node(&self) -> Option<(&str, KubernetesVersion)> {
         self.oldest_node
             .as_ref()
@@ -93,8 +94,8 @@ impl ClusterObjects {
     }
 }
 
-/// Returns the version of a Node's kubelet. Returns `None` if no Pod with a sidecar can be scheduled to the Node. The
-/// conditions are those of the control plane.
+/// Returns the version of a Node's kubelet. Returns `None` if the version cannot be parsed, or if no Pod with a sidecar
+/// can be scheduled to the Node. The control plane uses the same conditions.
 fn kubelet_version(node: &Value) -> Option<KubernetesVersion> {
     let (labels, info) = (&node["metadata"]["labels"], &node["status"]["nodeInfo"]);
     let is_windows = [&labels["kubernetes.io/os"], &info["operatingSystem"]]

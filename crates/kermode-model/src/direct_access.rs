@@ -99,8 +99,8 @@ impl DirectAccess {
     /// Direct access that a Dataplane declares; `None` if the Dataplane declares no service.
     pub fn of(dataplane: &Dataplane) -> Option<Self> {
         let settings = dataplane.transparent_proxying.as_ref()?;
-        let direct = &settings.direct_access_services;
-        if direct.is_empty() {
+        let called_services = &settings.direct_access_services;
+        if called_services.is_empty() {
             return None;
         }
         let to_set = |names: &[String]| {
@@ -109,11 +109,11 @@ impl DirectAccess {
                 .map(|name| ServiceName::from(name.as_str()))
                 .collect()
         };
-        let selects_all = direct.iter().any(|name| name == ALL_SERVICES);
+        let selects_all = called_services.iter().any(|name| name == ALL_SERVICES);
         let reachable = &settings.reachable_services;
         Some(Self {
             proxy: dataplane.key.clone(),
-            services: (!selects_all).then(|| to_set(direct)),
+            services: (!selects_all).then(|| to_set(called_services)),
             reachable: (!reachable.is_empty()).then(|| to_set(reachable)),
         })
     }
@@ -140,15 +140,15 @@ impl DirectAccess {
             return false;
         };
         // `None` includes all services.
-        let list_includes = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
+        let set_includes = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
             names.as_ref().is_none_or(|names| names.contains(name))
         };
         let is_called = at_address
             .iter()
-            .any(|(name, endpoint)| list_includes(&self.services, name) && endpoint.dataplane != self.proxy);
+            .any(|(name, endpoint)| set_includes(&self.services, name) && endpoint.dataplane != self.proxy);
         let has_outbound_listener = at_address
             .iter()
-            .any(|(name, endpoint)| list_includes(&self.reachable, name) && endpoint.headless);
+            .any(|(name, endpoint)| set_includes(&self.reachable, name) && endpoint.headless);
         is_called && !has_outbound_listener
     }
 }

@@ -105,7 +105,7 @@ pub struct Node {
     /// `<mesh>.<name>.<namespace>` of the Dataplane.
     #[prost(string, tag = "1")]
     pub id: String,
-    /// Envoy's own cluster; the Pod's name in a sidecar.
+    /// Name of the group of proxies to which Envoy belongs. In a sidecar, this is the name of the Pod.
     #[prost(string, tag = "2")]
     pub cluster: String,
     /// Encoded `google.protobuf.Struct`; [`Node::versions`] reads it.

@@ -29,7 +29,7 @@ pub use self::mesh::MeshStatuses;
 use self::proxy::{ProxyState, Urgency};
 
 /// Field manager of the sidecar status. All replicas use the same field manager, so that a replica can overwrite the
-/// status that the previous replica of a proxy wrote.
+/// status that another replica wrote before the proxy reconnected.
 const MANAGER: &str = "kuma-cp-sidecar";
 /// Maximum number of statuses written per second.
 const MAX_WRITES_PER_SECOND: u32 = 50;
@@ -132,8 +132,8 @@ impl StatusesState {
 
     /// Returns the status of a disconnected proxy. Returns `None` if the proxy has reconnected.
     ///
-    /// Also returns `None`, and removes the proxy from `proxies`, if this replica did not write the current status of
-    /// the Dataplane.
+    /// Also returns `None`, and removes the proxy from `proxies`, if the Dataplane does not exist or if another replica
+    /// wrote the Dataplane's current status.
     async fn disconnected_status(&self, key: &ObjectKey) -> kube::Result<Option<DesiredStatus>> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await?;
@@ -175,7 +175,8 @@ impl StatusSource for StatusesState {
                         resource_version: None,
                     }));
                 }
-                // Without a Dataplane in the index, the written Dataplane is about to be deleted and needs no status.
+                // If the index has no Dataplane of the proxy, the leader is about to delete the Dataplane, which then
+                // needs no status.
                 if self.index.read().desired(key).is_none() {
                     proxies.remove(key);
                     return Ok(None);

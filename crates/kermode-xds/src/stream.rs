@@ -34,7 +34,7 @@ use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::store::{Changes, VersionedName, View};
 use hold::Holds;
 use order::DelayedChanges;
-use tracker::{Batch, Tracker};
+use tracker::{ResponseContent, Tracker};
 
 /// Limits of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,14 +299,14 @@ impl Stream {
             }
             let delayed = DelayedChanges::new(kind, &self.trackers, view);
             let limit = self.limits.response_bytes;
-            let Some(batch) = self.trackers[kind as usize].next_batch(view, &delayed, &self.holds, limit)
+            let Some(content) = self.trackers[kind as usize].next_content(view, &delayed, &self.holds, limit)
             else {
                 continue;
             };
             if kind == ResourceKind::Cluster {
-                self.resend_endpoints(&batch);
+                self.resend_endpoints(&content);
             }
-            responses.push(self.send(kind, batch, view));
+            responses.push(self.send(kind, content, view));
         }
         for tracker in &mut self.trackers {
             tracker.compact(view);
@@ -314,8 +314,8 @@ impl Stream {
         responses
     }
 
-    /// Schedules the endpoints of the clusters in a batch to be sent again (see *Warming* in the module documentation).
-    fn resend_endpoints(&mut self, clusters: &Batch) {
+    /// Schedules the endpoints of the clusters in a response to be resent (see *Warming* in the module documentation).
+    fn resend_endpoints(&mut self, clusters: &ResponseContent) {
         let items = clusters.items.iter().filter(|item| !item.is_tombstone);
         let names = items.map(|item| item.resource.name.clone());
         let endpoints = &mut self.trackers[ResourceKind::Endpoints as usize];
@@ -326,21 +326,21 @@ impl Stream {
         }
     }
 
-    /// Builds the response that contains a batch, and records the batch as in flight.
-    fn send(&mut self, kind: ResourceKind, batch: Batch, view: &View<'_>) -> Response {
+    /// Builds the response with this content, and records the response as in flight.
+    fn send(&mut self, kind: ResourceKind, content: ResponseContent, view: &View<'_>) -> Response {
         let nonce = self.next_nonce();
         let message = DeltaDiscoveryResponse {
             system_version_info: view.sequence().to_string(),
-            resources: batch.items.iter().map(|item| item.encoded.clone()).collect(),
+            resources: content.items.iter().map(|item| item.encoded.clone()).collect(),
             type_url: kind.type_url().to_owned(),
             nonce: nonce.clone(),
-            removed_resources: batch
+            removed_resources: content
                 .removed
                 .iter()
                 .map(|name| name.as_ref().to_owned())
                 .collect(),
         };
-        self.trackers[kind as usize].on_sent(nonce, batch);
+        self.trackers[kind as usize].on_sent(nonce, content);
         Response {
             kind: Some(kind),
             message,

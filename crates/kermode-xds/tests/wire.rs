@@ -54,7 +54,8 @@ fn versions_are_read_from_the_node_and_are_empty_if_the_node_is_malformed() {
     assert_eq!(malformed.versions(), Versions::default());
 }
 
-/// Returns a request of Envoy as the generated type. It has the field `user_agent_name`, which Kermode does not decode.
+/// Returns a request of Envoy as the generated type. The request has the field `user_agent_name`, which Kermode does
+/// not decode.
 fn generated_request() -> generated::DeltaDiscoveryRequest {
     generated::DeltaDiscoveryRequest {
         node: Some(core::Node {

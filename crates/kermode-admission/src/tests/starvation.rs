@@ -37,7 +37,8 @@ const COMPLETE_REQUEST: &[u8] =
 /// Opens a connection, brings it to one of four states, and holds it until the server closes it. Adds a permit to
 /// `opened` when the connection is in the state.
 ///
-/// The states are: 0, without TLS; 1, after the TLS handshake; 2, in the middle of a request; 3, after a request.
+/// The states are: 0, without TLS; 1, after the TLS handshake; 2, in the middle of a request; 3, after a complete
+/// request.
 async fn hold(caller: &Caller, from: IpAddr, state: usize, opened: &Semaphore) -> std::io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;

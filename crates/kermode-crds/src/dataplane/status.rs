@@ -87,9 +87,9 @@ pub struct ConfigurationStatus {
 pub struct RejectionStatus {
     /// Time of the rejection.
     pub time: Time,
-    /// Kind of the resources.
+    /// Kind of the rejected resources.
     pub kind: String,
-    /// Names of the resources.
+    /// Names of the rejected resources.
     #[serde(default)]
     pub resources: Vec<String>,
     /// Error message of Envoy.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Names, definition, object, root_schema, text, with_description};
 
 pub(super) fn container_patch() -> Value {
-    let block = json!({
+    let operation = json!({
         "type": "object",
         "description": "One JSON patch operation.",
         "properties": {
@@ -20,10 +20,11 @@ pub(super) fn container_patch() -> Value {
         },
         "required": ["op", "path"],
     });
-    let list = |description: &str| json!({"type": "array", "description": description, "items": block});
+    let operations =
+        |description: &str| json!({"type": "array", "description": description, "items": operation});
     let spec = object(json!({
-        "sidecarPatch": list("Operations on kuma-sidecar, in order."),
-        "initPatch": list("Operations on the init container, kuma-init or kuma-validation, in order."),
+        "sidecarPatch": operations("Operations on kuma-sidecar, in order."),
+        "initPatch": operations("Operations on the init container, kuma-init or kuma-validation, in order."),
     }));
     let schema = root_schema(json!({
         "mesh": text("Accepted for compatibility with Kuma, without effect."),

@@ -63,7 +63,7 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     resources
 }
 
-/// One cluster with its endpoints, and a listener for each ClusterIP. `cluster` has the transport sockets.
+/// One cluster with its endpoints, and a listener for each ClusterIP. `cluster` must contain the TLS settings already.
 pub(super) fn cluster_ip_resources(
     name: &ServiceName,
     addresses: &ServiceAddresses,
@@ -93,7 +93,7 @@ pub(super) fn cluster_ip_resources(
     resources
 }
 
-/// Returns the ClusterIPs, sorted, without duplicates.
+/// Returns the ClusterIPs with the service port, sorted, without duplicates.
 fn cluster_addresses(addresses: &ServiceAddresses) -> BTreeSet<SocketAddr> {
     addresses.cluster_addresses.iter().copied().collect()
 }
@@ -120,7 +120,7 @@ pub(super) fn single_address_resources(
 }
 
 /// Returns the kinds and names of the resources of [`super::service`] that must be hidden from a proxy: the resources
-/// of headless services for the endpoints of the proxy's own Pod. These outbound listeners would have the same
+/// of headless services for the endpoints of the proxy's own Pod. Their outbound listeners would have the same
 /// addresses as the proxy's inbound listeners (docs/reference/dataplane.md#outbounds).
 pub fn hidden_resource_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
     let mut hidden = Vec::new();

@@ -115,12 +115,12 @@ impl ServerStreamingService<WatchRootsRequest> for WatchRoots {
     fn call(&mut self, request: Request<WatchRootsRequest>) -> Self::Future {
         let state = self.0.clone();
         async move {
-            let name = request.get_ref().name.clone();
+            let claimed_name = request.get_ref().name.clone();
             match state.watch_roots(request).await {
                 Ok(stream) => Ok(Response::new(stream.boxed())),
                 Err(denial) => {
                     state.metrics.count_denied_stream(&denial);
-                    Err(state.deny(&denial, Some(&name)))
+                    Err(state.deny(&denial, Some(&claimed_name)))
                 }
             }
         }

@@ -100,8 +100,8 @@ where
         }
         tokio::time::sleep(RETRY_PAUSE).await;
         // The registration may have changed. If it cannot be read, the same patch is retried.
-        if let Ok(read) = api.get_opt(&name).await {
-            current = read;
+        if let Ok(latest) = api.get_opt(&name).await {
+            current = latest;
         }
     }
 }

@@ -41,8 +41,8 @@ pub(crate) trait Deduplicate {
 impl Pairs {
     /// Returns the value of a key.
     pub fn get(&self, key: &str) -> Option<&Arc<str>> {
-        let found = self.0.binary_search_by(|(candidate, _)| (**candidate).cmp(key));
-        found.ok().map(|index| &self.0[index].1)
+        let position = self.0.binary_search_by(|(candidate, _)| (**candidate).cmp(key));
+        position.ok().map(|index| &self.0[index].1)
     }
 
     /// Iterates over all pairs, sorted by key.

@@ -91,9 +91,9 @@ fn add(names_by_label: &mut HashMap<Label, Names>, label: &Label, name: &Arc<str
 }
 
 fn remove(names_by_label: &mut HashMap<Label, Names>, label: &Label, name: &Arc<str>) {
-    if let Some(indexed) = names_by_label.get_mut(label) {
-        indexed.remove(name);
-        if indexed.is_empty() {
+    if let Some(names) = names_by_label.get_mut(label) {
+        names.remove(name);
+        if names.is_empty() {
             names_by_label.remove(label);
         }
     }

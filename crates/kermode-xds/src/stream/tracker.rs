@@ -14,7 +14,7 @@ use kermode_envoy::ResourceKind;
 use super::Rejection;
 use crate::store::{Change, Entry, VersionedName, View};
 use overlay::Overlay;
-pub(super) use sending::Batch;
+pub(super) use sending::ResponseContent;
 
 /// Name of the wildcard subscription.
 pub(super) const WILDCARD: &str = "*";

@@ -36,7 +36,7 @@ pub(crate) struct ControlPlane {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ReportedStatus {
     /// Number of open streams.
-    pub(crate) connected: usize,
+    pub(crate) open_streams: usize,
     /// Number of resources whose current version Envoy has rejected.
     pub(crate) rejected_resources: usize,
     /// Resource names and error message of each rejected response.
@@ -65,7 +65,7 @@ impl ReportedStatus {
     /// version.
     pub(crate) fn is_settled(&self) -> bool {
         let is_acknowledged = self.progress.sent == self.progress.acknowledged;
-        self.connected == 1 && (self.rejected_resources > 0 || is_acknowledged)
+        self.open_streams == 1 && (self.rejected_resources > 0 || is_acknowledged)
     }
 }
 
@@ -128,7 +128,7 @@ impl ControlPlane {
         let (shutdown, task) = self.running.take().expect("a running server");
         shutdown.send_replace(true);
         task.await.expect("the server ends");
-        self.wait_until("the stream has ended", |status| status.connected == 0)
+        self.wait_until("the stream has ended", |status| status.open_streams == 0)
             .await;
     }
 
@@ -213,10 +213,10 @@ impl StatusSink for Sink {
         self.status.send_modify(|status| match report {
             Report::Connected(_, versions) => {
                 *versions_of_newest_stream = versions;
-                status.connected += 1;
+                status.open_streams += 1;
                 status.progress = Progress::default();
             }
-            Report::Disconnected => status.connected -= 1,
+            Report::Disconnected => status.open_streams -= 1,
             Report::Progress(progress) => {
                 let _ = versions_of_newest_stream.read();
                 status.rejected_resources = progress.rejected_resources;

@@ -24,7 +24,7 @@ async fn envoy_does_not_become_live_before_the_own_resources_of_its_proxy_are_pu
     control_plane.publish_service("web", vec![cluster("web", 1), endpoints("web", &[])]);
     let envoy = Envoy::start(control_plane.address()).await;
     control_plane
-        .wait_until("Envoy is connected", |status| status.connected == 1)
+        .wait_until("Envoy is connected", |status| status.open_streams == 1)
         .await;
     let state = envoy.state().await;
     assert!(

@@ -264,6 +264,7 @@ async fn wait_for_secrets(
             .filter(|(_, secrets)| !holds(secrets))
             .map(|(pod, secrets)| format!("{pod} trusts {} roots", secrets.roots.len()))
             .collect();
+        // A Pod whose secrets could not be read is missing from `sidecars`, so at least two sidecars are required.
         Ok(done_if(
             pending.is_empty() && sidecars.len() > 1,
             start.elapsed(),
@@ -292,15 +293,15 @@ async fn sidecar_secrets(fixture: &Fixture) -> Result<BTreeMap<String, SidecarSe
 fn parse_secrets(dump: &str) -> Result<SidecarSecrets> {
     let dump: Value = serde_json::from_str(dump).context("cannot decode Envoy's secrets")?;
     let configs = dump["configs"].as_array().map_or(&[][..], Vec::as_slice);
-    let find = |path: &str| -> Result<Vec<CertificateDer<'static>>> {
+    let certificates_at = |path: &str| -> Result<Vec<CertificateDer<'static>>> {
         let found = configs.iter().find_map(|config| config["secret"].pointer(path));
         let found = found.with_context(|| format!("{path} is missing from Envoy's secrets: {dump}"))?;
         let pem: ByteString = serde_json::from_value(found["inline_bytes"].clone())?;
         Ok(CertificateDer::pem_slice_iter(&pem.0).collect::<Result<_, _>>()?)
     };
     Ok(SidecarSecrets {
-        roots: find("/validation_context/trusted_ca")?,
-        chain: find("/tls_certificate/certificate_chain")?,
+        roots: certificates_at("/validation_context/trusted_ca")?,
+        chain: certificates_at("/tls_certificate/certificate_chain")?,
     })
 }
 
@@ -349,6 +350,7 @@ const STOLEN_TOKEN_PATH: &str = "/stolen/token";
 
 /// Pod that runs kuma-dp with the name of another proxy.
 struct Impostor {
+    /// Name of the Pod, and of the Secret with the stolen token.
     name: &'static str,
     /// Name of the proxy that the impostor claims to be.
     claimed_proxy: String,
@@ -404,10 +406,10 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
     let bound_kind = "--bound-object-kind=Pod";
     let bound_name = |pod: &str| format!("--bound-object-name={pod}");
     // Creates a token that is bound to a Pod, and then deletes the Pod.
-    let deleted = pod_without_sidecar(fixture, "e2e-deleted")?;
+    let pod = pod_without_sidecar(fixture, "e2e-deleted")?;
     fixture
         .pods(APP_NAMESPACE)
-        .create(&PostParams::default(), &deleted)
+        .create(&PostParams::default(), &pod)
         .await?;
     let deleted_pod_token = create_token(&[bound_kind, &bound_name("e2e-deleted"), SIDECAR_AUDIENCE]).await?;
     let immediately = DeleteParams::default().grace_period(0);
@@ -421,7 +423,8 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
         stolen_token,
         reason,
     };
-    // The control plane checks that a token is bound to a Pod before it checks the audience.
+    // The token of `e2e-unbound` has the wrong audience as well, but the control plane first checks that a token is
+    // bound to a Pod.
     Ok(vec![
         impostor("e2e-other-name", &server_proxy, None, "TokenOfOtherProxy"),
         impostor(

@@ -33,8 +33,8 @@ pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(
     }
     let pods = fixture.pods(APP_NAMESPACE);
     let created = pods.create(&PostParams::default(), &pod).await?;
-    // The application sends each request once and is not restarted, so it fails unless the sidecar was ready
-    // before.
+    // The application sends each request once and is not restarted, so it fails if it starts before the sidecar is
+    // ready.
     let termination = wait_for("the application to end", TIMEOUT, async || {
         let status = pods.get(NAME).await?.status.unwrap_or_default();
         let mut statuses = status.container_statuses.iter().flatten();

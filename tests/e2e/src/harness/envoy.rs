@@ -13,7 +13,7 @@ use super::kubectl::Kubectl;
 /// URL of Envoy's admin interface, on loopback in the Pod.
 const ADMIN_URL: &str = "http://127.0.0.1:9901";
 
-/// Envoy of a Pod, and the container from which its admin interface is read.
+/// Envoy of a Pod, and the container from which Envoy's admin interface is read.
 #[derive(Clone, Debug)]
 pub(crate) struct Envoy<'k> {
     kubectl: &'k Kubectl,
@@ -36,8 +36,8 @@ pub(crate) struct Endpoint {
 }
 
 impl<'k> Envoy<'k> {
-    /// Returns the Envoy of a Pod. `container` is a container of the Pod with the demo program, which makes the
-    /// requests to the admin interface.
+    /// Returns the Envoy of a Pod. `container` is the container in which the demo program makes the requests to the
+    /// admin interface.
     pub(crate) fn new(kubectl: &'k Kubectl, namespace: &str, pod: &str, container: &str) -> Self {
         Self {
             kubectl,

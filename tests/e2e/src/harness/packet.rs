@@ -55,8 +55,8 @@ impl fmt::Display for Segment {
     }
 }
 
-/// Returns the TCP segments that have a payload. An incomplete record at the end is left out, because the capture may
-/// still run.
+/// Returns the TCP segments that have a payload. An incomplete file header, or an incomplete record at the end, is
+/// ignored, because the capture may still run.
 ///
 /// # Errors
 /// The file has an unknown format.
@@ -89,7 +89,7 @@ pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
     Ok(found)
 }
 
-/// Parses the TCP segment of an IPv4 packet. Returns nothing for another protocol or an empty payload.
+/// Parses the TCP segment of an IPv4 packet. Returns `None` for another protocol or an empty payload.
 fn parse_segment(packet: &[u8]) -> Option<Segment> {
     let ip_header_length = usize::from(packet.first()? & 0x0f) * 4;
     if *packet.get(9)? != PROTOCOL_TCP {

@@ -14,8 +14,10 @@ pub(crate) struct CapturedLog {
     _guard: DefaultGuard,
 }
 
+/// Appends each log line to the lines of a [`CapturedLog`].
 struct Recorder(Arc<Mutex<Vec<String>>>);
 
+/// Fields of one log line, written as `name=value`.
 struct Line(String);
 
 impl CapturedLog {

@@ -128,7 +128,7 @@ impl Link {
     }
 }
 
-/// Waits until `is_leader` has the value `expected`. Returns the time.
+/// Waits until `is_leader` has the value `expected`. Returns the time at the end of the wait.
 async fn wait_for_leading(is_leader: &mut watch::Receiver<bool>, expected: bool) -> Instant {
     is_leader
         .wait_for(|is_leader| *is_leader == expected)

@@ -1,4 +1,4 @@
-//! Dataplanes that wait for their Mesh. The API server rejects a Dataplane whose Mesh does not exist.
+//! Dataplanes that wait for their Mesh. The admission webhook denies a Dataplane whose Mesh does not exist.
 
 use std::collections::{HashMap, HashSet};
 

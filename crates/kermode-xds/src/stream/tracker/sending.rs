@@ -14,7 +14,7 @@ const RESOURCE_OVERHEAD: usize = 8;
 
 /// Content of a response.
 #[derive(Debug, Default)]
-pub(in crate::stream) struct Batch {
+pub(in crate::stream) struct ResponseContent {
     /// New and changed resources.
     pub(in crate::stream) items: Vec<Item>,
     /// Names of removed resources.
@@ -45,35 +45,38 @@ pub(in crate::stream) struct Item {
 impl Tracker {
     /// Returns the content of the next response, or `None` if all pending changes have to wait. Must not be called if
     /// [`Tracker::has_nothing_to_send`] returns true.
-    pub(in crate::stream) fn next_batch(
+    ///
+    /// `limit` is the maximum size of the response in bytes. A single resource may exceed the limit. The limit does not
+    /// apply to a retry.
+    pub(in crate::stream) fn next_content(
         &mut self,
         view: &View<'_>,
         delayed: &DelayedChanges,
         holds: &Holds,
         limit: usize,
-    ) -> Option<Batch> {
-        let mut batch = Batch::default();
+    ) -> Option<ResponseContent> {
+        let mut content = ResponseContent::default();
         while let Some(part) = self.retries.pop_front() {
-            self.fill_retry(&mut batch, part, view, delayed, holds);
-            if !batch.is_empty() {
-                return Some(batch);
+            self.fill_retry(&mut content, part, view, delayed, holds);
+            if !content.is_empty() {
+                return Some(content);
             }
         }
-        let is_complete = self.fill(&mut batch, view, delayed, holds, limit);
-        // An empty first response makes Envoy continue without resources, so the first response waits until a delayed
-        // resource can be sent.
-        if batch.is_empty() && !(self.is_response_due && is_complete) {
+        let is_complete = self.fill(&mut content, view, delayed, holds, limit);
+        // An empty first response makes Envoy continue without resources. If resources are delayed, the first response
+        // waits for them.
+        if content.is_empty() && !(self.is_response_due && is_complete) {
             return None;
         }
         self.is_response_due = false;
-        Some(batch)
+        Some(content)
     }
 
-    /// Moves the pending resources that may be sent into a batch. Returns whether the batch contains all pending new
-    /// and changed resources, apart from held ones.
+    /// Moves the pending resources that may be sent into `content`. Returns whether `content` then contains all pending
+    /// new and changed resources, apart from held ones.
     fn fill(
         &mut self,
-        batch: &mut Batch,
+        content: &mut ResponseContent,
         view: &View<'_>,
         delayed: &DelayedChanges,
         holds: &Holds,
@@ -97,7 +100,7 @@ impl Tracker {
                         return true;
                     }
                     bytes += size(entry);
-                    batch.push_upsert(entry, change.since, change.is_forced);
+                    content.push_upsert(entry, change.since, change.is_forced);
                 }
                 Action::Tombstone(entry) => {
                     if self.client_versions.contains(name) && delayed.contains_removal(name, change.latest) {
@@ -108,14 +111,14 @@ impl Tracker {
                         return true;
                     }
                     bytes += size(&entry);
-                    batch.push_tombstone(*entry, change.since, change.is_forced);
+                    content.push_tombstone(*entry, change.since, change.is_forced);
                 }
                 Action::Remove => {
                     if self.client_versions.contains(name) && delayed.contains_removal(name, change.latest) {
                         return true;
                     }
                     bytes += name.len() + RESOURCE_OVERHEAD;
-                    batch.push_removal(name.clone(), change.since);
+                    content.push_removal(name.clone(), change.since);
                     self.drop_stale_rejection(name, view);
                 }
             }
@@ -128,11 +131,11 @@ impl Tracker {
         is_complete
     }
 
-    /// Adds the resources of `part`, a part of a rejected response, to a batch. Leaves out resources that have to wait
-    /// or no longer have to be sent.
+    /// Adds the resources of `part`, a part of a rejected response, to `content`. Leaves out resources that no longer
+    /// have to be sent. Resources that have to wait, and removals, become pending again.
     fn fill_retry(
         &mut self,
-        batch: &mut Batch,
+        content: &mut ResponseContent,
         part: Vec<Arc<str>>,
         view: &View<'_>,
         delayed: &DelayedChanges,
@@ -149,21 +152,21 @@ impl Tracker {
                 {
                     self.enqueue(name, UNKNOWN_SINCE, view.sequence(), is_forced);
                 }
-                Action::Upsert(entry) => batch.push_upsert(entry, UNKNOWN_SINCE, is_forced),
+                Action::Upsert(entry) => content.push_upsert(entry, UNKNOWN_SINCE, is_forced),
                 // The tombstone does not wait for listeners, because the rejected response contained the name already.
-                Action::Tombstone(entry) => batch.push_tombstone(*entry, UNKNOWN_SINCE, is_forced),
+                Action::Tombstone(entry) => content.push_tombstone(*entry, UNKNOWN_SINCE, is_forced),
                 Action::Remove => self.enqueue(name, UNKNOWN_SINCE, view.sequence(), is_forced),
                 Action::None => self.drop_stale_rejection(&name, view),
             }
         }
     }
 
-    /// Records a batch as in flight.
-    pub(in crate::stream) fn on_sent(&mut self, nonce: String, batch: Batch) {
+    /// Records the response with this content as in flight.
+    pub(in crate::stream) fn on_sent(&mut self, nonce: String, content: ResponseContent) {
         let mut oldest_new: Option<u64> = None;
-        let mut items = Vec::with_capacity(batch.items.len());
+        let mut items = Vec::with_capacity(content.items.len());
         let mut tombstones = Vec::new();
-        for item in batch.items {
+        for item in content.items {
             let Item {
                 resource,
                 is_tombstone,
@@ -171,38 +174,38 @@ impl Tracker {
                 is_forced,
                 ..
             } = item;
-            let before = self.client_versions.insert(resource.clone());
-            if !before.as_ref().is_some_and(is_version_known) {
+            let previous = self.client_versions.insert(resource.clone());
+            if !previous.as_ref().is_some_and(is_version_known) {
                 oldest_new = oldest_new.into_iter().chain(created).min();
             }
             if is_tombstone {
                 tombstones.push(resource.name.clone());
             }
-            let before = if is_forced {
+            let version_after_nack = if is_forced {
                 Some(unknown_version(&resource.name))
             } else {
-                before
+                previous
             };
-            items.push((resource, before));
+            items.push((resource, version_after_nack));
         }
-        for name in &batch.removed {
+        for name in &content.removed {
             self.client_versions.remove(name);
             self.sent_before_endpoints.remove(name);
         }
         self.in_flight = Some(InFlight {
             nonce,
             items,
-            removed: batch.removed,
+            removed: content.removed,
             tombstones,
             oldest_new,
-            since: batch.since.unwrap_or(u64::MAX),
+            since: content.since.unwrap_or(u64::MAX),
         });
     }
 }
 
-// === impl Batch ===
+// === impl ResponseContent ===
 
-impl Batch {
+impl ResponseContent {
     fn is_empty(&self) -> bool {
         self.items.is_empty() && self.removed.is_empty()
     }
