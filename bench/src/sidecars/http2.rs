@@ -193,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
             DATA => {
                 ensure!(flags & PADDED == 0, "padded frames are not supported");
                 self.data.extend_from_slice(payload);
-                self.count_read(u32::try_from(payload.len())?);
+                self.count_received(u32::try_from(payload.len())?);
                 ensure!(flags & END_STREAM == 0, "the call has ended");
             }
             HEADERS => ensure!(flags & END_STREAM == 0, "the server rejected or ended the call"),
@@ -221,16 +221,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
 
     /// Counts received bytes. Once the bytes that are not returned exceed half of a window, returns them to the server
     /// with a WINDOW_UPDATE.
-    fn count_read(&mut self, read: u32) {
-        self.stream_unreturned += read;
-        self.connection_unreturned += read;
+    fn count_received(&mut self, length: u32) {
+        self.stream_unreturned += length;
+        self.connection_unreturned += length;
         if self.stream_unreturned > STREAM_WINDOW / 2 {
-            let read = std::mem::take(&mut self.stream_unreturned);
-            self.queue_window_update(STREAM, read);
+            let increment = std::mem::take(&mut self.stream_unreturned);
+            self.queue_window_update(STREAM, increment);
         }
         if self.connection_unreturned > CONNECTION_WINDOW / 2 {
-            let read = std::mem::take(&mut self.connection_unreturned);
-            self.queue_window_update(0, read);
+            let increment = std::mem::take(&mut self.connection_unreturned);
+            self.queue_window_update(0, increment);
         }
     }
 
@@ -253,16 +253,16 @@ fn header_block(authority: &str, path: &str, authorization: &str) -> BytesMut {
     // `:method: POST` and `:scheme: https`, which are entries 3 and 7 of the static table.
     let mut block = BytesMut::from(&[0x83, 0x87][..]);
     // Names are indexes of the static table: `:path`, `:authority`, `content-type` and `authorization`.
-    for (name, value) in [
+    for (name_index, value) in [
         (4, path),
         (1, authority),
         (31, "application/grpc"),
         (23, authorization),
     ] {
-        append_integer(&mut block, 4, name);
+        append_integer(&mut block, 4, name_index);
         append_string(&mut block, value);
     }
-    // A header whose name is not an index of the static table.
+    // A header whose name is not in the static table.
     block.put_u8(0);
     append_string(&mut block, "te");
     append_string(&mut block, "trailers");
@@ -275,9 +275,9 @@ fn append_string(block: &mut BytesMut, value: &str) {
     block.put_slice(value.as_bytes());
 }
 
-/// Appends an integer with a prefix of `prefix` bits, the upper bits of which are 0.
-fn append_integer(block: &mut BytesMut, prefix: u32, value: usize) {
-    let limit = (1_usize << prefix) - 1;
+/// Appends an integer with a prefix of `prefix_bits` bits. The other bits of the first byte are 0.
+fn append_integer(block: &mut BytesMut, prefix_bits: u32, value: usize) {
+    let limit = (1_usize << prefix_bits) - 1;
     let byte = |value: usize| u8::try_from(value & 0xff).unwrap_or_default();
     if value < limit {
         return block.put_u8(byte(value));

@@ -203,7 +203,8 @@ fn spawn_controllers(
         "writer of proxy statuses",
         run_until_shutdown(shutdown, status_writer),
     );
-    // Only one replica can start a rotation, because only one replica can create the Secret of the new CA.
+    // Rotation needs no leader: only one replica can start a rotation, because only one replica can create the Secret
+    // of the new CA.
     let ca_rotation = state.rotate_authorities(registry);
     spawn(
         components,

@@ -1,4 +1,4 @@
-//! Suite `injector`: injects Pods of Kuma's tests and compares the results.
+//! Suite `injector`: injects Pods of Kuma's tests and compares the results with those of Kuma.
 
 use anyhow::{Context, Result, bail};
 use kermode_inject::Settings;
@@ -62,8 +62,8 @@ fn inputs(case: &Case<'_>) -> Result<InjectionInputs> {
     })
 }
 
-/// Returns the injector's settings of a case. DNS redirection and exceptions are off unless the case enables them; for
-/// all other settings, Kermode's defaults apply.
+/// Returns the injector's settings of a case. Settings that the case does not contain have Kermode's defaults, except
+/// that DNS redirection and exceptions are off and that sidecars are classic.
 fn settings(case: &Case<'_>) -> Result<Settings> {
     let mut config = json!({"builtinDNS": {"enabled": false}, "exceptions": {"labels": {}}});
     merge(&mut config, case.document("config")?);

@@ -13,8 +13,11 @@ use tokio::sync::mpsc;
 /// Behaviour of the API server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
+    /// Requests are handled.
     Responds,
+    /// Requests get no response.
     Hangs,
+    /// Connections are refused.
     Unreachable,
 }
 

@@ -43,7 +43,7 @@ pub struct InboundsStatus {
     /// Ready and total inbounds, such as `2/3`; `gateway` for a gateway.
     #[serde(default)]
     pub summary: String,
-    /// Values of `kuma.io/service`, separated by commas, because a printer column cannot show a list.
+    /// Services of the Dataplane, separated by commas, because a printer column cannot show a list.
     #[serde(default)]
     pub services: String,
 }
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    fn mk_dataplane(ready: &[Option<bool>]) -> model::Dataplane {
+    fn mk_dataplane(inbounds_ready: &[Option<bool>]) -> model::Dataplane {
         let inbound = |(index, ready): (usize, &Option<bool>)| model::Inbound {
             port: 80,
             tags: [(
@@ -141,7 +141,7 @@ mod tests {
             mesh: "default".into(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             additional_addresses: Vec::new(),
-            inbounds: ready.iter().enumerate().map(inbound).collect(),
+            inbounds: inbounds_ready.iter().enumerate().map(inbound).collect(),
             gateway: None,
             transparent_proxying: None,
             admin_port: None,

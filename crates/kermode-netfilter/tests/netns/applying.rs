@@ -39,7 +39,7 @@ fn applying_the_same_rules_twice_changes_nothing() {
 }
 
 #[test]
-fn applying_does_not_change_other_tables() {
+fn applying_replaces_earlier_rules_and_does_not_change_other_tables() {
     let lab = NetnsLab::without_rules();
     let other_table = "table inet other {\n\tchain output {\n\t\ttype filter hook output priority filter; policy accept;\n\t\ttcp dport 9 drop\n\t}\n}\n";
     lab.pod.command("nft", &["-f", "-"], other_table);

@@ -176,7 +176,7 @@ impl ControlPlane {
         self.status.borrow().clone()
     }
 
-    /// Waits until the reported status satisfies `is_reached`. `condition` describes this state.
+    /// Waits until the reported status satisfies `is_reached`, which `condition` describes.
     pub(crate) async fn wait_until(&self, condition: &str, is_reached: impl Fn(&ReportedStatus) -> bool) {
         let mut status = self.status.subscribe();
         let waiting = tokio::time::timeout(TIMEOUT, status.wait_for(is_reached));

@@ -24,7 +24,7 @@ use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, is_ready};
 
 /// Mesh whose certificates are valid for one minute, the shortest validity allowed. Once a new CA signs, proxies renew
-/// their certificates within half of this time, 30 s.
+/// their certificates within half of the validity, 30 s.
 const SHORT_VALIDITY_MESH: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: Mesh
@@ -85,14 +85,15 @@ async fn check_rotation(fixture: &Fixture) -> Result<Note> {
             "before the rotation, {pod} must trust only the root of the mesh"
         );
     }
-    let before = fixture.client_counters().await?;
+    let counters_before = fixture.client_counters().await?;
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
     let envoy = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, &client, "client");
     let handshakes_before = handshakes(&envoy).await?;
     let times = rotate_ca(fixture, &old_root).await?;
+    // Causes handshakes while only the new root is trusted.
     fixture.restart_deployment(APP_NAMESPACE, "server").await?;
 
-    let increase = fixture.client_counters().await?.since(&before);
+    let increase = fixture.client_counters().await?.since(&counters_before);
     ensure!(increase.failed == 0, "{}", increase.request_summary());
     // This lower bound shows that the client sent requests during the whole rotation. Usually, it sends several times
     // as many requests.
@@ -158,8 +159,8 @@ async fn rotate_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Res
         |secrets| secrets.trusts_exactly(&[old_root, &new_root]),
     )
     .await?;
-    // The duration of the last check is not counted: a check takes long, and all sidecars had both roots when the last
-    // check began.
+    // The duration of the last check is not counted, because a check takes long and most sidecars had both roots when
+    // the last check began.
     let trusted = start.elapsed().saturating_sub(last_check_duration);
     start_step(fixture, "signs-from").await?;
     wait_for_secrets(
@@ -207,7 +208,7 @@ async fn check_events(fixture: &Fixture) -> Result<()> {
 }
 
 /// Starts a step of the rotation: sets the step's time, which is the entry `time_entry` of the Secret of the newest CA,
-/// to the current time. The scheduled time is later than the end of this test.
+/// to the current time. Otherwise, the step would start only after the end of this test.
 async fn start_step(fixture: &Fixture, time_entry: &str) -> Result<()> {
     let patch = json!({"stringData": {time_entry: unix_seconds().to_string()}}).to_string();
     let name = format!("secret/{}", newest_ca_secret(fixture).await?.name_any());
@@ -369,11 +370,11 @@ pub(super) async fn proxies_with_a_false_identity_get_no_certificate(fixture: &F
         .port_forward(SYSTEM_NAMESPACE, &target, DIAGNOSTICS_PORT)
         .await?;
     let impostors = impostors(fixture).await?;
-    let mut before = BTreeMap::new();
+    let mut denials_before = BTreeMap::new();
     for impostor in &impostors {
-        before.insert(impostor.reason, denials(&diagnostics, impostor.reason).await?);
+        denials_before.insert(impostor.reason, denials(&diagnostics, impostor.reason).await?);
     }
-    let outcome = check_denials(fixture, &diagnostics, &impostors, &before).await;
+    let outcome = check_denials(fixture, &diagnostics, &impostors, &denials_before).await;
     for impostor in &impostors {
         let immediately = DeleteParams::default().grace_period(0);
         fixture
@@ -454,13 +455,13 @@ async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
     ])
 }
 
-/// Starts the impostors. Checks that each is denied a certificate with the expected reason. `before` contains the
-/// number of earlier denials by reason.
+/// Starts the impostors. Checks that each is denied a certificate with the expected reason. `denials_before`
+/// contains the number of earlier denials by reason.
 async fn check_denials(
     fixture: &Fixture,
     diagnostics: &PortForward,
     impostors: &[Impostor],
-    before: &BTreeMap<&str, u64>,
+    denials_before: &BTreeMap<&str, u64>,
 ) -> Result<Note> {
     let sidecar = client_sidecar(fixture).await?;
     let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), APP_NAMESPACE);
@@ -513,7 +514,7 @@ async fn check_denials(
         }
         let denial_count = denials(diagnostics, reason).await?;
         ensure!(
-            denial_count > before.get(reason).copied().unwrap_or_default(),
+            denial_count > denials_before.get(reason).copied().unwrap_or_default(),
             "{name}: no denial with reason {reason} was counted"
         );
         notes.push(format!("{reason} {denial_count}"));

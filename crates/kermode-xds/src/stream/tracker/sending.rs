@@ -19,7 +19,7 @@ pub(in crate::stream) struct ResponseContent {
     pub(in crate::stream) items: Vec<Item>,
     /// Names of removed resources.
     pub(in crate::stream) removed: Vec<Arc<str>>,
-    /// Sequence number of the oldest change. `None` if there are no changes.
+    /// Lower bound of the sequence numbers of the changes. `None` if there are no changes.
     since: Option<u64>,
 }
 
