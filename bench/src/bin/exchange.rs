@@ -1,6 +1,6 @@
-//! `make bench-exchange`: cost of an exchange over TCP, TLS and HTTP/2. In an exchange, the server sends a message to
-//! each of many clients, and each client responds. The cost is the part of a control plane's CPU time that the
-//! transport alone needs.
+//! `make bench-exchange`: cost of an exchange over TCP, TLS and HTTP/2, with tonic's server, and with simulated
+//! sidecars. In an exchange, the server sends a message to each of many clients, and each client responds. The cost is
+//! the part of a control plane's CPU time that the transport alone needs.
 
 use std::time::Duration;
 

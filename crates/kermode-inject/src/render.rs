@@ -23,12 +23,13 @@ fn resources(resources: &Resources, pod_resources: PodResources<'_>) -> Value {
     json!({"requests": amounts(&resources.requests, pod_resources), "limits": amounts(&resources.limits, pod_resources)})
 }
 
+/// Renders the amounts that are not empty and not in `pod_resources`.
 fn amounts(amounts: &ResourceAmounts, pod_resources: PodResources<'_>) -> Value {
-    let non_empty = [("cpu", &amounts.cpu), ("memory", &amounts.memory)]
+    let rendered = [("cpu", &amounts.cpu), ("memory", &amounts.memory)]
         .into_iter()
         .filter(|(name, quantity)| !quantity.is_empty() && !pod_resources.contains(name))
         .map(|(name, quantity)| (name.to_owned(), Value::from(quantity.as_str())));
-    Value::Object(non_empty.collect::<Map<_, _>>())
+    Value::Object(rendered.collect::<Map<_, _>>())
 }
 
 /// Renders a security context that Pod Security `restricted` accepts, for a container that does not run as root.

@@ -16,11 +16,11 @@ const WORKLOADS: &[(&str, &str, &str)] = &[
     ("batch", "CronJob", "/spec/jobTemplate/spec/template"),
 ];
 
-/// Returns the JSON pointer to the Pod or Pod template of an object; `None` if it has none.
+/// Returns the JSON pointer to the Pod or Pod template of an object; `None` if the object contains neither.
 pub fn pod_pointer(object: &Value) -> Option<&'static str> {
-    let version = object.get("apiVersion")?.as_str()?;
+    let api_version = object.get("apiVersion")?.as_str()?;
     let kind = object.get("kind")?.as_str()?;
-    let group = version.split_once('/').map_or("", |(group, _)| group);
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let mut matching = WORKLOADS
         .iter()
         .filter(|(workload_group, workload_kind, _)| *workload_group == group && *workload_kind == kind);
@@ -37,8 +37,8 @@ pub fn misplaced_request(object: &Value) -> Option<String> {
         let values = object.pointer(&format!("/metadata/{field}"));
         values.is_some_and(|values| values.get(SIDECAR_INJECTION).is_some())
     };
-    let pod = object.pointer(pointer)?;
-    if has_request(pod, "labels") || has_request(pod, "annotations") {
+    let template = object.pointer(pointer)?;
+    if has_request(template, "labels") || has_request(template, "annotations") {
         return None;
     }
     let field = ["labels", "annotations"]

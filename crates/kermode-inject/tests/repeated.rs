@@ -24,7 +24,7 @@ fn settings(mode: SidecarMode) -> Settings {
     }
 }
 
-/// Settings of all placements: native or classic, with `kuma-init` or with the CNI plugin.
+/// Returns settings for all combinations: native or classic sidecar, `kuma-init` or CNI plugin.
 fn all_settings() -> Vec<Settings> {
     let modes = [SidecarMode::Native, SidecarMode::Classic];
     let with_cni = |cni_enabled| {
@@ -52,7 +52,7 @@ fn mk_pod() -> Value {
     })
 }
 
-/// Injects a Pod. Returns `None` if the Pod is up to date.
+/// Injects a Pod. Returns the injected Pod, or `None` if the Pod is up to date.
 fn injected_or_current(pod: &Value, settings: &Settings) -> Result<Option<Value>, Denial> {
     match Fixture::default().with(|context| inject(pod, settings, context))? {
         Outcome::Injected(injection) => {
@@ -65,6 +65,7 @@ fn injected_or_current(pod: &Value, settings: &Settings) -> Result<Option<Value>
     }
 }
 
+/// Injects a Pod. Returns the injected Pod, which is the same Pod if it is up to date.
 fn injected(pod: &Value, settings: &Settings) -> Value {
     injected_or_current(pod, settings)
         .expect("admitted")
@@ -118,43 +119,47 @@ fn injected_pod_is_up_to_date_also_with_the_defaults_of_the_api_server() {
 #[test]
 fn removed_parts_of_an_earlier_injection_are_restored() {
     for settings in all_settings() {
-        let whole = injected(&mk_pod(), &settings);
+        let complete = injected(&mk_pod(), &settings);
         let lists = ["containers", "initContainers", "volumes"];
         let kuma_items: Vec<(&str, String)> = lists
             .into_iter()
             .flat_map(|list| {
-                names(&whole, list)
+                names(&complete, list)
                     .into_iter()
                     .map(move |name| (list, name.to_owned()))
             })
             .filter(|(_, name)| name.starts_with("kuma-"))
             .collect();
         assert!(kuma_items.len() >= 3, "{kuma_items:?}");
-        // `removed` is a mask of the removed items.
-        for removed in 0..1_u32 << kuma_items.len() {
-            let mut pod = whole.clone();
+        // Removes each subset of the items. Bit `i` of the mask is set if the item `i` is removed.
+        for removed_mask in 0..1_u32 << kuma_items.len() {
+            let mut pod = complete.clone();
             for (index, (list, name)) in kuma_items.iter().enumerate() {
-                if removed & (1 << index) != 0 {
+                if removed_mask & (1 << index) != 0 {
                     remove(&mut pod, list, |other| other == name);
                 }
             }
             let again = injected(&pod, &settings);
             for list in ["containers", "initContainers"] {
-                assert_eq!(again["spec"][list], whole["spec"][list], "{removed:b}");
+                assert_eq!(again["spec"][list], complete["spec"][list], "{removed_mask:b}");
             }
-            let sorted = |pod: &Value| {
+            let sorted_volumes = |pod: &Value| {
                 let mut volumes = pod["spec"]["volumes"].as_array().unwrap().clone();
                 volumes.sort_by_key(ToString::to_string);
                 volumes
             };
-            assert_eq!(sorted(&again), sorted(&whole), "{removed:b}");
-            assert_eq!(again["metadata"], whole["metadata"], "{removed:b}");
+            assert_eq!(
+                sorted_volumes(&again),
+                sorted_volumes(&complete),
+                "{removed_mask:b}"
+            );
+            assert_eq!(again["metadata"], complete["metadata"], "{removed_mask:b}");
         }
     }
 }
 
 #[test]
-fn other_settings_replace_the_results_of_earlier_ones() {
+fn injection_with_new_settings_replaces_an_earlier_injection() {
     for before in all_settings() {
         for mut after in all_settings() {
             after.sidecar_container.image = "registry/kuma-dp:next".to_owned();
@@ -176,6 +181,7 @@ fn other_settings_replace_the_results_of_earlier_ones() {
 fn containers_of_an_earlier_injection_are_not_trusted() {
     for settings in all_settings() {
         let once = injected(&mk_pod(), &settings);
+        // The list of the sidecar, and the index of `kuma-init` or `kuma-validation` among the init containers.
         let (sidecar_list, init_index) = match settings.sidecar_mode {
             SidecarMode::Native => ("initContainers", 0),
             _ => (
@@ -230,7 +236,7 @@ fn leftover_init_container_is_replaced() {
 }
 
 #[test]
-fn foreign_volume_with_a_name_that_the_sidecar_needs_is_denied() {
+fn pod_is_denied_if_its_own_volume_has_a_name_that_the_sidecar_needs() {
     for (name, source) in [
         (
             "kuma-sidecar-tmp",
@@ -250,7 +256,7 @@ fn foreign_volume_with_a_name_that_the_sidecar_needs_is_denied() {
 }
 
 #[test]
-fn volume_of_an_earlier_injection_is_replaced_in_place() {
+fn volumes_of_an_earlier_injection_are_replaced_in_place() {
     let mut pod = mk_pod();
     let volumes = pod["spec"]["volumes"].as_array_mut().unwrap();
     volumes.insert(
@@ -275,9 +281,10 @@ fn volume_of_an_earlier_injection_is_replaced_in_place() {
     }
 }
 
-// Other webhooks
+// === changes of another webhook after injection ===
 
-/// Returns an injected Pod to which another webhook has added a container with probes, and an init container in front.
+/// Returns an injected Pod to which another webhook has added a container with probes, a first init container and a
+/// volume.
 fn changed_by_another_webhook(settings: &Settings) -> Value {
     let mut pod = injected(&mk_pod(), settings);
     let probe = json!({"httpGet": {"path": "/health", "port": 8282}});
@@ -293,7 +300,7 @@ fn changed_by_another_webhook(settings: &Settings) -> Value {
 }
 
 #[test]
-fn container_of_another_webhook_gets_virtual_probes_and_the_init_containers_their_order() {
+fn container_of_another_webhook_gets_virtual_probes_and_the_order_of_the_init_containers_is_restored() {
     for settings in all_settings() {
         let mut pod = injected(&changed_by_another_webhook(&settings), &settings);
         for probe in ["livenessProbe", "readinessProbe"] {
@@ -304,7 +311,7 @@ fn container_of_another_webhook_gets_virtual_probes_and_the_init_containers_thei
         assert_eq!(
             *http,
             json!({"path": "/8080/healthz", "port": 9000}),
-            "rewritten once"
+            "the probe must be rewritten only once"
         );
         let kuma_init = if settings.cni_enabled {
             "kuma-validation"
@@ -326,7 +333,7 @@ fn container_of_another_webhook_gets_virtual_probes_and_the_init_containers_thei
 }
 
 #[test]
-fn container_of_another_webhook_with_the_uid_of_the_sidecar_is_denied() {
+fn pod_is_denied_if_a_container_of_another_webhook_has_the_uid_of_the_sidecar() {
     for settings in all_settings() {
         let mut pod = changed_by_another_webhook(&settings);
         item(&mut pod, "containers", "agent")["securityContext"] = json!({"runAsUser": 5678});
@@ -345,6 +352,7 @@ fn changes_of_another_webhook_to_the_sidecar_are_kept() {
         };
         let mut pod = changed_by_another_webhook(&settings);
         let sidecar = item(&mut pod, list, "kuma-sidecar");
+        // Only the registry differs from the configured image. Another name or tag would be replaced.
         sidecar["image"] = "mirror.local/kuma/kuma-dp:latest".into();
         sidecar["resources"] = json!({"requests": {"cpu": "3"}});
         sidecar["env"]
@@ -442,14 +450,14 @@ fn container_of_the_application_with_the_name_of_a_renamed_sidecar_is_not_remove
 #[test]
 fn networks_of_the_pod_are_kept_beside_that_of_the_cni_plugin() {
     let networks = "k8s.v1.cni.cncf.io/networks";
-    let cni = Settings {
+    let cni_settings = Settings {
         cni_enabled: true,
         ..settings(SidecarMode::Native)
     };
     let mut pod = mk_pod();
     pod["metadata"]["annotations"][networks] = "storage".into();
-    let with_cni = injected(&pod, &cni);
+    let with_cni = injected(&pod, &cni_settings);
     assert_eq!(with_cni["metadata"]["annotations"][networks], "storage,kuma-cni");
-    let without = injected(&with_cni, &settings(SidecarMode::Native));
-    assert_eq!(without["metadata"]["annotations"][networks], "storage");
+    let without_cni = injected(&with_cni, &settings(SidecarMode::Native));
+    assert_eq!(without_cni["metadata"]["annotations"][networks], "storage");
 }

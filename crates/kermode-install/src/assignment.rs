@@ -29,6 +29,7 @@ pub(crate) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result
         return Err(InvalidAssignment::EmptyPart(assignment.to_owned()));
     }
     let Some((last, parents)) = keys.split_last() else {
+        // This cannot occur, because a path has at least one key.
         return Err(InvalidAssignment::NoEqualsSign(assignment.to_owned()));
     };
     let value = parse_value(value)
@@ -48,8 +49,8 @@ pub(crate) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result
     Ok(())
 }
 
-/// Parses a value as YAML. Only `true` and `false` are booleans, because `no`, a boolean of YAML 1.1, may be the name
-/// of a zone. An empty value is an empty string.
+/// Parses a value as YAML. Only `true` and `false` are booleans, because other booleans of YAML 1.1, such as `no`, may
+/// be meant as a string, for example as a name. An empty value is an empty string.
 fn parse_value(text: &str) -> Result<Value, serde_saphyr::Error> {
     if text.is_empty() {
         return Ok(Value::String(String::new()));

@@ -10,7 +10,7 @@ pub struct KubernetesVersion {
 }
 
 impl KubernetesVersion {
-    /// First version that runs restartable init containers by default.
+    /// First version that runs native sidecars (restartable init containers) by default.
     const NATIVE_SIDECARS: Self = Self::new(1, 29);
 
     /// Creates a version.
@@ -18,7 +18,8 @@ impl KubernetesVersion {
         Self { major, minor }
     }
 
-    /// Parses a version such as `1.34`, `1.29+` or `v1.27.9-gke.100`; `None` if it does not start with two numbers.
+    /// Parses a version such as `1.34`, `1.29+` or `v1.27.9-gke.100`. Returns `None` if the text after `v` does not
+    /// start with two numbers and a dot between them.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, rest) = text.trim_start_matches('v').split_once('.')?;
         let end = rest.find(|character: char| !character.is_ascii_digit());
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_of_providers_are_parsed() {
+    fn major_and_minor_number_are_parsed() {
         for (text, expected) in [
             ("1.34", Some("1.34")),
             ("1.29+", Some("1.29")),

@@ -38,7 +38,7 @@ pub struct EndpointRemovals {
 struct RemovalsInner {
     state: Mutex<RemovalState>,
     /// ID of the next ADS stream.
-    next_stream: AtomicU64,
+    next_stream_id: AtomicU64,
     /// Notified whenever a removal starts or completes.
     changed: watch::Sender<()>,
     /// Metric of the number of open removals.
@@ -47,13 +47,12 @@ struct RemovalsInner {
     acknowledged_after: Histogram,
 }
 
-/// Reports the acknowledgements of one ADS stream. Dropping it reports the end of the stream.
+/// Reports the acknowledgements of one ADS stream, and when it is dropped, the end of the stream.
 #[derive(Debug)]
 pub struct StreamAcknowledgements {
     inner: Arc<RemovalsInner>,
     proxy: ObjectKey,
-    /// ID of the stream.
-    stream: u64,
+    stream_id: u64,
     /// Highest sequence number that was reported.
     acknowledged: u64,
 }
@@ -66,7 +65,7 @@ impl Default for EndpointRemovals {
         Self {
             inner: Arc::new(RemovalsInner {
                 state: Mutex::default(),
-                next_stream: AtomicU64::default(),
+                next_stream_id: AtomicU64::default(),
                 changed: watch::Sender::new(()),
                 open: Gauge::default(),
                 acknowledged_after: Histogram::new(buckets),
@@ -97,17 +96,17 @@ impl EndpointRemovals {
         });
     }
 
-    /// Reports that the removal of an endpoint was published. `published_sequence` returns the sequence number of the
+    /// Reports that the removal of an endpoint was published. `newest_sequence_of` returns the sequence number of the
     /// newest published change of a mesh. Does nothing for a proxy that is not an endpoint.
     pub fn on_endpoint_removed(
         &self,
         endpoint: &ObjectKey,
-        published_sequence: impl FnOnce(&MeshName) -> u64,
+        newest_sequence_of: impl FnOnce(&MeshName) -> u64,
     ) {
         let Some(mesh) = self.inner.state.lock().mesh_of(endpoint).cloned() else {
             return;
         };
-        let sequence = published_sequence(&mesh);
+        let sequence = newest_sequence_of(&mesh);
         self.inner
             .update(|state, now| state.remove_endpoint(endpoint, sequence, now));
     }
@@ -120,7 +119,8 @@ impl EndpointRemovals {
 
     /// Returns the status of an endpoint's removal.
     pub fn status(&self, endpoint: &ObjectKey) -> RemovalStatus {
-        // Disconnected proxies expire here and not by a timer, because only the status depends on the expiry.
+        // Disconnected proxies expire here and not by a timer. The metrics and the list of open removals count them
+        // until then.
         self.inner.update(RemovalState::expire_disconnected_proxies);
         self.inner.state.lock().status(endpoint)
     }
@@ -144,19 +144,19 @@ impl EndpointRemovals {
 
     /// Reports that a proxy opened an ADS stream.
     pub fn on_stream_opened(&self, proxy: &ObjectKey, mesh: &MeshName) -> StreamAcknowledgements {
-        let stream = self.inner.next_stream.fetch_add(1, Ordering::Relaxed);
+        let stream_id = self.inner.next_stream_id.fetch_add(1, Ordering::Relaxed);
         self.inner
-            .update(|state, now| state.open_stream(proxy, mesh, stream, now));
+            .update(|state, now| state.open_stream(proxy, mesh, stream_id, now));
         StreamAcknowledgements {
             inner: self.inner.clone(),
             proxy: proxy.clone(),
-            stream,
+            stream_id,
             acknowledged: 0,
         }
     }
 
-    /// Returns a stream of reports on an endpoint's removal: the current report, then one after each change. The stream
-    /// never ends, since a proxy that connects later may still have the endpoint.
+    /// Returns a stream of reports on an endpoint's removal: the current report, then each report that differs from the
+    /// one before. The stream never ends, since a proxy that connects later may still have the endpoint.
     pub fn watch(
         &self,
         endpoint: ObjectKey,
@@ -176,6 +176,7 @@ impl EndpointRemovals {
         })
     }
 
+    /// Returns the current report on an endpoint's removal. Starts a query if the endpoint is unknown.
     fn report(
         &self,
         endpoint: &ObjectKey,
@@ -242,17 +243,17 @@ impl StreamAcknowledgements {
             return;
         };
         self.acknowledged = sequence;
-        let (proxy, stream) = (&self.proxy, self.stream);
+        let (proxy, stream_id) = (&self.proxy, self.stream_id);
         self.inner
-            .update(|state, now| state.acknowledge(proxy, stream, sequence, now));
+            .update(|state, now| state.acknowledge(proxy, stream_id, sequence, now));
     }
 }
 
 impl Drop for StreamAcknowledgements {
     fn drop(&mut self) {
-        let (proxy, stream) = (&self.proxy, self.stream);
+        let (proxy, stream_id) = (&self.proxy, self.stream_id);
         self.inner
-            .update(|state, now| state.close_stream(proxy, stream, now));
+            .update(|state, now| state.close_stream(proxy, stream_id, now));
     }
 }
 

@@ -29,7 +29,8 @@ impl Runner for PodLifecycle {
 }
 
 /// Counts the sidecars that must quit because all other containers of the Pod have completed. If the case says that the
-/// Dataplane of the Pod exists, this function adds the annotation and the IP that a Pod with a Dataplane needs.
+/// Dataplane of the Pod exists, this function adds the annotation, the sidecar and the IP that a Pod with a Dataplane
+/// needs.
 fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     let mut pod = case.at("/inputs/pod").clone();
     let mut index = Index::default();
@@ -76,7 +77,8 @@ fn compare_desired_dataplanes(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Adds the container of the sidecar to an injected Pod of the corpus that lacks it.
+/// Adds the container of the sidecar to a Pod without it. Kuma recognizes an injected Pod by its annotation, so the
+/// corpus has injected Pods without a sidecar.
 fn add_sidecar(pod: &mut Value) {
     let is_sidecar = |container: &Value| container["name"] == "kuma-sidecar";
     if let Some(containers) = pod["spec"]["containers"].as_array_mut()

@@ -20,8 +20,8 @@ pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&
     }))?)
 }
 
-/// Creates a Pod with the injection label in a dry run and checks that it gets a sidecar. This shows that the API
-/// server calls the webhook and trusts the webhook's certificate.
+/// Creates a Pod with the injection label in a dry run and checks that the Pod gets a sidecar. A sidecar shows that the
+/// API server calls the webhook and trusts the webhook's certificate.
 pub(crate) async fn check_injection_in_dry_run(fixture: &Fixture) -> Result<()> {
     let mut pod = demo_pod(fixture, "default", "e2e-dry-run", &["server"])?;
     pod.labels_mut()
@@ -32,12 +32,12 @@ pub(crate) async fn check_injection_in_dry_run(fixture: &Fixture) -> Result<()> 
     };
     let admitted = fixture.pods("default").create(&parameters, &pod).await?;
     let (init_containers, containers) = container_names(&admitted);
-    let injected = init_containers
+    let has_sidecar = init_containers
         .iter()
         .chain(&containers)
         .any(|name| *name == SIDECAR);
     ensure!(
-        injected,
+        has_sidecar,
         "the Pod of the dry run has no sidecar, only init containers {init_containers:?} and containers {containers:?}"
     );
     Ok(())

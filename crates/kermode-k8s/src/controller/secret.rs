@@ -17,7 +17,7 @@ use super::watch::watch_config;
 /// Contents of a Secret by key.
 pub type SecretData = BTreeMap<String, Vec<u8>>;
 
-/// Failure to read or create a Secret.
+/// Failure to read, list or create Secrets.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SecretError(String);
@@ -53,7 +53,7 @@ pub async fn get_or_create(
     get_or_create_owned(client, namespace, name, secret_type, None, create).await
 }
 
-/// Like [`get_or_create`], for a Secret that Kubernetes deletes with its owner.
+/// Like [`get_or_create`], for a Secret that Kubernetes deletes with its `owner`, if any.
 ///
 /// # Errors
 /// When a request fails; the message names the Secret.
@@ -124,11 +124,11 @@ pub async fn list(
             &error,
         ))
     })?;
-    let named = listed
+    let contents_by_name = listed
         .items
         .into_iter()
         .map(|secret| (secret.name_any(), contents(secret)));
-    Ok(named.collect())
+    Ok(contents_by_name.collect())
 }
 
 /// Returns a stream that yields when a Secret of a type may have changed. Watches metadata only.

@@ -82,6 +82,7 @@ struct WriterInner {
     /// For each Dataplane, the number of consecutive attempts that failed because the API server rejected the Dataplane
     /// or because its Mesh was missing.
     rejections: Mutex<HashMap<ObjectKey, u32>>,
+    /// Dataplanes that are not written because their Mesh is missing.
     waiting_for_mesh: WaitingForMesh,
     /// Writes the leader's part of the status.
     status: StatusWriter,
@@ -173,7 +174,7 @@ impl Writer {
         }
     }
 
-    /// Updates the observed state of a Dataplane; `None` if it was deleted.
+    /// Updates the observed state of a Dataplane; `None` if it was deleted. Queues the Dataplane if the state changed.
     fn observe(&self, key: ObjectKey, observed: Option<ObservedDataplane>) {
         let has_changed = match observed {
             Some(observed) => self.inner.update_observed(&key, observed),
@@ -212,13 +213,16 @@ impl Writer {
         futures::join!(watching, observing);
     }
 
-    /// Writes Dataplanes while `is_leader` is true, until the future is dropped.
+    /// Writes Dataplanes and their statuses while `is_leader` is true, until the future or the sender of `is_leader` is
+    /// dropped.
     pub async fn run(self, mut is_leader: watch::Receiver<bool>) {
         let mut completeness = self.inner.completeness.subscribe();
         loop {
             // `inner` holds the sender, so the wait cannot fail.
             let _ = completeness
-                .wait_for(|complete| complete.is_desired_complete && complete.is_observed_complete)
+                .wait_for(|completeness| {
+                    completeness.is_desired_complete && completeness.is_observed_complete
+                })
                 .await;
             if is_leader.wait_for(|is_leader| *is_leader).await.is_err() {
                 return;
@@ -251,6 +255,7 @@ impl Writer {
             if tasks.len() >= MAX_CONCURRENT_WRITES {
                 tasks.join_next().await;
             }
+            // Removes all other completed tasks from the set.
             while tasks.try_join_next().is_some() {}
             let inner = self.inner.clone();
             tasks.spawn(async move {
@@ -270,8 +275,8 @@ impl WriterInner {
     /// Stores the observed state of a Dataplane. Returns whether it has changed. A state that is older than the stored
     /// state is ignored, because the watch lags behind the responses to writes.
     fn update_observed(&self, key: &ObjectKey, observed: ObservedDataplane) -> bool {
-        let mut all = self.observed.lock();
-        match all.get_mut(key) {
+        let mut stored_states = self.observed.lock();
+        match stored_states.get_mut(key) {
             Some(stored) if stored.resource_version > observed.resource_version => false,
             Some(stored) => {
                 let has_changed = stored.differs_from(&observed);
@@ -279,7 +284,7 @@ impl WriterInner {
                 has_changed
             }
             None => {
-                all.insert(key.clone(), observed);
+                stored_states.insert(key.clone(), observed);
                 true
             }
         }

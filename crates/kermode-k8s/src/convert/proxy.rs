@@ -9,7 +9,7 @@ use super::annotations;
 use super::error::ConvertError;
 use super::facts::PodFacts;
 
-/// Returns the settings of transparent proxying.
+/// Returns the settings of transparent proxying; `None` if the annotations do not enable it.
 pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentProxying>, ConvertError> {
     if annotations::boolean(pod, annotation::TRANSPARENT_PROXYING)? != Some(true) {
         return Ok(None);
@@ -26,8 +26,8 @@ pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentP
     }))
 }
 
-/// Returns the IPs of the Pod besides the first IP. Omits an IPv6 address if the annotations disable the redirection of
-/// IPv6, because Envoy then receives no connections to this address.
+/// Returns the IPs of the Pod besides the first IP. Omits IPv6 addresses if the annotations disable the redirection of
+/// IPv6, because Envoy then receives no connections to these addresses.
 pub(super) fn additional_addresses(pod: &PodFacts) -> Result<Vec<IpAddr>, ConvertError> {
     let is_ipv4_only = pod
         .annotations

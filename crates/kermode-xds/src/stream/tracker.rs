@@ -184,6 +184,7 @@ impl Tracker {
         items.any(|(resource, _)| &*resource.name == name)
     }
 
+    /// Returns whether nothing is in flight, pending or to be compared, and no response is due.
     pub(super) fn is_settled(&self) -> bool {
         self.in_flight.is_none()
             && self.pending.is_empty()
@@ -204,7 +205,7 @@ impl Tracker {
         self.explicit_names.rebase(shared, sequences, names);
     }
 
-    /// Reduces memory use, if nothing is pending or in flight.
+    /// Reduces memory use, if the tracker is settled.
     pub(super) fn compact(&mut self, view: &View<'_>) {
         if self.is_settled() {
             let (shared, (_, sequence)) = (view.shared_versioned_names(self.kind), view.shared_sequences());
@@ -274,8 +275,9 @@ impl Tracker {
         }
     }
 
-    /// Returns the sequence number of the oldest resource that the client should have and does not have. On-demand
-    /// resources do not count, because listeners and routes do not refer to them.
+    /// Returns a lower bound of [`Entry::created`] of the resources that the client should have and does not have;
+    /// `None` if the client has all of them. On-demand resources do not count, because listeners and routes do not
+    /// refer to them.
     pub(super) fn oldest_missing(&self, view: &View<'_>) -> Option<u64> {
         let sent = self.in_flight.as_ref().and_then(|sent| sent.oldest_new);
         let names = self.pending.keys().chain(self.retries.iter().flatten());
@@ -291,7 +293,8 @@ impl Tracker {
             .min()
     }
 
-    /// Returns the sequence number of the oldest change that the client has not acknowledged.
+    /// Returns a lower bound of the sequence numbers of the changes that the client has not acknowledged; `None` if the
+    /// client has acknowledged all changes.
     pub(super) fn oldest_change(&self, view: &View<'_>) -> Option<u64> {
         let sent = self.in_flight.as_ref().map(|sent| sent.since);
         let pending = self
@@ -339,6 +342,7 @@ impl Tracker {
         !self.has_known_version(name) || is_new_in_flight || self.has_tombstone(name, view)
     }
 
+    /// Returns whether the client's version of a name is that of the tombstone.
     fn has_tombstone(&self, name: &Arc<str>, view: &View<'_>) -> bool {
         let Some(client_version) = self
             .client_versions

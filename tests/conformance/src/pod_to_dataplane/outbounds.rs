@@ -13,6 +13,7 @@ use super::decode;
 use crate::corpus::Case;
 use crate::suite::Outcome;
 
+/// Mesh of all Dataplanes.
 const MESH: &str = "default";
 
 pub(super) fn run(case: &Case<'_>) -> Result<Outcome> {

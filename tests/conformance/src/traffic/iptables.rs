@@ -43,7 +43,7 @@ enum Target {
     Redirect(u16),
     /// Assigns the packet to a connection tracking zone (target `CT`).
     Zone(u16),
-    /// Evaluates another chain, then continues.
+    /// Evaluates another chain, then continues with the next rule unless the packet was redirected.
     Jump(String),
 }
 
@@ -65,6 +65,7 @@ impl Tables {
                     let rule = Rule::parse(rest).with_context(|| line.to_owned())?;
                     tables.chain(&table, chain).push(rule);
                 }
+                // Positions start at 1.
                 ["-I", chain, position, rest @ ..] => {
                     let rule = Rule::parse(rest).with_context(|| line.to_owned())?;
                     let position: usize = position.parse().with_context(|| line.to_owned())?;
@@ -242,6 +243,7 @@ impl Condition {
             Self::Protocol(transport) => packet.transport == *transport,
             Self::Source(address) => packet.source == *address,
             Self::Destination(address) => packet.destination == *address,
+            // A packet leaves either on `lo` or on the only other interface.
             Self::OutInterface(name) => packet.is_sent && (name == "lo") == packet.is_loopback,
             Self::SourcePorts(ranges) => within(ranges, packet.source_port),
             Self::DestinationPorts(ranges) => within(ranges, packet.destination_port),

@@ -29,7 +29,7 @@ async fn new_root_is_sent_at_once() {
 
     let mesh = mk_mesh();
     let mtls = mesh.mtls.clone().expect("mTLS");
-    let current = server.authorities.get(&mesh.name, "ca-1").await.expect("a CA");
+    let current_plan = server.authorities.get(&mesh.name, "ca-1").await.expect("a CA");
     let now = SystemTime::now();
     let next = Generation {
         number: 2,
@@ -39,10 +39,11 @@ async fn new_root_is_sent_at_once() {
         schedule: Some(Schedule::generated_at(now, Term::of(mtls.certificate_lifetime))),
         request: None,
     };
-    let both = RotationPlan::new(vec![current.newest().clone(), next]).expect("two generations");
+    let extended_plan =
+        RotationPlan::new(vec![current_plan.newest().clone(), next]).expect("two generations");
     // Publishing the same roots again sends nothing.
-    server.authorities.publish(&mesh.name, &mtls, &current);
-    server.authorities.publish(&mesh.name, &mtls, &both);
+    server.authorities.publish(&mesh.name, &mtls, &current_plan);
+    server.authorities.publish(&mesh.name, &mtls, &extended_plan);
     let update = tokio::time::timeout(TEST_TIMEOUT, stream.message())
         .await
         .expect("a message");
@@ -65,15 +66,15 @@ async fn third_stream_of_a_proxy_is_denied() {
         1
     );
     assert_eq!(server.metric("roots_streams"), 2);
-    let other = mk_token(SERVICE_ACCOUNT, "other", "2", VALID_SIGNATURE);
-    assert!(server.watch_roots(&other, "other.shop").await.is_ok());
+    let other_token = mk_token(SERVICE_ACCOUNT, "other", "2", VALID_SIGNATURE);
+    assert!(server.watch_roots(&other_token, "other.shop").await.is_ok());
     drop(first);
-    let reopened = async {
+    let reopening = async {
         while watch().await.is_err() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(TEST_TIMEOUT, reopened)
+    tokio::time::timeout(TEST_TIMEOUT, reopening)
         .await
         .expect("the permit is released");
 }

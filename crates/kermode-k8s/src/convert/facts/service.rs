@@ -165,22 +165,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_traffic_policy_comes_before_session_affinity() {
-        let balancing = |fields: Value| {
-            let service = json!({"metadata": {"name": "web", "namespace": "demo"}, "spec": fields});
+    fn local_traffic_policy_takes_precedence_over_session_affinity() {
+        let balancing = |spec: Value| {
+            let service = json!({"metadata": {"name": "web", "namespace": "demo"}, "spec": spec});
             let service: Service = serde_json::from_value(service).expect("a Service");
             ServiceFacts::from(&service).balancing
         };
-        let (local, sticky) = ("internalTrafficPolicy", "sessionAffinity");
+        let (policy, affinity) = ("internalTrafficPolicy", "sessionAffinity");
         assert_eq!(balancing(json!({})), Balancing::RoundRobin);
         assert_eq!(
-            balancing(json!({local: "Cluster", sticky: "None"})),
+            balancing(json!({policy: "Cluster", affinity: "None"})),
             Balancing::RoundRobin
         );
-        assert_eq!(balancing(json!({sticky: "ClientIP"})), Balancing::ByClient);
-        assert_eq!(balancing(json!({local: "Local"})), Balancing::ByNode);
+        assert_eq!(balancing(json!({affinity: "ClientIP"})), Balancing::ByClient);
+        assert_eq!(balancing(json!({policy: "Local"})), Balancing::ByNode);
         assert_eq!(
-            balancing(json!({local: "Local", sticky: "ClientIP"})),
+            balancing(json!({policy: "Local", affinity: "ClientIP"})),
             Balancing::ByNode
         );
     }
