@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_responses_are_errors() {
+    fn response_must_have_the_uid_and_the_expected_decision() {
         let review = make(NAMESPACE, 1).expect("reviews").remove(0);
         let response =
             |uid: &str, rest: &str| format!("{{\"response\":{{\"uid\":\"{uid}\",\"allowed\":true{rest}}}}}");

@@ -82,6 +82,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
+/// Waits for the API server, starts all components, and returns them.
 async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> anyhow::Result<Components> {
     let listeners = Listeners::bind(config)?;
     let registry = Arc::new(Mutex::new(Registry::with_prefix("kuma_cp")));

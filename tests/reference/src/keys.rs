@@ -23,6 +23,7 @@ pub(crate) fn tables() -> Vec<GeneratedTable> {
     ]
 }
 
+/// Renders the table of the keys that users set.
 fn settings_table(keys: &[Key]) -> String {
     let row = |key: &Key| {
         [

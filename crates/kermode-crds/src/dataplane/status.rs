@@ -89,7 +89,7 @@ pub struct RejectionStatus {
     pub time: Time,
     /// Kind of the rejected resources.
     pub kind: String,
-    /// Names of the rejected resources.
+    /// Names of the rejected resources; only the first names if there are many.
     #[serde(default)]
     pub resources: Vec<String>,
     /// Error message of Envoy.

@@ -43,22 +43,28 @@ pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) ->
     ]);
     let other_ca = json!(ByteString(other_ca.await?.into_bytes()));
     for registration in REGISTRATIONS {
-        let original = wait_for_ca_bundles(fixture, registration, |bundles| {
+        let original_bundles = wait_for_ca_bundles(fixture, registration, |bundles| {
             bundles.iter().all(Value::is_string)
         })
         .await?;
-        patch_ca_bundles(fixture, registration, original.len(), &json!({"op": "remove"})).await?;
-        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original)
+        patch_ca_bundles(
+            fixture,
+            registration,
+            original_bundles.len(),
+            &json!({"op": "remove"}),
+        )
+        .await?;
+        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original_bundles)
             .await
             .context("after the removal of the caBundle")?;
         patch_ca_bundles(
             fixture,
             registration,
-            original.len(),
+            original_bundles.len(),
             &json!({"op": "replace", "value": other_ca}),
         )
         .await?;
-        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original)
+        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original_bundles)
             .await
             .context("after the replacement of the caBundle")?;
         fixture
@@ -66,7 +72,7 @@ pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) ->
             .kubectl
             .apply(&fixture.manifests(&[]).await?)
             .await?;
-        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original)
+        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original_bundles)
             .await
             .context("after applying the manifests again")?;
     }
@@ -76,19 +82,19 @@ pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) ->
 
 pub(super) async fn deleted_ca_secret_is_restored(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
-    let original = wait_for_ca_bundles(fixture, REGISTRATIONS[0], |bundles| {
+    let original_bundles = wait_for_ca_bundles(fixture, REGISTRATIONS[0], |bundles| {
         bundles.iter().all(Value::is_string)
     })
     .await?;
     let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE);
-    let deleted = secrets.delete(CA_SECRET, &DeleteParams::default()).await;
-    deleted.context("the Secret of the CA cannot be deleted")?;
+    let deletion = secrets.delete(CA_SECRET, &DeleteParams::default()).await;
+    deletion.context("the Secret of the CA cannot be deleted")?;
     // Sidecars trust the existing CA, so the restored Secret must contain the same CA.
     wait_for("the Secret of the CA to be restored", TIMEOUT, async || {
         let secret = secrets.get_opt(CA_SECRET).await?;
         let data = secret.and_then(|secret| secret.data);
         let certificate = json!(data.as_ref().and_then(|data| data.get("ca.crt")));
-        let unchanged = original.iter().all(|bundle| *bundle == certificate);
+        let unchanged = original_bundles.iter().all(|bundle| *bundle == certificate);
         Ok(done_if(unchanged, (), || {
             format!("the Secret's certificate is {certificate}")
         }))
