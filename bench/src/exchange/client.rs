@@ -20,22 +20,22 @@ const PATH: &str = "/bench.Exchange/Exchange";
 pub(super) async fn connect(
     address: SocketAddr,
     transport: Transport,
-    clients: usize,
+    client_count: usize,
     ca_pem: String,
 ) -> Result<()> {
     let connector = TlsConnector::from(Arc::new(client_config(&ca_pem, b"h2")?));
-    for _ in 0..clients {
+    for _ in 0..client_count {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         if transport == Transport::Tcp {
-            tokio::spawn(plain(stream));
+            tokio::spawn(raw(stream));
             continue;
         }
         let stream = connector
             .connect(ServerName::try_from("localhost")?, stream)
             .await?;
         match transport {
-            Transport::Tcp | Transport::Tls => tokio::spawn(plain(stream)),
+            Transport::Tcp | Transport::Tls => tokio::spawn(raw(stream)),
             Transport::Http2 | Transport::TonicServer => tokio::spawn(http2(stream)),
             Transport::SidecarClient => tokio::spawn(sidecar(stream)),
         };
@@ -44,7 +44,7 @@ pub(super) async fn connect(
 }
 
 /// Client without a protocol above TCP or TLS.
-async fn plain(mut io: impl Io) -> Result<()> {
+async fn raw(mut io: impl Io) -> Result<()> {
     let mut message = [0; MESSAGE_SIZE];
     loop {
         io.read_exact(&mut message).await?;
@@ -53,7 +53,7 @@ async fn plain(mut io: impl Io) -> Result<()> {
     }
 }
 
-/// Client on `h2`.
+/// Client that uses the crate `h2`.
 async fn http2(io: impl Io) -> Result<()> {
     let (mut requests, connection) = h2::client::handshake(io).await?;
     tokio::spawn(connection);

@@ -27,7 +27,8 @@ fn main() -> ExitCode {
         Command::ExecEnvoy(args) => envoy::exec(args.parent, &args.command).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        // With an invalid configuration logging is not initialized yet. A second initialization has no effect.
+        // Logging is not initialized yet if the configuration is invalid or the command is not `run`. A second
+        // initialization has no effect.
         let _ = logging::init("info", logging::Format::Text);
         tracing::error!("{error:#}");
         ExitCode::FAILURE

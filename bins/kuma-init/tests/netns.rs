@@ -1,4 +1,4 @@
-//! Tests of the program in real network namespaces, as the init containers `kuma-init` and `kuma-validation`.
+//! Tests that run the program in real network namespaces, as in the init containers `kuma-init` and `kuma-validation`.
 //!
 //! The tests require root (`make test-netns`). The namespaces have no name, so the kernel deletes them when a test
 //! ends.
@@ -64,14 +64,15 @@ fn copy_program(directory: &tempfile::TempDir) -> std::path::PathBuf {
     path
 }
 
-/// Runs the program in a namespace. Returns whether it succeeded, and its output.
-fn run_program(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
+/// Runs the program in a namespace, with [`ARGUMENTS`] and more arguments. Returns whether the program succeeded, and
+/// its output.
+fn run_program(pod: &Namespace, uid: u32, more_arguments: &[&str]) -> (bool, String) {
     let directory = tempfile::tempdir().expect("a directory");
     let program = copy_program(&directory);
     let output = pod.run(|| {
         Command::new(program)
             .args(ARGUMENTS)
-            .args(arguments)
+            .args(more_arguments)
             .uid(uid)
             .gid(uid)
             .output()

@@ -68,7 +68,7 @@ pub struct Engine {
     pub metrics: Metrics,
 }
 
-/// Services about which a batch has recorded an Event, with the reason of the Event.
+/// Services about which an Event was recorded in the current batch, with the reason of the Event.
 type ReportedServices = HashSet<(ObjectKey, &'static str)>;
 
 /// State until the first publication.
@@ -352,8 +352,8 @@ impl Engine {
         }
     }
 
-    /// Records the warnings or the error of a change as Events on the Pod or its Services, if this replica leads.
-    /// A Service with many Pods gets one Event for each reason.
+    /// Records the warnings or the error of a change as Events on the Pod or its Services, if this replica is the
+    /// leader. A Service that is in `reported` with the same reason gets no further Event.
     fn record_warnings(&self, change: DataplaneChange, reported: &mut ReportedServices) {
         if !*self.is_leader.borrow() {
             return;

@@ -55,7 +55,7 @@ fn change_of_readiness_changes_only_endpoints() {
 }
 
 #[test]
-fn enabling_mtls_changes_clusters_and_their_endpoints_but_no_outbound_listener() {
+fn enabling_mtls_changes_clusters_and_their_endpoints_but_no_outbound_listener_of_a_service() {
     let changed = changed_resources(&mk_input("", true), &mk_input("mtls: STRICT", true));
     assert!(changed.contains(&(Cluster, "web_demo_svc_80".to_owned())));
     assert!(changed.contains(&(Endpoints, "web_demo_svc_80".to_owned())));

@@ -1,4 +1,4 @@
-//! SPIFFE IDs, and the names in the certificate of a Dataplane (`docs/reference/certificates.md#spiffe-ids`).
+//! SPIFFE IDs, and the names in the certificate of a proxy (`docs/reference/certificates.md#spiffe-ids`).
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -47,7 +47,7 @@ pub struct PodOutcome {
 /// Reason why a Pod has no Dataplane. The text follows the name of the Pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoDataplane {
-    /// The Pod has no sidecar.
+    /// The Pod has no sidecar, or lacks the annotation that injection sets.
     #[error(
         "it has no sidecar, or its annotation kuma.io/sidecar-injected is not \"true\"; kumactl inject adds both"
     )]

@@ -30,7 +30,8 @@ pub struct TokenBucket {
     refilled_at: Instant,
 }
 
-/// Token bucket per key. Full buckets are removed from time to time, because a new key starts with a full bucket.
+/// Token bucket per key. A new key starts with a full bucket, so full buckets can be removed without an effect on the
+/// limit. This happens from time to time, to free memory.
 #[derive(Debug)]
 pub struct KeyedRateLimit<K> {
     rate: Rate,
@@ -62,7 +63,7 @@ impl TokenBucket {
         }
     }
 
-    /// Takes a token if there is one.
+    /// Takes a token if there is one. Returns whether there was one.
     pub fn try_take(&mut self, now: Instant) -> bool {
         let has_token = self.has_token(now);
         if has_token {
@@ -108,7 +109,7 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
             .is_none_or(|bucket| bucket.has_token(now))
     }
 
-    /// Takes a token from the key's bucket if there is one.
+    /// Takes a token from the key's bucket if there is one. Returns whether there was one.
     pub fn try_take(&mut self, key: K, now: Instant) -> bool {
         if self.buckets.len() >= self.removal_threshold {
             self.buckets.retain(|_, bucket| !bucket.is_full(now));
@@ -139,8 +140,8 @@ impl Window {
         }
     }
 
-    /// Lets a log line pass. Returns the number of lines that were suppressed since the last line that passed. Returns
-    /// `None` if the line is suppressed.
+    /// Decides whether a log line passes. Returns `None` if the line is suppressed. Otherwise, returns the number of
+    /// lines that were suppressed since the last line that passed.
     pub fn try_pass(&mut self, now: Instant) -> Option<u64> {
         let is_over = |start| now.saturating_duration_since(start) >= self.period;
         if self.started_at.is_none_or(is_over) {

@@ -27,7 +27,8 @@ pub struct WatchRemovalResponse {
     /// proxy that is connected to this replica starts another request to the endpoint.
     #[prost(uint64, tag = "2")]
     pub unacknowledged_by: u64,
-    /// Time from the publication of the removal to its last acknowledgement, in milliseconds; 0 before that.
+    /// Time from the publication of the removal to its last acknowledgement, in milliseconds; 0 before this
+    /// acknowledgement.
     #[prost(uint64, tag = "3")]
     pub took_ms: u64,
     /// Addresses (`<ip>:<port>`) at which the other replicas serve this RPC. Each replica reports only on the proxies

@@ -53,7 +53,7 @@ impl Traces {
     /// yet.
     ///
     /// # Errors
-    /// If the endpoint is not a URL.
+    /// Fails if the endpoint is not a URL.
     pub fn start(settings: Settings) -> Result<Self, ExporterError> {
         let exporter = SpanExporter::builder()
             .with_tonic()

@@ -23,7 +23,7 @@ pub struct Deviation {
     pub when: BTreeMap<String, Value>,
     /// Documented decision that the case contradicts, as file and anchor of its heading: `docs/design.md#tests`.
     pub decision: String,
-    /// Reason, in one sentence.
+    /// Reason for the deviation, in one sentence.
     pub reason: String,
     /// Identifier of another case of the suite. If set, the patch applies to the expected result of this other case.
     #[serde(default)]
@@ -31,7 +31,7 @@ pub struct Deviation {
     /// If set, the patch applies to this value instead of an expected result.
     #[serde(default)]
     pub base_value: Option<Value>,
-    /// JSON patch that converts the expected result to Kermode's result.
+    /// JSON patch that converts the expected result, or the result or value that replaces it, to Kermode's result.
     #[serde(default)]
     pub patch: Vec<Value>,
 }

@@ -6,7 +6,8 @@ use kermode_identity::ServingAuthority;
 use super::*;
 use crate::cli::{self, Cli};
 
-/// Parses a complete command line of `kuma-dp run`. An argument in `changes` replaces the argument with the same flag.
+/// Parses a complete command line of `kuma-dp run`. An argument in `changes` is added, or replaces the argument with
+/// the same flag.
 fn mk_args(changes: &[&str]) -> RunArgs {
     let ca = ServingAuthority::generate(std::time::SystemTime::now())
         .unwrap()
@@ -47,7 +48,7 @@ fn arguments_of_the_injector_are_accepted() {
 }
 
 #[test]
-fn all_errors_are_reported_together_with_flag_and_variable() {
+fn all_errors_are_reported_at_once_each_with_its_flag_and_variable() {
     let args = mk_args(&[
         "--cp-address=http://cp:5678",
         "--ca-cert=",

@@ -1,4 +1,4 @@
-//! Certificates of a mesh for tests, as Envoy secrets in JSON.
+//! Certificates of a mesh for tests, as JSON files with Envoy secrets.
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ impl Authority {
         }
     }
 
-    /// A secret with a new certificate and key for these URIs.
+    /// Returns a file of a secret with a new certificate and key for these URIs.
     pub(crate) fn identity(&self, uris: &[&str]) -> Value {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
@@ -33,7 +33,7 @@ impl Authority {
             .map(|uri| SanType::URI((*uri).try_into().expect("ASCII")))
             .collect();
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
-        secret(
+        secret_file(
             "identity_cert:secret:default",
             &json!({ "tls_certificate": {
                 "certificate_chain": { "inline_string": certificate },
@@ -42,16 +42,17 @@ impl Authority {
         )
     }
 
-    /// A secret with a trust bundle: the certificate of the CA.
+    /// Returns a file of a secret with a trust bundle: the certificate of the CA.
     pub(crate) fn trust_bundle(&self) -> Value {
-        secret(
+        secret_file(
             "mesh_ca:secret:default",
             &json!({ "validation_context": { "trusted_ca": { "inline_string": self.certificate } } }),
         )
     }
 }
 
-fn secret(name: &str, content: &Value) -> Value {
+/// Returns a discovery response with one secret: the content of a file from which Envoy reads the secret.
+fn secret_file(name: &str, content: &Value) -> Value {
     let mut secret = content.clone();
     secret["@type"] = json!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret");
     secret["name"] = json!(name);

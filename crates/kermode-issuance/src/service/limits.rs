@@ -32,8 +32,9 @@ pub(super) enum RateExceeded {
     Total,
 }
 
-/// Caller of a request, identified by a hash of its credentials (the metadata `authorization`), because a caller can
-/// claim any name. The hash cannot be reversed and differs between processes.
+/// Caller of a request, identified by a hash of its credentials (the metadata `authorization`). The name in a request
+/// does not identify the caller, because a caller can claim any name. The hash cannot be reversed and differs between
+/// processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CallerId(u64);
 

@@ -16,7 +16,7 @@ pub struct DataplaneExplanation {
     /// The inbounds in the order of the Dataplane. The Dataplane of a gateway has no inbounds; for a gateway, this
     /// field contains the inbounds that its Services would yield.
     pub inbounds: Vec<InboundExplanation>,
-    /// Labels that did not become tags, because their key contains `kuma.io/`.
+    /// Keys of the labels that did not become tags, because these keys contain `kuma.io/`.
     pub reserved_labels: Vec<Arc<str>>,
 }
 

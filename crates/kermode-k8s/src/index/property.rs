@@ -383,7 +383,8 @@ fn contains_all(tags: &Tags, target: &Tags) -> bool {
     target.iter().all(|(key, value)| tags.get(key) == Some(value))
 }
 
-/// Returns the inbounds that the changed permissions select, before or after the change.
+/// Returns the inbounds that the changed permissions select, before or after the change. A change of permissions does
+/// not change the Dataplanes in `state`.
 fn expected_inbounds(before: &Permissions, after: &Permissions, state: &IndexState) -> BTreeSet<Touched> {
     let mut touched = BTreeSet::new();
     for key in differing(before, after, Clone::clone) {
@@ -447,8 +448,9 @@ fn state_of(index: &Index) -> IndexState {
     }
 }
 
-/// Returns whether an IP of a Pod belongs to another Pod: the one that is not terminating, else the one that got its
-/// IPs later, else the one whose name comes last.
+/// Returns whether an IP of a Pod belongs to another Pod. Of the Pods with the same IP, it belongs to one that is not
+/// terminating, if any. Of several such Pods, it belongs to the one that got its IPs last, then to the one whose key
+/// comes last.
 fn is_ip_taken(index: &Index, pod: &PodFacts) -> bool {
     let rank = |pod: &PodFacts| (!pod.is_terminating, pod.has_ips_since, pod.key.clone());
     let ips = |pod: &PodFacts| pod.held_ips().collect::<BTreeSet<_>>();
@@ -476,7 +478,7 @@ fn slice_endpoints_from_scratch(index: &Index, view: &MeshView) -> SliceEndpoint
                 ready_by_ip
             },
         );
-        let owner_of = |ip: IpAddr| {
+        let mesh_and_service_of = |ip: IpAddr| {
             let mut owners = view.dataplanes().filter(|dataplane| {
                 let facts = index.pod(&dataplane.key).expect("the Pod of a Dataplane");
                 facts.held_ips().any(|held| held == ip) && !is_ip_taken(index, facts)
@@ -487,14 +489,14 @@ fn slice_endpoints_from_scratch(index: &Index, view: &MeshView) -> SliceEndpoint
         };
         let meshes: BTreeSet<_> = ready_by_ip
             .keys()
-            .filter_map(|ip| Some(owner_of(*ip)?.0))
+            .filter_map(|ip| Some(mesh_and_service_of(*ip)?.0))
             .collect();
         for (mesh, port) in meshes
             .iter()
             .flat_map(|mesh| service.ports.iter().map(move |port| (mesh, port)))
         {
             let endpoint = |(ip, ready): (&IpAddr, &bool)| {
-                let owner = owner_of(*ip).filter(|(owner, _)| owner == mesh);
+                let owner = mesh_and_service_of(*ip).filter(|(owner_mesh, _)| owner_mesh == mesh);
                 let endpoint = SliceEndpoint {
                     identity: owner.map(|(_, service)| service),
                     ready: *ready,
@@ -566,6 +568,7 @@ fn without_invalid_pods(mut state: IndexState, invalid: &BTreeSet<ObjectKey>) ->
             slice_endpoints.clear();
         }
     }
+    // Whether a service without endpoints exists may depend on an invalid Pod.
     state
         .services
         .retain(|_, (_, endpoints, slice_endpoints)| !endpoints.is_empty() || !slice_endpoints.is_empty());

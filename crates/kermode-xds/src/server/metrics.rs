@@ -22,8 +22,9 @@ pub struct Metrics {
     response_bytes: Family<KindLabels, Counter>,
     rejections: Family<KindLabels, Counter>,
     acknowledgement: Family<KindLabels, Histogram, fn() -> Histogram>,
-    /// The metrics in the families above, by kind. Cached, because a look-up in a family takes a lock and thousands of
-    /// streams count every change of the mesh.
+    /// The metrics in the families above, in the order of [`ResourceKind::ALL`]. The last element is for all kinds that
+    /// are not served. Cached, because a look-up in a family takes a lock, and thousands of streams update these
+    /// metrics at every change of the mesh.
     by_kind: Arc<[KindMetrics]>,
 }
 
@@ -85,7 +86,6 @@ impl Default for Metrics {
                 acknowledgement: acknowledgement.get_or_create_owned(&labels),
             }
         };
-        // The last element is for all kinds that are not served.
         let by_kind = ResourceKind::ALL
             .into_iter()
             .map(Some)

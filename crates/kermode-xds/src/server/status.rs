@@ -140,8 +140,8 @@ impl Reporter {
         let before = std::mem::replace(&mut self.last_stored, self.progress);
         let is_first_acknowledgement = before.acknowledged == 0 && self.progress.acknowledged != 0;
         let rejections_changed = before.rejected_resources != self.progress.rejected_resources;
-        let versions_were_read = self.configuration_versions.store(self.progress);
-        if versions_were_read || is_first_acknowledgement || rejections_changed {
+        let is_first_since_read = self.configuration_versions.store(self.progress);
+        if is_first_since_read || is_first_acknowledgement || rejections_changed {
             self.report(Report::Progress(self.progress));
         }
     }

@@ -226,7 +226,7 @@ impl ServiceSpec {
 
 impl Simulation {
     fn new(limits: Limits, profiles: Profiles) -> Self {
-        // With a short log, the watcher sometimes falls behind it.
+        // The log is short, so that the watcher sometimes falls behind the log.
         let store = Arc::new(Store::with_log_capacity(6));
         let watcher = store.watch(&proxy());
         let tombstones = (profiles == Profiles::OnDemand).then(|| Tombstones::new(tombstone));
@@ -299,8 +299,8 @@ impl Simulation {
     /// Publishes the shared resources of `specs`.
     fn publish(&mut self) {
         // A resource that is removed and created again is sent again, so `sent` loses the resources of a service that
-        // is not published or not visible. The last byte of a name is the number of its service. The names of own
-        // clusters also end with a number, and are lost with the service of this number.
+        // is not published or not visible. The last byte of a name is the digit of its service. The names of own
+        // clusters also end with a digit, so `sent` loses an own cluster with the service of the same digit.
         let (specs, visible) = (&self.specs, self.visible);
         self.sent.retain(|(_, name), _| {
             let i = name
@@ -477,7 +477,8 @@ impl Simulation {
         }
     }
 
-    /// Checks that an on-demand cluster was subscribed to by name and sent after the resources that it waits for.
+    /// Checks that Envoy has subscribed to an on-demand cluster by name before the cluster is sent, and that Envoy has
+    /// ACKed or NACKed the resources that the cluster waits for.
     fn check_on_demand(&self, name: &str, version: &str) {
         assert!(
             self.subscribed_clusters.contains(name),
@@ -735,7 +736,7 @@ fn pending() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    // More cases than by default, because few sequences of operations reveal a wrong order.
+    // More cases than by default, because few sequences of steps reveal a wrong order.
     #![proptest_config({
         let default = ProptestConfig::default();
         ProptestConfig { cases: 8 * default.cases, ..default }

@@ -57,7 +57,7 @@ impl fmt::Display for Disposition {
 }
 
 /// Returns packets for all combinations of field values, with these destination ports and UIDs.
-pub(super) fn all(ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<Item = Packet> {
+pub(super) fn all(destination_ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<Item = Packet> {
     let mut packets = Vec::new();
     for (source, destination) in addresses(is_ipv6) {
         for (is_sent, is_loopback) in [(true, true), (true, false), (false, false)] {
@@ -78,7 +78,7 @@ pub(super) fn all(ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<I
             }
         }
     }
-    let (ports, uids) = (ports.to_vec(), uids.to_vec());
+    let (destination_ports, uids) = (destination_ports.to_vec(), uids.to_vec());
     packets.into_iter().flat_map(move |packet| {
         // A received packet has no sending process, so one UID is enough.
         let uids = if packet.is_sent { uids.clone() } else { vec![0] };
@@ -90,7 +90,10 @@ pub(super) fn all(ports: &[u16], uids: &[u32], is_ipv6: bool) -> impl Iterator<I
             };
             uids.clone().into_iter().map(with_uid)
         };
-        ports.iter().flat_map(|port| with_port(*port)).collect::<Vec<_>>()
+        destination_ports
+            .iter()
+            .flat_map(|port| with_port(*port))
+            .collect::<Vec<_>>()
     })
 }
 

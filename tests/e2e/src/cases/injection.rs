@@ -126,8 +126,9 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
                 .collect();
             ensure!(
                 others.is_empty(),
-                "Pod {} has containers besides {app} and the sidecar: {others:?}",
-                pod.name_any()
+                "Pod {} has containers besides {} and the sidecar: {others:?}",
+                pod.name_any(),
+                original.name
             );
             let (template_spec, spec) = (json!(template_spec), json!(spec));
             for field in UNCHANGED_POD_FIELDS {

@@ -107,11 +107,11 @@ pub(super) async fn sidecar_needs_only_the_capability_net_bind_service(fixture: 
 pub(super) async fn restricted_pods_pass_pod_security_admission(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
     let restricted = inject_by_kumactl(fixture, "restricted").await?;
-    let denial = create_in_dry_run(fixture, &restricted).await?;
+    let denial = denial_in_dry_run(fixture, &restricted).await?;
     ensure!(denial.is_empty(), "Pod Security denied the Pod: {denial}");
     // For comparison: the namespace, which enforces `restricted`, denies the same Pod injected for `privileged`.
-    let ordinary = inject_by_kumactl(fixture, "privileged").await?;
-    let denial = create_in_dry_run(fixture, &ordinary).await?;
+    let privileged = inject_by_kumactl(fixture, "privileged").await?;
+    let denial = denial_in_dry_run(fixture, &privileged).await?;
     ensure!(
         denial.contains("violates PodSecurity"),
         "Pod Security must deny the Pod that was injected for the level privileged; the denial is {denial:?}"
@@ -144,9 +144,9 @@ async fn inject_by_kumactl(fixture: &Fixture, level: &str) -> Result<String> {
     host::run(&fixture.config.checkout.release_binary("kumactl"), &arguments).await
 }
 
-/// Creates a Pod in a dry run, in a namespace that enforces Pod Security `restricted`. Returns the message of a denial;
-/// empty if the Pod is admitted.
-async fn create_in_dry_run(fixture: &Fixture, pod: &str) -> Result<String> {
+/// Creates the Pod of a manifest in a dry run, in a namespace that enforces Pod Security `restricted`. Returns the
+/// message of the denial; empty if the Pod is admitted.
+async fn denial_in_dry_run(fixture: &Fixture, manifest: &str) -> Result<String> {
     let kubectl = &fixture.cluster.kubectl;
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
@@ -162,7 +162,7 @@ async fn create_in_dry_run(fixture: &Fixture, pod: &str) -> Result<String> {
     });
     account_creation.await?;
     let output = kubectl
-        .output(&["apply", "--dry-run=server", "--filename=-"], pod)
+        .output(&["apply", "--dry-run=server", "--filename=-"], manifest)
         .await?;
     kubectl.delete(&namespace.to_string(), true).await?;
     Ok(if output.status.success() {
