@@ -55,6 +55,7 @@ pub struct Exchange {
     responses: Arc<ResponseCounter>,
     server: Runtime,
     clients: Clients,
+    /// This process, which runs the server and the clients.
     process: Process,
 }
 

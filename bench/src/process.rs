@@ -36,11 +36,12 @@ impl Process {
 
     /// Returns the process or thread whose files are in a folder of `/proc`.
     fn in_folder(folder: PathBuf, id: u32) -> Result<Self> {
-        let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the length of a clock tick is unknown")?;
+        let ticks_per_second =
+            sysconf(SysconfVar::CLK_TCK)?.context("the length of a clock tick is unknown")?;
         Ok(Self {
             id,
             folder,
-            ticks_per_second: u64::try_from(ticks)?,
+            ticks_per_second: u64::try_from(ticks_per_second)?,
         })
     }
 

@@ -53,8 +53,12 @@ fn main() -> Result<ExitCode> {
         print_line(&format!("{pods} Pods of {} Services ...", objects::SERVICES));
         runtime.block_on(measure(&config, pods, flips, &mut figures))?;
     }
-    let met = figures.write(&config.checkout.target.join("bench/dataplane.json"))?;
-    Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let targets_met = figures.write(&config.checkout.target.join("bench/dataplane.json"))?;
+    Ok(if targets_met {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// An API server with many Pods, and the figures of the measurements.
@@ -150,21 +154,26 @@ impl Bench<'_> {
             "s",
             Target::None,
         );
-        let calls = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let figure_of = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         let one_for_each_pod = Target::AtMost(to_f64(self.pods));
         self.add(
             "writes of Dataplanes",
-            calls(requests.count("dataplanes", "APPLY")),
+            figure_of(requests.count("dataplanes", "APPLY")),
             "calls",
             one_for_each_pod,
         );
         self.add(
             "writes of Dataplane statuses",
-            calls(requests.count("dataplanes/status", "APPLY")),
+            figure_of(requests.count("dataplanes/status", "APPLY")),
             "calls",
             Target::None,
         );
-        self.add("Events", calls(requests.writes("events")), "calls", Target::None);
+        self.add(
+            "Events",
+            figure_of(requests.writes("events")),
+            "calls",
+            Target::None,
+        );
         let cpu = control_plane.process()?.cpu_time()?.as_secs_f64();
         self.add(
             "CPU time of kuma-cp until all have their status",
@@ -240,7 +249,7 @@ impl Bench<'_> {
         Ok(latencies)
     }
 
-    /// Measures whether a change of a Service causes work only for the Pods that it selects.
+    /// Measures whether a change of a Service causes work only for the Pods that the Service selects.
     async fn measure_services(&mut self, control_plane: &ControlPlane, process: &Process) -> Result<()> {
         self.wait_until_writes_stop().await?;
         let pods_per_service = to_f64(self.pods) / to_f64(objects::SERVICES);
@@ -304,7 +313,7 @@ impl Bench<'_> {
             "  {HEARTBEATS} status updates in {:.1} s",
             start.elapsed().as_secs_f64()
         ));
-        // A relevant change after the updates shows that all of them were processed.
+        // The Dataplane of a later readiness change shows that the control plane has processed all updates.
         let last_pod = self.pods - 1;
         let (_, name) = pod_key(last_pod);
         objects::set_ready(&self.client, last_pod, false).await?;

@@ -79,7 +79,7 @@ pub async fn set_ready(client: &Client, pod_number: usize, ready: bool) -> Resul
     .await
 }
 
-/// Sets the protocol of a Service's port. Every Dataplane of the Service contains the protocol.
+/// Sets the protocol of a Service's port. The Dataplane of every Pod of the Service contains the protocol.
 ///
 /// # Errors
 /// When the API server rejects a request.

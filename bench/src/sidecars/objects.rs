@@ -53,9 +53,9 @@ pub struct PodWriter(Client);
 pub struct BenchObjects {
     writer: PodWriter,
     /// Number of Services.
-    services: usize,
-    /// Number of Pods that are not spare; they are numbered from 0.
-    pods: usize,
+    service_count: usize,
+    /// Number of regular Pods, which are the Pods that are not spare. Regular Pods are numbered from 0.
+    regular_pod_count: usize,
     /// Spare Pods, oldest first.
     spare: VecDeque<BenchPod>,
     /// Number of the next Pod to create.
@@ -92,15 +92,16 @@ fn namespace(service: usize) -> String {
 // === impl BenchObjects ===
 
 impl BenchObjects {
-    /// Creates Services and Pods, and a spare Pod for each Service. All Pods are running and ready.
+    /// Creates `services` Services, `pods` regular Pods, and a spare Pod for each Service. All Pods are running and
+    /// ready.
     ///
     /// # Errors
     /// When the API server rejects a request.
     pub async fn create(client: &Client, services: usize, pods: usize) -> Result<Self> {
         let mut objects = Self {
             writer: PodWriter(client.clone()),
-            services,
-            pods,
+            service_count: services,
+            regular_pod_count: pods,
             spare: VecDeque::new(),
             next_number: pods,
         };
@@ -113,8 +114,8 @@ impl BenchObjects {
     }
 
     async fn create_spare_pods(&mut self) -> Result<()> {
-        for number in 0..self.services * SPARE_PODS {
-            let pod = self.next_pod(number % self.services);
+        for number in 0..self.service_count * SPARE_PODS {
+            let pod = self.next_pod(number % self.service_count);
             self.spare.push_back(pod);
         }
         run_all(self.spare.iter().map(|pod| self.writer.create_ready(pod))).await
@@ -122,14 +123,14 @@ impl BenchObjects {
 
     /// Number of Pods, including spare Pods.
     pub fn pod_count(&self) -> usize {
-        self.pods + self.spare.len()
+        self.regular_pod_count + self.spare.len()
     }
 
-    /// Returns a Pod that is not spare.
+    /// Returns a regular Pod.
     pub fn pod(&self, number: usize) -> BenchPod {
         BenchPod {
             number,
-            service: number % self.services,
+            service: number % self.service_count,
         }
     }
 
@@ -151,12 +152,12 @@ impl BenchObjects {
         BenchPod { number, service }
     }
 
-    /// Requests a token for each Pod that is not spare. Returns a simulated sidecar for each of these Pods.
+    /// Requests a token for each regular Pod. Returns a simulated sidecar for each of these Pods.
     ///
     /// # Errors
     /// When the API server rejects a request.
     pub async fn sidecars(&self) -> Result<Vec<Sidecar>> {
-        futures::stream::iter((0..self.pods).map(|number| self.sidecar(self.pod(number))))
+        futures::stream::iter((0..self.regular_pod_count).map(|number| self.sidecar(self.pod(number))))
             .buffered(CONCURRENCY)
             .try_collect()
             .await
@@ -206,7 +207,7 @@ impl BenchObjects {
             let condition = json!({"type": "PodScheduled", "status": "True", "message": message});
             let patch = json!({"status": {"conditions": [condition]}});
             self.writer
-                .patch_status(&self.pod(heartbeat % self.pods), patch)
+                .patch_status(&self.pod(heartbeat % self.regular_pod_count), patch)
                 .await
         };
         run_all((0..count).map(write_heartbeat)).await

@@ -1,7 +1,7 @@
 //! The `kuma.io/v1alpha1` API: custom resources, their CustomResourceDefinitions, and their validation.
 //!
-//! The types of this crate are wire types, with conversions to and from the types of `kermode-model` that the rest of
-//! Kermode uses. The keys of labels and annotations are declared in `kermode-model` and re-exported here.
+//! The types of this crate are wire types. They can be converted to and from types of `kermode-model`, which the rest
+//! of Kermode uses. The keys of labels and annotations are declared in `kermode-model` and re-exported here.
 
 mod container_patch;
 mod dataplane;

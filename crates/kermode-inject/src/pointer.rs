@@ -22,20 +22,20 @@ pub(crate) fn tokens(pointer: &str) -> Result<Vec<String>, String> {
 }
 
 fn unescape(token: &str) -> Result<String, String> {
-    let mut plain = String::with_capacity(token.len());
+    let mut unescaped = String::with_capacity(token.len());
     let mut characters = token.chars();
     while let Some(character) = characters.next() {
         if character != '~' {
-            plain.push(character);
+            unescaped.push(character);
             continue;
         }
         match characters.next() {
-            Some('0') => plain.push('~'),
-            Some('1') => plain.push('/'),
+            Some('0') => unescaped.push('~'),
+            Some('1') => unescaped.push('/'),
             _ => return Err(format!("{token:?} has a ~ that is neither ~0 nor ~1")),
         }
     }
-    Ok(plain)
+    Ok(unescaped)
 }
 
 /// Joins tokens into a pointer, and escapes them.

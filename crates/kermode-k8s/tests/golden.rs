@@ -2,7 +2,7 @@
 //!
 //! `dataplane.NN.input.yaml` holds the objects of a cluster in the order of their watch events. A document of kind
 //! `ConvertSettings`, if any, holds the settings of the conversion. `dataplane.NN.golden.yaml` holds the resulting
-//! Dataplane or its deletion, and the Events on the Pod.
+//! Dataplane or its deletion, and the Events on the Pod and its Services.
 //!
 //! `UPDATE_GOLDENS=1` rewrites the golden files.
 

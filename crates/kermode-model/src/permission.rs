@@ -52,9 +52,9 @@ pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
 
 /// Position of a permission in its set; a later permission overrules an earlier one.
 ///
-/// A permission whose target contains `kuma.io/service` overrules a permission whose target does not. Otherwise, the
-/// permission with more tags in its target overrules. With the same number of tags, the permission whose name is first
-/// in the alphabet overrules, as in Kuma.
+/// A permission whose target contains `kuma.io/service` overrules a permission whose target does not. If both
+/// targets or neither contain it, the permission with more tags in its target overrules the other. With the same number
+/// of tags, the permission whose name is first in the alphabet overrules the other, as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
     /// Whether the target contains `kuma.io/service`.

@@ -2,7 +2,7 @@
 //!
 //! Field numbers are those of Envoy's `envoy/service/discovery/v3/discovery.proto`,
 //! `envoy/extensions/transport_sockets/tls/v3/{secret,common}.proto` and `envoy/config/core/v3/base.proto`.
-//! Messages that hold a private key have a `Debug` that shows no contents.
+//! `Debug` of a message that may hold a private key shows no contents of secrets.
 
 use std::fmt;
 

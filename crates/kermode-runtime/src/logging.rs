@@ -31,7 +31,7 @@ pub fn init(level: &str, format: Format) -> Result<(), UnknownLevel> {
     Ok(())
 }
 
-/// Starts logging and the export of traces.
+/// Starts logging, and the export of traces if `traces` is present.
 ///
 /// # Errors
 /// If the level is invalid.
@@ -42,6 +42,7 @@ pub fn init_with_traces(
     traces: Option<&crate::traces::Traces>,
 ) -> Result<(), UnknownLevel> {
     let traces = traces.map(crate::traces::Traces::layer);
+    // As in `init`, a second call has no effect.
     let _ = Registry::default()
         .with(layer(level, format)?)
         .with(traces)

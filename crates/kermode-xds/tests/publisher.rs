@@ -1,4 +1,5 @@
-//! Tests of the publisher with the real generator: effects of a changed mesh view on the views of streams.
+//! Tests of the publisher with the real generator: effects of a changed mesh view on the store's
+//! views of proxies. A watcher of the store stands for the stream of a proxy.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,8 +29,8 @@ struct Fixture {
     view: MeshView,
     store: Arc<Store>,
     publisher: Publisher,
-    /// A stream for each proxy that has been in the view.
-    streams: Vec<(ObjectKey, Watcher)>,
+    /// A watcher for each proxy that has been in the mesh view.
+    watchers: Vec<(ObjectKey, Watcher)>,
     registry: Registry,
 }
 
@@ -37,7 +38,7 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::new("demo", name)
 }
 
-fn mk_dataplane(name: &str, ip: u8, service: &str) -> Dataplane {
+fn mk_dataplane(name: &str, last_ip_byte: u8, service: &str) -> Dataplane {
     let tags = Tags::from([
         (tag::SERVICE.into(), service.into()),
         (tag::PROTOCOL.into(), "http".into()),
@@ -45,7 +46,7 @@ fn mk_dataplane(name: &str, ip: u8, service: &str) -> Dataplane {
     Dataplane {
         key: key(name),
         mesh: MeshName::new("default"),
-        address: IpAddr::from([10, 0, 0, ip]),
+        address: IpAddr::from([10, 0, 0, last_ip_byte]),
         additional_addresses: Vec::new(),
         inbounds: vec![Inbound {
             port: 8080,
@@ -72,9 +73,9 @@ fn with_direct_access(mut dataplane: Dataplane, services: &[&str]) -> Dataplane 
     dataplane
 }
 
-fn cluster_ip(last: u8) -> ServiceAddresses {
+fn mk_cluster_ip(last_byte: u8) -> ServiceAddresses {
     ServiceAddresses {
-        cluster_addresses: vec![SocketAddr::from(([10, 96, 0, last], 80))],
+        cluster_addresses: vec![SocketAddr::from(([10, 96, 0, last_byte], 80))],
         ..ServiceAddresses::default()
     }
 }
@@ -90,14 +91,14 @@ impl Fixture {
             view: MeshView::default(),
             store,
             publisher,
-            streams: Vec::new(),
+            watchers: Vec::new(),
             registry,
         };
         fixture.change(|view| {
             [
                 view.upsert_mesh(Mesh::new("default")),
-                view.set_addresses(&"a".into(), Some(cluster_ip(1))),
-                view.set_addresses(&"b".into(), Some(cluster_ip(2))),
+                view.set_addresses(&"a".into(), Some(mk_cluster_ip(1))),
+                view.set_addresses(&"b".into(), Some(mk_cluster_ip(2))),
                 view.upsert_dataplane(mk_dataplane("a-0", 1, "a")),
                 view.upsert_dataplane(mk_dataplane("b-0", 2, "b")),
             ]
@@ -106,13 +107,13 @@ impl Fixture {
         fixture
     }
 
-    /// Changes the view, opens a stream for each new proxy, and publishes the change.
+    /// Changes the mesh view, opens a watcher for each new proxy, and publishes the change.
     fn change(&mut self, change: impl FnOnce(&mut MeshView) -> Vec<Touched>) {
         let touched = change(&mut self.view);
         for dataplane in self.view.dataplanes() {
-            if self.streams.iter().all(|(key, _)| *key != dataplane.key) {
-                let stream = self.store.watch(&dataplane.key);
-                self.streams.push((dataplane.key.clone(), stream));
+            if self.watchers.iter().all(|(key, _)| *key != dataplane.key) {
+                let watcher = self.store.watch(&dataplane.key);
+                self.watchers.push((dataplane.key.clone(), watcher));
             }
         }
         self.publisher.apply(&self.view, &touched);
@@ -128,11 +129,11 @@ impl Fixture {
         line.expect("the counter").parse().unwrap()
     }
 
-    /// Opens a stream that has read its view.
-    fn open_stream(&self, proxy: &str) -> Watcher {
-        let mut stream = self.store.watch(&key(proxy));
-        stream.read(|_, _| ());
-        stream
+    /// Opens a watcher that has read its view.
+    fn open_watcher(&self, proxy: &str) -> Watcher {
+        let mut watcher = self.store.watch(&key(proxy));
+        watcher.read(|_, _| ());
+        watcher
     }
 
     /// Returns the names that a wildcard subscription of a proxy includes, or `None` if the proxy has no view.
@@ -153,9 +154,9 @@ impl Fixture {
     }
 }
 
-/// Reads the changes of a stream's view. Returns the keys of the changed resources.
-fn read_changes(stream: &mut Watcher) -> Vec<(ResourceKind, String)> {
-    stream.read(|_, changes| match changes {
+/// Reads the changes of a watcher's view. Returns the keys of the changed resources.
+fn read_changes(watcher: &mut Watcher) -> Vec<(ResourceKind, String)> {
+    watcher.read(|_, changes| match changes {
         Changes::Known(changes) => changes
             .into_iter()
             .map(|change| (change.key.kind, change.key.name.to_string()))
@@ -182,18 +183,18 @@ fn proxy_sees_its_own_resources_and_the_services_of_its_mesh() {
 #[test]
 fn change_of_readiness_encodes_one_service_and_changes_only_its_endpoints() {
     let mut fixture = Fixture::new();
-    let (mut stream, before) = (fixture.open_stream("a-0"), fixture.encoded_count());
+    let (mut watcher, encoded_before) = (fixture.open_watcher("a-0"), fixture.encoded_count());
     fixture.change(|view| {
         let mut unready = mk_dataplane("b-0", 2, "b");
         unready.inbounds[0].ready = Some(false);
         view.upsert_dataplane(unready)
     });
     assert_eq!(
-        read_changes(&mut stream),
+        read_changes(&mut watcher),
         [(ResourceKind::Endpoints, "b".to_owned())]
     );
     assert_eq!(
-        fixture.encoded_count() - before,
+        fixture.encoded_count() - encoded_before,
         3,
         "cluster, endpoints and listener of one service"
     );
@@ -202,9 +203,9 @@ fn change_of_readiness_encodes_one_service_and_changes_only_its_endpoints() {
 #[test]
 fn unchanged_dataplane_encodes_nothing() {
     let mut fixture = Fixture::new();
-    let before = fixture.encoded_count();
+    let encoded_before = fixture.encoded_count();
     fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-0", 2, "b")));
-    assert_eq!(fixture.encoded_count(), before);
+    assert_eq!(fixture.encoded_count(), encoded_before);
 }
 
 #[test]
@@ -217,9 +218,9 @@ fn cost_of_a_change_is_independent_of_the_size_of_the_mesh() {
                 .flat_map(|dataplane| view.upsert_dataplane(dataplane))
                 .collect()
         });
-        let before = fixture.encoded_count();
+        let encoded_before = fixture.encoded_count();
         fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
-        fixture.encoded_count() - before
+        fixture.encoded_count() - encoded_before
     };
     assert_eq!(cost(1), cost(100));
 }
@@ -237,9 +238,9 @@ fn added_permission_encodes_only_the_listeners_of_the_inbounds_that_it_selects()
         });
         view.upsert_mesh(mesh)
     });
-    let mut stream_of_a = fixture.open_stream("a-0");
-    let mut stream_of_b = fixture.open_stream("b-0");
-    let before = fixture.encoded_count();
+    let mut watcher_of_a = fixture.open_watcher("a-0");
+    let mut watcher_of_b = fixture.open_watcher("b-0");
+    let encoded_before = fixture.encoded_count();
     fixture.change(|view| {
         let permission = TrafficPermission {
             target: Tags::from([(tag::SERVICE.into(), "b".into())]),
@@ -251,9 +252,13 @@ fn added_permission_encodes_only_the_listeners_of_the_inbounds_that_it_selects()
         view.upsert_permission(&ObjectKey::new("system", "b"), &"default".into(), permission)
     });
     let listener = (ResourceKind::Listener, "inbound:10.0.0.2:8080".to_owned());
-    assert_eq!(read_changes(&mut stream_of_b), [listener]);
-    assert_eq!(read_changes(&mut stream_of_a), []);
-    assert_eq!(fixture.encoded_count() - before, 1, "one listener of one proxy");
+    assert_eq!(read_changes(&mut watcher_of_b), [listener]);
+    assert_eq!(read_changes(&mut watcher_of_a), []);
+    assert_eq!(
+        fixture.encoded_count() - encoded_before,
+        1,
+        "one listener of one proxy"
+    );
 }
 
 #[test]
@@ -282,10 +287,10 @@ fn proxy_has_no_view_without_its_mesh() {
     fixture.change(|view| view.upsert_mesh(Mesh::new("other")));
     assert!(fixture.has_resource("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
 
-    let mut stream = fixture.open_stream("c-0");
+    let mut watcher = fixture.open_watcher("c-0");
     fixture.change(|view| view.remove_mesh(&"other".into()));
     assert!(
-        stream.read(|view, _| view.is_none()),
+        watcher.read(|view, _| view.is_none()),
         "the stream must have no view, so that it removes no resources from Envoy"
     );
     fixture.change(|view| view.upsert_mesh(Mesh::new("other")));
@@ -349,12 +354,12 @@ fn cost_of_a_pod_change_for_direct_access_is_independent_of_the_number_of_servic
                 .flat_map(|dataplane| view.upsert_dataplane(dataplane))
                 .collect()
         });
-        let (mut stream, before) = (fixture.open_stream("a-0"), fixture.encoded_count());
+        let (mut watcher, encoded_before) = (fixture.open_watcher("a-0"), fixture.encoded_count());
         fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
-        let encoded = fixture.encoded_count() - before;
-        let added = read_changes(&mut stream);
+        let encoded = fixture.encoded_count() - encoded_before;
+        let added = read_changes(&mut watcher);
         fixture.change(|view| view.remove_dataplane(&key("b-1")));
-        (encoded, added, read_changes(&mut stream))
+        (encoded, added, read_changes(&mut watcher))
     };
     let (few, many) = (cost(1), cost(100));
     let listener = (ResourceKind::Listener, "direct_access_10.0.0.3:8080".to_owned());
@@ -495,7 +500,7 @@ async fn own_resources_are_published_only_while_the_proxy_has_a_stream() {
         .publisher
         .update_demand(&fixture.view, fixture.store.demand_changed().await);
     assert_eq!(fixture.store.scope_counts(), mk_scope_counts(2));
-    fixture.streams.retain(|(proxy, _)| *proxy != key("a-0"));
+    fixture.watchers.retain(|(proxy, _)| *proxy != key("a-0"));
     fixture
         .publisher
         .update_demand(&fixture.view, fixture.store.demand_changed().await);
@@ -506,20 +511,20 @@ async fn own_resources_are_published_only_while_the_proxy_has_a_stream() {
     );
 
     let touched = fixture.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
-    let before = fixture.encoded_count();
+    let encoded_before = fixture.encoded_count();
     fixture.publisher.apply(&fixture.view, &touched);
     assert_eq!(fixture.store.scope_counts(), mk_scope_counts(1));
-    let encoded_without_stream = fixture.encoded_count() - before;
+    let encoded_without_stream = fixture.encoded_count() - encoded_before;
 
-    let mut stream = fixture.open_stream("a-0");
+    let mut watcher = fixture.open_watcher("a-0");
     fixture
         .publisher
         .update_demand(&fixture.view, fixture.store.demand_changed().await);
-    stream.changed().await;
-    let listeners = stream.read(|view, _| view.map(|view| view.wildcard(ResourceKind::Listener).count()));
+    watcher.changed().await;
+    let listeners = watcher.read(|view, _| view.map(|view| view.wildcard(ResourceKind::Listener).count()));
     assert!(
         listeners.is_some_and(|count| count > 0),
         "own resources must be published for the new stream"
     );
-    assert!(fixture.encoded_count() > before + encoded_without_stream);
+    assert!(fixture.encoded_count() > encoded_before + encoded_without_stream);
 }

@@ -74,7 +74,8 @@ impl Requester {
     }
 
     /// Makes a request. All requests of a requester with `keep_alive` must have the same target. An error begins with
-    /// the step that failed: `name` (its resolution), `connect`, `response` or `body`.
+    /// the step that failed: `name` (resolution of the host name), `connect`, `response` or `body`. The error of a
+    /// timeout after the connection was opened begins with `response`.
     pub(crate) async fn get(&self, url: &Url) -> Result<HttpResponse> {
         tokio::time::timeout(self.timeout, self.attempt(url))
             .await

@@ -16,7 +16,7 @@ fn count_in_log(agent: &Agent, text: &str) -> usize {
 async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, TOKEN, &[]).await;
-    let first = agent
+    let before_crash = agent
         .eventually("the inbound presents the certificate", async || {
             presented_certificate(&control_plane).await
         })
@@ -25,13 +25,16 @@ async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
 
     control_plane.disconnect();
     agent.crash_envoy().await;
-    let second = agent
+    let after_crash = agent
         .eventually(
             "the inbound of the restarted Envoy presents the certificate",
             async || presented_certificate(&control_plane).await,
         )
         .await;
-    assert!(first == second, "the certificate changed without a control plane");
+    assert!(
+        before_crash == after_crash,
+        "the certificate changed without a control plane"
+    );
     agent.wait_for_ready_status(200).await;
 
     control_plane.reconnect();
@@ -111,8 +114,8 @@ async fn restarted_envoy_is_configured_by_the_control_plane() {
 async fn kuma_dp_ends_with_the_exit_code_of_envoy_after_a_crash_loop() {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sidecar/envoy-that-crashes");
     let control_plane = ControlPlane::start(MTLS).await;
-    let changes = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program)];
-    let mut agent = Agent::start(&control_plane, TOKEN, &changes).await;
+    let overrides = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program)];
+    let mut agent = Agent::start(&control_plane, TOKEN, &overrides).await;
     // 42 is the exit code of `envoy-that-crashes`.
     assert_eq!(agent.wait_for_end().await.code(), Some(42));
     assert_eq!(count_in_log(&agent, "it is restarted with"), 5);

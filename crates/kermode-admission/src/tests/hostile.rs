@@ -1,4 +1,5 @@
-//! Tests of invalid calls. Their bodies are truncated, huge, deeply nested, no AdmissionReview, or changed at random.
+//! Tests of invalid calls: other methods and paths, forged reviews, and bodies that are truncated, huge, deeply nested,
+//! no AdmissionReview, or changed at random.
 
 use std::time::Duration;
 
@@ -171,10 +172,10 @@ fn call_in_process(path: &str, body: Vec<u8>) -> CallResponse {
 }
 
 /// Makes a Pod of a ReplicaSet. The Pod is denied because its Mesh is missing.
-fn denied_pod(owner: &str, uid: &str) -> Value {
+fn denied_pod(owner: &str, owner_uid: &str) -> Value {
     let mut denied = pod_with("annotations", MESH, "missing");
     denied["metadata"]["ownerReferences"][0]["name"] = owner.into();
-    denied["metadata"]["ownerReferences"][0]["uid"] = uid.into();
+    denied["metadata"]["ownerReferences"][0]["uid"] = owner_uid.into();
     denied
 }
 

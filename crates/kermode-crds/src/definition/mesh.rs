@@ -13,7 +13,7 @@ use crate::mesh::{BUILTIN, MUST_BE_DNS_LABEL};
 const DNS_LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// Maximum number of backends. The API server needs a bound to estimate the cost of the CEL rules.
 const MAX_BACKENDS: u32 = 64;
-/// Maximum length of the name of a backend, as of the names of Kubernetes objects. The API server needs a bound to
+/// Maximum length of the name of a backend: the limit of names of Kubernetes objects. The API server needs a bound to
 /// estimate the cost of the CEL rules.
 const MAX_BACKEND_NAME_LENGTH: u32 = 253;
 

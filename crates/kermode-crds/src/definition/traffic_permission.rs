@@ -38,7 +38,7 @@ pub(super) fn mesh_traffic_permission() -> Value {
     definition(names, "Namespaced", version)
 }
 
-/// Reference to a group of proxies.
+/// Returns the schema of a reference to a group of proxies, or to their inbounds.
 fn target_ref(description: &str) -> Value {
     let kinds = json!([
         "Mesh",

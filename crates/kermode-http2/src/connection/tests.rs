@@ -133,16 +133,16 @@ async fn connect(client_io: DuplexStream) -> (SendRequest<Bytes>, JoinHandle<()>
 
 /// Reads a stream to its end. Returns the body and the trailers.
 async fn read(mut stream: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
-    let mut read = Vec::new();
+    let mut body = Vec::new();
     while let Some(data) = stream.data().await {
         let data = data.expect("data without an error");
         stream
             .flow_control()
             .release_capacity(data.len())
             .expect("the capacity is released");
-        read.extend_from_slice(&data);
+        body.extend_from_slice(&data);
     }
-    (read, stream.trailers().await.expect("trailers"))
+    (body, stream.trailers().await.expect("trailers"))
 }
 
 async fn within_timeout<T>(future: impl Future<Output = T>) -> T {
@@ -237,7 +237,7 @@ async fn closing_connection_ends_with_its_last_call() {
         .expect("the connection ends without an error");
 }
 
-/// Like [`within_timeout`], for a paused clock that advances by minutes.
+/// Like [`within_timeout`] with a longer limit, for waits until a timeout of the connection on a paused clock.
 async fn within_minutes<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(10 * IDLE_TIMEOUT, future)
         .await

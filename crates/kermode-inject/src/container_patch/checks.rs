@@ -129,7 +129,7 @@ fn check_resources(container: &Container, report: &mut Report<'_>) {
     let Some(resources) = &container.resources else {
         return;
     };
-    // `validate` has reported all invalid quantities.
+    // `validate` calls `check` only if all quantities are valid.
     let amount = |quantity: Option<&Quantity>| -> Option<Amount> { quantity::parse(&quantity?.0).ok() };
     for (kind, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
         for (name, quantity) in quantities.iter().flatten() {
@@ -178,18 +178,18 @@ fn check_enums(container: &Container, report: &mut Report<'_>) {
 
 fn check_security_context(context: &SecurityContext, report: &mut Report<'_>) {
     let mut report = |field: &str, problem: &str| report(format!("securityContext.{field}"), problem);
-    let no_escalation = context.allow_privilege_escalation == Some(false);
-    if no_escalation && context.privileged == Some(true) {
+    let forbids_escalation = context.allow_privilege_escalation == Some(false);
+    if forbids_escalation && context.privileged == Some(true) {
         report(
             "allowPrivilegeEscalation",
             "cannot be false while privileged is true",
         );
     }
-    let added = context
+    let added_capabilities = context
         .capabilities
         .iter()
         .flat_map(|capabilities| capabilities.add.iter().flatten());
-    if no_escalation && added.into_iter().any(|name| name == "CAP_SYS_ADMIN") {
+    if forbids_escalation && added_capabilities.into_iter().any(|name| name == "CAP_SYS_ADMIN") {
         report(
             "allowPrivilegeEscalation",
             "cannot be false while CAP_SYS_ADMIN is added",

@@ -231,7 +231,7 @@ fn service_with_too_many_ports_does_not_change_the_dataplanes_of_its_pods() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
-    let before = index
+    let dataplane_before = index
         .desired(&key("web-1"))
         .map(|desired| desired.dataplane.clone());
     let ports: Vec<_> = (1..=256).map(|port| json!({"port": port})).collect();
@@ -244,7 +244,7 @@ fn service_with_too_many_ports_does_not_change_the_dataplanes_of_its_pods() {
     else {
         panic!("{changes:?}");
     };
-    assert_eq!(Some(dataplane), before.as_ref());
+    assert_eq!(Some(dataplane), dataplane_before.as_ref());
     assert_eq!(warnings.len(), 1);
     assert_eq!(changes.touched, [], "no Envoy resource may change");
 }
@@ -292,7 +292,7 @@ fn dataplane_of_a_failed_pod_is_deleted() {
     assert_eq!(endpoints, Some(1), "the endpoint of the newer Pod must remain");
 }
 
-/// Returns the JSON of a Pod with the label `app: <app>` that was created at a second.
+/// Returns the JSON of a Pod with the label `app: <app>` that was created `second` seconds after midnight.
 fn pod_json_created_at(name: &str, ip: &str, app: &str, second: u8) -> Value {
     let mut pod = pod_json(name, ip, json!({"app": app}));
     pod["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T00:00:{second:02}Z"));
@@ -321,8 +321,8 @@ fn endpoints_of(index: &Index, service: &str) -> Vec<String> {
 
 #[test]
 fn late_change_and_removal_of_an_old_pod_do_not_affect_the_pod_that_has_its_ip_now() {
-    // The old Pod belongs to the same Service or to another one. The index gets the old Pod before the new Pod, or
-    // late: only after the new Pod.
+    // The old Pod belongs to the Service of the new Pod, or to another Service. The index gets the old Pod before the
+    // new Pod, or late: only after the new Pod.
     for (app, is_late) in [("web", false), ("web", true), ("old", false), ("old", true)] {
         let mut index = mk_index_of_web_and_old();
         let mut old = pod_json_created_at("old-1", "10.0.0.1", app, 1);
@@ -352,7 +352,7 @@ fn late_change_and_removal_of_an_old_pod_do_not_affect_the_pod_that_has_its_ip_n
 
 #[test]
 fn ip_returns_to_a_pod_when_the_other_pod_loses_it() {
-    let removals: [fn(&mut Index); 3] = [
+    let losses_of_the_ip: [fn(&mut Index); 3] = [
         |index| {
             index.remove_pod(&key("web-1"));
         },
@@ -365,12 +365,12 @@ fn ip_returns_to_a_pod_when_the_other_pod_loses_it() {
             index.apply_pod(read_pod(&terminating));
         },
     ];
-    for remove in removals {
+    for lose_ip in losses_of_the_ip {
         let mut index = mk_index_of_web_and_old();
         index.apply_pod(read_pod(&pod_json_created_at("old-1", "10.0.0.1", "old", 1)));
         index.apply_pod(read_pod(&pod_json_created_at("web-1", "10.0.0.1", "web", 2)));
         assert_eq!(endpoints_of(&index, "old"), [""; 0]);
-        remove(&mut index);
+        lose_ip(&mut index);
         assert_eq!(endpoints_of(&index, "old"), ["old-1"]);
         let desired = index.desired(&key("old-1")).expect("a Dataplane");
         assert_eq!(desired.dataplane.inbounds[0].ready, Some(true));
@@ -378,7 +378,7 @@ fn ip_returns_to_a_pod_when_the_other_pod_loses_it() {
 }
 
 #[test]
-fn second_ip_of_a_dual_stack_pod_belongs_to_one_pod_too() {
+fn pod_whose_second_ip_belongs_to_a_newer_pod_is_no_endpoint() {
     let mut index = mk_index_of_web_and_old();
     let mut old = pod_json_created_at("old-1", "10.0.0.1", "old", 1);
     old["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
@@ -420,10 +420,10 @@ fn sidecar_of_a_finished_job_is_added_to_sidecars_to_quit_once() {
     let mut pod = pod_json("job-1", "10.0.0.1", json!({}));
     pod["spec"]["restartPolicy"] = json!("Never");
     let sidecar = json!({"name": "kuma-sidecar", "ready": true, "state": {"running": {}}});
-    let job = |state: Value| json!({"name": "app", "ready": false, "state": state});
-    pod["status"]["containerStatuses"] = json!([sidecar, job(json!({"running": {}}))]);
+    let app = |state: Value| json!({"name": "app", "ready": false, "state": state});
+    pod["status"]["containerStatuses"] = json!([sidecar, app(json!({"running": {}}))]);
     assert_eq!(index.apply_pod(read_pod(&pod)).sidecars_to_quit, []);
-    pod["status"]["containerStatuses"] = json!([sidecar, job(json!({"terminated": {"exitCode": 0}}))]);
+    pod["status"]["containerStatuses"] = json!([sidecar, app(json!({"terminated": {"exitCode": 0}}))]);
     assert_eq!(index.apply_pod(read_pod(&pod)).sidecars_to_quit.len(), 1);
     pod["metadata"]["labels"] = json!({"some": "label"});
     assert_eq!(index.apply_pod(read_pod(&pod)).sidecars_to_quit, []);

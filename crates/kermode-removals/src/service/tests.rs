@@ -1,4 +1,4 @@
-//! Tests of the service, with an authenticator that accepts one token.
+//! Tests of the removal service, with an authenticator that accepts one token.
 
 use http::uri::PathAndQuery;
 use kermode_authentication::ProxyIdentity;
@@ -22,7 +22,7 @@ impl Authenticator for WebAuthenticator {
             .get("authorization")
             .is_some_and(|value| value == "Bearer web");
         let identity = ProxyIdentity {
-            key: web(),
+            key: web_key(),
             service_account: "web".into(),
             uid: "1".into(),
         };
@@ -38,7 +38,7 @@ impl Authenticator for WebAuthenticator {
 }
 
 /// Returns the key of the Pod that the authenticator accepts.
-fn web() -> ObjectKey {
+fn web_key() -> ObjectKey {
     ObjectKey::new("shop", "web")
 }
 
@@ -49,7 +49,7 @@ fn request(authorization: &'static str) -> Request<WatchRemovalRequest> {
     request
 }
 
-/// Calls the service. Returns the first response.
+/// Calls a service that knows one other replica. Returns the first response.
 async fn first_response(
     removals: EndpointRemovals,
     authorization: &'static str,
@@ -103,8 +103,9 @@ async fn call_above_the_limit_of_a_proxy_supersedes_its_oldest_call() {
 #[tokio::test]
 async fn only_the_authenticated_pod_gets_the_status_of_its_endpoint() {
     let removals = EndpointRemovals::default();
-    removals.on_endpoint_added(web(), "default".into());
-    removals.on_endpoint_removed(&web(), |_| 1);
+    removals.on_endpoint_added(web_key(), "default".into());
+    removals.on_endpoint_removed(&web_key(), |_| 1);
+    // No proxy has a stream, so the removal is complete at once.
     let response = first_response(removals.clone(), "Bearer web").await;
     let response = response.expect("a response");
     assert!(response.is_complete(), "{response:?}");

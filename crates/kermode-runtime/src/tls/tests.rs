@@ -219,8 +219,9 @@ async fn connection_that_outlives_the_grace_period_is_closed() {
     .await;
     // This client never starts the TLS handshake.
     let mut stuck = TcpStream::connect(server.address).await.expect("a connection");
-    let mut other = server.connect(ADDRESS, &[]).await.expect("a handshake");
-    assert!(send_request(&mut other).await.ends_with("hello"));
+    // The response to a later client shows that the server has accepted `stuck`.
+    let mut later = server.connect(ADDRESS, &[]).await.expect("a handshake");
+    assert!(send_request(&mut later).await.ends_with("hello"));
     server.shutdown_trigger.shut_down();
     let result = tokio::time::timeout(TEST_TIMEOUT / 10, server.serving).await;
     result

@@ -49,12 +49,12 @@ impl DirectProxies {
         let Some(MeshProxies { addresses, proxies }) = self.0.get_mut(mesh) else {
             return Vec::new();
         };
-        let mut touched = BTreeSet::new();
+        let mut changed_addresses = BTreeSet::new();
         for service in services {
-            touched.extend(addresses.update(service, view.service(mesh, service)));
+            changed_addresses.extend(addresses.update(service, view.service(mesh, service)));
         }
         let changes = proxies.iter().map(|(proxy, access)| {
-            let (present, absent) = touched
+            let (present, absent) = changed_addresses
                 .iter()
                 .partition(|address| access.includes(addresses, **address));
             ListenerChanges {

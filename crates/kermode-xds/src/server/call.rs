@@ -279,8 +279,8 @@ struct Session {
     has_ended_with_status: bool,
 }
 
-/// Result of a step of the session (a request, a change of the view, or a deadline): responses to send, in this order,
-/// or the status that ends the stream.
+/// Result of a step of the session (a request, a change of the view, or a deadline of held resources): responses to
+/// send, in this order, or the status that ends the stream.
 type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 
 /// Completes when the stream has to end because of shutdown. All streams share the shutdown signal, so polling the

@@ -27,7 +27,7 @@ struct Fixture {
     shared: Vec<Resource>,
 }
 
-fn proxy() -> ObjectKey {
+fn proxy_key() -> ObjectKey {
     ObjectKey::new("shop", "web-0")
 }
 
@@ -122,7 +122,7 @@ fn show_all(responses: &[Response]) -> Vec<String> {
 impl Fixture {
     fn new(limits: Limits) -> Self {
         let store = Arc::new(Store::default());
-        let watcher = store.watch(&proxy());
+        let watcher = store.watch(&proxy_key());
         Self {
             store,
             stream: Stream::new(limits),
@@ -134,7 +134,7 @@ impl Fixture {
     /// Creates the stream of a published proxy in a mesh with these shared resources.
     fn with_shared(shared: &[(ResourceKind, &str)]) -> Self {
         let mut fixture = Self::new(LIMITS);
-        fixture.store.replace_proxy(&proxy(), profile(), Vec::new());
+        fixture.store.replace_proxy(&proxy_key(), profile(), Vec::new());
         fixture.publish(shared);
         fixture
     }
@@ -152,8 +152,8 @@ impl Fixture {
     }
 
     /// Removes shared resources. Returns the responses.
-    fn remove(&mut self, names: &[(ResourceKind, &str)]) -> Vec<Response> {
-        self.shared.retain(|old| !names.contains(&(old.kind, &*old.name)));
+    fn remove(&mut self, keys: &[(ResourceKind, &str)]) -> Vec<Response> {
+        self.shared.retain(|old| !keys.contains(&(old.kind, &*old.name)));
         self.publish(&[])
     }
 
@@ -241,7 +241,7 @@ fn no_response_is_sent_before_the_proxy_is_published() {
     );
     fixture
         .store
-        .replace_proxy(&proxy(), profile(), vec![mk_resource(Cluster, "own=1")]);
+        .replace_proxy(&proxy_key(), profile(), vec![mk_resource(Cluster, "own=1")]);
     assert_eq!(
         show_all(&fixture.read_changes()),
         ["x/Other", "Cluster a=1 own=1"]
@@ -252,9 +252,9 @@ fn no_response_is_sent_before_the_proxy_is_published() {
 fn removed_proxy_keeps_its_configuration_until_it_is_published_again() {
     let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     fixture.send_and_ack_all(request(Cluster));
-    fixture.store.remove_proxy(&proxy());
+    fixture.store.remove_proxy(&proxy_key());
     assert!(fixture.remove(&[(Cluster, "a")]).is_empty());
-    fixture.store.replace_proxy(&proxy(), profile(), Vec::new());
+    fixture.store.replace_proxy(&proxy_key(), profile(), Vec::new());
     assert_eq!(show_all(&fixture.read_changes()), ["Cluster -a"]);
 }
 
@@ -418,7 +418,7 @@ fn rejected_resource_is_not_sent_again_until_it_changes() {
     // A switch from all services to limited visibility makes the stream compare all names.
     let visibility = ServiceSelection::Only(HashSet::new());
     fixture.store.replace_proxy(
-        &proxy(),
+        &proxy_key(),
         Profile {
             visibility,
             ..profile()
@@ -746,7 +746,7 @@ fn mk_on_demand(text: &str, after: &[(ResourceKind, &str)]) -> Resource {
 fn missing_resource_has_a_tombstone_before_its_creation_and_after_its_removal() {
     let mut fixture = Fixture::with_shared(&[]);
     let profile = profile_with_tombstones();
-    fixture.store.replace_proxy(&proxy(), profile, Vec::new());
+    fixture.store.replace_proxy(&proxy_key(), profile, Vec::new());
     assert_eq!(fixture.read_changes(), []);
     assert_eq!(
         fixture.send_and_ack_all(subscribe(Cluster, &["*", "a"])),
@@ -776,7 +776,7 @@ fn reported_tombstone_is_not_sent_again() {
     let mut fixture = Fixture::with_shared(&[]);
     fixture
         .store
-        .replace_proxy(&proxy(), profile_with_tombstones(), Vec::new());
+        .replace_proxy(&proxy_key(), profile_with_tombstones(), Vec::new());
     assert_eq!(fixture.read_changes(), []);
     let first_request = with_initial_versions(subscribe(Cluster, &["*", "a", "b"]), &[("a", "none")]);
     assert_eq!(fixture.send_and_ack_all(first_request), ["Cluster b=none"]);

@@ -98,6 +98,7 @@ async fn invalid_names_are_denied() {
 #[tokio::test]
 async fn token_that_does_not_prove_the_claimed_name_is_denied() {
     let server = Server::start().await;
+    // A token that is not bound to a Pod: `e30` is the Base64 of `{}`.
     let unbound = format!("e30.e30.{VALID_SIGNATURE}");
     let other_namespace = mk_token_in("attic", SERVICE_ACCOUNT, "web", "1", VALID_SIGNATURE);
     for (token, reason) in [
