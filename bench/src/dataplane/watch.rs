@@ -116,8 +116,8 @@ impl DataplaneWatch {
                 changed.await;
             }
         };
-        let found = tokio::time::timeout(timeout, wait).await;
-        found.with_context(|| {
+        let result = tokio::time::timeout(timeout, wait).await;
+        result.with_context(|| {
             format!("{condition_name}: not observed after {timeout:?}; see target/bench/kuma-cp.log")
         })
     }

@@ -53,13 +53,13 @@ pub enum AuthenticationError {
     /// The token is not a service-account token bound to a Pod.
     #[error("the token is not a service-account token bound to a Pod; the sidecar needs a projected token")]
     NotBound,
-    /// The token is for another audience.
+    /// The token is for other audiences than this one.
     #[error(
         "the token is not for audience {0}: restart the Pod, so that its sidecar gets a token of its own; or add this \
          audience to the volume that kuma.io/service-account-token-volume names"
     )]
     WrongAudience(Arc<str>),
-    /// The token belongs to another proxy than the requested one.
+    /// The token belongs to another proxy than this one.
     #[error("the token does not belong to proxy {0}")]
     OtherProxy(ObjectKey),
     /// The API server rejects the token, or has not checked its audience.

@@ -18,8 +18,8 @@ impl KubernetesVersion {
         Self { major, minor }
     }
 
-    /// Parses a version such as `1.34`, `1.29+` or `v1.27.9-gke.100`. Returns `None` if the text after `v` does not
-    /// start with two numbers and a dot between them.
+    /// Parses a version such as `1.34`, `1.29+` or `v1.27.9-gke.100`. Returns `None` if the text, apart from the `v`,
+    /// does not start with two numbers separated by a dot.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, rest) = text.trim_start_matches('v').split_once('.')?;
         let end = rest.find(|character: char| !character.is_ascii_digit());

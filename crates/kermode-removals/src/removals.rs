@@ -47,7 +47,7 @@ struct RemovalsInner {
     acknowledged_after: Histogram,
 }
 
-/// Reports the acknowledgements of one ADS stream, and when it is dropped, the end of the stream.
+/// Reports the acknowledgements of one ADS stream. Dropping this value reports the end of the stream.
 #[derive(Debug)]
 pub struct StreamAcknowledgements {
     inner: Arc<RemovalsInner>,

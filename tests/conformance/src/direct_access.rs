@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use kermode_crds::Networking;
 use kermode_envoy::{ResourceKind, generate};
-use kermode_model::direct_access::{self as model, EndpointAddresses};
+use kermode_model::direct_access::{self, EndpointAddresses};
 use kermode_model::view::MeshView;
 use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TransparentProxying};
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ impl Runner for DirectAccess {
         for other in case.at("/inputs/dataplanes").as_array().into_iter().flatten() {
             view.upsert_dataplane(dataplane(&mesh.name, other)?);
         }
-        let access = model::DirectAccess::of(&client);
+        let access = direct_access::DirectAccess::of(&client);
         let resources = access.map_or_else(Vec::new, |access| {
             let endpoints = EndpointAddresses::of(&view, &mesh.name);
             generate::direct_access(&mesh, access.addresses(&endpoints))

@@ -67,7 +67,7 @@ pub(super) fn parse_path(path: &str) -> Result<Vec<String>, String> {
     Ok(tokens)
 }
 
-/// What [`add`] does if a parent of the added value is missing.
+/// Whether [`add`] creates the missing parents of a value or fails.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum MissingParents {
     Create,

@@ -1,9 +1,10 @@
 //! Writes Dataplanes: reconciles the Dataplanes of the API server (the observed state) with the Dataplanes of the index
 //! (the desired state).
 //!
-//! Only the leader writes, and only if the states differ. Writes use server-side apply with one field manager. Manual
-//! edits and deletions are reverted when the watch reports them. Nothing is written until both states are complete,
-//! because a Pod that is not listed yet would look like a deleted Pod.
+//! Only the leader writes, and only if the states differ. Writes use server-side apply, with one field manager for
+//! Dataplanes and another for their statuses. Manual edits and deletions are reverted when the watch reports them.
+//! Nothing is written until both states are complete, because a Pod that is not listed yet would look like a deleted
+//! Pod.
 
 mod inbounds_status;
 mod meshes;

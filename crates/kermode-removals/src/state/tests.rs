@@ -62,7 +62,7 @@ impl Fixture {
     }
 }
 
-/// Durations that a call returns if it completes one removal.
+/// Durations that a call returns if it completes one removal, which took this number of seconds.
 fn completed_after(seconds: u64) -> Vec<Duration> {
     vec![Duration::from_secs(seconds)]
 }

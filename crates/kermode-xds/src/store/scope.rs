@@ -309,6 +309,7 @@ impl Scope {
         }
     }
 
+    /// Adds an entry, or replaces the entry with the same identity.
     fn insert(&mut self, mut entry: Entry, sequence: u64) {
         let key = entry.key();
         let group = match &entry.service {
@@ -333,6 +334,7 @@ impl Scope {
         }
     }
 
+    /// Removes an entry. Returns whether the scope contained the entry.
     fn remove(&mut self, id: &EntryId) -> bool {
         let names = &mut self.entries[id.key.kind as usize];
         let Some(candidates) = names.get_mut(&id.key.name) else {

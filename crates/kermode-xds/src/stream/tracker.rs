@@ -163,7 +163,8 @@ impl Tracker {
         self.pending.keys()
     }
 
-    /// Returns the pending new and changed resources, including the resources of rejected responses.
+    /// Returns the new and changed resources that are pending, and the resources of rejected responses that are sent
+    /// again.
     pub(super) fn pending_upserts<'a>(&self, view: &View<'a>) -> impl Iterator<Item = &'a Arc<Entry>> {
         let pending = self
             .pending

@@ -71,6 +71,7 @@ impl Tables {
                     let position: usize = position.parse().with_context(|| line.to_owned())?;
                     tables.chain(&table, chain).insert(position - 1, rule);
                 }
+                // Other lines, such as declarations of chains, contain no rule.
                 _ => {}
             }
         }
