@@ -119,14 +119,13 @@ impl EndpointRemovals {
 
     /// Returns the status of an endpoint's removal.
     pub fn status(&self, endpoint: &ObjectKey) -> RemovalStatus {
-        // Disconnected proxies expire here and not by a timer. The metrics and the list of open removals count them
-        // until then.
-        self.inner.update(RemovalState::expire_disconnected_proxies);
+        self.expire_disconnected_proxies();
         self.inner.state.lock().status(endpoint)
     }
 
     /// Returns the removals that at least one proxy has not acknowledged, oldest first.
     pub fn open_removals(&self) -> Vec<OpenRemoval> {
+        self.expire_disconnected_proxies();
         let now = Instant::now();
         let state = self.inner.state.lock();
         let mut open_removals: Vec<_> = state
@@ -140,6 +139,12 @@ impl EndpointRemovals {
             .collect();
         open_removals.sort_by_key(|removal| std::cmp::Reverse(removal.age));
         open_removals
+    }
+
+    /// Removes proxies that have been disconnected for too long. No timer does this. The metrics count such proxies until
+    /// a stream ends, or until the status or the list of removals is read.
+    fn expire_disconnected_proxies(&self) {
+        self.inner.update(RemovalState::expire_disconnected_proxies);
     }
 
     /// Reports that a proxy opened an ADS stream.

@@ -224,7 +224,8 @@ impl RemovalState {
             return self.remove_proxy(proxy, now);
         }
         self.ended_streams.push_back((now, proxy.clone()));
-        Vec::new()
+        // Limits `ended_streams` to the streams that have ended within the timeout.
+        self.expire_disconnected_proxies(now)
     }
 
     /// Removes proxies that have had no stream for the [`RECONNECT_TIMEOUT`].

@@ -336,3 +336,17 @@ fn reconnect_timeout_starts_with_the_end_of_the_last_stream() {
         completed_after(110)
     );
 }
+
+#[test]
+fn reconnects_leave_no_state_after_the_reconnect_timeout() {
+    let mut fixture = Fixture::new();
+    for second in 0..1_000 {
+        let (stream, now) = (second + 10, fixture.at(second));
+        fixture
+            .state
+            .open_stream(&key("a"), &"default".into(), stream, now);
+        fixture.state.close_stream(&key("a"), stream, now);
+    }
+    let recent = usize::try_from(RECONNECT_TIMEOUT.as_secs()).unwrap();
+    assert!(fixture.state.ended_streams.len() <= recent + 1);
+}
