@@ -61,7 +61,8 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER_SIZE)
         .handshake(io);
-    // Boxed, so that the future does not reserve space for both the handshake and the connection.
+    // The handshake is boxed, so that the future of `drive` does not reserve space for both the handshake and the
+    // connection.
     Repoll::new(Box::pin(drive(Box::pin(handshake), handler, on_call, shutdown)))
 }
 

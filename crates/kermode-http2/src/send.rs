@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use h2::SendStream;
 
-/// Waits for capacity in the client's window, then sends as much of `data` as fits and removes it from `data`.
+/// Waits for capacity in the client's window, then sends as much of `data` as fits and removes the sent part.
 ///
 /// # Errors
 /// When the call or its connection has ended.

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kermode_crds::{ConfigurationStatus, RejectionStatus, SidecarStatus};
 use kermode_protocol::debug::{Configuration, ConnectedProxy, Rejection};
 
-/// Returns the response for one connected proxy. Its JSON equals the JSON of the status with sorted keys.
+/// Returns the response for one connected proxy. The response has the same JSON as the status, with sorted keys.
 pub(crate) fn connected_proxy(sidecar: SidecarStatus) -> ConnectedProxy {
     let ConfigurationStatus {
         sent,
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn json_equals_the_json_of_the_status() {
-        let rejected = SidecarStatus {
+        let with_rejection = SidecarStatus {
             version: "0.1.0".to_owned(),
             envoy_version: "1.40.0".to_owned(),
             control_plane: "cp-1".to_owned(),
@@ -61,9 +61,12 @@ mod tests {
                 }),
             },
         };
-        for status in [SidecarStatus::default(), rejected] {
-            let sorted = serde_json::json!(status).to_string();
-            assert_eq!(serde_json::to_string(&connected_proxy(status)).unwrap(), sorted);
+        for status in [SidecarStatus::default(), with_rejection] {
+            let sorted_json = serde_json::json!(status).to_string();
+            assert_eq!(
+                serde_json::to_string(&connected_proxy(status)).unwrap(),
+                sorted_json
+            );
         }
     }
 }

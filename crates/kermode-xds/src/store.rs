@@ -36,7 +36,7 @@ use demand::Demand;
 pub use profile::{Profile, ServiceSelection, Tombstones};
 pub use scope::{Change, Entry, VersionedNames};
 use scope::{EntryId, Scope};
-use scopes::{LockedScope, Scopes};
+use scopes::{ScopeLock, Scopes};
 pub use view::View;
 pub use watcher::{Changes, Watcher};
 
@@ -104,8 +104,8 @@ impl Store {
 
     /// Replaces all shared resources of a mesh. Returns the number of resources that changed.
     pub fn replace_mesh(&self, mesh: &MeshName, resources: Vec<Resource>) -> usize {
-        let scope = self.meshes.get_or_insert(mesh);
-        self.write(&scope, resources, unwanted)
+        let scope_lock = self.meshes.get_or_insert(mesh);
+        self.write(&scope_lock, resources, unwanted)
     }
 
     /// Replaces the shared resources of one service; an empty list removes the service. Returns the number of resources
@@ -119,8 +119,8 @@ impl Store {
         for resource in &mut resources {
             resource.service = Some(service.clone());
         }
-        let scope = self.meshes.get_or_insert(mesh);
-        self.write(&scope, resources, |scope, wanted| {
+        let scope_lock = self.meshes.get_or_insert(mesh);
+        self.write(&scope_lock, resources, |scope, wanted| {
             let keys = scope.keys_of(Some(service)).cloned();
             let ids = keys.map(|key| EntryId {
                 key,
@@ -137,17 +137,17 @@ impl Store {
 
     /// Replaces the own resources and the profile of a proxy. Returns the number of resources that changed.
     ///
-    /// The first call publishes the proxy: before, its streams have no view.
+    /// The first call publishes the proxy. Before this call, the streams of the proxy have no view.
     pub fn replace_proxy(&self, proxy: &ObjectKey, profile: Profile, resources: Vec<Resource>) -> usize {
-        let locked = self.proxies.get_or_insert(proxy);
+        let scope_lock = self.proxies.get_or_insert(proxy);
         let ids = entry_ids(&resources);
-        let entries = locked.encode_changed(resources);
-        let mut scope = locked.write();
+        let entries = scope_lock.encode_changed(resources);
+        let mut scope = scope_lock.write();
         let removals = unwanted(&scope, &ids);
         let changed = scope.apply(&self.sequence, self.log_capacity, entries, removals);
         let profile_changed = scope.set_profile(&self.sequence, self.log_capacity, Some(profile));
         if changed > 0 || profile_changed {
-            locked.notify(&scope);
+            scope_lock.notify(&scope);
         }
         changed
     }
@@ -155,9 +155,9 @@ impl Store {
     /// Changes some of the own resources of a proxy and keeps the others. Returns the number of resources that changed,
     /// or `None` if the proxy is not published.
     pub fn update_proxy(&self, proxy: &ObjectKey, upserts: Vec<Resource>, removals: &[Key]) -> Option<usize> {
-        let locked = self.proxies.get(proxy)?;
-        locked.read().profile()?;
-        Some(self.write(&locked, upserts, |scope, upserts| {
+        let scope_lock = self.proxies.get(proxy)?;
+        scope_lock.read().profile()?;
+        Some(self.write(&scope_lock, upserts, |scope, upserts| {
             let removed = removals.iter().flat_map(|key| scope.ids_of(key));
             removed.filter(|id| !upserts.contains(id)).collect()
         }))
@@ -166,17 +166,17 @@ impl Store {
     /// Applies `change` to the profile of a published proxy. Returns whether the profile changed: always `false` for a
     /// proxy that is not published.
     pub fn update_profile(&self, proxy: &ObjectKey, change: impl FnOnce(&mut Profile)) -> bool {
-        let Some(locked) = self.proxies.get(proxy) else {
+        let Some(scope_lock) = self.proxies.get(proxy) else {
             return false;
         };
-        let mut scope = locked.write();
+        let mut scope = scope_lock.write();
         let Some(mut profile) = scope.profile().cloned() else {
             return false;
         };
         change(&mut profile);
         let changed = scope.set_profile(&self.sequence, self.log_capacity, Some(profile));
         if changed {
-            locked.notify(&scope);
+            scope_lock.notify(&scope);
         }
         changed
     }
@@ -184,18 +184,18 @@ impl Store {
     /// Removes a published proxy. Its open streams lose their view and send nothing, so the proxy keeps its
     /// configuration.
     pub fn remove_proxy(&self, proxy: &ObjectKey) {
-        let Some(locked) = self.proxies.get(proxy) else {
+        let Some(scope_lock) = self.proxies.get(proxy) else {
             return;
         };
         {
-            let mut scope = locked.write();
+            let mut scope = scope_lock.write();
             let all = scope.ids().collect();
             scope.apply(&self.sequence, self.log_capacity, Vec::new(), all);
             if scope.set_profile(&self.sequence, self.log_capacity, None) {
-                locked.notify(&scope);
+                scope_lock.notify(&scope);
             }
         }
-        drop(locked);
+        drop(scope_lock);
         // The scope is unused if only the map refers to it.
         self.proxies.remove_unused(proxy, 1);
     }
@@ -240,17 +240,17 @@ impl Store {
     /// Returns the number of resources that changed.
     fn write(
         &self,
-        locked: &LockedScope,
+        scope_lock: &ScopeLock,
         upserts: Vec<Resource>,
         select_removals: impl FnOnce(&Scope, &HashSet<EntryId>) -> Vec<EntryId>,
     ) -> usize {
         let ids = entry_ids(&upserts);
-        let entries = locked.encode_changed(upserts);
-        let mut scope = locked.write();
+        let entries = scope_lock.encode_changed(upserts);
+        let mut scope = scope_lock.write();
         let removals = select_removals(&scope, &ids);
         let changed = scope.apply(&self.sequence, self.log_capacity, entries, removals);
         if changed > 0 {
-            locked.notify(&scope);
+            scope_lock.notify(&scope);
         }
         changed
     }

@@ -440,7 +440,7 @@ fn apply_view_change(view: &mut MeshView, change: &ViewChange) -> Vec<Touched> {
     }
 }
 
-/// Returns the listeners that the proxy `a-0` needs for direct access, computed from the whole view.
+/// Returns the names of the listeners that the proxy `a-0` needs for direct access, computed from the whole view.
 fn expected_direct_access(view: &MeshView) -> Vec<String> {
     let proxy = view.dataplane(&key("a-0")).unwrap();
     let settings = proxy.transparent_proxying.as_ref().unwrap();

@@ -22,7 +22,7 @@ fn main() -> Result<ExitCode> {
         _ => &[100, 1_000, 5_000, 10_000],
     };
     let plan = MeasurementPlan::new(config.quick);
-    // One thread, so that the sidecars leave the other cores to the control plane.
+    // One thread, so that the simulated sidecars leave the other cores to the control plane.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

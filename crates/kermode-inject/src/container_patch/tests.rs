@@ -85,9 +85,9 @@ fn only_add_creates_missing_parents() {
 #[test]
 fn invalid_and_out_of_range_indices_are_rejected() {
     for index in ["3", "-4", "01", "+1", "x", "", "1.0"] {
-        let operation = json!([{"op": "add", "path": format!("/env/{index}"), "value": "{\"name\":\"C\"}"}]);
+        let operations = json!([{"op": "add", "path": format!("/env/{index}"), "value": "{\"name\":\"C\"}"}]);
         assert_eq!(
-            apply_operations(&mk_sidecar(), operation).unwrap_err().stage,
+            apply_operations(&mk_sidecar(), operations).unwrap_err().stage,
             PatchStage::Apply,
             "{index:?}"
         );

@@ -39,6 +39,7 @@ fn upserted_pods(changes: &Changes) -> Vec<&str> {
 fn pod_without_a_sidecar_is_ignored() {
     let mut index = Index::default();
     let mut pod = pod_json("web-1", "10.0.0.1", web_labels());
+    // Without the annotation `kuma.io/sidecar-injected`, the Pod has no sidecar.
     pod["metadata"]["annotations"] = json!({});
     assert!(index.apply_pod(read_pod(&pod)).is_empty());
     assert_eq!(index.view().dataplanes().count(), 0);

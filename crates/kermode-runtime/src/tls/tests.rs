@@ -14,7 +14,8 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::shutdown;
 
-/// Time limit of a wait. A test that waits longer has failed. A limit of the server with this value is never reached.
+/// Time limit of a wait. A test that waits longer has failed. Also the value of time limits of the server that a test
+/// must not reach.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Address of the server and of most clients.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -63,6 +64,7 @@ impl Server {
         }
     }
 
+    /// Connects from the address `from` and offers the ALPN protocols `protocols`.
     async fn connect(&self, from: IpAddr, protocols: &[&[u8]]) -> std::io::Result<Client> {
         let mut config = (*self.client_config).clone();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();

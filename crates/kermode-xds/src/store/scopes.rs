@@ -14,14 +14,14 @@ use super::scope::{Entry, Scope};
 /// [`Watcher`](super::Watcher) of a stream that reads the scope has created it before.
 #[derive(Debug)]
 pub(super) struct Scopes<K> {
-    scopes: RwLock<HashMap<K, Arc<LockedScope>>>,
+    scopes: RwLock<HashMap<K, Arc<ScopeLock>>>,
     /// Creates an empty scope.
     new_scope: fn() -> Scope,
 }
 
 /// A scope, its lock, and the channel that carries its newest sequence number to the streams that read the scope.
 #[derive(Debug)]
-pub(super) struct LockedScope {
+pub(super) struct ScopeLock {
     scope: RwLock<Scope>,
     sequence: watch::Sender<u64>,
 }
@@ -40,18 +40,18 @@ impl<K: Clone + Eq + Hash> Scopes<K> {
         self.scopes.read().len()
     }
 
-    pub(super) fn get(&self, key: &K) -> Option<Arc<LockedScope>> {
+    pub(super) fn get(&self, key: &K) -> Option<Arc<ScopeLock>> {
         self.scopes.read().get(key).cloned()
     }
 
-    pub(super) fn get_or_insert(&self, key: &K) -> Arc<LockedScope> {
+    pub(super) fn get_or_insert(&self, key: &K) -> Arc<ScopeLock> {
         if let Some(scope) = self.get(key) {
             return scope;
         }
         let mut scopes = self.scopes.write();
         scopes
             .entry(key.clone())
-            .or_insert_with(|| Arc::new(LockedScope::new((self.new_scope)())))
+            .or_insert_with(|| Arc::new(ScopeLock::new((self.new_scope)())))
             .clone()
     }
 
@@ -68,9 +68,9 @@ impl<K: Clone + Eq + Hash> Scopes<K> {
     }
 }
 
-// === impl LockedScope ===
+// === impl ScopeLock ===
 
-impl LockedScope {
+impl ScopeLock {
     fn new(scope: Scope) -> Self {
         Self {
             scope: RwLock::new(scope),

@@ -7,7 +7,7 @@ use kermode_model::{MeshName, ObjectKey};
 use tokio::sync::watch;
 
 use super::scope::{LogEntry, LoggedChange, Scope};
-use super::scopes::LockedScope;
+use super::scopes::ScopeLock;
 use super::{Change, Store, View};
 
 /// Changes of a view since the stream last read it.
@@ -38,7 +38,7 @@ pub struct Watcher {
 /// A scope, and the position up to which the stream has read the scope's log.
 #[derive(Debug)]
 struct ScopeCursor {
-    scope: Arc<LockedScope>,
+    scope: Arc<ScopeLock>,
     /// Receives the scope's newest sequence number after each change.
     sequence_receiver: watch::Receiver<u64>,
     /// Sequence number up to which the log has been read; `None` before the first read.
@@ -142,7 +142,7 @@ impl Drop for Watcher {
 // === impl ScopeCursor ===
 
 impl ScopeCursor {
-    fn new(scope: Arc<LockedScope>) -> Self {
+    fn new(scope: Arc<ScopeLock>) -> Self {
         let sequence_receiver = scope.subscribe();
         Self {
             scope,
