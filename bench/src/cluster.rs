@@ -63,13 +63,13 @@ impl ApiServer {
                 continue;
             };
             // Empty if the process has ended meanwhile.
-            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command);
-            let program = command.split('\0').next().unwrap_or_default();
+            let command_line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command_line = String::from_utf8_lossy(&command_line);
+            let program = command_line.split('\0').next().unwrap_or_default();
             let is_server = ["kube-apiserver", "etcd"]
                 .iter()
                 .any(|name| program.ends_with(name));
-            if is_server && command.contains(&folder) {
+            if is_server && command_line.contains(&folder) {
                 found.push(Process::new(pid)?);
             }
         }

@@ -96,7 +96,7 @@ fn working_redirection_is_validated_by_an_unprivileged_user() {
     // The check connects to these two addresses, which are reserved for documentation.
     assert!(
         text.contains("192.0.2.1 and 2001:db8::1 reach port 15001"),
-        "a family is missing: {text}"
+        "an IP family is missing: {text}"
     );
     let after = pod.command("nft", &["-s", "list", "ruleset"], "");
     assert_eq!(after, before);

@@ -170,7 +170,7 @@ mod tests {
     fn initial_sync_is_complete_once_every_watch_has_synced() {
         let mut sync = InitialSync::default();
         let (last, others) = WatchKind::ALL.split_last().expect("a watch");
-        // Each watch syncs twice: `mark_synced` is idempotent.
+        // Each of the other watches syncs twice, because `mark_synced` is idempotent.
         for watch in others.iter().chain(others) {
             sync.mark_synced(*watch);
             assert!(!sync.is_complete(), "{watch:?}");

@@ -132,10 +132,10 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     /// When the total limit is reached and the key has no revocable permit to supersede.
     pub fn acquire_superseding(&self, key: &K) -> Result<RevocablePermit<K>, TotalLimitReached> {
         let mut granted = self.granted.lock();
-        let held = granted.keys.get(key).map_or(0, |permits| permits.revocable.len());
-        let is_key_full = held >= self.max_per_key;
+        let revocable_count = granted.keys.get(key).map_or(0, |permits| permits.revocable.len());
+        let is_key_full = revocable_count >= self.max_per_key;
         let is_full = granted.count >= self.max_total;
-        if is_full && held == 0 {
+        if is_full && revocable_count == 0 {
             return Err(TotalLimitReached(self.max_total));
         }
         granted.count += 1;

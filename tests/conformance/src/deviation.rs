@@ -31,7 +31,7 @@ pub struct Deviation {
     /// If set, the patch applies to this value instead of an expected result.
     #[serde(default)]
     pub base_value: Option<Value>,
-    /// JSON patch that converts the expected result, or the result or value that replaces it, to Kermode's result.
+    /// JSON patch whose result is the result that Kermode must have.
     #[serde(default)]
     pub patch: Vec<Value>,
 }

@@ -22,7 +22,7 @@ impl Authority {
         }
     }
 
-    /// Returns a file of a secret with a new certificate and key for these URIs.
+    /// Returns the content of a secret's file: a new certificate and key for these URIs.
     pub(crate) fn identity(&self, uris: &[&str]) -> Value {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
@@ -42,7 +42,7 @@ impl Authority {
         )
     }
 
-    /// Returns a file of a secret with a trust bundle: the certificate of the CA.
+    /// Returns the content of a secret's file: a trust bundle with the certificate of the CA.
     pub(crate) fn trust_bundle(&self) -> Value {
         secret_file(
             "mesh_ca:secret:default",
@@ -51,7 +51,7 @@ impl Authority {
     }
 }
 
-/// Returns a discovery response with one secret: the content of a file from which Envoy reads the secret.
+/// Returns the content of a file from which Envoy reads a secret: a discovery response with this secret.
 fn secret_file(name: &str, content: &Value) -> Value {
     let mut secret = content.clone();
     secret["@type"] = json!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret");

@@ -30,7 +30,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Status to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredStatus {
-    /// The fields that this writer manages.
+    /// The fields that the [`StatusWriter`] manages.
     pub status: DataplaneStatus,
     /// If set, the write fails unless the object has this resource version.
     pub resource_version: Option<String>,
@@ -83,9 +83,9 @@ impl StatusWriter {
         }
     }
 
-    /// Schedules a write of the status of a Dataplane at `at` or later.
-    pub fn push(&self, key: ObjectKey, at: Instant) {
-        self.inner.schedule.lock().push(key, at);
+    /// Schedules a write of the status of a Dataplane at `due` or later, unless a write of the status is due earlier.
+    pub fn push(&self, key: ObjectKey, due: Instant) {
+        self.inner.schedule.lock().push(key, due);
         self.inner.scheduled.notify_one();
     }
 

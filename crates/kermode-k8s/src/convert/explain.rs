@@ -69,6 +69,7 @@ pub fn explain(
     let is_gateway = matches!(gateway::identity(pod), Ok(Some(_)));
     let selecting = services.iter().copied().filter(|service| selects(service, pod));
     let selecting: Vec<_> = selecting.collect();
+    // The Dataplane and the explanation leave out Services whose inbounds do not fit into the Dataplane.
     let fitting = inbounds::fitting_services(pod, &selecting, is_gateway);
     let ports = fitting
         .iter()
@@ -88,7 +89,7 @@ pub fn explain(
         })
         .collect();
     if inbounds.iter().all(|inbound| inbound.port.is_none()) {
-        inbounds.push(without_service(pod, workload, settings));
+        inbounds.push(service_less_inbound(pod, workload, settings));
     }
     DataplaneExplanation {
         services: services
@@ -105,7 +106,7 @@ pub fn explain(
     }
 }
 
-fn without_service(
+fn service_less_inbound(
     pod: &PodFacts,
     workload: Option<&OwnerRef>,
     settings: &ConvertSettings,

@@ -397,6 +397,7 @@ fn expected_inbounds(before: &Permissions, after: &Permissions, state: &IndexSta
                 let inbounds = dataplane.inbounds.iter();
                 inbounds.map(move |inbound| (dataplane.key.clone(), inbound))
             });
+            // A service-less inbound has no listener, so permissions do not affect it.
             let selected = inbounds.filter(|(_, inbound)| {
                 !inbound.is_serviceless() && contains_all(&inbound.tags, &permission.target)
             });
@@ -448,9 +449,9 @@ fn state_of(index: &Index) -> IndexState {
     }
 }
 
-/// Returns whether an IP of a Pod belongs to another Pod. Of the Pods with the same IP, it belongs to one that is not
-/// terminating, if any. Of several such Pods, it belongs to the one that got its IPs last, then to the one whose key
-/// comes last.
+/// Returns whether an IP of a Pod belongs to another Pod. An IP that several Pods have belongs to the Pod with
+/// the highest rank: Pods that are not terminating rank above terminating Pods. Among equals, a Pod that got its IPs
+/// later ranks higher. If these times are equal as well, the Pod with the greater key ranks higher.
 fn is_ip_taken(index: &Index, pod: &PodFacts) -> bool {
     let rank = |pod: &PodFacts| (!pod.is_terminating, pod.has_ips_since, pod.key.clone());
     let ips = |pod: &PodFacts| pod.held_ips().collect::<BTreeSet<_>>();

@@ -250,7 +250,7 @@ async fn reconnecting_envoy_gets_only_differences() {
     for port in &ports {
         envoy.wait_for_text(*port, "hello").await;
     }
-    let listeners_before = envoy.stat("listener_manager.listener_create_success").await;
+    let created_listeners_before = envoy.stat("listener_manager.listener_create_success").await;
 
     control_plane.stop().await;
     control_plane.publish_service("changed", resources("changed", ports[1], 2));
@@ -279,7 +279,7 @@ async fn reconnecting_envoy_gets_only_differences() {
     );
     assert_eq!(
         envoy.stat("listener_manager.listener_create_success").await,
-        listeners_before
+        created_listeners_before
     );
 }
 

@@ -17,7 +17,8 @@ use crate::pods::{SIDECAR, demo_pod};
 
 const PATCHES_MANIFEST: &str = include_str!("../../manifests/patches.yaml");
 const PATCHES_ANNOTATION: &str = "kuma.io/container-patches";
-/// Time limit of each condition that the tests wait for. The slowest is the end of a Pod that makes a few requests.
+/// Time limit of each condition that the tests wait for. The slowest condition is the end of a Pod that makes a
+/// few requests.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(super) async fn documented_patch_changes_sidecar_and_init_container(fixture: &Fixture) -> Result<Note> {

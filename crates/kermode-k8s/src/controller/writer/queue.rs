@@ -35,7 +35,8 @@ impl Queue {
         }
     }
 
-    /// Queues the keys that were being processed when their tasks were cancelled.
+    /// Queues the keys that were being processed when their tasks were cancelled. Must be called before new tasks take
+    /// keys.
     pub(super) fn requeue_cancelled(&self) {
         let mut state = self.state.lock();
         let cancelled: Vec<_> = state.processing.drain().collect();
