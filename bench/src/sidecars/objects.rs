@@ -29,7 +29,7 @@ pub struct Sidecar {
     pub namespace: String,
     /// Name of the sidecar's Pod.
     pub name: String,
-    /// Name in Envoy of the cluster of the Pod's Service.
+    /// Name of Envoy's cluster for the Pod's Service.
     pub cluster: String,
     /// Value of the `authorization` header: `Bearer` and a token bound to the Pod.
     pub authorization: Arc<str>,

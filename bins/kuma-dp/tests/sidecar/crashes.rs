@@ -65,7 +65,7 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, TOKEN, &[]).await;
     agent.wait_for_ready_status(200).await;
-    // The agent has connected once. Each iteration loses the connection and adds another one.
+    // The agent has connected once. Each iteration ends the connection, after which the agent connects again.
     for expected_connections in 2..4 {
         control_plane.disconnect();
         agent

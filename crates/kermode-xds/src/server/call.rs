@@ -463,10 +463,10 @@ impl Session {
             output.responses.extend(handle(stream, view.as_ref()).responses);
             // While endpoints are in flight, the acknowledged sequence number is not reported, because the ACK of these
             // endpoints reports a higher number.
-            let view_to_report = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
+            let view_for_acknowledgement = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
             (
                 output,
-                view_to_report.and_then(|view| stream.acknowledged_sequence(&view)),
+                view_for_acknowledgement.and_then(|view| stream.acknowledged_sequence(&view)),
             )
         });
         self.acknowledgements.acknowledge(acknowledged);

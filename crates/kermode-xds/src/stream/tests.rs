@@ -772,7 +772,7 @@ fn missing_resource_has_a_tombstone_before_its_creation_and_after_its_removal() 
 }
 
 #[test]
-fn reported_tombstone_is_not_sent_again() {
+fn tombstone_that_a_reconnecting_client_reports_is_not_sent_again() {
     let mut fixture = Fixture::with_shared(&[]);
     fixture
         .store
@@ -783,7 +783,7 @@ fn reported_tombstone_is_not_sent_again() {
 }
 
 #[test]
-fn on_demand_resource_is_held_until_the_acks_and_delays_nothing_else() {
+fn on_demand_resource_is_held_until_other_resources_are_acknowledged_and_delays_nothing_else() {
     let mut fixture = Fixture::with_shared(&[]);
     fixture.send_and_ack_all(request(Cluster));
     fixture.send_and_ack_all(request(Listener));
