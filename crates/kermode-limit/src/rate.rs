@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Maximum time for which one refill adds tokens. Keeps rounding errors small.
+/// Maximum time for which one refill adds tokens. Every rate in use fills its bucket in less than this time.
 const MAX_IDLE: Duration = Duration::from_hours(1);
 /// Minimum number of keys at which full buckets are removed. With fewer keys, the scan would cost more than it frees.
 const MIN_REMOVAL_THRESHOLD: usize = 1024;
