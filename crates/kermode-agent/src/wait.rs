@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http::{Method, Uri};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::envoy::admin::{literal_address, request};
+
+/// Minimum timeout of one request. The first request is sent even if the wait has no time at all.
+const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Parameters of [`Wait::run`].
 #[derive(Clone, Debug)]
@@ -26,20 +29,79 @@ impl Wait {
     ///
     /// # Errors
     /// Fails when the URL does not begin with `http://` or its host is neither an IP address nor `localhost`. Fails at
-    /// the timeout; the error then contains the failure of the last request.
+    /// the timeout; the error then contains the last failure.
     pub async fn run(&self) -> anyhow::Result<()> {
         let address = literal_address(&self.url).context("--url")?;
         let deadline = Instant::now() + self.timeout;
+        let mut failure = None;
         loop {
-            let failure = match request(address, Method::GET, self.url.clone(), self.request_timeout).await {
-                Ok((status, _)) if status.is_success() => return Ok(()),
-                Ok((status, _)) => format!("the last response was {status}"),
-                Err(error) => format!("{error:#}"),
-            };
+            // The caller has a timeout too, so no request outlasts the deadline.
+            let end_of_request = deadline.max(Instant::now() + MIN_REQUEST_TIMEOUT);
+            let request = request(address, Method::GET, self.url.clone(), self.request_timeout);
+            match timeout_at(end_of_request, request).await {
+                Ok(Ok((status, _))) if status.is_success() => return Ok(()),
+                Ok(Ok((status, _))) => failure = Some(format!("the last response was {status}")),
+                Ok(Err(error)) => failure = Some(format!("{error:#}")),
+                // The deadline ended the request. The failure of the request before it is kept.
+                Err(_) => {}
+            }
             if Instant::now() + self.interval >= deadline {
+                let failure = failure.as_deref().unwrap_or("no response");
                 bail!("{} was not ready within {:?}: {failure}", self.url, self.timeout);
             }
             sleep(self.interval).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn wait_for(listener: &TcpListener) -> Wait {
+        Wait {
+            url: format!("http://{}/ready", listener.local_addr().unwrap())
+                .parse()
+                .unwrap(),
+            timeout: Duration::from_secs(2),
+            interval: Duration::from_millis(1),
+            request_timeout: Duration::from_hours(1),
+        }
+    }
+
+    async fn listen() -> TcpListener {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn request_that_the_deadline_ends_keeps_the_failure_of_the_request_before_it() {
+        let listener = listen().await;
+        let wait = wait_for(&listener);
+        // Responds to the first request. Later connections stay in the backlog without a response.
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert_ne!(stream.read(&mut request).await.unwrap(), 0);
+            let response = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(response).await.unwrap();
+        };
+        let (result, ()) = tokio::join!(wait.run(), server);
+        let error = result.unwrap_err().to_string();
+        assert!(
+            error.ends_with("the last response was 503 Service Unavailable"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn wait_without_any_response_ends_at_its_timeout() {
+        let listener = listen().await;
+        let error = wait_for(&listener).run().await.unwrap_err().to_string();
+        assert!(error.ends_with("was not ready within 2s: no response"), "{error}");
     }
 }

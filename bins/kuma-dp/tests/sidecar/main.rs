@@ -353,10 +353,33 @@ async fn wait_succeeds_when_envoy_is_ready_and_fails_at_the_timeout() {
     let ready_url = format!("http://localhost:{}/ready", agent.admin_address().port());
     assert!(wait(ready_url, "30s").await.unwrap().status.success());
     let absent_url = format!("http://{}/absent", agent.admin_address());
-    let failed = wait(absent_url, "300ms").await.unwrap();
+    let failed = wait(absent_url, "2s").await.unwrap();
     assert_eq!(failed.status.code(), Some(1));
     let text = String::from_utf8(failed.stderr).unwrap();
     assert!(text.contains("404"), "{text}");
+}
+
+#[tokio::test]
+async fn wait_fails_at_its_timeout_even_if_the_timeout_of_a_request_is_longer() {
+    // The kernel accepts the connection; nobody responds.
+    let silent = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap();
+    let url = format!("http://{}/ready", silent.local_addr().unwrap());
+    let waiting = tokio::process::Command::new(env!("CARGO_BIN_EXE_kuma-dp"))
+        .args([
+            "wait",
+            "--url",
+            &url,
+            "--timeout",
+            "300ms",
+            "--request-timeout",
+            "1h",
+        ])
+        .kill_on_drop(true)
+        .output();
+    let failed = tokio::time::timeout(Duration::from_mins(1), waiting).await;
+    assert_eq!(failed.expect("the wait ends").unwrap().status.code(), Some(1));
 }
 
 #[tokio::test]
