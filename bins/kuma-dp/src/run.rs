@@ -8,6 +8,7 @@ use kermode_agent::certificate::Renewal;
 use kermode_agent::control_plane::ControlPlane;
 use kermode_agent::dns::{self, EmptyDnsZone, NameServers};
 use kermode_agent::envoy::{self, Admin, Envoy};
+use kermode_agent::probes::ProbeService;
 use kermode_agent::relay::Relay;
 use kermode_agent::removal::RemovalWatch;
 use kermode_agent::resolver::SystemDns;
@@ -130,7 +131,7 @@ async fn start_components(
     Ok((components, removal_watch))
 }
 
-/// Serves ADS and SDS to Envoy on the unix socket.
+/// Serves ADS, SDS and probes to Envoy on the unix socket.
 async fn serve_envoy(
     listener: UnixListener,
     relay: Relay,
@@ -139,6 +140,7 @@ async fn serve_envoy(
     Server::builder()
         .add_service(Rpc(relay))
         .add_service(Rpc(secret_service))
+        .add_service(Rpc(ProbeService::default()))
         .serve_with_incoming(UnixListenerStream::new(listener))
         .await
         .context("the server for Envoy on the unix socket failed")

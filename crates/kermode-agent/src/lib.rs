@@ -4,6 +4,7 @@
 //! ```text
 //! control plane ──ADS──▶ relay ───┐
 //!               ──RPC──▶ certificate ──▶ sds ──unix socket──▶ Envoy ◀── supervisor, shutdown, restarts
+//! kubelet ──HTTP──▶ Envoy ──unix socket──▶ probes ──TCP, gRPC──▶ application
 //! application ──port 53, redirected──▶ dns ──▶ name servers of the Pod
 //! ```
 //!
@@ -14,6 +15,7 @@ pub mod certificate;
 pub mod control_plane;
 pub mod dns;
 pub mod envoy;
+pub mod probes;
 pub mod relay;
 pub mod removal;
 pub mod resolver;

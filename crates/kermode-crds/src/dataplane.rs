@@ -159,6 +159,9 @@ pub struct ProbeEndpoint {
     pub inbound_path: String,
     /// Path that the kubelet requests from the proxy.
     pub path: String,
+    /// Protocol of the probe; absent for HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
 }
 
 /// Metrics endpoint of the proxy.
@@ -244,6 +247,8 @@ impl From<&model::Probes> for ProbesSpec {
             inbound_port: probe.inbound_port,
             inbound_path: probe.inbound_path.clone(),
             path: probe.path.clone(),
+            protocol: (probe.protocol != model::ProbeProtocol::Http)
+                .then(|| probe.protocol.as_str().to_owned()),
         });
         Self {
             port: probes.port,

@@ -3,11 +3,11 @@
 
 use std::net::SocketAddr;
 
-use kermode_model::{MeshName, ServiceName};
+use kermode_model::{MeshName, ProbeProtocol, ServiceName};
 
 /// Name of the listener in front of Envoy's admin interface, and of its cluster.
 pub const ADMIN: &str = "kuma:envoy:admin";
-/// Name of the listener for the kubelet's HTTP probes of the application.
+/// Name of the listener for the kubelet's probes of the application.
 pub const PROBES: &str = "probe:listener";
 /// Name of the cluster for direct access ([`kermode_model::direct_access`]).
 pub const DIRECT_ACCESS: &str = "direct_access";
@@ -25,6 +25,11 @@ pub fn local(port: u16) -> String {
 /// Name of the cluster that connects to a port of the application at another IP of the Pod.
 pub fn local_at(address: SocketAddr) -> String {
     format!("localhost:{address}")
+}
+
+/// Name of the cluster for HTTP or HTTPS probes of a port of the application.
+pub(crate) fn probe(protocol: ProbeProtocol, port: u16) -> String {
+    format!("probe:{}:{port}", protocol.as_str().to_ascii_lowercase())
 }
 
 /// Name of the outbound listener for one address of a service.

@@ -8,6 +8,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use kermode_envoy::Resource;
+use kermode_model::MAX_PROBES;
 use serde_json::{Value, json};
 use support::input::Input;
 use support::{envoy, readable};
@@ -69,6 +70,36 @@ fn check_case(case: &str) {
     let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/run/kuma-dp.sock"));
     if let Err(log) = envoy::validate(&envoy::with_static_resources(bootstrap, &resources)) {
         panic!("Envoy rejects {case}:\n{log}");
+    }
+}
+
+#[test]
+fn envoy_accepts_as_many_and_as_long_probes_as_a_dataplane_may_have() {
+    // Every character that a request line may contain.
+    let odd: String = ('!'..='~').filter(|c| !r#"\""#.contains(*c)).collect();
+    let long = odd.repeat(40);
+    let probes: Vec<_> = (0..MAX_PROBES)
+        .map(|index| match index % 4 {
+            0 => format!(r#"{{ port: {}, path: "/{long}" }}"#, 65535 - index),
+            1 => format!(r#"{{ port: {index}, path: "/{long}", protocol: HTTPS }}"#),
+            2 => format!("{{ port: {index}, protocol: TCP }}"),
+            _ => format!(
+                r#"{{ port: {index}, path: "{}", protocol: GRPC }}"#,
+                "\\0ü%/".repeat(200)
+            ),
+        })
+        .collect();
+    let input = format!(
+        "proxy: web-0.demo\nmtls: STRICT\ndataplanes:\n  web-0.demo:\n    address: 10.244.0.2\n    probes: [{}]\n",
+        probes.join(", ")
+    );
+    let input = Input::parse(&input);
+    let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/run/kuma-dp.sock"));
+    if let Err(log) = envoy::validate(&envoy::with_static_resources(bootstrap, &input.resources())) {
+        panic!(
+            "Envoy rejects the probes:\n{}",
+            log.chars().take(2_000).collect::<String>()
+        );
     }
 }
 

@@ -151,3 +151,23 @@ permissions: [{ rules: [{ service: friend_shop_svc, action: Allow }] }]";
         ["403", "403", "1", "1"]
     );
 }
+
+#[test]
+fn virtual_probe_reaches_the_application_in_plain_text_under_strict_mtls() {
+    let input = format!(
+        "{}    probes: [{{ port: 8080, path: /hello }}, {{ port: 8081, path: /hello }}]\n",
+        mk_input("mtls: STRICT")
+    );
+    // Nothing listens at port 8081. The path `/other` is not that of a probe.
+    let calls = "
+        status() { in_client curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}\\n' \"$1\"; }
+        plain http://10.0.0.9:8080/hello
+        plain http://10.0.0.9:9000/8080/hello
+        status http://10.0.0.9:9000/8080/hello
+        status http://10.0.0.9:9000/8081/hello
+        status http://10.0.0.9:9000/8080/other";
+    assert_eq!(
+        call_pod(&input, calls),
+        ["refused", "application", "200", "503", "404"]
+    );
+}

@@ -223,7 +223,7 @@ services:
   client-0.demo: {{ address: 127.0.0.9 }}
   server-0.demo:
     address: 127.0.0.1
-    probes: [{{ inboundPort: {web_port}, inboundPath: /health, path: /probe }}]
+    probes: [{{ port: {web_port}, path: /health }}]
     inbound:
 {inbounds}"
     )
@@ -541,10 +541,11 @@ fn http_1_0_requests_with_and_without_a_host_header_get_a_response() {
     let mesh = TestMesh::start("PERMISSIVE");
     let inbound = mesh.server.address_of(&format!("inbound:{}", mesh.web));
     let probes = mesh.server.address_of("probe:listener");
+    let probe = format!("/{}/health", mesh.web.port());
     let addresses = [
         (mesh.outbound(WEB), "/old", SERVICES[WEB].1),
         (inbound, "/old", &mesh.web.to_string()),
-        (probes, "/probe", "127.0.0.1:9000"),
+        (probes, &*probe, "127.0.0.1:9000"),
     ];
     for (address, path, default_host) in addresses {
         for (header, host) in [("host: web\r\n", "web"), ("", default_host)] {

@@ -38,15 +38,15 @@ pub(crate) fn annotations_to_write(
     write(key::TRANSPARENT_PROXYING, ENABLED.to_owned());
     write(
         key::TRANSPARENT_PROXYING_INBOUND_PORT,
-        sidecar.redirect_port_inbound.to_string(),
+        plan.redirect_ports.inbound.to_string(),
     );
     write(
         key::TRANSPARENT_PROXYING_INBOUND_V6_PORT,
-        sidecar.redirect_port_inbound_v6.to_string(),
+        plan.redirect_ports.inbound_v6.to_string(),
     );
     write(
         key::TRANSPARENT_PROXYING_OUTBOUND_PORT,
-        sidecar.redirect_port_outbound.to_string(),
+        plan.redirect_ports.outbound.to_string(),
     );
     write(key::TRANSPARENT_PROXYING_EBPF, DISABLED.to_owned());
     if let Some(port) = plan.dns_port {

@@ -112,24 +112,6 @@ pub enum Denial {
     /// Virtual probes are enabled for a gateway.
     #[error("virtual probes can't be enabled in gateway mode")]
     VirtualProbesOnGateway,
-    /// A probe of the Pod uses the port of the virtual probes.
-    #[error(
-        "cannot override Pod's probes. Port for probe cannot be set to {port}. It is reserved for the dataplane that will serve pods without mTLS."
-    )]
-    ProbePortReserved {
-        /// The port.
-        port: u16,
-    },
-    /// The port of a probe cannot be resolved.
-    #[error("container \"{container}\": {probe}.httpGet.port: {problem}")]
-    ProbePort {
-        /// Name of the container.
-        container: String,
-        /// Field that holds the probe, for example `livenessProbe`.
-        probe: &'static str,
-        /// Description of the problem.
-        problem: String,
-    },
     /// The Pod or the setting `sidecarMode` requests a native sidecar, but the API server does not support native
     /// sidecars.
     #[error(
@@ -159,8 +141,6 @@ impl Denial {
             Self::TokenVolumeMissing { .. } => "TokenVolumeMissing",
             Self::VolumeNameTaken { .. } => "VolumeNameTaken",
             Self::VirtualProbesOnGateway => "VirtualProbesOnGateway",
-            Self::ProbePortReserved { .. } => "ProbePortReserved",
-            Self::ProbePort { .. } => "InvalidProbePort",
             Self::NativeUnsupported { .. } => "NativeUnsupported",
         }
     }

@@ -23,7 +23,7 @@ use crate::render::{self, Token};
 use crate::settings::Settings;
 use crate::trace::{InjectionExplanation, Trace, TraceTopic};
 use crate::values::Values;
-use crate::{annotations, drain, uid, volumes, warnings};
+use crate::{annotations, drain, ports, uid, volumes, warnings};
 
 /// Inputs of injection besides the Pod and the settings.
 #[derive(Clone, Copy)]
@@ -110,7 +110,6 @@ fn inject_traced(
         InjectionDecision::Inject(source) => source,
     };
     let plan = Plan::resolve(settings, context, &metadata, pod.resources, trace)?;
-    let mut warnings = warnings::collect(&plan, source, &metadata);
     let rendering = Rendering {
         pod: &pod,
         plan: &plan,
@@ -119,13 +118,33 @@ fn inject_traced(
         source,
         was_injected: leftovers::is_annotated(json),
     };
-    let patch = match leftovers::removed_from(json) {
+    let earlier = rendering.earlier_containers(json)?;
+    // Ports of the containers of an earlier injection do not count.
+    let application = match &earlier {
+        Some((stripped, _)) => &Pod::read(stripped)?,
+        None => &pod,
+    };
+    let mut warnings = Vec::new();
+    let mut plan = plan.clone();
+    ports::give_way(
+        &mut plan,
+        application,
+        &metadata.pod_annotations,
+        &mut warnings,
+        trace,
+    );
+    warnings.extend(warnings::collect(&plan, source, &metadata));
+    let rendering = Rendering {
+        plan: &plan,
+        ..rendering
+    };
+    let patch = match earlier {
         None => {
             let containers = rendering.containers(&mut warnings, trace)?;
             rendering.patch(containers, &mut warnings, trace)?
         }
         Some((stripped, leftovers)) => {
-            let after = rendering.inject_again(stripped, leftovers, &mut warnings, trace)?;
+            let after = rendering.inject_again(stripped, &leftovers, &mut warnings, trace)?;
             patch::difference(json, &after)
         }
     };
@@ -165,11 +184,28 @@ struct InjectedContainers {
 // === impl Rendering ===
 
 impl Rendering<'_> {
+    /// Removes the containers of an earlier injection. A ContainerPatch may have renamed them, so the containers are
+    /// rendered to learn their names, which do not depend on the ports of the sidecar.
+    fn earlier_containers(&self, json: &Value) -> Result<Option<(Value, Leftovers)>, Denial> {
+        let Some((mut stripped, mut leftovers)) = leftovers::removed_from(json) else {
+            return Ok(None);
+        };
+        if self.was_injected {
+            let containers = Rendering {
+                pod: &Pod::read(&stripped)?,
+                ..*self
+            }
+            .containers(&mut Vec::new(), &mut Trace::off())?;
+            leftovers.remove_renamed(&mut stripped, [&containers.init, &containers.sidecar]);
+        }
+        Ok(Some((stripped, leftovers)))
+    }
+
     /// Injects a Pod from which the containers of an earlier injection were removed. Returns the injected Pod.
     fn inject_again(
         &self,
         mut stripped: Value,
-        mut leftovers: Leftovers,
+        leftovers: &Leftovers,
         warnings: &mut Vec<String>,
         trace: &mut Trace,
     ) -> Result<Value, Denial> {
@@ -181,9 +217,6 @@ impl Rendering<'_> {
             ..*self
         }
         .containers(warnings, trace)?;
-        if self.was_injected {
-            leftovers.remove_renamed(&mut stripped, [&containers.init, &containers.sidecar]);
-        }
         let containers = InjectedContainers {
             init: leftovers.unless_outdated(containers.init),
             sidecar: leftovers.unless_outdated(containers.sidecar),
@@ -242,8 +275,7 @@ impl Rendering<'_> {
             None => {}
         }
         if plan.virtual_probes {
-            let probes = probes::rewrite(pod, plan.virtual_probes_port, self.was_injected, trace)?;
-            builder.redirect_probes(&probes);
+            builder.redirect_probes(&probes::rewrite(&probes::find(pod), plan, warnings, trace));
         }
         let InjectedContainers {
             init,

@@ -21,6 +21,7 @@ mod patch;
 mod plan;
 mod pod;
 mod pointer;
+mod ports;
 mod probes;
 mod quantity;
 mod reason;
@@ -38,7 +39,6 @@ pub use self::container_patch::{
 };
 pub use self::denial::Denial;
 pub use self::inject::{Context, Injection, Namespace, Outcome, explain, inject};
-pub use self::probes::{VirtualTarget, virtual_target};
 pub use self::quantity::{Amount, InvalidQuantity, Quantity, parse as parse_quantity};
 pub use self::reason::{InjectionSource, Obstacle, SkipReason};
 pub use self::render::init::arguments as init_arguments;

@@ -8,7 +8,7 @@ use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOp
 use serde_json::{Value, json};
 
 use crate::pod::{Missing, Pod};
-use crate::probes::RewrittenProbe;
+use crate::probes::{Change, RewrittenProbe};
 use crate::volumes::VolumeChanges;
 
 /// Lists and maps of a Pod that injection changes.
@@ -80,19 +80,34 @@ impl PatchBuilder {
         }
     }
 
-    /// Redirects probes to their virtual targets. Must be called before containers are inserted, because the probes
-    /// have the container indices of the incoming Pod.
+    /// Redirects probes and hooks to the virtual probes port. Must be called before containers are inserted, because the
+    /// indices are those of the incoming Pod.
     pub(crate) fn redirect_probes(&mut self, probes: &[RewrittenProbe]) {
         for probe in probes {
-            let index = probe.container_index.to_string();
-            let http_get = ["spec", "containers", &index, probe.field, "httpGet"];
-            let path_of = |name| [&http_get[..], &[name]].concat();
-            self.replace(&path_of("port"), probe.target.port.into());
-            let path = Value::from(probe.target.path.as_str());
-            if probe.has_path {
-                self.replace(&path_of("path"), path);
-            } else {
-                self.add(&path_of("path"), path);
+            let member = |names: &[&'static str]| -> Vec<&str> {
+                let pointer = probe.pointer.iter().map(String::as_str);
+                pointer.chain(names.iter().copied()).collect()
+            };
+            let (port, path) = (Value::from(probe.port), Value::from(probe.path.as_str()));
+            match probe.change {
+                Change::HttpGet {
+                    has_path,
+                    has_https_scheme,
+                } => {
+                    self.replace(&member(&["httpGet", "port"]), port);
+                    if has_path {
+                        self.replace(&member(&["httpGet", "path"]), path);
+                    } else {
+                        self.add(&member(&["httpGet", "path"]), path);
+                    }
+                    if has_https_scheme {
+                        self.replace(&member(&["httpGet", "scheme"]), "HTTP".into());
+                    }
+                }
+                Change::Handler(name) => {
+                    self.remove(&member(&[name]));
+                    self.add(&member(&["httpGet"]), json!({"path": path, "port": port}));
+                }
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::values::Values;
 const ENFORCED_POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
 /// Resolved options of one Pod; the input of rendering.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // independent switches
 pub(crate) struct Plan<'a> {
     pub(crate) settings: &'a Settings,
@@ -44,9 +44,13 @@ pub(crate) struct Plan<'a> {
     pub(crate) log_level: Option<String>,
     /// Environment variables of the sidecar that the Pod or the settings configure.
     pub(crate) env_vars: BTreeMap<String, String>,
+    /// Ports that traffic is redirected to.
+    pub(crate) redirect_ports: RedirectPorts,
     /// Port that DNS is redirected to; `None` if DNS is not redirected.
     pub(crate) dns_port: Option<u16>,
-    /// Whether the application's HTTP probes are redirected to the proxy.
+    /// Port at which the sidecar serves DNS, if the setting enables it.
+    pub(crate) served_dns_port: u16,
+    /// Whether the application's probes are redirected to the proxy.
     pub(crate) virtual_probes: bool,
     pub(crate) virtual_probes_port: u16,
     /// Whether the application waits until a classic sidecar is ready. It always waits for a native sidecar.
@@ -57,6 +61,15 @@ pub(crate) struct Plan<'a> {
     pub(crate) experimental_engine: bool,
     /// Pod-level resources (`spec.resources`).
     pub(crate) pod_resources: PodResources<'a>,
+}
+
+/// Ports of Envoy that the Pod's traffic is redirected to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RedirectPorts {
+    pub(crate) inbound: u16,
+    /// 0 if IPv6 is not redirected.
+    pub(crate) inbound_v6: u16,
+    pub(crate) outbound: u16,
 }
 
 /// Placement of the sidecar in the Pod, resolved from [`SidecarMode`] and the version of the API server.
@@ -105,7 +118,13 @@ impl<'a> Plan<'a> {
             drain_mode: drain_mode(settings, &annotations)?,
             log_level: annotations.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
             env_vars: env_vars(settings, &annotations)?,
+            redirect_ports: RedirectPorts {
+                inbound: sidecar.redirect_port_inbound,
+                inbound_v6: sidecar.redirect_port_inbound_v6,
+                outbound: sidecar.redirect_port_outbound,
+            },
             dns_port: dns_port(settings, &annotations)?,
+            served_dns_port: settings.builtin_dns.port,
             virtual_probes: virtual_probes(settings, &annotations, is_gateway)?,
             virtual_probes_port: annotations
                 .port(key::VIRTUAL_PROBES_PORT)?

@@ -1,108 +1,298 @@
-//! Turns the application's HTTP probes into virtual probes, which a plaintext listener of the sidecar answers
-//! (docs/reference/injection.md#virtual-probes).
+//! Turns probes and HTTP lifecycle hooks of the application into virtual probes, which a plaintext listener of the
+//! sidecar answers (docs/reference/injection.md#virtual-probes).
+//!
+//! [`find`] reads probes and hooks from the Pod. The ports of the sidecar are chosen by the result. [`rewrite`] then
+//! chooses the probes and hooks that the sidecar answers.
 
+use std::fmt::Write as _;
+
+use kermode_crds::annotation;
+use kermode_model::{ApplicationProbe, MAX_PROBE_PATH, MAX_PROBES, ProbeProtocol, percent_decode};
 use serde_json::{Map, Value};
 
-use crate::denial::Denial;
+use crate::names::SIDECAR;
+use crate::plan::{Placement, Plan};
 use crate::pod::{Container, Pod};
 use crate::trace::{Trace, TraceTopic};
 
 /// Fields of a container that hold a probe.
 const PROBE_FIELDS: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
+/// Fields of a container's `lifecycle` that hold a hook.
+const HOOK_FIELDS: [&str; 2] = ["postStart", "preStop"];
+/// Maximum length of the service of a gRPC probe, in bytes. Envoy and the agent pass it on in a header.
+const MAX_SERVICE_LENGTH: usize = 1024;
+/// Maximum number of warnings about probes. The API server shortens long lists of warnings.
+const MAX_WARNINGS: usize = 5;
 
-/// An HTTP probe of the application that becomes a virtual probe.
+/// A probe or hook that the kubelet sends to the Pod's IP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoundProbe<'a> {
+    /// Name of the container.
+    container: &'a str,
+    /// Whether the container is a restartable init container.
+    is_init: bool,
+    /// Path of the probe or hook in the Pod.
+    pointer: Vec<String>,
+    /// Path of the probe or hook in the container, for messages.
+    field: &'static str,
+    handler: Handler,
+}
+
+/// Handler of a probe or hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Handler {
+    /// A request to the application.
+    Application(ApplicationProbe, Change),
+    /// A request to the proxy: an earlier injection has rewritten the handler.
+    Virtual(ApplicationProbe),
+    /// The request cannot be determined.
+    Unresolved(String),
+}
+
+/// Change that redirects a handler to the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Replaces fields of `httpGet`.
+    HttpGet {
+        /// Whether `path` exists.
+        has_path: bool,
+        /// Whether `scheme` becomes HTTP.
+        has_https_scheme: bool,
+    },
+    /// Replaces this handler with `httpGet`.
+    Handler(&'static str),
+}
+
+/// A probe or hook to rewrite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RewrittenProbe {
-    /// Index of the container in `spec.containers`.
-    pub(crate) container_index: usize,
-    /// Field of the container that holds the probe.
-    pub(crate) field: &'static str,
-    /// New path and port.
-    pub(crate) target: VirtualTarget,
-    /// Whether the original probe has the member `path`.
-    pub(crate) has_path: bool,
-}
-
-/// Target of a virtual probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VirtualTarget {
-    /// `/<application port><original path>`.
-    pub path: String,
+    /// Path of the probe or hook in the Pod.
+    pub(crate) pointer: Vec<String>,
+    pub(crate) change: Change,
+    /// Path that the kubelet requests from the proxy.
+    pub(crate) path: String,
     /// Port of the virtual probes.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
-/// Returns the virtual target of a probe whose original target is `port` and `path`.
-///
-/// # Errors
-/// When `port` is the port of the virtual probes.
-pub fn virtual_target(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTarget, Denial> {
-    if port == virtual_port {
-        return Err(Denial::ProbePortReserved { port });
-    }
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    Ok(VirtualTarget {
-        path: format!("/{port}{slash}{path}"),
-        port: virtual_port,
-    })
-}
-
-/// Rewrites the HTTP probes of all containers. In a Pod that was injected already (`was_injected`), rewritten probes are
-/// left as they are.
-pub(crate) fn rewrite(
-    pod: &Pod<'_>,
-    virtual_port: u16,
-    was_injected: bool,
-    trace: &mut Trace,
-) -> Result<Vec<RewrittenProbe>, Denial> {
-    let mut rewritten = Vec::new();
-    for (index, container) in pod.containers.iter().enumerate() {
-        for field in PROBE_FIELDS {
-            let Some(http) = container
-                .object(field)
-                .and_then(|probe| probe.get("httpGet"))
-                .and_then(Value::as_object)
-            else {
-                continue;
-            };
-            let path = http.get("path").and_then(Value::as_str);
-            if was_injected && is_rewritten(http, virtual_port) {
+/// Returns the probes and hooks of all long-running containers except the sidecar. Those that the kubelet does not send
+/// to the Pod's IP are omitted: commands, pauses, and requests to a host of their own.
+pub(crate) fn find<'a>(pod: &Pod<'a>) -> Vec<FoundProbe<'a>> {
+    let earlier_port = earlier_port(pod);
+    let mut found = Vec::new();
+    for (list, containers) in [
+        ("containers", &pod.containers),
+        ("initContainers", &pod.init_containers),
+    ] {
+        let is_init = list == "initContainers";
+        for (index, container) in containers.iter().enumerate() {
+            let is_restartable = container
+                .json
+                .get("restartPolicy")
+                .is_some_and(|policy| policy == "Always");
+            if container.name == SIDECAR || is_init && !is_restartable {
                 continue;
             }
-            let port = resolve_port(container, field, http.get("port"))?;
-            let target = virtual_target(port, path.unwrap_or_default(), virtual_port)?;
-            trace.note(TraceTopic::Probes, || {
-                format!(
-                    "{field} of container {} goes to port {}, path {}",
-                    container.name, target.port, target.path
-                )
-            });
-            rewritten.push(RewrittenProbe {
-                container_index: index,
-                field,
-                target,
-                has_path: http.contains_key("path"),
-            });
+            for (field, handlers) in handlers_of(container) {
+                let Some(handler) = handler(container, field, handlers, earlier_port) else {
+                    continue;
+                };
+                let pointer = ["spec", list, &index.to_string()].map(str::to_owned);
+                found.push(FoundProbe {
+                    container: container.name,
+                    is_init,
+                    pointer: pointer
+                        .into_iter()
+                        .chain(field.split('.').map(str::to_owned))
+                        .collect(),
+                    field,
+                    handler,
+                });
+            }
         }
     }
-    Ok(rewritten)
+    found
 }
 
-/// Whether a probe goes to the virtual probes port already, with the application's port in its path.
-fn is_rewritten(http: &Map<String, Value>, virtual_port: u16) -> bool {
-    let path = http.get("path").and_then(Value::as_str).unwrap_or_default();
-    let port = path.strip_prefix('/').and_then(|rest| rest.split_once('/'));
-    http.get("port").and_then(Value::as_u64) == Some(virtual_port.into())
-        && port.is_some_and(|(port, _)| port.parse::<u16>().is_ok_and(|port| port > 0))
+/// Returns the changes that send probes and hooks to the proxy, and appends warnings about those that stay as they are.
+pub(crate) fn rewrite(
+    found: &[FoundProbe<'_>],
+    plan: &Plan<'_>,
+    warnings: &mut Vec<String>,
+    trace: &mut Trace,
+) -> Vec<RewrittenProbe> {
+    let mut rewritten = Vec::new();
+    let mut left = Vec::new();
+    for probe in found {
+        let (path, change) = match (&probe.handler, obstacle(probe, plan, rewritten.len())) {
+            (Handler::Unresolved(problem), _) => {
+                left.push(format!("{}: {problem}", probe.location()));
+                continue;
+            }
+            (_, Some(obstacle)) => {
+                left.push(format!("{}: {obstacle}", probe.location()));
+                continue;
+            }
+            (Handler::Application(probe, change), None) => (&probe.path, *change),
+            (Handler::Virtual(probe), None) => (
+                &probe.path,
+                Change::HttpGet {
+                    has_path: true,
+                    has_https_scheme: false,
+                },
+            ),
+        };
+        let port = plan.virtual_probes_port;
+        trace.note(TraceTopic::Probes, || {
+            format!(
+                "{} of container {} goes to port {port}, path {path}",
+                probe.field, probe.container
+            )
+        });
+        rewritten.push(RewrittenProbe {
+            pointer: probe.pointer.clone(),
+            change,
+            path: path.clone(),
+            port,
+        });
+    }
+    warn(left, warnings);
+    rewritten
 }
 
-/// Resolves the port of a probe. A name is looked up among the container's ports.
-fn resolve_port(container: &Container<'_>, field: &'static str, port: Option<&Value>) -> Result<u16, Denial> {
-    let denial = |problem: String| Denial::ProbePort {
-        container: container.name.to_owned(),
-        probe: field,
-        problem,
+/// Returns the reason why the proxy cannot answer a probe. `count` is the number of probes that it already answers.
+fn obstacle(probe: &FoundProbe<'_>, plan: &Plan<'_>, count: usize) -> Option<String> {
+    let precedes_sidecar = ["startupProbe", "lifecycle.postStart"].contains(&probe.field);
+    if plan.placement == Placement::Classic && probe.is_init && precedes_sidecar {
+        return Some(
+            "in classic mode, the container starts before the sidecar: use kuma.io/sidecar-mode: native"
+                .into(),
+        );
+    }
+    (count >= MAX_PROBES)
+        .then(|| format!("the sidecar answers at most {MAX_PROBES} probes and hooks of a Pod"))
+}
+
+/// Appends warnings about the probes and hooks that are not rewritten.
+fn warn(left: Vec<String>, warnings: &mut Vec<String>) {
+    let others = left.len().saturating_sub(MAX_WARNINGS);
+    for problem in left.into_iter().take(MAX_WARNINGS) {
+        warnings.push(format!(
+            "{problem} (not rewritten to the sidecar; it may fail under STRICT)"
+        ));
+    }
+    if others > 0 {
+        warnings.push(format!(
+            "{others} other probes or lifecycle hooks are not rewritten to the sidecar"
+        ));
+    }
+}
+
+/// Returns the port of the virtual probes of an earlier injection.
+fn earlier_port(pod: &Pod<'_>) -> Option<u16> {
+    let is_injected = pod
+        .annotations
+        .get(annotation::SIDECAR_INJECTED)
+        .is_some_and(|value| annotation::parse_bool(annotation::SIDECAR_INJECTED, value) == Ok(true));
+    let port = pod.annotations.get(annotation::VIRTUAL_PROBES_PORT)?;
+    is_injected.then(|| port.parse().ok()).flatten()
+}
+
+/// Returns the probes and hooks of a container with their paths in it.
+fn handlers_of<'a>(container: &Container<'a>) -> Vec<(&'static str, &'a Map<String, Value>)> {
+    let probes = PROBE_FIELDS.map(|field| (field, container.object(field)));
+    let lifecycle = container.object("lifecycle");
+    let hooks = ["lifecycle.postStart", "lifecycle.preStop"]
+        .into_iter()
+        .zip(HOOK_FIELDS);
+    let hooks = hooks.map(|(path, field)| (path, lifecycle.and_then(|hooks| hooks.get(field)?.as_object())));
+    probes
+        .into_iter()
+        .chain(hooks)
+        .filter_map(|(path, handlers)| Some((path, handlers?)))
+        .collect()
+}
+
+/// Returns the handler of a probe or hook; `None` if the kubelet sends nothing to the Pod's IP. The kubelet rejects hooks
+/// with `tcpSocket`.
+fn handler(
+    container: &Container<'_>,
+    field: &str,
+    handlers: &Map<String, Value>,
+    earlier_port: Option<u16>,
+) -> Option<Handler> {
+    let is_probe = PROBE_FIELDS.contains(&field);
+    let member = |name: &str| {
+        let handler = handlers.get(name).and_then(Value::as_object);
+        handler.filter(|_| is_probe || name == "httpGet")
     };
+    let result = if let Some(http) = member("httpGet") {
+        (!has_host(http)).then(|| http_handler(container, http, earlier_port))?
+    } else if let Some(tcp) = member("tcpSocket") {
+        (!has_host(tcp)).then(|| tcp_handler(container, tcp))?
+    } else {
+        grpc_handler(container, member("grpc")?)
+    };
+    Some(result.unwrap_or_else(Handler::Unresolved))
+}
+
+fn has_host(handler: &Map<String, Value>) -> bool {
+    handler
+        .get("host")
+        .and_then(Value::as_str)
+        .is_some_and(|host| !host.is_empty())
+}
+
+fn http_handler(
+    container: &Container<'_>,
+    http: &Map<String, Value>,
+    earlier_port: Option<u16>,
+) -> Result<Handler, String> {
+    let path = http.get("path").and_then(Value::as_str).unwrap_or_default();
+    let has_https_scheme = http.get("scheme").and_then(Value::as_str) == Some("HTTPS");
+    let port = resolve_port(container, "httpGet", http.get("port"))?;
+    if Some(port) == earlier_port
+        && !has_https_scheme
+        && let Some(probe) = ApplicationProbe::from_path(path)
+    {
+        return Ok(Handler::Virtual(probe));
+    }
+    let protocol = if has_https_scheme {
+        ProbeProtocol::Https
+    } else {
+        ProbeProtocol::Http
+    };
+    let change = Change::HttpGet {
+        has_path: http.contains_key("path"),
+        has_https_scheme,
+    };
+    let probe = ApplicationProbe::new(protocol, port, &path_as_sent(path));
+    if probe.path.len() > MAX_PROBE_PATH {
+        return Err(format!(
+            "httpGet.path: with the port, longer than {MAX_PROBE_PATH} bytes"
+        ));
+    }
+    Ok(Handler::Application(probe, change))
+}
+
+fn tcp_handler(container: &Container<'_>, tcp: &Map<String, Value>) -> Result<Handler, String> {
+    let port = resolve_port(container, "tcpSocket", tcp.get("port"))?;
+    let probe = ApplicationProbe::new(ProbeProtocol::Tcp, port, "");
+    Ok(Handler::Application(probe, Change::Handler("tcpSocket")))
+}
+
+fn grpc_handler(container: &Container<'_>, grpc: &Map<String, Value>) -> Result<Handler, String> {
+    let port = resolve_port(container, "grpc", grpc.get("port"))?;
+    let service = grpc.get("service").and_then(Value::as_str).unwrap_or_default();
+    if service.len() > MAX_SERVICE_LENGTH {
+        return Err(format!("grpc.service: longer than {MAX_SERVICE_LENGTH} bytes"));
+    }
+    let probe = ApplicationProbe::new(ProbeProtocol::Grpc, port, service);
+    Ok(Handler::Application(probe, Change::Handler("grpc")))
+}
+
+/// Resolves the port of a handler as the kubelet does. A name is looked up among the container's ports.
+fn resolve_port(container: &Container<'_>, handler: &str, port: Option<&Value>) -> Result<u16, String> {
     let number = match port {
         Some(Value::Number(number)) => number.as_u64(),
         Some(Value::String(name)) => match named_port(container, name) {
@@ -110,7 +300,7 @@ fn resolve_port(container: &Container<'_>, field: &'static str, port: Option<&Va
             // A string that is not the name of a port may be a number.
             None => Some(
                 name.parse()
-                    .map_err(|_| denial(format!("the container has no port named {name:?}")))?,
+                    .map_err(|_| format!("{handler}.port: the container has no port named {name:?}"))?,
             ),
         },
         _ => None,
@@ -118,11 +308,114 @@ fn resolve_port(container: &Container<'_>, field: &'static str, port: Option<&Va
     number
         .and_then(|number| u16::try_from(number).ok())
         .filter(|port| *port > 0)
-        .ok_or_else(|| denial("must be a port number from 1 to 65535 or the name of a port".to_owned()))
+        .ok_or_else(|| format!("{handler}.port: must be a port number from 1 to 65535 or the name of a port"))
 }
 
 fn named_port(container: &Container<'_>, name: &str) -> Option<u64> {
     let mut ports = container.list("ports").iter();
     let port = ports.find(|port| port.get("name").and_then(Value::as_str) == Some(name))?;
     port.get("containerPort")?.as_u64()
+}
+
+/// Returns a path in the form in which the kubelet sends it. The proxy compares paths byte by byte. The kubelet uses
+/// Go's `net/url`: it drops a fragment, and encodes the path if it contains characters that a URL must not contain.
+fn path_as_sent(path: &str) -> String {
+    let without_fragment = path.split_once('#').map_or(path, |(path, _)| path);
+    let (before_query, query) = without_fragment
+        .split_once('?')
+        .map_or((without_fragment, None), |(path, query)| (path, Some(query)));
+    // A path that is no URL is sent as if it were decoded already.
+    let Some(decoded) =
+        percent_decode(before_query).filter(|_| !path.contains(|c: char| c.is_ascii_control()))
+    else {
+        return encode_path(path);
+    };
+    let mut sent = if before_query.bytes().all(is_sent_unchanged) {
+        before_query.to_owned()
+    } else {
+        encode_path(&decoded)
+    };
+    if let Some(query) = query {
+        sent.push('?');
+        push_query(&mut sent, query);
+    }
+    sent
+}
+
+/// Whether Go keeps the byte in a path that is encoded already.
+fn is_sent_unchanged(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:@[]%/".contains(&byte)
+}
+
+/// Appends a query. The kubelet sends a query without change. Characters that a request line cannot contain are encoded,
+/// because Envoy would reject the request.
+fn push_query(sent: &mut String, query: &str) {
+    for byte in query.bytes() {
+        if byte.is_ascii_graphic() {
+            sent.push(char::from(byte));
+        } else {
+            push_encoded(sent, byte);
+        }
+    }
+}
+
+/// Encodes a path as Go's `net/url` does.
+fn encode_path(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            push_encoded(&mut encoded, byte);
+        }
+    }
+    encoded
+}
+
+fn push_encoded(text: &mut String, byte: u8) {
+    // Writing to a string cannot fail.
+    let _ = write!(text, "%{byte:02X}");
+}
+
+// === impl FoundProbe ===
+
+impl FoundProbe<'_> {
+    /// Returns the application's port that is probed.
+    pub(crate) fn application_port(&self) -> Option<u16> {
+        match &self.handler {
+            Handler::Application(probe, _) | Handler::Virtual(probe) => Some(probe.inbound_port),
+            Handler::Unresolved(_) => None,
+        }
+    }
+
+    /// Returns container and field, for messages.
+    pub(crate) fn location(&self) -> String {
+        format!("container \"{}\": {}", self.container, self.field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_encoded_as_the_kubelet_sends_them() {
+        for (path, sent) in [
+            ("/healthz", "/healthz"),
+            ("/healthz?a=1&b=%20#fragment", "/healthz?a=1&b=%20"),
+            ("/a%2Fb/(c)[d]", "/a%2Fb/(c)[d]"),
+            ("/health check", "/health%20check"),
+            ("/(a) b%20c", "/%28a%29%20b%20c"),
+            ("/50%", "/50%25"),
+            ("/50%?a=1", "/50%25%3Fa=1"),
+            ("/ü", "/%C3%BC"),
+            ("/x?a b=ü", "/x?a%20b=%C3%BC"),
+            ("/a\n?b", "/a%0A%3Fb"),
+            ("", ""),
+        ] {
+            assert_eq!(path_as_sent(path), sent, "{path}");
+            // The kubelet sends the rewritten path unchanged.
+            assert_eq!(path_as_sent(sent), sent, "{path}");
+        }
+    }
 }

@@ -49,6 +49,8 @@ pub enum TraceTopic {
     Drain,
     /// The init container.
     Init,
+    /// Ports of the sidecar that the application uses as well.
+    Ports,
     /// Probes of the application.
     Probes,
 }
@@ -129,6 +131,7 @@ impl TraceTopic {
             Self::ContainerPatches => "container patches",
             Self::Drain => "drain time",
             Self::Init => "init container",
+            Self::Ports => "ports",
             Self::Probes => "probes",
         }
     }

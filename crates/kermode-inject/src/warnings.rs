@@ -47,7 +47,7 @@ fn fail_open_request(source: InjectionSource, metadata: &ObjectMetadata<'_>) -> 
 
 fn unserved_dns_port(plan: &Plan<'_>) -> Option<String> {
     let dns = &plan.settings.builtin_dns;
-    let served_port = dns.enabled.then_some(dns.port);
+    let served_port = dns.enabled.then_some(plan.served_dns_port);
     let unserved_port = plan.dns_port.filter(|port| served_port != Some(*port))?;
     Some(format!(
         "kuma.io/builtin-dns redirects DNS to port {unserved_port}, on which the sidecar does not serve DNS: \

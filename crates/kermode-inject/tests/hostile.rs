@@ -153,27 +153,26 @@ fn oversized_pods_do_not_panic() {
     assert_memory_is_bounded();
 }
 
+/// Returns a small Pod with one field replaced.
+fn pod_with(pointer: &str, value: Value) -> Value {
+    let mut pod = json!({
+        "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},
+        "spec": {"containers": [{"name": "app", "livenessProbe": {}, "ports": []}], "volumes": []},
+    });
+    *pod.pointer_mut(pointer).expect("the pointer exists") = value;
+    pod
+}
+
+fn many(count: usize, item: Value) -> Value {
+    Value::Array(vec![item; count])
+}
+
 /// Returns Pods of more than 250 kB, each with a description of its oversized field.
 fn oversized_pods() -> Vec<(&'static str, Value)> {
-    let pod = json!({
-        "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},
-        "spec": {"containers": [{"name": "app"}], "volumes": []},
-    });
-    let pod_with = |pointer: &str, value: Value| {
-        let mut pod = pod.clone();
-        *pod.pointer_mut(pointer).expect("the pointer exists") = value;
-        pod
-    };
     let annotated =
         |key: &str, item: &str, count| pod_with("/metadata/annotations", json!({key: item.repeat(count)}));
-    let many = |count: usize, item: Value| Value::Array(vec![item; count]);
-    let probe = json!({"name": "a", "livenessProbe": {"httpGet": {"port": 1}}});
-    let ports = json!({
-        "name": "a",
-        "ports": many(4_000, json!({"name": "b", "containerPort": 1})),
-        "livenessProbe": {"httpGet": {"port": "nowhere"}},
-    });
-    vec![
+    let mut pods = pods_with_oversized_probes();
+    pods.extend([
         (
             "containers",
             pod_with("/spec/containers", many(40_000, json!({"name": "a"}))),
@@ -182,8 +181,6 @@ fn oversized_pods() -> Vec<(&'static str, Value)> {
             "too many containers",
             pod_with("/spec/containers", many(110_000, json!({"name": "a"}))),
         ),
-        ("probes", pod_with("/spec/containers", many(6_000, probe))),
-        ("ports", pod_with("/spec/containers", many(10, ports))),
         (
             "volumes",
             pod_with("/spec/volumes", many(40_000, json!({"name": "v"}))),
@@ -218,6 +215,45 @@ fn oversized_pods() -> Vec<(&'static str, Value)> {
         ),
         ("mesh", annotated("kuma.io/mesh", "m", 1_000_000)),
         ("invalid boolean", annotated("kuma.io/gateway", "yes", 300_000)),
+    ]);
+    pods
+}
+
+/// Returns Pods with many or large probes, hooks and ports.
+fn pods_with_oversized_probes() -> Vec<(&'static str, Value)> {
+    let probe = json!({"name": "a", "livenessProbe": {"httpGet": {"port": 1}}});
+    let handlers = json!({
+        "name": "a", "restartPolicy": "Always",
+        "livenessProbe": {"httpGet": {"port": 65535, "path": "%zz?\n", "scheme": "HTTPS"}},
+        "readinessProbe": {"tcpSocket": {"port": "9000"}},
+        "startupProbe": {"grpc": {"port": 0, "service": "\0%"}},
+        "lifecycle": {"preStop": {"httpGet": {"port": -1}}, "postStart": {"httpGet": {"port": 1e300}}},
+    });
+    let long_service =
+        json!({"name": "a", "livenessProbe": {"grpc": {"port": 1, "service": "\u{1}".repeat(1_024)}}});
+    let long_path = json!({"httpGet": {"port": 1, "path": "/%".repeat(200_000)}});
+    let every_port = (0..=65_536).map(|port| json!({"containerPort": port})).collect();
+    let ports = json!({
+        "name": "a",
+        "ports": many(4_000, json!({"name": "b", "containerPort": 1})),
+        "livenessProbe": {"httpGet": {"port": "nowhere"}},
+    });
+    vec![
+        ("probes", pod_with("/spec/containers", many(6_000, probe))),
+        (
+            "probes and hooks of every kind",
+            pod_with("/spec/containers", many(3_000, handlers)),
+        ),
+        (
+            "services of gRPC probes",
+            pod_with("/spec/containers", many(300, long_service)),
+        ),
+        (
+            "path of a probe",
+            pod_with("/spec/containers/0/livenessProbe", long_path),
+        ),
+        ("every port", pod_with("/spec/containers/0/ports", every_port)),
+        ("ports", pod_with("/spec/containers", many(10, ports))),
     ]
 }
 

@@ -12,6 +12,7 @@ mod fixture;
 use kermode_crds::{ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
 use kermode_inject::container_patch::{ContainerRole, Operation, apply};
 use kermode_inject::{Outcome, Settings, inject, validate_container_patch};
+use kermode_model::ApplicationProbe;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -34,7 +35,18 @@ const WORDS: &[&str] = &[
     "securityContext",
     "runAsUser",
     "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+    "preStop",
+    "postStart",
     "httpGet",
+    "tcpSocket",
+    "grpc",
+    "service",
+    "scheme",
+    "HTTPS",
+    "host",
     "port",
     "path",
     "ports",
@@ -110,6 +122,27 @@ fn merge(base: &mut Value, given: &Value) {
     if let (Value::Object(base), Value::Object(given)) = (base, given) {
         base.extend(given.clone());
     }
+}
+
+/// Generates a handler of a probe or hook.
+fn any_handler() -> impl Strategy<Value = Value> {
+    let port = prop_oneof![
+        4 => (0..=65_536_i64).prop_map(Value::from),
+        1 => Just(json!("web")),
+        1 => word().prop_map(Value::from),
+        1 => any::<f64>().prop_map(Value::from),
+    ];
+    let text = || prop_oneof!["/[ -~]{0,12}", ".{0,12}", "[/%?#a-f0-9]{0,12}"];
+    let kind = prop::sample::select(vec!["httpGet", "tcpSocket", "grpc"]);
+    let scheme = prop::sample::select(vec!["HTTP", "HTTPS"]);
+    (kind, port, text(), scheme).prop_map(|(kind, port, text, scheme)| {
+        let fields = match kind {
+            "httpGet" => json!({"port": port, "path": text, "scheme": scheme}),
+            "grpc" => json!({"port": port, "service": text}),
+            _ => json!({"port": port}),
+        };
+        json!({kind: fields, "periodSeconds": 3})
+    })
 }
 
 fn any_block() -> impl Strategy<Value = JsonPatchBlock> {
@@ -195,6 +228,62 @@ proptest! {
             // The API server calls the webhook again if a second registration selects the Pod.
             let second = fixture.with(|context| inject(&after, &settings, context)).unwrap();
             prop_assert!(matches!(second, Outcome::Skipped(_)));
+        }
+    }
+
+    #[test]
+    fn probe_is_either_unchanged_or_rewritten_to_a_path_that_conversion_understands(
+        handlers in prop::collection::vec(any_handler(), 5),
+        container_port in 1..=u16::MAX,
+        is_init: bool,
+        native: bool,
+    ) {
+        let [liveness, readiness, startup, pre_stop, post_start] = &*handlers else { unreachable!() };
+        let container = json!({
+            "name": "app",
+            "restartPolicy": "Always",
+            "ports": [{"name": "web", "containerPort": container_port}],
+            "livenessProbe": liveness, "readinessProbe": readiness, "startupProbe": startup,
+            "lifecycle": {"preStop": pre_stop, "postStart": post_start},
+        });
+        let list = if is_init { "initContainers" } else { "containers" };
+        let mut pod = json!({
+            "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}},
+            "spec": {"containers": [], "initContainers": []},
+        });
+        pod["spec"][list] = json!([container]);
+        let fixture = Fixture::default();
+        let Ok(Outcome::Injected(injection)) = fixture.with(|context| inject(&pod, &settings(native), context)) else {
+            panic!("a probe denies the Pod: {pod}");
+        };
+        let mut after = pod.clone();
+        json_patch::patch(&mut after, &injection.patch).expect("the patch applies");
+        let port: u16 = after["metadata"]["annotations"]["kuma.io/virtual-probes-port"].as_str().unwrap().parse().unwrap();
+        prop_assert_ne!(port, container_port);
+        let containers = after["spec"][list].as_array().unwrap();
+        let app = containers.iter().find(|container| container["name"] == "app").unwrap();
+        for pointer in ["/livenessProbe", "/readinessProbe", "/startupProbe", "/lifecycle/preStop", "/lifecycle/postStart"] {
+            let (before, after) = (container.pointer(pointer).unwrap(), app.pointer(pointer).unwrap());
+            if before == after {
+                continue;
+            }
+            let http = &after["httpGet"];
+            let path = http["path"].as_str().unwrap();
+            let probe = ApplicationProbe::from_path(path);
+            prop_assert!(probe.is_some(), "{}: {}", pointer, after);
+            let probe = probe.unwrap();
+            let kind = ["httpGet", "tcpSocket", "grpc"].into_iter().find(|kind| before.get(kind).is_some()).unwrap();
+            let original = if before[kind]["port"] == "web" { container_port.into() } else { before[kind]["port"].clone() };
+            let original = original.as_str().map_or(original.clone(), |text| text.parse::<u16>().unwrap().into());
+            prop_assert_eq!(&json!(probe.inbound_port), &original);
+            prop_assert_ne!(port, probe.inbound_port);
+            prop_assert_eq!(&http["port"], &json!(port));
+            prop_assert_ne!(&http["scheme"], "HTTPS");
+            prop_assert_eq!(&after["periodSeconds"], 3);
+            prop_assert_eq!(after.as_object().unwrap().len(), 2);
+            if kind == "grpc" {
+                prop_assert_eq!(&json!(probe.inbound_path), &before["grpc"]["service"]);
+            }
         }
     }
 

@@ -96,7 +96,7 @@ pub fn convert(
         gateway,
         transparent_proxying: proxy::transparent_proxying(pod)?,
         admin_port: annotations::port(pod, annotation::ENVOY_ADMIN_PORT)?,
-        probes: probes::probes(pod)?,
+        probes: probes::probes(pod, &mut warnings)?,
         metrics: proxy::metrics(pod)?,
     };
     Ok(Some(Converted { dataplane, warnings }))

@@ -68,9 +68,9 @@ keys! {
     DIRECT_ACCESS_SERVICES = "kuma.io/direct-access-services", "annotation of a Pod", Notation::List, "";
     /// Services that the sidecar is configured for; requests to other services pass through unchanged.
     REACHABLE_SERVICES = "kuma.io/transparent-proxying-reachable-services", "annotation of a Pod", Notation::List, "all services";
-    /// Rewrites HTTP probes to a listener of the sidecar. The injector writes the resolved value back.
+    /// Rewrites probes and HTTP lifecycle hooks to a listener of the sidecar. The injector writes the resolved value back.
     VIRTUAL_PROBES = "kuma.io/virtual-probes", "annotation of a Pod", Notation::Boolean, "setting `virtualProbesEnabled`";
-    /// Port of the sidecar's listener for HTTP probes. The injector writes the resolved value back.
+    /// Port of the sidecar's listener for probes. The injector writes the resolved value back.
     VIRTUAL_PROBES_PORT = "kuma.io/virtual-probes-port", "annotation of a Pod", Notation::Port, "setting `virtualProbesPort`";
     /// Environment variables of the sidecar. They override variables from the settings and those of the injector.
     SIDECAR_ENV_VARS = "kuma.io/sidecar-env-vars", "annotation of a Pod", Notation::Map, "";

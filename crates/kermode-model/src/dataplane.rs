@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{MeshName, ObjectKey, Protocol, ServiceName, Tags, tag};
+use crate::{MeshName, ObjectKey, Probes, Protocol, ServiceName, Tags, tag};
 
 /// One proxy of the mesh, as its Dataplane resource describes it (docs/reference/resources.md#dataplane).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Dataplane {
     pub transparent_proxying: Option<TransparentProxying>,
     /// Port of Envoy's admin interface, when the Pod overrides the default.
     pub admin_port: Option<u16>,
-    /// HTTP probes that the kubelet sends to the proxy in place of the application.
+    /// Probes of the application that the kubelet sends to the proxy.
     pub probes: Option<Probes>,
     /// Port and path of the metrics endpoint, from annotations of the Pod.
     pub metrics: Option<Metrics>,
@@ -130,27 +130,6 @@ pub struct TransparentProxying {
     pub direct_access_services: Vec<String>,
     /// Services that the proxy has outbound listeners for; an empty list stands for all services.
     pub reachable_services: Vec<String>,
-}
-
-/// Virtual probes: the kubelet probes the proxy, which probes the application
-/// (docs/reference/injection.md#virtual-probes).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probes {
-    /// Port that the kubelet probes.
-    pub port: u16,
-    /// Probes of the application.
-    pub endpoints: Vec<ApplicationProbe>,
-}
-
-/// One HTTP probe of the application.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApplicationProbe {
-    /// Port of the application that the proxy probes.
-    pub inbound_port: u16,
-    /// Path that the proxy requests from the application.
-    pub inbound_path: String,
-    /// Path that the kubelet requests from the proxy.
-    pub path: String,
 }
 
 /// Metrics endpoint from the annotations `prometheus.metrics.kuma.io/*` of a Pod.

@@ -11,13 +11,12 @@ mod mesh;
 mod name;
 pub mod notation;
 mod permission;
+mod probe;
 mod protocol;
 mod tags;
 pub mod view;
 
-pub use dataplane::{
-    ApplicationProbe, Dataplane, Gateway, GatewayKind, Inbound, Metrics, Probes, TransparentProxying,
-};
+pub use dataplane::{Dataplane, Gateway, GatewayKind, Inbound, Metrics, TransparentProxying};
 pub use kubernetes_version::KubernetesVersion;
 pub use mesh::{CertificateAuthority, DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, Mesh, Mtls, MtlsMode};
 pub use name::{
@@ -25,5 +24,8 @@ pub use name::{
     is_dns_label, is_dns_subdomain,
 };
 pub use permission::{Action, PermissionRule, PermissionSet, Principal, TrafficPermission};
+pub use probe::{
+    ApplicationProbe, MAX_PROBE_PATH, MAX_PROBES, ProbeProtocol, Probes, percent_decode, percent_encode,
+};
 pub use protocol::Protocol;
 pub use tags::{Tags, tag};

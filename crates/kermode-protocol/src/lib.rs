@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`ads`] | control plane and agent, agent and Envoy: configuration |
 //! | [`certificates`] | control plane and agent: workload certificates and trust bundles |
+//! | [`probes`] | agent and Envoy: TCP and gRPC probes of the application |
 //! | [`removals`] | control plane and agent: removal of the agent's own endpoint |
 //! | [`secrets`] | agent and Envoy: secret discovery (SDS) |
 //! | [`bootstrap`] | agent and Envoy: Envoy's start configuration |
@@ -19,6 +20,7 @@ pub mod bootstrap;
 pub mod certificates;
 pub mod client;
 pub mod debug;
+pub mod probes;
 pub mod removals;
 pub mod rpc;
 pub mod secrets;

@@ -3,10 +3,13 @@
 
 mod outbounds;
 
-use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kermode_inject::virtual_target;
+use kermode_inject::settings::SidecarMode;
+use kermode_inject::{Context, Namespace, Settings, inject};
 use kermode_k8s::convert::facts::{IntermediateFacts, OwnerRef, PodFacts, ServiceFacts};
 use kermode_k8s::convert::{
     ConvertError, ConvertSettings, Converted, convert, dataplane_object, selecting_services, top_workload,
@@ -252,10 +255,7 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
     let path: String = case.decode("/inputs/path")?;
     let virtual_port: u16 = case.decode("/inputs/virtualPort")?;
     let actual = match case.at("/inputs/direction").as_str() {
-        Some("to-virtual") => match virtual_target(port, &path, virtual_port) {
-            Ok(target) => json!({"port": target.port, "path": target.path}),
-            Err(error) => json!({"error": error.to_string()}),
-        },
+        Some("to-virtual") => virtual_probe(port, &path, virtual_port)?,
         Some("to-real") => application_target(port, &path, virtual_port)?,
         other => bail!("unknown direction {other:?}"),
     };
@@ -263,6 +263,40 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
         expected: expected_result_or_error(case, &actual),
         actual,
     })
+}
+
+/// Returns port and path of an application's probe after injection.
+fn virtual_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
+    let mut pod = json!({
+        "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}},
+        "spec": {"containers": [{"name": "app", "livenessProbe": {"httpGet": {"port": port, "path": path}}}]},
+    });
+    let settings = Settings {
+        virtual_probes_port: virtual_port,
+        sidecar_mode: SidecarMode::Native,
+        native_sidecars_supported: true,
+        ..Settings::default()
+    };
+    let context = Context {
+        namespace: Namespace {
+            name: "demo",
+            labels: &BTreeMap::new(),
+            annotations: &BTreeMap::new(),
+        },
+        control_plane_url: "https://kuma-control-plane:5678",
+        control_plane_ca_pem: "CA",
+        mesh_exists: &|_| true,
+        container_patch: &|_| None,
+        oldest_node: None,
+    };
+    let injection = match inject(&pod, &settings, &context) {
+        Ok(kermode_inject::Outcome::Injected(injection)) => injection,
+        Ok(kermode_inject::Outcome::Skipped(reason)) => bail!("the Pod is skipped: {reason:?}"),
+        Err(denial) => return Ok(json!({"error": denial.to_string()})),
+    };
+    json_patch::patch(&mut pod, &injection.patch)?;
+    let probe = &pod["spec"]["containers"][0]["livenessProbe"]["httpGet"];
+    Ok(json!({"port": probe["port"], "path": probe["path"]}))
 }
 
 /// Returns the port and path of the application to which the Dataplane maps a virtual probe. `port` and `path` are

@@ -91,7 +91,7 @@ fn pod_ports(config: &Config) -> [PodPort; 7] {
             "Envoy",
             injector.virtual_probes_port,
             "virtualProbesPort",
-            "HTTP probes of the application, on the Pod's IP",
+            "probes of the application, on the Pod's IP",
         ),
         (
             "`kuma-dp`",

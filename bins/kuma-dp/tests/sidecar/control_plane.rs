@@ -15,6 +15,7 @@ use kermode_identity::{
 };
 use kermode_model::{
     CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey, PermissionSet,
+    Probes,
 };
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
 use kermode_protocol::certificates::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
@@ -29,7 +30,7 @@ use tonic_prost::ProstCodec;
 use tower::Service;
 
 /// IP of the Pod. It is on loopback, but differs from the IP of Envoy's admin interface.
-const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+pub(crate) const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// Limit on connections to the control plane. No test opens as many.
 const MAX_CONNECTIONS: usize = 100;
 /// Name of the proxy under test.
@@ -75,6 +76,10 @@ struct ControlPlaneState {
 
 impl ControlPlane {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
+        Self::start_with_probes(behaviour, None).await
+    }
+
+    pub(crate) async fn start_with_probes(behaviour: Behaviour, probes: Option<Probes>) -> Self {
         let serving_authority = ServingAuthority::generate(SystemTime::now()).unwrap();
         let issued = serving_authority
             .issue(
@@ -89,7 +94,7 @@ impl ControlPlane {
         let state = Arc::new(ControlPlaneState {
             behaviour: Mutex::new(behaviour),
             authority: Authority::generate(&MeshName::new("default"), SystemTime::now()).unwrap(),
-            dataplane: mk_dataplane(inbound),
+            dataplane: mk_dataplane(inbound, probes),
             accepted_tokens: Mutex::default(),
             received: Mutex::default(),
         });
@@ -240,7 +245,7 @@ impl ControlPlaneState {
     }
 }
 
-fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
+fn mk_dataplane(inbound: SocketAddr, probes: Option<Probes>) -> Dataplane {
     let tags = [
         ("kuma.io/service", "web_demo_svc_80"),
         ("kuma.io/protocol", "http"),
@@ -262,7 +267,7 @@ fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
         gateway: None,
         transparent_proxying: None,
         admin_port: None,
-        probes: None,
+        probes,
         metrics: None,
     }
 }

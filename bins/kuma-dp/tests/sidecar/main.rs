@@ -12,6 +12,7 @@
 mod agent;
 mod control_plane;
 mod crashes;
+mod probes;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

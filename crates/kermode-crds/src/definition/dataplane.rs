@@ -78,8 +78,9 @@ fn metrics() -> Value {
 fn probes() -> Value {
     let endpoint = open_object(json!({
         "inboundPort": port(1, "Port of the application."),
-        "inboundPath": text("Path that the proxy requests from the application."),
+        "inboundPath": text("Path that the proxy requests from the application; the service of a gRPC probe."),
         "path": text("Path that the kubelet requests from the proxy."),
+        "protocol": text("Protocol of the probe: HTTPS, TCP or GRPC; absent for HTTP."),
     }));
     let schema = open_object(json!({
         "port": port(0, "Port of the listener that answers virtual probes."),
@@ -87,7 +88,7 @@ fn probes() -> Value {
     }));
     with_description(
         schema,
-        "Virtual probes: HTTP probes of the application that a listener of the proxy answers.",
+        "Virtual probes: probes and HTTP lifecycle hooks of the application that a listener of the proxy answers.",
     )
 }
 

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, BindConfig, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions,
-    HttpProtocolOptions as CommonHttpOptions, Metadata, RoutingPriority,
+    HttpProtocolOptions as CommonHttpOptions, Metadata, RoutingPriority, TransportSocket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
@@ -20,7 +20,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions,
+    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions,
 };
 
 use crate::names;
@@ -151,6 +151,38 @@ pub(crate) fn with_http_options(
         .typed_extension_protocol_options
         .insert(HTTP_OPTIONS_KEY.into(), any(&options));
     cluster
+}
+
+/// Makes a cluster open a connection for each request, as the kubelet does. With TLS, the server chooses HTTP/1.1 or
+/// HTTP/2.
+pub(crate) fn with_single_requests(mut cluster: Cluster, tls: Option<TransportSocket>) -> Cluster {
+    let http1 = Http1ProtocolOptions::default();
+    let protocol = if tls.is_some() {
+        UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
+            http_protocol_options: Some(http1),
+            http2_protocol_options: Some(Http2ProtocolOptions::default()),
+            ..Default::default()
+        })
+    } else {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::HttpProtocolOptions(http1)),
+        })
+    };
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: Some(CommonHttpOptions {
+            max_requests_per_connection: number(1),
+            ..Default::default()
+        }),
+        upstream_protocol_options: Some(protocol),
+        ..Default::default()
+    };
+    cluster
+        .typed_extension_protocol_options
+        .insert(HTTP_OPTIONS_KEY.into(), any(&options));
+    Cluster {
+        transport_socket: tls,
+        ..cluster
+    }
 }
 
 /// HTTP/2 options. CONNECT is allowed because a WebSocket upgrade is a CONNECT request on HTTP/2.

@@ -142,8 +142,23 @@ pub(crate) fn outbound(
     )
 }
 
+/// The connection manager of the listener at `socket` for virtual probes. The kubelet's timeouts decide: a lifecycle hook
+/// may take as long as the Pod's grace period.
+pub(crate) fn probes(socket: SocketAddr, routes: RouteConfiguration) -> Filter {
+    manager_filter(
+        socket,
+        HttpConnectionManager {
+            stat_prefix: names::stat_name(names::PROBES),
+            http_filters: vec![router()],
+            stream_idle_timeout: duration(STREAM_IDLE_TIMEOUT),
+            route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
+            ..Default::default()
+        },
+    )
+}
+
 /// A connection manager without retries and with Envoy's default timeouts, for a listener at the address `socket`. The
-/// listeners for Envoy's readiness and for virtual probes use it.
+/// listener for Envoy's readiness uses it.
 pub(crate) fn without_retries(socket: SocketAddr, stat_prefix: &str, routes: RouteConfiguration) -> Filter {
     manager_filter(
         socket,

@@ -1,25 +1,29 @@
 //! Listener for virtual probes (docs/reference/injection.md#virtual-probes).
 //!
-//! The kubelet has no certificate of the mesh, so injection rewrites the application's HTTP probes to call this
-//! plain-text listener. The listener maps each probe to its original port and path.
+//! The kubelet has no certificate of the mesh, so injection rewrites the application's probes and HTTP lifecycle hooks to
+//! call this plain-text listener. The listener maps each of them to its original port and path. Envoy repeats HTTP and
+//! HTTPS requests to the application, and delegates TCP and gRPC probes to the agent ([`kermode_protocol::probes`]).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
-use envoy_types::pb::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{
-    HeaderMatcher, RedirectAction, Route, RouteAction, RouteMatch,
-};
-use kermode_model::{ApplicationProbe, Dataplane};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route, RouteAction, RouteMatch};
+use kermode_model::{ApplicationProbe, Dataplane, ProbeProtocol, percent_encode};
+use kermode_protocol::bootstrap::AGENT_CLUSTER;
+use kermode_protocol::probes::{ADDRESS_HEADER, GRPC, GRPC_SERVICE_HEADER, TCP};
 
-use super::{http, listener};
-use crate::proto::exact;
-use crate::{Resource, names};
+use super::{cluster, http, listener, tls};
+use crate::proto::{duration, exact};
+use crate::{Resource, ResourceKind, names};
 
 pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     let Some(probes) = dataplane
@@ -35,14 +39,38 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
         .map(|probe| route(dataplane, probe))
         .collect();
     let socket = SocketAddr::new(dataplane.address, probes.port);
-    let manager = http::without_retries(socket, names::PROBES, http::routes("", "probe", routes));
+    let manager = http::probes(socket, http::routes("", "probe", routes));
     let listener = Listener {
         filter_chains: vec![listener::filter_chain(vec![manager])],
         // Liveness probes must not fail under load, because the kubelet would restart the application.
         ignore_global_conn_limit: true,
         ..listener::new(names::PROBES, socket, TrafficDirection::Inbound)
     };
-    vec![listener::encode(&listener)]
+    clusters(dataplane, &probes.endpoints)
+        .map(|cluster| Resource::encode(ResourceKind::Cluster, &cluster.name, &cluster))
+        .chain([listener::encode(&listener)])
+        .collect()
+}
+
+/// The clusters for HTTP and HTTPS, one for each port. They are separate from those of the inbounds: not every probed
+/// port has an inbound, and the kubelet probes an HTTP/2 application with HTTP/1.1.
+fn clusters(dataplane: &Dataplane, probes: &[ApplicationProbe]) -> impl Iterator<Item = Cluster> {
+    let ports: BTreeSet<_> = probes
+        .iter()
+        .filter(|probe| matches!(probe.protocol, ProbeProtocol::Http | ProbeProtocol::Https))
+        .map(|probe| (probe.protocol, probe.inbound_port))
+        .collect();
+    ports.into_iter().map(|(protocol, port)| {
+        let socket = SocketAddr::new(dataplane.address, port);
+        let cluster = cluster::single_address(&names::probe(protocol, port), socket);
+        let cluster = if dataplane.transparent_proxying.is_some() {
+            cluster::with_exempt_source(cluster, socket.is_ipv6())
+        } else {
+            cluster
+        };
+        let tls = (protocol == ProbeProtocol::Https).then(tls::unverified);
+        cluster::with_single_requests(cluster, tls)
+    })
 }
 
 fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
@@ -52,44 +80,59 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
         ..Default::default()
     };
     let path = without_query(&probe.path);
-    let has_inbound = dataplane
-        .inbounds
-        .iter()
-        .any(|inbound| inbound.port == probe.inbound_port);
+    let (cluster, new_path) = match probe.protocol {
+        ProbeProtocol::Http | ProbeProtocol::Https => (
+            names::probe(probe.protocol, probe.inbound_port),
+            without_query(&probe.inbound_path),
+        ),
+        ProbeProtocol::Tcp => (AGENT_CLUSTER.to_owned(), TCP),
+        ProbeProtocol::Grpc => (AGENT_CLUSTER.to_owned(), GRPC),
+    };
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+        // The route matches the exact path, so this replaces the whole path. Envoy keeps the query of the request.
+        prefix_rewrite: new_path.into(),
+        // Zero disables the timeout; the kubelet ends the request at its own.
+        timeout: duration(Duration::ZERO),
+        ..Default::default()
+    };
     Route {
         r#match: Some(RouteMatch {
             headers: vec![is_get],
             path_specifier: Some(PathSpecifier::Path(path.into())),
             ..Default::default()
         }),
-        action: Some(if has_inbound {
-            forward_to_application(probe)
-        } else {
-            redirect_to_port(probe)
-        }),
+        request_headers_to_add: agent_headers(dataplane, probe),
+        // The kubelet would request the location from this listener, which has no route to it. Without a location, it
+        // takes a redirect for a success.
+        response_headers_to_remove: vec!["location".into()],
+        action: Some(Action::Route(action)),
         ..Default::default()
     }
 }
 
-fn forward_to_application(probe: &ApplicationProbe) -> Action {
-    Action::Route(RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(names::local(probe.inbound_port))),
-        // The route matches the exact path, so the rewrite replaces the whole path. Envoy keeps the request's query.
-        prefix_rewrite: without_query(&probe.inbound_path).into(),
+/// The headers by which the agent learns what to probe. They replace headers of the request.
+fn agent_headers(dataplane: &Dataplane, probe: &ApplicationProbe) -> Vec<HeaderValueOption> {
+    let header = |key: &str, value: String| HeaderValueOption {
+        header: Some(HeaderValue {
+            key: key.into(),
+            // `%` begins a command of Envoy's formatter.
+            value: value.replace('%', "%%"),
+            ..Default::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        keep_empty_value: true,
         ..Default::default()
-    })
-}
-
-/// Redirects the kubelet to a port of the application that has no inbound. The kubelet's request to this port then uses
-/// inbound passthrough.
-fn redirect_to_port(probe: &ApplicationProbe) -> Action {
-    Action::Redirect(RedirectAction {
-        port_redirect: u32::from(probe.inbound_port),
-        path_rewrite_specifier: Some(PathRewriteSpecifier::PathRedirect(
-            without_query(&probe.inbound_path).into(),
-        )),
-        ..Default::default()
-    })
+    };
+    let address = || SocketAddr::new(dataplane.address, probe.inbound_port).to_string();
+    match probe.protocol {
+        ProbeProtocol::Http | ProbeProtocol::Https => Vec::new(),
+        ProbeProtocol::Tcp => vec![header(ADDRESS_HEADER, address())],
+        ProbeProtocol::Grpc => vec![
+            header(ADDRESS_HEADER, address()),
+            header(GRPC_SERVICE_HEADER, percent_encode(&probe.inbound_path)),
+        ],
+    }
 }
 
 fn without_query(path: &str) -> &str {

@@ -127,6 +127,23 @@ impl MeshTls {
     }
 }
 
+/// TLS of probes: like the kubelet, accepts any certificate and TLS 1.2 or later, and sends no server name.
+pub(crate) fn unverified() -> TransportSocket {
+    let versions = TlsParameters {
+        tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
+        tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+        ..Default::default()
+    };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_params: Some(versions),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    transport_socket(TLS_TRANSPORT_SOCKET, &context)
+}
+
 /// A reference to a secret that Envoy requests from the agent.
 fn sds_secret(name: &str) -> SdsSecretConfig {
     let agent = EnvoyGrpc {

@@ -9,7 +9,8 @@ use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
 use kermode_model::view::{Balancing, MeshView, ServiceAddresses, SliceEndpoint};
 use kermode_model::{
     Action, ApplicationProbe, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode,
-    ObjectKey, PermissionRule, Principal, Probes, ServiceName, Tags, TrafficPermission, TransparentProxying,
+    ObjectKey, PermissionRule, Principal, ProbeProtocol, Probes, ServiceName, Tags, TrafficPermission,
+    TransparentProxying,
 };
 use serde::Deserialize;
 
@@ -109,8 +110,9 @@ struct InboundInput {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ProbeInput {
-    inbound_port: u16,
-    inbound_path: String,
+    protocol: Option<String>,
+    port: u16,
+    #[serde(default)]
     path: String,
 }
 
@@ -261,17 +263,23 @@ fn mk_permission(input: &PermissionInput) -> TrafficPermission {
     }
 }
 
+fn mk_protocol(probe: &ProbeInput) -> ProbeProtocol {
+    match probe.protocol.as_deref() {
+        None => ProbeProtocol::Http,
+        Some("HTTPS") => ProbeProtocol::Https,
+        Some("TCP") => ProbeProtocol::Tcp,
+        Some("GRPC") => ProbeProtocol::Grpc,
+        Some(other) => panic!("protocol is HTTPS, TCP or GRPC, not {other}"),
+    }
+}
+
 fn mk_dataplane(name: &str, input: &DataplaneInput) -> Dataplane {
     let inbound = |inbound: &InboundInput| Inbound {
         port: inbound.port,
         tags: inbound.tags.clone(),
         ready: inbound.ready,
     };
-    let probe = |probe: &ProbeInput| ApplicationProbe {
-        inbound_port: probe.inbound_port,
-        inbound_path: probe.inbound_path.clone(),
-        path: probe.path.clone(),
-    };
+    let probe = |probe: &ProbeInput| ApplicationProbe::new(mk_protocol(probe), probe.port, &probe.path);
     Dataplane {
         key: ObjectKey::from_proxy_name(name).expect("dataplanes are named <name>.<namespace>"),
         mesh: MESH.into(),

@@ -66,12 +66,10 @@ fn rendered_variables(plan: &Plan<'_>) -> BTreeMap<String, String> {
     set("KUMA_DNS_ENABLED", dns.enabled.to_string());
     if dns.enabled {
         set("KUMA_DNS_CORE_DNS_BINARY_PATH", "coredns".to_owned());
-        set("KUMA_DNS_CORE_DNS_PORT", dns.port.to_string());
-        set(
-            "KUMA_DNS_CORE_DNS_EMPTY_PORT",
-            dns.port.saturating_add(1).to_string(),
-        );
-        set("KUMA_DNS_ENVOY_DNS_PORT", dns.port.saturating_add(2).to_string());
+        let port = plan.served_dns_port;
+        set("KUMA_DNS_CORE_DNS_PORT", port.to_string());
+        set("KUMA_DNS_CORE_DNS_EMPTY_PORT", port.saturating_add(1).to_string());
+        set("KUMA_DNS_ENVOY_DNS_PORT", port.saturating_add(2).to_string());
     }
     variables
 }

@@ -1,11 +1,20 @@
 //! Renders the container `kuma-sidecar`.
 
+use std::time::Duration;
+
+use kermode_model::duration;
 use serde_json::{Value, json};
 
 use super::{env, resources, restricted_context};
 use crate::names::{READY_PATH, SIDECAR, TMP_VOLUME};
 use crate::plan::{Placement, Plan};
 use crate::settings::ProbeSettings;
+
+/// Part of the startup probe's timeout that remains for starting and ending the command. The command itself then reports
+/// why the sidecar is not ready.
+const WAIT_RESERVE: Duration = Duration::from_millis(500);
+/// Pause between the requests of the startup probe's command. It delays the start of the application.
+const WAIT_INTERVAL: &str = "50ms";
 
 /// Renders the container. `token_mount` is the volume mount of the service account token.
 pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
@@ -29,12 +38,11 @@ pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
     match plan.placement {
         Placement::Native => {
             container["restartPolicy"] = "Always".into();
-            container["startupProbe"] = probe(plan, &settings.startup_probe, 1);
+            container["startupProbe"] = startup_probe(plan);
         }
         // The kubelet starts the next container after the postStart hook has returned.
         Placement::Classic if plan.wait_for_ready => {
-            let url = format!("http://localhost:{}{READY_PATH}", plan.admin_port);
-            let command = json!(["kuma-dp", "wait", "--url", url]);
+            let command = json!(["kuma-dp", "wait", "--url", ready_url(plan)]);
             container["lifecycle"] = json!({"postStart": {"exec": {"command": command}}});
         }
         Placement::Classic => {}
@@ -68,4 +76,27 @@ fn probe(plan: &Plan<'_>, settings: &ProbeSettings, success_threshold: u32) -> V
         "successThreshold": success_threshold,
         "failureThreshold": settings.failure_threshold,
     })
+}
+
+/// Renders the startup probe of a native sidecar: a command that waits for readiness. The kubelet probes a container
+/// within the first second, before Envoy has its configuration. An HTTP probe would fail, which the kubelet reports as
+/// an Event, and be repeated a period later.
+fn startup_probe(plan: &Plan<'_>) -> Value {
+    let settings = &plan.settings.sidecar_container.startup_probe;
+    let timeout = Duration::from_secs(settings.timeout_seconds.max(1).into()).saturating_sub(WAIT_RESERVE);
+    json!({
+        "exec": {"command": [
+            "kuma-dp", "wait", "--url", ready_url(plan), "--timeout", duration::format(timeout),
+            "--check-frequency", WAIT_INTERVAL,
+        ]},
+        "initialDelaySeconds": settings.initial_delay_seconds,
+        "timeoutSeconds": settings.timeout_seconds,
+        "periodSeconds": settings.period_seconds,
+        "successThreshold": 1,
+        "failureThreshold": settings.failure_threshold,
+    })
+}
+
+fn ready_url(plan: &Plan<'_>) -> String {
+    format!("http://localhost:{}{READY_PATH}", plan.admin_port)
 }

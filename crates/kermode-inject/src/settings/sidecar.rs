@@ -101,9 +101,11 @@ impl Default for SidecarContainer {
             drain_time: Duration::from_secs(30),
             readiness_probe: ProbeSettings::new(1, 5),
             liveness_probe: ProbeSettings::new(60, 5),
-            // A native sidecar delays all later containers, so the period is short.
+            // A native sidecar delays all later containers, so the period is short. The probe is a command that waits for
+            // readiness for most of its timeout. So the kubelet reports only slow starts.
             startup_probe: ProbeSettings {
-                failure_threshold: 60,
+                timeout_seconds: 30,
+                failure_threshold: 6,
                 ..ProbeSettings::new(0, 1)
             },
             resources: Resources {

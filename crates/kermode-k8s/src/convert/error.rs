@@ -4,8 +4,6 @@ use std::num::ParseIntError;
 
 use kermode_crds::annotation::{self, WrongValue};
 
-use super::facts::ProbeKind;
-
 /// Error of the conversion of a Pod to a Dataplane. The message becomes an Event on the Pod. If Kuma has the same
 /// error, the message begins with Kuma's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,22 +37,6 @@ pub enum ConvertError {
         annotation::VIRTUAL_PROBES_PORT
     )]
     MissingProbesPort,
-    /// The path of a probe on the port of virtual probes does not start with the application port.
-    #[error(
-        "path \"{path}\" of a probe on port {port} does not start with /<application port>/; the sidecar answers \
-         virtual probes on port {port}: let the application use another port, or set annotation \"{}\"",
-        annotation::VIRTUAL_PROBES_PORT
-    )]
-    InvalidProbePath {
-        /// Index of the container in the Pod's `spec.containers`.
-        container: usize,
-        /// Kind of the probe.
-        kind: ProbeKind,
-        /// Port of the virtual probes.
-        port: u16,
-        /// Path of the probe.
-        path: String,
-    },
     /// The gateway type is unknown.
     #[error(
         "invalid delegated gateway type '{value}'; \"{}\" may be enabled, provided or disabled",
@@ -74,9 +56,6 @@ impl ConvertError {
             Self::WrongValue(wrong) => annotation_path(&wrong.key),
             Self::InvalidPort { key, .. } | Self::MissingRedirectPort { key, .. } => annotation_path(key),
             Self::MissingProbesPort => annotation_path(annotation::VIRTUAL_PROBES_PORT),
-            Self::InvalidProbePath { container, kind, .. } => {
-                format!("spec.containers[{container}].{}.httpGet.path", kind.field())
-            }
             Self::UnknownGatewayType { .. } => annotation_path(annotation::GATEWAY),
         }
     }

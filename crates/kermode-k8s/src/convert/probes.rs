@@ -1,46 +1,53 @@
 //! Virtual probes: derives the probes of the application from the probes that injection has rewritten
 //! (docs/reference/injection.md#virtual-probes).
 
+use std::collections::HashSet;
+
 use kermode_crds::annotation;
-use kermode_model::{ApplicationProbe, Probes};
+use kermode_model::{ApplicationProbe, MAX_PROBES, Probes};
 
 use super::annotations;
 use super::error::ConvertError;
 use super::facts::{PodFacts, ProbeFacts};
+use super::warning::ConvertWarning;
 
 /// Returns the probes that the proxy serves, without duplicates.
-pub(super) fn probes(pod: &PodFacts) -> Result<Option<Probes>, ConvertError> {
+pub(super) fn probes(
+    pod: &PodFacts,
+    warnings: &mut Vec<ConvertWarning>,
+) -> Result<Option<Probes>, ConvertError> {
     if annotations::boolean(pod, annotation::VIRTUAL_PROBES)? != Some(true) {
         return Ok(None);
     }
     let port =
         annotations::port(pod, annotation::VIRTUAL_PROBES_PORT)?.ok_or(ConvertError::MissingProbesPort)?;
     let mut endpoints = Vec::new();
+    let mut paths = HashSet::new();
     for probe in pod.probes.iter().filter(|probe| probe.port == port) {
-        let endpoint = application_probe(&probe.path).ok_or_else(|| invalid_path(probe))?;
-        if !endpoints.contains(&endpoint) {
-            endpoints.push(endpoint);
+        match ApplicationProbe::from_path(&probe.path) {
+            Some(endpoint) if paths.insert(&probe.path) => endpoints.push(endpoint),
+            // The path determines the probe.
+            Some(_) => {}
+            None => warnings.push(not_rewritten(probe)),
         }
+    }
+    let skipped = endpoints.len().saturating_sub(MAX_PROBES);
+    if skipped > 0 {
+        endpoints.truncate(MAX_PROBES);
+        warnings.push(ConvertWarning::TooManyProbes { skipped });
     }
     Ok(Some(Probes { port, endpoints }))
 }
 
-/// Parses a path of the form `/<application port><path>`.
-fn application_probe(path: &str) -> Option<ApplicationProbe> {
-    let rest = path.strip_prefix('/')?;
-    let (port, original) = rest.split_at(rest.find('/')?);
-    Some(ApplicationProbe {
-        inbound_port: port.parse().ok().filter(|port| *port != 0)?,
-        inbound_path: original.to_owned(),
-        path: path.to_owned(),
-    })
-}
-
-fn invalid_path(probe: &ProbeFacts) -> ConvertError {
-    ConvertError::InvalidProbePath {
-        container: probe.container,
-        kind: probe.kind,
+fn not_rewritten(probe: &ProbeFacts) -> ConvertWarning {
+    let list = if probe.is_init {
+        "initContainers"
+    } else {
+        "containers"
+    };
+    ConvertWarning::ProbePath {
+        field: format!("spec.{list}[{}].{}", probe.container, probe.kind.field()),
         port: probe.port,
-        path: probe.path.to_string(),
+        path: probe.path.clone(),
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
-use kermode_model::{Protocol, tag};
+use kermode_model::{ApplicationProbe, MAX_PROBES, ProbeProtocol, Protocol, tag};
 use serde_json::{Value, json};
 
 use super::facts::{NamespaceFacts, OwnerRef, PodFacts, ServiceFacts};
@@ -668,44 +668,87 @@ fn list_of_direct_access_services_is_trimmed_and_port_0_disables_ipv6_redirectio
 
 #[test]
 fn application_probes_are_derived_from_virtual_probes_without_duplicates() {
-    let probe = |path: &str| json!({"httpGet": {"port": 9000, "path": path}});
-    let spec = json!({"containers": [
-        {"name": "kuma-sidecar", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
-        {"name": "app", "livenessProbe": probe("/8080/live"), "readinessProbe": probe("/8080/live"),
-         "startupProbe": {"tcpSocket": {"port": 8080}}},
-        {"name": "other", "readinessProbe": probe("/9090/"),
-         "livenessProbe": {"httpGet": {"port": 8081, "path": "/not/virtual"}}},
-    ]});
+    let get = |path: &str| json!({"httpGet": {"port": 9000, "path": path}});
+    let spec = json!({
+        "initContainers": [{
+            "name": "agent", "restartPolicy": "Always",
+            "startupProbe": get("/8282/started"), "readinessProbe": get("/grpc/8283/a.Health"),
+        }],
+        "containers": [
+            {"name": "kuma-sidecar", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
+            {"name": "app", "livenessProbe": get("/8080/live"), "readinessProbe": get("/8080/live"),
+             "startupProbe": {"tcpSocket": {"port": 8080}},
+             "lifecycle": {"postStart": get("/8080/started"), "preStop": get("/https/8443/drain?now=1")}},
+            {"name": "other", "readinessProbe": get("/9090/"), "startupProbe": get("/tcp/9090"),
+             "livenessProbe": {"httpGet": {"port": 8081, "path": "/not/virtual"}}},
+            {"name": "elsewhere",
+             "livenessProbe": {"httpGet": {"port": 9000, "path": "/1/other-host", "host": "10.0.0.1"}},
+             "readinessProbe": {"httpGet": {"port": 9000, "path": "/1/tls", "scheme": "HTTPS"}}},
+        ],
+    });
     let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
     let pod = mk_pod(&spec, &running_status(&json!([])), &annotations);
-    let probes = converted(&pod, &[])
-        .dataplane
-        .probes
-        .expect("virtual probes are enabled");
-    let endpoints = probes.endpoints.iter();
-    let endpoints: Vec<_> = endpoints
-        .map(|probe| {
-            (
-                probe.inbound_port,
-                probe.inbound_path.as_str(),
-                probe.path.as_str(),
-            )
-        })
-        .collect();
-    assert_eq!(endpoints, [(8080, "/live", "/8080/live"), (9090, "/", "/9090/")]);
+    let Converted { dataplane, warnings } = converted(&pod, &[]);
+    let endpoints = dataplane.probes.expect("virtual probes are enabled").endpoints;
+    let http = |port, path| ApplicationProbe::new(ProbeProtocol::Http, port, path);
+    assert_eq!(
+        endpoints,
+        [
+            http(8080, "/live"),
+            http(8080, "/started"),
+            ApplicationProbe::new(ProbeProtocol::Https, 8443, "/drain?now=1"),
+            http(9090, "/"),
+            ApplicationProbe::new(ProbeProtocol::Tcp, 9090, ""),
+            ApplicationProbe::new(ProbeProtocol::Grpc, 8283, "a.Health"),
+            http(8282, "/started"),
+        ]
+    );
+    assert_eq!(warnings, []);
 }
 
 #[test]
-fn error_of_a_probe_path_without_application_port_names_the_field() {
-    let spec = json!({"containers": [
-        {"name": "a"}, {"name": "b", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
-    ]});
+fn dataplane_has_a_limited_number_of_virtual_probes() {
+    let probe = |port: usize| json!({"httpGet": {"port": 9000, "path": format!("/tcp/{port}")}});
+    let container = |index: usize| json!({"name": format!("c{index}"), "livenessProbe": probe(index + 1)});
+    let containers: Vec<_> = (0..MAX_PROBES + 3).map(container).collect();
     let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
-    let (text, field) = error_and_field(&mk_pod(&spec, &running_status(&json!([])), &annotations));
-    assert_eq!(field, "spec.containers[1].readinessProbe.httpGet.path");
-    assert!(
-        text.starts_with("path \"/ready\" of a probe on port 9000"),
-        "{text}"
+    let spec = json!({"containers": containers});
+    let Converted { dataplane, warnings } =
+        converted(&mk_pod(&spec, &running_status(&json!([])), &annotations), &[]);
+    let endpoints = dataplane.probes.expect("virtual probes are enabled").endpoints;
+    assert_eq!(endpoints.len(), MAX_PROBES);
+    assert_eq!(warnings, [ConvertWarning::TooManyProbes { skipped: 3 }]);
+    let text = warnings[0].to_string();
+    assert!(text.starts_with("The Pod has 503 probes"), "{text}");
+}
+
+#[test]
+fn probe_that_was_not_rewritten_is_skipped_with_a_warning_that_names_the_field() {
+    let get = json!({"httpGet": {"port": 9000, "path": "/ready"}});
+    let spec = json!({
+        "initContainers": [{"name": "i", "restartPolicy": "Always", "lifecycle": {"preStop": get}}],
+        "containers": [{"name": "a"}, {"name": "b", "readinessProbe": get}],
+    });
+    let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
+    let pod = mk_pod(&spec, &running_status(&json!([])), &annotations);
+    let Converted { dataplane, warnings } = converted(&pod, &[]);
+    assert_eq!(
+        dataplane.probes.expect("virtual probes are enabled").endpoints,
+        []
+    );
+    let fields: Vec<_> = warnings
+        .iter()
+        .map(|warning| match warning {
+            ConvertWarning::ProbePath { field, .. } => field.as_str(),
+            other => panic!("unexpected warning: {other}"),
+        })
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.containers[1].readinessProbe",
+            "spec.initContainers[0].lifecycle.preStop"
+        ]
     );
 }
 

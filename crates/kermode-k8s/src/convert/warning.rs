@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use kermode_crds::annotation::{self, WrongValue};
-use kermode_model::{Inbound, ObjectKey, Protocol, ServiceName};
+use kermode_model::{Inbound, MAX_PROBES, ObjectKey, Protocol, ServiceName};
 
 /// Warning about a Pod that was converted. The text becomes an Event on the Pod or on a Service; see
 /// [`ConvertWarning::subject`].
@@ -45,6 +45,32 @@ pub enum ConvertWarning {
         service: ObjectKey,
         /// Key and value of the annotation.
         wrong: WrongValue,
+    },
+    /// A probe or hook uses the port of the virtual probes, but injection has not rewritten it.
+    #[error(
+        "{field}.httpGet: port {port} belongs to the sidecar's virtual probes, and path {path:?} is not that of a \
+         virtual probe; the sidecar responds with 404. Let the application use another port, or set annotation \"{}\" \
+         of the Pod.",
+        annotation::VIRTUAL_PROBES_PORT
+    )]
+    ProbePath {
+        /// Path of the probe in the Pod.
+        field: String,
+        /// Port of the virtual probes.
+        port: u16,
+        /// Path of the probe.
+        path: Arc<str>,
+    },
+    /// The Pod has more virtual probes than [`MAX_PROBES`].
+    #[error(
+        "The Pod has {} probes and HTTP lifecycle hooks for the sidecar, which answers at most {MAX_PROBES}; it responds \
+         to the last {skipped} with 404. Use fewer probes, or set annotation \"{}\" of the Pod to disabled.",
+        MAX_PROBES + skipped,
+        annotation::VIRTUAL_PROBES
+    )]
+    TooManyProbes {
+        /// Number of probes that the sidecar does not answer.
+        skipped: usize,
     },
     /// A Service selects the Pod but yields no inbound (docs/design.md#services-never-stop-a-pod).
     #[error(
@@ -134,6 +160,7 @@ impl ConvertWarning {
             Self::TargetPortNotFound { .. } => "TargetPortNotFound",
             Self::ServiceAnnotation { .. } => "WrongAnnotation",
             Self::ServiceWithoutInbound { .. } => "ServiceWithoutInbound",
+            Self::ProbePath { .. } | Self::TooManyProbes { .. } => "ProbeNotRewritten",
         }
     }
 

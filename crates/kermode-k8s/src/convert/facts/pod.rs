@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus, Probe};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, HTTPGetAction, LifecycleHandler, Pod, PodSpec, PodStatus, Probe,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kermode_crds::annotation;
@@ -40,7 +42,8 @@ pub struct PodFacts {
     /// Long-running containers: `spec.containers`, then containers that only the status reports, then the native
     /// sidecars among `spec.initContainers`.
     pub containers: Box<[ContainerFacts]>,
-    /// HTTP probes of the application with a numeric port. Empty if the Pod has no annotation for virtual probes.
+    /// HTTP probes and hooks of the application with a numeric port. Empty if the Pod has no annotation for virtual
+    /// probes.
     pub probes: Box<[ProbeFacts]>,
     /// Controlling owner.
     pub owner: Option<OwnerRef>,
@@ -93,10 +96,12 @@ pub struct ContainerState {
     pub exit_code: Option<i32>,
 }
 
-/// One HTTP probe with a numeric port.
+/// One HTTP probe or hook with a numeric port, to which the kubelet sends plain text at the Pod's IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeFacts {
-    /// Index of the container in the Pod's `spec.containers`.
+    /// Whether the container is one of `spec.initContainers` instead of `spec.containers`.
+    pub is_init: bool,
+    /// Index of the container in its list.
     pub container: usize,
     /// Kind of the probe.
     pub kind: ProbeKind,
@@ -106,7 +111,7 @@ pub struct ProbeFacts {
     pub path: Arc<str>,
 }
 
-/// Kind of a container's probe.
+/// Kind of a container's probe or lifecycle hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
     /// `livenessProbe`.
@@ -115,6 +120,10 @@ pub enum ProbeKind {
     Readiness,
     /// `startupProbe`.
     Startup,
+    /// `lifecycle.postStart`.
+    PostStart,
+    /// `lifecycle.preStop`.
+    PreStop,
 }
 
 // === impl PodFacts ===
@@ -298,35 +307,77 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
     all.into()
 }
 
+/// Returns the probes and hooks of the ordinary containers and of the native sidecars. Other init containers have none.
 fn probes(spec: &PodSpec) -> Box<[ProbeFacts]> {
+    let init = spec.init_containers.iter().flatten().enumerate();
+    let lists = spec
+        .containers
+        .iter()
+        .enumerate()
+        .map(|(index, container)| (false, index, container))
+        .chain(init.map(|(index, container)| (true, index, container)));
     let mut probes = Vec::new();
-    for (index, container) in spec.containers.iter().enumerate() {
+    for (is_init, index, container) in lists {
         if is_sidecar(container) {
             continue;
         }
-        let of_container = [
-            (ProbeKind::Liveness, &container.liveness_probe),
-            (ProbeKind::Readiness, &container.readiness_probe),
-            (ProbeKind::Startup, &container.startup_probe),
+        let hooks = container.lifecycle.as_ref();
+        let actions = [
+            (
+                ProbeKind::Liveness,
+                http_of_probe(container.liveness_probe.as_ref()),
+            ),
+            (
+                ProbeKind::Readiness,
+                http_of_probe(container.readiness_probe.as_ref()),
+            ),
+            (
+                ProbeKind::Startup,
+                http_of_probe(container.startup_probe.as_ref()),
+            ),
+            (
+                ProbeKind::PostStart,
+                http_of_hook(hooks.and_then(|hooks| hooks.post_start.as_ref())),
+            ),
+            (
+                ProbeKind::PreStop,
+                http_of_hook(hooks.and_then(|hooks| hooks.pre_stop.as_ref())),
+            ),
         ];
-        for (kind, probe) in of_container {
-            probes.extend(probe.as_ref().and_then(|probe| http_probe(index, kind, probe)));
-        }
+        let facts = |(kind, action): (ProbeKind, Option<&HTTPGetAction>)| {
+            let (port, path) = plain_target(action?)?;
+            Some(ProbeFacts {
+                is_init,
+                container: index,
+                kind,
+                port,
+                path,
+            })
+        };
+        probes.extend(actions.into_iter().filter_map(facts));
     }
     probes.into()
 }
 
-fn http_probe(container: usize, kind: ProbeKind, probe: &Probe) -> Option<ProbeFacts> {
-    let get = probe.http_get.as_ref()?;
-    let IntOrString::Int(port) = &get.port else {
-        return None;
-    };
-    Some(ProbeFacts {
-        container,
-        kind,
-        port: port_number(*port)?,
-        path: get.path.as_deref().unwrap_or_default().into(),
-    })
+fn http_of_probe(probe: Option<&Probe>) -> Option<&HTTPGetAction> {
+    probe?.http_get.as_ref()
+}
+
+fn http_of_hook(hook: Option<&LifecycleHandler>) -> Option<&HTTPGetAction> {
+    hook?.http_get.as_ref()
+}
+
+/// Returns port and path of a request in plain text to the Pod's IP; `None` for other requests and for named ports.
+fn plain_target(action: &HTTPGetAction) -> Option<(u16, Arc<str>)> {
+    let has_host = action.host.as_ref().is_some_and(|host| !host.is_empty());
+    let is_plain = action.scheme.as_ref().is_none_or(|scheme| scheme != "HTTPS");
+    match &action.port {
+        IntOrString::Int(port) if is_plain && !has_host => Some((
+            port_number(*port)?,
+            action.path.as_deref().unwrap_or_default().into(),
+        )),
+        _ => None,
+    }
 }
 
 /// Whether a container is the sidecar: by its name, or, since a ContainerPatch may have renamed it, by environment
@@ -388,12 +439,14 @@ impl From<&ContainerStatus> for ContainerState {
 }
 
 impl ProbeKind {
-    /// Returns the name of the probe's field in a container.
+    /// Returns the path of the field in a container.
     pub fn field(self) -> &'static str {
         match self {
             Self::Liveness => "livenessProbe",
             Self::Readiness => "readinessProbe",
             Self::Startup => "startupProbe",
+            Self::PostStart => "lifecycle.postStart",
+            Self::PreStop => "lifecycle.preStop",
         }
     }
 }

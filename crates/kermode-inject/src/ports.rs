@@ -1,0 +1,148 @@
+//! Ports of the sidecar that the application uses as well (docs/reference/injection.md#ports-of-the-sidecar). All
+//! containers share the addresses of the Pod, so one of two servers on the same port does not start. The sidecar gives
+//! way: the annotations that injection writes tell all other parts which port it uses.
+
+use std::collections::BTreeSet;
+
+use kermode_crds::annotation as key;
+use serde_json::Value;
+
+use crate::names::SIDECAR;
+use crate::plan::Plan;
+use crate::pod::Pod;
+use crate::probes::{self, FoundProbe};
+use crate::trace::{Trace, TraceTopic};
+use crate::values::Values;
+
+/// First port above the privileged ones.
+const FIRST_UNPRIVILEGED: u16 = 1024;
+
+/// One port of the sidecar.
+struct OwnPort<'p> {
+    port: &'p mut u16,
+    /// Annotation that sets the port, and that injection writes.
+    annotation: &'static str,
+    /// Whether the sidecar uses the port for UDP too.
+    has_udp: bool,
+}
+
+/// Ports of the application.
+struct ApplicationPorts {
+    tcp: BTreeSet<u16>,
+    udp: BTreeSet<u16>,
+}
+
+/// Moves each port of the sidecar that the application declares, or at which it is probed, to the next free port.
+pub(crate) fn give_way(
+    plan: &mut Plan<'_>,
+    pod: &Pod<'_>,
+    annotations: &Values<'_>,
+    warnings: &mut Vec<String>,
+    trace: &mut Trace,
+) {
+    let application = ApplicationPorts::of(pod);
+    let serves_dns = plan.settings.builtin_dns.enabled;
+    let old_dns_port = plan.served_dns_port;
+    let is_injected = annotations.get(key::SIDECAR_INJECTED).is_some();
+    let mut own = own_ports(plan, serves_dns);
+    let mut taken: BTreeSet<u16> = own.iter().map(|own| *own.port).collect();
+    for own in &mut own {
+        let old = *own.port;
+        if old == 0 || !application.uses(old, own.has_udp) {
+            continue;
+        }
+        let is_free = |port: &u16| !taken.contains(port) && !application.uses(*port, own.has_udp);
+        let Some(new) = (old..=u16::MAX).chain(FIRST_UNPRIVILEGED..old).find(is_free) else {
+            warnings.push(format!(
+                "the application uses port {old} of the sidecar, and every other port: one of the two will not start. \
+                 Declare fewer ports"
+            ));
+            continue;
+        };
+        taken.insert(new);
+        *own.port = new;
+        trace.note(TraceTopic::Ports, || {
+            format!(
+                "the application uses port {old}: the sidecar uses {new} ({})",
+                own.annotation
+            )
+        });
+        if annotations.get(own.annotation).is_some() && !is_injected {
+            warnings.push(format!(
+                "annotation {} on {}: the application uses port {old} itself; the sidecar uses {new} instead",
+                own.annotation, annotations.object
+            ));
+        }
+    }
+    if plan.dns_port == Some(old_dns_port) {
+        plan.dns_port = Some(plan.served_dns_port);
+    }
+}
+
+/// Returns the ports at which the sidecar listens.
+fn own_ports<'p>(plan: &'p mut Plan<'_>, serves_dns: bool) -> Vec<OwnPort<'p>> {
+    let tcp = |port, annotation| OwnPort {
+        port,
+        annotation,
+        has_udp: false,
+    };
+    let mut own = vec![
+        tcp(
+            &mut plan.redirect_ports.outbound,
+            key::TRANSPARENT_PROXYING_OUTBOUND_PORT,
+        ),
+        tcp(
+            &mut plan.redirect_ports.inbound,
+            key::TRANSPARENT_PROXYING_INBOUND_PORT,
+        ),
+        tcp(
+            &mut plan.redirect_ports.inbound_v6,
+            key::TRANSPARENT_PROXYING_INBOUND_V6_PORT,
+        ),
+        tcp(&mut plan.admin_port, key::ENVOY_ADMIN_PORT),
+        tcp(&mut plan.virtual_probes_port, key::VIRTUAL_PROBES_PORT),
+    ];
+    if serves_dns {
+        own.push(OwnPort {
+            port: &mut plan.served_dns_port,
+            annotation: key::BUILTIN_DNS_PORT,
+            has_udp: true,
+        });
+    }
+    own
+}
+
+// === impl ApplicationPorts ===
+
+impl ApplicationPorts {
+    /// Reads the declared ports of all containers and the probed ports. Init containers are included, since a native
+    /// sidecar runs beside them.
+    fn of(pod: &Pod<'_>) -> Self {
+        let mut ports = Self {
+            tcp: probes::find(pod)
+                .iter()
+                .filter_map(FoundProbe::application_port)
+                .collect(),
+            udp: BTreeSet::new(),
+        };
+        let containers = pod.containers.iter().chain(&pod.init_containers);
+        for container in containers.filter(|container| container.name != SIDECAR) {
+            for port in container.list("ports") {
+                let number = port.get("containerPort").and_then(Value::as_u64);
+                let Some(number) = number.and_then(|number| u16::try_from(number).ok()) else {
+                    continue;
+                };
+                match port.get("protocol").and_then(Value::as_str) {
+                    None | Some("TCP") => ports.tcp.insert(number),
+                    Some("UDP") => ports.udp.insert(number),
+                    Some(_) => false,
+                };
+            }
+        }
+        ports
+    }
+
+    fn uses(&self, port: u16, or_udp: bool) -> bool {
+        self.tcp.contains(&port) || or_udp && self.udp.contains(&port)
+    }
+}

@@ -1,0 +1,295 @@
+//! Tests of virtual probes and of the sidecar's ports: nothing about a probe denies a Pod
+//! (docs/reference/injection.md#virtual-probes).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic fails the test"
+)]
+
+mod fixture;
+
+use kermode_inject::settings::SidecarMode;
+use kermode_inject::{Outcome, Settings, inject};
+use kermode_model::MAX_PROBES;
+use serde_json::{Value, json};
+
+use crate::fixture::Fixture;
+
+fn mk_pod(annotations: Value, spec: Value) -> Value {
+    let labels = json!({"kuma.io/sidecar-injection": "enabled"});
+    json!({"metadata": {"name": "p", "labels": labels, "annotations": annotations}, "spec": spec})
+}
+
+/// Returns the Pod after injection, and the warnings.
+fn injected(pod: &Value, sidecar_mode: SidecarMode) -> (Value, Vec<String>) {
+    let settings = Settings {
+        sidecar_mode,
+        native_sidecars_supported: true,
+        ..Settings::default()
+    };
+    let outcome = Fixture::default().with(|context| inject(pod, &settings, context));
+    let Ok(Outcome::Injected(injection)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    let mut after = pod.clone();
+    json_patch::patch(&mut after, &injection.patch).expect("the patch applies");
+    (after, injection.warnings)
+}
+
+fn annotation<'a>(pod: &'a Value, key: &str) -> &'a str {
+    pod["metadata"]["annotations"][key].as_str().expect(key)
+}
+
+fn sidecar_of(pod: &Value) -> &Value {
+    let init = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    init.chain(containers)
+        .find(|container| container["name"] == "kuma-sidecar")
+        .expect("a sidecar")
+}
+
+fn variable<'a>(pod: &'a Value, name: &str) -> &'a str {
+    let variables = sidecar_of(pod)["env"].as_array().unwrap();
+    let variable = variables.iter().find(|variable| variable["name"] == name);
+    variable.expect(name)["value"].as_str().unwrap()
+}
+
+#[test]
+fn probe_on_the_virtual_probes_port_moves_that_port() {
+    let pod = mk_pod(
+        json!({}),
+        json!({"containers": [{
+            "name": "object-store",
+            "ports": [{"name": "api", "containerPort": 9000}, {"containerPort": 9001}],
+            "livenessProbe": {"httpGet": {"path": "/healthz", "port": "api"}},
+        }]}),
+    );
+    let (after, warnings) = injected(&pod, SidecarMode::Native);
+    assert_eq!(annotation(&after, "kuma.io/virtual-probes-port"), "9002");
+    assert_eq!(
+        after["spec"]["containers"][0]["livenessProbe"],
+        json!({"httpGet": {"path": "/9000/healthz", "port": 9002}})
+    );
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn undeclared_port_of_a_probe_or_hook_moves_the_virtual_probes_port() {
+    for container in [
+        json!({"name": "a", "livenessProbe": {"tcpSocket": {"port": 9000}}}),
+        json!({"name": "a", "readinessProbe": {"grpc": {"port": 9000}}}),
+        json!({"name": "a", "lifecycle": {"preStop": {"httpGet": {"port": 9000}}}}),
+    ] {
+        let (after, _) = injected(
+            &mk_pod(json!({}), json!({"containers": [container]})),
+            SidecarMode::Native,
+        );
+        assert_eq!(
+            annotation(&after, "kuma.io/virtual-probes-port"),
+            "9001",
+            "{container}"
+        );
+    }
+}
+
+#[test]
+fn every_port_of_the_sidecar_gives_way_to_a_declared_port() {
+    let ports = [9901, 9000, 15001, 15006, 15010, 15053];
+    let ports: Vec<_> = ports.iter().map(|port| json!({"containerPort": port})).collect();
+    // Ports of init containers count: a native sidecar runs beside them.
+    let spec = json!({
+        "initContainers": [{"name": "i", "ports": [{"containerPort": 9902}]}],
+        "containers": [{"name": "own-proxy", "ports": ports}],
+    });
+    let (after, warnings) = injected(&mk_pod(json!({}), spec), SidecarMode::Native);
+    for (key, port) in [
+        ("kuma.io/envoy-admin-port", "9903"),
+        ("kuma.io/virtual-probes-port", "9001"),
+        ("kuma.io/transparent-proxying-outbound-port", "15002"),
+        ("kuma.io/transparent-proxying-inbound-port", "15007"),
+        ("kuma.io/transparent-proxying-inbound-v6-port", "15011"),
+        ("kuma.io/builtin-dns-port", "15054"),
+        ("kuma.io/builtindnsport", "15054"),
+    ] {
+        assert_eq!(annotation(&after, key), port, "{key}");
+    }
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(variable(&after, "KUMA_DATAPLANE_ADMIN_PORT"), "9903");
+    assert_eq!(variable(&after, "KUMA_DNS_CORE_DNS_PORT"), "15054");
+    assert_eq!(sidecar_of(&after)["readinessProbe"]["httpGet"]["port"], 9903);
+    let init = after["spec"]["initContainers"][0]["args"].to_string();
+    for arguments in [
+        r#""--redirect-outbound-port","15002""#,
+        r#""--redirect-inbound-port","15007""#,
+        r#""--redirect-inbound-port-v6","15011""#,
+        "15054",
+    ] {
+        assert!(init.contains(arguments), "{arguments} not in {init}");
+    }
+}
+
+#[test]
+fn udp_port_moves_only_dns() {
+    let ports: Vec<_> = [9901, 15053]
+        .iter()
+        .map(|port| json!({"containerPort": port, "protocol": "UDP"}))
+        .collect();
+    let spec = json!({"containers": [{"name": "a", "ports": ports}]});
+    let (after, _) = injected(&mk_pod(json!({}), spec), SidecarMode::Native);
+    assert_eq!(annotation(&after, "kuma.io/envoy-admin-port"), "9901");
+    assert_eq!(annotation(&after, "kuma.io/builtin-dns-port"), "15054");
+}
+
+#[test]
+fn annotated_port_that_the_application_uses_moves_with_a_warning() {
+    let annotations = json!({"kuma.io/envoy-admin-port": "8001"});
+    let spec = json!({"containers": [{"name": "a", "ports": [{"containerPort": 8001}]}]});
+    let (after, warnings) = injected(&mk_pod(annotations, spec), SidecarMode::Native);
+    assert_eq!(annotation(&after, "kuma.io/envoy-admin-port"), "8002");
+    let [warning] = &*warnings else {
+        panic!("{warnings:?}")
+    };
+    assert!(
+        warning.contains("kuma.io/envoy-admin-port") && warning.contains("8001") && warning.contains("8002"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn probe_that_cannot_be_resolved_stays_with_a_warning() {
+    let container = json!({
+        "name": "a",
+        "livenessProbe": {"httpGet": {"port": "nowhere"}},
+        "readinessProbe": {"tcpSocket": {"port": 70000}},
+        "startupProbe": {"grpc": {"port": 1, "service": "s".repeat(1025)}},
+        "lifecycle": {"preStop": {"httpGet": {"port": 0}}, "postStart": {"httpGet": {"port": true}}},
+    });
+    let (after, warnings) = injected(
+        &mk_pod(
+            json!({}),
+            json!({"containers": [container, {"name": "b", "livenessProbe": {"httpGet": {}}}]}),
+        ),
+        SidecarMode::Native,
+    );
+    assert_eq!(after["spec"]["containers"][0], container);
+    assert_eq!(warnings.len(), 6, "{warnings:?}");
+    assert!(
+        warnings[0]
+            .starts_with("container \"a\": livenessProbe: httpGet.port: the container has no port named"),
+        "{warnings:?}"
+    );
+    assert!(warnings[5].starts_with("1 other"), "{warnings:?}");
+}
+
+#[test]
+fn handler_with_a_host_and_command_stay_as_they_are() {
+    let container = json!({
+        "name": "a",
+        "livenessProbe": {"httpGet": {"port": 8080, "host": "10.0.0.9"}},
+        "readinessProbe": {"tcpSocket": {"port": 8080, "host": "10.0.0.9"}},
+        "startupProbe": {"exec": {"command": ["true"]}},
+        "lifecycle": {
+            "preStop": {"httpGet": {"port": 8080, "host": "10.0.0.9"}},
+            // The kubelet rejects this hook.
+            "postStart": {"tcpSocket": {"port": 8080}},
+        },
+    });
+    let pod = mk_pod(json!({}), json!({"containers": [container]}));
+    let (after, warnings) = injected(&pod, SidecarMode::Native);
+    assert_eq!(after["spec"]["containers"][0], container);
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn container_that_starts_before_a_classic_sidecar_keeps_its_startup_probe() {
+    let get = json!({"httpGet": {"path": "/x", "port": 8282}});
+    let agent = json!({
+        "name": "agent", "restartPolicy": "Always",
+        "startupProbe": get, "livenessProbe": get,
+        "lifecycle": {"postStart": get, "preStop": get},
+    });
+    let pod = mk_pod(
+        json!({}),
+        json!({"initContainers": [agent], "containers": [{"name": "a"}]}),
+    );
+    let (after, warnings) = injected(&pod, SidecarMode::Classic);
+    let agent = &after["spec"]["initContainers"][0];
+    let virtual_get = json!({"httpGet": {"path": "/8282/x", "port": 9000}});
+    assert_eq!(agent["startupProbe"], get);
+    assert_eq!(agent["lifecycle"]["postStart"], get);
+    assert_eq!(agent["livenessProbe"], virtual_get);
+    assert_eq!(agent["lifecycle"]["preStop"], virtual_get);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+
+    let (after, warnings) = injected(&pod, SidecarMode::Native);
+    let agent = &after["spec"]["initContainers"][2];
+    assert_eq!(agent["startupProbe"], virtual_get);
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn probe_of_an_earlier_injection_follows_the_port() {
+    let annotations = json!({"kuma.io/sidecar-injected": "true", "kuma.io/virtual-probes-port": "9000"});
+    let get = |path: &str, port: u16| json!({"httpGet": {"path": path, "port": port}});
+    let spec = |ports: Value| {
+        json!({"containers": [
+            {"name": "a", "livenessProbe": get("/8080/x", 9000), "readinessProbe": get("/tcp/8080", 9000)},
+            {"name": "late", "ports": ports},
+        ]})
+    };
+    let (after, _) = injected(&mk_pod(annotations.clone(), spec(json!([]))), SidecarMode::Native);
+    assert_eq!(after["spec"]["containers"], spec(json!([]))["containers"]);
+
+    let ports = json!([{"containerPort": 9000}]);
+    let (after, _) = injected(&mk_pod(annotations, spec(ports)), SidecarMode::Native);
+    let container = &after["spec"]["containers"][0];
+    assert_eq!(container["livenessProbe"], get("/8080/x", 9001));
+    assert_eq!(container["readinessProbe"], get("/tcp/8080", 9001));
+}
+
+#[test]
+fn port_of_the_sidecar_stays_with_a_warning_if_the_application_declares_every_port() {
+    let ports: Vec<_> = (1..=65535).map(|port| json!({"containerPort": port})).collect();
+    let spec = json!({"containers": [{"name": "a", "ports": ports}]});
+    let (after, warnings) = injected(&mk_pod(json!({}), spec), SidecarMode::Native);
+    assert_eq!(annotation(&after, "kuma.io/virtual-probes-port"), "9000");
+    assert_eq!(annotation(&after, "kuma.io/envoy-admin-port"), "9901");
+    assert_eq!(warnings.len(), 6, "{warnings:?}");
+    assert!(
+        warnings
+            .iter()
+            .any(|warning| warning.contains("port 9901 of the sidecar")),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn sidecar_answers_a_limited_number_of_probes() {
+    let container = |index: usize| {
+        let probe = json!({"tcpSocket": {"port": index + 1}});
+        json!({"name": format!("c{index}"), "livenessProbe": probe, "readinessProbe": probe})
+    };
+    let containers: Vec<_> = (0..300).map(container).collect();
+    let pod = mk_pod(json!({}), json!({"containers": containers}));
+    let (after, warnings) = injected(&pod, SidecarMode::Native);
+    assert_eq!(after.to_string().matches("\"path\":\"/tcp/").count(), MAX_PROBES);
+    assert_eq!(after.to_string().matches("tcpSocket").count(), 600 - MAX_PROBES);
+    assert!(
+        warnings[0].contains("at most 500 probes") && warnings[5].starts_with("95 other"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn path_that_is_too_long_stays_with_a_warning() {
+    let container =
+        json!({"name": "a", "livenessProbe": {"httpGet": {"port": 80, "path": "/".repeat(5_000)}}});
+    let (after, warnings) = injected(
+        &mk_pod(json!({}), json!({"containers": [container]})),
+        SidecarMode::Native,
+    );
+    assert_eq!(after["spec"]["containers"][0], container);
+    assert!(warnings[0].contains("longer than 4096 bytes"), "{warnings:?}");
+}
