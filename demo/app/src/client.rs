@@ -58,7 +58,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             &json!(with_locked(&served_counters, |counters| counters.clone())),
         ),
     };
-    listener::serve(listener, handler, shutdown.wait()).await;
+    listener::serve(listener, None, handler, shutdown.wait()).await;
     calls.abort();
     log.abort();
     let line = with_locked(&counters, |counters| counters.line_since(&Counters::default()));

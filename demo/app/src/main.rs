@@ -16,6 +16,7 @@ mod server;
 mod shutdown;
 mod target;
 mod tcp_probe;
+mod tls;
 
 use std::process::ExitCode;
 

@@ -35,7 +35,12 @@ impl RoleProcess {
 
     /// Starts a role that listens on a free port. Returns the process and its address.
     fn listening(role: &str) -> (Self, String) {
-        let (child, line) = Self::start(&[role, "--listen=127.0.0.1:0"]);
+        Self::listening_with(&[role])
+    }
+
+    /// Starts a role with flags that listens on a free port. Returns the process and its address.
+    fn listening_with(args: &[&str]) -> (Self, String) {
+        let (child, line) = Self::start(&[args, &["--listen=127.0.0.1:0"]].concat());
         let address = line.rsplit(' ').next().expect("an address").to_owned();
         (child, address)
     }
@@ -164,4 +169,33 @@ fn client_counts_requests_and_serves_its_counters() {
     assert_eq!(counters["byPod"].as_object().map(serde_json::Map::len), Some(1));
     assert_eq!(counters["lastAnswer"]["path"], "/");
     assert!(client.terminate().success());
+}
+
+/// Sends a request with curl, which accepts any certificate. Returns the response as curl writes it.
+fn curl(args: &[&str]) -> Vec<u8> {
+    let output = Command::new("curl")
+        .args(["--silent", "--insecure", "--max-time", "30"])
+        .args(args)
+        .output()
+        .expect("curl runs");
+    output.stdout
+}
+
+#[test]
+fn server_responds_to_health_checks_of_every_protocol() {
+    for (flags, status, serving) in [(&[][..], "200", 1), (&["--unhealthy"], "503", 2)] {
+        let (_plain, plain) = RoleProcess::listening_with(&[&["server"], flags].concat());
+        let (_secure, secure) = RoleProcess::listening_with(&[&["server", "--tls"], flags].concat());
+        let write_status = ["--output", "/dev/null", "--write-out", "%{http_code}"];
+        for url in [
+            format!("http://{plain}/healthz"),
+            format!("https://{secure}/healthz"),
+        ] {
+            let arguments = [&write_status[..], &[&url]].concat();
+            assert_eq!(curl(&arguments), status.as_bytes(), "{url}");
+        }
+        let url = format!("http://{plain}/grpc.health.v1.Health/Check");
+        let message = curl(&["--http2-prior-knowledge", "--data", "", &url]);
+        assert_eq!(message, [0, 0, 0, 0, 2, 8, serving]);
+    }
 }

@@ -20,6 +20,7 @@ mod outage;
 mod outside;
 mod patches;
 mod permission;
+mod probes;
 mod server_changes;
 mod without_sidecar;
 
@@ -94,6 +95,10 @@ fn application_tests() -> Vec<Test> {
         patches::patch_outside_the_system_namespace_or_with_invalid_json_is_denied,
         patches::sidecar_needs_only_the_capability_net_bind_service,
         patches::restricted_pods_pass_pod_security_admission,
+        probes::probes_and_hooks_of_every_protocol_work_under_strict,
+        probes::failing_probe_of_every_protocol_keeps_its_container_unready,
+        probes::applications_on_ports_of_the_sidecar_become_ready,
+        probes::start_of_a_sidecar_causes_no_event_about_a_failed_probe,
         server_changes::added_pods_get_requests,
         server_changes::removed_pods_get_no_requests,
         server_changes::only_new_pods_get_requests_after_a_rollout_restart,
