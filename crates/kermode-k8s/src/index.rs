@@ -84,7 +84,7 @@ impl Index {
         self.unlink(&key);
         self.link(&pod);
         match self.pods.entry(key.clone()) {
-            hash_map::Entry::Occupied(mut entry) => entry.get_mut().facts = pod,
+            hash_map::Entry::Occupied(mut entry) => entry.get_mut().replace_facts(pod),
             hash_map::Entry::Vacant(entry) => {
                 entry.insert(PodEntry::new(pod));
             }

@@ -103,10 +103,9 @@ impl ProxyState {
         let before = std::mem::replace(&mut self.progress, progress);
         let has_acceptance_changed = (before.rejected_resources == 0) != (progress.rejected_resources == 0);
         let is_first_acknowledgement = before.acknowledged == 0 && progress.acknowledged != 0;
-        if has_acceptance_changed {
-            self.acceptance_changed_at = now;
-        }
+        // The first acknowledgement ends the status Unknown of the condition.
         if has_acceptance_changed || is_first_acknowledgement {
+            self.acceptance_changed_at = now;
             Urgency::Soon
         } else {
             Urgency::Versions
@@ -322,6 +321,19 @@ mod tests {
             .sidecar
             .and_then(|sidecar| sidecar.configuration.last_rejection);
         assert_eq!(last.expect("a rejection").message, "no such filter");
+    }
+
+    #[test]
+    fn first_acknowledgement_is_a_transition_of_the_condition() {
+        let mut proxy = mk_connected_proxy();
+        assert_eq!(condition_statuses(&proxy)[1], "ConfigurationAccepted=Unknown");
+        proxy.on_report(1, &mk_progress(2, 0, 0), at(3));
+        proxy.on_report(1, &mk_progress(2, 2, 0), at(7));
+        assert_eq!(condition_statuses(&proxy)[1], "ConfigurationAccepted=True");
+        assert_eq!(
+            proxy.status("cp-1").conditions[1].last_transition_time,
+            Time(at(7))
+        );
     }
 
     #[test]

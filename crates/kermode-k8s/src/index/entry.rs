@@ -41,6 +41,16 @@ impl PodEntry {
         }
     }
 
+    /// Replaces the facts. What was reported about an earlier Pod of the same name must be reported about the new Pod
+    /// again.
+    pub(super) fn replace_facts(&mut self, facts: PodFacts) {
+        if self.facts.uid != facts.uid {
+            self.error = None;
+            self.is_quit_reported = false;
+        }
+        self.facts = facts;
+    }
+
     pub(super) fn key(&self) -> &ObjectKey {
         &self.facts.key
     }
@@ -130,7 +140,7 @@ impl PodEntry {
             let are_warnings_reported = self
                 .current
                 .as_ref()
-                .is_some_and(|current| current.warnings == new.warnings);
+                .is_some_and(|current| current.warnings == new.warnings && current.pod_uid == new.pod_uid);
             changes.dataplanes.push(DataplaneChange::Upsert {
                 dataplane: new.dataplane.clone(),
                 pod_uid: new.pod_uid.clone(),

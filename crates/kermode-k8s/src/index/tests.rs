@@ -274,6 +274,22 @@ fn pod_does_not_get_the_dataplane_of_an_earlier_pod_of_the_same_name() {
 }
 
 #[test]
+fn error_of_an_earlier_pod_of_the_same_name_is_reported_again() {
+    let mut index = Index::default();
+    let mut pod = pod_json("web-0", "10.0.0.1", web_labels());
+    pod["metadata"]["annotations"]["kuma.io/envoy-admin-port"] = json!("nonsense");
+    for uid in ["first", "second"] {
+        pod["metadata"]["uid"] = json!(uid);
+        let changes = index.apply_pod(read_pod(&pod));
+        assert!(
+            matches!(&*changes.dataplanes, [DataplaneChange::Failed { pod_uid, .. }] if **pod_uid == *uid),
+            "{:?}",
+            changes.dataplanes
+        );
+    }
+}
+
+#[test]
 fn dataplane_of_a_failed_pod_is_deleted() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
