@@ -1,4 +1,4 @@
-//! Directory of the objects that admission reads: Namespaces, Meshes, ContainerPatches and Nodes.
+//! Directory of the objects that admission reads: Namespaces, Meshes, ContainerPatches, Nodes, and names of services.
 //!
 //! The directory is separate from the index, so that a burst of Pod events does not delay an admission.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::convert::facts::{NamespaceFacts, Pairs};
-use kermode_model::KubernetesVersion;
+use kermode_model::{KubernetesVersion, MeshName, ObjectKey, ServiceName};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Objects that admission reads. The engine updates the directory from its watches. Cheap to clone.
@@ -25,6 +25,66 @@ pub struct Contents {
     pub container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
     /// Versions of the kubelets of Nodes to which Pods with a sidecar may be scheduled.
     pub nodes: KubeletVersions,
+    /// Names of services and gateways.
+    pub services: ServiceNames,
+}
+
+/// Names of the services that have an endpoint, and names of gateways. A gateway has no inbound, but a permission may name
+/// the gateway as a client.
+#[derive(Debug, Default)]
+pub struct ServiceNames {
+    with_endpoints: HashMap<MeshName, HashSet<ServiceName>>,
+    gateways: HashMap<ObjectKey, GatewayName>,
+}
+
+/// Mesh and name of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayName {
+    /// Mesh of the gateway's Dataplane.
+    pub mesh: MeshName,
+    /// Name of the gateway: the service in its certificate.
+    pub service: ServiceName,
+}
+
+impl ServiceNames {
+    /// Whether the service has an endpoint in the mesh, or a gateway of the mesh has this name.
+    pub fn contains(&self, mesh: &MeshName, service: &ServiceName) -> bool {
+        let mut gateways = self.gateways.values();
+        self.has_endpoint(mesh, service)
+            || gateways.any(|gateway| gateway.mesh == *mesh && gateway.service == *service)
+    }
+
+    /// Whether the service has an endpoint in the mesh.
+    pub fn has_endpoint(&self, mesh: &MeshName, service: &ServiceName) -> bool {
+        let services = self.with_endpoints.get(mesh);
+        services.is_some_and(|services| services.contains(service))
+    }
+
+    /// The name of the gateway with this Dataplane.
+    pub fn gateway(&self, dataplane: &ObjectKey) -> Option<&GatewayName> {
+        self.gateways.get(dataplane)
+    }
+
+    /// Adds or removes a service with an endpoint.
+    pub fn set(&mut self, mesh: &MeshName, service: &ServiceName, exists: bool) {
+        if exists {
+            let services = self.with_endpoints.entry(mesh.clone()).or_default();
+            services.insert(service.clone());
+        } else if let Some(services) = self.with_endpoints.get_mut(mesh) {
+            services.remove(service);
+            if services.is_empty() {
+                self.with_endpoints.remove(mesh);
+            }
+        }
+    }
+
+    /// Sets the name of the gateway with this Dataplane; `None` if the Dataplane is no gateway or does not exist.
+    pub fn set_gateway(&mut self, dataplane: ObjectKey, name: Option<GatewayName>) {
+        match name {
+            Some(name) => self.gateways.insert(dataplane, name),
+            None => self.gateways.remove(&dataplane),
+        };
+    }
 }
 
 /// Versions of kubelets, by Node.

@@ -74,7 +74,7 @@ impl Webhooks {
     }
 
     /// Decides on the Pod. If objects are missing in the directory, looks up these objects in the API server and
-    /// repeats the decision.
+    /// repeats the decision. Adds the warnings about services that do not exist.
     ///
     /// # Errors
     /// The denial, and the error message of the lookup if the lookup failed.
@@ -95,7 +95,14 @@ impl Webhooks {
                 Err(problem) => return Err((denial, Some(problem))),
             };
         }
-        result.map_err(|denial| (denial, None))
+        let mut outcome = result.map_err(|denial| (denial, None))?;
+        if let Outcome::Injected(injection) = &mut outcome {
+            let warnings = self
+                .warnings_of_pod(pod, injection.mesh.as_str(), deadlines)
+                .await;
+            injection.warnings.extend(warnings);
+        }
+        Ok(outcome)
     }
 
     /// Decides with the objects of the directory and the objects that were looked up.

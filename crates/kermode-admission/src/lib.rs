@@ -1,5 +1,5 @@
 //! The admission webhooks, which inject sidecars, validate Kermode's resources, and warn about misplaced injection
-//! labels.
+//! labels and about names of services that do not exist.
 //!
 //! The webhooks decide with the objects in the [`directory`]. If the directory does not have an object yet, such as a
 //! Namespace created a moment ago, a webhook looks up the object in the API server, within the timeout of the review.
@@ -14,6 +14,7 @@ mod lookup;
 mod memory;
 mod metrics;
 mod review;
+mod services;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -41,7 +42,7 @@ use self::memory::{MAX_BODY, MemoryBudget};
 pub struct Webhooks {
     /// Settings of injection.
     pub settings: kermode_inject::Settings,
-    /// Directory of Namespaces, Meshes and ContainerPatches.
+    /// Directory of the objects that admission reads.
     pub directory: Directory,
     /// Client for lookups of objects that the directory does not have yet.
     pub client: Client,

@@ -61,10 +61,7 @@ impl Webhooks {
                 "PatchDoesNotApply",
                 self.warnings_of_container_patch(&request.object),
             ),
-            "MeshTrafficPermission" => {
-                let unknown_mesh = self.unknown_mesh_warning(&request.object, deadlines).await;
-                ("MeshNotFound", unknown_mesh.into_iter().collect())
-            }
+            "MeshTrafficPermission" => self.permission_warnings(&request.object, deadlines).await,
             _ => return (VALID, Vec::new()),
         };
         (if warnings.is_empty() { VALID } else { reason }, warnings)
@@ -82,6 +79,16 @@ impl Webhooks {
             )
         };
         failure.map(warn).into_iter().collect()
+    }
+
+    /// Returns the warnings about the Mesh or the services of a MeshTrafficPermission, and the reason.
+    async fn permission_warnings(&self, object: &Value, deadlines: Deadlines) -> (&'static str, Vec<String>) {
+        if let Some(warning) = self.unknown_mesh_warning(object, deadlines).await {
+            return ("MeshNotFound", vec![warning]);
+        }
+        let mesh = mesh_of(object);
+        let warnings = self.warnings_of_permission(object, mesh, deadlines).await;
+        ("ServiceNotFound", warnings)
     }
 
     /// Returns a warning about a MeshTrafficPermission whose Mesh does not exist. The permission is accepted, because its

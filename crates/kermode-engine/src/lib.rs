@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kermode_admission::directory::{Directory, NamespaceRecord};
+use kermode_admission::directory::{Directory, GatewayName, NamespaceRecord};
 use kermode_k8s::controller::recorder::{EventRecorder, Subject};
 use kermode_k8s::controller::watch::Update;
 use kermode_k8s::controller::writer::Writer;
@@ -27,8 +27,8 @@ use kermode_k8s::convert::WarningSubject;
 use kermode_k8s::convert::facts::{IntermediateId, NamespaceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_k8s::shared_index::SharedIndex;
-use kermode_model::view::Touched;
-use kermode_model::{Dataplane, Inbound, KubernetesVersion, MeshName, ObjectKey};
+use kermode_model::view::{MeshView, Touched};
+use kermode_model::{Dataplane, Inbound, KubernetesVersion, MeshName, ObjectKey, ServiceName};
 use kermode_removals::EndpointRemovals;
 use kermode_runtime::readiness::ReadinessGuard;
 use kermode_xds::publisher::Publisher;
@@ -70,6 +70,12 @@ pub struct Engine {
 
 /// Services about which an Event was recorded in the current batch, with the reason of the Event.
 type ReportedServices = HashSet<(ObjectKey, &'static str)>;
+
+/// Service that gained its first or lost its last endpoint, and whether it has endpoints now.
+type ChangedService<'t> = (&'t MeshName, &'t ServiceName, bool);
+
+/// Dataplane that became a gateway, or a gateway whose name changed, with its name now.
+type ChangedGateway<'t> = (&'t ObjectKey, Option<GatewayName>);
 
 /// State until the first publication.
 struct Startup {
@@ -209,7 +215,54 @@ impl Engine {
         }
         self.metrics
             .pods_converted(index.conversions() - conversions_before);
+        self.update_service_names(&index, &all_changes.touched);
         all_changes
+    }
+
+    /// Updates the names of services and gateways in the directory: a service is added with its first endpoint and
+    /// removed with its last.
+    fn update_service_names(&self, index: &Index, touched: &[Touched]) {
+        let (services, gateways) = self.changed_service_names(index.view(), touched);
+        if services.is_empty() && gateways.is_empty() {
+            return;
+        }
+        let mut directory = self.directory.write();
+        for (mesh, service, exists) in services {
+            directory.services.set(mesh, service, exists);
+        }
+        for (dataplane, name) in gateways {
+            directory.services.set_gateway(dataplane.clone(), name);
+        }
+    }
+
+    /// Returns the touched services and gateways for which the directory differs from the view.
+    fn changed_service_names<'t>(
+        &self,
+        view: &MeshView,
+        touched: &'t [Touched],
+    ) -> (Vec<ChangedService<'t>>, Vec<ChangedGateway<'t>>) {
+        let directory = self.directory.read();
+        let names = &directory.services;
+        let mut services = Vec::new();
+        let mut gateways = Vec::new();
+        for part in touched {
+            match part {
+                Touched::Service(mesh, service) => {
+                    let exists = view.service(mesh, service).is_some();
+                    if names.has_endpoint(mesh, service) != exists {
+                        services.push((mesh, service, exists));
+                    }
+                }
+                Touched::Dataplane(key) => {
+                    let name = view.dataplane(key).and_then(|dataplane| gateway_name(dataplane));
+                    if names.gateway(key) != name.as_ref() {
+                        gateways.push((key, name));
+                    }
+                }
+                Touched::Mesh(_) | Touched::Inbound(..) => {}
+            }
+        }
+        (services, gateways)
     }
 
     fn apply_update(&self, index: &mut Index, update: ObjectUpdate) -> Changes {
@@ -406,6 +459,14 @@ fn subject(kind: &'static str, key: &ObjectKey, uid: &Arc<str>) -> Subject {
         key: key.clone(),
         uid: uid.to_string(),
     }
+}
+
+/// Returns the name of a gateway; `None` if the Dataplane is no gateway.
+fn gateway_name(dataplane: &Dataplane) -> Option<GatewayName> {
+    dataplane.gateway.as_ref()?;
+    let service = dataplane.services().into_iter().next()?;
+    let mesh = dataplane.mesh.clone();
+    Some(GatewayName { mesh, service })
 }
 
 /// Whether the proxy of the Dataplane counts as an endpoint: at least one inbound is ready.

@@ -57,10 +57,14 @@ fn mk_engine(client: Client, is_leader: watch::Receiver<bool>) -> Engine {
 }
 
 fn mk_pod(name: &str, ip: &str) -> WatchEvent {
+    mk_pod_with_annotations(name, ip, json!({"kuma.io/sidecar-injected": "true"}))
+}
+
+fn mk_pod_with_annotations(name: &str, ip: &str, annotations: Value) -> WatchEvent {
     let pod = json!({
         "metadata": {
             "name": name, "namespace": "demo", "uid": format!("uid-of-{name}"), "labels": {"app": "web"},
-            "annotations": {"kuma.io/sidecar-injected": "true"},
+            "annotations": annotations,
         },
         "spec": {"containers": [
             {"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]},
@@ -191,4 +195,52 @@ fn write_delay_grows_with_the_number_of_proxies_up_to_a_limit() {
     assert_eq!(write_delay(0), Duration::ZERO);
     assert_eq!(write_delay(1_000), Duration::from_millis(30));
     assert_eq!(write_delay(usize::MAX), MAX_WRITE_DELAY);
+}
+
+#[tokio::test]
+async fn directory_has_the_services_of_which_a_pod_has_an_inbound() {
+    let (client, _requests) = mk_client();
+    let (_is_leader, leadership) = watch::channel(false);
+    let engine = mk_engine(client, leadership);
+    let apply = |events: Vec<WatchEvent>| engine.apply(events.into_iter().map(|event| event.update), None);
+    let has_service = || {
+        let (mesh, service) = ("default".into(), "web_demo_svc_80".into());
+        engine.directory.read().services.contains(&mesh, &service)
+    };
+    let removal = |name: &str| ObjectUpdate::Pod(Update::Gone(ObjectKey::new("demo", name))).into();
+    apply(vec![mk_service("web", json!([{"port": 80, "targetPort": 8080}]))]);
+    assert!(!has_service());
+    apply(vec![mk_pod("web-1", "10.0.0.1"), mk_pod("web-2", "10.0.0.2")]);
+    assert!(has_service());
+    apply(vec![removal("web-1")]);
+    assert!(has_service());
+    apply(vec![removal("web-2")]);
+    assert!(!has_service());
+}
+
+#[tokio::test]
+async fn directory_has_the_names_of_gateways() {
+    let (client, _requests) = mk_client();
+    let (_is_leader, leadership) = watch::channel(false);
+    let engine = mk_engine(client, leadership);
+    let apply = |event: WatchEvent| engine.apply([event.update].into_iter(), None);
+    let has_gateway = |name: &str| {
+        let service = format!("{name}_demo_svc");
+        let mesh = "default".into();
+        engine
+            .directory
+            .read()
+            .services
+            .contains(&mesh, &service.as_str().into())
+    };
+    let gateway = |name: &str, ip: &str, kind: &str| {
+        let annotations = json!({"kuma.io/sidecar-injected": "true", "kuma.io/gateway": kind});
+        mk_pod_with_annotations(name, ip, annotations)
+    };
+    apply(gateway("kong", "10.0.0.3", "enabled"));
+    apply(gateway("traefik", "10.0.0.4", "provided"));
+    assert!(has_gateway("kong") && has_gateway("traefik"));
+    apply(ObjectUpdate::Pod(Update::Gone(ObjectKey::new("demo", "kong"))).into());
+    assert!(!has_gateway("kong"));
+    assert!(has_gateway("traefik"));
 }

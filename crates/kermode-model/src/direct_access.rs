@@ -13,7 +13,7 @@ use crate::{Dataplane, MeshName, ObjectKey, ServiceName};
 
 /// Entry of [`TransparentProxying::direct_access_services`](crate::TransparentProxying::direct_access_services) that
 /// selects all services.
-const ALL_SERVICES: &str = "*";
+pub const ALL_SERVICES: &str = "*";
 
 /// Endpoints of all services of one mesh, by address and by service.
 #[derive(Debug, Default)]

@@ -91,6 +91,17 @@ impl ServiceName {
     pub fn of_workload(workload: &str, namespace: &str) -> Self {
         Self::new(format!("{workload}_{namespace}_svc"))
     }
+
+    /// The Kubernetes Service and its port for which [`ServiceName::of_port`] returns this name; `None` if there is none.
+    pub fn service_port(&self) -> Option<(ObjectKey, u16)> {
+        // Names of Services and namespaces are DNS labels, which contain no underscores.
+        let (name, rest) = self.0.split_once('_')?;
+        let (namespace, port) = rest.split_once("_svc_")?;
+        let port = port.parse().ok()?;
+        let is_valid =
+            is_dns_label(name) && is_dns_label(namespace) && *self == Self::of_port(name, namespace, port);
+        is_valid.then(|| (ObjectKey::new(namespace, name), port))
+    }
 }
 
 /// Namespace and name of a Kubernetes object.
@@ -139,6 +150,27 @@ impl fmt::Debug for ObjectKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_of_a_service_port_is_parsed_and_no_other_text() {
+        let name = ServiceName::of_port("web", "shop", 80);
+        assert_eq!(name.service_port(), Some((ObjectKey::new("shop", "web"), 80)));
+        for other in [
+            "web_shop_svc",
+            "web_shop_svc_",
+            "web_shop_svc_080",
+            "web_shop_svc_65536",
+            "web_svc_80",
+            "_shop_svc_80",
+            "../x_shop_svc_80",
+            "web_shop/../x_svc_80",
+            "web_a_b_svc_80",
+            "*",
+            "",
+        ] {
+            assert_eq!(ServiceName::from(other).service_port(), None, "{other}");
+        }
+    }
 
     #[test]
     fn dns_labels_are_validated_as_in_kubernetes() {

@@ -1,7 +1,9 @@
 //! Tests of the decisions of the webhooks, with their warnings, Events and metrics.
 
 use http::Method;
-use kermode_crds::annotation::{CONTAINER_PATCHES, MESH, SIDECAR_INJECTION};
+use kermode_crds::annotation::{
+    CONTAINER_PATCHES, DIRECT_ACCESS_SERVICES, MESH, REACHABLE_SERVICES, SIDECAR_INJECTION,
+};
 use serde_json::{Value, json};
 
 use super::api_server::Mode;
@@ -304,6 +306,10 @@ async fn mistake_in_a_pod_template_is_told_when_the_workload_is_applied() {
             template("annotations", SIDECAR_INJECTION, "enabled"),
             "is deprecated: use a label",
         ),
+        (
+            template("annotations", DIRECT_ACCESS_SERVICES, "cart"),
+            "these services do not exist in Mesh \"default\": cart",
+        ),
         (host_network, "spec.hostNetwork is true"),
     ] {
         for workload in workloads(&template) {
@@ -453,4 +459,108 @@ async fn permission_of_an_unknown_mesh_is_accepted_with_a_warning() {
     for labels in [json!({MESH: "default"}), json!({})] {
         assert!(warnings(labels).await.is_empty());
     }
+}
+
+/// Adds the Kubernetes Service `idle` of the namespace `shop`, which has port 80 and no Pods.
+fn put_service_without_pods(fixture: &Fixture) {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "idle", "namespace": "shop"},
+        "spec": {"ports": [{"port": 80}]},
+    });
+    fixture
+        .api_server
+        .put("/api/v1/namespaces/shop/services/idle", service);
+}
+
+#[tokio::test]
+async fn permission_that_names_an_unknown_service_is_accepted_with_a_warning() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    put_service_without_pods(&fixture);
+    let service = |name: &str| json!({"kind": "MeshService", "name": name});
+    let warnings = async |target: Value, clients: &[Value]| {
+        let rules: Vec<_> = clients
+            .iter()
+            .map(|client| json!({"targetRef": client, "default": {"action": "Allow"}}))
+            .collect();
+        let permission = json!({
+            "metadata": {"name": "p", "namespace": "kong-mesh-system"},
+            "spec": {"targetRef": target, "from": rules},
+        });
+        let review = review("u-9", "kong-mesh-system", "MeshTrafficPermission", permission);
+        let response = fixture.send("/validate-kuma-io-v1alpha1", review).await;
+        assert!(response.allowed, "{response:?}");
+        response.warnings
+    };
+    let known = [
+        json!({"kind": "Mesh"}),
+        service("web_shop_svc_80"),
+        service("idle_shop_svc_80"),
+    ];
+    assert_eq!(warnings(service("web_shop_svc_80"), &known).await, [""; 0]);
+
+    let unknown = warnings(service("web_shop_svc_81"), &known).await;
+    assert_eq!(
+        unknown,
+        [
+            "spec.targetRef.name: service \"web_shop_svc_81\" does not exist in Mesh \"default\", so this \
+             MeshTrafficPermission has no effect: correct the name, or create the service"
+        ]
+    );
+    let subset = json!({"kind": "MeshServiceSubset", "name": "idle_shop_svc_81", "tags": {"version": "1"}});
+    let rules = [
+        service("web_shop_svc_80"),
+        service("client_shop_svc"),
+        subset,
+        service("client_shop_svc"),
+    ];
+    let unknown = warnings(json!({"kind": "Mesh"}), &rules).await;
+    assert_eq!(unknown.len(), 2, "{unknown:?}");
+    assert!(
+        unknown[0].starts_with("spec.from[1].targetRef.name: service \"client_shop_svc\" does not exist"),
+        "{unknown:?}"
+    );
+    assert!(
+        unknown[1].starts_with("spec.from[2].targetRef.name: service \"idle_shop_svc_81\" does not exist"),
+        "{unknown:?}"
+    );
+}
+
+#[tokio::test]
+async fn pod_whose_annotations_list_unknown_services_is_injected_with_a_warning() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    put_service_without_pods(&fixture);
+    for key in [DIRECT_ACCESS_SERVICES, REACHABLE_SERVICES] {
+        let warnings = async |list: &str| {
+            let pod = pod_with("annotations", key, list);
+            let response = fixture.inject("shop", pod.clone()).await;
+            let warnings = response.warnings.clone();
+            assert_ne!(response.applied_to(pod.clone()), pod);
+            warnings
+        };
+        for known in ["", "web_shop_svc_80,idle_shop_svc_80"] {
+            assert_eq!(warnings(known).await, [""; 0], "{key}: {known}");
+        }
+        let expected = format!(
+            "annotation {key}: these services do not exist in Mesh \"default\": cart, web_shop_svc; correct the names, \
+             or create the services"
+        );
+        assert_eq!(
+            warnings("cart, web_shop_svc_80, web_shop_svc, cart").await,
+            [expected]
+        );
+    }
+    let all = fixture
+        .inject("shop", pod_with("annotations", DIRECT_ACCESS_SERVICES, "*"))
+        .await;
+    assert_eq!(all.warnings, [""; 0]);
+}
+
+#[tokio::test]
+async fn warning_names_at_most_eight_unknown_services() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    let names: Vec<_> = (0..1000).map(|number| format!("s{number}_shop_svc_80")).collect();
+    let pod = pod_with("annotations", DIRECT_ACCESS_SERVICES, &names.join(","));
+    let warnings = fixture.inject("shop", pod).await.warnings;
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(warnings[0].matches("_shop_svc_80").count(), 8, "{warnings:?}");
 }

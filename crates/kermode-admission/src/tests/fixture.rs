@@ -1,6 +1,6 @@
 //! Runs the webhooks over HTTPS on loopback. The webhooks' directory (their copy of the API server's Namespaces and
 //! Meshes) contains the Namespaces `shop` (injection enabled) and `plain` (injection not enabled), and the Mesh
-//! `default`.
+//! `default` with the service `web_shop_svc_80`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -138,6 +138,9 @@ pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
         contents.namespaces.insert("shop".into(), Arc::new(labelled));
         contents.namespaces.insert("plain".into(), Arc::default());
         contents.meshes.insert("default".into());
+        contents
+            .services
+            .set(&"default".into(), &"web_shop_svc_80".into(), true);
     }
     Webhooks {
         settings: kermode_inject::Settings {
