@@ -89,9 +89,21 @@ pub struct Rotation {
 /// Networking settings of a [`Mesh`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshNetworking {
+    /// Traffic to Pods of the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<MeshInbound>,
     /// Traffic that leaves the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound: Option<MeshOutbound>,
+}
+
+/// Settings of traffic to Pods of the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeshInbound {
+    /// Whether connections to ports of a Pod that have no inbound pass through; by default `false` with mTLS in mode
+    /// `STRICT`, else `true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passthrough: Option<bool>,
 }
 
 /// Settings of traffic that leaves the mesh.
@@ -171,15 +183,14 @@ impl TryFrom<&Mesh> for model::Mesh {
         if !model::is_dns_label(name) {
             return Err(InvalidMesh::Name(name.to_owned()));
         }
-        let outbound = mesh
-            .spec
-            .networking
-            .as_ref()
-            .and_then(|networking| networking.outbound.as_ref());
+        let networking = mesh.spec.networking.as_ref();
+        let inbound = networking.and_then(|networking| networking.inbound.as_ref());
+        let outbound = networking.and_then(|networking| networking.outbound.as_ref());
         Ok(Self {
             name: model::MeshName::new(name),
             mtls: mesh.spec.mtls.as_ref().map(convert_mtls).transpose()?.flatten(),
             outbound_passthrough: outbound.and_then(|outbound| outbound.passthrough).unwrap_or(true),
+            inbound_passthrough: inbound.and_then(|inbound| inbound.passthrough),
         })
     }
 }
@@ -290,6 +301,29 @@ mod tests {
             error.to_string().starts_with("spec.mtls.enabledBackend: "),
             "{error}"
         );
+    }
+
+    #[test]
+    fn inbound_passthrough_is_off_in_strict_mode_unless_the_mesh_turns_it_on() {
+        let passes = |mode: Option<&str>, passthrough: Option<bool>| {
+            let mtls = mode.map(|mode| {
+                let backend = json!({"name": "ca-1", "type": "builtin", "mode": mode});
+                json!({"enabledBackend": "ca-1", "backends": [backend]})
+            });
+            let inbound = json!({"passthrough": passthrough});
+            let mesh = convert(json!({"mtls": mtls, "networking": {"inbound": inbound}}));
+            mesh.expect("a valid Mesh").passes_through_inbound()
+        };
+        for (mode, default) in [
+            (Some("STRICT"), false),
+            (Some(""), false),
+            (Some("PERMISSIVE"), true),
+            (None, true),
+        ] {
+            assert_eq!(passes(mode, None), default, "{mode:?}");
+            assert!(passes(mode, Some(true)), "{mode:?}");
+            assert!(!passes(mode, Some(false)), "{mode:?}");
+        }
     }
 
     #[test]

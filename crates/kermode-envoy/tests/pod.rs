@@ -15,7 +15,7 @@ use support::input::Input;
 use support::secrets::{read_secrets_from_files, write_secrets};
 
 /// Starts Envoy and an application in the namespace of the Pod, applies the rules, and runs `$CALLS` in the namespace
-/// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound.
+/// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound, and at port 8081.
 /// Envoy connects to the application from `::6` if the client uses IPv6.
 ///
 /// The calls `plain URL` and `mtls URL` send a request. They print the response if its status is 200. They print the
@@ -45,9 +45,11 @@ in_client ip addr add fd00:10::1/64 dev eth0 nodad
 in_client ip link set eth0 up
 nft -f rules
 python3 -m http.server 8080 --bind :: >/dev/null 2>&1 &
+python3 -m http.server 8081 --bind :: >/dev/null 2>&1 &
 "$ENVOY" --config-path envoy.json --disable-hot-restart --concurrency 1 --log-level off &
 await curl --silent --fail --output /dev/null http://127.0.0.1:9901/ready
 await curl --silent --output /dev/null http://127.0.0.1:8080/
+await curl --silent --output /dev/null http://127.0.0.1:8081/
 plain() { call "$1"; }
 mtls() { call --insecure --cert client.pem --key client.key "$1"; }
 call() {
@@ -155,19 +157,58 @@ permissions: [{ rules: [{ service: friend_shop_svc, action: Allow }] }]";
 #[test]
 fn virtual_probe_reaches_the_application_in_plain_text_under_strict_mtls() {
     let input = format!(
-        "{}    probes: [{{ port: 8080, path: /hello }}, {{ port: 8081, path: /hello }}]\n",
+        "{}    probes: [{{ port: 8080, path: /hello }}, {{ port: 8081, path: /hello }}, {{ port: 8082, path: /hello }}]\n",
         mk_input("mtls: STRICT")
     );
-    // Nothing listens at port 8081. The path `/other` is not that of a probe.
+    // Port 8081 has no inbound. Nothing listens at port 8082. The path `/other` is not that of a probe.
     let calls = "
         status() { in_client curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}\\n' \"$1\"; }
         plain http://10.0.0.9:8080/hello
         plain http://10.0.0.9:9000/8080/hello
         status http://10.0.0.9:9000/8080/hello
         status http://10.0.0.9:9000/8081/hello
+        status http://10.0.0.9:9000/8082/hello
         status http://10.0.0.9:9000/8080/other";
     assert_eq!(
         call_pod(&input, calls),
-        ["refused", "application", "200", "503", "404"]
+        ["refused", "application", "200", "200", "503", "404"]
     );
+}
+
+/// Calls of the port without an inbound, at both addresses.
+const CALLS_OF_UNLISTED_PORT: &str = "
+        plain http://10.0.0.9:8081/hello
+        plain http://[fd00:10::9]:8081/hello
+        mtls https://10.0.0.9:8081/hello
+        stat '^tcp.inbound_passthrough_.*downstream_cx_no_route$'";
+
+#[test]
+fn port_without_an_inbound_is_closed_in_strict_mode() {
+    // Envoy has closed two connections over IPv4 and one over IPv6.
+    assert_eq!(
+        call_pod(&mk_input("mtls: STRICT"), CALLS_OF_UNLISTED_PORT),
+        ["refused", "refused", "refused", "2", "1"]
+    );
+}
+
+#[test]
+fn every_port_of_a_pod_without_a_service_is_closed_in_strict_mode() {
+    let input = mk_input("mtls: STRICT")
+        .replace("web_shop_svc_80", "web_shop_svc")
+        .replace("port: 8080", "port: 49151");
+    let calls = "
+        plain http://10.0.0.9:8080/hello
+        plain http://[fd00:10::9]:8080/hello";
+    assert_eq!(call_pod(&input, calls), ["refused", "refused"]);
+}
+
+#[test]
+fn port_without_an_inbound_is_open_in_other_modes_and_if_the_mesh_allows_it() {
+    for settings in ["", "mtls: PERMISSIVE", "mtls: STRICT\ninboundPassthrough: true"] {
+        assert_eq!(
+            call_pod(&mk_input(settings), CALLS_OF_UNLISTED_PORT),
+            ["application", "application", "refused", "0", "0"],
+            "{settings}"
+        );
+    }
 }

@@ -21,6 +21,9 @@ pub struct Mesh {
     pub mtls: Option<Mtls>,
     /// Whether proxies pass through traffic to addresses outside the mesh (`networking.outbound.passthrough`).
     pub outbound_passthrough: bool,
+    /// Whether proxies pass through connections to ports of their Pod that have no inbound
+    /// (`networking.inbound.passthrough`); `None` if the Mesh resource does not say.
+    pub inbound_passthrough: Option<bool>,
 }
 
 impl Mesh {
@@ -30,7 +33,18 @@ impl Mesh {
             name: name.into(),
             mtls: None,
             outbound_passthrough: true,
+            inbound_passthrough: None,
         }
+    }
+
+    /// Whether proxies pass through connections to ports of their Pod that have no inbound
+    /// (docs/design.md#strict-covers-every-port).
+    pub fn passes_through_inbound(&self) -> bool {
+        let is_strict = self
+            .mtls
+            .as_ref()
+            .is_some_and(|mtls| mtls.mode == MtlsMode::Strict);
+        self.inbound_passthrough.unwrap_or(!is_strict)
     }
 }
 

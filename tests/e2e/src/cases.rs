@@ -79,6 +79,7 @@ fn application_tests() -> Vec<Test> {
         encryption::traffic_between_pods_is_encrypted,
         without_sidecar::pod_outside_the_mesh_gets_no_response,
         without_sidecar::pod_that_opted_out_gets_no_response,
+        without_sidecar::port_that_no_service_names_gives_no_response_to_a_pod_outside_the_mesh,
         // This test turns mTLS off and on again, so it follows the tests of `without_sidecar`, which rely on mTLS.
         encryption::capture_without_mtls_shows_plain_text,
         mesh::denial_of_an_invalid_resource_names_the_field_and_the_remedy,

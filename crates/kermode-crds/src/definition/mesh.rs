@@ -18,11 +18,16 @@ const MAX_BACKENDS: u32 = 64;
 const MAX_BACKEND_NAME_LENGTH: u32 = 253;
 
 pub(super) fn mesh() -> Value {
+    let inbound = open_object(json!({
+        "passthrough": {"type": "boolean", "description": "Whether connections to ports of a Pod that no Service names pass through; by default false with mutual TLS in mode STRICT, else true."},
+    }));
     let outbound = open_object(json!({
         "passthrough": {"type": "boolean", "description": "Whether traffic to addresses outside of the mesh passes through; true by default."},
     }));
-    let networking =
-        open_object(json!({"outbound": with_description(outbound, "Traffic that leaves the mesh.")}));
+    let networking = open_object(json!({
+        "inbound": with_description(inbound, "Traffic to Pods of the mesh."),
+        "outbound": with_description(outbound, "Traffic that leaves the mesh."),
+    }));
     let spec = open_object(json!({
         "mtls": mtls(),
         "networking": with_description(networking, "Networking settings of the mesh."),

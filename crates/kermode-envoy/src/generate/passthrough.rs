@@ -2,9 +2,9 @@
 //! no inbound (docs/reference/envoy.md#passthrough).
 //!
 //! All redirected connections arrive at these listeners. If Envoy has a listener for the original destination of a
-//! connection, that listener handles the connection. Otherwise, Envoy passes the connection through. As in Kuma, plain
-//! text reaches ports without an inbound even in STRICT mode, until a planned change
-//! (docs/design.md#strict-covers-every-port).
+//! connection, that listener handles the connection. Otherwise, Envoy passes the connection through, or closes the
+//! connection if the mesh disables passthrough. In STRICT mode, inbound passthrough is disabled by default, because it
+//! would deliver plain text to ports without an inbound (docs/design.md#strict-covers-every-port).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -51,13 +51,16 @@ fn clusters(mesh: &Mesh, is_ipv6: bool) -> Vec<Resource> {
     let encode = |cluster: envoy_types::pb::envoy::config::cluster::v3::Cluster| {
         Resource::encode(ResourceKind::Cluster, &cluster.name, &cluster)
     };
-    let inbound = cluster::original_destination(&names::passthrough(INBOUND, is_ipv6));
-    let inbound = cluster::with_exempt_source(inbound, is_ipv6);
-    // If the mesh disables outbound passthrough, this cluster does not exist, and the listener closes connections.
+    // If the mesh disables passthrough in a direction, the cluster does not exist. The listener then closes connections,
+    // and counts them in `downstream_cx_no_route`.
+    let inbound = mesh.passes_through_inbound().then(|| {
+        let cluster = cluster::original_destination(&names::passthrough(INBOUND, is_ipv6));
+        cluster::with_exempt_source(cluster, is_ipv6)
+    });
     let outbound = mesh
         .outbound_passthrough
         .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, is_ipv6)));
-    outbound.into_iter().chain([inbound]).map(encode).collect()
+    outbound.into_iter().chain(inbound).map(encode).collect()
 }
 
 fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &TransparentProxying) -> Resource {

@@ -22,6 +22,7 @@ pub(crate) struct Input {
     mtls: Option<String>,
     #[serde(default = "default_true")]
     passthrough: bool,
+    inbound_passthrough: Option<bool>,
     /// All callers are allowed when absent.
     permissions: Option<Vec<PermissionInput>>,
     #[serde(default)]
@@ -177,6 +178,7 @@ impl Input {
         let mut view = MeshView::default();
         let mut mesh = Mesh::new(MESH);
         mesh.outbound_passthrough = self.passthrough;
+        mesh.inbound_passthrough = self.inbound_passthrough;
         mesh.mtls = self.mtls.as_deref().map(mk_mtls);
         view.upsert_mesh(mesh);
         for (name, service) in &self.services {

@@ -1,14 +1,20 @@
 //! Pods without a sidecar get no response from a server in the mesh, because they have no certificate and mTLS is
 //! STRICT.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use kube::api::{DeleteParams, PostParams};
 
 use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SERVER_URL};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
-use crate::pods::ip;
+use crate::harness::wait::{done_if, wait_for};
+use crate::pods::{demo_pod, ip, is_ready};
 
+/// Time limit of each condition.
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// HTTP request that is sent over TCP without TLS. A response could only come from the application.
 const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 
@@ -32,6 +38,54 @@ pub(super) async fn pod_outside_the_mesh_gets_no_response(fixture: &Fixture) -> 
 pub(super) async fn pod_that_opted_out_gets_no_response(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
     check_no_response(fixture, APP_NAMESPACE, "opted-out").await
+}
+
+/// Name of a Pod with a sidecar that no Service selects. Its server listens on port 8080.
+const UNLISTED: &str = "unlisted";
+
+pub(super) async fn port_that_no_service_names_gives_no_response_to_a_pod_outside_the_mesh(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let pod = demo_pod(fixture, APP_NAMESPACE, UNLISTED, &["server"])?;
+    let pods = fixture.pods(APP_NAMESPACE);
+    pods.create(&PostParams::default(), &pod).await?;
+    let outcome = check_unlisted_port(fixture).await;
+    pods.delete(UNLISTED, &DeleteParams::default()).await?;
+    outcome
+}
+
+async fn check_unlisted_port(fixture: &Fixture) -> Result<Note> {
+    let kubectl = &fixture.cluster.kubectl;
+    let pods = fixture.pods(APP_NAMESPACE);
+    let pod = wait_for("the Pod without a Service to be ready", TIMEOUT, async || {
+        let pod = pods.get(UNLISTED).await?;
+        Ok(done_if(is_ready(&pod), pod.clone(), || {
+            format!("{:?}", pod.status)
+        }))
+    })
+    .await?;
+    // For comparison, the application responds to a request from inside its Pod.
+    demo::get(
+        kubectl,
+        APP_NAMESPACE,
+        UNLISTED,
+        "client",
+        "http://127.0.0.1:8080/",
+    )
+    .await?;
+    let outsider = fixture.ready_pod_name(OUTSIDE_NAMESPACE, "outsider").await?;
+    let url = format!("http://{}:8080/", ip(&pod)?);
+    let failure = demo::get_expecting_failure(kubectl, OUTSIDE_NAMESPACE, &outsider, &url).await?;
+    let closed = Envoy::new(kubectl, APP_NAMESPACE, UNLISTED, "client")
+        .statistics("no_route")
+        .await?
+        .sum("tcp.inbound_passthrough_", ".downstream_cx_no_route");
+    ensure!(
+        closed > 0,
+        "the Envoy of Pod {UNLISTED} has closed no connection, although the request failed: {failure}"
+    );
+    Ok(format!("{failure}; Envoy has closed {closed} connections"))
 }
 
 async fn check_no_response(fixture: &Fixture, namespace: &str, app: &str) -> Result<Note> {
