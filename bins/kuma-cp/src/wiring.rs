@@ -11,10 +11,12 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use kermode_admission::connection_close;
-use kermode_authorities::serving::ServingIdentity;
+use kermode_authorities::roots_file::RootsFile;
+use kermode_authorities::serving::{self, RotationReports, ServingIdentity};
 use kermode_engine::{WatchEvent, watches};
 use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
+use kermode_k8s::controller::roots::RootsReceiver;
 use kermode_k8s::controller::{preflight, registration};
 use kermode_replicas::rebalancing;
 use kermode_runtime::diagnostics;
@@ -87,26 +89,21 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let listeners = Listeners::bind(config)?;
     let registry = Arc::new(Mutex::new(Registry::with_prefix("kuma_cp")));
     let mut components = Components::new();
-    let diagnostics_server = diagnostics::serve(
+    spawn_diagnostics(
+        &mut components,
         listeners.diagnostics,
-        diagnostics::router(readiness.clone(), registry.clone()),
-        shutdown.clone(),
+        readiness,
+        &registry,
+        shutdown,
     );
-    spawn(&mut components, "diagnostics server", async {
-        Ok(diagnostics_server.await?)
-    });
     let watches_synced = readiness.register("watches");
     let servers_ready = readiness.register("servers");
 
     let client = api_server::connect().await?;
     let namespace = config.store.kubernetes.system_namespace.clone();
     api_server::retry(async || Ok(preflight::check(&client, &namespace).await?)).await?;
-    let clock_tolerance = config.general.clock_tolerance;
-    let serving_identity = api_server::retry(async || {
-        ServingIdentity::load(&client, &namespace, config.serving_names(), clock_tolerance).await
-    })
-    .await?;
-    let ca_pem = serving_identity.ca_pem();
+    let serving_identity = load_serving_identity(config, &client).await?;
+    let sidecar_roots = sidecar_roots(&mut components, config, &serving_identity, shutdown).await?;
 
     let state = SharedState::new(config, client.clone(), &registry);
     let (event_sender, event_receiver) = mpsc::channel(WATCH_QUEUE_CAPACITY);
@@ -116,15 +113,21 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         config,
         &client,
         &state,
-        &ca_pem,
+        serving_identity.roots(),
         &registry,
         shutdown,
     );
     spawn_leader_components(&mut components, config, &client, &state, shutdown);
+    let roots_publisher = state.roots_publisher(client.clone(), sidecar_roots.clone(), &registry);
+    spawn(
+        &mut components,
+        "publication of the control plane's roots",
+        run_until_shutdown(shutdown, roots_publisher.run()),
+    );
     if let Some(listener) = listeners.debug {
         spawn_debug(&mut components, listener, config, &state, shutdown);
     }
-    let webhooks = state.webhooks(config, &client, ca_pem, &registry).await?;
+    let webhooks = state.webhooks(config, &client, sidecar_roots, &registry).await?;
     let webhook_router = connection_close::layer(kermode_admission::router(webhooks), readiness.clone());
     let admission = admission_server(
         listeners.admission,
@@ -146,13 +149,64 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     );
     spawn(
         &mut components,
-        "renewal of the serving certificate",
-        serving_identity.run(shutdown.clone()),
+        "CA and certificate of the servers",
+        run_serving_identity(serving_identity, &state, &registry, shutdown),
     );
     let engine = state.into_engine().run(event_receiver, watches_synced);
     spawn(&mut components, "engine", run_until_shutdown(shutdown, engine));
     servers_ready.mark_ready();
     Ok(components)
+}
+
+/// Reads or creates the CA of the servers, and issues their certificate.
+async fn load_serving_identity(config: &Config, client: &Client) -> anyhow::Result<ServingIdentity> {
+    let namespace = &config.store.kubernetes.system_namespace;
+    let clock_tolerance = config.general.clock_tolerance;
+    api_server::retry(async || {
+        ServingIdentity::load(client, namespace, config.serving_names(), clock_tolerance).await
+    })
+    .await
+}
+
+/// Runs the CA and the certificate of the servers until shutdown, and registers their metrics.
+fn run_serving_identity(
+    serving_identity: ServingIdentity,
+    state: &SharedState,
+    registry: &Arc<Mutex<Registry>>,
+    shutdown: &Shutdown,
+) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
+    let metrics = serving::Metrics::default();
+    metrics.register(&mut registry.lock());
+    let reports = RotationReports::new(metrics, state.event_recorder.clone());
+    let shutdown = shutdown.clone();
+    async move {
+        serving_identity.run(reports, shutdown).await;
+        Ok(())
+    }
+}
+
+/// Returns the roots that sidecars verify the control plane with: those of the file in the settings of the injector, or
+/// those of the control plane's own CA. Spawns the component that follows the file.
+async fn sidecar_roots(
+    components: &mut Components,
+    config: &Config,
+    serving_identity: &ServingIdentity,
+    shutdown: &Shutdown,
+) -> anyhow::Result<RootsReceiver> {
+    let path = &config.injector().ca_cert_file;
+    if path.is_empty() {
+        return Ok(serving_identity.roots());
+    }
+    let file = RootsFile::read(path.into())
+        .await
+        .context("runtime.kubernetes.injector.caCertFile")?;
+    let roots = file.roots();
+    spawn(
+        components,
+        "file with the roots for sidecars",
+        run_until_shutdown(shutdown, file.follow()),
+    );
+    Ok(roots)
 }
 
 /// Spawns the watches that feed the engine.
@@ -178,7 +232,7 @@ fn spawn_controllers(
     config: &Config,
     client: &Client,
     state: &SharedState,
-    ca_pem: &str,
+    roots: RootsReceiver,
     registry: &Arc<Mutex<Registry>>,
     shutdown: &Shutdown,
 ) {
@@ -213,12 +267,25 @@ fn spawn_controllers(
         run_until_shutdown(shutdown, ca_rotation),
     );
     // The serving certificates of all replicas have the same CA, so all replicas write the same `caBundle`.
-    let registrations = registration::maintain_ca_bundles(client.clone(), ca_pem.as_bytes().to_vec());
+    let registrations = registration::maintain_ca_bundles(client.clone(), roots);
     spawn(
         components,
         "update of webhook registrations",
         run_until_shutdown(shutdown, registrations),
     );
+}
+
+/// Spawns the server of health, readiness and metrics.
+fn spawn_diagnostics(
+    components: &mut Components,
+    listener: TcpListener,
+    readiness: &Readiness,
+    registry: &Arc<Mutex<Registry>>,
+    shutdown: &Shutdown,
+) {
+    let router = diagnostics::router(readiness.clone(), registry.clone());
+    let server = diagnostics::serve(listener, router, shutdown.clone());
+    spawn(components, "diagnostics server", async { Ok(server.await?) });
 }
 
 /// Spawns the server of `/debug`.

@@ -48,6 +48,14 @@ pub(crate) struct RunArgs {
     /// CA certificates (PEM text) that the control plane's certificate is verified with.
     #[arg(long = "ca-cert", env = "KUMA_CONTROL_PLANE_CA_CERT", hide_env_values = true)]
     pub(crate) control_plane_ca_cert: Option<String>,
+    /// File with CA certificates (PEM) that take the place of --ca-cert; read for every connection. It may be missing.
+    #[arg(
+        long = "ca-cert-file",
+        env = "KUMA_CONTROL_PLANE_CA_CERT_FILE",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/control-plane-ca.crt",
+        value_parser = path()
+    )]
+    pub(crate) control_plane_ca_cert_file: PathBuf,
     /// Mesh of the Dataplane.
     #[arg(long, env = "KUMA_DATAPLANE_MESH", default_value = "default")]
     pub(crate) mesh: String,

@@ -101,6 +101,7 @@ impl RunArgs {
                     host,
                     port,
                     trust: trust?,
+                    ca_file: Some(self.control_plane_ca_cert_file).filter(|path| !path.is_empty()),
                     token_path: token_path?,
                 },
                 mesh: MeshName::new(mesh?),

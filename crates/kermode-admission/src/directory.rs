@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kermode_crds::ContainerPatchSpec;
+use kermode_crds::annotation::{SIDECAR_INJECTION, parse_bool};
 use kermode_k8s::convert::facts::{NamespaceFacts, Pairs};
 use kermode_model::{KubernetesVersion, MeshName, ObjectKey, ServiceName};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -140,6 +141,16 @@ impl From<&NamespaceFacts> for NamespaceRecord {
             labels: to_map(&facts.labels),
             annotations: to_map(&facts.annotations),
         }
+    }
+}
+
+impl NamespaceRecord {
+    /// Returns whether a label or annotation of the Namespace enables injection.
+    pub fn enables_injection(&self) -> bool {
+        let mut values = [&self.labels, &self.annotations]
+            .into_iter()
+            .filter_map(|map| map.get(SIDECAR_INJECTION));
+        values.any(|value| parse_bool(SIDECAR_INJECTION, value).unwrap_or(false))
     }
 }
 

@@ -274,7 +274,7 @@ fn bounded_text(text: &str) -> String {
 /// Returns whether a label or annotation of the Pod or of its Namespace enables injection.
 fn is_injection_enabled(request: &Request, record: &NamespaceRecord) -> bool {
     let is_enabled = |value: &str| parse_bool(SIDECAR_INJECTION, value).unwrap_or(false);
-    let pod = ["labels", "annotations"].iter().filter_map(|map| {
+    let mut pod = ["labels", "annotations"].iter().filter_map(|map| {
         request
             .object
             .get("metadata")?
@@ -282,10 +282,7 @@ fn is_injection_enabled(request: &Request, record: &NamespaceRecord) -> bool {
             .get(SIDECAR_INJECTION)?
             .as_str()
     });
-    let namespace = [&record.labels, &record.annotations]
-        .into_iter()
-        .filter_map(|map| map.get(SIDECAR_INJECTION).map(String::as_str));
-    pod.chain(namespace).any(is_enabled)
+    pod.any(is_enabled) || record.enables_injection()
 }
 
 // === impl EventThrottle ===

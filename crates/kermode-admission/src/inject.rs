@@ -115,6 +115,7 @@ impl Webhooks {
     ) -> Result<Outcome, Denial> {
         let directory = || self.directory.read();
         let oldest_node = directory().nodes.oldest();
+        let roots = self.control_plane_roots.borrow().clone();
         let context = Context {
             namespace: Namespace {
                 name: namespace,
@@ -122,7 +123,7 @@ impl Webhooks {
                 annotations: &record.annotations,
             },
             control_plane_url: &self.control_plane_url,
-            control_plane_ca_pem: &self.control_plane_ca_pem,
+            control_plane_ca_pem: &roots,
             mesh_exists: &|mesh| found.meshes.contains(mesh) || directory().meshes.contains(mesh),
             container_patch: &|name| {
                 let looked_up = found.container_patches.get(name).cloned();

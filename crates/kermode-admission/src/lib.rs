@@ -28,6 +28,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::post;
+use kermode_k8s::controller::roots::RootsReceiver;
 use kube::Client;
 use tokio::time::Instant;
 
@@ -48,8 +49,8 @@ pub struct Webhooks {
     pub client: Client,
     /// URL at which sidecars connect to the control plane.
     pub control_plane_url: String,
-    /// CA certificate with which sidecars verify the control plane, in PEM format.
-    pub control_plane_ca_pem: String,
+    /// Roots with which sidecars verify the control plane.
+    pub control_plane_roots: RootsReceiver,
     /// The control plane's namespace.
     pub system_namespace: String,
     /// Events about denied and skipped Pods.

@@ -4,6 +4,8 @@
 //! first call after a lost connection, so the callers' backoff limits the connection attempts. A terminating sidecar
 //! also queries every replica whether the sidecar's endpoint is removed, over one channel per replica.
 
+mod trust;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,13 +21,13 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use kermode_identity::TrustBundle;
 use kermode_runtime::tcp;
-use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
+
+use self::trust::Trust;
 
 /// Timeout of a connection attempt, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,8 +43,10 @@ pub struct ControlPlaneConfig {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Roots that the server's certificate is verified with.
+    /// Roots that the server's certificate is verified with, until `ca_file` has roots.
     pub trust: TrustBundle,
+    /// File with the roots that take the place of `trust`. The file may be missing, and may change at any time.
+    pub ca_file: Option<PathBuf>,
     /// File with the token of the proxy.
     pub token_path: PathBuf,
 }
@@ -52,7 +56,7 @@ pub struct ControlPlaneConfig {
 pub struct ControlPlane {
     endpoint: Endpoint,
     target: Arc<Target>,
-    tls: TlsConnector,
+    trust: Arc<Trust>,
     resolver: Arc<TokioResolver>,
 }
 
@@ -64,12 +68,14 @@ impl fmt::Debug for ControlPlaneConfig {
             host,
             port,
             trust,
+            ca_file,
             token_path,
         } = self;
         f.debug_struct("ControlPlaneConfig")
             .field("host", host)
             .field("port", port)
             .field("roots", &trust.roots().len())
+            .field("ca_file", ca_file)
             .field("token_path", token_path)
             .finish()
     }
@@ -103,7 +109,7 @@ impl ControlPlane {
                 server_name: ServerName::try_from(host.clone())
                     .context("KUMA_CONTROL_PLANE_URL: malformed host")?,
             }),
-            tls: TlsConnector::from(Arc::new(tls_config(config)?)),
+            trust: Arc::new(Trust::new(&config.trust, config.ca_file.clone())?),
             resolver,
         })
     }
@@ -126,33 +132,17 @@ impl ControlPlane {
     fn lazy_channel(&self, target: Arc<Target>) -> Channel {
         self.endpoint.connect_with_connector_lazy(Connector {
             target,
-            tls: self.tls.clone(),
+            trust: self.trust.clone(),
             resolver: self.resolver.clone(),
         })
     }
-}
-
-fn tls_config(config: &ControlPlaneConfig) -> anyhow::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    for root in config.trust.roots() {
-        roots
-            .add(root.clone())
-            .context("KUMA_CONTROL_PLANE_CA_CERT: a root certificate cannot be used")?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(tls)
 }
 
 /// Opens the connections of a channel.
 #[derive(Clone)]
 struct Connector {
     target: Arc<Target>,
-    tls: TlsConnector,
+    trust: Arc<Trust>,
     resolver: Arc<TokioResolver>,
 }
 
@@ -176,16 +166,36 @@ impl Service<Uri> for Connector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self {
             target,
-            tls,
+            trust,
             resolver,
         } = self.clone();
         Box::pin(async move {
             let stream = connect_tcp(&target, &resolver).await?;
             tcp::set_socket_options(&stream)?;
-            Ok(TokioIo::new(
-                tls.connect(target.server_name.clone(), stream).await?,
-            ))
+            let tls = trust.connector().await;
+            let connected = tls.connect(target.server_name.clone(), stream).await;
+            connected
+                .map(TokioIo::new)
+                .map_err(|error| explain_unknown_issuer(error, &trust))
         })
+    }
+}
+
+/// Adds the source of the roots to the error of a connection whose server certificate no root has signed.
+fn explain_unknown_issuer(error: io::Error, trust: &Trust) -> io::Error {
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature,
+        )) => io::Error::other(format!(
+            "{error}: none of the CA certificates in {} has issued the certificate of the control plane; the kubelet \
+             updates the file a minute or two after the control plane has written the ConfigMap kuma-control-plane-ca of \
+             this namespace; restart a Pod that has no such file",
+            trust.source()
+        )),
+        _ => error,
     }
 }
 

@@ -13,6 +13,7 @@
 //! plane's own servers is in [`serving`].
 
 mod metrics;
+pub mod roots_file;
 mod rotation;
 mod secrets;
 pub mod serving;

@@ -29,10 +29,24 @@ struct PhaseLabels {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum PhaseLabel {
+pub(super) enum PhaseLabel {
     Settled,
     Distributing,
     Reissuing,
+}
+
+impl PhaseLabel {
+    pub(super) const ALL: [Self; 3] = [Self::Settled, Self::Distributing, Self::Reissuing];
+}
+
+impl From<Phase> for PhaseLabel {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Settled => Self::Settled,
+            Phase::Distributing => Self::Distributing,
+            Phase::Reissuing => Self::Reissuing,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,16 +99,8 @@ impl Metrics {
     /// Sets the phase of a backend's rotation and the expiry of its trusted roots. Removes the expiry of other roots.
     pub(super) fn set_phase_and_root_expiry(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime) {
         let (mesh, backend) = (id.mesh.to_string(), id.backend.clone());
-        let current = match plan.phase(now) {
-            Phase::Settled => PhaseLabel::Settled,
-            Phase::Distributing => PhaseLabel::Distributing,
-            Phase::Reissuing => PhaseLabel::Reissuing,
-        };
-        for phase in [
-            PhaseLabel::Settled,
-            PhaseLabel::Distributing,
-            PhaseLabel::Reissuing,
-        ] {
+        let current = PhaseLabel::from(plan.phase(now));
+        for phase in PhaseLabel::ALL {
             let labels = PhaseLabels {
                 mesh: mesh.clone(),
                 backend: backend.clone(),

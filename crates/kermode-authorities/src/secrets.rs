@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use kermode_identity::{Authority, Generation, RotationPlan, Schedule};
+use kermode_identity::{Authority, Generation, RotatingAuthority, RotationPlan, Schedule};
 use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
 
@@ -39,10 +39,10 @@ pub(super) struct CaSecretNames {
 
 /// Result of [`reconcile`].
 #[derive(Debug)]
-pub(super) struct Reconciled {
-    pub(super) plan: RotationPlan,
+pub(super) struct Reconciled<A = Authority> {
+    pub(super) plan: RotationPlan<A>,
     /// CAs in use whose Secrets are missing.
-    pub(super) lost: Vec<Generation>,
+    pub(super) lost: Vec<Generation<A>>,
 }
 
 // === impl CaSecretNames ===
@@ -87,6 +87,12 @@ pub(super) fn encode(generation: &Generation) -> secret::SecretData {
             authority.certificate_pem().into_bytes(),
         ),
     ]);
+    encode_rotation(generation, &mut data);
+    data
+}
+
+/// Adds the schedule and the request of a generation to the data of its Secret.
+pub(super) fn encode_rotation<A>(generation: &Generation<A>, data: &mut secret::SecretData) {
     let mut set = |entry: &str, text: String| data.insert(entry.to_owned(), text.into_bytes());
     if let Some(schedule) = generation.schedule {
         set(SIGNS_FROM_ENTRY, seconds(schedule.signs_from).to_string());
@@ -98,16 +104,31 @@ pub(super) fn encode(generation: &Generation) -> secret::SecretData {
     if let Some(request) = &generation.request {
         set(REQUEST_ENTRY, request.clone());
     }
-    data
 }
 
 /// Decodes the data of the Secret of generation `number`. An error starts with "it" or "its": the caller names the
 /// Secret.
 pub(super) fn decode(number: u32, data: &secret::SecretData) -> anyhow::Result<Generation> {
-    let text = |entry: &str| data.get(entry).and_then(|bytes| std::str::from_utf8(bytes).ok());
-    let required = |entry: &str| text(entry).with_context(|| format!("it has no {entry}"));
-    let authority = Authority::from_pem(required(CERTIFICATE_ENTRY)?, required(VALUE_ENTRY)?)
-        .context("it does not hold a CA")?;
+    let (certificate, key) = (text(data, CERTIFICATE_ENTRY), text(data, VALUE_ENTRY));
+    let certificate = certificate.with_context(|| format!("it has no {CERTIFICATE_ENTRY}"))?;
+    let key = key.with_context(|| format!("it has no {VALUE_ENTRY}"))?;
+    let authority = Authority::from_pem(certificate, key).context("it does not hold a CA")?;
+    decode_rotation(number, authority, data)
+}
+
+/// Returns the text of an entry; `None` if the entry is missing or is not UTF-8.
+pub(super) fn text<'d>(data: &'d secret::SecretData, entry: &str) -> Option<&'d str> {
+    data.get(entry).and_then(|bytes| std::str::from_utf8(bytes).ok())
+}
+
+/// Returns the generation of this CA, with the schedule and the request in the data of its Secret. An error starts with
+/// "it" or "its": the caller names the Secret.
+pub(super) fn decode_rotation<A>(
+    number: u32,
+    authority: A,
+    data: &secret::SecretData,
+) -> anyhow::Result<Generation<A>> {
+    let required = |entry: &str| text(data, entry).with_context(|| format!("it has no {entry}"));
     let time = |entry: &str| -> anyhow::Result<SystemTime> {
         let seconds = required(entry)?.parse();
         let seconds = seconds.with_context(|| format!("its {entry} is not a number of seconds"))?;
@@ -126,7 +147,7 @@ pub(super) fn decode(number: u32, data: &secret::SecretData) -> anyhow::Result<G
         number,
         authority: Arc::new(authority),
         schedule,
-        request: text(REQUEST_ENTRY).map(str::to_owned),
+        request: text(data, REQUEST_ENTRY).map(str::to_owned),
     })
 }
 
@@ -136,17 +157,17 @@ fn seconds(time: SystemTime) -> u64 {
 
 // === reconciliation ===
 
-/// Returns the CAs of a backend: the CAs that were `found` in Secrets, and the CAs `in_memory` that are in use but have
+/// Returns the CAs of a backend or of the control plane: the CAs that were `found` in Secrets, and the CAs `in_memory` that are in use but have
 /// no Secret. A CA is in use if it signs, or has signed and is still trusted. Returns `None` if there is no CA.
 ///
 /// A user cancels a rotation by deleting the Secret of a CA that does not sign yet.
-pub(super) fn reconcile(
-    found: Vec<Generation>,
-    in_memory: Option<&RotationPlan>,
+pub(super) fn reconcile<A: RotatingAuthority>(
+    found: Vec<Generation<A>>,
+    in_memory: Option<&RotationPlan<A>>,
     now: SystemTime,
-) -> Option<Reconciled> {
+) -> Option<Reconciled<A>> {
     let is_found = |number: u32| found.iter().any(|generation| generation.number == number);
-    let lost: Vec<Generation> = in_memory.map_or_else(Vec::new, |plan| {
+    let lost: Vec<Generation<A>> = in_memory.map_or_else(Vec::new, |plan| {
         let signer = plan.signer(now).number;
         plan.trusted(now)
             .filter(|generation| generation.number <= signer && !is_found(generation.number))
@@ -246,7 +267,7 @@ mod tests {
             reconcile(vec![second], Some(&in_memory), first_untrusted_at).expect("the second generation");
         assert!(settled.lost.is_empty());
         assert!(
-            reconcile(Vec::new(), None, start).is_none(),
+            reconcile::<Authority>(Vec::new(), None, start).is_none(),
             "neither a Secret nor a CA in memory"
         );
     }

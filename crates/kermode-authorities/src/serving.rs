@@ -1,238 +1,256 @@
-//! Certificates of the control plane's own servers: one CA for all replicas, stored in a Secret, and a short-lived
-//! serving certificate that each replica issues to itself and renews.
+//! Certificates of the control plane's own servers: one CA for all replicas, stored in Secrets, and a short-lived serving
+//! certificate that each replica issues to itself and renews.
+//!
+//! The CA is rotated like the CA of a mesh (docs/reference/certificates.md#rotation-of-the-ca-of-the-servers). Every
+//! replica follows the Secrets, publishes the roots of the current phase, and issues its certificate anew when another CA
+//! signs.
+
+mod certificate;
+mod metrics;
+mod secrets;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
-use futures::StreamExt;
-use kermode_identity::{ServingAuthority, Term};
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kermode_crds::annotation;
+use kermode_identity::{Generation, Phase, RotationReason, Schedule, ServingAuthority, Term};
+use kermode_k8s::controller::recorder::{EventRecorder, EventType};
+use kermode_k8s::controller::roots::RootsReceiver;
 use kermode_k8s::controller::secret;
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::ServingCertificate;
 use kube::Client;
-use rustls_pki_types::PrivateKeyDer;
+use tokio::sync::watch;
 
-/// Name of the Secret with the CA.
-pub const CA_SECRET: &str = "kuma-control-plane-ca";
-/// Entry of the Secret with the certificate.
-const CERTIFICATE_ENTRY: &str = "ca.crt";
-/// Entry of the Secret with the private key.
-const PRIVATE_KEY_ENTRY: &str = "ca.key";
-/// Lifetime of a serving certificate.
-const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24 * 7);
-/// Interval at which a replica checks whether the renewal of its certificate is due.
-const CHECK_INTERVAL: Duration = Duration::from_hours(1);
+use self::certificate::{ReissueReason, ReplicaCertificate};
+pub use self::metrics::Metrics;
+pub use self::secrets::CA_SECRET;
+use self::secrets::{CaSecrets, LATER_TYPE, ServingPlan};
 
-/// Renews the serving certificate of this replica, and watches the Secret of its CA.
+/// Maximum time between reconciliations. Timers stop while a machine is suspended, but certificates continue to age.
+const MAX_PAUSE: Duration = Duration::from_hours(1);
+/// Time after which a failed reconciliation is repeated.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Time in which a root reaches sidecars: the kubelet updates a projected ConfigMap within two minutes. The rest is for
+/// Nodes that cannot be reached meanwhile. The duration of a phase follows from this time ([`Schedule::generated_at`]).
+const DISTRIBUTION_TIME: Duration = Duration::from_hours(1);
+
+/// Serving certificate of this replica, and the CA that issues it.
 pub struct ServingIdentity {
-    client: Client,
-    namespace: String,
+    secrets: CaSecrets,
+    plan: ServingPlan,
     certificate: ReplicaCertificate,
+    clock_tolerance: Duration,
+    roots: watch::Sender<Arc<str>>,
 }
 
-/// Serving certificate of this replica, with the data from which its successor is issued.
-struct ReplicaCertificate {
-    /// CA that issues the certificate.
-    authority: ServingAuthority,
-    /// DNS names and IP addresses in the certificate.
-    names: Vec<String>,
-    /// Lifetime and clock tolerance of each issued certificate.
-    term: Term,
-    /// Last issued certificate.
-    issued: kermode_identity::IssuedServingCertificate,
-    /// The certificate in `issued`, in the form that the servers present.
-    presented: Arc<ServingCertificate>,
+/// Reports of the rotations: logs, metrics, and Events about the Secret [`CA_SECRET`].
+pub struct RotationReports {
+    metrics: Metrics,
+    events: EventRecorder,
+    /// Last reported phase.
+    phase: Phase,
+    /// Whether this replica started the rotation. Other replicas do not write Events about the rotation.
+    is_own_rotation: bool,
 }
 
 impl ServingIdentity {
-    /// Reads the CA from its Secret, or creates the Secret with a new CA. Issues a certificate for `names` (DNS names
-    /// and IP addresses). `clock_tolerance` is the [`Term::clock_tolerance`] of the certificate.
+    /// Reads the CAs from their Secrets, or creates the Secret with the first CA. Issues a certificate for `names` (DNS
+    /// names and IP addresses). `clock_tolerance` is the [`Term::clock_tolerance`] of the certificate.
     pub async fn load(
         client: &Client,
         namespace: &str,
         names: Vec<String>,
         clock_tolerance: Duration,
     ) -> anyhow::Result<Self> {
-        let generated = ServingAuthority::generate(SystemTime::now())?;
-        let data =
-            secret::get_or_create(client, namespace, CA_SECRET, "Opaque", || encode_ca(&generated)).await?;
-        let authority = decode_ca(&data).with_context(|| format!("Secret {namespace}/{CA_SECRET}"))?;
-        let term = Term {
-            lifetime: CERTIFICATE_LIFETIME,
-            clock_tolerance,
-        };
-        let certificate = ReplicaCertificate::issue(authority, names, term, SystemTime::now())?;
-        Ok(Self {
+        let secrets = CaSecrets {
             client: client.clone(),
             namespace: namespace.to_owned(),
+        };
+        let plan = secrets.read(None).await?;
+        let now = SystemTime::now();
+        let signer = &plan.signer(now).authority;
+        let certificate = ReplicaCertificate::issue(signer, names, clock_tolerance, now)?;
+        let roots = watch::Sender::new(plan.trust(now).bundle.to_pem().into());
+        Ok(Self {
+            secrets,
+            plan,
             certificate,
+            clock_tolerance,
+            roots,
         })
     }
 
-    /// Returns the certificate of the CA in PEM. The API server and sidecars trust this CA.
-    pub fn ca_pem(&self) -> String {
-        self.certificate.authority.certificate_pem()
+    /// Returns the roots that the API server and sidecars have to trust.
+    pub fn roots(&self) -> RootsReceiver {
+        self.roots.subscribe()
     }
 
     /// Returns the certificate that the servers present. A renewal replaces the content of the returned value.
     pub fn certificate(&self) -> Arc<ServingCertificate> {
-        self.certificate.presented.clone()
+        self.certificate.presented()
     }
 
-    /// Until shutdown, renews the certificate before it expires, and restores the Secret of the CA if the Secret is
-    /// deleted.
-    ///
-    /// # Errors
-    /// If the certificate cannot be renewed, the Secret cannot be restored, or the Secret holds a different CA than
-    /// this replica. In the last case, the replica has to restart, because clients may trust only the CA in the Secret.
-    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+    /// Until shutdown, follows the Secrets of the CA: restores deleted ones, rotates the CA, publishes its roots, and
+    /// issues the certificate anew before it expires or when another CA signs.
+    pub async fn run(mut self, mut reports: RotationReports, shutdown: Shutdown) {
         let mut shutdown = std::pin::pin!(shutdown.wait());
-        let mut secrets = std::pin::pin!(secret::follow(&self.client, &self.namespace, CA_SECRET));
+        let (client, namespace) = (&self.secrets.client, &self.secrets.namespace);
+        let mut changes = std::pin::pin!(stream::select(
+            secret::changes_of_name(client, namespace, CA_SECRET),
+            secret::changes(client, namespace, LATER_TYPE),
+        ));
         loop {
+            let pause = match self.reconcile(&mut reports).await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    reports.metrics.count_secret_failure();
+                    tracing::warn!("CA of the control plane cannot be reconciled: {error:#}; retrying");
+                    RETRY_PAUSE
+                }
+            };
             tokio::select! {
-                () = &mut shutdown => return Ok(()),
-                () = tokio::time::sleep(CHECK_INTERVAL) => {}
-                Some(found) = secrets.next() => self.check_secret(found).await?,
-            }
-            if self.certificate.renew_if_due(SystemTime::now())? {
-                tracing::info!("serving certificate renewed");
+                () = &mut shutdown => return,
+                () = tokio::time::sleep(pause) => {}
+                Some(()) = changes.next() => {}
             }
         }
     }
 
-    /// Handles a change of the Secret. `found` is the data of the Secret, or `None` if the Secret was deleted.
-    async fn check_secret(&self, found: Option<secret::SecretData>) -> anyhow::Result<()> {
-        let (client, namespace) = (&self.client, &self.namespace);
-        let found = if let Some(found) = found {
-            found
-        } else {
-            tracing::warn!(
-                namespace,
-                name = CA_SECRET,
-                "Secret was deleted: it is created again from memory"
-            );
-            let data = || encode_ca(&self.certificate.authority);
-            secret::get_or_create(client, namespace, CA_SECRET, "Opaque", data).await?
+    /// Reads the Secrets, starts a rotation if one is due, and applies the current phase. Returns the time until the next
+    /// change, but at most [`MAX_PAUSE`].
+    async fn reconcile(&mut self, reports: &mut RotationReports) -> anyhow::Result<Duration> {
+        let read = self.read_and_rotate(reports).await;
+        // While the Secrets cannot be read, the CAs in memory continue their schedule.
+        let now = SystemTime::now();
+        self.apply(now)?;
+        reports.metrics.set(&self.plan, now);
+        let secret = self.reference(read?);
+        reports.report_phase(&self.plan, now, secret);
+        let next_change = self.plan.next_change(now);
+        let pause = next_change.and_then(|change| change.duration_since(now).ok());
+        Ok(pause.unwrap_or(MAX_PAUSE).min(MAX_PAUSE))
+    }
+
+    /// Reads the Secrets and starts a rotation if one is due. Returns the UID of the Secret with the annotation.
+    async fn read_and_rotate(&mut self, reports: &mut RotationReports) -> anyhow::Result<Option<String>> {
+        self.plan = self.secrets.read(Some(&self.plan)).await?;
+        let metadata = self.secrets.metadata().await?;
+        let request = metadata.annotations.get(annotation::ROTATE_CA).cloned();
+        let now = SystemTime::now();
+        if let Some(reason) = self.plan.due_rotation(now, request.as_deref()) {
+            reports.is_own_rotation = self.start_rotation(request, reason, now).await?;
+            self.plan = self.secrets.read(Some(&self.plan)).await?;
+        }
+        Ok(metadata.uid)
+    }
+
+    /// Starts a rotation. Returns whether this replica created the new CA.
+    async fn start_rotation(
+        &self,
+        request: Option<String>,
+        reason: RotationReason,
+        now: SystemTime,
+    ) -> anyhow::Result<bool> {
+        let term = Term {
+            lifetime: DISTRIBUTION_TIME,
+            clock_tolerance: self.clock_tolerance,
         };
-        anyhow::ensure!(
-            decode_ca(&found).is_ok_and(|ca| ca.certificate_pem() == self.ca_pem()),
-            "Secret {namespace}/{CA_SECRET} now holds a different CA: this replica restarts to use the new CA; restart \
-             all Pods with a sidecar, because they trust only the previous CA"
-        );
+        let generated = Generation {
+            number: self.plan.newest().number + 1,
+            authority: Arc::new(ServingAuthority::generate(now)?),
+            schedule: Some(Schedule::generated_at(now, term)),
+            // A rotation that is due because of the CA's age also fulfils a pending request.
+            request,
+        };
+        let stored = self.secrets.create(&generated).await?;
+        let is_own_rotation = stored.authority.certificate() == generated.authority.certificate();
+        if is_own_rotation {
+            let generation = generated.number;
+            tracing::info!(generation, ?reason, "CA of the control plane created");
+        }
+        Ok(is_own_rotation)
+    }
+
+    /// Issues the certificate anew if it is due, and publishes the roots if they have changed.
+    fn apply(&mut self, now: SystemTime) -> anyhow::Result<()> {
+        let roots: Arc<str> = self.plan.trust(now).bundle.to_pem().into();
+        // A new root is published before the first certificate of its CA is presented.
+        self.roots.send_if_modified(|current| {
+            let has_changed = *current != roots;
+            *current = roots;
+            has_changed
+        });
+        let signer = self.plan.signer(now);
+        match self.certificate.reissue_if_due(&signer.authority, now)? {
+            None => {}
+            Some(ReissueReason::Ageing) => tracing::info!("serving certificate renewed"),
+            Some(ReissueReason::OtherCa) => {
+                let generation = signer.number;
+                tracing::info!(
+                    generation,
+                    "serving certificate issued by another CA of the control plane"
+                );
+            }
+        }
         Ok(())
     }
-}
 
-impl ReplicaCertificate {
-    fn issue(
-        authority: ServingAuthority,
-        names: Vec<String>,
-        term: Term,
-        now: SystemTime,
-    ) -> anyhow::Result<Self> {
-        let issued = authority.issue(&names, term, now)?;
-        let presented = ServingCertificate::new(issued.certificate.chain.clone(), private_key(&issued))?;
-        Ok(Self {
-            authority,
-            names,
-            term,
-            issued,
-            presented,
-        })
-    }
-
-    /// Renews the certificate if the renewal is due. Returns whether the certificate was renewed.
-    fn renew_if_due(&mut self, now: SystemTime) -> anyhow::Result<bool> {
-        if !self.issued.needs_renewal(now) {
-            return Ok(false);
+    /// Returns a reference to the Secret with the annotation, for Events.
+    fn reference(&self, uid: Option<String>) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Secret".to_owned()),
+            namespace: Some(self.secrets.namespace.clone()),
+            name: Some(CA_SECRET.to_owned()),
+            uid,
+            ..ObjectReference::default()
         }
-        self.issued = self.authority.issue(&self.names, self.term, now)?;
-        self.presented
-            .replace(self.issued.certificate.chain.clone(), private_key(&self.issued))?;
-        Ok(true)
     }
 }
 
-/// Reads the CA from the data of its Secret.
-fn decode_ca(data: &secret::SecretData) -> anyhow::Result<ServingAuthority> {
-    let text = |entry: &str| {
-        let text = data.get(entry).and_then(|bytes| std::str::from_utf8(bytes).ok());
-        text.with_context(|| {
-            format!(
-                "it has no {entry}: restore the Secret from a backup; if there is no backup, delete the Secret, then \
-                 restart the control plane and all Pods with a sidecar"
-            )
-        })
-    };
-    ServingAuthority::from_pem(text(CERTIFICATE_ENTRY)?, text(PRIVATE_KEY_ENTRY)?)
-        .context("it does not hold a CA")
-}
+impl RotationReports {
+    /// Creates the reports of a control plane without a rotation.
+    pub fn new(metrics: Metrics, events: EventRecorder) -> Self {
+        Self {
+            metrics,
+            events,
+            phase: Phase::Settled,
+            is_own_rotation: false,
+        }
+    }
 
-/// Encodes the CA as the data of its Secret.
-fn encode_ca(authority: &ServingAuthority) -> secret::SecretData {
-    secret::SecretData::from([
-        (
-            CERTIFICATE_ENTRY.to_owned(),
-            authority.certificate_pem().into_bytes(),
-        ),
-        (PRIVATE_KEY_ENTRY.to_owned(), authority.key_pem().into_bytes()),
-    ])
-}
-
-fn private_key(issued: &kermode_identity::IssuedServingCertificate) -> PrivateKeyDer<'static> {
-    issued.private_key().into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn certificate_is_dated_back_by_the_clock_tolerance() {
-        let start = SystemTime::now();
-        let authority = ServingAuthority::generate(start).expect("a CA");
-        let clock_tolerance = Duration::from_mins(20);
-        let term = Term {
-            lifetime: CERTIFICATE_LIFETIME,
-            clock_tolerance,
+    /// Logs a new phase of the rotation. If this replica started the rotation, also writes an Event.
+    fn report_phase(&mut self, plan: &ServingPlan, now: SystemTime, secret: ObjectReference) {
+        let phase = plan.phase(now);
+        if phase == std::mem::replace(&mut self.phase, phase) {
+            return;
+        }
+        let newest = plan.newest().number;
+        let (reason, message) = match phase {
+            Phase::Distributing => (
+                "CARotationStarted",
+                format!(
+                    "CA {newest} of the control plane was created. Its root is published; the old CA still signs."
+                ),
+            ),
+            Phase::Reissuing => (
+                "CARotationSigning",
+                format!("CA {newest} of the control plane signs now. The old root is still published."),
+            ),
+            Phase::Settled => (
+                "CARotationFinished",
+                format!("Only the root of CA {newest} of the control plane is published now."),
+            ),
         };
-        let certificate = ReplicaCertificate::issue(authority, vec!["localhost".to_owned()], term, start);
-        let validity = certificate.expect("a certificate").issued.certificate.validity;
-        assert!(validity.contains(start - clock_tolerance));
-        // The margin of 2 s is for the rounding to whole seconds.
-        assert!(!validity.contains(start - clock_tolerance - Duration::from_secs(2)));
-    }
-
-    #[test]
-    fn certificate_is_renewed_shortly_before_it_expires_but_not_at_half_its_lifetime() {
-        let start = SystemTime::now();
-        let authority = ServingAuthority::generate(start).expect("a CA");
-        let names = vec!["localhost".to_owned()];
-        let term = Term::of(CERTIFICATE_LIFETIME);
-        let mut certificate =
-            ReplicaCertificate::issue(authority, names, term, start).expect("a certificate");
-        let first = certificate.issued.certificate.chain.clone();
-
-        assert!(
-            !certificate
-                .renew_if_due(start + CERTIFICATE_LIFETIME / 2)
-                .expect("the check succeeds")
-        );
-        assert_eq!(certificate.issued.certificate.chain, first);
-        let shortly_before_expiry = start + CERTIFICATE_LIFETIME - CHECK_INTERVAL;
-        assert!(
-            certificate
-                .renew_if_due(shortly_before_expiry)
-                .expect("the renewal succeeds")
-        );
-        assert_ne!(certificate.issued.certificate.chain, first);
-        assert!(
-            certificate
-                .issued
-                .certificate
-                .validity
-                .contains(shortly_before_expiry + CERTIFICATE_LIFETIME / 2)
-        );
+        tracing::info!(?phase, "{message}");
+        if self.is_own_rotation {
+            self.events
+                .publish(secret, EventType::Normal, "RotateCA", reason, &message);
+        }
     }
 }

@@ -70,9 +70,13 @@ impl ApiServer {
         let path = head.uri.path();
         let (status, response) = if path.ends_with("/secrets") && head.method == Method::GET {
             let query = head.uri.query().unwrap_or_default();
-            // The field selector of the list must be `type=system.kuma.io/secret`.
-            assert!(query.contains("type%3Dsystem.kuma.io%2Fsecret"), "{query}");
-            let items: Vec<_> = self.secrets().values().cloned().collect();
+            // The field selector of the list must name the type.
+            assert!(query.contains("type%3Dsystem.kuma.io%2F"), "{query}");
+            let is_selected = |secret: &&Value| {
+                let secret_type = secret["type"].as_str().unwrap_or_default();
+                query.contains(&format!("type%3D{}", secret_type.replace('/', "%2F")))
+            };
+            let items: Vec<_> = self.secrets().values().filter(is_selected).cloned().collect();
             (200, json!({"metadata": {}, "items": items}))
         } else if path.ends_with("/secrets") {
             assert_eq!(head.method, Method::POST);

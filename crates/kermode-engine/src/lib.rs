@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use kermode_admission::directory::{Directory, GatewayName, NamespaceRecord};
 use kermode_k8s::controller::recorder::{EventRecorder, Subject};
+use kermode_k8s::controller::roots::SidecarNamespaces;
 use kermode_k8s::controller::watch::Update;
 use kermode_k8s::controller::writer::Writer;
 use kermode_k8s::convert::WarningSubject;
@@ -62,6 +63,8 @@ pub struct Engine {
     pub event_recorder: EventRecorder,
     /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
     pub meshes_changed: Arc<Notify>,
+    /// Namespaces of sidecars, which need the roots of the control plane.
+    pub sidecar_namespaces: SidecarNamespaces,
     /// Whether this replica is the leader. Only the leader records Events.
     pub is_leader: watch::Receiver<bool>,
     /// Metrics of the engine.
@@ -267,7 +270,13 @@ impl Engine {
 
     fn apply_update(&self, index: &mut Index, update: ObjectUpdate) -> Changes {
         match update {
-            ObjectUpdate::Pod(Update::Applied(_, pod)) => index.apply_pod(pod),
+            ObjectUpdate::Pod(Update::Applied(key, pod)) => {
+                // The watch delivers only Pods with a sidecar. A Namespace without injection may have some.
+                if !index.is_terminating(&key.namespace) {
+                    self.sidecar_namespaces.add(&key.namespace);
+                }
+                index.apply_pod(pod)
+            }
             ObjectUpdate::Pod(Update::Gone(key)) => index.remove_pod(&key),
             ObjectUpdate::Service(Update::Applied(_, service)) => index.apply_service(service),
             ObjectUpdate::Service(Update::Gone(key)) => index.remove_service(&key),
@@ -334,12 +343,18 @@ impl Engine {
         match update {
             Update::Applied(_, namespace) => {
                 let record = Arc::new(NamespaceRecord::from(&namespace));
+                if namespace.is_terminating {
+                    self.sidecar_namespaces.remove(&namespace.name);
+                } else if record.enables_injection() {
+                    self.sidecar_namespaces.add(&namespace.name);
+                }
                 let name = namespace.name.clone();
                 self.directory.write().namespaces.insert(name, record);
                 index.apply_namespace(namespace)
             }
             Update::Gone(key) => {
                 self.directory.write().namespaces.remove(&key.name);
+                self.sidecar_namespaces.remove(&key.name);
                 index.remove_namespace(&key.name)
             }
             Update::Synced => Changes::default(),

@@ -2,9 +2,9 @@
 
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_k8s::controller::writer;
-use kermode_k8s::convert::facts::{IntermediateKind, PodFacts, ServiceFacts};
+use kermode_k8s::convert::facts::{IntermediateKind, NamespaceFacts, PodFacts, ServiceFacts};
 use kermode_runtime::readiness::Readiness;
 use kermode_xds::store::Store;
 use kube::Client;
@@ -51,6 +51,7 @@ fn mk_engine(client: Client, is_leader: watch::Receiver<bool>) -> Engine {
         writer,
         event_recorder,
         meshes_changed: Arc::default(),
+        sidecar_namespaces: SidecarNamespaces::default(),
         is_leader,
         metrics: Metrics::default(),
     }
@@ -243,4 +244,45 @@ async fn directory_has_the_names_of_gateways() {
     apply(ObjectUpdate::Pod(Update::Gone(ObjectKey::new("demo", "kong"))).into());
     assert!(!has_gateway("kong"));
     assert!(has_gateway("traefik"));
+}
+
+/// Makes the event of a Namespace. A terminating one has a deletion timestamp.
+fn mk_namespace(name: &str, labels: Value, is_terminating: bool) -> WatchEvent {
+    let deletion = is_terminating.then_some("2026-01-01T00:00:00Z");
+    let namespace = json!({"metadata": {"name": name, "labels": labels, "deletionTimestamp": deletion}});
+    let namespace: Namespace = serde_json::from_value(namespace).expect("a Namespace");
+    let facts = NamespaceFacts::from(&namespace);
+    ObjectUpdate::Namespace(Update::Applied(ObjectKey::new("", name), facts)).into()
+}
+
+#[tokio::test]
+async fn namespaces_with_injection_or_a_sidecar_get_the_roots_of_the_control_plane() {
+    let (client, _requests) = mk_client();
+    let engine = mk_engine(client, watch::channel(false).1);
+    let namespaces = engine.sidecar_namespaces.clone();
+    let apply = |events: Vec<WatchEvent>| {
+        engine.apply(events.into_iter().map(|event| event.update), None);
+    };
+    let injected = json!({"kuma.io/sidecar-injection": "enabled"});
+    apply(vec![
+        mk_namespace("labelled", injected.clone(), false),
+        mk_namespace("demo", json!({}), false),
+        mk_namespace("other", json!({}), false),
+        mk_namespace("deleted", injected.clone(), true),
+    ]);
+    assert!(namespaces.contains("labelled"));
+    for without_sidecar in ["demo", "other", "deleted"] {
+        assert!(!namespaces.contains(without_sidecar), "{without_sidecar}");
+    }
+    apply(vec![mk_pod("web", "10.0.0.1")]);
+    assert!(
+        namespaces.contains("demo"),
+        "a Pod of the namespace has a sidecar"
+    );
+    apply(vec![
+        mk_namespace("demo", json!({}), true),
+        mk_namespace("labelled", injected, true),
+        mk_pod("web", "10.0.0.1"),
+    ]);
+    assert!(!namespaces.contains("demo") && !namespaces.contains("labelled"));
 }

@@ -23,7 +23,9 @@ pub use certificate::{IssuedCertificate, Term, Validity};
 pub use csr::SigningRequest;
 pub use error::Error;
 pub use renewal::{RemainingLifetime, RenewalStep, RenewalTimer};
-pub use rotation_plan::{Generation, MAX_STALENESS, Phase, RotationPlan, RotationReason, Schedule, Trust};
+pub use rotation_plan::{
+    Generation, MAX_STALENESS, Phase, RotatingAuthority, RotationPlan, RotationReason, Schedule, Trust,
+};
 pub use serving::{IssuedServingCertificate, ServingAuthority};
 pub use spiffe::{Entitlement, SpiffeId};
 pub use workload::WorkloadKey;

@@ -1,4 +1,4 @@
-//! Rotation plan of a mesh's CA: which generation signs, which generations are trusted, and when a rotation is due.
+//! Rotation plan of a CA, of a mesh or of the control plane: which generation signs, which generations are trusted, and when a rotation is due.
 //!
 //! Each new CA has a fixed schedule. First, proxies trust the new root in addition to the old root. Then the new CA
 //! signs. Finally, the old root is removed. Each phase is longer than the lifetime of a certificate. Therefore every
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
 
-use crate::{Authority, Term, TrustBundle};
+use crate::{Authority, ServingAuthority, Term, TrustBundle, Validity};
 
 /// Maximum age of cached CAs that a replica uses when it cannot read the Secrets.
 pub const MAX_STALENESS: Duration = Duration::from_secs(20);
@@ -30,23 +30,32 @@ pub struct Schedule {
     pub predecessor_trusted_until: SystemTime,
 }
 
+/// CA that can be rotated.
+pub trait RotatingAuthority {
+    /// Returns the CA certificate, a root.
+    fn certificate(&self) -> &CertificateDer<'static>;
+
+    /// Returns the validity of the CA certificate.
+    fn validity(&self) -> Validity;
+}
+
 /// One CA with the metadata of its Secret.
-#[derive(Clone, Debug)]
-pub struct Generation {
+#[derive(Debug)]
+pub struct Generation<A = Authority> {
     /// Number of the generation, starting at 1.
     pub number: u32,
     /// The CA.
-    pub authority: Arc<Authority>,
+    pub authority: Arc<A>,
     /// Schedule; `None` for the first generation.
     pub schedule: Option<Schedule>,
     /// Rotation request of the user when the CA was generated; see [`RotationPlan::due_rotation`].
     pub request: Option<String>,
 }
 
-/// Generations of the CA of a mesh, at least one.
-#[derive(Clone, Debug)]
-pub struct RotationPlan {
-    generations: Vec<Generation>,
+/// Generations of a CA, at least one.
+#[derive(Debug)]
+pub struct RotationPlan<A = Authority> {
+    generations: Vec<Generation<A>>,
 }
 
 /// Phase of a rotation.
@@ -69,7 +78,7 @@ pub enum RotationReason {
     Ageing,
 }
 
-/// Trust bundle and signer of a mesh at one point in time.
+/// Trust bundle and signer at one point in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// Root certificates.
@@ -98,30 +107,73 @@ impl Schedule {
     }
 }
 
+// === impl RotatingAuthority ===
+
+impl RotatingAuthority for Authority {
+    fn certificate(&self) -> &CertificateDer<'static> {
+        Self::certificate(self)
+    }
+
+    fn validity(&self) -> Validity {
+        Self::validity(self)
+    }
+}
+
+impl RotatingAuthority for ServingAuthority {
+    fn certificate(&self) -> &CertificateDer<'static> {
+        Self::certificate(self)
+    }
+
+    fn validity(&self) -> Validity {
+        Self::validity(self)
+    }
+}
+
+// === impl Generation ===
+
+impl<A> Clone for Generation<A> {
+    fn clone(&self) -> Self {
+        Self {
+            number: self.number,
+            authority: self.authority.clone(),
+            schedule: self.schedule,
+            request: self.request.clone(),
+        }
+    }
+}
+
 // === impl RotationPlan ===
 
-impl RotationPlan {
+impl<A> Clone for RotationPlan<A> {
+    fn clone(&self) -> Self {
+        Self {
+            generations: self.generations.clone(),
+        }
+    }
+}
+
+impl<A: RotatingAuthority> RotationPlan<A> {
     /// Creates a plan from generations in any order. Returns `None` if there are no generations.
-    pub fn new(mut generations: Vec<Generation>) -> Option<Self> {
+    pub fn new(mut generations: Vec<Generation<A>>) -> Option<Self> {
         generations.sort_by_key(|generation| generation.number);
         generations.dedup_by_key(|generation| generation.number);
         (!generations.is_empty()).then_some(Self { generations })
     }
 
     /// Returns all generations, the oldest first.
-    pub fn generations(&self) -> &[Generation] {
+    pub fn generations(&self) -> &[Generation<A>] {
         &self.generations
     }
 
     /// Returns the newest generation, whether or not it signs yet.
-    pub fn newest(&self) -> &Generation {
+    pub fn newest(&self) -> &Generation<A> {
         &self.generations[self.generations.len() - 1]
     }
 
     /// Returns the generation that signs at `now`.
-    pub fn signer(&self, now: SystemTime) -> &Generation {
+    pub fn signer(&self, now: SystemTime) -> &Generation<A> {
         // An expired CA never signs.
-        let may_sign = |generation: &&Generation| {
+        let may_sign = |generation: &&Generation<A>| {
             generation
                 .schedule
                 .is_none_or(|schedule| schedule.signs_from <= now)
@@ -155,7 +207,7 @@ impl RotationPlan {
     }
 
     /// Returns the generations whose roots are trusted, the oldest first.
-    pub fn trusted(&self, now: SystemTime) -> impl Iterator<Item = &Generation> {
+    pub fn trusted(&self, now: SystemTime) -> impl Iterator<Item = &Generation<A>> {
         let successors = self.generations.iter().skip(1).map(Some).chain([None]);
         self.generations
             .iter()

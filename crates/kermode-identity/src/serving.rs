@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair, SanType};
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use crate::issuer::{Issuer, Leaf};
 use crate::{Error, IssuedCertificate, Term, Validity};
@@ -49,6 +49,11 @@ impl ServingAuthority {
             certificate,
             key: key.serialize_der(),
         })
+    }
+
+    /// Returns the CA certificate, a root for proxies and the API server.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        self.issuer.certificate()
     }
 
     /// Returns the validity of the CA certificate.

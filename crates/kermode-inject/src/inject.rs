@@ -177,8 +177,8 @@ struct Rendering<'a> {
 struct InjectedContainers {
     init: Value,
     sidecar: Value,
-    /// The sidecar's own token; unused if a ContainerPatch removed its mount.
-    token_volume: Option<Value>,
+    /// Volume of the sidecar's token and roots; unused if a ContainerPatch removed its mount.
+    token_volume: Value,
 }
 
 // === impl Rendering ===
@@ -318,7 +318,7 @@ impl Rendering<'_> {
                     .to_owned()
             });
         }
-        let rendered = render::sidecar(plan, &token.mount);
+        let rendered = render::sidecar(plan, token);
         let mut sidecar = container_patch::apply_traced(
             &rendered,
             &patches.sidecar_operations(),
@@ -391,12 +391,11 @@ fn drop_replaced_token_mount(sidecar: &mut Value) {
 }
 
 /// Returns the volumes that the sidecar needs. The token's volume is omitted if the ContainerPatches removed its mount.
-fn needed_volumes(plan: &Plan<'_>, token_volume: Option<Value>, sidecar: &Value) -> Vec<Value> {
-    let is_mounted = |name: &str| {
-        let mounts = sidecar.get("volumeMounts").and_then(Value::as_array);
-        mounts.into_iter().flatten().any(|mount| mount["name"] == name)
-    };
-    let token_volume = token_volume.filter(|_| is_mounted(TOKEN_VOLUME));
+fn needed_volumes(plan: &Plan<'_>, token_volume: Value, sidecar: &Value) -> Vec<Value> {
+    let mounts = sidecar.get("volumeMounts").and_then(Value::as_array);
+    let mut mounts = mounts.into_iter().flatten();
+    let is_mounted = mounts.any(|mount| mount["name"] == token_volume["name"]);
+    let token_volume = is_mounted.then_some(token_volume);
     let tmp_volume = plan.has_tmp().then(|| render::small_empty_dir(TMP_VOLUME));
     token_volume.into_iter().chain(tmp_volume).collect()
 }

@@ -4,11 +4,15 @@ use serde_json::Value;
 
 use crate::denial::Denial;
 use crate::leftovers::contains;
-use crate::names::{TMP_VOLUME, TOKEN_VOLUME};
+use crate::names::{CA_VOLUME, TMP_VOLUME, TOKEN_VOLUME};
 use crate::pod::Pod;
 
 /// Names of the sidecar's volumes, and the member by which a volume of that name is recognized as the sidecar's.
-const FORMS: [(&str, &str); 2] = [(TMP_VOLUME, "emptyDir"), (TOKEN_VOLUME, "projected")];
+const FORMS: [(&str, &str); 3] = [
+    (TMP_VOLUME, "emptyDir"),
+    (TOKEN_VOLUME, "projected"),
+    (CA_VOLUME, "projected"),
+];
 
 /// Changes of a Pod's list of volumes. The indices are those of the incoming Pod.
 #[derive(Debug, Default, PartialEq)]

@@ -170,12 +170,51 @@ fn sidecar_has_a_token_of_its_own_whatever_the_containers_mount() {
             .iter()
             .find(|volume| volume["name"] == "kuma-sidecar-token")
             .expect("the volume of the sidecar's token");
-        assert_eq!(
-            volume["projected"],
-            projected_token("kuma-control-plane")["projected"],
-            "{source}"
-        );
+        let mut expected = projected_token("kuma-control-plane")["projected"].clone();
+        expected["sources"]
+            .as_array_mut()
+            .expect("sources")
+            .push(roots_source());
+        assert_eq!(volume["projected"], expected, "{source}");
         assert_eq!(warnings, Vec::<String>::new(), "{source}");
+    }
+}
+
+/// Makes the source of a projected volume with the roots of the control plane.
+fn roots_source() -> Value {
+    let items = json!([{"key": "ca.crt", "path": "control-plane-ca.crt"}]);
+    json!({"configMap": {"name": "kuma-control-plane-ca", "optional": true, "items": items}})
+}
+
+#[test]
+fn sidecar_reads_the_roots_of_the_control_plane_beside_its_token_or_in_a_volume_of_their_own() {
+    let named = json!({"kuma.io/service-account-token-volume": "credentials"});
+    let own_directory = "/var/run/secrets/kuma.io/control-plane-ca";
+    for (annotations, volume_name, directory) in [
+        (json!({}), "kuma-sidecar-token", TOKEN_DIRECTORY),
+        (named, "kuma-sidecar-ca", own_directory),
+    ] {
+        let (pod, _) = injected_with_volume(&annotations, &projected_token("kuma-control-plane"));
+        let sidecar = &pod["spec"]["containers"][0];
+        let env = sidecar["env"].as_array().expect("variables");
+        let variable = env
+            .iter()
+            .find(|variable| variable["name"] == "KUMA_CONTROL_PLANE_CA_CERT_FILE");
+        // The default of `kuma-dp` is the file beside the token.
+        let path = variable.map(|variable| variable["value"].clone());
+        let is_default = directory == TOKEN_DIRECTORY;
+        let expected = (!is_default).then(|| json!(format!("{directory}/control-plane-ca.crt")));
+        assert_eq!(path, expected);
+        let mounts = sidecar["volumeMounts"].as_array().expect("mounts");
+        let mount = mounts.iter().find(|mount| mount["mountPath"] == directory);
+        assert_eq!(mount.expect("the mount of the file")["name"], volume_name);
+        let volumes = pod["spec"]["volumes"].as_array().expect("volumes");
+        let volume = volumes.iter().find(|volume| volume["name"] == volume_name);
+        let sources = volume.expect("the volume of the file")["projected"]["sources"].as_array();
+        assert!(
+            sources.expect("sources").contains(&roots_source()),
+            "{volume_name}"
+        );
     }
 }
 

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use crate::webhooks;
 use crate::{Installation, NAME, cluster_scoped, namespaced};
 
+/// ConfigMap with the roots of the control plane.
+const CA_CONFIG_MAP: &str = "kuma-control-plane-ca";
+
 const READ_VERBS: [&str; 3] = ["get", "list", "watch"];
 
 /// Roles and their bindings.
@@ -57,6 +60,13 @@ fn cluster_rules() -> Vec<Value> {
         rule("apps", &["daemonsets", "statefulsets"], &["get"]),
         rule("", &["replicationcontrollers"], &["get"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
+        // The roots of the control plane are published in the namespaces of sidecars
+        // (docs/design.md#roots-of-the-control-plane). A rule with resourceNames cannot allow `create`.
+        with_names(
+            rule("", &["configmaps"], &["list", "watch", "patch"]),
+            json!([CA_CONFIG_MAP]),
+        ),
+        rule("", &["configmaps"], &["create"]),
         rule(
             GROUP,
             &["dataplanes"],

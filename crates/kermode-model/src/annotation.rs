@@ -132,7 +132,7 @@ keys! {
     /// Application protocol of the port that the key begins with.
     PORT_PROTOCOL_SUFFIX = ".service.kuma.io/protocol", "annotation of a Service", Notation::Words(&["tcp", "http", "http2", "grpc", "kafka"]), "`appProtocol` of the port, else `tcp`";
     /// Requests a new builtin certificate authority: each change of the text starts a rotation.
-    ROTATE_CA = "kuma.io/rotate-ca", "annotation of a Mesh", Notation::Text, "";
+    ROTATE_CA = "kuma.io/rotate-ca", "annotation of a Mesh, or of the Secret `kuma-control-plane-ca`", Notation::Text, "";
 }
 
 keys! {

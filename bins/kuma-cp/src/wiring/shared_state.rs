@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use kermode_admission::directory::Directory;
 use kermode_admission::{self as admission, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
 use kermode_engine::{self as engine, Engine};
 use kermode_issuance::{self as issuance, AcceptedAudiences, CertificateIssuance, TokenAuthenticator};
 use kermode_k8s::controller::recorder::EventRecorder;
+use kermode_k8s::controller::roots::{self, RootsPublisher, RootsReceiver, SidecarNamespaces};
 use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
@@ -40,6 +40,8 @@ pub(super) struct SharedState {
     pub(super) statuses: ProxyStatuses,
     /// Notification from the engine to the writer of Mesh statuses.
     pub(super) meshes_changed: Arc<Notify>,
+    /// Namespaces of sidecars, from the engine to the writer of the ConfigMaps with the roots of the control plane.
+    pub(super) sidecar_namespaces: SidecarNamespaces,
     pub(super) event_recorder: EventRecorder,
     pub(super) authorities: Authorities,
     /// Audiences of the tokens of proxies.
@@ -93,6 +95,7 @@ impl SharedState {
             writer,
             statuses,
             meshes_changed: Arc::default(),
+            sidecar_namespaces: SidecarNamespaces::default(),
             event_recorder,
             authorities,
             accepted_audiences: AcceptedAudiences {
@@ -118,6 +121,7 @@ impl SharedState {
             writer: self.writer,
             event_recorder: self.event_recorder,
             meshes_changed: self.meshes_changed,
+            sidecar_namespaces: self.sidecar_namespaces,
             is_leader: self.is_leader,
             metrics: self.engine_metrics,
         }
@@ -133,6 +137,24 @@ impl SharedState {
         self.authorities
             .clone()
             .run_rotation(metrics, self.event_recorder.clone())
+    }
+
+    /// Returns the writer of the ConfigMaps with the roots of the control plane, and registers its metrics.
+    pub(super) fn roots_publisher(
+        &self,
+        client: Client,
+        roots: RootsReceiver,
+        registry: &Arc<Mutex<Registry>>,
+    ) -> RootsPublisher {
+        let metrics = roots::Metrics::default();
+        metrics.register(&mut registry.lock());
+        RootsPublisher {
+            client,
+            namespaces: self.sidecar_namespaces.clone(),
+            roots,
+            is_leader: self.is_leader.clone(),
+            metrics,
+        }
     }
 
     /// Returns the future that tracks the other replicas, and registers its metrics.
@@ -159,12 +181,12 @@ impl SharedState {
     /// setting `caCertFile` of the injector names a file.
     ///
     /// # Errors
-    /// When the CA file of the injector or the version of the API server cannot be read.
+    /// When the version of the API server cannot be read.
     pub(super) async fn webhooks(
         &self,
         config: &Config,
         client: &Client,
-        control_plane_ca_pem: String,
+        control_plane_roots: RootsReceiver,
         registry: &Arc<Mutex<Registry>>,
     ) -> anyhow::Result<Webhooks> {
         let mut settings = config.runtime.kubernetes.injector.clone();
@@ -172,19 +194,12 @@ impl SharedState {
             api_server::retry(async || supports_native_sidecars(client).await).await?;
         let metrics = admission::Metrics::default();
         metrics.register(&mut registry.lock());
-        let ca_file = &settings.ca_cert_file;
-        let control_plane_ca_pem = if ca_file.is_empty() {
-            control_plane_ca_pem
-        } else {
-            let text = tokio::fs::read_to_string(ca_file).await;
-            text.with_context(|| format!("runtime.kubernetes.injector.caCertFile: {ca_file} cannot be read"))?
-        };
         Ok(Webhooks {
             settings,
             directory: self.directory.clone(),
             client: client.clone(),
             control_plane_url: config.control_plane_url(),
-            control_plane_ca_pem,
+            control_plane_roots,
             system_namespace: config.store.kubernetes.system_namespace.clone(),
             events: admission::InjectionEvents::start(self.event_recorder.clone(), client.clone()),
             metrics,

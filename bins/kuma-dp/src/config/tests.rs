@@ -90,6 +90,15 @@ fn all_errors_are_reported_at_once_each_with_its_flag_and_variable() {
 }
 
 #[test]
+fn file_of_roots_is_beside_the_token_by_default_and_can_be_turned_off() {
+    let file = |changes: &[&str]| mk_args(changes).into_config().unwrap().control_plane.ca_file;
+    let default = "/var/run/secrets/kubernetes.io/serviceaccount/control-plane-ca.crt";
+    assert_eq!(file(&[]), Some(default.into()));
+    assert_eq!(file(&["--ca-cert-file=/run/ca.crt"]), Some("/run/ca.crt".into()));
+    assert_eq!(file(&["--ca-cert-file="]), None);
+}
+
+#[test]
 fn concurrency_of_zero_selects_the_default_of_envoy() {
     assert_eq!(
         mk_args(&["--concurrency=0"])

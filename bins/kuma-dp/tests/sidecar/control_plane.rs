@@ -57,8 +57,15 @@ pub(crate) struct ControlPlane {
     /// Address of the only inbound of the proxy under test.
     pub(crate) inbound: SocketAddr,
     state: Arc<ControlPlaneState>,
-    /// Whether connections are forwarded ([`start_forwarder`]). While they are not, the control plane is unreachable.
-    forwarding: watch::Sender<bool>,
+    /// Server to which connections are forwarded ([`start_forwarder`]). With `None`, the control plane is unreachable.
+    forwarding: watch::Sender<Option<SocketAddr>>,
+    server: Server,
+}
+
+/// Server with a CA of its own. Dropping the value stops it.
+struct Server {
+    address: SocketAddr,
+    ca_pem: String,
     _trigger: shutdown::Trigger,
 }
 
@@ -80,16 +87,6 @@ impl ControlPlane {
     }
 
     pub(crate) async fn start_with_probes(behaviour: Behaviour, probes: Option<Probes>) -> Self {
-        let serving_authority = ServingAuthority::generate(SystemTime::now()).unwrap();
-        let issued = serving_authority
-            .issue(
-                &["127.0.0.1"],
-                Term::of(Duration::from_hours(1)),
-                SystemTime::now(),
-            )
-            .unwrap();
-        let key = issued.private_key().into();
-        let certificate = tls::ServingCertificate::new(issued.certificate.chain, key).unwrap();
         let inbound = free_address(POD_IP).await;
         let state = Arc::new(ControlPlaneState {
             behaviour: Mutex::new(behaviour),
@@ -98,36 +95,37 @@ impl ControlPlane {
             accepted_tokens: Mutex::default(),
             received: Mutex::default(),
         });
-        let routes = Routes::new(Ads(state.clone())).add_service(Issuance(state.clone()));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let (forwarding, address) = start_forwarder(listener.local_addr().unwrap()).await;
-        let (trigger, shutdown) = shutdown::channel();
-        tokio::spawn(tls::serve(
-            listener,
-            certificate,
-            routes.into_axum_router(),
-            MAX_CONNECTIONS,
-            shutdown,
-        ));
+        let server = Server::start(state.clone()).await;
+        let (forwarding, address) = start_forwarder(server.address).await;
         Self {
             address,
-            ca_pem: serving_authority.certificate_pem(),
+            ca_pem: server.ca_pem.clone(),
             inbound,
             state,
             forwarding,
-            _trigger: trigger,
+            server,
         }
+    }
+
+    /// Closes all connections, and starts anew with another CA, like a control plane that has lost its CA. Returns the
+    /// certificate of the CA. [`Self::received`] then returns only requests to the new server.
+    pub(crate) async fn restart_with_new_ca(&mut self) -> String {
+        self.disconnect();
+        self.server = Server::start(self.state.clone()).await;
+        self.ca_pem.clone_from(&self.server.ca_pem);
+        self.reconnect();
+        self.ca_pem.clone()
     }
 
     /// Closes all connections and every new connection, like a control plane that was killed.
     pub(crate) fn disconnect(&self) {
-        self.forwarding.send_replace(false);
+        self.forwarding.send_replace(None);
     }
 
     /// Accepts connections after [`Self::disconnect`] and clears the received requests.
     pub(crate) fn reconnect(&self) {
         self.state.received.lock().unwrap().clear();
-        self.forwarding.send_replace(true);
+        self.forwarding.send_replace(Some(self.server.address));
     }
 
     /// Returns the requests received on ADS streams since the start or the last [`Self::reconnect`].
@@ -156,6 +154,32 @@ impl ControlPlane {
             SystemTime::now(),
         );
         (issued.unwrap(), key, self.state.roots())
+    }
+}
+
+impl Server {
+    async fn start(state: Arc<ControlPlaneState>) -> Self {
+        let authority = ServingAuthority::generate(SystemTime::now()).unwrap();
+        let term = Term::of(Duration::from_hours(1));
+        let issued = authority.issue(&["127.0.0.1"], term, SystemTime::now()).unwrap();
+        let key = issued.private_key().into();
+        let certificate = tls::ServingCertificate::new(issued.certificate.chain, key).unwrap();
+        let routes = Routes::new(Ads(state.clone())).add_service(Issuance(state));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (trigger, shutdown) = shutdown::channel();
+        tokio::spawn(tls::serve(
+            listener,
+            certificate,
+            routes.into_axum_router(),
+            MAX_CONNECTIONS,
+            shutdown,
+        ));
+        Self {
+            address,
+            ca_pem: authority.certificate_pem(),
+            _trigger: trigger,
+        }
     }
 }
 
@@ -272,23 +296,23 @@ fn mk_dataplane(inbound: SocketAddr, probes: Option<Probes>) -> Dataplane {
     }
 }
 
-/// Starts to forward connections to `target`. Returns a switch that stops and resumes the forwarding, and the address
-/// that clients connect to.
-async fn start_forwarder(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
+/// Starts to forward connections to `target`. Returns a switch that changes the target, and the address that clients
+/// connect to. A change closes all connections.
+async fn start_forwarder(target: SocketAddr) -> (watch::Sender<Option<SocketAddr>>, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (forwarding, is_forwarding) = watch::channel(true);
+    let (forwarding, current_target) = watch::channel(Some(target));
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let mut is_forwarding = is_forwarding.clone();
+            let mut current_target = current_target.clone();
             tokio::spawn(async move {
-                if !*is_forwarding.borrow() {
+                let Some(target) = *current_target.borrow() else {
                     return;
-                }
+                };
                 let mut server = TcpStream::connect(target).await.unwrap();
                 tokio::select! {
                     _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                    _ = is_forwarding.wait_for(|is_forwarding| !is_forwarding) => {}
+                    _ = current_target.wait_for(|current| *current != Some(target)) => {}
                 }
             });
         }

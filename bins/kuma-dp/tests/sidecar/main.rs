@@ -250,6 +250,45 @@ async fn token_is_reread_after_a_rejection_and_never_logged() {
 }
 
 #[tokio::test]
+async fn sidecar_follows_a_new_ca_of_the_control_plane_by_its_file() {
+    let mut control_plane = ControlPlane::start(MTLS).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("control-plane-ca.crt");
+    let changes = [("KUMA_CONTROL_PLANE_CA_CERT_FILE", file.to_str().unwrap())];
+    // The file does not exist yet: the roots of the environment are used.
+    let agent = Agent::start(&control_plane, "first", &changes).await;
+    agent.wait_for_ready_status(200).await;
+    for restart in 1..=2 {
+        let new_root = control_plane.restart_with_new_ca().await;
+        agent
+            .eventually("the new CA is rejected", async || {
+                let rejections = agent
+                    .log()
+                    .matches("has issued the certificate of the control plane")
+                    .count();
+                (rejections >= restart).then_some(())
+            })
+            .await;
+        assert!(
+            control_plane.received().is_empty(),
+            "the server is not trusted yet"
+        );
+        // The kubelet replaces the file instead of writing to it.
+        let new_file = directory.path().join("new");
+        std::fs::write(&new_file, new_root).unwrap();
+        std::fs::rename(new_file, &file).unwrap();
+        agent
+            .eventually("the sidecar is connected again", async || {
+                (!control_plane.received().is_empty()).then_some(())
+            })
+            .await;
+    }
+    assert_eq!(agent.log().matches("roots of the control plane read").count(), 2);
+    let (status, _) = agent.admin_request("GET", "/ready").await.unwrap();
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
 async fn kuma_dp_ends_when_envoy_is_stopped_through_its_admin_interface() {
     // Kuma's control plane sends this request to end the sidecar of a finished Job. Kermode's control plane does not
     // send it yet (`docs/reference/dataplane.md#finished-jobs`).

@@ -13,7 +13,7 @@ use kermode_runtime::tls::{self, ServingCertificate};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::api_server::{ApiServer, Mode};
 use super::caller::Caller;
@@ -150,7 +150,8 @@ pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
         directory,
         client: api_server.client(),
         control_plane_url: "https://kuma-control-plane.kong-mesh-system:5678".to_owned(),
-        control_plane_ca_pem: "CA".to_owned(),
+        // The last value stays readable after the sender is dropped.
+        control_plane_roots: watch::channel(Arc::from("CA")).1,
         system_namespace: "kong-mesh-system".to_owned(),
         events: InjectionEvents::start(
             EventRecorder::start(api_server.client(), None),

@@ -239,5 +239,5 @@ fn successor_of_an_expired_ca_signs_before_its_scheduled_time() {
 
 #[test]
 fn plan_needs_at_least_one_generation() {
-    assert!(RotationPlan::new(Vec::new()).is_none());
+    assert!(RotationPlan::<Authority>::new(Vec::new()).is_none());
 }

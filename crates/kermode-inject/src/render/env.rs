@@ -17,14 +17,15 @@ const POD_FIELDS: [(&str, &str); 3] = [
 ];
 
 /// Returns the variables in order: fields of the Pod, then the others by name. A configured variable replaces the
-/// rendered variable of the same name.
-pub(super) fn env(plan: &Plan<'_>) -> Vec<Value> {
+/// rendered variable of the same name. `ca_file` is the path of the file with the roots of the control plane, if it is
+/// not the default.
+pub(super) fn env(plan: &Plan<'_>, ca_file: Option<&str>) -> Vec<Value> {
     let mut configured = plan.env_vars.clone();
     let fields = POD_FIELDS.map(|(name, path)| match configured.remove(name) {
         Some(value) => variable(name, &value),
         None => json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}),
     });
-    let mut rest = rendered_variables(plan);
+    let mut rest = rendered_variables(plan, ca_file);
     rest.extend(configured);
     fields
         .into_iter()
@@ -36,12 +37,15 @@ fn variable(name: &str, value: &str) -> Value {
     json!({"name": name, "value": value})
 }
 
-fn rendered_variables(plan: &Plan<'_>) -> BTreeMap<String, String> {
+fn rendered_variables(plan: &Plan<'_>, ca_file: Option<&str>) -> BTreeMap<String, String> {
     let dns = &plan.settings.builtin_dns;
     let mut variables = BTreeMap::new();
     let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
 
     set("KUMA_CONTROL_PLANE_CA_CERT", plan.control_plane_ca_pem.to_owned());
+    if let Some(ca_file) = ca_file {
+        set("KUMA_CONTROL_PLANE_CA_CERT_FILE", ca_file.to_owned());
+    }
     set("KUMA_CONTROL_PLANE_URL", plan.control_plane_url.to_owned());
     set("KUMA_DATAPLANE_DRAIN_TIME", duration::format(plan.drain_time));
     set("KUMA_DATAPLANE_MESH", plan.mesh.clone());

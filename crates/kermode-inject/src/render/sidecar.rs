@@ -5,7 +5,7 @@ use std::time::Duration;
 use kermode_model::duration;
 use serde_json::{Value, json};
 
-use super::{env, resources, restricted_context};
+use super::{Token, env, resources, restricted_context};
 use crate::names::{READY_PATH, SIDECAR, TMP_VOLUME};
 use crate::plan::{Placement, Plan};
 use crate::settings::ProbeSettings;
@@ -16,10 +16,10 @@ const WAIT_RESERVE: Duration = Duration::from_millis(500);
 /// Pause between the requests of the startup probe's command. It delays the start of the application.
 const WAIT_INTERVAL: &str = "50ms";
 
-/// Renders the container. `token_mount` is the volume mount of the service account token.
-pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
+/// Renders the container.
+pub(crate) fn sidecar(plan: &Plan<'_>, token: &Token) -> Value {
     let settings = &plan.settings.sidecar_container;
-    let mut mounts = vec![token_mount.clone()];
+    let mut mounts = token.mounts.clone();
     if plan.has_tmp() {
         mounts.push(json!({"name": TMP_VOLUME, "mountPath": "/tmp"}));
     }
@@ -28,7 +28,7 @@ pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
         "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
         "args": args(plan),
-        "env": env::env(plan),
+        "env": env::env(plan, token.ca_file.as_deref()),
         "securityContext": security_context(plan),
         "livenessProbe": probe(plan, &settings.liveness_probe, 1),
         "readinessProbe": probe(plan, &settings.readiness_probe, settings.readiness_probe.success_threshold),

@@ -1,22 +1,27 @@
 //! Selects the sidecar's service account token, which authenticates the Pod to the control plane
-//! (docs/design.md#proxy-tokens).
+//! (docs/design.md#proxy-tokens), and the file of the roots that the sidecar trusts
+//! (docs/design.md#roots-of-the-control-plane).
 
 use kermode_crds::annotation::SERVICE_ACCOUNT_TOKEN_VOLUME;
 use serde_json::{Value, json};
 
 use crate::denial::Denial;
-use crate::names::{TOKEN_DIRECTORY, TOKEN_VOLUME};
+use crate::names::{
+    CA_CONFIG_MAP, CA_DIRECTORY, CA_ENTRY, CA_FILE, CA_VOLUME, TOKEN_DIRECTORY, TOKEN_VOLUME,
+};
 use crate::pod::Pod;
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
-/// Service account token of the sidecar.
+/// Service account token of the sidecar, and roots of the control plane.
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
-    /// Volume mount of the sidecar.
-    pub(crate) mount: Value,
-    /// Volume that the Pod must have; `None` for a volume that an annotation names.
-    pub(crate) volume: Option<Value>,
+    /// Volume mounts of the sidecar.
+    pub(crate) mounts: Vec<Value>,
+    /// Volume that the Pod must have: the roots, and the token unless an annotation names another volume.
+    pub(crate) volume: Value,
+    /// Path of the file with the roots; `None` for the default path of `kuma-dp`.
+    pub(crate) ca_file: Option<String>,
 }
 
 /// Selects the token, in this order: the volume that the annotation names; a new projected token for the sidecar alone. A
@@ -45,16 +50,18 @@ pub(crate) fn token(
             format!("{location} names the volume {name}")
         });
         return Ok(Token {
-            mount: mount_of(name),
-            volume: None,
+            mounts: vec![mount_of(name, TOKEN_DIRECTORY), mount_of(CA_VOLUME, CA_DIRECTORY)],
+            volume: projected(CA_VOLUME, &[roots_source()]),
+            ca_file: Some(format!("{CA_DIRECTORY}/{CA_FILE}")),
         });
     }
     trace.note(TraceTopic::Token, || {
         format!("a projected token for audience {audience} is added for the sidecar")
     });
     Ok(Token {
-        mount: mount_of(TOKEN_VOLUME),
-        volume: Some(own_volume(audience)),
+        mounts: vec![mount_of(TOKEN_VOLUME, TOKEN_DIRECTORY)],
+        volume: projected(TOKEN_VOLUME, &[token_source(audience), roots_source()]),
+        ca_file: None,
     })
 }
 
@@ -76,17 +83,24 @@ pub(crate) fn is_token_mount(mount: &Value) -> bool {
     path.is_some_and(|path| path.trim_end_matches('/') == TOKEN_DIRECTORY)
 }
 
-fn mount_of(volume: &str) -> Value {
-    json!({"name": volume, "readOnly": true, "mountPath": TOKEN_DIRECTORY})
+fn mount_of(volume: &str, path: &str) -> Value {
+    json!({"name": volume, "readOnly": true, "mountPath": path})
 }
 
-/// Renders the projected volume of the sidecar's token. The API server and other services reject the token, because
-/// only the control plane accepts its audience. The control plane rejects tokens with another audience, such as those
-/// that the application shows to other services.
-fn own_volume(audience: &str) -> Value {
-    let token = json!({"path": "token", "expirationSeconds": 3600, "audience": audience});
-    json!({
-        "name": TOKEN_VOLUME,
-        "projected": {"sources": [{"serviceAccountToken": token}]},
-    })
+fn projected(name: &str, sources: &[Value]) -> Value {
+    json!({"name": name, "projected": {"sources": sources}})
+}
+
+/// Renders the sidecar's token. The API server and other services reject the token, because only the control plane
+/// accepts its audience. The control plane rejects tokens with another audience, such as those that the application
+/// shows to other services.
+fn token_source(audience: &str) -> Value {
+    json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600, "audience": audience}})
+}
+
+/// Renders the roots of the control plane. The Pod starts without the ConfigMap too: the control plane may create the
+/// ConfigMap after the Pod.
+fn roots_source() -> Value {
+    let items = json!([{"key": CA_ENTRY, "path": CA_FILE}]);
+    json!({"configMap": {"name": CA_CONFIG_MAP, "optional": true, "items": items}})
 }

@@ -1,6 +1,7 @@
-//! Kubernetes IO: watches objects, and writes Dataplanes, default objects, Secrets, Events and webhook registrations.
+//! Kubernetes IO: watches objects, and writes Dataplanes, default objects, Secrets, Events, webhook registrations and the
+//! ConfigMaps of the control plane's roots.
 //!
-//! All replicas watch. Only the leader ([`lease`]) writes Dataplanes and their Events.
+//! All replicas watch. Only the leader ([`lease`]) writes Dataplanes, their Events, and the ConfigMaps.
 
 pub mod client;
 pub mod defaults;
@@ -9,6 +10,7 @@ pub mod lease;
 pub mod preflight;
 pub mod recorder;
 pub mod registration;
+pub mod roots;
 pub mod secret;
 pub mod status;
 pub mod watch;

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::failure::describe;
+use super::roots::RootsReceiver;
 use super::watch::watch_config;
 
 /// Name of the MutatingWebhookConfiguration.
@@ -49,60 +50,74 @@ macro_rules! registration {
 registration!(MutatingWebhookConfiguration);
 registration!(ValidatingWebhookConfiguration);
 
-/// Watches both registrations and sets their `caBundle` to the CA (PEM). Runs until the future is dropped.
-pub async fn maintain_ca_bundles(client: Client, ca_pem: Vec<u8>) {
+/// Watches both registrations and sets their `caBundle` to the roots of the control plane, which may change. Runs until
+/// the future is dropped.
+pub async fn maintain_ca_bundles(client: Client, roots: RootsReceiver) {
     futures::join!(
-        maintain_ca_bundle::<MutatingWebhookConfiguration>(Api::all(client.clone()), MUTATING, &ca_pem),
-        maintain_ca_bundle::<ValidatingWebhookConfiguration>(Api::all(client), VALIDATING, &ca_pem),
+        maintain_ca_bundle::<MutatingWebhookConfiguration>(Api::all(client.clone()), MUTATING, roots.clone()),
+        maintain_ca_bundle::<ValidatingWebhookConfiguration>(Api::all(client), VALIDATING, roots),
     );
 }
 
-async fn maintain_ca_bundle<K>(api: Api<K>, name: &'static str, ca_pem: &[u8])
+async fn maintain_ca_bundle<K>(api: Api<K>, name: &'static str, mut roots: RootsReceiver)
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let config = watch_config().fields(&format!("metadata.name={name}"));
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(registration) => set_ca_bundle(&api, registration, ca_pem).await,
-            Err(error) => tracing::warn!(name, %error, "webhook registration cannot be watched; retrying"),
-        }
+    loop {
+        let current = tokio::select! {
+            event = events.next() => match event {
+                None => return,
+                Some(Ok(registration)) => Some(registration),
+                Some(Err(error)) => {
+                    tracing::warn!(name, %error, "webhook registration cannot be watched; retrying");
+                    continue;
+                }
+            },
+            Ok(()) = roots.changed() => None,
+        };
+        set_ca_bundle(&api, name, current, &mut roots).await;
     }
 }
 
-/// Sets the `caBundle` of each webhook whose `caBundle` is missing or wrong. Retries until the write succeeds or is no
-/// longer needed.
-async fn set_ca_bundle<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
+/// Sets the `caBundle` of each webhook whose `caBundle` is missing or wrong. `current` is the registration, or `None` if
+/// the registration has to be read. Retries until the write succeeds or is no longer needed.
+async fn set_ca_bundle<K>(api: &Api<K>, name: &str, mut current: Option<K>, roots: &mut RootsReceiver)
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let name = registration.name_any();
-    let mut current = Some(registration);
-    while let Some(patch) = current
-        .as_ref()
-        .and_then(|registration| ca_bundle_patch(registration, ca_pem))
-    {
+    loop {
+        if current.is_none() {
+            current = match api.get_opt(name).await {
+                Ok(None) => return,
+                Ok(found) => found,
+                Err(error) => {
+                    let failure = format!("webhook registration {name} cannot be read");
+                    tracing::warn!("{}; retrying", describe(&failure, &error));
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    continue;
+                }
+            };
+        }
+        let ca_pem = roots.borrow_and_update().clone();
+        let Some(patch) = current
+            .take()
+            .and_then(|registration| ca_bundle_patch(&registration, ca_pem.as_bytes()))
+        else {
+            return;
+        };
         match api
-            .patch(&name, &PatchParams::default(), &Patch::<()>::Json(patch))
+            .patch(name, &PatchParams::default(), &Patch::<()>::Json(patch))
             .await
         {
             Ok(_) => return tracing::info!(name, "caBundle of the webhook registration set"),
             Err(error) => {
-                tracing::warn!(
-                    "{}; retrying",
-                    describe(
-                        &format!("caBundle of webhook registration {name} cannot be set"),
-                        &error
-                    )
-                );
+                let failure = format!("caBundle of webhook registration {name} cannot be set");
+                tracing::warn!("{}; retrying", describe(&failure, &error));
             }
         }
         tokio::time::sleep(RETRY_PAUSE).await;
-        // The registration may have changed. If it cannot be read, the same patch is retried.
-        if let Ok(latest) = api.get_opt(&name).await {
-            current = latest;
-        }
     }
 }
 
@@ -130,4 +145,81 @@ fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) 
             |error| tracing::error!(name = registration.name_any(), %error, "caBundle patch cannot be built"),
         )
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt as _;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::Value;
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+
+    /// Returns a client of an API server with one webhook registration of each kind, and the names and new values of the
+    /// `caBundle` fields that the API server is asked to write. Watch requests never end.
+    fn mk_client() -> (Client, mpsc::UnboundedReceiver<(String, Value)>) {
+        let (sender, writes) = mpsc::unbounded_channel();
+        let client_configs: Arc<Mutex<HashMap<&str, Value>>> = Arc::default();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (sender, client_configs) = (sender.clone(), client_configs.clone());
+            async move {
+                let (head, body) = request.into_parts();
+                let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
+                if query.contains("watch=true") {
+                    return std::future::pending().await;
+                }
+                let name = if path.contains("/mutating") {
+                    MUTATING
+                } else {
+                    VALIDATING
+                };
+                if head.method == Method::PATCH {
+                    let operations: Value = serde_json::from_slice(&body.collect().await?.to_bytes())?;
+                    let bundle = operations[1]["value"].clone();
+                    client_configs
+                        .lock()
+                        .insert(name, json!({"caBundle": bundle.clone()}));
+                    // The test may have dropped the receiver.
+                    let _ = sender.send((name.to_owned(), bundle));
+                }
+                let client_config = client_configs.lock().get(name).cloned();
+                let mut response = json!({
+                    "metadata": {"name": name, "resourceVersion": "1"},
+                    "webhooks": [{"name": "a", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                        "clientConfig": client_config.unwrap_or_else(|| json!({}))}],
+                });
+                if head.method == Method::GET && !path.ends_with(name) {
+                    response = json!({"metadata": {"resourceVersion": "1"}, "items": [response]});
+                }
+                let body = Body::from(response.to_string().into_bytes());
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Response::new(body))
+            }
+        });
+        (Client::new(service, "default"), writes)
+    }
+
+    #[tokio::test]
+    async fn ca_bundles_follow_the_roots() {
+        let (client, mut writes) = mk_client();
+        let (sender, roots) = watch::channel(Arc::from("old"));
+        let maintaining = tokio::spawn(maintain_ca_bundles(client, roots));
+        for roots in ["old", "old and new", "new"] {
+            sender.send_replace(roots.into());
+            let mut written = Vec::new();
+            for _ in 0..2 {
+                written.push(writes.recv().await.expect("a write"));
+            }
+            written.sort_by(|one, other| one.0.cmp(&other.0));
+            let value = json!(k8s_openapi::ByteString(roots.as_bytes().to_vec()));
+            let expected = [MUTATING, VALIDATING].map(|name| (name.to_owned(), value.clone()));
+            assert_eq!(written, expected);
+        }
+        maintaining.abort();
+    }
 }

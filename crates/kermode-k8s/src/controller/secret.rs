@@ -17,6 +17,15 @@ use super::watch::watch_config;
 /// Contents of a Secret by key.
 pub type SecretData = BTreeMap<String, Vec<u8>>;
 
+/// Metadata of a Secret.
+#[derive(Clone, Debug, Default)]
+pub struct SecretMetadata {
+    /// UID, for Events.
+    pub uid: Option<String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
 /// Failure to read, list or create Secrets.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -36,6 +45,28 @@ pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<
         ))
     })?;
     Ok(found.map(contents))
+}
+
+/// Reads the metadata of a Secret; `None` if it does not exist.
+///
+/// # Errors
+/// When the request fails; the message names the Secret.
+pub async fn get_metadata(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<SecretMetadata>, SecretError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let found = api.get_metadata_opt(name).await.map_err(|error| {
+        SecretError(describe(
+            &format!("Secret {namespace}/{name} cannot be read"),
+            &error,
+        ))
+    })?;
+    Ok(found.map(|found| SecretMetadata {
+        uid: found.metadata.uid,
+        annotations: found.metadata.annotations.unwrap_or_default(),
+    }))
 }
 
 /// Reads a Secret, or creates it with the contents that `create` returns. If another replica creates the Secret
@@ -133,48 +164,31 @@ pub async fn list(
 
 /// Returns a stream that yields when a Secret of a type may have changed. Watches metadata only.
 pub fn changes(client: &Client, namespace: &str, secret_type: &str) -> impl Stream<Item = ()> + Send + use<> {
+    changes_of_selected(client, namespace, format!("type={secret_type}"))
+}
+
+/// Returns a stream that yields when the Secret of a name may have changed. Watches metadata only.
+pub fn changes_of_name(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> impl Stream<Item = ()> + Send + use<> {
+    changes_of_selected(client, namespace, format!("metadata.name={name}"))
+}
+
+fn changes_of_selected(
+    client: &Client,
+    namespace: &str,
+    selector: String,
+) -> impl Stream<Item = ()> + Send + use<> {
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
-    let config = watch_config().fields(&format!("type={secret_type}"));
-    let secret_type = secret_type.to_owned();
+    let config = watch_config().fields(&selector);
     watcher(api, config).default_backoff().filter_map(move |event| {
         std::future::ready(match event {
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
             Ok(_) => Some(()),
             Err(error) => {
-                tracing::warn!(type_ = secret_type, %error, "Secrets cannot be watched; retrying");
-                None
-            }
-        })
-    })
-}
-
-/// Returns a stream that yields the contents of a Secret whenever they may have changed; `None` if the Secret does not
-/// exist.
-pub fn follow(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-) -> impl Stream<Item = Option<SecretData>> + Send + use<> {
-    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let config = watch_config().fields(&format!("metadata.name={name}"));
-    let name = name.to_owned();
-    // Contents of the Secret in the list that the watch is receiving.
-    let mut listed = None;
-    watcher(api, config).default_backoff().filter_map(move |event| {
-        std::future::ready(match event {
-            Ok(watcher::Event::Init) => {
-                listed = None;
-                None
-            }
-            Ok(watcher::Event::InitApply(secret)) => {
-                listed = Some(contents(secret));
-                None
-            }
-            Ok(watcher::Event::InitDone) => Some(listed.take()),
-            Ok(watcher::Event::Apply(secret)) => Some(Some(contents(secret))),
-            Ok(watcher::Event::Delete(_)) => Some(None),
-            Err(error) => {
-                tracing::warn!(name, %error, "Secret cannot be watched; retrying");
+                tracing::warn!(selector, %error, "Secrets cannot be watched; retrying");
                 None
             }
         })

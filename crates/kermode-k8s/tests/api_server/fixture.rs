@@ -31,7 +31,7 @@ static RUNNING_TEST: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A namespace of the API server.
 pub(crate) struct Fixture {
-    client: Client,
+    pub(crate) client: Client,
     pub(crate) namespace: String,
     pub(crate) dataplanes: Api<DynamicObject>,
     /// `None` in a further fixture of the same test.

@@ -1,5 +1,5 @@
-//! Tests with a real API server: the writer of Dataplanes (edits by users, concurrent replicas), and the schemas of
-//! Meshes and Dataplanes.
+//! Tests with a real API server: the writers of Dataplanes (edits by users, concurrent replicas) and of the control
+//! plane's roots, and the schemas of Meshes and Dataplanes.
 //!
 //! `make test-api-server` starts an API server. Each test has its own namespace.
 
@@ -11,6 +11,7 @@
 )]
 
 mod fixture;
+mod roots;
 
 use kermode_crds::Dataplane;
 use kermode_k8s::controller::writer::WriteResult;

@@ -1,19 +1,23 @@
-//! CA of the control plane: the control plane restores the CA's Secret and the caBundles of the webhook registrations.
+//! CA of the control plane: the control plane restores the CA's Secret and the caBundles of the webhook registrations,
+//! and running sidecars follow a new CA.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, SYSTEM_NAMESPACE};
+use super::outage::{scale_control_plane, wait_for_no_replica};
+use super::server_changes::scale_servers;
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SERVER_SERVICE, SYSTEM_NAMESPACE};
+use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::pods::check_injection_in_dry_run;
+use crate::pods::{check_injection_in_dry_run, ip};
 
 /// Kind and name of each webhook registration.
 const REGISTRATIONS: [(&str, &str); 2] = [
@@ -30,6 +34,8 @@ const REGISTRATIONS: [(&str, &str); 2] = [
 const CA_SECRET: &str = "kuma-control-plane-ca";
 /// Time limit of a restoration, which usually takes one watch event and one request to the API server.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Time limit until a running sidecar trusts a new CA. The kubelet updates a projected ConfigMap within about 90 s.
+const KUBELET_TIMEOUT: Duration = Duration::from_mins(4);
 
 pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
@@ -102,6 +108,168 @@ pub(super) async fn deleted_ca_secret_is_restored(fixture: &Fixture) -> Result<N
     .await?;
     fixture.wait_for_admission().await?;
     Ok(String::new())
+}
+
+pub(super) async fn running_sidecars_follow_a_new_ca_of_the_control_plane(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let old_root = published_root(fixture).await?.context("no root is published")?;
+    let before = fixture.client_counters().await?;
+    scale_control_plane(fixture, 0).await?;
+    // A replica would restore the Secret.
+    wait_for_no_replica(fixture).await?;
+    let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE);
+    secrets.delete(CA_SECRET, &DeleteParams::default()).await?;
+    scale_control_plane(fixture, 1).await?;
+    fixture.wait_for_rollout(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
+    fixture.wait_for_admission().await?;
+    wait_for("another root to be published", TIMEOUT, async || {
+        let root = published_root(fixture).await?;
+        let is_new = root.is_some_and(|root| root != old_root);
+        Ok(done_if(is_new, (), || "the old root is published".to_owned()))
+    })
+    .await?;
+    let start = std::time::Instant::now();
+    let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?.len();
+    scale_servers(fixture, servers + 1).await?;
+    let outcome = wait_for_endpoints(fixture, &client).await;
+    let learned = start.elapsed();
+    scale_servers(fixture, servers).await?;
+    outcome?;
+    wait_for_endpoints(fixture, &client).await?;
+    let increase = fixture.client_counters().await?.since(&before);
+    ensure!(
+        increase.failed == 0 && fixture.ready_pod_name(APP_NAMESPACE, "client").await? == client,
+        "the client was restarted, or requests failed: {}",
+        increase.request_summary()
+    );
+    Ok(format!(
+        "{}; the old sidecar learned of a new endpoint after {:.0} s",
+        increase.request_summary(),
+        learned.as_secs_f64()
+    ))
+}
+
+pub(super) async fn rotation_of_the_control_planes_ca_fails_no_request(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let old_root = published_root(fixture).await?.context("no root is published")?;
+    let before = fixture.client_counters().await?;
+    let namespace_flag = format!("--namespace={SYSTEM_NAMESPACE}");
+    let secret = format!("secret/{CA_SECRET}");
+    let request = format!("kuma.io/rotate-ca=after {client}");
+    let arguments = ["annotate", &secret, &namespace_flag, "--overwrite", &request];
+    fixture.cluster.kubectl.run(&arguments).await?;
+    wait_for_published_roots(fixture, |roots| roots.contains(&old_root) && roots != old_root).await?;
+    check_injection_in_dry_run(fixture).await?;
+    start_step(fixture, "signs-from").await?;
+    wait_for_event(fixture, "CARotationSigning").await?;
+    // New connections to a replica, with the certificate of the new CA.
+    fixture
+        .restart_deployment(SYSTEM_NAMESPACE, CONTROL_PLANE)
+        .await?;
+    start_step(fixture, "predecessor-trusted-until").await?;
+    wait_for_published_roots(fixture, |roots| !roots.contains(&old_root)).await?;
+    fixture
+        .restart_deployment(SYSTEM_NAMESPACE, CONTROL_PLANE)
+        .await?;
+    fixture.wait_for_admission().await?;
+    let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?.len();
+    scale_servers(fixture, servers + 1).await?;
+    let outcome = wait_for_endpoints(fixture, &client).await;
+    scale_servers(fixture, servers).await?;
+    outcome?;
+    wait_for_endpoints(fixture, &client).await?;
+    let increase = fixture.client_counters().await?.since(&before);
+    ensure!(increase.failed == 0, "{}", increase.request_summary());
+    Ok(increase.request_summary())
+}
+
+/// Starts a step of the rotation: sets the step's time, which is the entry `time_entry` of the Secret of the newest CA,
+/// to the current time. The scheduled time is later than the end of this test.
+async fn start_step(fixture: &Fixture, time_entry: &str) -> Result<()> {
+    let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE);
+    let selected = ListParams::default().fields("type=system.kuma.io/control-plane-ca");
+    let names = secrets.list(&selected).await?.items;
+    let number = |secret: &Secret| secret.name_any().rsplit('.').next()?.parse::<u32>().ok();
+    let newest = names.iter().max_by_key(|secret| number(secret));
+    let newest = newest.context("there is no Secret of a later CA")?.name_any();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let patch = json!({"stringData": {time_entry: now.to_string()}});
+    secrets
+        .patch(&newest, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    Ok(())
+}
+
+/// Waits until the roots in the namespace of the application, and those of the webhook registrations, meet the condition.
+async fn wait_for_published_roots(fixture: &Fixture, condition: impl Fn(&str) -> bool) -> Result<()> {
+    let published = wait_for("the published roots to change", TIMEOUT, async || {
+        let published = published_root(fixture).await?.unwrap_or_default();
+        Ok(done_if(condition(&published), published, || {
+            "the roots have not changed yet".to_owned()
+        }))
+    })
+    .await?;
+    let expected = json!(ByteString(published.into_bytes()));
+    for registration in REGISTRATIONS {
+        wait_for_ca_bundles(fixture, registration, |bundles| {
+            bundles.iter().all(|bundle| *bundle == expected)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Waits for an Event about the Secret of the CA.
+async fn wait_for_event(fixture: &Fixture, reason: &str) -> Result<()> {
+    let namespace_flag = format!("--namespace={SYSTEM_NAMESPACE}");
+    let output = "--output=jsonpath={.items[*].reason}";
+    wait_for(&format!("Event {reason}"), TIMEOUT, async || {
+        let reasons = fixture
+            .cluster
+            .kubectl
+            .run(&["get", "events", &namespace_flag, output])
+            .await?;
+        Ok(done_if(reasons.contains(reason), (), || reasons))
+    })
+    .await
+}
+
+/// Returns the roots of the control plane that are published in the namespace of the application.
+async fn published_root(fixture: &Fixture) -> Result<Option<String>> {
+    let api = Api::<ConfigMap>::namespaced(fixture.cluster.client.clone(), APP_NAMESPACE);
+    let found = api.get_opt(CA_SECRET).await?;
+    Ok(found.and_then(|found| found.data?.remove("ca.crt")))
+}
+
+/// Waits until the endpoints of the client's Envoy are the ready servers.
+async fn wait_for_endpoints(fixture: &Fixture, client: &str) -> Result<()> {
+    let envoy = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, client, "client");
+    wait_for(
+        "the client's Envoy to have the ready servers as endpoints",
+        KUBELET_TIMEOUT,
+        async || {
+            let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?;
+            let endpoints = envoy.endpoints(SERVER_SERVICE).await?;
+            let is_endpoint = |ip: &str| {
+                endpoints
+                    .iter()
+                    .any(|endpoint| endpoint.address.to_string().starts_with(&format!("{ip}:")))
+            };
+            let mut missing = Vec::new();
+            for server in &servers {
+                if !is_endpoint(ip(server)?) {
+                    missing.push(server.name_any());
+                }
+            }
+            let done = missing.is_empty() && endpoints.len() == servers.len();
+            Ok(done_if(done, (), || {
+                format!("{} endpoints; not among them: {missing:?}", endpoints.len())
+            }))
+        },
+    )
+    .await
 }
 
 /// Waits until the caBundles of a registration, one for each webhook, meet the condition. Returns the caBundles.

@@ -100,20 +100,7 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
 /// Checks that a Pod of a labelled namespace is denied, that a Pod of an unlabelled namespace starts, and that the
 /// client still gets responses.
 async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
-    wait_for(
-        "all Pods of the control plane to be deleted",
-        TIMEOUT,
-        async || {
-            let remaining = fixture
-                .pods(SYSTEM_NAMESPACE)
-                .list(&ListParams::default())
-                .await?
-                .items
-                .len();
-            Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
-        },
-    )
-    .await?;
+    wait_for_no_replica(fixture).await?;
     let denied_pod = demo_pod(fixture, APP_NAMESPACE, DENIED_POD, &["server"])?;
     match fixture
         .pods(APP_NAMESPACE)
@@ -163,7 +150,25 @@ async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
     .await
 }
 
-async fn scale_control_plane(fixture: &Fixture, replicas: u32) -> Result<()> {
+/// Waits until all Pods of the control plane are deleted.
+pub(super) async fn wait_for_no_replica(fixture: &Fixture) -> Result<()> {
+    wait_for(
+        "all Pods of the control plane to be deleted",
+        TIMEOUT,
+        async || {
+            let remaining = fixture
+                .pods(SYSTEM_NAMESPACE)
+                .list(&ListParams::default())
+                .await?
+                .items
+                .len();
+            Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
+        },
+    )
+    .await
+}
+
+pub(super) async fn scale_control_plane(fixture: &Fixture, replicas: u32) -> Result<()> {
     let (namespace_flag, replicas) = (
         format!("--namespace={SYSTEM_NAMESPACE}"),
         format!("--replicas={replicas}"),

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::observed::ContentHash;
 use super::{DesiredDataplane, FIELD_MANAGER, ObservedDataplane, WriteResult, WriterInner};
-use crate::controller::failure::{describe, is_conflict, is_not_found};
+use crate::controller::failure::{describe, is_conflict, is_namespace_terminating, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, MANAGED_LABELS};
 
@@ -266,9 +266,4 @@ fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value
     applied.data["mesh"] = object.mesh.clone().into();
     applied.data["spec"] = spec;
     applied
-}
-
-/// Whether the API server has rejected a new object because its namespace is being deleted.
-fn is_namespace_terminating(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 403 && status.message.contains("being terminated"))
 }
