@@ -6,12 +6,11 @@ use kermode_crds::annotation as key;
 use kermode_model::notation;
 
 use crate::names::TMP_VOLUME;
+use crate::networks;
 use crate::plan::Plan;
 use crate::reason::InjectionSource;
 use crate::values::Values;
 
-/// Network of the CNI plugin.
-const CNI_NETWORK: &str = "kuma-cni";
 const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
 
@@ -90,10 +89,8 @@ pub(crate) fn annotations_to_write(
         );
     }
     if settings.cni_enabled {
-        write(
-            key::CNI_NETWORKS,
-            with_item(pod_annotations.get(key::CNI_NETWORKS), CNI_NETWORK),
-        );
+        let networks = pod_annotations.get(key::CNI_NETWORKS).unwrap_or_default();
+        write(key::CNI_NETWORKS, networks::with_cni_network(networks));
     }
     annotations
 }
@@ -104,14 +101,11 @@ pub(crate) fn networks_without_cni(plan: &Plan<'_>, pod: &Values<'_>) -> Option<
     let networks = pod
         .get(key::CNI_NETWORKS)
         .filter(|_| !plan.settings.cni_enabled)?;
-    let others: Vec<&str> = notation::list(networks)
-        .filter(|network| *network != CNI_NETWORK)
-        .collect();
-    (others.len() < notation::list(networks).count()).then(|| others.join(","))
+    networks::without_cni_network(networks)
 }
 
 /// Appends an item to a comma-separated list, unless the list contains the item.
-fn with_item(list: Option<&str>, item: &str) -> String {
+pub(crate) fn with_item(list: Option<&str>, item: &str) -> String {
     match list.filter(|list| !list.trim().is_empty()) {
         Some(list) if notation::list(list).any(|present| present == item) => list.to_owned(),
         Some(list) => format!("{},{item}", list.trim_end().trim_end_matches(',')),

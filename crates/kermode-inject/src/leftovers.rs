@@ -23,6 +23,10 @@ const ADDITIONAL_MEMBERS: [&str; 7] = [
 ];
 /// Members of a container that other webhooks replace: those that size containers and those that rewrite images.
 const REPLACEABLE_MEMBERS: [&str; 2] = ["imagePullPolicy", "resources"];
+/// Numbers of a container that mean the same if they are 0 or absent.
+const ZERO_BY_DEFAULT: [&str; 2] = ["hostPort", "initialDelaySeconds"];
+/// Booleans of a container that mean the same if they are false or absent.
+const FALSE_BY_DEFAULT: [&str; 4] = ["readOnly", "stdin", "stdinOnce", "tty"];
 /// Prefix of the environment variables of the sidecar. Another webhook may not add variables with this prefix.
 const OWN_VARIABLES: &str = "KUMA_";
 
@@ -133,7 +137,7 @@ fn is_up_to_date(found: &Value, rendered: &Value) -> bool {
             .iter()
             .all(|(key, value)| match (key.as_str(), found.get(key)) {
                 (key, _) if REPLACEABLE_MEMBERS.contains(&key) => true,
-                (_, None) => false,
+                (key, None) => is_left_out(key, value),
                 ("image", Some(found)) => is_same_image(found, value),
                 (_, Some(found)) => contains(found, value),
             })
@@ -179,12 +183,28 @@ fn has_only_rendered_own_variables(found: Option<&Value>, rendered: Option<&Valu
     own == rendered.len()
 }
 
+/// Whether the API server leaves a member of a container out of the Pods that it shows to webhooks and users, because
+/// an absent member means the same. An absent number or boolean usually means something else than 0 or false.
+fn is_left_out(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Number(number) => number.as_u64() == Some(0) && ZERO_BY_DEFAULT.contains(&key),
+        Value::Bool(is_true) => !is_true && FALSE_BY_DEFAULT.contains(&key),
+        Value::Object(_) => false,
+    }
+}
+
 /// Whether `found` has all members of `rendered`. A list of objects may have further items; other lists must be equal.
 pub(crate) fn contains(found: &Value, rendered: &Value) -> bool {
     match (found, rendered) {
-        (Value::Object(found), Value::Object(rendered)) => rendered
-            .iter()
-            .all(|(key, value)| found.get(key).is_some_and(|found| contains(found, value))),
+        (Value::Object(found), Value::Object(rendered)) => {
+            rendered.iter().all(|(key, value)| match found.get(key) {
+                Some(found) => contains(found, value),
+                None => is_left_out(key, value),
+            })
+        }
         (Value::Array(found), Value::Array(rendered))
             if found.iter().chain(rendered).all(Value::is_object) =>
         {
@@ -270,6 +290,42 @@ mod tests {
             Value::Array(items) if key.parse() == Ok(items.len()) => items.push(value),
             Value::Array(items) => items[key.parse::<usize>().expect("an index")] = value,
             parent => parent[key] = value,
+        }
+    }
+
+    #[test]
+    fn members_that_the_api_server_leaves_out_need_not_be_found() {
+        for (member, value, expected) in [
+            (
+                "startupProbe",
+                json!({"initialDelaySeconds": 0, "periodSeconds": 1}),
+                true,
+            ),
+            (
+                "startupProbe",
+                json!({"initialDelaySeconds": 2, "periodSeconds": 1}),
+                false,
+            ),
+            ("env", json!([{"name": "A", "value": ""}]), true),
+            ("env", json!([{"name": "A", "value": "1"}]), false),
+            ("command", json!([]), true),
+            ("tty", json!(false), true),
+            (
+                "securityContext",
+                json!({"allowPrivilegeEscalation": false}),
+                false,
+            ),
+            ("securityContext", json!({"runAsUser": 0}), false),
+        ] {
+            let (mut found, mut rendered) = (mk_sidecar(), mk_sidecar());
+            rendered[member] = value.clone();
+            match member {
+                "startupProbe" => found[member] = json!({"periodSeconds": 1}),
+                "securityContext" => found[member] = json!({}),
+                "env" => found[member] = json!([{"name": "A"}]),
+                _ => {}
+            }
+            assert_eq!(is_up_to_date(&found, &rendered), expected, "{member} {value}");
         }
     }
 }

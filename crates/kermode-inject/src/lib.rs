@@ -17,6 +17,7 @@ mod drain;
 mod inject;
 mod leftovers;
 mod names;
+mod networks;
 mod patch;
 mod plan;
 mod pod;

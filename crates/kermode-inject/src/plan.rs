@@ -18,7 +18,7 @@ use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
 /// Label of a Namespace with the level of the Pod Security Standards that the API server enforces.
-const ENFORCED_POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+pub(crate) const ENFORCED_POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
 /// Resolved options of one Pod; the input of rendering.
 #[derive(Clone, Debug)]

@@ -4,8 +4,11 @@
 use kermode_crds::annotation as key;
 
 use crate::decision::ObjectMetadata;
-use crate::plan::Plan;
+use crate::plan::{ENFORCED_POD_SECURITY, Plan};
 use crate::reason::InjectionSource;
+
+/// Profiles of Pod Security that forbid the capabilities of `kuma-init`.
+const FORBIDDING_PROFILES: [&str; 2] = ["baseline", "restricted"];
 
 /// Returns the warnings that are known before rendering. `source` is the label or annotation that requested injection.
 pub(crate) fn collect(
@@ -16,7 +19,7 @@ pub(crate) fn collect(
     let warnings = [
         fail_open_request(source, metadata),
         unserved_dns_port(plan),
-        init_under_restricted_profile(plan),
+        init_under_pod_security(plan, metadata),
         deprecated_annotation(metadata, key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
         deprecated_annotation(metadata, key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
     ];
@@ -55,10 +58,16 @@ fn unserved_dns_port(plan: &Plan<'_>) -> Option<String> {
     ))
 }
 
-fn init_under_restricted_profile(plan: &Plan<'_>) -> Option<String> {
-    (plan.restricted && !plan.settings.cni_enabled).then(|| {
-        "kuma-init needs NET_ADMIN and NET_RAW, which Pod Security restricted forbids: use the CNI plugin"
-            .to_owned()
+/// Warns that the API server will reject `kuma-init`: the profiles `baseline` and `restricted` of Pod Security allow few
+/// capabilities.
+fn init_under_pod_security(plan: &Plan<'_>, metadata: &ObjectMetadata<'_>) -> Option<String> {
+    let enforced = metadata.namespace_labels.get(ENFORCED_POD_SECURITY);
+    let enforced = enforced.filter(|profile| FORBIDDING_PROFILES.contains(profile));
+    let profile = enforced.or(plan.restricted.then_some("restricted"))?;
+    (!plan.settings.cni_enabled).then(|| {
+        format!(
+            "kuma-init needs NET_ADMIN and NET_RAW, which Pod Security {profile} forbids: use the CNI plugin"
+        )
     })
 }
 
