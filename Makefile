@@ -105,7 +105,7 @@ test-cluster: ## test-cluster-unit, and tests with two real clusters side by sid
 
 .PHONY: test-api-server
 API_TEST_CLUSTER = test-api-server
-test-api-server: cluster-packages ## the Dataplane writer against a real API server (root)
+test-api-server: cluster-packages ## the Dataplane writer, schemas, webhook conditions and the corpus against a real API server (root)
 	@$(CLUSTER_TOOL) api-only --name $(API_TEST_CLUSTER) up >/dev/null
 	@KUBECONFIG=$$($(CLUSTER_TOOL) kubeconfig $(API_TEST_CLUSTER)) \
 		cargo test --package kermode-k8s --features api-server --test api_server; \

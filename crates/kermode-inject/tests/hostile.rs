@@ -18,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kermode_corpus::Corpus;
 use kermode_crds::ContainerPatchSpec;
 use kermode_inject::workload::misplaced_request;
 use kermode_inject::{Outcome, Settings, explain, inject, validate_container_patch};
@@ -31,26 +32,29 @@ const ITERATIONS: u64 = 4_000;
 /// Maximum resident memory of the test process, in KiB: a few hundred times the largest input.
 const MAX_MEMORY_KIB: u64 = 1024 * 1024;
 
-/// Returns the documents of the golden inputs as JSON. All except ContainerPatches get the label that requests
-/// injection.
+/// Returns the documents of the golden inputs, and the Pods and Namespaces of the corpus, as JSON. All except
+/// ContainerPatches get the label that requests injection.
 fn corpus() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut corpus = Vec::new();
+    let objects = Corpus::read().unwrap();
+    let mut documents: Vec<Value> = objects.pods.into_iter().chain(objects.namespaces).collect();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.to_str().is_some_and(|path| path.ends_with(".input.yaml")) {
             let text = std::fs::read_to_string(path).unwrap();
-            for mut document in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
-                if document["kind"] != "ContainerPatch" {
-                    document["metadata"]["labels"]["kuma.io/sidecar-injection"] = "enabled".into();
-                }
-                corpus.push(document.to_string().into_bytes());
-            }
+            documents.extend(serde_saphyr::from_multiple::<Value>(&text).unwrap());
         }
+    }
+    let mut corpus = Vec::new();
+    for mut document in documents {
+        if document["kind"] != "ContainerPatch" {
+            document["metadata"]["labels"]["kuma.io/sidecar-injection"] = "enabled".into();
+        }
+        corpus.push(document.to_string().into_bytes());
     }
     // The order of directory entries is not deterministic.
     corpus.sort();
-    assert!(corpus.len() >= 20, "only {} golden documents", corpus.len());
+    assert!(corpus.len() >= 150, "only {} documents", corpus.len());
     corpus
 }
 
@@ -73,9 +77,15 @@ fn process(input: &[u8]) -> bool {
         },
         "spec": {"containers": []},
     });
+    if value["kind"] == "Namespace" {
+        let map = |name: &str| serde_json::from_value(value["metadata"][name].clone()).unwrap_or_default();
+        (fixture.labels, fixture.annotations) = (map("labels"), map("annotations"));
+    }
+    let plain_pod = json!({"spec": {"containers": [{"name": "app"}]}});
     let mut injected = false;
     for native in [true, false] {
         injected |= check_injection(&value, &fixture, native);
+        check_injection(&plain_pod, &fixture, native);
         check_injection(&pod_with_patch, &fixture, native);
     }
     injected
@@ -85,6 +95,8 @@ fn process(input: &[u8]) -> bool {
 fn check_injection(pod: &Value, fixture: &Fixture, native: bool) -> bool {
     let settings = Settings {
         native_sidecars_supported: native,
+        cni_enabled: native,
+        image_pull_secrets: vec!["registry".to_owned(), "mirror.credentials".to_owned()],
         ..Settings::default()
     };
     let outcome = fixture.with(|context| inject(pod, &settings, context));

@@ -9,9 +9,10 @@
 
 mod fixture;
 
+use kermode_corpus::lost_by_injection;
 use kermode_crds::{ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
 use kermode_inject::container_patch::{ContainerRole, Operation, apply};
-use kermode_inject::{Outcome, Settings, inject, validate_container_patch};
+use kermode_inject::{Outcome, Settings, SkipReason, inject, validate_container_patch};
 use kermode_model::ApplicationProbe;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -47,6 +48,10 @@ const WORDS: &[&str] = &[
     "scheme",
     "HTTPS",
     "host",
+    "exec",
+    "restartPolicy",
+    "Always",
+    "imagePullSecrets",
     "port",
     "path",
     "ports",
@@ -142,6 +147,153 @@ fn any_handler() -> impl Strategy<Value = Value> {
             _ => json!({"port": port}),
         };
         json!({kind: fields, "periodSeconds": 3})
+    })
+}
+
+/// Generates a probe of any form, as an API server accepts it. Half of the HTTP probes name their port.
+fn any_probe() -> impl Strategy<Value = Value> {
+    let port = prop_oneof![(1..=65_535_u16).prop_map(Value::from), Just(Value::from("web"))];
+    let path = prop::option::of("[/a-z0-9?=%. -]{0,12}");
+    let scheme = prop::option::of(prop::sample::select(vec!["HTTP", "HTTPS"]));
+    let host = prop::option::weighted(0.1, Just("192.0.2.1"));
+    let http = (port.clone(), path, scheme, host).prop_map(|(port, path, scheme, host)| {
+        let mut http = json!({"port": port});
+        for (key, value) in [
+            ("path", path.map(Value::from)),
+            ("scheme", scheme.map(Value::from)),
+            ("host", host.map(Value::from)),
+        ] {
+            if let Some(value) = value {
+                http[key] = value;
+            }
+        }
+        json!({"httpGet": http, "periodSeconds": 5})
+    });
+    prop_oneof![
+        2 => http,
+        1 => port.prop_map(|port| json!({"tcpSocket": {"port": port}})),
+        1 => (1..=65_535_u16).prop_map(|port| json!({"grpc": {"port": port, "service": "s"}, "failureThreshold": 9})),
+        1 => Just(json!({"exec": {"command": ["true"]}})),
+    ]
+}
+
+/// Generates a container with ports, probes, hooks, resources and a user.
+fn any_container(name: String, is_init: bool) -> impl Strategy<Value = Value> {
+    let probes = prop::collection::btree_map(
+        prop::sample::select(&kermode_corpus::PROBES[..]),
+        any_probe(),
+        0..4,
+    );
+    let user = prop::option::weighted(0.2, prop::sample::select(vec![0, 1000, 5678]));
+    let hook = prop::option::weighted(0.2, any_probe());
+    let cpu = prop::option::weighted(0.2, prop::sample::select(vec!["1m", "0.5", "3"]));
+    (probes, user, hook, cpu, any::<bool>()).prop_map(move |(probes, user, hook, cpu, is_native)| {
+        let mut container = json!({
+            "name": name, "image": "a", "ports": [{"name": "web", "containerPort": 8080}, {"containerPort": 9000}],
+        });
+        if is_init && is_native {
+            container["restartPolicy"] = "Always".into();
+        }
+        if !is_init || is_native {
+            container.as_object_mut().unwrap().extend(probes.into_iter().map(|(key, probe)| (key.to_owned(), probe)));
+            if let Some(handler) = hook {
+                container["lifecycle"] = json!({"preStop": handler});
+            }
+        }
+        if let Some(user) = user {
+            container["securityContext"] = json!({"runAsUser": user});
+        }
+        if let Some(cpu) = cpu {
+            container["resources"] = json!({"limits": {"cpu": cpu}});
+        }
+        container
+    })
+}
+
+fn any_containers(prefix: &'static str, is_init: bool, max: usize) -> impl Strategy<Value = Vec<Value>> {
+    (0..=max).prop_flat_map(move |count| {
+        let containers: Vec<_> = (0..count)
+            .map(|index| any_container(format!("{prefix}-{index}"), is_init))
+            .collect();
+        containers
+    })
+}
+
+/// Generates a Pod as an API server accepts it.
+fn any_valid_pod() -> impl Strategy<Value = Value> {
+    let secrets = prop::option::of(prop::collection::vec("[a-c]", 0..3));
+    let resources = prop::option::of((prop::sample::select(vec!["cpu", "memory"]), 1..4_000_u32));
+    let grace = prop::option::of(prop::sample::select(vec![0, 1, 5, 30, 3_600]));
+    let annotations = prop::option::of(prop::sample::select(vec![
+        json!({}),
+        json!({"k8s.v1.cni.cncf.io/networks": "a, b"}),
+        json!({"k8s.v1.cni.cncf.io/networks": "[{\"name\": \"a\"}]"}),
+        json!({"kuma.io/virtual-probes-port": "19000", "kuma.io/sidecar-mode": "classic"}),
+    ]));
+    let containers = any_containers("app", false, 3);
+    let init_containers = prop::option::of(any_containers("init", true, 3));
+    (
+        containers,
+        init_containers,
+        secrets,
+        resources,
+        grace,
+        annotations,
+    )
+        .prop_map(
+            |(containers, init_containers, secrets, resources, grace, annotations)| {
+                let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": containers}});
+                if let Some(annotations) = annotations {
+                    pod["metadata"]["annotations"] = annotations;
+                }
+                let spec = &mut pod["spec"];
+                if let Some(containers) = init_containers {
+                    spec["initContainers"] = containers.into();
+                }
+                if let Some(names) = secrets {
+                    spec["imagePullSecrets"] = names.iter().map(|name| json!({"name": name})).collect();
+                }
+                if let Some((resource, amount)) = resources {
+                    spec["resources"] = json!({"limits": {resource: format!("{amount}m")}});
+                }
+                if let Some(grace) = grace {
+                    spec["terminationGracePeriodSeconds"] = grace.into();
+                }
+                pod
+            },
+        )
+}
+
+/// Generates the labels and annotations of a Namespace. Most Namespaces request injection.
+fn any_namespace() -> impl Strategy<Value = Fixture> {
+    let request = prop_oneof![4 => Just("enabled"), 1 => Just("true"), 1 => Just("disabled"), 1 => Just("")];
+    let profile = prop::option::of(prop::sample::select(vec!["privileged", "baseline", "restricted"]));
+    (request, any::<bool>(), profile, word(), word()).prop_map(|(request, is_label, profile, key, value)| {
+        let mut fixture = Fixture::default();
+        let map = if is_label {
+            &mut fixture.labels
+        } else {
+            &mut fixture.annotations
+        };
+        map.insert("kuma.io/sidecar-injection".to_owned(), request.to_owned());
+        let profile = profile.map(|profile| {
+            (
+                "pod-security.kubernetes.io/enforce".to_owned(),
+                profile.to_owned(),
+            )
+        });
+        fixture.labels.extend(profile);
+        fixture.annotations.entry(key).or_insert(value);
+        fixture
+    })
+}
+
+/// Settings of either placement, with `kuma-init` or the CNI plugin, with pull secrets.
+fn any_settings() -> impl Strategy<Value = Settings> {
+    (any::<bool>(), any::<bool>()).prop_map(|(native, cni_enabled)| Settings {
+        cni_enabled,
+        image_pull_secrets: vec!["a".to_owned(), "mirror".to_owned()],
+        ..settings(native)
     })
 }
 
@@ -284,6 +436,25 @@ proptest! {
             if kind == "grpc" {
                 prop_assert_eq!(&json!(probe.inbound_path), &before["grpc"]["service"]);
             }
+        }
+    }
+
+    #[test]
+    fn valid_pod_loses_nothing_in_any_namespace_and_is_injected_once(
+        pod in any_valid_pod(),
+        namespace in any_namespace(),
+        settings in any_settings(),
+    ) {
+        match namespace.with(|context| inject(&pod, &settings, context)) {
+            Ok(Outcome::Injected(injection)) => {
+                let mut after = pod.clone();
+                json_patch::patch(&mut after, &injection.patch).expect("the patch applies");
+                prop_assert_eq!(lost_by_injection(&pod, &after), Vec::<String>::new());
+                let second = namespace.with(|context| inject(&after, &settings, context));
+                prop_assert_eq!(second, Ok(Outcome::Skipped(SkipReason::AlreadyInjected)));
+            }
+            Ok(Outcome::Skipped(reason)) => prop_assert!(reason != SkipReason::AlreadyInjected),
+            Err(denial) => prop_assert!(denial.to_string().len() > 20, "{}", denial),
         }
     }
 

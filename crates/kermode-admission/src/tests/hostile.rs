@@ -227,23 +227,72 @@ fn collect_pointers(path: &str, value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Generates reviews of a Pod with many injection settings. One value of each review is replaced by a random value.
-fn mutated_review() -> impl Strategy<Value = Value> {
-    let probe = json!({"httpGet": {"path": "/ready", "port": "http"}});
+/// Returns a Pod with many injection settings, and with probes of every form on both kinds of long-running containers.
+fn rich_pod() -> Value {
+    let probes = [
+        json!({"httpGet": {"path": "/ready", "port": "http", "scheme": "HTTPS"}}),
+        json!({"tcpSocket": {"port": 80}}),
+        json!({"grpc": {"port": 80, "service": "s"}}),
+    ];
     let mut pod = pod();
     pod["metadata"]["annotations"] = json!({
+        "k8s.v1.cni.cncf.io/networks": "[{\"name\": \"a\"}]",
         "kuma.io/mesh": "default",
         "kuma.io/sidecar-drain-time": "30s",
         "kuma.io/sidecar-env-vars": "A=1;B=2",
         "kuma.io/container-patches": "a",
         "traffic.kuma.io/exclude-inbound-ports": "1,2",
     });
-    pod["spec"]["containers"][0]["ports"] = json!([{"name": "http", "containerPort": 80}]);
-    pod["spec"]["containers"][0]["readinessProbe"] = probe;
+    let container = &mut pod["spec"]["containers"][0];
+    container["ports"] = json!([{"name": "http", "containerPort": 80}]);
+    for (field, probe) in ["readinessProbe", "livenessProbe", "startupProbe"]
+        .into_iter()
+        .zip(probes)
+    {
+        container[field] = probe;
+    }
+    let mut helper = container.clone();
+    helper["name"] = "helper".into();
+    helper["restartPolicy"] = "Always".into();
+    helper["lifecycle"] = json!({"preStop": {"httpGet": {"path": "/stop", "port": 80}}});
+    pod["spec"]["initContainers"] = json!([helper]);
     pod["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
-    let valid = review("u-1", "shop", "Pod", pod);
+    pod["spec"]["imagePullSecrets"] = json!([{"name": "registry"}]);
+    pod["spec"]["resources"] = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+    pod
+}
+
+/// Returns reviews of a Pod, of a Deployment of such Pods, and of a Namespace.
+fn valid_reviews() -> [Value; 3] {
+    let pod = rich_pod();
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"template": {"metadata": pod["metadata"], "spec": pod["spec"]}},
+    });
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {
+            "name": "shop",
+            "labels": {"kuma.io/sidecar-injection": "enabled", "pod-security.kubernetes.io/enforce": "baseline"},
+            "annotations": {"kuma.io/mesh": "default"},
+        },
+    });
+    [
+        review("u-1", "shop", "Pod", pod),
+        review("u-1", "shop", "Deployment", deployment),
+        review("u-1", "shop", "Namespace", namespace),
+    ]
+}
+
+/// Generates reviews of objects with many injection settings. One value of each review is replaced by a random value.
+fn mutated_review() -> impl Strategy<Value = Value> {
+    let reviews = valid_reviews();
     let mut pointers = Vec::new();
-    collect_pointers("", &valid, &mut pointers);
+    for (index, review) in reviews.iter().enumerate() {
+        let mut of_review = Vec::new();
+        collect_pointers("", review, &mut of_review);
+        pointers.extend(of_review.into_iter().map(|pointer| (index, pointer)));
+    }
     let replacement = prop_oneof![
         Just(Value::Null),
         Just(json!([])),
@@ -255,8 +304,8 @@ fn mutated_review() -> impl Strategy<Value = Value> {
         "[a-z0-9=;,./:-]{0,40}".prop_map(Value::from),
         Just(Value::from("x".repeat(100_000))),
     ];
-    (prop::sample::select(pointers), replacement).prop_map(move |(pointer, replacement)| {
-        let mut mutated = valid.clone();
+    (prop::sample::select(pointers), replacement).prop_map(move |((index, pointer), replacement)| {
+        let mut mutated = reviews[index].clone();
         if let Some(value) = mutated.pointer_mut(&pointer) {
             *value = replacement;
         }

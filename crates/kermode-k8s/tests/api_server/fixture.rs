@@ -23,7 +23,7 @@ use tokio::sync::{MutexGuard, OnceCell, watch};
 use tokio::task::JoinSet;
 
 /// Time after which a test fails if the API server has not reached the expected state.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 /// Set once the CustomResourceDefinitions have been applied.
 static DEFINITIONS: OnceCell<()> = OnceCell::const_new();
 /// Held by the running test.
@@ -119,6 +119,19 @@ impl Fixture {
             namespace,
             _running_test: Some(running_test),
         }
+    }
+
+    /// Creates an object by a request to `path`. Returns the object as the API server would store or stores it, or the
+    /// error of the API server.
+    pub(crate) async fn create(&self, path: &str, object: &Value) -> Result<Value, String> {
+        let request = http::Request::post(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(object.to_string().into_bytes())
+            .unwrap();
+        self.client.request(request).await.map_err(|error| match error {
+            kube::Error::Api(status) => status.message.clone(),
+            other => other.to_string(),
+        })
     }
 
     /// Creates a Mesh as a dry run; returns the error of the API server.

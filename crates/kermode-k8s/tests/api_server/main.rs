@@ -1,5 +1,5 @@
 //! Tests with a real API server: the writers of Dataplanes (edits by users, concurrent replicas) and of the control
-//! plane's roots, and the schemas of Meshes and Dataplanes.
+//! plane's roots, the schemas of Meshes and Dataplanes, the objects of the corpus, and the conditions of a webhook.
 //!
 //! `make test-api-server` starts an API server. Each test has its own namespace.
 
@@ -10,8 +10,12 @@
     reason = "a panic fails the test"
 )]
 
+#[path = "../cluster/mod.rs"]
+mod cluster;
+mod corpus;
 mod fixture;
 mod roots;
+mod webhook;
 
 use kermode_crds::Dataplane;
 use kermode_k8s::controller::writer::WriteResult;
