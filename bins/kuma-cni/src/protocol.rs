@@ -93,7 +93,7 @@ impl Failure {
         }
     }
 
-    /// The API server has no such pod, or denies access to it.
+    /// The pod cannot be got, and another attempt would not help.
     pub(crate) fn lookup(details: &str) -> Self {
         Self {
             code: 102,

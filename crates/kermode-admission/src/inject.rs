@@ -8,6 +8,7 @@ use super::Webhooks;
 use super::deadline::Deadlines;
 use super::lookup::FoundObjects;
 use super::review::{Request, Response};
+use super::workloads::has_controller;
 use crate::directory::NamespaceRecord;
 
 /// Label of this webhook in metrics.
@@ -74,7 +75,7 @@ impl Webhooks {
     }
 
     /// Decides on the Pod. If objects are missing in the directory, looks up these objects in the API server and
-    /// repeats the decision. Adds the warnings about services that do not exist.
+    /// repeats the decision. For a Pod without a controller, adds the warnings about services that do not exist.
     ///
     /// # Errors
     /// The denial, and the error message of the lookup if the lookup failed.
@@ -96,7 +97,10 @@ impl Webhooks {
             };
         }
         let mut outcome = result.map_err(|denial| (denial, None))?;
-        if let Outcome::Injected(injection) = &mut outcome {
+        // The template of a Pod with a controller was checked when the workload was applied.
+        if let Outcome::Injected(injection) = &mut outcome
+            && !has_controller(pod)
+        {
             let warnings = self
                 .warnings_of_pod(pod, injection.mesh.as_str(), deadlines)
                 .await;

@@ -149,7 +149,8 @@ fn new_pod(request: &Request) -> Option<Value> {
     Some(pod)
 }
 
-fn has_controller(object: &Value) -> bool {
+/// Whether a controller created the object. Controllers ignore warnings.
+pub(super) fn has_controller(object: &Value) -> bool {
     let owners = object
         .pointer("/metadata/ownerReferences")
         .and_then(Value::as_array);

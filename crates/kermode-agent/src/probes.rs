@@ -110,9 +110,7 @@ impl ProbeService {
             Err(_) => bail!("no result within {TIMEOUT:?}"),
         }
     }
-}
 
-impl ProbeService {
     /// Logs the first failure of a probe, and its first success after failures. The kubelet's Event has only the status.
     fn log(&self, path: &str, headers: &HeaderMap, result: &anyhow::Result<()>) {
         let header = |name| text(headers, name).unwrap_or_default().to_owned();

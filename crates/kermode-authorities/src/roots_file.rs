@@ -61,8 +61,9 @@ async fn read(path: &PathBuf) -> anyhow::Result<Arc<str>> {
         )
     };
     let text = tokio::fs::read_to_string(path).await.with_context(problem)?;
-    TrustBundle::from_pem(&text).with_context(problem)?;
-    Ok(text.into())
+    // The file may also contain a private key, which must not be published.
+    let roots = TrustBundle::from_pem(&text).with_context(problem)?;
+    Ok(roots.to_pem().into())
 }
 
 #[cfg(test)]
@@ -95,6 +96,17 @@ mod tests {
         roots.changed().await.expect("the file is followed");
         assert_eq!(**roots.borrow(), *new);
         following.abort();
+    }
+
+    #[tokio::test]
+    async fn private_key_in_the_file_is_left_out() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("combined.pem");
+        let root = mk_root();
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        std::fs::write(&path, format!("{root}{key}")).expect("written");
+        let file = RootsFile::read(path).await.expect("roots");
+        assert_eq!(**file.roots().borrow(), *root);
     }
 
     #[tokio::test]

@@ -1,9 +1,13 @@
-//! Rotation plan of a CA, of a mesh or of the control plane: which generation signs, which generations are trusted, and when a rotation is due.
+//! Rotation plan of a CA, of a mesh or of the control plane: which generation signs, which generations are trusted, and
+//! when a rotation is due.
 //!
 //! Each new CA has a fixed schedule. First, proxies trust the new root in addition to the old root. Then the new CA
 //! signs. Finally, the old root is removed. Each phase is longer than the lifetime of a certificate. Therefore every
 //! proxy with a valid certificate has received both roots before the new CA signs, and all certificates of the old CA
 //! have expired before the old root is removed (`docs/reference/certificates.md#rotation`).
+//!
+//! For the CA of the control plane, a phase covers only the distribution of a root: replicas issue their certificates
+//! again as soon as another CA signs.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -67,7 +67,8 @@ pub(crate) fn give_way(
                 own.annotation
             )
         });
-        if annotations.get(own.annotation).is_some() && !is_injected {
+        let names_port = |value: &str| value.trim().parse() == Ok(old);
+        if annotations.get(own.annotation).is_some_and(names_port) && !is_injected {
             warnings.push(format!(
                 "annotation {} on {}: the application uses port {old} itself; the sidecar uses {new} instead",
                 own.annotation, annotations.object

@@ -25,7 +25,8 @@ pub struct EndpointAddresses {
 /// Endpoint of one service at an address.
 #[derive(Debug, PartialEq, Eq)]
 struct ServiceEndpoint {
-    dataplane: ObjectKey,
+    /// Dataplane of the endpoint; `None` for an endpoint from an EndpointSlice, which is not called by direct access.
+    dataplane: Option<ObjectKey>,
     /// Whether the service is headless.
     headless: bool,
 }
@@ -55,18 +56,22 @@ impl EndpointAddresses {
 
     /// Replaces the endpoints of a service, unready ones included; `None` removes them. Returns the addresses whose
     /// endpoint was added, removed or changed.
+    ///
+    /// Of the endpoints from EndpointSlices, only those with an outbound listener at their own address count: endpoints of
+    /// a headless service that are inside the mesh.
     pub fn update(&mut self, name: &ServiceName, service: Option<&Service>) -> BTreeSet<SocketAddr> {
         let mut stale = self.by_service.remove(name).unwrap_or_default();
         let mut changed = BTreeSet::new();
         let mut current = BTreeSet::new();
         let headless = service.is_some_and(|service| service.addresses.headless);
-        for (address, endpoint) in service.into_iter().flat_map(|service| &service.endpoints) {
+        let of_pods = service.into_iter().flat_map(|service| &service.endpoints);
+        let of_pods = of_pods.map(|(address, endpoint)| (address, Some(endpoint.dataplane.clone())));
+        let of_slices = service.into_iter().flat_map(|service| &service.slice_endpoints);
+        let of_slices = of_slices.filter(|(_, endpoint)| headless && endpoint.identity.is_some());
+        for (address, dataplane) in of_pods.chain(of_slices.map(|(address, _)| (address, None))) {
             stale.remove(address);
             current.insert(*address);
-            let endpoint = ServiceEndpoint {
-                dataplane: endpoint.dataplane.clone(),
-                headless,
-            };
+            let endpoint = ServiceEndpoint { dataplane, headless };
             let at_address = self.by_address.entry(*address).or_default();
             if at_address.get(name) != Some(&endpoint) {
                 at_address.insert(name.clone(), endpoint);
@@ -143,9 +148,13 @@ impl DirectAccess {
         let set_includes = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
             names.as_ref().is_none_or(|names| names.contains(name))
         };
-        let is_called = at_address
-            .iter()
-            .any(|(name, endpoint)| set_includes(&self.services, name) && endpoint.dataplane != self.proxy);
+        let is_called = at_address.iter().any(|(name, endpoint)| {
+            let is_of_another_pod = endpoint
+                .dataplane
+                .as_ref()
+                .is_some_and(|dataplane| *dataplane != self.proxy);
+            set_includes(&self.services, name) && is_of_another_pod
+        });
         let has_outbound_listener = at_address
             .iter()
             .any(|(name, endpoint)| set_includes(&self.reachable, name) && endpoint.headless);
@@ -156,7 +165,7 @@ impl DirectAccess {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::{AddressPosition, Endpoint, ServiceAddresses};
+    use crate::view::{AddressPosition, Endpoint, ServiceAddresses, SliceEndpoint};
     use crate::{Protocol, Tags};
 
     fn address(last: u8) -> SocketAddr {
@@ -233,5 +242,28 @@ mod tests {
         );
         let only_db = mk_access(Some(&["db"]), Some(&["web"]));
         assert_eq!(only_db.addresses(&addresses), [address(3)].into());
+    }
+    #[test]
+    fn endpoints_in_the_mesh_of_a_headless_service_without_selector_have_outbound_listeners() {
+        let mut addresses = EndpointAddresses::default();
+        let web = mk_service(false, &[(1, "web-0"), (2, "web-1"), (3, "web-2")]);
+        addresses.update(&"web".into(), Some(&web));
+        let endpoint = |identity: Option<&str>| SliceEndpoint {
+            identity: identity.map(ServiceName::from),
+            ready: true,
+        };
+        let mut leader = mk_service(true, &[]);
+        leader.slice_endpoints = [(address(1), endpoint(Some("web"))), (address(9), endpoint(None))].into();
+        let changed = addresses.update(&"leader".into(), Some(&leader));
+        assert_eq!(changed, [address(1)].into());
+        let all = mk_access(None, None);
+        assert_eq!(all.addresses(&addresses), [address(2), address(3)].into());
+        // With a ClusterIP, the listener is at the ClusterIP.
+        leader.addresses.headless = false;
+        addresses.update(&"leader".into(), Some(&leader));
+        assert_eq!(
+            all.addresses(&addresses),
+            [address(1), address(2), address(3)].into()
+        );
     }
 }

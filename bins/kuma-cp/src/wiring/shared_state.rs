@@ -177,8 +177,7 @@ impl SharedState {
         )
     }
 
-    /// Returns the state that the webhooks need, and registers their metrics. `control_plane_ca_pem` is used unless the
-    /// setting `caCertFile` of the injector names a file.
+    /// Returns the state that the webhooks need, and registers their metrics. New sidecars get `control_plane_roots`.
     ///
     /// # Errors
     /// When the version of the API server cannot be read.

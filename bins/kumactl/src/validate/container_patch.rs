@@ -34,13 +34,14 @@ Exit codes:
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct ContainerPatchArgs {
-    /// File with ContainerPatches as YAML or JSON; - is the standard input. They are applied in the order of the file.
+    /// File with ContainerPatches as YAML or JSON; - is the standard input. With `--against`, they are applied in the order of the
+    /// file.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
     /// File with a Pod, or with a workload that has a Pod template. The command prints the changes that the
-    /// ContainerPatches make to the sidecar and the init container of this Pod. Without this flag, the ContainerPatches
-    /// are applied to a Pod with one plain container.
+    /// ContainerPatches make to the sidecar and the init container of this Pod. Without this flag, each
+    /// ContainerPatch is applied alone to a Pod with one plain container.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
@@ -90,8 +91,8 @@ fn first_pod(file: &Path) -> Result<Value> {
     pod.with_context(|| format!("{} contains no Pod and no Pod template", file.display()))
 }
 
-/// Checks each ContainerPatch among the objects. If all are valid, applies all of them to the Pod, or to a plain Pod if no
-/// Pod is given.
+/// Checks each ContainerPatch among the objects. If all are valid, applies all of them to the Pod. If no Pod is given,
+/// applies each of them alone to a plain Pod, because ContainerPatches of one file may be for different Pods.
 pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()
@@ -108,7 +109,14 @@ pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config)
     }
     if report.is_valid {
         let plain = json!({"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "app"}]}});
-        check_with_pod(pod.unwrap_or(&plain), &patches, config, &mut report)?;
+        match pod {
+            Some(pod) => check_with_pod(pod, &patches, config, &mut report)?,
+            None => {
+                for patch in patches.chunks(1) {
+                    check_with_pod(&plain, patch, config, &mut report)?;
+                }
+            }
+        }
     }
     Ok(report)
 }

@@ -531,12 +531,15 @@ async fn pod_whose_annotations_list_unknown_services_is_injected_with_a_warning(
     put_service_without_pods(&fixture);
     for key in [DIRECT_ACCESS_SERVICES, REACHABLE_SERVICES] {
         let warnings = async |list: &str| {
-            let pod = pod_with("annotations", key, list);
+            let pod = without_owners(pod_with("annotations", key, list));
             let response = fixture.inject("shop", pod.clone()).await;
             let warnings = response.warnings.clone();
             assert_ne!(response.applied_to(pod.clone()), pod);
             warnings
         };
+        let of_a_replica_set = pod_with("annotations", key, "cart");
+        let warnings_to_the_controller = fixture.inject("shop", of_a_replica_set).await.warnings;
+        assert_eq!(warnings_to_the_controller, [""; 0], "controllers ignore warnings");
         for known in ["", "web_shop_svc_80,idle_shop_svc_80"] {
             assert_eq!(warnings(known).await, [""; 0], "{key}: {known}");
         }
@@ -549,9 +552,8 @@ async fn pod_whose_annotations_list_unknown_services_is_injected_with_a_warning(
             [expected]
         );
     }
-    let all = fixture
-        .inject("shop", pod_with("annotations", DIRECT_ACCESS_SERVICES, "*"))
-        .await;
+    let all = without_owners(pod_with("annotations", DIRECT_ACCESS_SERVICES, "*"));
+    let all = fixture.inject("shop", all).await;
     assert_eq!(all.warnings, [""; 0]);
 }
 
@@ -559,7 +561,7 @@ async fn pod_whose_annotations_list_unknown_services_is_injected_with_a_warning(
 async fn warning_names_at_most_eight_unknown_services() {
     let fixture = Fixture::new(Mode::Responds).await;
     let names: Vec<_> = (0..1000).map(|number| format!("s{number}_shop_svc_80")).collect();
-    let pod = pod_with("annotations", DIRECT_ACCESS_SERVICES, &names.join(","));
+    let pod = without_owners(pod_with("annotations", DIRECT_ACCESS_SERVICES, &names.join(",")));
     let warnings = fixture.inject("shop", pod).await.warnings;
     assert_eq!(warnings.len(), 1);
     assert_eq!(warnings[0].matches("_shop_svc_80").count(), 8, "{warnings:?}");

@@ -313,8 +313,9 @@ fn undelivered_marker() -> ResponseMapper {
     }
 }
 
-/// Sets the text of Envoy's own responses with status 403. In a gRPC response the text is the status message. Only the
-/// filter of permissions generates this status; 403 responses of the application are not changed.
+/// Sets the text of Envoy's own responses with status 403. In a gRPC response the text is the status message. The filter
+/// of permissions generates this status, and so does Envoy for an upgrade other than WebSocket. 403 responses of the
+/// application are not changed.
 fn denial_response(text: String) -> ResponseMapper {
     let is_forbidden = StatusCodeFilter {
         comparison: Some(ComparisonFilter {

@@ -4,6 +4,7 @@
 //! an endpoint selects the TLS context of connections to it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::TransportSocketMatch;
@@ -47,10 +48,13 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
         transport_socket_matches: mesh_tls.iter().flat_map(|tls| matches(tls, service)).collect(),
         ..cluster::eds(name.as_str())
     };
-    let ready = service
-        .slice_endpoints
-        .iter()
-        .filter(|(_, endpoint)| endpoint.ready);
+    // As for kube-proxy, only endpoints of a family of the ClusterIPs count.
+    let has_family = |address: &SocketAddr| {
+        let mut cluster_addresses = addresses.cluster_addresses.iter();
+        cluster_addresses.any(|cluster_address| cluster_address.is_ipv6() == address.is_ipv6())
+    };
+    let endpoints = service.slice_endpoints.iter();
+    let ready = endpoints.filter(|(address, endpoint)| endpoint.ready && has_family(address));
     let endpoints = cluster::endpoints_with_metadata(
         name.as_str(),
         ready.map(|(address, endpoint)| (*address, metadata(endpoint))),

@@ -150,7 +150,13 @@ impl RootsPublisher {
                     failing.on_written(&namespace);
                     observed.on_written(namespace, roots.clone());
                 }
-                Err(error) if is_not_found(&error) || is_namespace_terminating(&error) => {
+                Err(error) if is_not_found(&error) => {
+                    // A Namespace or Pod of this name that comes later adds the namespace again.
+                    tracing::debug!(%namespace, "ConfigMap {CONFIG_MAP} is not written: the Namespace does not exist");
+                    failing.on_written(&namespace);
+                    self.namespaces.remove(&namespace);
+                }
+                Err(error) if is_namespace_terminating(&error) => {
                     // The watch of Namespaces has not delivered the deletion yet.
                     tracing::debug!(%namespace, "ConfigMap {CONFIG_MAP} is not written: the Namespace is being deleted");
                     failing.on_failed(namespace);
@@ -161,7 +167,8 @@ impl RootsPublisher {
                     let message = describe(&failure, &error);
                     if failing.on_failed(namespace) {
                         tracing::warn!(
-                            "{message}; retrying; the sidecars of the namespace do not follow a new CA of the control plane"
+                            "{message}; retrying; the sidecars of the namespace do not follow a new CA of the control plane; if the \
+                             ConfigMap is immutable or has binaryData, delete it"
                         );
                     } else {
                         tracing::debug!("{message}; retrying");

@@ -85,6 +85,18 @@ fn patch_that_does_not_apply_is_reported_with_and_without_a_pod() {
 }
 
 #[test]
+fn each_patch_is_applied_alone_if_no_pod_is_given() {
+    // Only the first of the two can be applied to a Pod.
+    let remove_args = json!({"sidecarPatch": [{"op": "remove", "path": "/args"}]});
+    let mut other = mk_patch(remove_args.clone());
+    other["metadata"]["name"] = "q".into();
+    let patches = [mk_patch(remove_args), other];
+    let alone = check(&patches, None);
+    assert!(alone.is_valid, "{}", alone.text);
+    assert!(!check(&patches, Some(&mk_pod())).is_valid);
+}
+
+#[test]
 fn file_without_container_patches_is_rejected() {
     let config = config::load(&ConfigArgs::default()).expect("defaults");
     assert!(check_all(&[mk_pod()], None, &config).is_err());
