@@ -134,10 +134,10 @@ pub(super) async fn running_sidecars_follow_a_new_ca_of_the_control_plane(fixtur
     scale_servers(fixture, servers + 1).await?;
     let outcome = wait_for_endpoints(fixture, &client).await;
     let learned = start.elapsed();
+    let increase = fixture.client_counters().await?.since(&before);
     scale_servers(fixture, servers).await?;
     outcome?;
     wait_for_endpoints(fixture, &client).await?;
-    let increase = fixture.client_counters().await?.since(&before);
     ensure!(
         increase.failed == 0 && fixture.ready_pod_name(APP_NAMESPACE, "client").await? == client,
         "the client was restarted, or requests failed: {}",
@@ -177,10 +177,10 @@ pub(super) async fn rotation_of_the_control_planes_ca_fails_no_request(fixture: 
     let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?.len();
     scale_servers(fixture, servers + 1).await?;
     let outcome = wait_for_endpoints(fixture, &client).await;
+    let increase = fixture.client_counters().await?.since(&before);
     scale_servers(fixture, servers).await?;
     outcome?;
     wait_for_endpoints(fixture, &client).await?;
-    let increase = fixture.client_counters().await?.since(&before);
     ensure!(increase.failed == 0, "{}", increase.request_summary());
     Ok(increase.request_summary())
 }
