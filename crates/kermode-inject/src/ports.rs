@@ -43,7 +43,9 @@ pub(crate) fn give_way(
     let application = ApplicationPorts::of(pod);
     let serves_dns = plan.settings.builtin_dns.enabled;
     let old_dns_port = plan.served_dns_port;
-    let is_injected = annotations.get(key::SIDECAR_INJECTED).is_some();
+    let is_injected = annotations
+        .get(key::SIDECAR_INJECTED)
+        .is_some_and(key::marks_injected);
     let mut own = own_ports(plan, serves_dns);
     let mut taken: BTreeSet<u16> = own.iter().map(|own| *own.port).collect();
     for own in &mut own {

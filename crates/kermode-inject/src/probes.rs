@@ -193,7 +193,7 @@ fn earlier_port(pod: &Pod<'_>) -> Option<u16> {
     let is_injected = pod
         .annotations
         .get(annotation::SIDECAR_INJECTED)
-        .is_some_and(|value| annotation::parse_bool(annotation::SIDECAR_INJECTED, value) == Ok(true));
+        .is_some_and(|value| annotation::marks_injected(value));
     let port = pod.annotations.get(annotation::VIRTUAL_PROBES_PORT)?;
     is_injected.then(|| port.parse().ok()).flatten()
 }
