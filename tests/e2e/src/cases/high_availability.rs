@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::outage::wait_for_no_replica;
 use super::server_changes;
 use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, DIAGNOSTICS_PORT, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
 use crate::harness::demo::{self, Counters};
@@ -262,20 +263,7 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fix
     let crash_client = CrashClient::begin(fixture).await?;
     let requests = ClientRequests::begin(fixture).await?;
     scale_control_plane(fixture, 0).await?;
-    wait_for(
-        "all Pods of the control plane to be deleted",
-        TIMEOUT,
-        async || {
-            let remaining = fixture
-                .pods(SYSTEM_NAMESPACE)
-                .list(&ListParams::default())
-                .await?
-                .items
-                .len();
-            Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
-        },
-    )
-    .await?;
+    wait_for_no_replica(fixture).await?;
     let crash_time = Instant::now();
     kill_program(&crash_client.pod, "envoy")?;
     let counters_at_crash = crash_client.counters(fixture).await?;
