@@ -266,7 +266,8 @@ fn spawn_controllers(
         "rotation of CAs",
         run_until_shutdown(shutdown, ca_rotation),
     );
-    // The serving certificates of all replicas have the same CA, so all replicas write the same `caBundle`.
+    // All replicas write the `caBundle`. While the CA rotates, replicas with different clocks may write different ones
+    // in turn. Each of them verifies the certificates of all replicas.
     let registrations = registration::maintain_ca_bundles(client.clone(), roots);
     spawn(
         components,
