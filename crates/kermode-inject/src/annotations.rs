@@ -82,7 +82,7 @@ pub(crate) fn annotations_to_write(
     if plan.experimental_engine {
         write(key::EXPERIMENTAL_ENGINE, ENABLED.to_owned());
     }
-    if plan.has_tmp() {
+    if plan.has_tmp_volume() {
         write(
             EVICTABLE_VOLUMES,
             with_item(pod_annotations.get(EVICTABLE_VOLUMES), TMP_VOLUME),

@@ -19,7 +19,7 @@ use crate::plan::{Placement, Plan};
 use crate::pod::Pod;
 use crate::probes;
 use crate::reason::{InjectionSource, SkipReason};
-use crate::render::{self, Token};
+use crate::render::{self, TokenAndRoots};
 use crate::settings::Settings;
 use crate::trace::{InjectionExplanation, Trace, TraceTopic};
 use crate::values::Values;
@@ -247,11 +247,12 @@ impl Rendering<'_> {
             trace,
         )?;
         let audience = &self.plan.settings.sidecar_container.token_audience;
-        let token = render::token(self.pod, &self.annotations, audience, warnings, trace)?;
+        let token_and_roots =
+            render::token_and_roots(self.pod, &self.annotations, audience, warnings, trace)?;
         Ok(InjectedContainers {
-            sidecar: self.sidecar(&patches, &token, warnings, trace)?,
+            sidecar: self.sidecar(&patches, &token_and_roots, warnings, trace)?,
             init: self.init(&patches, trace)?,
-            token_volume: token.volume,
+            token_volume: token_and_roots.volume,
         })
     }
 
@@ -307,7 +308,7 @@ impl Rendering<'_> {
     fn sidecar(
         &self,
         patches: &SelectedPatches,
-        token: &Token,
+        token_and_roots: &TokenAndRoots,
         warnings: &mut Vec<String>,
         trace: &mut Trace,
     ) -> Result<Value, Denial> {
@@ -318,7 +319,7 @@ impl Rendering<'_> {
                     .to_owned()
             });
         }
-        let rendered = render::sidecar(plan, token);
+        let rendered = render::sidecar(plan, token_and_roots);
         let mut sidecar = container_patch::apply_traced(
             &rendered,
             &patches.sidecar_operations(),
@@ -396,7 +397,7 @@ fn needed_volumes(plan: &Plan<'_>, token_volume: Value, sidecar: &Value) -> Vec<
     let mut mounts = mounts.into_iter().flatten();
     let is_mounted = mounts.any(|mount| mount["name"] == token_volume["name"]);
     let token_volume = is_mounted.then_some(token_volume);
-    let tmp_volume = plan.has_tmp().then(|| render::small_empty_dir(TMP_VOLUME));
+    let tmp_volume = plan.has_tmp_volume().then(|| render::small_empty_dir(TMP_VOLUME));
     token_volume.into_iter().chain(tmp_volume).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Names of injected containers and volumes, and paths and ports that they use.
+//! Names of injected containers and volumes, and the names, paths and ports that they refer to.
 
 /// Container of the sidecar.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";
@@ -12,16 +12,17 @@ pub(crate) const TMP_VOLUME: &str = "kuma-sidecar-tmp";
 pub(crate) const TOKEN_VOLUME: &str = "kuma-sidecar-token";
 /// Mount path of service account tokens.
 pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// Volume of the roots of the control plane, for a sidecar whose token is in a volume that an annotation names.
+/// Volume of the roots of the control plane. A sidecar has it if an annotation names the volume of the token; otherwise,
+/// the roots are in [`TOKEN_VOLUME`].
 pub(crate) const CA_VOLUME: &str = "kuma-sidecar-ca";
 /// Mount path of [`CA_VOLUME`].
 pub(crate) const CA_DIRECTORY: &str = "/var/run/secrets/kuma.io/control-plane-ca";
 /// ConfigMap with the roots of the control plane, which the control plane maintains in the namespaces of sidecars.
 pub(crate) const CA_CONFIG_MAP: &str = "kuma-control-plane-ca";
-/// Entry of [`CA_CONFIG_MAP`].
+/// Key in [`CA_CONFIG_MAP`] whose value is the roots.
 pub(crate) const CA_ENTRY: &str = "ca.crt";
-/// File of the roots of the control plane. `kuma-dp` expects it in [`TOKEN_DIRECTORY`] by default. The usual name
-/// `ca.crt` is that of the API server's CA.
+/// File of the roots of the control plane. `kuma-dp` expects it in [`TOKEN_DIRECTORY`] by default. In this directory,
+/// the usual name `ca.crt` belongs to the CA of the API server.
 pub(crate) const CA_FILE: &str = "control-plane-ca.crt";
 /// Path of the readiness check on Envoy's admin port.
 pub(crate) const READY_PATH: &str = "/ready";

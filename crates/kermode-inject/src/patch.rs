@@ -11,8 +11,8 @@ use crate::pod::{Missing, Pod};
 use crate::probes::{Change, RewrittenProbe};
 use crate::volumes::VolumeChanges;
 
-/// Lists and maps of a Pod that injection changes.
-const CHANGED: [(&str, &str); 5] = [
+/// Lists and maps of a Pod that injection changes: the parent's key, and the key in the parent.
+const CHANGED_FIELDS: [(&str, &str); 5] = [
     ("metadata", "annotations"),
     ("spec", "containers"),
     ("spec", "initContainers"),
@@ -20,11 +20,11 @@ const CHANGED: [(&str, &str); 5] = [
     ("spec", "imagePullSecrets"),
 ];
 
-/// Returns the patch from `before` to `after`, which differ in what injection changes. A changed list is replaced as a
-/// whole, with the JSON of its unchanged items.
+/// Returns the patch that turns the Pod `before` into the Pod `after`. They differ only in [`CHANGED_FIELDS`]. A changed
+/// list is replaced as a whole, with the JSON of its unchanged items.
 pub(crate) fn difference(before: &Value, after: &Value) -> Patch {
     let mut operations = Vec::new();
-    for (parent, key) in CHANGED {
+    for (parent, key) in CHANGED_FIELDS {
         let value = |pod: &Value| pod.get(parent)?.get(key).cloned();
         let (old, new) = (value(before), value(after));
         let path = PointerBuf::from_tokens([parent, key]);
@@ -80,11 +80,11 @@ impl PatchBuilder {
         }
     }
 
-    /// Redirects probes and hooks to the virtual probes port. Must be called before containers are inserted, because the
-    /// indices are those of the incoming Pod.
+    /// Redirects probes and hooks to the virtual probes port. Must be called before containers are inserted, because
+    /// [`RewrittenProbe::pointer`] contains the index of the container in the incoming Pod.
     pub(crate) fn redirect_probes(&mut self, probes: &[RewrittenProbe]) {
         for probe in probes {
-            let member = |names: &[&'static str]| -> Vec<&str> {
+            let path_in_probe = |names: &[&'static str]| -> Vec<&str> {
                 let pointer = probe.pointer.iter().map(String::as_str);
                 pointer.chain(names.iter().copied()).collect()
             };
@@ -94,19 +94,19 @@ impl PatchBuilder {
                     has_path,
                     has_https_scheme,
                 } => {
-                    self.replace(&member(&["httpGet", "port"]), port);
+                    self.replace(&path_in_probe(&["httpGet", "port"]), port);
                     if has_path {
-                        self.replace(&member(&["httpGet", "path"]), path);
+                        self.replace(&path_in_probe(&["httpGet", "path"]), path);
                     } else {
-                        self.add(&member(&["httpGet", "path"]), path);
+                        self.add(&path_in_probe(&["httpGet", "path"]), path);
                     }
                     if has_https_scheme {
-                        self.replace(&member(&["httpGet", "scheme"]), "HTTP".into());
+                        self.replace(&path_in_probe(&["httpGet", "scheme"]), "HTTP".into());
                     }
                 }
-                Change::Handler(name) => {
-                    self.remove(&member(&[name]));
-                    self.add(&member(&["httpGet"]), json!({"path": path, "port": port}));
+                Change::OtherHandler(name) => {
+                    self.remove(&path_in_probe(&[name]));
+                    self.add(&path_in_probe(&["httpGet"]), json!({"path": path, "port": port}));
                 }
             }
         }
@@ -117,12 +117,12 @@ impl PatchBuilder {
         self.remove(&["metadata", "annotations", key]);
     }
 
-    /// Changes the volumes.
+    /// Replaces, removes and appends volumes.
     pub(crate) fn change_volumes(&mut self, changes: VolumeChanges) {
         for (index, volume) in changes.replaced {
             self.replace(&["spec", "volumes", &index.to_string()], volume);
         }
-        // The last one first, so that the other indices remain valid.
+        // The last volume is removed first, so that the indices of the others remain valid.
         for index in changes.removed.iter().rev() {
             self.remove(&["spec", "volumes", &index.to_string()]);
         }
@@ -139,12 +139,12 @@ impl PatchBuilder {
         }
     }
 
-    /// Appends Secrets for pulling images that the Pod does not list.
-    pub(crate) fn append_image_pull_secrets(&mut self, present: &[&str], names: &[String]) {
+    /// Appends the image pull Secrets of `names`, except those that the Pod lists already (`present_names`).
+    pub(crate) fn append_image_pull_secrets(&mut self, present_names: &[&str], names: &[String]) {
         let mut secrets: Vec<Value> = Vec::new();
         for name in names {
             let secret = json!({"name": name});
-            if !present.contains(&name.as_str()) && !secrets.contains(&secret) {
+            if !present_names.contains(&name.as_str()) && !secrets.contains(&secret) {
                 secrets.push(secret);
             }
         }

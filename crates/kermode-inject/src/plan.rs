@@ -44,13 +44,12 @@ pub(crate) struct Plan<'a> {
     pub(crate) log_level: Option<String>,
     /// Environment variables of the sidecar that the Pod or the settings configure.
     pub(crate) env_vars: BTreeMap<String, String>,
-    /// Ports that traffic is redirected to.
     pub(crate) redirect_ports: RedirectPorts,
     /// Port that DNS is redirected to; `None` if DNS is not redirected.
     pub(crate) dns_port: Option<u16>,
-    /// Port at which the sidecar serves DNS, if the setting enables it.
+    /// Port of the sidecar's DNS server, which runs if the setting `builtinDNS.enabled` is true.
     pub(crate) served_dns_port: u16,
-    /// Whether the application's probes are redirected to the proxy.
+    /// Whether the application's probes and HTTP lifecycle hooks are redirected to the proxy.
     pub(crate) virtual_probes: bool,
     pub(crate) virtual_probes_port: u16,
     /// Whether the application waits until a classic sidecar is ready. It always waits for a native sidecar.
@@ -92,7 +91,7 @@ impl<'a> Plan<'a> {
         trace: &mut Trace,
     ) -> Result<Self, Denial> {
         let annotations = metadata.pod_annotations;
-        let (mesh, origin) = mesh_of(metadata, trace);
+        let (mesh, origin) = mesh_and_origin(metadata, trace);
         if !(context.mesh_exists)(&mesh) {
             return Err(Denial::MeshNotFound { mesh, origin });
         }
@@ -140,21 +139,22 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Whether the injected init container precedes the Pod's own in classic mode. `kuma-validation` always does, so
-    /// that no other container sends traffic before the check.
+    /// Whether the injected init container precedes the Pod's own in classic mode. With the CNI plugin, the injected init
+    /// container is `kuma-validation`, which always precedes them: no other container may send traffic before the check.
     pub(crate) fn init_is_first(&self) -> bool {
         self.init_first_requested || self.settings.cni_enabled
     }
 
     /// Whether the sidecar gets a volume for `/tmp`.
-    pub(crate) fn has_tmp(&self) -> bool {
+    pub(crate) fn has_tmp_volume(&self) -> bool {
         self.restricted || self.placement == Placement::Native
     }
 }
 
-/// Returns the mesh of the Pod, and the label or annotation that names the mesh. The mesh is the first value of
-/// [`key::MESH`] that is not empty, by [precedence of the sources](InjectionSource::IN_ORDER).
-fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> (String, String) {
+/// Returns the mesh of the Pod, and the location of the label or annotation that names the mesh, for a message. The mesh
+/// is the first value of [`key::MESH`] that is not empty, by [precedence of the sources](InjectionSource::IN_ORDER).
+/// Without such a value, it is [`DEFAULT_MESH`], and the location covers all sources.
+fn mesh_and_origin(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> (String, String) {
     for source in InjectionSource::IN_ORDER {
         let values = metadata.values_of(source);
         if let Some(mesh) = values.text(key::MESH) {
@@ -182,10 +182,10 @@ fn default_concurrency(settings: &Settings, pod_resources: PodResources<'_>) -> 
     sidecar_cpus.min(pod_cpus.unwrap_or(sidecar_cpus)).max(2)
 }
 
-/// Chooses the placement of the sidecar. Mode `auto` follows the oldest kubelet, because an older kubelet takes a native
-/// sidecar for an ordinary init container, which never ends. Mode `native` is the user's decision; it is denied only if
-/// the API server would drop the field. No kubelet is newer than the API server. If every kubelet supports native
-/// sidecars, the API server therefore supports them too.
+/// Chooses the placement of the sidecar. Mode `auto` follows the oldest kubelet: a kubelet without support takes a native
+/// sidecar for an ordinary init container and waits forever for its end. Mode `native` is the user's decision; it is
+/// denied only if the API server would drop the field `restartPolicy` of the container. No kubelet is newer than the API
+/// server. If every kubelet supports native sidecars, the API server therefore supports them too.
 fn placement(
     settings: &Settings,
     context: &Context<'_>,
@@ -210,6 +210,7 @@ fn placement(
     let node_support = context
         .oldest_node
         .map(|(_, version)| version.supports_native_sidecars());
+    // Without a known Node, the API server's version decides.
     let all_support = node_support.unwrap_or(settings.native_sidecars_supported);
     if mode != SidecarMode::Classic {
         trace.note(TraceTopic::SidecarMode, || {

@@ -1,5 +1,5 @@
-//! Reads the fields of the incoming Pod that injection needs from raw JSON. A field of the wrong type is an error
-//! that names the path of the field.
+//! Reads the fields of the incoming Pod that injection needs from raw JSON. If a field of [`Pod`] has the wrong type,
+//! the error names the path of the field. Inside of a container, a field of the wrong type counts as absent.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::denial::Denial;
 
-/// Maximum length of a list, such as the containers, in a Pod that no API server has checked. The API server's size
-/// limit for a Pod allows far fewer items.
+/// Maximum length of a list of the Pod, such as `containers`, far above that of any real Pod. It bounds the work for a
+/// Pod from a file, whose size no API server has limited.
 const MAX_ITEMS: usize = 100_000;
 /// Node labels that hold the operating system. The second is the name before Kubernetes 1.14.
 const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
@@ -187,10 +187,10 @@ impl<'a> Container<'a> {
 /// selects Windows.
 fn is_windows(spec: &Map<String, Value>) -> bool {
     let os = spec.get("os").and_then(|os| os.get("name"));
-    let selected = OS_LABELS
+    let selected_os = OS_LABELS
         .iter()
         .find_map(|label| spec.get("nodeSelector")?.get(label));
-    if [os, selected].into_iter().flatten().any(|os| os == WINDOWS) {
+    if [os, selected_os].into_iter().flatten().any(|os| os == WINDOWS) {
         return true;
     }
     let terms = spec.get("affinity").and_then(|affinity| {

@@ -1,6 +1,7 @@
 //! Ports of the sidecar that the application uses as well (docs/reference/injection.md#ports-of-the-sidecar). All
-//! containers share the addresses of the Pod, so one of two servers on the same port does not start. The sidecar gives
-//! way: the annotations that injection writes tell all other parts which port it uses.
+//! containers share the addresses of the Pod, so one of two servers on the same port does not start. The sidecar
+//! therefore moves to a free port. Injection writes this port to an annotation of the Pod, for `kuma-init`, the CNI
+//! plugin and the control plane.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,7 @@ struct OwnPort<'p> {
     has_udp: bool,
 }
 
-/// Ports of the application.
+/// Ports that the application declares, or at which it is probed.
 struct ApplicationPorts {
     tcp: BTreeSet<u16>,
     udp: BTreeSet<u16>,
@@ -43,13 +44,15 @@ pub(crate) fn give_way(
     let application = ApplicationPorts::of(pod);
     let serves_dns = plan.settings.builtin_dns.enabled;
     let old_dns_port = plan.served_dns_port;
-    let is_injected = annotations
+    // The annotations of a Pod that was injected before are those of the injector, not the user's.
+    let was_injected = annotations
         .get(key::SIDECAR_INJECTED)
         .is_some_and(key::marks_injected);
     let mut own = own_ports(plan, serves_dns);
     let mut taken: BTreeSet<u16> = own.iter().map(|own| *own.port).collect();
     for own in &mut own {
         let old = *own.port;
+        // 0: IPv6 is not redirected.
         if old == 0 || !application.uses(old, own.has_udp) {
             continue;
         }
@@ -70,7 +73,7 @@ pub(crate) fn give_way(
             )
         });
         let names_port = |value: &str| value.trim().parse() == Ok(old);
-        if annotations.get(own.annotation).is_some_and(names_port) && !is_injected {
+        if annotations.get(own.annotation).is_some_and(names_port) && !was_injected {
             warnings.push(format!(
                 "annotation {} on {}: the application uses port {old} itself; the sidecar uses {new} instead",
                 own.annotation, annotations.object
@@ -118,8 +121,8 @@ fn own_ports<'p>(plan: &'p mut Plan<'_>, serves_dns: bool) -> Vec<OwnPort<'p>> {
 // === impl ApplicationPorts ===
 
 impl ApplicationPorts {
-    /// Reads the declared ports of all containers and the probed ports. Init containers are included, since a native
-    /// sidecar runs beside them.
+    /// Reads the declared and the probed ports of all containers except the sidecar. Init containers are included, since
+    /// a native sidecar runs beside them.
     fn of(pod: &Pod<'_>) -> Self {
         let mut ports = Self {
             tcp: probes::find(pod)

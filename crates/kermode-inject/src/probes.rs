@@ -1,8 +1,8 @@
 //! Turns probes and HTTP lifecycle hooks of the application into virtual probes, which a plaintext listener of the
 //! sidecar answers (docs/reference/injection.md#virtual-probes).
 //!
-//! [`find`] reads probes and hooks from the Pod. The ports of the sidecar are chosen by the result. [`rewrite`] then
-//! chooses the probes and hooks that the sidecar answers.
+//! [`find`] reads probes and hooks from the Pod. The ports of the sidecar are then chosen so that none is a probed port.
+//! Afterwards, [`rewrite`] chooses the probes and hooks that the sidecar answers.
 
 use std::fmt::Write as _;
 
@@ -21,7 +21,8 @@ const PROBE_FIELDS: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProb
 const HOOK_FIELDS: [&str; 2] = ["postStart", "preStop"];
 /// Maximum length of the service of a gRPC probe, in bytes. Envoy and the agent pass it on in a header.
 const MAX_SERVICE_LENGTH: usize = 1024;
-/// Maximum number of warnings about probes. The API server shortens long lists of warnings.
+/// Maximum number of warnings about single probes and hooks; one more warning counts the others. The API server shortens
+/// long lists of warnings.
 const MAX_WARNINGS: usize = 5;
 
 /// A probe or hook that the kubelet sends to the Pod's IP.
@@ -31,9 +32,9 @@ pub(crate) struct FoundProbe<'a> {
     container: &'a str,
     /// Whether the container is a restartable init container.
     is_init: bool,
-    /// Path of the probe or hook in the Pod.
+    /// JSON pointer of the probe or hook in the Pod, as a list of keys and indices.
     pointer: Vec<String>,
-    /// Path of the probe or hook in the container, for messages.
+    /// Path of the probe or hook in the container, such as `lifecycle.preStop`.
     field: &'static str,
     handler: Handler,
 }
@@ -45,7 +46,7 @@ enum Handler {
     Application(ApplicationProbe, Change),
     /// A request to the proxy: an earlier injection has rewritten the handler.
     Virtual(ApplicationProbe),
-    /// The request cannot be determined.
+    /// The request cannot be determined or rewritten, with the problem.
     Unresolved(String),
 }
 
@@ -56,17 +57,17 @@ pub(crate) enum Change {
     HttpGet {
         /// Whether `path` exists.
         has_path: bool,
-        /// Whether `scheme` becomes HTTP.
+        /// Whether `scheme` is HTTPS, so that it becomes HTTP.
         has_https_scheme: bool,
     },
-    /// Replaces this handler with `httpGet`.
-    Handler(&'static str),
+    /// Replaces the member of this name, `tcpSocket` or `grpc`, with `httpGet`.
+    OtherHandler(&'static str),
 }
 
 /// A probe or hook to rewrite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RewrittenProbe {
-    /// Path of the probe or hook in the Pod.
+    /// JSON pointer of the probe or hook in the Pod, as a list of keys and indices.
     pub(crate) pointer: Vec<String>,
     pub(crate) change: Change,
     /// Path that the kubelet requests from the proxy.
@@ -75,8 +76,8 @@ pub(crate) struct RewrittenProbe {
     pub(crate) port: u16,
 }
 
-/// Returns the probes and hooks of all long-running containers except the sidecar. Those that the kubelet does not send
-/// to the Pod's IP are omitted: commands, pauses, and requests to a host of their own.
+/// Returns the probes and hooks of the containers and restartable init containers, except those of the sidecar. Omitted
+/// are probes and hooks that the kubelet does not send to the Pod's IP: `exec`, `sleep`, and requests with a `host`.
 pub(crate) fn find<'a>(pod: &Pod<'a>) -> Vec<FoundProbe<'a>> {
     let earlier_port = earlier_port(pod);
     let mut found = Vec::new();
@@ -93,8 +94,8 @@ pub(crate) fn find<'a>(pod: &Pod<'a>) -> Vec<FoundProbe<'a>> {
             if container.name == SIDECAR || is_init && !is_restartable {
                 continue;
             }
-            for (field, handlers) in handlers_of(container) {
-                let Some(handler) = handler(container, field, handlers, earlier_port) else {
+            for (field, probe) in probes_and_hooks(container) {
+                let Some(handler) = handler(container, field, probe, earlier_port) else {
                     continue;
                 };
                 let pointer = ["spec", list, &index.to_string()].map(str::to_owned);
@@ -114,7 +115,7 @@ pub(crate) fn find<'a>(pod: &Pod<'a>) -> Vec<FoundProbe<'a>> {
     found
 }
 
-/// Returns the changes that send probes and hooks to the proxy, and appends warnings about those that stay as they are.
+/// Returns the probes and hooks to rewrite, and appends warnings about the others.
 pub(crate) fn rewrite(
     found: &[FoundProbe<'_>],
     plan: &Plan<'_>,
@@ -122,15 +123,15 @@ pub(crate) fn rewrite(
     trace: &mut Trace,
 ) -> Vec<RewrittenProbe> {
     let mut rewritten = Vec::new();
-    let mut left = Vec::new();
+    let mut problems = Vec::new();
     for probe in found {
         let (path, change) = match (&probe.handler, obstacle(probe, plan, rewritten.len())) {
             (Handler::Unresolved(problem), _) => {
-                left.push(format!("{}: {problem}", probe.location()));
+                problems.push(format!("{}: {problem}", probe.location()));
                 continue;
             }
             (_, Some(obstacle)) => {
-                left.push(format!("{}: {obstacle}", probe.location()));
+                problems.push(format!("{}: {obstacle}", probe.location()));
                 continue;
             }
             (Handler::Application(probe, change), None) => (&probe.path, *change),
@@ -156,12 +157,13 @@ pub(crate) fn rewrite(
             port,
         });
     }
-    warn(left, warnings);
+    warn(problems, warnings);
     rewritten
 }
 
-/// Returns the reason why the proxy cannot answer a probe. `count` is the number of probes that it already answers.
-fn obstacle(probe: &FoundProbe<'_>, plan: &Plan<'_>, count: usize) -> Option<String> {
+/// Returns the reason why the proxy cannot answer a probe. `rewritten_count` is the number of the Pod's probes that the
+/// proxy answers already.
+fn obstacle(probe: &FoundProbe<'_>, plan: &Plan<'_>, rewritten_count: usize) -> Option<String> {
     let precedes_sidecar = ["startupProbe", "lifecycle.postStart"].contains(&probe.field);
     if plan.placement == Placement::Classic && probe.is_init && precedes_sidecar {
         return Some(
@@ -169,14 +171,14 @@ fn obstacle(probe: &FoundProbe<'_>, plan: &Plan<'_>, count: usize) -> Option<Str
                 .into(),
         );
     }
-    (count >= MAX_PROBES)
+    (rewritten_count >= MAX_PROBES)
         .then(|| format!("the sidecar answers at most {MAX_PROBES} probes and hooks of a Pod"))
 }
 
-/// Appends warnings about the probes and hooks that are not rewritten.
-fn warn(left: Vec<String>, warnings: &mut Vec<String>) {
-    let others = left.len().saturating_sub(MAX_WARNINGS);
-    for problem in left.into_iter().take(MAX_WARNINGS) {
+/// Appends warnings about the probes and hooks that are not rewritten, each with one of the problems.
+fn warn(problems: Vec<String>, warnings: &mut Vec<String>) {
+    let others = problems.len().saturating_sub(MAX_WARNINGS);
+    for problem in problems.into_iter().take(MAX_WARNINGS) {
         warnings.push(format!(
             "{problem} (not rewritten to the sidecar; it may fail under STRICT)"
         ));
@@ -188,7 +190,7 @@ fn warn(left: Vec<String>, warnings: &mut Vec<String>) {
     }
 }
 
-/// Returns the port of the virtual probes of an earlier injection.
+/// Returns the port that an earlier injection chose for virtual probes.
 fn earlier_port(pod: &Pod<'_>) -> Option<u16> {
     let is_injected = pod
         .annotations
@@ -198,8 +200,8 @@ fn earlier_port(pod: &Pod<'_>) -> Option<u16> {
     is_injected.then(|| port.parse().ok()).flatten()
 }
 
-/// Returns the probes and hooks of a container with their paths in it.
-fn handlers_of<'a>(container: &Container<'a>) -> Vec<(&'static str, &'a Map<String, Value>)> {
+/// Returns the probes and hooks of a container, each as its path in the container and its JSON.
+fn probes_and_hooks<'a>(container: &Container<'a>) -> Vec<(&'static str, &'a Map<String, Value>)> {
     let probes = PROBE_FIELDS.map(|field| (field, container.object(field)));
     let lifecycle = container.object("lifecycle");
     let hooks = ["lifecycle.postStart", "lifecycle.preStop"]
@@ -209,21 +211,21 @@ fn handlers_of<'a>(container: &Container<'a>) -> Vec<(&'static str, &'a Map<Stri
     probes
         .into_iter()
         .chain(hooks)
-        .filter_map(|(path, handlers)| Some((path, handlers?)))
+        .filter_map(|(path, probe)| Some((path, probe?)))
         .collect()
 }
 
-/// Returns the handler of a probe or hook; `None` if the kubelet sends nothing to the Pod's IP. The kubelet rejects hooks
-/// with `tcpSocket`.
+/// Returns the handler of a probe or hook; `None` if the kubelet sends nothing to the Pod's IP. Of a hook, only `httpGet`
+/// counts: the kubelet rejects hooks with `tcpSocket`.
 fn handler(
     container: &Container<'_>,
     field: &str,
-    handlers: &Map<String, Value>,
+    probe: &Map<String, Value>,
     earlier_port: Option<u16>,
 ) -> Option<Handler> {
     let is_probe = PROBE_FIELDS.contains(&field);
     let member = |name: &str| {
-        let handler = handlers.get(name).and_then(Value::as_object);
+        let handler = probe.get(name).and_then(Value::as_object);
         handler.filter(|_| is_probe || name == "httpGet")
     };
     let result = if let Some(http) = member("httpGet") {
@@ -278,7 +280,7 @@ fn http_handler(
 fn tcp_handler(container: &Container<'_>, tcp: &Map<String, Value>) -> Result<Handler, String> {
     let port = resolve_port(container, "tcpSocket", tcp.get("port"))?;
     let probe = ApplicationProbe::new(ProbeProtocol::Tcp, port, "");
-    Ok(Handler::Application(probe, Change::Handler("tcpSocket")))
+    Ok(Handler::Application(probe, Change::OtherHandler("tcpSocket")))
 }
 
 fn grpc_handler(container: &Container<'_>, grpc: &Map<String, Value>) -> Result<Handler, String> {
@@ -288,7 +290,7 @@ fn grpc_handler(container: &Container<'_>, grpc: &Map<String, Value>) -> Result<
         return Err(format!("grpc.service: longer than {MAX_SERVICE_LENGTH} bytes"));
     }
     let probe = ApplicationProbe::new(ProbeProtocol::Grpc, port, service);
-    Ok(Handler::Application(probe, Change::Handler("grpc")))
+    Ok(Handler::Application(probe, Change::OtherHandler("grpc")))
 }
 
 /// Resolves the port of a handler as the kubelet does. A name is looked up among the container's ports.
@@ -317,14 +319,14 @@ fn named_port(container: &Container<'_>, name: &str) -> Option<u64> {
     port.get("containerPort")?.as_u64()
 }
 
-/// Returns a path in the form in which the kubelet sends it. The proxy compares paths byte by byte. The kubelet uses
-/// Go's `net/url`: it drops a fragment, and encodes the path if it contains characters that a URL must not contain.
+/// Returns a path in the form in which the kubelet sends it, because the proxy compares paths byte by byte. The kubelet
+/// uses Go's `net/url`, which drops a fragment, and encodes a path that contains characters not allowed in a URL.
 fn path_as_sent(path: &str) -> String {
     let without_fragment = path.split_once('#').map_or(path, |(path, _)| path);
     let (before_query, query) = without_fragment
         .split_once('?')
         .map_or((without_fragment, None), |(path, query)| (path, Some(query)));
-    // A path that is no URL is sent as if it were decoded already.
+    // If the text is not a valid URL, the kubelet takes the whole text, with `?` and `#`, for a path to encode.
     let Some(decoded) =
         percent_decode(before_query).filter(|_| !path.contains(|c: char| c.is_ascii_control()))
     else {
@@ -347,8 +349,8 @@ fn is_sent_unchanged(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:@[]%/".contains(&byte)
 }
 
-/// Appends a query. The kubelet sends a query without change. Characters that a request line cannot contain are encoded,
-/// because Envoy would reject the request.
+/// Appends a query. The kubelet would send the query unchanged. Characters that a request line cannot contain are encoded
+/// here, because Envoy would reject such a request.
 fn push_query(sent: &mut String, query: &str) {
     for byte in query.bytes() {
         if byte.is_ascii_graphic() {
@@ -380,7 +382,7 @@ fn push_encoded(text: &mut String, byte: u8) {
 // === impl FoundProbe ===
 
 impl FoundProbe<'_> {
-    /// Returns the application's port that is probed.
+    /// Returns the application's port that the probe or hook reaches, directly or through the proxy.
     pub(crate) fn application_port(&self) -> Option<u16> {
         match &self.handler {
             Handler::Application(probe, _) | Handler::Virtual(probe) => Some(probe.inbound_port),

@@ -8,7 +8,7 @@ mod token;
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::sidecar::sidecar;
-pub(crate) use self::token::{Token, is_token_mount, token};
+pub(crate) use self::token::{TokenAndRoots, is_token_mount, token_and_roots};
 use crate::pod::PodResources;
 use crate::settings::{ResourceAmounts, Resources};
 

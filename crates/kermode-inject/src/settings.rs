@@ -28,7 +28,7 @@ pub struct Settings {
     /// Path of the file with the CA certificates that sidecars use to verify the control plane's certificate. The
     /// control plane passes the content of the file as [`crate::Context::control_plane_ca_pem`].
     pub ca_cert_file: String,
-    /// Whether the application's HTTP probes are redirected to the sidecar.
+    /// Whether the application's probes and HTTP lifecycle hooks are redirected to the sidecar.
     pub virtual_probes_enabled: bool,
     /// Port of the virtual probes.
     pub virtual_probes_port: u16,
@@ -63,7 +63,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Exceptions {
-    /// Labels by key; the value `*` matches any value.
+    /// Labels by key. A Pod with one of them is not injected. The value `*` matches any value.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -110,7 +110,7 @@ pub struct Ebpf {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SidecarMode {
-    /// `Native` if the API server supports it, else `Classic`.
+    /// `Native` if every kubelet supports native sidecars, else `Classic`.
     #[default]
     Auto,
     /// A restartable init container.

@@ -9,7 +9,7 @@ use crate::names::{DEFAULT_ADMIN_PORT, TOKEN_DIRECTORY};
 use crate::plan::{Placement, Plan};
 use crate::settings::DrainMode;
 
-/// Variables from fields of the Pod. They come first, because values of later variables refer to them.
+/// Variables from fields of the Pod. They come first, because a value can refer only to variables before it.
 const POD_FIELDS: [(&str, &str); 3] = [
     ("POD_NAME", "metadata.name"),
     ("POD_NAMESPACE", "metadata.namespace"),
@@ -69,6 +69,7 @@ fn rendered_variables(plan: &Plan<'_>, ca_file: Option<&str>) -> BTreeMap<String
     }
     set("KUMA_DNS_ENABLED", dns.enabled.to_string());
     if dns.enabled {
+        // Kuma's variables; `kuma-dp` reads only `KUMA_DNS_CORE_DNS_PORT`.
         set("KUMA_DNS_CORE_DNS_BINARY_PATH", "coredns".to_owned());
         let port = plan.served_dns_port;
         set("KUMA_DNS_CORE_DNS_PORT", port.to_string());

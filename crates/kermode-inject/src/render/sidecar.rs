@@ -5,22 +5,22 @@ use std::time::Duration;
 use kermode_model::duration;
 use serde_json::{Value, json};
 
-use super::{Token, env, resources, restricted_context};
+use super::{TokenAndRoots, env, resources, restricted_context};
 use crate::names::{READY_PATH, SIDECAR, TMP_VOLUME};
 use crate::plan::{Placement, Plan};
 use crate::settings::ProbeSettings;
 
-/// Part of the startup probe's timeout that remains for starting and ending the command. The command itself then reports
-/// why the sidecar is not ready.
+/// Part of the startup probe's timeout that is left for starting and ending the command. The command thus ends before the
+/// kubelet would kill it, and reports why the sidecar is not ready.
 const WAIT_RESERVE: Duration = Duration::from_millis(500);
-/// Pause between the requests of the startup probe's command. It delays the start of the application.
+/// Pause between the requests of the startup probe's command. The application may start later by up to this pause.
 const WAIT_INTERVAL: &str = "50ms";
 
 /// Renders the container.
-pub(crate) fn sidecar(plan: &Plan<'_>, token: &Token) -> Value {
+pub(crate) fn sidecar(plan: &Plan<'_>, token_and_roots: &TokenAndRoots) -> Value {
     let settings = &plan.settings.sidecar_container;
-    let mut mounts = token.mounts.clone();
-    if plan.has_tmp() {
+    let mut mounts = token_and_roots.mounts.clone();
+    if plan.has_tmp_volume() {
         mounts.push(json!({"name": TMP_VOLUME, "mountPath": "/tmp"}));
     }
     let mut container = json!({
@@ -28,7 +28,7 @@ pub(crate) fn sidecar(plan: &Plan<'_>, token: &Token) -> Value {
         "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
         "args": args(plan),
-        "env": env::env(plan, token.ca_file.as_deref()),
+        "env": env::env(plan, token_and_roots.ca_file.as_deref()),
         "securityContext": security_context(plan),
         "livenessProbe": probe(plan, &settings.liveness_probe, 1),
         "readinessProbe": probe(plan, &settings.readiness_probe, settings.readiness_probe.success_threshold),
@@ -79,8 +79,8 @@ fn probe(plan: &Plan<'_>, settings: &ProbeSettings, success_threshold: u32) -> V
 }
 
 /// Renders the startup probe of a native sidecar: a command that waits for readiness. The kubelet probes a container
-/// within the first second, before Envoy has its configuration. An HTTP probe would fail, which the kubelet reports as
-/// an Event, and be repeated a period later.
+/// within the first second, before Envoy has its configuration. An HTTP probe would therefore fail. The kubelet would
+/// report the failure as an Event, and repeat the probe only a period later.
 fn startup_probe(plan: &Plan<'_>) -> Value {
     let settings = &plan.settings.sidecar_container.startup_probe;
     let timeout = Duration::from_secs(settings.timeout_seconds.max(1).into()).saturating_sub(WAIT_RESERVE);

@@ -1,7 +1,7 @@
 //! Environment variables of the injection settings (docs/reference/configuration.md#file-and-environment).
 
-/// Environment variables of the control plane, each with the path of the setting that it overrides. Lists are
-/// comma-separated; maps have the form `k:v,k2:v2`.
+/// Environment variables of the control plane, each with the path of the setting that the variable overrides. The value
+/// for a list is comma-separated; the value for a map has the form `k:v,k2:v2`.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_CNI_ENABLED",

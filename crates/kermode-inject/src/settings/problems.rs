@@ -101,9 +101,13 @@ impl Settings {
     }
 }
 
-fn check_probe(name: &str, probe: &ProbeSettings, min_delay: u32, problems: &mut Vec<String>) {
+fn check_probe(name: &str, probe: &ProbeSettings, min_initial_delay: u32, problems: &mut Vec<String>) {
     for (field, value, min) in [
-        ("initialDelaySeconds", probe.initial_delay_seconds, min_delay),
+        (
+            "initialDelaySeconds",
+            probe.initial_delay_seconds,
+            min_initial_delay,
+        ),
         ("timeoutSeconds", probe.timeout_seconds, 1),
         ("periodSeconds", probe.period_seconds, 1),
         ("successThreshold", probe.success_threshold, 1),
