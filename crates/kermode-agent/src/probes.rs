@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, StatusCode, uri::PathAndQuery};
 use hyper_util::rt::TokioIo;
 use kermode_model::percent_decode;
-use kermode_protocol::probes::{ADDRESS_HEADER, GRPC, GRPC_SERVICE_HEADER, SERVICE_NAME, TCP};
+use kermode_protocol::probes::{ADDRESS_HEADER, GRPC_PATH, GRPC_SERVICE_HEADER, SERVICE_NAME, TCP_PATH};
 use kermode_protocol::rpc::GrpcService;
 use parking_lot::Mutex;
 use tokio::net::{TcpSocket, TcpStream};
@@ -93,11 +93,11 @@ impl ProbeService {
         let address: SocketAddr = text(headers, ADDRESS_HEADER)?.parse().context(ADDRESS_HEADER)?;
         let probe = async {
             match path {
-                TCP => connect(address)
+                TCP_PATH => connect(address)
                     .await
                     .map(|_| ())
                     .with_context(|| format!("cannot connect to {address}")),
-                GRPC => {
+                GRPC_PATH => {
                     let service = percent_decode(text(headers, GRPC_SERVICE_HEADER)?)
                         .with_context(|| format!("{GRPC_SERVICE_HEADER} is not percent-encoded"))?;
                     check_health(address, service).await
@@ -111,7 +111,8 @@ impl ProbeService {
         }
     }
 
-    /// Logs the first failure of a probe, and its first success after failures. The kubelet's Event has only the status.
+    /// Logs the first failure of a probe, and its first success after failures. The kubelet's Event has only the
+    /// status.
     fn log(&self, path: &str, headers: &HeaderMap, result: &anyhow::Result<()>) {
         let header = |name| text(headers, name).unwrap_or_default().to_owned();
         let probe = [
@@ -139,7 +140,7 @@ impl ProbeService {
 
 impl GrpcService for ProbeService {
     const NAME: &'static str = SERVICE_NAME;
-    const METHOD_PATHS: &'static [&'static str] = &[TCP, GRPC];
+    const METHOD_PATHS: &'static [&'static str] = &[TCP_PATH, GRPC_PATH];
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {

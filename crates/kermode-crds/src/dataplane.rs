@@ -80,7 +80,7 @@ pub struct Networking {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InboundSpec {
-    /// Port of the inbound. Of an injected Pod, this is a container port.
+    /// Port of the inbound; a container port in the Dataplane of an injected Pod.
     pub port: u16,
     /// Tags.
     #[serde(default)]

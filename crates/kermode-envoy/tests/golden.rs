@@ -75,13 +75,14 @@ fn check_case(case: &str) {
 
 #[test]
 fn envoy_accepts_as_many_and_as_long_probes_as_a_dataplane_may_have() {
-    // Every character that a request line may contain.
-    let odd: String = ('!'..='~').filter(|c| !r#"\""#.contains(*c)).collect();
-    let long = odd.repeat(40);
+    // Every character that a request line may contain, except the two that the YAML of the input would have to escape.
+    let characters: String = ('!'..='~').filter(|c| !r#"\""#.contains(*c)).collect();
+    // The virtual probe's path is almost as long as `MAX_PROBE_PATH`.
+    let long_path = characters.repeat(40);
     let probes: Vec<_> = (0..MAX_PROBES)
         .map(|index| match index % 4 {
-            0 => format!(r#"{{ port: {}, path: "/{long}" }}"#, 65535 - index),
-            1 => format!(r#"{{ port: {index}, path: "/{long}", protocol: HTTPS }}"#),
+            0 => format!(r#"{{ port: {}, path: "/{long_path}" }}"#, 65535 - index),
+            1 => format!(r#"{{ port: {index}, path: "/{long_path}", protocol: HTTPS }}"#),
             2 => format!("{{ port: {index}, protocol: TCP }}"),
             _ => format!(
                 r#"{{ port: {index}, path: "{}", protocol: GRPC }}"#,

@@ -14,13 +14,12 @@ use support::envoy;
 use support::input::Input;
 use support::secrets::{read_secrets_from_files, write_secrets};
 
-/// Starts Envoy and an application in the namespace of the Pod, applies the rules, and runs `$CALLS` in the namespace
-/// of a client. The application serves the directory `$FOLDER` at port 8080, which has an inbound, and at port 8081.
-/// Envoy connects to the application from `::6` if the client uses IPv6.
+/// Starts Envoy and an application in the network namespace of the Pod, applies the rules, and runs `$CALLS`. The
+/// application serves the directory `$FOLDER` at port 8080, which has an inbound, and at port 8081.
 ///
-/// The calls `plain URL` and `mtls URL` send a request. They print the response if its status is 200. They print the
-/// status of another response, and `refused` if there is no response. The call `stat REGEX` prints the values of Envoy's
-/// statistics.
+/// The calls `plain URL` and `mtls URL` send a request from the network namespace of a client. If the response has
+/// status 200, they print its body. Otherwise, they print the status, or `refused` if there is no response. The call
+/// `stat REGEX` prints the values of the statistics of Envoy whose names match.
 const SCRIPT: &str = r#"
 set -eu
 cd "$FOLDER"
@@ -35,6 +34,7 @@ has_namespace() { [ "$(readlink /proc/$client/ns/net)" != "$(readlink /proc/self
 await has_namespace
 in_client() { nsenter --target $client --net "$@"; }
 ip link set lo up
+# Envoy connects to the application from this address if the client uses IPv6.
 ip addr add ::6/128 dev lo
 ip link add eth0 type veth peer name eth0 netns $client
 ip addr add 10.0.0.9/24 dev eth0
@@ -72,8 +72,8 @@ fn call_pod(input: &str, calls: &str) -> Vec<String> {
         .expect("an object")
         .remove("dynamic_resources");
     read_secrets_from_files(&mut config, secrets.path());
-    let secret = authority.identity(&["spiffe://default/client_shop_svc"]);
-    let client_certificate = &secret["resources"][0]["tls_certificate"];
+    let client_secret = authority.identity(&["spiffe://default/client_shop_svc"]);
+    let client_certificate = &client_secret["resources"][0]["tls_certificate"];
     let pem = |field: &str| {
         client_certificate[field]["inline_string"]
             .as_str()
@@ -160,7 +160,8 @@ fn virtual_probe_reaches_the_application_in_plain_text_under_strict_mtls() {
         "{}    probes: [{{ port: 8080, path: /hello }}, {{ port: 8081, path: /hello }}, {{ port: 8082, path: /hello }}]\n",
         mk_input("mtls: STRICT")
     );
-    // Port 8081 has no inbound. Nothing listens at port 8082. The path `/other` is not that of a probe.
+    // The listener for virtual probes has port 9000 and paths that begin with the application's port. Port 8081 has no
+    // inbound. Nothing listens on port 8082. No probe has the path `/other`.
     let calls = "
         status() { in_client curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}\\n' \"$1\"; }
         plain http://10.0.0.9:8080/hello
@@ -175,8 +176,8 @@ fn virtual_probe_reaches_the_application_in_plain_text_under_strict_mtls() {
     );
 }
 
-/// Calls of the port without an inbound, at both addresses.
-const CALLS_OF_UNLISTED_PORT: &str = "
+/// Calls of port 8081, which has no inbound, at both addresses.
+const CALLS_OF_PORT_WITHOUT_INBOUND: &str = "
         plain http://10.0.0.9:8081/hello
         plain http://[fd00:10::9]:8081/hello
         mtls https://10.0.0.9:8081/hello
@@ -186,13 +187,14 @@ const CALLS_OF_UNLISTED_PORT: &str = "
 fn port_without_an_inbound_is_closed_in_strict_mode() {
     // Envoy has closed two connections over IPv4 and one over IPv6.
     assert_eq!(
-        call_pod(&mk_input("mtls: STRICT"), CALLS_OF_UNLISTED_PORT),
+        call_pod(&mk_input("mtls: STRICT"), CALLS_OF_PORT_WITHOUT_INBOUND),
         ["refused", "refused", "refused", "2", "1"]
     );
 }
 
 #[test]
-fn every_port_of_a_pod_without_a_service_is_closed_in_strict_mode() {
+fn every_port_of_a_serviceless_pod_is_closed_in_strict_mode() {
+    // The Dataplane of a service-less Pod has one inbound, with port 49151 and a service name without a port.
     let input = mk_input("mtls: STRICT")
         .replace("web_shop_svc_80", "web_shop_svc")
         .replace("port: 8080", "port: 49151");
@@ -206,7 +208,7 @@ fn every_port_of_a_pod_without_a_service_is_closed_in_strict_mode() {
 fn port_without_an_inbound_is_open_in_other_modes_and_if_the_mesh_allows_it() {
     for settings in ["", "mtls: PERMISSIVE", "mtls: STRICT\ninboundPassthrough: true"] {
         assert_eq!(
-            call_pod(&mk_input(settings), CALLS_OF_UNLISTED_PORT),
+            call_pod(&mk_input(settings), CALLS_OF_PORT_WITHOUT_INBOUND),
             ["application", "application", "refused", "0", "0"],
             "{settings}"
         );

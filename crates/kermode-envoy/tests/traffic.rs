@@ -34,13 +34,13 @@ struct TestMesh {
     client: RunningEnvoy,
     /// Address of the inbound of the service `web`.
     web: SocketAddr,
-    /// Service and address of the endpoints with session affinity.
+    /// Inbounds of the services with session affinity: index in [`SERVICES`], and address.
     sticky: Vec<(usize, SocketAddr)>,
     _dead: [DeadAddress; 2],
     _secrets: [TempDir; 2],
 }
 
-/// Address that does not respond to SYN packets, as the address of a dead node. The queue of the listener is full.
+/// Address that, like the address of a dead node, does not respond to SYN packets: the queue of its listener is full.
 struct DeadAddress {
     address: SocketAddr,
     _listener: TcpListener,
@@ -71,7 +71,7 @@ impl DeadAddress {
 /// - One of the two endpoints of `lost` (HTTP) and of `lost-tcp` is on a dead node.
 /// - `sticky` (HTTP) and `sticky-tcp` have session affinity.
 /// - Both endpoints of `aborting` abort each response.
-/// - `listed` has no selector. Its endpoints are the inbound of `web`, and the application without a sidecar.
+/// - `listed` has no selector. Its `EndpointSlice` lists the inbound of `web`, and the application without a sidecar.
 const SERVICES: [(&str, &str); 9] = [
     ("web_demo_svc_80", "10.96.0.1:80"),
     ("locked_demo_svc_80", "10.96.0.2:80"),
@@ -118,7 +118,7 @@ impl TestMesh {
         let half = forward_to(application.address);
         let lost = [forward_to(application.address), forward_to(application.address)];
         let sticky: [SocketAddr; 6] = std::array::from_fn(|_| forward_to(application.address));
-        let aborting = [abort_responses(), abort_responses()];
+        let aborting = [start_aborting_application(), start_aborting_application()];
         let dead = [DeadAddress::new(), DeadAddress::new()];
         let sticky_services = [STICKY, STICKY, STICKY, STICKY_TCP, STICKY_TCP, STICKY_TCP];
         let sticky_inbounds: Vec<_> = sticky_services.into_iter().zip(sticky).collect();
@@ -143,13 +143,13 @@ impl TestMesh {
         let server_input = format!("{input}\nproxy: server-0.demo\n");
         let server = start_proxy(&server_input, server_secrets.path(), &HashMap::new());
 
-        // Endpoints on the dead node keep their ports, so the client connects to the dead addresses.
-        let living = [web, locked, half, closed]
+        // The other two endpoints keep their ports, so the client connects to the dead addresses.
+        let served_by_sidecar = [web, locked, half, closed]
             .into_iter()
             .chain(lost)
             .chain(sticky)
             .chain(aborting);
-        let bound_ports = living.map(|address| {
+        let bound_ports = served_by_sidecar.map(|address| {
             (
                 address.port(),
                 server.address_of(&format!("inbound:{address}")).port(),
@@ -177,21 +177,21 @@ impl TestMesh {
     }
 }
 
-/// Returns the mesh as YAML for [`Input::parse`], without the key `proxy`. `inbounds` has the service and the address of
-/// each inbound. `outside` is the address of a server without a sidecar.
+/// Returns the mesh as YAML for [`Input::parse`], without the key `proxy`. `inbounds` has the index in [`SERVICES`] and
+/// the address of each inbound. `outside` is the address of a server without a sidecar.
 fn mk_input(mode: &str, inbounds: &[(usize, SocketAddr)], outside: SocketAddr) -> String {
-    let inbound = |(service, address): &(usize, SocketAddr)| {
-        let protocol = if [LOST_TCP, STICKY_TCP].contains(service) {
+    let inbound = |(index, address): &(usize, SocketAddr)| {
+        let protocol = if [LOST_TCP, STICKY_TCP].contains(index) {
             "tcp"
         } else {
             "http"
         };
-        let (port, service) = (address.port(), SERVICES[*service].0);
+        let (port, service) = (address.port(), SERVICES[*index].0);
         format!(
             "      - {{ port: {port}, tags: {{ kuma.io/service: {service}, kuma.io/protocol: {protocol} }} }}\n"
         )
     };
-    let web = inbounds.iter().find(|(service, _)| *service == WEB);
+    let web = inbounds.iter().find(|(index, _)| *index == WEB);
     let web_port = web.map(|(_, address)| address.port()).unwrap_or_default();
     let inbounds: String = inbounds.iter().map(inbound).collect();
     let services: String = SERVICES
@@ -229,7 +229,8 @@ services:
     )
 }
 
-/// Returns the response to a GET through a TCP proxy. The connection ends with the last byte of the client.
+/// Returns the response to a GET through a TCP proxy. Closes the sending side after the request, so that the server
+/// closes the connection after the response.
 fn get_over_tcp(address: SocketAddr) -> String {
     let mut connection = TcpStream::connect(address).expect("a connection");
     let timeout = Some(Duration::from_mins(1));
@@ -274,9 +275,9 @@ fn forward_to(application: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Opens a port whose application closes each connection in the middle of its response, or after the upgrade to a
-/// WebSocket.
-fn abort_responses() -> SocketAddr {
+/// Starts an application that closes each connection in the middle of the response, or after the upgrade to a
+/// WebSocket. Returns its address.
+fn start_aborting_application() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -297,7 +298,7 @@ fn abort_responses() -> SocketAddr {
 
 /// Starts the Envoy of the proxy that `input` names. `ports` maps the port of each generated endpoint to the port that
 /// the inbound listener of the endpoint is bound to in this test.
-fn start_proxy(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
+fn start_proxy(input: &str, secrets_folder: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
     let input = Input::parse(input);
     // These tests need neither passthrough nor the admin listener.
     let resources: Vec<_> = input
@@ -342,7 +343,7 @@ fn start_proxy(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Runnin
         listener.as_object_mut().expect("an object").remove("bindToPort");
         listener["address"] = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } });
     }
-    read_secrets_from_files(&mut config, secrets);
+    read_secrets_from_files(&mut config, secrets_folder);
     RunningEnvoy::start(&config)
 }
 
@@ -375,7 +376,7 @@ fn application_receives_the_verified_identity_of_its_caller() {
 }
 
 #[test]
-fn response_to_a_denied_request_names_sidecar_caller_and_permission() {
+fn response_to_a_denied_request_names_sidecar_caller_and_mesh() {
     let mesh = TestMesh::start("STRICT");
     let response = get(mesh.outbound(LOCKED), "/");
     assert!(response.starts_with("HTTP/1.1 403"), "{response}");
@@ -384,13 +385,16 @@ fn response_to_a_denied_request_names_sidecar_caller_and_permission() {
     for text in [sentence, CLIENT_ID, "Mesh default"] {
         assert!(response.contains(text), "the response lacks {text:?}: {response}");
     }
-    let grpc = send(
+    let grpc_response = send(
         mesh.outbound(LOCKED),
         "POST /shop.Cart/Get HTTP/1.1\r\nhost: locked\r\ncontent-type: application/grpc\r\n\
          content-length: 0\r\nconnection: close\r\n\r\n",
     );
     for text in ["grpc-status: 7", "grpc-message: the sidecar of Pod demo/server-0"] {
-        assert!(grpc.contains(text), "the gRPC response lacks {text:?}: {grpc}");
+        assert!(
+            grpc_response.contains(text),
+            "the gRPC response lacks {text:?}: {grpc_response}"
+        );
     }
     assert_eq!(mesh.application.request_count(), 0);
     assert_eq!(mesh.server.counter_sum("http.*rbac.denied"), 2);
@@ -411,16 +415,16 @@ fn plain_text_is_rejected_in_strict_and_accepted_in_permissive_mode() {
 }
 
 #[test]
-fn each_endpoint_from_an_endpoint_slice_is_called_with_its_identity_or_in_plain_text() {
+fn endpoint_in_a_slice_is_called_over_mtls_if_it_has_an_identity_and_in_plain_text_otherwise() {
     let mesh = TestMesh::start("STRICT");
-    let mut with_identity = 0;
+    let mut over_mtls = 0;
     for _ in 0..4 {
         let response = get(mesh.outbound(LISTED), "/");
         assert!(response.starts_with("HTTP/1.1 200"), "{response}");
         // The sidecar of the server adds the identity of the caller.
-        with_identity += usize::from(response.contains(&format!("uri={CLIENT_ID}")));
+        over_mtls += usize::from(response.contains(&format!("uri={CLIENT_ID}")));
     }
-    assert_eq!(with_identity, 2, "the two endpoints get requests in turn");
+    assert_eq!(over_mtls, 2, "the two endpoints get requests in turn");
 }
 
 #[test]
@@ -505,9 +509,9 @@ fn client_of_a_service_with_session_affinity_stays_at_one_endpoint() {
             };
             assert!(response.starts_with("HTTP/1.1 200"), "{response}");
         }
-        let used = mesh.sticky.iter().filter(|(of, address)| {
-            let inbound = format!("cluster.localhost_{}.upstream_cx_total", address.port());
-            *of == service && mesh.server.counter_sum(&inbound) > 0
+        let used = mesh.sticky.iter().filter(|(index, address)| {
+            let counter = format!("cluster.localhost_{}.upstream_cx_total", address.port());
+            *index == service && mesh.server.counter_sum(&counter) > 0
         });
         assert_eq!(used.count(), 1, "{}", SERVICES[service].0);
     }
@@ -541,11 +545,11 @@ fn http_1_0_requests_with_and_without_a_host_header_get_a_response() {
     let mesh = TestMesh::start("PERMISSIVE");
     let inbound = mesh.server.address_of(&format!("inbound:{}", mesh.web));
     let probes = mesh.server.address_of("probe:listener");
-    let probe = format!("/{}/health", mesh.web.port());
+    let probe_path = format!("/{}/health", mesh.web.port());
     let addresses = [
         (mesh.outbound(WEB), "/old", SERVICES[WEB].1),
         (inbound, "/old", &mesh.web.to_string()),
-        (probes, &*probe, "127.0.0.1:9000"),
+        (probes, &*probe_path, "127.0.0.1:9000"),
     ];
     for (address, path, default_host) in addresses {
         for (header, host) in [("host: web\r\n", "web"), ("", default_host)] {

@@ -8,10 +8,10 @@
 pub const SERVICE_NAME: &str = "kermode.probe.v1.ProbeService";
 
 /// Path of the TCP probe. It succeeds if the application accepts a connection.
-pub const TCP: &str = "/kermode.probe.v1.ProbeService/Tcp";
+pub const TCP_PATH: &str = "/kermode.probe.v1.ProbeService/Tcp";
 
 /// Path of the gRPC probe. It succeeds if the application's health service reports SERVING.
-pub const GRPC: &str = "/kermode.probe.v1.ProbeService/Grpc";
+pub const GRPC_PATH: &str = "/kermode.probe.v1.ProbeService/Grpc";
 
 /// Header with the application's address, `<ip>:<port>`.
 pub const ADDRESS_HEADER: &str = "x-kermode-probe-address";

@@ -82,7 +82,7 @@ async fn call(service: &ProbeService, path: &'static str, headers: &[(&'static s
 
 async fn tcp(address: SocketAddr) -> StatusCode {
     let headers = [(ADDRESS_HEADER, address.to_string())];
-    call(&ProbeService::default(), TCP, &headers).await
+    call(&ProbeService::default(), TCP_PATH, &headers).await
 }
 
 async fn grpc(address: SocketAddr, service: &str) -> StatusCode {
@@ -90,7 +90,7 @@ async fn grpc(address: SocketAddr, service: &str) -> StatusCode {
         (ADDRESS_HEADER, address.to_string()),
         (GRPC_SERVICE_HEADER, service.to_owned()),
     ];
-    call(&ProbeService::default(), GRPC, &headers).await
+    call(&ProbeService::default(), GRPC_PATH, &headers).await
 }
 
 #[tokio::test]
@@ -143,20 +143,23 @@ async fn probe_above_the_limit_fails_at_once() {
     let headers = [(ADDRESS_HEADER, address.to_string())];
     let permits = service.permits.clone().acquire_many_owned(100).await.unwrap();
     assert_eq!(
-        call(&service, TCP, &headers).await,
+        call(&service, TCP_PATH, &headers).await,
         StatusCode::SERVICE_UNAVAILABLE
     );
     drop(permits);
-    assert_eq!(call(&service, TCP, &headers).await, StatusCode::OK);
+    assert_eq!(call(&service, TCP_PATH, &headers).await, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn request_without_a_valid_address_fails() {
     let service = ProbeService::default();
-    assert_eq!(call(&service, TCP, &[]).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        call(&service, TCP_PATH, &[]).await,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
     let headers = [(ADDRESS_HEADER, "somewhere:80".to_owned())];
     assert_eq!(
-        call(&service, TCP, &headers).await,
+        call(&service, TCP_PATH, &headers).await,
         StatusCode::SERVICE_UNAVAILABLE
     );
 }

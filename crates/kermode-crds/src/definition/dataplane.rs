@@ -34,18 +34,18 @@ pub(super) fn dataplane() -> Value {
 }
 
 fn columns() -> Value {
-    let condition_status = |kind: &str| format!(".status.conditions[?(@.type==\"{kind}\")].status");
+    let condition_status_path = |kind: &str| format!(".status.conditions[?(@.type==\"{kind}\")].status");
     json!([
         column("Mesh", "string", ".mesh"),
         column("Services", "string", ".status.inbounds.services"),
         column("Ready", "string", ".status.inbounds.summary"),
         column("Address", "string", ".spec.networking.address"),
         column("Age", "date", ".metadata.creationTimestamp"),
-        wide_column(column("Connected", "string", &condition_status("Connected"))),
+        wide_column(column("Connected", "string", &condition_status_path("Connected"))),
         wide_column(column(
             "Accepted",
             "string",
-            &condition_status("ConfigurationAccepted")
+            &condition_status_path("ConfigurationAccepted")
         )),
         wide_column(column("Sent", "string", ".status.sidecar.configuration.sent")),
         wide_column(column(
@@ -134,8 +134,8 @@ fn inbound() -> Value {
     let ready = json!({"type": "boolean", "default": false, "description": "Whether the inbound may receive traffic."});
     let health = open_object(json!({"ready": ready}));
     let schema = open_object(json!({
-        "port": port(1, "Port of the inbound. Of an injected Pod, this is a container port."),
-        "servicePort": port(0, "Port that the application listens to, if it differs from port."),
+        "port": port(1, "Port of the inbound; a container port in the Dataplane of an injected Pod."),
+        "servicePort": port(0, "Port that the application listens on, if it differs from port."),
         "address": text("Address of the inbound, if it differs from that of the proxy."),
         "serviceAddress": text("Address of the application, if it differs from address."),
         "tags": with_rule(
@@ -176,8 +176,8 @@ fn status() -> Value {
     let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
     let rejection = object(json!({
         "time": {"type": "string", "format": "date-time", "description": "Time of the rejection."},
-        "kind": text("Kind of the resources."),
-        "resources": {"type": "array", "description": "Names of the resources.", "items": {"type": "string"}},
+        "kind": text("Kind of the rejected resources."),
+        "resources": {"type": "array", "description": "Names of the rejected resources.", "items": {"type": "string"}},
         "message": text("Error message of Envoy."),
     }));
     let configuration = object(json!({

@@ -38,7 +38,7 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     };
     let routes = http::routes(names::ADMIN, names::ADMIN, vec![ready]);
     let listen_address = SocketAddr::new(dataplane.address, port);
-    let manager = http::without_retries(listen_address, names::ADMIN, routes);
+    let manager = http::admin(listen_address, routes);
     let listener = Listener {
         filter_chains: vec![listener::filter_chain(vec![manager])],
         // Readiness probes must not fail under load.

@@ -26,17 +26,17 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use crate::names;
 use crate::proto::{address, any, duration, number, socket_address};
 
-/// Timeout of a connection attempt, TLS handshake included (docs/reference/envoy.md#timeouts).
+/// Default timeout of a connection attempt, TLS handshake included (docs/reference/envoy.md#timeouts).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of a connection attempt to an endpoint if other endpoints may be tried. Two lost SYN packets do not exceed the
-/// timeout: the kernel repeats a SYN packet after 1 s and 3 s.
+/// Timeout of a connection attempt to an endpoint that comes from ADS; it is short, because other endpoints may be
+/// tried. Two lost SYN packets do not exceed the timeout: the kernel repeats a SYN packet after 1 s and 3 s.
 const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Key of the HTTP options in `typed_extension_protocol_options` of a cluster.
 const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// A cluster whose endpoints come from ADS. The endpoints have the name of the cluster, because two clusters must not
-/// share endpoints: Envoy would never initialize the second cluster.
+/// A cluster whose endpoints come from ADS. Each cluster has an endpoints resource of its own, with the name of the
+/// cluster. Envoy would never initialize the second of two clusters that share one.
 pub(crate) fn eds(name: &str) -> Cluster {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
@@ -127,7 +127,7 @@ pub(crate) enum HttpVersion {
     Http2,
 }
 
-/// Sets the HTTP version and the idle timeout of a cluster.
+/// Sets the HTTP version and the idle timeout of the connections of a cluster.
 pub(crate) fn with_http_options(
     mut cluster: Cluster,
     version: HttpVersion,
@@ -153,8 +153,8 @@ pub(crate) fn with_http_options(
     cluster
 }
 
-/// Makes a cluster open a connection for each request, as the kubelet does. With TLS, the server chooses HTTP/1.1 or
-/// HTTP/2.
+/// Makes a cluster open a connection for each request, as the kubelet does. With `tls`, the connections use TLS, and
+/// the server chooses HTTP/1.1 or HTTP/2.
 pub(crate) fn with_single_requests(mut cluster: Cluster, tls: Option<TransportSocket>) -> Cluster {
     let http1 = Http1ProtocolOptions::default();
     let protocol = if tls.is_some() {
@@ -211,8 +211,8 @@ fn new_cluster(name: &str, discovery_type: DiscoveryType) -> Cluster {
     }
 }
 
-/// Circuit breakers without limits. With Envoy's default limit of 1024, requests would get 503 responses although the
-/// service can handle the load.
+/// Circuit breakers without limits. With Envoy's default limits, such as 1024 requests at a time, requests would get
+/// 503 responses although the service can handle the load.
 fn unlimited_circuit_breakers() -> CircuitBreakers {
     let thresholds = Thresholds {
         priority: RoutingPriority::Default.into(),

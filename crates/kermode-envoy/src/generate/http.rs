@@ -50,8 +50,8 @@ use crate::proto::{any, boolean, duration, http_filter, network_filter, number};
 
 /// Idle timeout of an HTTP stream (docs/reference/envoy.md#timeouts).
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
-/// Header that a server's sidecar adds to its response if the application has not received the request. Sidecars remove
-/// the header from responses of applications.
+/// Header that a server's sidecar adds to its own response if the application has not received the request. The
+/// server's sidecar removes the header from responses of the application, and the client's sidecar from all responses.
 const UNDELIVERED_HEADER: &str = "x-kermode-undelivered";
 /// Header in which Kuma's sidecars send the caller's tags. Inbound listeners remove it, because a client could forge
 /// it.
@@ -67,13 +67,13 @@ pub(crate) struct HttpAccess {
     /// The filter that denies requests.
     pub(crate) filter: HttpFilter,
     /// Text of the response to a denied request, in Envoy's format for access logs.
-    pub(crate) denial: String,
+    pub(crate) denial_text: String,
 }
 
-/// The connection manager of a listener at the address `socket`, for requests from clients to the application. `access`
-/// is absent without mTLS.
+/// The connection manager of an inbound listener, for requests from clients to the application. `access` is absent
+/// without mTLS.
 pub(crate) fn inbound(
-    socket: SocketAddr,
+    listen_address: SocketAddr,
     service: &str,
     local_cluster: &str,
     protocol: Protocol,
@@ -91,14 +91,14 @@ pub(crate) fn inbound(
     };
     let defaults = manager_with_defaults(routes, protocol);
     let (rbac, denial) = access
-        .map(|access| (access.filter, denial_response(access.denial)))
+        .map(|access| (access.filter, denial_response(access.denial_text)))
         .unzip();
     let local_replies = LocalReplyConfig {
         mappers: [undelivered_marker()].into_iter().chain(denial).collect(),
         ..Default::default()
     };
     manager_filter(
-        socket,
+        listen_address,
         HttpConnectionManager {
             http_filters: rbac.into_iter().chain(defaults.http_filters).collect(),
             stat_prefix: names::stat_name(local_cluster),
@@ -113,10 +113,10 @@ pub(crate) fn inbound(
     )
 }
 
-/// The connection manager of a listener at the address `socket`, for requests from the application to a service.
-/// `by_client`: the address of the client chooses the endpoint.
+/// The connection manager of an outbound listener, for requests from the application to a service. With `by_client`,
+/// the hash of the client's address determines the endpoint.
 pub(crate) fn outbound(
-    socket: SocketAddr,
+    listen_address: SocketAddr,
     service: &str,
     cluster: &str,
     protocol: Protocol,
@@ -134,7 +134,7 @@ pub(crate) fn outbound(
     };
     let routes = routes_to_cluster("outbound", service, action);
     manager_filter(
-        socket,
+        listen_address,
         HttpConnectionManager {
             stat_prefix: names::stat_name(cluster),
             ..manager_with_defaults(routes, protocol)
@@ -142,11 +142,11 @@ pub(crate) fn outbound(
     )
 }
 
-/// The connection manager of the listener at `socket` for virtual probes. The kubelet's timeouts decide: a lifecycle hook
-/// may take as long as the Pod's grace period.
-pub(crate) fn probes(socket: SocketAddr, routes: RouteConfiguration) -> Filter {
+/// The connection manager of the listener for virtual probes. Envoy's timeout is long, so that the timeouts of the
+/// kubelet apply: a lifecycle hook may take as long as the Pod's grace period.
+pub(crate) fn probes(listen_address: SocketAddr, routes: RouteConfiguration) -> Filter {
     manager_filter(
-        socket,
+        listen_address,
         HttpConnectionManager {
             stat_prefix: names::stat_name(names::PROBES),
             http_filters: vec![router()],
@@ -157,13 +157,12 @@ pub(crate) fn probes(socket: SocketAddr, routes: RouteConfiguration) -> Filter {
     )
 }
 
-/// A connection manager without retries and with Envoy's default timeouts, for a listener at the address `socket`. The
-/// listener for Envoy's readiness uses it.
-pub(crate) fn without_retries(socket: SocketAddr, stat_prefix: &str, routes: RouteConfiguration) -> Filter {
+/// The connection manager of the listener for Envoy's admin interface, with Envoy's default timeouts.
+pub(crate) fn admin(listen_address: SocketAddr, routes: RouteConfiguration) -> Filter {
     manager_filter(
-        socket,
+        listen_address,
         HttpConnectionManager {
-            stat_prefix: names::stat_name(stat_prefix),
+            stat_prefix: names::stat_name(names::ADMIN),
             http_filters: vec![router()],
             route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
             ..Default::default()
@@ -206,9 +205,9 @@ fn manager_with_defaults(routes: RouteConfiguration, protocol: Protocol) -> Http
     }
 }
 
-fn manager_filter(socket: SocketAddr, manager: HttpConnectionManager) -> Filter {
+fn manager_filter(listen_address: SocketAddr, manager: HttpConnectionManager) -> Filter {
     let manager = HttpConnectionManager {
-        http_protocol_options: Some(http1_options(socket)),
+        http_protocol_options: Some(http1_options(listen_address)),
         ..manager
     };
     network_filter("envoy.filters.network.http_connection_manager", &manager)
@@ -218,10 +217,10 @@ fn manager_filter(socket: SocketAddr, manager: HttpConnectionManager) -> Filter 
 ///
 /// An HTTP/1.0 request may lack the header `host`, but HTTP/2 between sidecars requires a host. The default host is the
 /// address of the listener.
-fn http1_options(socket: SocketAddr) -> Http1ProtocolOptions {
+fn http1_options(listen_address: SocketAddr) -> Http1ProtocolOptions {
     Http1ProtocolOptions {
         accept_http_10: true,
-        default_host_for_http_10: socket.to_string(),
+        default_host_for_http_10: listen_address.to_string(),
         ..Default::default()
     }
 }
@@ -313,9 +312,9 @@ fn undelivered_marker() -> ResponseMapper {
     }
 }
 
-/// Sets the text of Envoy's own responses with status 403. In a gRPC response the text is the status message. The filter
-/// of permissions generates this status, and so does Envoy for an upgrade other than WebSocket. 403 responses of the
-/// application are not changed.
+/// Sets the text of Envoy's own responses with status 403. In a gRPC response the text is the status message. The
+/// filter of permissions generates this status, and so does Envoy for an upgrade other than WebSocket. 403 responses of
+/// the application are not changed.
 fn denial_response(text: String) -> ResponseMapper {
     let is_forbidden = StatusCodeFilter {
         comparison: Some(ComparisonFilter {

@@ -1,7 +1,8 @@
 //! Inbound listeners and their local clusters (docs/reference/envoy.md#inbound-listeners).
 //!
-//! Several Service ports may have the same container port. The inbounds of these Service ports share one listener. The
-//! protocol of this listener is the most specific protocol of these inbounds (docs/design.md#shared-container-ports).
+//! Several Service ports may have the same container port. The inbounds of these Service ports share one listener at
+//! each address of the Pod. The protocol of this listener is the most specific protocol of these inbounds
+//! (docs/design.md#shared-container-ports).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,12 +23,13 @@ use crate::proto::{duration, listener_filter};
 use crate::{Resource, ResourceKind, names};
 
 /// Time that an inbound listener of a PERMISSIVE mesh waits for the first bytes of a client to detect TLS. After this
-/// time, the listener treats the connection as plain text, because in some protocols the server sends first (MySQL,
-/// SMTP).
+/// time, the listener treats the connection as plain text: in some protocols, such as MySQL and SMTP, the client waits
+/// for the server to send first.
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Generates the listeners and local clusters of all inbounds.
 pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
     let mut resources = Vec::new();
     for (port, inbounds) in inbounds_by_port(dataplane) {
@@ -44,6 +46,7 @@ pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, permissions: &Permiss
     resources
 }
 
+/// Generates the listeners of one port, one for each address of the Pod, without their local clusters.
 pub(crate) fn listeners_of_port(
     mesh: &Mesh,
     dataplane: &Dataplane,
@@ -156,18 +159,19 @@ fn filters_to_application(
         .map_or(cluster.as_str(), |service| service.as_str());
     let access = rules.map(|rules| HttpAccess {
         filter: rules.http_filter(),
-        denial: denial(dataplane, service),
+        denial_text: denial_text(dataplane, service),
     });
     vec![http::inbound(socket, service, &cluster, protocol, access)]
 }
 
-/// The text of the response to a denied request, with Envoy's placeholder for the caller.
-fn denial(dataplane: &Dataplane, service: &str) -> String {
+/// The text of the response to a denied request, with Envoy's placeholder for the caller's identity.
+fn denial_text(dataplane: &Dataplane, service: &str) -> String {
     let Dataplane { key, mesh, .. } = dataplane;
-    let server = format!("the sidecar of Pod {key} denied the request to {service}").replace('%', "%%");
+    // `%` begins a placeholder of Envoy's formatter.
+    let problem = format!("the sidecar of Pod {key} denied the request to {service}").replace('%', "%%");
     let remedy = format!("create or change a MeshTrafficPermission in Mesh {mesh}").replace('%', "%%");
     format!(
-        "{server}: no MeshTrafficPermission allows the caller with the identity %DOWNSTREAM_PEER_URI_SAN%; {remedy}"
+        "{problem}: no MeshTrafficPermission allows the caller with the identity %DOWNSTREAM_PEER_URI_SAN%; {remedy}"
     )
 }
 

@@ -1,14 +1,14 @@
 //! MeshTrafficPermission as Envoy's RBAC filter (docs/reference/resources.md#meshtrafficpermission).
 //!
-//! The filter of an HTTP inbound responds to denied requests. The filter of another inbound closes the connection. Kuma
-//! closes the connection for all inbounds; the client's sidecar then reports an unavailable server.
+//! For an HTTP protocol, the filter responds to denied requests. For other protocols, the filter closes the connection.
+//! Kuma closes the connection for all protocols; the client's sidecar then reports an unavailable server.
 //!
 //! In a list of rules, the last rule that matches a caller decides. Envoy's policy instead allows a caller if any of
 //! its principals matches the caller. Therefore, each allowing rule becomes a principal that excludes the callers of
-//! later denying rules. Without an allowing rule, the list of principals is empty, and Envoy denies all callers.
+//! later denying rules. Without an allowing rule, there is no policy, and Envoy denies all callers.
 //!
-//! Shadow rules only count callers in Envoy's statistics. Their principals are the callers for which a rule with
-//! `AllowWithShadowDeny` decides; they are generated in the same way.
+//! Shadow rules only count callers in Envoy's statistics. The principals of shadow rules are generated in the same way.
+//! They match the callers for which a rule with `AllowWithShadowDeny` decides.
 
 use std::collections::HashMap;
 
@@ -36,8 +36,8 @@ pub(crate) struct AccessRules {
     shadow: Option<EnvoyRules>,
 }
 
-/// The access rules of a port. `tags_of_inbounds` are the tags of each inbound of the port. The rules allow every caller
-/// that the permissions allow for any of these inbounds.
+/// The access rules of a port. `tags_of_inbounds` are the tags of each inbound of the port. The rules allow every
+/// caller that the permissions allow for any of these inbounds.
 pub(crate) fn rules(mesh: &MeshName, tags_of_inbounds: &[&Tags], permissions: &PermissionSet) -> AccessRules {
     let principals_of_all_inbounds = |is_wanted: fn(Action) -> bool| {
         let mut all = Vec::new();
@@ -66,6 +66,7 @@ impl AccessRules {
         let rbac = NetworkRbac {
             rules: Some(self.enforced),
             shadow_rules: self.shadow,
+            // Envoy puts no dot between the prefix and the name of a statistic.
             stat_prefix: format!("{}.", names::stat_name(listener)),
             ..Default::default()
         };
@@ -83,8 +84,8 @@ impl AccessRules {
     }
 }
 
-/// Principals that match a caller if `is_wanted` returns `true` for the action of the last rule that matches the
-/// caller.
+/// Principals that match exactly the callers for which the deciding rule, the last rule that matches the caller, has an
+/// action that `is_wanted` accepts.
 fn principals(mesh: &MeshName, rules: &[&PermissionRule], is_wanted: fn(Action) -> bool) -> Vec<Principal> {
     let mut principals: Vec<Principal> = Vec::new();
     for (position, rule) in rules.iter().enumerate() {
@@ -110,7 +111,7 @@ fn principals(mesh: &MeshName, rules: &[&PermissionRule], is_wanted: fn(Action) 
     principals
 }
 
-/// Matches the callers of a rule. Their certificates contain the URI of the rule's service and of each of its tags.
+/// Matches the callers that a rule selects: their certificates contain the URIs of the rule's service and tags.
 fn callers_of(mesh: &MeshName, rule: &PermissionRule) -> Principal {
     let service = rule
         .from
@@ -140,7 +141,7 @@ fn except(callers: Principal, excluded: Vec<Principal>) -> Principal {
     }
     let not_excluded = excluded
         .into_iter()
-        .map(|other| principal(Identifier::NotId(Box::new(other))));
+        .map(|excluded| principal(Identifier::NotId(Box::new(excluded))));
     let callers = (callers != any_caller()).then_some(callers);
     all_of(callers.into_iter().chain(not_excluded).collect())
 }

@@ -1,8 +1,8 @@
 //! Listener for virtual probes (docs/reference/injection.md#virtual-probes).
 //!
-//! The kubelet has no certificate of the mesh, so injection rewrites the application's probes and HTTP lifecycle hooks to
-//! call this plain-text listener. The listener maps each of them to its original port and path. Envoy repeats HTTP and
-//! HTTPS requests to the application, and delegates TCP and gRPC probes to the agent ([`kermode_protocol::probes`]).
+//! The kubelet has no certificate of the mesh, so injection rewrites the application's probes and HTTP lifecycle hooks
+//! to call this plain-text listener. The listener has a route for each of them. An HTTP or HTTPS route leads to the
+//! original port and path of the application; a TCP or gRPC route leads to the agent ([`kermode_protocol::probes`]).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route, RouteAction, RouteMatch};
 use kermode_model::{ApplicationProbe, Dataplane, ProbeProtocol, percent_encode};
 use kermode_protocol::bootstrap::AGENT_CLUSTER;
-use kermode_protocol::probes::{ADDRESS_HEADER, GRPC, GRPC_SERVICE_HEADER, TCP};
+use kermode_protocol::probes::{ADDRESS_HEADER, GRPC_PATH, GRPC_SERVICE_HEADER, TCP_PATH};
 
 use super::{cluster, http, listener, tls};
 use crate::proto::{duration, exact};
@@ -52,8 +52,8 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
         .collect()
 }
 
-/// The clusters for HTTP and HTTPS, one for each port. They are separate from those of the inbounds: not every probed
-/// port has an inbound, and the kubelet probes an HTTP/2 application with HTTP/1.1.
+/// The clusters for HTTP and HTTPS probes, one for each protocol and port. They are separate from the clusters of the
+/// inbounds: not every probed port has an inbound, and the kubelet probes an HTTP/2 application with HTTP/1.1.
 fn clusters(dataplane: &Dataplane, probes: &[ApplicationProbe]) -> impl Iterator<Item = Cluster> {
     let ports: BTreeSet<_> = probes
         .iter()
@@ -85,14 +85,14 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
             names::probe(probe.protocol, probe.inbound_port),
             without_query(&probe.inbound_path),
         ),
-        ProbeProtocol::Tcp => (AGENT_CLUSTER.to_owned(), TCP),
-        ProbeProtocol::Grpc => (AGENT_CLUSTER.to_owned(), GRPC),
+        ProbeProtocol::Tcp => (AGENT_CLUSTER.to_owned(), TCP_PATH),
+        ProbeProtocol::Grpc => (AGENT_CLUSTER.to_owned(), GRPC_PATH),
     };
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
-        // The route matches the exact path, so this replaces the whole path. Envoy keeps the query of the request.
+        // The route matches the exact path, so the whole path is replaced. Envoy keeps the query of the request.
         prefix_rewrite: new_path.into(),
-        // Zero disables the timeout; the kubelet ends the request at its own.
+        // Zero disables the timeout: the kubelet ends the request after its own timeout.
         timeout: duration(Duration::ZERO),
         ..Default::default()
     };
@@ -103,15 +103,15 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
             ..Default::default()
         }),
         request_headers_to_add: agent_headers(dataplane, probe),
-        // The kubelet would request the location from this listener, which has no route to it. Without a location, it
-        // takes a redirect for a success.
+        // The kubelet would follow a redirect to this listener, which has no route for the new location. Without the
+        // header, the kubelet counts the redirect as a success.
         response_headers_to_remove: vec!["location".into()],
         action: Some(Action::Route(action)),
         ..Default::default()
     }
 }
 
-/// The headers by which the agent learns what to probe. They replace headers of the request.
+/// The headers that tell the agent what to probe. They replace headers of the same names in the request.
 fn agent_headers(dataplane: &Dataplane, probe: &ApplicationProbe) -> Vec<HeaderValueOption> {
     let header = |key: &str, value: String| HeaderValueOption {
         header: Some(HeaderValue {

@@ -1,7 +1,7 @@
-//! Mutual TLS between sidecars (docs/reference/envoy.md#tls).
+//! Mesh TLS, and TLS of HTTPS probes (docs/reference/envoy.md#tls).
 //!
-//! Resources contain the names of secrets instead of certificates. Envoy requests the secrets from `kuma-dp` over a
-//! unix socket. Therefore, private keys stay in the Pod, and a rotation changes no resource.
+//! For mesh TLS, resources contain the names of secrets instead of certificates. Envoy requests the secrets from
+//! `kuma-dp` over a unix socket. Therefore, private keys stay in the Pod, and a rotation changes no resource.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ impl MeshTls {
         )
     }
 
-    /// `peer` matches the SPIFFE ID in the certificate of the other side.
+    /// Settings that both ends of a connection share. `peer` matches the SPIFFE ID in the certificate of the other end.
     fn common_context(&self, peer: StringMatcher, alpn_protocols: Vec<String>) -> CommonTlsContext {
         let uri = SubjectAltNameMatcher {
             san_type: SanType::Uri.into(),

@@ -20,6 +20,7 @@ use serde::Deserialize;
 pub(crate) struct Input {
     /// `STRICT` or `PERMISSIVE`; no mTLS when absent.
     mtls: Option<String>,
+    /// Passthrough of outbound connections.
     #[serde(default = "default_true")]
     passthrough: bool,
     inbound_passthrough: Option<bool>,
@@ -59,6 +60,7 @@ enum ActionInput {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ServiceInput {
+    /// ClusterIPs with the service port.
     #[serde(default)]
     addresses: Vec<SocketAddr>,
     #[serde(default)]
@@ -74,6 +76,7 @@ struct ServiceInput {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SliceEndpointInput {
     address: SocketAddr,
+    /// Service of the inbound at the address; outside of the mesh when absent.
     identity: Option<String>,
     #[serde(default = "default_true")]
     ready: bool,
