@@ -16,12 +16,13 @@ use crate::pods::PodLookup;
 use crate::protocol::Failure;
 
 /// Time after which no further attempt to get the pod begins. The kubelet waits at least 2 minutes for the runtime, and
-/// then requests the sandbox again.
+/// then requests a sandbox again.
 const RETRY_BUDGET: Duration = Duration::from_secs(30);
 /// Pause between attempts to get the pod.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Applies the rules of the pod that the environment names.
+/// Applies the rules of the pod that the environment names. Does nothing if the environment names no pod, or if the pod
+/// is skipped.
 pub(crate) fn add(
     environment: &Environment,
     network: &NetworkConfig,

@@ -22,7 +22,7 @@ pub(crate) struct PodSummary {
 pub(crate) enum SkipReason {
     /// The pod has the init container `kuma-init`, which applies the rules.
     HasKumaInit,
-    /// The pod has only one container, so it has no sidecar.
+    /// The pod has fewer than two long-running containers, so it has no sidecar.
     SingleContainer,
     /// The pod was not injected.
     NotInjected,
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn pod_is_injected_by_every_value_by_which_it_has_a_dataplane() {
+    fn pod_with_the_annotation_value_enabled_counts_as_injected() {
         assert_eq!(skip_reason(&mk_pod(&[], 2, Some("enabled"))), None);
     }
 }

@@ -30,9 +30,9 @@ pub(crate) enum LookupError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The pod does not exist: it was deleted after its sandbox was requested.
-    #[error("the pod does not exist; the API server may have deleted it")]
+    #[error("the pod does not exist; it was probably deleted")]
     NotFound,
-    /// The API server denies the request.
+    /// The API server denies the request: status 401 or 403.
     #[error(
         "the API server denies the request: {0}; renew the token in the kubeconfig, and let its service account get pods"
     )]
@@ -40,6 +40,9 @@ pub(crate) enum LookupError {
     /// The API server rejects the request for another reason.
     #[error("the API server rejects the request: {0}")]
     Rejected(String),
+    /// The async runtime, which executes the lookup, cannot be created.
+    #[error("kuma-cni cannot create an async runtime: {0}")]
+    Runtime(std::io::Error),
     /// The API server cannot be reached, or cannot respond now.
     #[error("the API server is unavailable: {0}")]
     Unavailable(String),
@@ -48,7 +51,7 @@ pub(crate) enum LookupError {
 impl LookupError {
     /// Whether another attempt may succeed within seconds.
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Runtime(_) | Self::Unavailable(_))
     }
 }
 
@@ -99,19 +102,19 @@ impl ApiServer {
     }
 
     async fn fetch(&self, namespace: &str, name: &str) -> Result<Pod, LookupError> {
-        let kubeconfig =
-            Kubeconfig::read_from(&self.kubeconfig).map_err(|error| self.unusable(error.into()))?;
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)
+            .map_err(|error| self.unusable_kubeconfig(error.into()))?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
-            .map_err(|error| self.unusable(error.into()))?;
+            .map_err(|error| self.unusable_kubeconfig(error.into()))?;
         config.connect_timeout = Some(TIMEOUT);
         config.read_timeout = Some(TIMEOUT);
-        let client = Client::try_from(config).map_err(|error| self.unusable(error.into()))?;
+        let client = Client::try_from(config).map_err(|error| self.unusable_kubeconfig(error.into()))?;
         let pods: Api<Pod> = Api::namespaced(client, namespace);
         Ok(pods.get(name).await?)
     }
 
-    fn unusable(&self, source: Box<dyn std::error::Error + Send + Sync>) -> LookupError {
+    fn unusable_kubeconfig(&self, source: Box<dyn std::error::Error + Send + Sync>) -> LookupError {
         LookupError::Kubeconfig {
             path: self.kubeconfig.clone(),
             source,
@@ -124,7 +127,7 @@ impl PodLookup for ApiServer {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| LookupError::Unavailable(format!("no event loop: {error}")))?;
+            .map_err(LookupError::Runtime)?;
         runtime.block_on(self.fetch(namespace, name)).map(summarize)
     }
 }
@@ -151,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_unavailable_api_server_is_transient() {
+    fn unavailability_is_the_only_transient_error_of_the_api_server() {
         let error = |code: u16| {
             let status = kube::core::Status::failure("text of the server", "Reason").with_code(code);
             LookupError::from(kube::Error::Api(Box::new(status)))

@@ -84,7 +84,7 @@ impl Failure {
         }
     }
 
-    /// The pod cannot be set up now; the runtime retries.
+    /// The pod cannot be set up now, and the runtime should retry.
     pub(crate) fn retryable(details: &str) -> Self {
         Self {
             code: 11,
@@ -93,7 +93,7 @@ impl Failure {
         }
     }
 
-    /// The pod cannot be got, and another attempt would not help.
+    /// The pod cannot be fetched, and another attempt would not help.
     pub(crate) fn lookup(details: &str) -> Self {
         Self {
             code: 102,

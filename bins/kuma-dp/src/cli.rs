@@ -19,7 +19,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run Envoy and the components that serve it, until a signal or until Envoy ends and is not restarted.
+    /// Run Envoy and the components that serve it. Ends after the drain that a signal starts, or when Envoy ends and is
+    /// not restarted.
     Run(Box<RunArgs>),
     /// Wait until a URL responds with a success status, for hooks and probes of images without a shell.
     Wait(WaitArgs),
@@ -48,7 +49,8 @@ pub(crate) struct RunArgs {
     /// CA certificates (PEM text) that the control plane's certificate is verified with.
     #[arg(long = "ca-cert", env = "KUMA_CONTROL_PLANE_CA_CERT", hide_env_values = true)]
     pub(crate) control_plane_ca_cert: Option<String>,
-    /// File with CA certificates (PEM) that take the place of --ca-cert; read for every connection. It may be missing.
+    /// File with CA certificates (PEM) that take the place of --ca-cert; read for every connection. Until the file
+    /// exists, --ca-cert is used.
     #[arg(
         long = "ca-cert-file",
         env = "KUMA_CONTROL_PLANE_CA_CERT_FILE",
@@ -62,7 +64,7 @@ pub(crate) struct RunArgs {
     /// Name of the Dataplane, `<pod>.<namespace>`.
     #[arg(long, env = "KUMA_DATAPLANE_NAME")]
     pub(crate) name: Option<String>,
-    /// Time to keep serving after the first signal, in Go's notation (30s, 1m30s).
+    /// Time to keep serving after the first SIGTERM or SIGINT, in Go's notation (30s, 1m30s).
     #[arg(long, env = "KUMA_DATAPLANE_DRAIN_TIME", default_value = "30s")]
     pub(crate) drain_time: String,
     /// Whether this container is a native sidecar. A native sidecar is signalled after the workload has ended, so its

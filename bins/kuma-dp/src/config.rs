@@ -24,8 +24,8 @@ pub(crate) struct Config {
     pub(crate) mesh: MeshName,
     pub(crate) proxy: ObjectKey,
     pub(crate) envoy: EnvoyConfig,
-    /// Whether this container is a native sidecar. The kubelet sends SIGTERM to a native sidecar after the containers of
-    /// the application have ended.
+    /// Whether this container is a native sidecar. The kubelet sends SIGTERM to a native sidecar after the containers
+    /// of the application have ended.
     pub(crate) is_native_sidecar: bool,
     /// Port on loopback that DNS queries are redirected to; `None` if `kuma-dp` serves no DNS.
     pub(crate) dns_port: Option<NonZeroU16>,
@@ -62,7 +62,7 @@ impl RunArgs {
     pub(crate) fn into_config(self) -> Result<Config, InvalidOptions> {
         let mut errors = Errors::default();
         let log_level = errors
-            .value_of("log_level", log_level(&self.log_level))
+            .value_of("log_level", parse_log_level(&self.log_level))
             .unwrap_or(LevelFilter::INFO);
         let envoy_log_level = match self.envoy_log_level.filter(|text| !text.is_empty()) {
             Some(text) => errors.value_of("envoy_log_level", parse_envoy_level(&text)),
@@ -135,8 +135,8 @@ impl RunArgs {
 struct Errors(Vec<String>);
 
 impl Errors {
-    /// Returns the value of a valid setting. Records the error of an invalid setting. `field` is the setting's field of
-    /// [`RunArgs`].
+    /// Returns the value of a valid setting. Records the error of an invalid setting. `field` is the name of the
+    /// setting's field of [`RunArgs`].
     fn value_of<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
         result
             .map_err(|reason| self.0.push(format!("{}: {reason}", setting_name(field))))
@@ -145,7 +145,7 @@ impl Errors {
 }
 
 /// Returns the flag and the environment variable of a setting, for example `--mesh (KUMA_DATAPLANE_MESH)`. `field` is
-/// the setting's field of [`RunArgs`].
+/// the name of the setting's field of [`RunArgs`].
 fn setting_name(field: &str) -> String {
     let command = RunArgs::augment_args(Command::new("run"));
     let argument = command
@@ -191,7 +191,7 @@ fn port(text: &str) -> Result<NonZeroU16, String> {
     notation::number(text).map_err(|_| format!("`{text}` is not a port between 1 and 65535"))
 }
 
-/// Parses a boolean. An empty environment variable means false.
+/// Parses a boolean. An empty text, such as the value of an empty environment variable, means false.
 fn boolean(text: &str) -> Result<bool, String> {
     if text.is_empty() {
         return Ok(false);
@@ -227,7 +227,7 @@ fn https_address(text: &str) -> Result<(String, u16), String> {
     }
 }
 
-fn log_level(text: &str) -> Result<LevelFilter, String> {
+fn parse_log_level(text: &str) -> Result<LevelFilter, String> {
     let level = if text == "warning" { "warn" } else { text };
     level
         .parse()

@@ -24,7 +24,7 @@ impl PodLookup for SimulatedLookup {
 }
 
 /// Creates a lookup that fails `failures` times, then returns a pod without sidecar.
-fn mk_lookup_of_plain_pod(failures: u32) -> SimulatedLookup {
+fn mk_lookup_of_pod_without_sidecar(failures: u32) -> SimulatedLookup {
     SimulatedLookup {
         remaining_failures: Cell::new(failures),
         pod: PodSummary::default(),
@@ -67,14 +67,14 @@ fn mk_network() -> NetworkConfig {
 
 #[test]
 fn pod_of_an_excluded_namespace_is_not_looked_up() {
-    let pods = mk_lookup_of_plain_pod(u32::MAX);
+    let pods = mk_lookup_of_pod_without_sidecar(u32::MAX);
     assert_eq!(add(&mk_environment("kube-system"), &mk_network(), &pods), Ok(()));
     assert_eq!(pods.remaining_failures.get(), u32::MAX);
 }
 
 #[test]
 fn call_without_a_pod_name_succeeds_without_a_lookup() {
-    let pods = mk_lookup_of_plain_pod(u32::MAX);
+    let pods = mk_lookup_of_pod_without_sidecar(u32::MAX);
     assert_eq!(add(&Environment::default(), &mk_network(), &pods), Ok(()));
 }
 
@@ -89,7 +89,7 @@ fn lookup_is_repeated_while_the_api_server_is_unavailable_and_the_budget_lasts()
     let find = |failures| {
         let clock = mk_clock(Duration::from_secs(10));
         find_with_retries(
-            &mk_lookup_of_plain_pod(failures),
+            &mk_lookup_of_pod_without_sidecar(failures),
             "shop",
             "cart-1",
             Duration::ZERO,
@@ -110,8 +110,8 @@ fn lookup_is_repeated_while_the_api_server_is_unavailable_and_the_budget_lasts()
 #[test]
 fn lookup_that_cannot_succeed_is_not_repeated() {
     /// Fails the first lookup; a second one panics.
-    struct Once(Cell<Option<LookupError>>);
-    impl PodLookup for Once {
+    struct SingleFailure(Cell<Option<LookupError>>);
+    impl PodLookup for SingleFailure {
         fn find(&self, _: &str, _: &str) -> Result<PodSummary, LookupError> {
             Err(self.0.take().expect("only one attempt"))
         }
@@ -125,7 +125,7 @@ fn lookup_that_cannot_succeed_is_not_repeated() {
         let failure = add(
             &mk_environment("shop"),
             &mk_network(),
-            &Once(Cell::new(Some(error))),
+            &SingleFailure(Cell::new(Some(error))),
         )
         .expect_err("the lookup fails");
         assert_eq!(
@@ -138,7 +138,11 @@ fn lookup_that_cannot_succeed_is_not_repeated() {
 #[test]
 fn pod_without_sidecar_needs_no_network_namespace() {
     assert_eq!(
-        add(&mk_environment("shop"), &mk_network(), &mk_lookup_of_plain_pod(0)),
+        add(
+            &mk_environment("shop"),
+            &mk_network(),
+            &mk_lookup_of_pod_without_sidecar(0)
+        ),
         Ok(())
     );
 }

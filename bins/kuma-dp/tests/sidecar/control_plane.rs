@@ -31,7 +31,7 @@ use tower::Service;
 
 /// IP of the Pod. It is on loopback, but differs from the IP of Envoy's admin interface.
 pub(crate) const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-/// Limit on connections to the control plane. No test opens as many.
+/// Limit on connections to the control plane. No test opens so many.
 const MAX_CONNECTIONS: usize = 100;
 /// Name of the proxy under test.
 pub(crate) const PROXY: &str = "web-0.demo";
@@ -51,6 +51,7 @@ pub(crate) struct Behaviour {
 
 /// Running control plane. Dropping the value stops it.
 pub(crate) struct ControlPlane {
+    /// Address that `kuma-dp` connects to: the address of the forwarder.
     pub(crate) address: SocketAddr,
     /// CA certificate that verifies the control plane's own certificate.
     pub(crate) ca_pem: String,
@@ -108,7 +109,7 @@ impl ControlPlane {
     }
 
     /// Closes all connections, and starts anew with another CA, like a control plane that has lost its CA. Returns the
-    /// certificate of the CA. [`Self::received`] then returns only requests to the new server.
+    /// certificate of the new CA. [`Self::received`] then returns only requests to the new server.
     pub(crate) async fn restart_with_new_ca(&mut self) -> String {
         self.disconnect();
         self.server = Server::start(self.state.clone()).await;
@@ -297,7 +298,7 @@ fn mk_dataplane(inbound: SocketAddr, probes: Option<Probes>) -> Dataplane {
 }
 
 /// Starts to forward connections to `target`. Returns a switch that changes the target, and the address that clients
-/// connect to. A change closes all connections.
+/// connect to. A change of the target closes all connections.
 async fn start_forwarder(target: SocketAddr) -> (watch::Sender<Option<SocketAddr>>, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

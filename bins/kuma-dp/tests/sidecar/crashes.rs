@@ -5,7 +5,7 @@ use crate::control_plane::ControlPlane;
 use crate::{MTLS, presented_certificate};
 
 /// Content of the token file of `kuma-dp`.
-const TOKEN: &str = "first";
+const TOKEN: &str = "first-token";
 
 /// Returns the number of occurrences of a text in the log of `kuma-dp`.
 fn count_in_log(agent: &Agent, text: &str) -> usize {

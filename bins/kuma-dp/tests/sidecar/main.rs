@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 
 /// Behaviour of a control plane whose mesh has mTLS.
 const MTLS: Behaviour = Behaviour {
-    token: "first",
+    token: "first-token",
     has_mtls: true,
     certificate_lifetime: Some(Duration::from_hours(24)),
 };
@@ -126,7 +126,7 @@ impl rustls::client::danger::ServerCertVerifier for SpiffeVerifier {
 #[tokio::test]
 async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let mut agent = Agent::start(&control_plane, "first", &[]).await;
+    let mut agent = Agent::start(&control_plane, "first-token", &[]).await;
     agent.wait_for_ready_status(200).await;
     agent
         .eventually("the inbound presents the certificate", async || {
@@ -162,19 +162,19 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
 async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
     // The certificate is valid for 5 s, starting with its issuance. The renewal is due 3.5 s to 4 s after the issuance.
     let behaviour = Behaviour {
-        token: "first",
+        token: "first-token",
         has_mtls: true,
         certificate_lifetime: Some(Duration::from_secs(5)),
     };
     let control_plane = ControlPlane::start(behaviour).await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, "first-token", &[]).await;
     let first = agent
         .eventually("the inbound presents the first certificate", async || {
             presented_certificate(&control_plane).await
         })
         .await;
-    agent.write_token("second");
-    control_plane.change_behaviour(|behaviour| behaviour.token = "second");
+    agent.write_token("second-token");
+    control_plane.change_behaviour(|behaviour| behaviour.token = "second-token");
     agent
         .eventually("the certificate is renewed", async || {
             presented_certificate(&control_plane)
@@ -184,7 +184,10 @@ async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
         .await;
     agent
         .eventually("the control plane accepts the second token", async || {
-            control_plane.accepted_tokens().contains(&"second").then_some(())
+            control_plane
+                .accepted_tokens()
+                .contains(&"second-token")
+                .then_some(())
         })
         .await;
 }
@@ -192,12 +195,12 @@ async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
 #[tokio::test]
 async fn envoy_becomes_ready_without_a_certificate_if_mtls_is_off() {
     let control_plane = ControlPlane::start(Behaviour {
-        token: "first",
+        token: "first-token",
         has_mtls: false,
         certificate_lifetime: None,
     })
     .await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, "first-token", &[]).await;
     agent.wait_for_ready_status(200).await;
     agent
         .eventually("disabled mTLS is logged", async || {
@@ -211,12 +214,12 @@ async fn envoy_becomes_ready_without_a_certificate_if_mtls_is_off() {
 async fn certificate_that_envoy_waits_for_is_requested_until_it_is_issued() {
     // Envoy may receive listeners with mTLS before the issuance service has seen that the mesh has mTLS enabled.
     let behaviour = Behaviour {
-        token: "first",
+        token: "first-token",
         has_mtls: true,
         certificate_lifetime: None,
     };
     let control_plane = ControlPlane::start(behaviour).await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, "first-token", &[]).await;
     agent
         .eventually("the agent logs that no certificate is issued", async || {
             agent.log().contains("mTLS is off").then_some(())
@@ -240,7 +243,7 @@ async fn token_is_reread_after_a_rejection_and_never_logged() {
             agent.log().contains("wrong token").then_some(())
         })
         .await;
-    agent.write_token("first");
+    agent.write_token("first-token");
     agent.wait_for_ready_status(200).await;
     let log = agent.log();
     assert!(
@@ -250,13 +253,13 @@ async fn token_is_reread_after_a_rejection_and_never_logged() {
 }
 
 #[tokio::test]
-async fn sidecar_follows_a_new_ca_of_the_control_plane_by_its_file() {
+async fn sidecar_trusts_a_new_ca_of_the_control_plane_once_its_ca_file_contains_the_new_root() {
     let mut control_plane = ControlPlane::start(MTLS).await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("control-plane-ca.crt");
-    let changes = [("KUMA_CONTROL_PLANE_CA_CERT_FILE", file.to_str().unwrap())];
+    let overrides = [("KUMA_CONTROL_PLANE_CA_CERT_FILE", file.to_str().unwrap())];
     // The file does not exist yet: the roots of the environment are used.
-    let agent = Agent::start(&control_plane, "first", &changes).await;
+    let agent = Agent::start(&control_plane, "first-token", &overrides).await;
     agent.wait_for_ready_status(200).await;
     for restart in 1..=2 {
         let new_root = control_plane.restart_with_new_ca().await;
@@ -293,7 +296,7 @@ async fn kuma_dp_ends_when_envoy_is_stopped_through_its_admin_interface() {
     // Kuma's control plane sends this request to end the sidecar of a finished Job. Kermode's control plane does not
     // send it yet (`docs/reference/dataplane.md#finished-jobs`).
     let control_plane = ControlPlane::start(MTLS).await;
-    let mut agent = Agent::start(&control_plane, "first", &[]).await;
+    let mut agent = Agent::start(&control_plane, "first-token", &[]).await;
     agent.wait_for_ready_status(200).await;
     agent.admin_request("POST", "/quitquitquit").await;
     assert_eq!(agent.wait_for_end().await.code(), Some(0));
@@ -302,7 +305,7 @@ async fn kuma_dp_ends_when_envoy_is_stopped_through_its_admin_interface() {
 #[tokio::test]
 async fn envoy_does_not_outlive_a_killed_kuma_dp() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let mut agent = Agent::start(&control_plane, "first", &[]).await;
+    let mut agent = Agent::start(&control_plane, "first-token", &[]).await;
     let envoy = agent.envoy_pid().await;
     agent.send_signal(Signal::SIGKILL);
     agent.wait_for_end().await;
@@ -314,11 +317,11 @@ async fn envoy_does_not_outlive_a_killed_kuma_dp() {
 #[tokio::test]
 async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_remains() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let changes = [
+    let overrides = [
         ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
         ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
     ];
-    let mut agent = Agent::start(&control_plane, "first", &changes).await;
+    let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
     agent.wait_for_ready_status(200).await;
     let open_connection = agent
         .eventually("the inbound accepts a connection", async || {
@@ -351,7 +354,7 @@ async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_
 #[tokio::test]
 async fn envoy_gets_the_hard_limit_of_open_files() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, "first-token", &[]).await;
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.envoy_pid().await)).unwrap();
     let line = limits
         .lines()
@@ -366,7 +369,12 @@ async fn envoy_gets_the_hard_limit_of_open_files() {
 #[tokio::test]
 async fn second_signal_ends_the_drain() {
     let control_plane = ControlPlane::start(MTLS).await;
-    let mut agent = Agent::start(&control_plane, "first", &[("KUMA_DATAPLANE_DRAIN_TIME", "1h")]).await;
+    let mut agent = Agent::start(
+        &control_plane,
+        "first-token",
+        &[("KUMA_DATAPLANE_DRAIN_TIME", "1h")],
+    )
+    .await;
     agent.wait_for_ready_status(200).await;
     agent.send_signal(Signal::SIGTERM);
     agent.wait_for_ready_status(503).await;
@@ -389,7 +397,7 @@ async fn wait_succeeds_when_envoy_is_ready_and_fails_at_the_timeout() {
             .output()
     };
     let control_plane = ControlPlane::start(MTLS).await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, "first-token", &[]).await;
     let ready_url = format!("http://localhost:{}/ready", agent.admin_address().port());
     assert!(wait(ready_url, "30s").await.unwrap().status.success());
     let absent_url = format!("http://{}/absent", agent.admin_address());
@@ -401,7 +409,7 @@ async fn wait_succeeds_when_envoy_is_ready_and_fails_at_the_timeout() {
 
 #[tokio::test]
 async fn wait_fails_at_its_timeout_even_if_the_timeout_of_a_request_is_longer() {
-    // The kernel accepts the connection; nobody responds.
+    // The kernel accepts the connection, and no program responds.
     let silent = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .unwrap();
@@ -426,11 +434,11 @@ async fn wait_fails_at_its_timeout_even_if_the_timeout_of_a_request_is_longer() 
 async fn dns_queries_get_a_response_over_udp_and_tcp_while_no_name_server_is_reachable() {
     let control_plane = ControlPlane::start(MTLS).await;
     let dns_address = free_address(Ipv4Addr::LOCALHOST.into()).await;
-    let changes = [
+    let overrides = [
         ("KUMA_DNS_ENABLED", "true"),
         ("KUMA_DNS_CORE_DNS_PORT", &dns_address.port().to_string()),
     ];
-    let agent = Agent::start(&control_plane, "first", &changes).await;
+    let agent = Agent::start(&control_plane, "first-token", &overrides).await;
     // Query with ID 0x0102 for the name servers of the DNS root. The response repeats the ID, and has the response bit
     // (0x80) set.
     let query = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
@@ -460,11 +468,11 @@ async fn dns_port_in_use_is_reported_and_stops_envoy() {
     let control_plane = ControlPlane::start(MTLS).await;
     let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let changes = [
+    let overrides = [
         ("KUMA_DNS_ENABLED", "true"),
         ("KUMA_DNS_CORE_DNS_PORT", port.as_str()),
     ];
-    let mut agent = Agent::start(&control_plane, "first", &changes).await;
+    let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
     assert_eq!(agent.wait_for_end().await.code(), Some(1));
     assert!(agent.log().contains("KUMA_DNS_CORE_DNS_PORT"), "{}", agent.log());
     let admin = TcpStream::connect(agent.admin_address()).await;
@@ -481,12 +489,12 @@ async fn all_errors_of_an_invalid_configuration_are_reported() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
-    for key in [
+    for variable in [
         "KUMA_CONTROL_PLANE_URL",
         "KUMA_CONTROL_PLANE_CA_CERT",
         "KUMA_DATAPLANE_NAME",
         "KUMA_DATAPLANE_DRAIN_TIME",
     ] {
-        assert!(text.contains(key), "{key} not in {text}");
+        assert!(text.contains(variable), "{variable} not in {text}");
     }
 }

@@ -31,12 +31,12 @@ struct HealthCheckRequest {
 /// Response of the standard gRPC health service.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 struct HealthCheckResponse {
-    /// 1 means SERVING, 2 NOT_SERVING.
+    /// 1 means SERVING, and 2 means NOT_SERVING.
     #[prost(int32, tag = "1")]
     status: i32,
 }
 
-/// Health service: only the service `sick` does not serve.
+/// Health service: every service is serving except `shop/50% sick`. The path of a probe percent-encodes this name.
 #[derive(Clone)]
 struct Health;
 
@@ -74,8 +74,8 @@ async fn listen() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// Serves one HTTP/1.1 request: `/healthz` succeeds if the query has arrived, `/old` redirects, other paths fail. The
-/// body is the head of the request.
+/// Serves one HTTP/1.1 request: `/healthz?deep=1` succeeds, `/old` redirects, and all other paths and queries fail. The
+/// body of the response is the head of the request.
 async fn serve_http(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -109,7 +109,8 @@ async fn start_http() -> u16 {
     port
 }
 
-/// Starts a server whose certificate is expired, for another name, and from an unknown CA. The kubelet accepts it.
+/// Starts a server whose certificate is expired, for another name, and from an unknown CA. The kubelet accepts such a
+/// certificate.
 async fn start_https() -> u16 {
     let (listener, port) = listen().await;
     let long_ago = SystemTime::now() - Duration::from_hours(24 * 300);
@@ -164,32 +165,37 @@ async fn probes_of_every_protocol_have_the_result_of_the_application_in_strict_m
     let closed = free_address(POD_IP).await.port();
     let port = free_address(POD_IP).await.port();
     let application_probe = |protocol, port, path: &str| ApplicationProbe::new(protocol, port, path);
-    let endpoints = vec![
-        application_probe(ProbeProtocol::Http, http, "/healthz?deep=1"),
-        application_probe(ProbeProtocol::Http, http, "/fail"),
-        application_probe(ProbeProtocol::Http, http, "/old"),
-        application_probe(ProbeProtocol::Http, closed, "/"),
-        application_probe(ProbeProtocol::Https, https, "/healthz?deep=1"),
-        application_probe(ProbeProtocol::Https, https, "/fail"),
-        application_probe(ProbeProtocol::Https, http, "/healthz"),
-        application_probe(ProbeProtocol::Tcp, http, ""),
-        application_probe(ProbeProtocol::Tcp, closed, ""),
-        application_probe(ProbeProtocol::Grpc, grpc, ""),
-        application_probe(ProbeProtocol::Grpc, grpc, "shop/50% well"),
-        application_probe(ProbeProtocol::Grpc, grpc, "shop/50% sick"),
-        application_probe(ProbeProtocol::Grpc, http, ""),
-        application_probe(ProbeProtocol::Grpc, closed, ""),
+    let probes_and_statuses = [
+        (
+            application_probe(ProbeProtocol::Http, http, "/healthz?deep=1"),
+            200,
+        ),
+        (application_probe(ProbeProtocol::Http, http, "/fail"), 500),
+        (application_probe(ProbeProtocol::Http, http, "/old"), 302),
+        (application_probe(ProbeProtocol::Http, closed, "/"), 503),
+        (
+            application_probe(ProbeProtocol::Https, https, "/healthz?deep=1"),
+            200,
+        ),
+        (application_probe(ProbeProtocol::Https, https, "/fail"), 500),
+        (application_probe(ProbeProtocol::Https, http, "/healthz"), 503),
+        (application_probe(ProbeProtocol::Tcp, http, ""), 200),
+        (application_probe(ProbeProtocol::Tcp, closed, ""), 503),
+        (application_probe(ProbeProtocol::Grpc, grpc, ""), 200),
+        (application_probe(ProbeProtocol::Grpc, grpc, "shop/50% well"), 200),
+        (application_probe(ProbeProtocol::Grpc, grpc, "shop/50% sick"), 503),
+        (application_probe(ProbeProtocol::Grpc, http, ""), 503),
+        (application_probe(ProbeProtocol::Grpc, closed, ""), 503),
     ];
-    let expected = [
-        200, 500, 302, 503, 200, 500, 503, 200, 503, 200, 200, 503, 503, 503,
-    ];
+    let (endpoints, expected_statuses): (Vec<_>, Vec<_>) = probes_and_statuses.into_iter().unzip();
     let paths: Vec<_> = endpoints.iter().map(|endpoint| endpoint.path.clone()).collect();
     let control_plane = ControlPlane::start_with_probes(MTLS, Some(Probes { port, endpoints })).await;
-    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let agent = Agent::start(&control_plane, "first-token", &[]).await;
     agent.wait_for_ready_status(200).await;
-    for (path, expected) in paths.iter().zip(expected) {
+    for (path, expected) in paths.iter().zip(expected_statuses) {
         let (status, response) = probe(port, path, "").await.expect("a response");
         assert_eq!(status, expected, "{path}: {response}\n{}", agent.log());
+        // The kubelet would follow a redirection to a path that the listener for probes does not have.
         assert!(!response.contains("location:"), "{path}: {response}");
     }
 
@@ -198,12 +204,13 @@ async fn probes_of_every_protocol_have_the_result_of_the_application_in_strict_m
         .await
         .expect("a response");
     assert!(response.contains("x-probe: yes"), "{response}");
-    // A client cannot choose what is probed.
+    // The header by which Envoy names the probed address has no effect in a request of a client.
     let headers = format!("x-kermode-probe-address: {POD_IP}:{http}\r\n");
     let (status, _) = probe(port, &format!("/tcp/{closed}"), &headers)
         .await
         .expect("a response");
     assert_eq!(status, 503);
+    // Only the configured paths are probed.
     for path in [
         format!("/tcp/{grpc}"),
         format!("/{http}/"),
