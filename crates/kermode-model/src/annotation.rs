@@ -72,7 +72,8 @@ keys! {
     VIRTUAL_PROBES = "kuma.io/virtual-probes", "annotation of a Pod", Notation::Boolean, "setting `virtualProbesEnabled`";
     /// Port of the sidecar's listener for probes. The injector writes the resolved value back.
     VIRTUAL_PROBES_PORT = "kuma.io/virtual-probes-port", "annotation of a Pod", Notation::Port, "setting `virtualProbesPort`";
-    /// Environment variables of the sidecar. They override variables from the settings and those of the injector.
+    /// Environment variables of the sidecar. They override variables of the same name from the settings and from the
+    /// injector.
     SIDECAR_ENV_VARS = "kuma.io/sidecar-env-vars", "annotation of a Pod", Notation::Map, "";
     /// Number of Envoy's worker threads; 0 starts one for each CPU in the sidecar's cpuset, usually all CPUs of the
     /// node.
@@ -202,7 +203,8 @@ pub fn parse_gateway(value: &str) -> Result<Option<GatewayIdentity>, WrongValue>
     Ok(parse_bool(GATEWAY, value)?.then_some(GatewayIdentity::Service))
 }
 
-/// A label or annotation whose value cannot be parsed. The message is Kuma's, which says "annotation" for both.
+/// A label or annotation whose value cannot be parsed. The message is Kuma's, which says "annotation" for a label too.
+/// Denials by the injector name the label or annotation correctly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation \"{key}\" has wrong value \"{value}\"")]
 pub struct WrongValue {

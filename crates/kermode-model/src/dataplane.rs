@@ -23,7 +23,7 @@ pub struct Dataplane {
     pub transparent_proxying: Option<TransparentProxying>,
     /// Port of Envoy's admin interface, when the Pod overrides the default.
     pub admin_port: Option<u16>,
-    /// Probes of the application that the kubelet sends to the proxy.
+    /// Virtual probes of the Pod.
     pub probes: Option<Probes>,
     /// Port and path of the metrics endpoint, from annotations of the Pod.
     pub metrics: Option<Metrics>,
@@ -61,7 +61,7 @@ impl Dataplane {
 pub struct Inbound {
     /// The container port, or [`Inbound::SERVICELESS_PORT`] if no Service gives the Pod an inbound.
     pub port: u16,
-    /// Tags of the inbound; they always contain `kuma.io/service`.
+    /// Tags of the inbound. Conversion always sets `kuma.io/service`.
     pub tags: Tags,
     /// Whether the inbound may receive traffic. Unknown health (`None`) counts as ready.
     pub ready: Option<bool>,
@@ -75,7 +75,7 @@ impl Inbound {
     /// In practice, only Services that select Pods by mistake exceed the limit.
     pub const MAX_PER_DATAPLANE: usize = 256;
 
-    /// The service that the inbound belongs to.
+    /// The service that the inbound belongs to: the value of `kuma.io/service`.
     pub fn service(&self) -> Option<ServiceName> {
         self.tags
             .get(tag::SERVICE)
@@ -110,7 +110,7 @@ pub struct Gateway {
     pub tags: Tags,
 }
 
-/// Kind of a gateway, by its operator.
+/// Kind of a gateway: who runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewayKind {
     /// The user runs the gateway (Kong, Traefik …), with a sidecar of Kermode.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Mesh of a workload without an explicit mesh.
+/// Mesh of a Pod if neither the Pod nor its Namespace names a mesh.
 pub const DEFAULT_MESH: &str = "default";
 
 /// Default audience of the tokens by which sidecars authenticate to the control plane.
@@ -39,7 +39,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Creates a name without validation: the API server has validated the object that contains it.
+            /// Creates a name. The text is not validated.
             pub fn new(name: impl Into<Arc<str>>) -> Self {
                 Self(name.into())
             }
@@ -92,7 +92,8 @@ impl ServiceName {
         Self::new(format!("{workload}_{namespace}_svc"))
     }
 
-    /// The Kubernetes Service and its port for which [`ServiceName::of_port`] returns this name; `None` if there is none.
+    /// The Kubernetes Service and its port for which [`ServiceName::of_port`] returns this name; `None` for a name of
+    /// another form.
     pub fn service_port(&self) -> Option<(ObjectKey, u16)> {
         // Names of Services and namespaces are DNS labels, which contain no underscores.
         let (name, rest) = self.0.split_once('_')?;
@@ -122,7 +123,7 @@ impl ObjectKey {
         }
     }
 
-    /// The name of the proxy in its mesh, as in Kuma: `<name>.<namespace>`.
+    /// The name of the Pod's proxy in its mesh, as in Kuma: `<name>.<namespace>`.
     pub fn proxy_name(&self) -> String {
         format!("{}.{}", self.name, self.namespace)
     }

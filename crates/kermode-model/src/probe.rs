@@ -13,7 +13,7 @@ pub const MAX_PROBE_PATH: usize = 4096;
 pub struct Probes {
     /// Port that the kubelet probes.
     pub port: u16,
-    /// Probes of the application.
+    /// Probes and HTTP lifecycle hooks of the application.
     pub endpoints: Vec<ApplicationProbe>,
 }
 
@@ -37,7 +37,7 @@ pub enum ProbeProtocol {
     /// `httpGet` with scheme HTTP.
     #[default]
     Http,
-    /// `httpGet` with scheme HTTPS. The certificate of the application is not verified, as by the kubelet.
+    /// `httpGet` with scheme HTTPS. Like the kubelet, the sidecar does not verify the certificate of the application.
     Https,
     /// `tcpSocket`.
     Tcp,
@@ -48,8 +48,8 @@ pub enum ProbeProtocol {
 // === impl ApplicationProbe ===
 
 impl ApplicationProbe {
-    /// Returns a probe. `inbound_path` is the path of an HTTP or HTTPS probe, or the service of a gRPC probe. It is
-    /// ignored for TCP.
+    /// Returns a probe. For HTTP and HTTPS, `inbound_path` is the path of the probe; a missing `/` at its start is
+    /// added. For gRPC, `inbound_path` is the name of the service. For TCP, `inbound_path` is ignored.
     pub fn new(protocol: ProbeProtocol, inbound_port: u16, inbound_path: &str) -> Self {
         let slash = if inbound_path.starts_with('/') { "" } else { "/" };
         let (inbound_path, path) = match protocol {
@@ -128,7 +128,7 @@ impl ProbeProtocol {
     }
 }
 
-/// Encodes a text as one path segment: all bytes except unreserved characters (RFC 3986, section 2.3).
+/// Encodes a text as one path segment: percent-encodes all bytes except unreserved characters (RFC 3986, section 2.3).
 pub fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

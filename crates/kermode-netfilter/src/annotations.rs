@@ -16,7 +16,7 @@ use crate::{DnsRedirect, InboundRedirect, OutboundRedirect, TrafficConfig};
 type Annotations = BTreeMap<String, String>;
 
 impl TrafficConfig {
-    /// Reads the settings of an injected Pod. A missing annotation means the injector's default.
+    /// Reads the settings of an injected Pod. A missing annotation stands for the value in [`TrafficConfig::default`].
     ///
     /// `kuma-init` gets the same settings from its arguments: the injector derives the arguments from the annotations.
     ///
@@ -130,7 +130,8 @@ fn is_gateway(key: &str, value: &str) -> Result<bool, SettingError> {
     }
 }
 
-/// Parses the IP family mode. Returns whether IPv6 traffic is intercepted, in both directions.
+/// Parses the IP family mode. Returns whether IPv6 traffic is intercepted. If not, [`InboundRedirect::port_v6`] is `None`,
+/// which applies to both directions.
 fn intercepts_ipv6(key: &str, value: &str) -> Result<bool, SettingError> {
     match value {
         "dualstack" => Ok(true),
@@ -150,7 +151,7 @@ fn parse_uid(key: &str, value: &str) -> Result<u32, SettingError> {
         .ok_or_else(|| unparsable(key, value, "use a UID, a number from 0 to 4294967294"))
 }
 
-/// Returns an error with Kuma's text for a value that is not one of a fixed set.
+/// Returns an error with Kuma's text for a value that is not one of the allowed words.
 fn wrong_value(key: &str, value: &str, remedy: &'static str) -> SettingError {
     ParseProblem::new(format!("annotation {key:?} has wrong value {value:?}"), remedy).for_setting(key, value)
 }

@@ -20,7 +20,7 @@ pub struct AppliedRules {
     pub families: IpFamilies,
     /// Rules in force.
     pub rules: RuleSet,
-    /// Text of a problem for the log. The rules are in force despite the problem.
+    /// Message for the log about a problem that does not prevent the rules from being in force.
     pub warning: Option<String>,
 }
 
@@ -187,7 +187,8 @@ impl ApplyError {
     }
 }
 
-/// Returns the first error lines of nft, joined by `; `. Skips the input that nft quotes below each error.
+/// Returns the first error lines of nft, joined by `; `, without the input that nft quotes below each error. If no line
+/// mentions an error, returns the first lines.
 fn first_errors(stderr: &str) -> String {
     /// Maximum number of reported lines.
     const MAX_LINES: usize = 3;
@@ -233,7 +234,7 @@ mod tests {
         );
         assert!(matches!(error, ApplyError::Permission { .. }));
         assert!(error.to_string().contains("NET_ADMIN"), "{error}");
-        // The response of a kernel that lacks an expression of a rule.
+        // The output of nft if the kernel lacks an expression of a rule.
         let error = ApplyError::from_stderr(
             "/dev/stdin:1:9-23: Error: Could not process rule: No such file or directory\nfib daddr type local\n^^^^\n",
         );

@@ -1,7 +1,7 @@
 //! Checks the redirection: a connection to an address that no host has must reach a local listener of this process.
 //!
 //! The check is not possible if this process has the proxy's UID, if all ports are excluded for this process, if the
-//! pod has no route to other hosts, or while another process, usually the proxy, listens on the outbound port.
+//! Pod has no route to other hosts, or while another process, usually the proxy, listens on the outbound port.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -16,8 +16,8 @@ pub struct TrafficConfig {
     pub outbound: OutboundRedirect,
     /// Redirection of DNS queries; `None` disables it.
     pub dns: Option<DnsRedirect>,
-    /// Networks inside the pod, for instance of virtual machines. Their traffic is handled as outbound. Traffic of other
-    /// networks inside the pod is forwarded unchanged.
+    /// Networks inside the Pod, for instance of virtual machines. Traffic that leaves such a network is handled as
+    /// outbound. Traffic of other networks inside the Pod is forwarded unchanged.
     pub virtual_networks: Vec<VirtualNetwork>,
 }
 
@@ -66,7 +66,7 @@ pub enum DnsServers {
     Only(Vec<IpAddr>),
 }
 
-/// A network of virtual machines or containers inside the pod (`--vnet interface:CIDR`).
+/// A network of virtual machines or containers inside the Pod (`--vnet interface:CIDR`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualNetwork {
     /// Name of the interface; a trailing `+` matches any suffix.
@@ -149,7 +149,7 @@ impl DnsRedirect {
     }
 }
 
-/// Converts a port number. The number must not be 0.
+/// Converts a port number other than 0, in a constant expression.
 const fn port(number: u16) -> NonZeroU16 {
     match NonZeroU16::new(number) {
         Some(port) => port,

@@ -30,7 +30,7 @@ pub fn is_available() -> bool {
 /// Adds an address to the loopback interface, unless the interface already has the address.
 ///
 /// Envoy could bind to an address that no interface has (`IP_FREEBIND`), but the kernel would route responses out of
-/// the pod. IPv4 needs no such step, because all of 127.0.0.0/8 is local.
+/// the Pod. IPv4 needs no such step, because all of 127.0.0.0/8 is local.
 pub(crate) fn add_to_loopback(address: Ipv6Addr) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Netlink,

@@ -57,14 +57,15 @@ impl ParseProblem {
     }
 }
 
-/// Parses a comma-separated list of ports and ranges, the value of `--exclude-inbound-ports` and of the annotation
-/// `traffic.kuma.io/exclude-inbound-ports`. An empty string is an empty list.
+/// Parses a comma-separated list of ports and ranges, such as the value of `--exclude-inbound-ports` or of the
+/// annotation `traffic.kuma.io/exclude-inbound-ports`. An empty string is an empty list.
 ///
 /// # Errors
 /// When an item is not a port or a range of ports.
 pub fn parse_ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
-    parse_numbers(value, |range, number| {
-        let text = format!("values or range {range} failed validation: value {number}, is not valid uint16");
+    parse_numbers(value, |item, invalid_part| {
+        let text =
+            format!("values or range {item} failed validation: value {invalid_part}, is not valid uint16");
         ParseProblem::new(
             text,
             "write a list of ports and ranges, for instance 443,8000-8010",
@@ -241,6 +242,7 @@ mod tests {
     fn virtual_networks_of_both_families_are_parsed() {
         let network = parse_virtual_network("--vnet", "br+:172.18.0.0/16").expect("a valid network");
         assert_eq!((network.interface.as_str(), network.prefix_length), ("br+", 16));
+        // The interface `iface` and the address `::1`.
         assert!(
             parse_virtual_network("--vnet", "iface:::1/64")
                 .expect("a valid network")

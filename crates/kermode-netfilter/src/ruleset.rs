@@ -24,13 +24,13 @@ pub struct RuleSet {
 pub struct Chain {
     /// Name.
     pub name: ChainName,
-    /// Hook at which packets enter the chain; `None` if only other chains jump to it.
+    /// Hook at which packets enter the chain; `None` if packets come only from rules of other chains.
     pub hook: Option<Hook>,
     /// Rules in the order of evaluation.
     pub rules: Vec<Rule>,
 }
 
-/// Names of chains.
+/// Name of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainName {
     /// Sets the connection tracking zones of received packets.
@@ -39,13 +39,13 @@ pub enum ChainName {
     RawOutput,
     /// Handles received connections.
     Prerouting,
-    /// Handles connections that processes of the pod open.
+    /// Handles connections that processes of the Pod open.
     Output,
     /// Selects the received connections to intercept.
     Inbound,
     /// Redirects to the proxy's inbound port.
     InboundRedirect,
-    /// Selects the connections to intercept among the connections that processes of the pod open.
+    /// Selects the connections to intercept among the connections that processes of the Pod open.
     Outbound,
     /// Redirects to the proxy's outbound port.
     OutboundRedirect,
@@ -60,7 +60,7 @@ pub enum Hook {
     RawOutput,
     /// First packet of a received connection.
     NatPrerouting,
-    /// First packet of a connection that a process of the pod opens.
+    /// First packet of a connection that a process of the Pod opens.
     NatOutput,
 }
 

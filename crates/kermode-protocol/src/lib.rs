@@ -12,8 +12,8 @@
 //! | [`debug`] | control plane and operators' tools: responses of `/debug` |
 //!
 //! [`rpc`] adapts hand-written gRPC methods to tonic's router. [`client`] is the agent's client of the control plane.
-//! Messages are structs that are written by hand after their protobuf definitions and derive `prost::Message`. No code
-//! generator runs, and no dependent crate compiles Envoy's full API.
+//! Messages are structs that are written by hand after their protobuf definitions and derive `prost::Message`. So no
+//! code generator runs, and crates that depend on this crate need not compile Envoy's full API.
 
 pub mod ads;
 pub mod bootstrap;

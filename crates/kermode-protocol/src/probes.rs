@@ -1,6 +1,6 @@
-//! Probes that Envoy delegates to the agent: it cannot answer an HTTP request with the result of a TCP connection or of
-//! a health RPC. Envoy forwards the kubelet's GET with the path of a method and with the headers of this module. The
-//! response has status 200 if the probe succeeds and 503 with a reason otherwise.
+//! Probes that Envoy delegates to the agent, because Envoy cannot answer an HTTP request with the result of a TCP
+//! connection or of a health RPC. Envoy forwards the kubelet's GET with the path of a method and with the headers of
+//! this module. The response has status 200 if the probe succeeds and 503 with a reason otherwise.
 //!
 //! The methods share the unix socket with the gRPC services, but are plain HTTP.
 

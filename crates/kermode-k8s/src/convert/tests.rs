@@ -431,7 +431,7 @@ fn service_with_too_many_ports_displaces_no_other_service() {
             "Service demo/a selects a Pod of the mesh but yields no inbound: with its 200 ports, the Services of the Pod \
           have more than the 256 inbounds of a Dataplane, and Services with fewer ports come first. Narrow the \
           selectors of Services, or exclude Services from the mesh by annotation \"kuma.io/ignore: enabled\". The Pod \
-          keeps the inbounds of its other Services, or is named after its workload."
+          keeps the inbounds of its other Services; without any, its service is named after its workload."
         ]
     );
     assert_eq!(

@@ -46,7 +46,7 @@ pub enum ConvertWarning {
         /// Key and value of the annotation.
         wrong: WrongValue,
     },
-    /// A probe or hook uses the port of the virtual probes, but injection has not rewritten it.
+    /// A probe or hook goes to the port of the virtual probes, but its path is not that of a virtual probe.
     #[error(
         "{field}.httpGet: port {port} belongs to the sidecar's virtual probes, and path {path:?} is not that of a \
          virtual probe; the sidecar responds with 404. Let the application use another port, or set annotation \"{}\" \
@@ -54,11 +54,11 @@ pub enum ConvertWarning {
         annotation::VIRTUAL_PROBES_PORT
     )]
     ProbePath {
-        /// Path of the probe in the Pod.
+        /// Path of the probe's field in the Pod.
         field: String,
         /// Port of the virtual probes.
         port: u16,
-        /// Path of the probe.
+        /// Path that the probe requests.
         path: Arc<str>,
     },
     /// The Pod has more virtual probes than [`MAX_PROBES`].
@@ -69,13 +69,13 @@ pub enum ConvertWarning {
         annotation::VIRTUAL_PROBES
     )]
     TooManyProbes {
-        /// Number of probes that the sidecar does not answer.
+        /// Number of probes and hooks beyond the maximum, to which the sidecar responds with 404.
         skipped: usize,
     },
     /// A Service selects the Pod but yields no inbound (docs/design.md#services-never-stop-a-pod).
     #[error(
         "Service {service} selects a Pod of the mesh but yields no inbound: {reason} The Pod keeps the inbounds of its \
-         other Services, or is named after its workload."
+         other Services; without any, its service is named after its workload."
     )]
     ServiceWithoutInbound {
         /// The Service.
@@ -105,7 +105,8 @@ pub enum NoInboundReason {
         /// Names of the target ports, in the order of the Service.
         targets: Vec<Arc<str>>,
     },
-    /// The ports of the Service, with those of the Pod's smaller Services, exceed the inbounds of a Dataplane.
+    /// The ports of the Service and of the Pod's Services with fewer ports are together more than
+    /// [`Inbound::MAX_PER_DATAPLANE`].
     #[error(
         "with its {ports} ports, the Services of the Pod have more than the {} inbounds of a Dataplane, and Services \
          with fewer ports come first. Narrow the selectors of Services, or exclude Services from the mesh by \

@@ -157,7 +157,7 @@ fn highest_uid_is_accepted_and_numbers_out_of_range_are_rejected() {
     // In system calls, 4294967295 is -1 and stands for no UID.
     for bad in ["4294967295", "4294967296", "-1"] {
         let error = read(&[(annotation::SIDECAR_UID, bad)])
-            .expect_err("no UID")
+            .expect_err("the number is not a UID")
             .to_string();
         assert!(error.contains("from 0 to 4294967294"), "{bad}: {error}");
     }

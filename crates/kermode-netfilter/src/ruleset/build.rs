@@ -104,7 +104,7 @@ impl RuleSetBuilder<'_> {
         let response = Match::SourcePort(Udp, dns.port.get());
         let mut rules = self.ipv6_guard();
         rules.push(rule(
-            [query(Udp), self.from_proxy.clone()],
+            [dns_query(Udp), self.from_proxy.clone()],
             DIRECT_ZONE,
             "the proxy's own DNS queries",
         ));
@@ -124,7 +124,11 @@ impl RuleSetBuilder<'_> {
             .filter(|exclusion| exclusion.transport == Udp && exclusion.ports.contains(DNS_PORT));
         for exclusion in dns_exclusions {
             let owner = Match::Owner(exclusion.uids.clone());
-            rules.push(rule([query(Udp), owner], DIRECT_ZONE, "excluded for the user"));
+            rules.push(rule(
+                [dns_query(Udp), owner],
+                DIRECT_ZONE,
+                "excluded for the user",
+            ));
         }
         let queries = self.redirected_queries(dns, Udp);
         rules.extend(queries.map(|query| rule(query, REDIRECTED_ZONE, "DNS queries to be redirected")));
@@ -161,7 +165,7 @@ impl RuleSetBuilder<'_> {
             let matches = [from_network, to_outside, Match::Protocol(Tcp)];
             rules.push(rule(matches, redirect, "connections out of a virtual network"));
         }
-        // Connections to other addresses are forwarded, for instance those of containers inside the pod.
+        // Connections to other addresses are forwarded, for instance those of containers inside the Pod.
         let received = [Match::ToThisHost, Match::Protocol(Tcp)];
         let jump = Verdict::Jump(ChainName::Inbound);
         rules.push(rule(received, jump, "received connections"));
@@ -180,7 +184,7 @@ impl RuleSetBuilder<'_> {
             rules.push(rule([ports, owner], Verdict::Return, "excluded for the user"));
         }
         if let Some(dns) = &self.config.dns {
-            let matches = [query(Udp), self.from_proxy.clone()];
+            let matches = [dns_query(Udp), self.from_proxy.clone()];
             rules.push(rule(matches, Verdict::Return, "the proxy's own DNS queries"));
             let queries = self.redirected_queries(dns, Udp);
             rules.extend(
@@ -374,7 +378,7 @@ impl RuleSetBuilder<'_> {
             server
                 .map(Match::To)
                 .into_iter()
-                .chain([query(transport)])
+                .chain([dns_query(transport)])
                 .collect()
         })
     }
@@ -388,8 +392,8 @@ fn rule(matches: impl IntoIterator<Item = Match>, verdict: Verdict, comment: &'s
     }
 }
 
-/// Matches DNS queries.
-fn query(transport: Transport) -> Match {
+/// Returns the match for DNS queries over a transport protocol.
+fn dns_query(transport: Transport) -> Match {
     Match::DestinationPort(transport, PortSet::single(DNS_PORT))
 }
 

@@ -1,4 +1,4 @@
-//! Tests of outgoing connections. `rule_N` in the name of a test is rule N of the outbound chain in
+//! Tests of outgoing connections. `rule_N` in the name of a test stands for rule N of the outbound chain in
 //! docs/reference/transparent-proxying.md#rules.
 
 use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, parse_virtual_network};
@@ -83,7 +83,7 @@ fn rule_5_the_application_reaches_itself_without_the_proxy() {
 }
 
 #[test]
-fn rule_7_connections_to_localhost_are_not_redirected() {
+fn connections_to_localhost_are_not_redirected() {
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
     for uid in [APP_UID, PROXY_UID] {
         assert_eq!(lab.pod_tcp(uid, "127.0.0.1:8080"), "app from 127.0.0.1");

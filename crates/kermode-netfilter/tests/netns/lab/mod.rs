@@ -96,7 +96,8 @@ impl NetnsLab {
         applied
     }
 
-    /// Makes the pod forward connections of the client with its own source addresses, as Docker does for its containers.
+    /// Makes the pod forward connections of the client and replace their source addresses with the pod's, as Docker
+    /// does for its containers.
     pub(crate) fn forward_from_client(&self) {
         self.client.ip("-6 route add default via fd01::2");
         let masquerade = "table inet inner { chain postrouting { type nat hook postrouting priority 100; \
