@@ -12,8 +12,8 @@ pub(crate) const TMP_VOLUME: &str = "kuma-sidecar-tmp";
 pub(crate) const TOKEN_VOLUME: &str = "kuma-sidecar-token";
 /// Mount path of service account tokens.
 pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// Volume of the roots of the control plane. A sidecar has it if an annotation names the volume of the token; otherwise,
-/// the roots are in [`TOKEN_VOLUME`].
+/// Volume of the roots of the control plane. A sidecar has it if an annotation names the volume of the token;
+/// otherwise, the roots are in [`TOKEN_VOLUME`].
 pub(crate) const CA_VOLUME: &str = "kuma-sidecar-ca";
 /// Mount path of [`CA_VOLUME`].
 pub(crate) const CA_DIRECTORY: &str = "/var/run/secrets/kuma.io/control-plane-ca";

@@ -20,8 +20,8 @@ const CHANGED_FIELDS: [(&str, &str); 5] = [
     ("spec", "imagePullSecrets"),
 ];
 
-/// Returns the patch that turns the Pod `before` into the Pod `after`. They differ only in [`CHANGED_FIELDS`]. A changed
-/// list is replaced as a whole, with the JSON of its unchanged items.
+/// Returns the patch that turns the Pod `before` into the Pod `after`. They differ only in [`CHANGED_FIELDS`]. A
+/// changed list is replaced as a whole, with the JSON of its unchanged items.
 pub(crate) fn difference(before: &Value, after: &Value) -> Patch {
     let mut operations = Vec::new();
     for (parent, key) in CHANGED_FIELDS {

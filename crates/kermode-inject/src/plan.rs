@@ -139,8 +139,9 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Whether the injected init container precedes the Pod's own in classic mode. With the CNI plugin, the injected init
-    /// container is `kuma-validation`, which always precedes them: no other container may send traffic before the check.
+    /// Whether the injected init container precedes the Pod's own in classic mode. With the CNI plugin, the injected
+    /// init container is `kuma-validation`, which always precedes them: no other container may send traffic before the
+    /// check.
     pub(crate) fn init_is_first(&self) -> bool {
         self.init_first_requested || self.settings.cni_enabled
     }
@@ -151,9 +152,10 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Returns the mesh of the Pod, and the location of the label or annotation that names the mesh, for a message. The mesh
-/// is the first value of [`key::MESH`] that is not empty, by [precedence of the sources](InjectionSource::IN_ORDER).
-/// Without such a value, it is [`DEFAULT_MESH`], and the location covers all sources.
+/// Returns the mesh of the Pod, and the location of the label or annotation that names the mesh, for a message. The
+/// mesh is the first value of [`key::MESH`] that is not empty, by
+/// [precedence of the sources](InjectionSource::IN_ORDER). Without such a value, the mesh is [`DEFAULT_MESH`], and the
+/// location covers all sources.
 fn mesh_and_origin(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> (String, String) {
     for source in InjectionSource::IN_ORDER {
         let values = metadata.values_of(source);
@@ -165,7 +167,10 @@ fn mesh_and_origin(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> (String,
         }
     }
     trace.note(TraceTopic::Mesh, || {
-        format!("neither Pod nor Namespace has {}: {DEFAULT_MESH}", key::MESH)
+        format!(
+            "neither Pod nor Namespace has {}, so the mesh is {DEFAULT_MESH}",
+            key::MESH
+        )
     });
     let origin = format!("{} of {} or its Namespace", key::MESH, metadata.pod_labels.object);
     (DEFAULT_MESH.to_owned(), origin)
@@ -182,10 +187,10 @@ fn default_concurrency(settings: &Settings, pod_resources: PodResources<'_>) -> 
     sidecar_cpus.min(pod_cpus.unwrap_or(sidecar_cpus)).max(2)
 }
 
-/// Chooses the placement of the sidecar. Mode `auto` follows the oldest kubelet: a kubelet without support takes a native
-/// sidecar for an ordinary init container and waits forever for its end. Mode `native` is the user's decision; it is
-/// denied only if the API server would drop the field `restartPolicy` of the container. No kubelet is newer than the API
-/// server. If every kubelet supports native sidecars, the API server therefore supports them too.
+/// Chooses the placement of the sidecar. Mode `auto` follows the oldest kubelet: a kubelet without support takes a
+/// native sidecar for an ordinary init container and waits forever for its end. Mode `native` is the user's decision;
+/// it is denied only if the API server would drop the field `restartPolicy` of the container. No kubelet is newer than
+/// the API server. If every kubelet supports native sidecars, the API server therefore supports them too.
 fn placement(
     settings: &Settings,
     context: &Context<'_>,
@@ -256,7 +261,10 @@ fn is_restricted(settings: &Settings, namespace_labels: &Values<'_>, trace: &mut
     trace.note(TraceTopic::SecurityProfile, || {
         let profile = if restricted { "restricted" } else { "default" };
         let location = namespace_labels.location(ENFORCED_POD_SECURITY);
-        format!("{location} is {}: {profile}", enforced.unwrap_or("absent"))
+        format!(
+            "{location} is {}, so the profile is {profile}",
+            enforced.unwrap_or("absent")
+        )
     });
     restricted
 }

@@ -121,8 +121,8 @@ fn own_ports<'p>(plan: &'p mut Plan<'_>, serves_dns: bool) -> Vec<OwnPort<'p>> {
 // === impl ApplicationPorts ===
 
 impl ApplicationPorts {
-    /// Reads the declared and the probed ports of all containers except the sidecar. Init containers are included, since
-    /// a native sidecar runs beside them.
+    /// Reads the declared and the probed ports of all containers except the sidecar. Init containers are included,
+    /// since a native sidecar runs beside them.
     fn of(pod: &Pod<'_>) -> Self {
         let mut ports = Self {
             tcp: probes::find(pod)

@@ -1,8 +1,8 @@
 //! Turns probes and HTTP lifecycle hooks of the application into virtual probes, which a plaintext listener of the
 //! sidecar answers (docs/reference/injection.md#virtual-probes).
 //!
-//! [`find`] reads probes and hooks from the Pod. The ports of the sidecar are then chosen so that none is a probed port.
-//! Afterwards, [`rewrite`] chooses the probes and hooks that the sidecar answers.
+//! [`find`] reads probes and hooks from the Pod. The ports of the sidecar are then chosen so that none is a probed
+//! port. Afterwards, [`rewrite`] chooses the probes and hooks that the sidecar answers.
 
 use std::fmt::Write as _;
 
@@ -21,8 +21,8 @@ const PROBE_FIELDS: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProb
 const HOOK_FIELDS: [&str; 2] = ["postStart", "preStop"];
 /// Maximum length of the service of a gRPC probe, in bytes. Envoy and the agent pass it on in a header.
 const MAX_SERVICE_LENGTH: usize = 1024;
-/// Maximum number of warnings about single probes and hooks; one more warning counts the others. The API server shortens
-/// long lists of warnings.
+/// Maximum number of warnings about single probes and hooks; one more warning counts the others. The API server
+/// shortens long lists of warnings.
 const MAX_WARNINGS: usize = 5;
 
 /// A probe or hook that the kubelet sends to the Pod's IP.
@@ -215,8 +215,8 @@ fn probes_and_hooks<'a>(container: &Container<'a>) -> Vec<(&'static str, &'a Map
         .collect()
 }
 
-/// Returns the handler of a probe or hook; `None` if the kubelet sends nothing to the Pod's IP. Of a hook, only `httpGet`
-/// counts: the kubelet rejects hooks with `tcpSocket`.
+/// Returns the handler of a probe or hook; `None` if the kubelet sends nothing to the Pod's IP. Of a hook, only
+/// `httpGet` counts: the kubelet rejects hooks with `tcpSocket`.
 fn handler(
     container: &Container<'_>,
     field: &str,
@@ -349,8 +349,8 @@ fn is_sent_unchanged(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:@[]%/".contains(&byte)
 }
 
-/// Appends a query. The kubelet would send the query unchanged. Characters that a request line cannot contain are encoded
-/// here, because Envoy would reject such a request.
+/// Appends a query. The kubelet would send the query unchanged. Characters that a request line cannot contain are
+/// encoded here, because Envoy would reject such a request.
 fn push_query(sent: &mut String, query: &str) {
     for byte in query.bytes() {
         if byte.is_ascii_graphic() {

@@ -51,7 +51,7 @@ pub enum TraceTopic {
     Init,
     /// Ports of the sidecar that the application uses as well.
     Ports,
-    /// Probes of the application.
+    /// Probes and HTTP lifecycle hooks of the application.
     Probes,
 }
 
@@ -66,7 +66,7 @@ pub struct RenderedContainer {
     pub after: Value,
 }
 
-/// Recorder of the steps of an injection; `None` if the trace is off.
+/// Recorder of the steps and containers of an injection; `None` if the trace is off.
 #[derive(Debug)]
 pub(crate) struct Trace(Option<Record>);
 

@@ -8,8 +8,8 @@ use kermode_model::{duration, notation};
 
 use crate::denial::Denial;
 
-/// Maximum number of characters of an invalid value in a message.
-const MAX_ITEM_CHARS: usize = 64;
+/// Maximum number of characters that a message quotes of an invalid value, or of an invalid item of a map.
+const MAX_QUOTED_CHARS: usize = 64;
 
 /// Labels or annotations of an object, and the name of the object for messages. The methods that parse a value return
 /// `None`, or an empty map, if the key is absent.
@@ -55,7 +55,7 @@ impl<'a> Values<'a> {
             parse_bool(key, value).map_err(|_| Denial::WrongValue {
                 noun: self.noun,
                 key,
-                value: value.chars().take(MAX_ITEM_CHARS).collect(),
+                value: value.chars().take(MAX_QUOTED_CHARS).collect(),
                 object: self.object.to_owned(),
             })
         };
@@ -122,7 +122,7 @@ impl<'a> Values<'a> {
         };
         notation::map(text).map_err(|item| Denial::InvalidMap {
             key,
-            item: item.chars().take(MAX_ITEM_CHARS).collect(),
+            item: item.chars().take(MAX_QUOTED_CHARS).collect(),
             object: self.object.to_owned(),
         })
     }
@@ -158,7 +158,7 @@ impl<'a> Values<'a> {
         })
     }
 
-    /// Describes the location of a key, for example `label key of Pod default/app`.
+    /// Describes the location of a key, for example `label kuma.io/mesh of Pod default/app`.
     pub(crate) fn location(&self, key: &str) -> String {
         format!("{} {key} of {}", self.noun, self.object)
     }

@@ -7,8 +7,9 @@ use crate::leftovers::contains;
 use crate::names::{CA_VOLUME, TMP_VOLUME, TOKEN_VOLUME};
 use crate::pod::Pod;
 
-/// Names of the sidecar's volumes, and the member by which a volume of that name is recognized as the sidecar's.
-const FORMS: [(&str, &str); 3] = [
+/// Names of the sidecar's volumes, each with its volume source. A volume of the Pod with this name and another source
+/// is not the sidecar's.
+const OWN_VOLUMES: [(&str, &str); 3] = [
     (TMP_VOLUME, "emptyDir"),
     (TOKEN_VOLUME, "projected"),
     (CA_VOLUME, "projected"),
@@ -29,7 +30,7 @@ pub(crate) struct VolumeChanges {
 /// needed are removed, if `was_injected` and no container of the application mounts them.
 ///
 /// # Errors
-/// When the Pod has a volume of another form with the name of a needed one.
+/// When a volume of the Pod has the name of a needed volume, but another volume source.
 pub(crate) fn changes(
     pod: &Pod<'_>,
     object: &str,
@@ -67,9 +68,9 @@ pub(crate) fn changes(
 }
 
 fn is_own(name: &str, volume: &Value) -> bool {
-    FORMS
+    OWN_VOLUMES
         .iter()
-        .any(|(own_name, member)| *own_name == name && volume.get(member).is_some_and(Value::is_object))
+        .any(|(own_name, source)| *own_name == name && volume.get(source).is_some_and(Value::is_object))
 }
 
 fn is_mounted(pod: &Pod<'_>, name: &str) -> bool {

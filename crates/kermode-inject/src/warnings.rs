@@ -58,8 +58,8 @@ fn unserved_dns_port(plan: &Plan<'_>) -> Option<String> {
     ))
 }
 
-/// Warns that the API server will reject `kuma-init`: the profiles `baseline` and `restricted` of Pod Security allow few
-/// capabilities.
+/// Warns that Pod Security forbids `kuma-init`: the profiles `baseline` and `restricted` allow few capabilities. The
+/// profile is the one that the Namespace enforces, else the one of the setting `securityProfile`.
 fn init_under_pod_security(plan: &Plan<'_>, metadata: &ObjectMetadata<'_>) -> Option<String> {
     let enforced = metadata.namespace_labels.get(ENFORCED_POD_SECURITY);
     let enforced = enforced.filter(|profile| FORBIDDING_PROFILES.contains(profile));

@@ -113,10 +113,10 @@ fn configured_variables_may_contain_commas_and_equals_signs() {
     );
 }
 
-/// Injects a Pod whose container mounts the volume `credentials` at the path of service account tokens. Returns the
-/// injected Pod and the warnings.
-fn injected_with_volume(annotations: &Value, source: &Value) -> (Value, Vec<String>) {
-    let mut volume = source.clone();
+/// Injects a Pod whose container mounts the volume `credentials` at the path of service account tokens. `volume_source`
+/// is the volume without its name. Returns the injected Pod and the warnings.
+fn injected_with_volume(annotations: &Value, volume_source: &Value) -> (Value, Vec<String>) {
+    let mut volume = volume_source.clone();
     volume["name"] = "credentials".into();
     let mount = json!({"name": "credentials", "mountPath": TOKEN_DIRECTORY, "readOnly": true});
     let mut pod = json!({
@@ -137,7 +137,7 @@ fn injected_with_volume(annotations: &Value, source: &Value) -> (Value, Vec<Stri
     }
 }
 
-/// Makes the source of a projected volume with a token for an audience.
+/// Returns the volume source of a projected volume with a token for an audience.
 fn projected_token(audience: &str) -> Value {
     let token = json!({"audience": audience, "expirationSeconds": 3600, "path": "token"});
     json!({"projected": {"sources": [{"serviceAccountToken": token}]}})
@@ -180,7 +180,7 @@ fn sidecar_has_a_token_of_its_own_whatever_the_containers_mount() {
     }
 }
 
-/// Makes the source of a projected volume with the roots of the control plane.
+/// Returns the item of `projected.sources` with the roots of the control plane.
 fn roots_source() -> Value {
     let items = json!([{"key": "ca.crt", "path": "control-plane-ca.crt"}]);
     json!({"configMap": {"name": "kuma-control-plane-ca", "optional": true, "items": items}})
@@ -188,11 +188,11 @@ fn roots_source() -> Value {
 
 #[test]
 fn sidecar_reads_the_roots_of_the_control_plane_beside_its_token_or_in_a_volume_of_their_own() {
-    let named = json!({"kuma.io/service-account-token-volume": "credentials"});
-    let own_directory = "/var/run/secrets/kuma.io/control-plane-ca";
+    let token_volume_named = json!({"kuma.io/service-account-token-volume": "credentials"});
+    let roots_directory = "/var/run/secrets/kuma.io/control-plane-ca";
     for (annotations, volume_name, directory) in [
         (json!({}), "kuma-sidecar-token", TOKEN_DIRECTORY),
-        (named, "kuma-sidecar-ca", own_directory),
+        (token_volume_named, "kuma-sidecar-ca", roots_directory),
     ] {
         let (pod, _) = injected_with_volume(&annotations, &projected_token("kuma-control-plane"));
         let sidecar = &pod["spec"]["containers"][0];
@@ -220,7 +220,7 @@ fn sidecar_reads_the_roots_of_the_control_plane_beside_its_token_or_in_a_volume_
 
 #[test]
 fn named_token_volume_without_a_token_for_the_control_plane_causes_a_warning() {
-    let named = json!({"kuma.io/service-account-token-volume": "credentials"});
+    let token_volume_named = json!({"kuma.io/service-account-token-volume": "credentials"});
     for (source, is_warned) in [
         (projected_token("kuma-control-plane"), false),
         (json!({"csi": {"driver": "tokens.example.org"}}), false),
@@ -228,7 +228,7 @@ fn named_token_volume_without_a_token_for_the_control_plane_causes_a_warning() {
         (json!({"secret": {"secretName": "crawler-token"}}), true),
         (json!({"configMap": {"name": "kube-root-ca.crt"}}), true),
     ] {
-        let (pod, warnings) = injected_with_volume(&named, &source);
+        let (pod, warnings) = injected_with_volume(&token_volume_named, &source);
         assert_eq!(
             pod["spec"]["containers"][0]["volumeMounts"][0]["name"], "credentials",
             "{source}"

@@ -1,5 +1,5 @@
-//! Injection of the Pods of the corpus (`tests/corpus`): each Pod has the outcome that its annotations name, an injected
-//! Pod loses nothing and is not injected a second time, and the corpus contains every field of PodSpec.
+//! Injection of the Pods of the corpus (`tests/corpus`): each Pod has the outcome that its annotations name, an
+//! injected Pod loses nothing and is not injected a second time, and the corpus contains every field of PodSpec.
 
 #![allow(
     clippy::unwrap_used,
@@ -48,7 +48,7 @@ fn all_settings() -> Vec<Settings> {
     all
 }
 
-/// Calls `check` with each Pod of the corpus, each settings, and the Namespace of the Pod.
+/// Calls `check` with each Pod of the corpus, each of [`all_settings`], and the Namespace of the Pod.
 fn for_each_pod(mut check: impl FnMut(&Value, &Settings, &Fixture)) {
     let corpus = Corpus::read().unwrap();
     for pod in &corpus.pods {
@@ -71,7 +71,8 @@ fn run(pod: &Value, settings: &Settings, fixture: &Fixture) -> Result<Outcome, D
     fixture.with(|context| inject(pod, settings, context))
 }
 
-/// Calls `check` with each injected Pod: before, after, and with its settings and Namespace.
+/// Calls `check` with each Pod that is injected: the Pod before injection, the Pod after injection, the settings and
+/// the Namespace.
 fn for_each_injected_pod(mut check: impl FnMut(&Value, &Value, &Settings, &Fixture)) {
     let mut count = 0;
     for_each_pod(|pod, settings, fixture| {
@@ -108,7 +109,7 @@ fn pod_security_warning(settings: &Settings, namespace: &Fixture) -> Option<Stri
     })
 }
 
-/// Returns a part of the message about a Pod.
+/// Returns the expected part of the message about a Pod; `None` if no message is expected.
 fn expected_message<'p>(pod: &'p Value, settings: &Settings) -> Option<&'p str> {
     let in_classic_mode = (settings.sidecar_mode == SidecarMode::Classic)
         .then(|| annotation(pod, MESSAGE_IN_CLASSIC_MODE))
@@ -122,16 +123,16 @@ fn each_pod_has_the_outcome_and_the_message_of_its_annotations() {
     for_each_pod(|pod, settings, fixture| {
         let (reason, mut messages) = describe(run(pod, settings, fixture));
         let expected = annotation(pod, OUTCOME).unwrap_or_default();
-        let mut is_explained = true;
+        let mut has_expected_messages = true;
         if let Some(warning) = pod_security_warning(settings, fixture) {
-            is_explained &= !reason.is_empty() || messages.contains(&warning);
+            has_expected_messages &= !reason.is_empty() || messages.contains(&warning);
             messages.retain(|message| *message != warning);
         }
-        is_explained &= match expected_message(pod, settings) {
+        has_expected_messages &= match expected_message(pod, settings) {
             Some(part) => messages.iter().any(|message| message.contains(part)),
             None => messages.is_empty(),
         };
-        if reason != expected || !is_explained {
+        if reason != expected || !has_expected_messages {
             failures.insert(format!("{}: {reason:?} {messages:?}", name(pod)));
         }
     });
@@ -162,24 +163,24 @@ fn injected_pod_is_not_injected_again() {
 }
 
 #[test]
-fn pod_that_is_injected_with_other_settings_gets_their_sidecar() {
+fn pod_that_is_injected_again_with_other_settings_gets_the_sidecar_of_these_settings() {
     for_each_injected_pod(|pod, after, _, fixture| {
         for settings in all_settings() {
             let once = patched(pod, &injection(pod, &settings, fixture));
-            let again = match run(after, &settings, fixture) {
+            let twice = match run(after, &settings, fixture) {
                 Ok(Outcome::Injected(injection)) => patched(after, &injection),
                 Ok(Outcome::Skipped(_)) => after.clone(),
                 Err(denial) => panic!("{}: {denial}", name(pod)),
             };
-            let mut lost = lost(&once["spec"], &again["spec"]);
+            let mut lost = lost(&once["spec"], &twice["spec"]);
             lost.retain(|path| !remains_rewritten(path, &settings));
             assert_eq!(lost, Vec::<String>::new(), "{}", name(pod));
         }
     });
 }
 
-/// Whether a second injection in classic mode leaves a value as injection in native mode has rewritten it: in classic
-/// mode, the `startupProbe` of a restartable init container is not rewritten, and injection does not restore it.
+/// Whether the second injection leaves the value at a path as the first injection has rewritten it. In native mode, the
+/// `startupProbe` of a restartable init container is rewritten; in classic mode, it is neither rewritten nor restored.
 fn remains_rewritten(path: &str, settings: &Settings) -> bool {
     settings.sidecar_mode == SidecarMode::Classic
         && path.starts_with("/initContainers/")
@@ -193,13 +194,16 @@ fn injection(pod: &Value, settings: &Settings, fixture: &Fixture) -> Injection {
     }
 }
 
-// Completeness
+// Completeness of the corpus
 
-/// Reads the schema of a Pod and finds its fields.
+/// The schema of a Pod, and the fields that the visited Pods have.
 struct Schema {
+    /// Types by name. An object type is a map from the names of its fields to their types: `[]T` is a list of `T`, and
+    /// `{}T` a map with values of type `T`.
     types: Map<String, Value>,
-    /// Fields as `Type.field`.
+    /// Visited fields of the schema, as `Type.field`.
     found: BTreeSet<String>,
+    /// Visited fields that the schema lacks, as `Type.field`.
     unknown: BTreeSet<String>,
 }
 
@@ -214,30 +218,30 @@ impl Schema {
     }
 
     /// Returns the fields of a type; `None` if it is not an object with fields.
-    fn fields(&self, kind: &str) -> Option<Map<String, Value>> {
-        self.types.get(kind)?.as_object().cloned()
+    fn fields(&self, type_name: &str) -> Option<Map<String, Value>> {
+        self.types.get(type_name)?.as_object().cloned()
     }
 
     /// Records the fields of a value and of its members.
-    fn visit(&mut self, kind: &str, value: &Value) {
-        if let Some(item) = kind.strip_prefix("[]") {
+    fn visit(&mut self, type_name: &str, value: &Value) {
+        if let Some(item) = type_name.strip_prefix("[]") {
             value
                 .as_array()
                 .into_iter()
                 .flatten()
                 .for_each(|value| self.visit(item, value));
-        } else if let Some(member) = kind.strip_prefix("{}") {
+        } else if let Some(member) = type_name.strip_prefix("{}") {
             value
                 .as_object()
                 .into_iter()
                 .flat_map(Map::values)
                 .for_each(|value| self.visit(member, value));
-        } else if let (Some(fields), Some(members)) = (self.fields(kind), value.as_object()) {
+        } else if let (Some(fields), Some(members)) = (self.fields(type_name), value.as_object()) {
             for (name, member) in members {
-                let field = format!("{kind}.{name}");
-                if let Some(field_kind) = fields.get(name) {
+                let field = format!("{type_name}.{name}");
+                if let Some(field_type) = fields.get(name) {
                     self.found.insert(field);
-                    self.visit(field_kind.as_str().expect("a type"), member);
+                    self.visit(field_type.as_str().expect("a type"), member);
                 } else {
                     self.unknown.insert(field);
                 }
@@ -246,15 +250,15 @@ impl Schema {
     }
 
     /// Returns all fields of a type and of the types of its fields.
-    fn all_fields(&self, kind: &str, visited: &mut BTreeSet<String>) -> BTreeSet<String> {
-        let kind = kind.trim_start_matches("[]").trim_start_matches("{}");
+    fn all_fields(&self, type_name: &str, visited: &mut BTreeSet<String>) -> BTreeSet<String> {
+        let type_name = type_name.trim_start_matches("[]").trim_start_matches("{}");
         let mut all = BTreeSet::new();
-        if EXCLUDED_TYPES.contains(&kind) || !visited.insert(kind.to_owned()) {
+        if EXCLUDED_TYPES.contains(&type_name) || !visited.insert(type_name.to_owned()) {
             return all;
         }
-        for (name, field_kind) in self.fields(kind).into_iter().flatten() {
-            all.insert(format!("{kind}.{name}"));
-            all.extend(self.all_fields(field_kind.as_str().expect("a type"), visited));
+        for (name, field_type) in self.fields(type_name).into_iter().flatten() {
+            all.insert(format!("{type_name}.{name}"));
+            all.extend(self.all_fields(field_type.as_str().expect("a type"), visited));
         }
         all
     }
@@ -280,15 +284,15 @@ fn corpus_has_every_field_of_pod_spec_and_no_unknown_field() {
     );
 }
 
-/// Returns the handlers of the probes of a container, each with the list and the probe, and with the list alone. An `s`
-/// after `httpGet` means the scheme HTTPS.
+/// Returns two texts for each field of each probe of a container: `<list> <probe> <field>` and `<list> <field>`. The
+/// field `httpGet` with scheme HTTPS is `httpGets`.
 fn forms_of_probes(list: &str, container: &Value) -> Vec<String> {
     let mut forms = Vec::new();
     for probe in PROBES {
-        for (handler, fields) in container[probe].as_object().into_iter().flatten() {
-            let scheme = if fields["scheme"] == "HTTPS" { "s" } else { "" };
-            forms.push(format!("{list} {probe} {handler}{scheme}"));
-            forms.push(format!("{list} {handler}{scheme}"));
+        for (field, value) in container[probe].as_object().into_iter().flatten() {
+            let suffix = if value["scheme"] == "HTTPS" { "s" } else { "" };
+            forms.push(format!("{list} {probe} {field}{suffix}"));
+            forms.push(format!("{list} {field}{suffix}"));
         }
     }
     forms
@@ -304,11 +308,11 @@ fn corpus_has_every_form_of_probe_and_every_kind_of_owner() {
                 probes.extend(forms_of_probes(list, container));
             }
         }
-        let of_pod = pod["metadata"]["ownerReferences"]
+        let owner_references = pod["metadata"]["ownerReferences"]
             .as_array()
             .into_iter()
             .flatten();
-        owners.extend(of_pod.filter_map(|owner| owner["kind"].as_str()));
+        owners.extend(owner_references.filter_map(|owner| owner["kind"].as_str()));
     }
     for handler in ["exec", "httpGet", "httpGets", "tcpSocket", "grpc"] {
         for probe in PROBES {

@@ -72,8 +72,8 @@ fn first_source_with_the_key_decides() {
             if let Some(next) = values.get_mut(first + 1) {
                 *next = Some(opposite);
             }
-            if let Some(last) = values.get_mut(first + 2) {
-                *last = Some("nonsense");
+            if let Some(after_next) = values.get_mut(first + 2) {
+                *after_next = Some("nonsense");
             }
             match decide_with(values).unwrap() {
                 Outcome::Injected(injection) => assert!(enabled && injection.source == source, "{values:?}"),
@@ -139,6 +139,7 @@ fn mesh_of_pod_or_namespace_must_exist() {
 #[test]
 fn label_value_other_than_enabled_gives_a_warning() {
     let mut pod = mk_pod();
+    // The default drain time of 30 s fits into this grace period, so it gives no other warning.
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     for (value, warnings) in [("enabled", 0), ("true", 1)] {
         pod["metadata"]["labels"] = json!({KEY: value});
@@ -150,7 +151,8 @@ fn label_value_other_than_enabled_gives_a_warning() {
     }
 }
 
-/// Pods that cannot carry a sidecar, each with its obstacle.
+/// Returns Pods that cannot carry a sidecar, each with its obstacle. Also asserts that a node affinity that admits
+/// Linux is no obstacle.
 fn pods_with_obstacles() -> Vec<(Value, Obstacle)> {
     let with = |spec: Value| {
         let mut pod = mk_pod();

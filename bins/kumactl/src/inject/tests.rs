@@ -196,7 +196,7 @@ fn explanation_lists_each_step_and_operation() {
         "  assumed: no Mesh is among the objects: Mesh default is assumed to exist",
         "  injection: label kuma.io/sidecar-injection of Pod shop/web-* is absent",
         "  injection: label kuma.io/sidecar-injection of Namespace shop is enabled: injected",
-        "  mesh: neither Pod nor Namespace has kuma.io/mesh: default",
+        "  mesh: neither Pod nor Namespace has kuma.io/mesh, so the mesh is default",
         "  sidecar mode: the API server does not support native sidecars",
         "  container patches: ContainerPatch \"p\", sidecarPatch[0] (replace /resources/limits/cpu): \
            /resources/limits/cpu was \"1000m\", is \"2\"",

@@ -10,8 +10,8 @@ use crate::names::{READY_PATH, SIDECAR, TMP_VOLUME};
 use crate::plan::{Placement, Plan};
 use crate::settings::ProbeSettings;
 
-/// Part of the startup probe's timeout that is left for starting and ending the command. The command thus ends before the
-/// kubelet would kill it, and reports why the sidecar is not ready.
+/// Part of the startup probe's timeout that is left for starting and ending the command. The command thus ends before
+/// the kubelet would kill it, and reports why the sidecar is not ready.
 const WAIT_RESERVE: Duration = Duration::from_millis(500);
 /// Pause between the requests of the startup probe's command. The application may start later by up to this pause.
 const WAIT_INTERVAL: &str = "50ms";

@@ -25,9 +25,9 @@ pub(crate) struct TokenAndRoots {
     pub(crate) ca_file: Option<String>,
 }
 
-/// Selects the token: that of the volume that the annotation names, else a new projected token for the sidecar alone. The
-/// token that a container of the Pod mounts is not used: it may be for another audience, it may not be bound to the Pod,
-/// and the application may show it to other services.
+/// Selects the token: that of the volume that the annotation names, else a new projected token for the sidecar alone.
+/// The token that a container of the Pod mounts is not used: it may be for another audience, it may not be bound to the
+/// Pod, and the application may show it to other services.
 pub(crate) fn token_and_roots(
     pod: &Pod<'_>,
     annotations: &Values<'_>,
@@ -92,9 +92,9 @@ fn projected(name: &str, sources: &[Value]) -> Value {
     json!({"name": name, "projected": {"sources": sources}})
 }
 
-/// Renders the projected source of the sidecar's token. The API server and other services reject the token, because only
-/// the control plane accepts its audience. The control plane rejects tokens with another audience, such as those that the
-/// application shows to other services.
+/// Renders the projected source of the sidecar's token. The API server and other services reject the token, because
+/// only the control plane accepts its audience. The control plane rejects tokens with another audience, such as those
+/// that the application shows to other services.
 fn token_source(audience: &str) -> Value {
     json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600, "audience": audience}})
 }
