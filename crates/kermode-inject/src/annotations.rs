@@ -95,10 +95,10 @@ pub(crate) fn annotations_to_write(
     annotations
 }
 
-/// Returns the networks of a Pod without the network of the CNI plugin, which an earlier injection added; `None` if the
-/// plugin is in use or the Pod does not have its network.
-pub(crate) fn networks_without_cni(plan: &Plan<'_>, pod: &Values<'_>) -> Option<String> {
-    let networks = pod
+/// Returns the annotation with the Pod's networks, without the network of the CNI plugin, which an earlier injection
+/// added. Returns `None` if the plugin is in use or the annotation does not name the plugin's network.
+pub(crate) fn networks_without_cni(plan: &Plan<'_>, pod_annotations: &Values<'_>) -> Option<String> {
+    let networks = pod_annotations
         .get(key::CNI_NETWORKS)
         .filter(|_| !plan.settings.cni_enabled)?;
     networks::without_cni_network(networks)

@@ -58,7 +58,7 @@ pub struct PatchFailure {
     pub stage: PatchStage,
     /// Names of the ContainerPatches that have operations on the container, in order.
     pub patches: Vec<String>,
-    /// Problems; each names the ContainerPatch, and the index and path of the operation.
+    /// Problems. Each problem of a single operation names its ContainerPatch, index and path.
     pub problems: Vec<String>,
 }
 
@@ -280,7 +280,8 @@ fn patch_names(operations: &[Operation<'_>]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut last = None;
     for operation in operations {
-        // A ContainerPatch that is listed twice is named twice: each application starts at index 0.
+        // A ContainerPatch that the annotation or setting names twice is listed twice. Each time, its operations begin
+        // with index 0.
         if last != Some(operation.patch) || operation.index == 0 {
             names.push(operation.patch.to_owned());
         }

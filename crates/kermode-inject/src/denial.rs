@@ -21,11 +21,11 @@ pub enum Denial {
     WrongValue {
         /// `label` or `annotation`.
         noun: &'static str,
-        /// Key.
+        /// Key of the label or annotation.
         key: &'static str,
-        /// Value.
+        /// Value of the label or annotation.
         value: String,
-        /// Object that has the label or annotation.
+        /// Kind and name of the object that has the label or annotation.
         object: String,
     },
     /// An annotation cannot be parsed.
@@ -106,7 +106,7 @@ pub enum Denial {
     VolumeNameTaken {
         /// Name of the volume.
         volume: String,
-        /// The Pod.
+        /// Kind, namespace and name of the Pod.
         object: String,
     },
     /// Virtual probes are enabled for a gateway.

@@ -15,8 +15,8 @@ const STOP_RESERVE: Duration = Duration::from_secs(5);
 const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Minimum drain time: `kuma-dp` does not accept zero.
 const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
-/// A limit below this value gives a warning even if no drain time was configured, because clients may not stop using the
-/// endpoint within such a drain time. Only a grace period below 10 s leads to such a limit.
+/// A limit below this value gives a warning even if no drain time was configured, because clients may not stop using
+/// the endpoint within such a drain time. Only a grace period below 10 s leads to such a limit.
 const SHORT_DRAIN: Duration = Duration::from_secs(5);
 /// Environment variable of the drain mode.
 const DRAIN_MODE_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_MODE";
@@ -28,8 +28,8 @@ const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 /// `kuma.io/sidecar-drain-time`.
 ///
 /// Exceeding the limit gives a warning only if the drain time was configured (by the annotation, or to a value other
-/// than the default), or if the limit is below [`SHORT_DRAIN`]. A Pod with the default drain time and grace period, 30 s
-/// each, always exceeds the limit.
+/// than the default), or if the limit is below [`SHORT_DRAIN`]. The default drain time exceeds the limit of the default
+/// grace period: both are 30 s.
 ///
 /// `grace_period_seconds` is `None` only for a Pod that no API server has processed. The drain time is then kept, and
 /// the warning compares the drain time with Kubernetes' default grace period.
@@ -61,12 +61,12 @@ pub(crate) fn limit_drain_time(
             "the default"
         };
         let grace_origin = if has_grace_period {
-            "set by the Pod"
+            "the Pod's"
         } else {
             "Kubernetes' default"
         };
         format!(
-            "{}, {origin}; the grace period is {}, {grace_origin}",
+            "{}, {origin}; {grace_origin} grace period is {}",
             duration::format(drain_time),
             duration::format(grace_period)
         )
@@ -101,7 +101,7 @@ pub(crate) fn limit_drain_time(
 
 /// Warns about a drain mode other than `wait`, wherever it was set: the sidecar does not read it yet
 /// (docs/design.md#drain-modes).
-pub(crate) fn warn_of_ignored_mode(sidecar: &Value, warnings: &mut Vec<String>) {
+pub(crate) fn warn_of_ignored_drain_mode(sidecar: &Value, warnings: &mut Vec<String>) {
     let mut variables = sidecar.get("env").and_then(Value::as_array).into_iter().flatten();
     let variable = variables.find(|variable| variable["name"] == DRAIN_MODE_VARIABLE);
     let mode = variable.and_then(|variable| variable["value"].as_str());
@@ -168,6 +168,7 @@ mod tests {
     fn limiting_the_default_drain_time_gives_no_warning() {
         assert_eq!(limit_with("30s", Some(30), false), ("25s".to_owned(), vec![]));
         assert_eq!(limit_with("30s", None, false), ("30s".to_owned(), vec![]));
+        // 31 s differ from the default, so the drain time was configured.
         let (value, warnings) = limit_with("31s", Some(30), false);
         assert_eq!((value.as_str(), warnings.len()), ("25s", 1));
     }

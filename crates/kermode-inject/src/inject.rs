@@ -118,8 +118,8 @@ fn inject_traced(
         source,
         was_injected: leftovers::is_annotated(json),
     };
-    let earlier = rendering.earlier_containers(json)?;
-    // Ports of the containers of an earlier injection do not count.
+    let earlier = rendering.without_earlier_containers(json)?;
+    // The sidecar may keep its ports of an earlier injection, so only the ports of other containers are avoided.
     let application = match &earlier {
         Some((stripped, _)) => &Pod::read(stripped)?,
         None => &pod,
@@ -173,7 +173,7 @@ struct Rendering<'a> {
     was_injected: bool,
 }
 
-/// The containers to insert, after their ContainerPatches.
+/// The containers to insert, to which the ContainerPatches were applied.
 struct InjectedContainers {
     init: Value,
     sidecar: Value,
@@ -184,9 +184,12 @@ struct InjectedContainers {
 // === impl Rendering ===
 
 impl Rendering<'_> {
-    /// Removes the containers of an earlier injection. A ContainerPatch may have renamed them, so the containers are
-    /// rendered to learn their names, which do not depend on the ports of the sidecar.
-    fn earlier_containers(&self, json: &Value) -> Result<Option<(Value, Leftovers)>, Denial> {
+    /// Returns the Pod without the containers of an earlier injection, and these containers. Returns `None` if the Pod
+    /// was not injected before.
+    ///
+    /// A ContainerPatch may have renamed the containers, so new containers are rendered to learn the names. The names
+    /// do not depend on the ports of the sidecar.
+    fn without_earlier_containers(&self, json: &Value) -> Result<Option<(Value, Leftovers)>, Denial> {
         let Some((mut stripped, mut leftovers)) = leftovers::removed_from(json) else {
             return Ok(None);
         };
@@ -218,8 +221,8 @@ impl Rendering<'_> {
         }
         .containers(warnings, trace)?;
         let containers = InjectedContainers {
-            init: leftovers.unless_outdated(containers.init),
-            sidecar: leftovers.unless_outdated(containers.sidecar),
+            init: leftovers.up_to_date_or(containers.init),
+            sidecar: leftovers.up_to_date_or(containers.sidecar),
             ..containers
         };
         let patch = Rendering {
@@ -339,7 +342,7 @@ impl Rendering<'_> {
             warnings,
             trace,
         );
-        drain::warn_of_ignored_mode(&sidecar, warnings);
+        drain::warn_of_ignored_drain_mode(&sidecar, warnings);
         Ok(sidecar)
     }
 

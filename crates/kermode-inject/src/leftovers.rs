@@ -21,14 +21,15 @@ const ADDITIONAL_MEMBERS: [&str; 7] = [
     "volumeDevices",
     "volumeMounts",
 ];
-/// Members of a container that other webhooks replace: those that size containers and those that rewrite images.
+/// Members of a container that other webhooks may replace, because they size containers or rewrite images.
 const REPLACEABLE_MEMBERS: [&str; 2] = ["imagePullPolicy", "resources"];
 /// Numbers of a container that mean the same if they are 0 or absent.
 const ZERO_BY_DEFAULT: [&str; 2] = ["hostPort", "initialDelaySeconds"];
 /// Booleans of a container that mean the same if they are false or absent.
 const FALSE_BY_DEFAULT: [&str; 4] = ["readOnly", "stdin", "stdinOnce", "tty"];
-/// Prefix of the environment variables of the sidecar. Another webhook may not add variables with this prefix.
-const OWN_VARIABLES: &str = "KUMA_";
+/// Prefix of the environment variables of the sidecar. A container with an additional variable of this prefix is
+/// outdated.
+const OWN_VARIABLE_PREFIX: &str = "KUMA_";
 
 /// Containers of an earlier injection, which were removed from a Pod.
 #[derive(Debug, Default)]
@@ -42,20 +43,20 @@ pub(crate) fn is_annotated(pod: &Value) -> bool {
         .is_some_and(marks_injected)
 }
 
-/// Removes the containers of an earlier injection. Returns `None` if the Pod has none and no annotation of an injected
-/// Pod; the Pod is then not copied.
+/// Returns a copy of the Pod without the containers of an earlier injection, and these containers. Returns `None` if
+/// the Pod has no such containers and its annotations do not say that it was injected.
 pub(crate) fn removed_from(pod: &Value) -> Option<(Value, Leftovers)> {
-    let annotated = is_annotated(pod);
-    let is_own = |container: &Value| {
+    let pod_is_annotated = is_annotated(pod);
+    let is_leftover = |container: &Value| {
         container
             .as_object()
-            .is_some_and(|container| is_injected(container, annotated))
+            .is_some_and(|container| is_injected(container, pod_is_annotated))
     };
-    if !annotated && !lists(pod).any(|list| list.iter().any(is_own)) {
+    if !pod_is_annotated && !lists(pod).any(|list| list.iter().any(is_leftover)) {
         return None;
     }
     let (mut stripped, mut leftovers) = (pod.clone(), Leftovers::default());
-    leftovers.remove(&mut stripped, is_own);
+    leftovers.remove(&mut stripped, is_leftover);
     Some((stripped, leftovers))
 }
 
@@ -68,9 +69,9 @@ fn lists(pod: &Value) -> impl Iterator<Item = &Vec<Value>> {
         .filter_map(|name| pod.get("spec")?.get(name)?.as_array())
 }
 
-/// Whether a container is the result of an injection. A ContainerPatch may have renamed it, so the containers of an
-/// injected Pod are also recognized by their environment variables and their program.
-fn is_injected(container: &Map<String, Value>, annotated: bool) -> bool {
+/// Whether a container is the result of an injection. A ContainerPatch may have renamed it, so the containers of a Pod
+/// whose annotations say that it was injected are also recognized by their environment variables and their program.
+fn is_injected(container: &Map<String, Value>, pod_is_annotated: bool) -> bool {
     let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
     if [SIDECAR, INIT, VALIDATION].contains(&name) {
         return true;
@@ -83,7 +84,7 @@ fn is_injected(container: &Map<String, Value>, annotated: bool) -> bool {
             .any(|variable| variable["name"] == name)
     };
     let program = container.get("command").and_then(|command| command.get(0));
-    annotated
+    pod_is_annotated
         && (program.is_some_and(|program| program == INIT_PROGRAM)
             || (has_variable("KUMA_CONTROL_PLANE_URL") && has_variable("KUMA_DATAPLANE_MESH")))
 }
@@ -91,13 +92,14 @@ fn is_injected(container: &Map<String, Value>, annotated: bool) -> bool {
 // === impl Leftovers ===
 
 impl Leftovers {
-    /// Removes the containers that have the names of rendered ones, which a ContainerPatch may have given, and their
-    /// images. A container of the application with such a name stays: the API server rejects the duplicate.
+    /// Removes each container with the name and the image name of a rendered container. A ContainerPatch may have given
+    /// this name. A container of the application with this name and another image stays, and the API server rejects the
+    /// duplicate.
     pub(crate) fn remove_renamed(&mut self, pod: &mut Value, rendered: [&Value; 2]) {
         self.remove(pod, |container| {
             rendered.iter().any(|rendered| {
                 container["name"] == rendered["name"]
-                    && is_of_same_repository(&container["image"], &rendered["image"])
+                    && has_same_image_name(&container["image"], &rendered["image"])
             })
         });
     }
@@ -114,10 +116,11 @@ impl Leftovers {
         }
     }
 
-    /// Returns the container of the earlier injection in place of the rendered one if it is up to date.
-    pub(crate) fn unless_outdated(&self, rendered: Value) -> Value {
-        let mut found = self.0.iter();
-        let found = found.find(|container| container["name"] == rendered["name"]);
+    /// Returns the removed container with the name of `rendered` if that container is up to date. Returns `rendered`
+    /// otherwise.
+    pub(crate) fn up_to_date_or(&self, rendered: Value) -> Value {
+        let mut containers = self.0.iter();
+        let found = containers.find(|container| container["name"] == rendered["name"]);
         match found.filter(|found| is_up_to_date(found, &rendered)) {
             Some(found) => found.clone(),
             None => rendered,
@@ -143,13 +146,14 @@ fn is_up_to_date(found: &Value, rendered: &Value) -> bool {
             })
 }
 
-/// Whether two images have the same name and tag. A webhook may have replaced the registry, or have added a digest.
+/// Whether two images have the same name and tag. A webhook may have replaced everything before the name, such as the
+/// registry, or have added a digest.
 fn is_same_image(found: &Value, rendered: &Value) -> bool {
     let (Some(found), Some(rendered)) = (found.as_str(), rendered.as_str()) else {
         return false;
     };
-    let name = |image: &str| image.rsplit('/').next().unwrap_or_default().to_owned();
-    let (found, rendered) = (name(found), name(rendered));
+    let without_registry = |image: &str| image.rsplit('/').next().unwrap_or_default().to_owned();
+    let (found, rendered) = (without_registry(found), without_registry(rendered));
     found == rendered
         || found
             .split_once('@')
@@ -157,7 +161,7 @@ fn is_same_image(found: &Value, rendered: &Value) -> bool {
 }
 
 /// Whether two images have the same name, whatever their registries, tags and digests.
-fn is_of_same_repository(found: &Value, rendered: &Value) -> bool {
+fn has_same_image_name(found: &Value, rendered: &Value) -> bool {
     let name = |image: &str| -> Option<String> {
         let name = image.rsplit('/').next()?;
         name.split(['@', ':']).next().map(str::to_owned)
@@ -166,15 +170,18 @@ fn is_of_same_repository(found: &Value, rendered: &Value) -> bool {
     name_of(found).is_some_and(|found| name_of(rendered) == Some(found))
 }
 
-/// Whether `found` has as many of the sidecar's own environment variables as `rendered`: those with the name of a rendered
-/// variable and those with prefix [`OWN_VARIABLES`]. A second value of a variable would replace the rendered value.
+/// Whether the list `found` has as many own variables as the list `rendered` has variables. An own variable has the
+/// name of a rendered variable or the prefix [`OWN_VARIABLE_PREFIX`]. A second entry for a variable would replace the
+/// rendered value.
 fn has_only_rendered_own_variables(found: Option<&Value>, rendered: Option<&Value>) -> bool {
     let variables = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
     let rendered = variables(rendered);
     let is_own = |variable: &Value| {
         let name = &variable["name"];
         rendered.iter().any(|rendered| rendered["name"] == *name)
-            || name.as_str().is_some_and(|name| name.starts_with(OWN_VARIABLES))
+            || name
+                .as_str()
+                .is_some_and(|name| name.starts_with(OWN_VARIABLE_PREFIX))
     };
     let own = variables(found)
         .iter()
@@ -184,7 +191,7 @@ fn has_only_rendered_own_variables(found: Option<&Value>, rendered: Option<&Valu
 }
 
 /// Whether the API server leaves a member of a container out of the Pods that it shows to webhooks and users, because
-/// an absent member means the same. An absent number or boolean usually means something else than 0 or false.
+/// an absent member means the same. For most numbers and booleans, absent means something else than 0 or false.
 fn is_left_out(key: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -196,7 +203,8 @@ fn is_left_out(key: &str, value: &Value) -> bool {
     }
 }
 
-/// Whether `found` has all members of `rendered`. A list of objects may have further items; other lists must be equal.
+/// Whether `found` has all members of `rendered`. A list of objects may have further items in `found`; other lists must
+/// be equal.
 pub(crate) fn contains(found: &Value, rendered: &Value) -> bool {
     match (found, rendered) {
         (Value::Object(found), Value::Object(rendered)) => {
@@ -253,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn container_that_is_not_the_rendered_one_is_outdated() {
+    fn container_that_differs_from_the_rendered_one_is_outdated() {
         let rendered = mk_sidecar();
         for (pointer, value) in [
             ("/image", json!("docker.io/kuma/kuma-dp:1")),
@@ -294,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_the_api_server_leaves_out_need_not_be_found() {
+    fn members_that_the_api_server_leaves_out_may_be_absent() {
         for (member, value, expected) in [
             (
                 "startupProbe",

@@ -75,7 +75,7 @@ pub fn validate_container_patch(object: &Value, system_namespace: &str) -> Resul
             blocks
                 .iter()
                 .enumerate()
-                .filter_map(move |(index, block)| problem(list, index, block))
+                .filter_map(move |(index, block)| operation_problem(list, index, block))
         })
         .collect();
     if problems.is_empty() {
@@ -85,8 +85,9 @@ pub fn validate_container_patch(object: &Value, system_namespace: &str) -> Resul
     }
 }
 
-/// Applies a ContainerPatch to the containers that the settings render for a plain Pod. Returns the problem if the
-/// containers cannot be patched: such a patch denies Pods, unless other patches or annotations make it apply.
+/// Applies a ContainerPatch to the containers that injection renders for a plain Pod. Returns the failure if the
+/// containers cannot be patched. Pods that use such a ContainerPatch are denied, unless other ContainerPatches or
+/// annotations change the containers so that it applies.
 pub fn try_container_patch(
     name: &str,
     spec: &ContainerPatchSpec,
@@ -118,7 +119,7 @@ pub fn try_container_patch(
     }
 }
 
-fn problem(list: &'static str, index: usize, block: &JsonPatchBlock) -> Option<PatchProblem> {
+fn operation_problem(list: &'static str, index: usize, block: &JsonPatchBlock) -> Option<PatchProblem> {
     let problem = check_operation(block).err()?;
     Some(PatchProblem::Operation {
         list,
@@ -154,6 +155,7 @@ mod tests {
 
     #[test]
     fn invalid_operations_are_rejected_at_admission() {
+        // Only the second operation is valid: a value is a text that contains JSON.
         let problems = validate_container_patch(
             &mk_patch(json!([
                 {"op": "add", "path": "/image", "value": "other"},
@@ -195,9 +197,9 @@ mod tests {
                 let text = try_operations(list, operation).expect(path);
                 assert!(text.contains(&format!("{list}[0] (replace {path})")), "{text}");
             }
-            let unknown = json!([{"op": "add", "path": "/nosuchfield", "value": "1"}]);
+            let unknown_field = json!([{"op": "add", "path": "/nosuchfield", "value": "1"}]);
             assert!(
-                try_operations(list, unknown)
+                try_operations(list, unknown_field)
                     .expect("a problem")
                     .contains("nosuchfield")
             );
