@@ -20,9 +20,8 @@ pub(crate) enum UninstallCommand {
     /// Print the objects of the control plane for `kubectl delete --ignore-not-found -f -`.
     ///
     /// The webhooks are deleted first, so new Pods start during and after the deletion. The objects are those of any
-    /// installation in the namespace, whatever its flags were. If only
-    /// the namespace was deleted (`kubectl delete namespace`), the webhooks remain and deny Pods. The same command then
-    /// deletes the other objects.
+    /// installation in the namespace, whatever its flags were. If only the namespace was deleted (`kubectl delete
+    /// namespace`), the webhooks remain and deny Pods. The same command then deletes the other objects.
     ControlPlane(ControlPlaneArgs),
 }
 
@@ -33,8 +32,8 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long, default_value = DEFAULT_NAMESPACE, value_name = "NAME")]
     namespace: String,
 
-    /// Keep the custom resource definitions, and with them all Meshes. ContainerPatches and MeshTrafficPermissions are in
-    /// the namespace of the control plane and are deleted with it.
+    /// Keep the custom resource definitions, and with them all Meshes. ContainerPatches and MeshTrafficPermissions are
+    /// in the namespace of the control plane and are deleted with it.
     #[arg(long)]
     keep_custom_resources: bool,
 }
@@ -71,8 +70,9 @@ mod tests {
     use crate::install::control_plane_objects;
 
     fn parse_objects(flags: &[&str]) -> Result<Vec<Value>> {
-        let line = ["kumactl", "uninstall", "control-plane"].iter().chain(flags);
-        let Command::Uninstall(UninstallCommand::ControlPlane(args)) = Cli::try_parse_from(line)?.command
+        let command_line = ["kumactl", "uninstall", "control-plane"].iter().chain(flags);
+        let Command::Uninstall(UninstallCommand::ControlPlane(args)) =
+            Cli::try_parse_from(command_line)?.command
         else {
             bail!("the subcommand is not uninstall");
         };
@@ -83,7 +83,7 @@ mod tests {
         parse_objects(flags).expect("objects")
     }
 
-    fn identity(object: &Value) -> String {
+    fn object_id(object: &Value) -> String {
         let metadata = &object["metadata"];
         format!(
             "{} {} {} {}",
@@ -107,11 +107,11 @@ mod tests {
             &["--mode=zone", "--zone=east", "--injector-failure-policy=Ignore"],
             &["--image-pull-secret=credentials"],
         ] {
-            for namespace in [&[][..], &["--namespace=mesh"]] {
-                let removed: Vec<String> = removed(namespace).iter().map(identity).collect();
-                let installed = control_plane_objects(&[flags, namespace].concat()).expect("manifests");
+            for namespace_flags in [&[][..], &["--namespace=mesh"]] {
+                let removed: Vec<String> = removed(namespace_flags).iter().map(object_id).collect();
+                let installed = control_plane_objects(&[flags, namespace_flags].concat()).expect("manifests");
                 for object in installed {
-                    let object = identity(&object);
+                    let object = object_id(&object);
                     assert!(removed.contains(&object), "{object} is missing in {removed:?}");
                 }
             }

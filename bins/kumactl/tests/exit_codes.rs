@@ -35,6 +35,7 @@ fn injected_pod_is_printed_with_code_0() {
     let (code, out, err) = run(&["inject", "-f", "-"], POD);
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("kuma-sidecar"), "{out}");
+    // A notice asks for the missing flag.
     assert!(err.contains("--ca-cert"), "{err}");
 }
 
@@ -51,7 +52,7 @@ fn denied_pod_gives_code_3_and_no_manifests() {
 }
 
 #[test]
-fn unreadable_files_give_code_1_and_wrong_flags_code_2() {
+fn files_that_are_unreadable_or_lack_the_object_give_code_1_and_wrong_flags_code_2() {
     assert_eq!(run(&["inject", "-f", "-"], "a: [").0, Some(1));
     assert_eq!(run(&["inject", "-f", "/nothing/there"], "").0, Some(1));
     assert_eq!(run(&["inject"], "").0, Some(2));

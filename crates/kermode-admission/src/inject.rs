@@ -29,9 +29,9 @@ impl Webhooks {
         };
         let record = match self.find_namespace(namespace, deadlines).await {
             Ok(record) => record,
-            Err(problem) => {
+            Err(lookup_error) => {
                 self.metrics.count(WEBHOOK, "refused", "NamespaceNotFound");
-                let message = format!("could not retrieve namespace for pod: {problem}");
+                let message = format!("could not retrieve namespace for pod: {lookup_error}");
                 tracing::warn!(namespace, pod = request.pod_name(), "Pod denied: {message}");
                 return Response::deny(request.uid, 500, message);
             }
@@ -93,7 +93,7 @@ impl Webhooks {
             result = match self.look_up(&denial, &mut found, deadlines).await {
                 Ok(true) => self.decide(pod, namespace, record, &found),
                 Ok(false) => return Err((denial, None)),
-                Err(problem) => return Err((denial, Some(problem))),
+                Err(lookup_error) => return Err((denial, Some(lookup_error))),
             };
         }
         let mut outcome = result.map_err(|denial| (denial, None))?;

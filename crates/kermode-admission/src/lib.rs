@@ -1,5 +1,5 @@
-//! The admission webhooks, which inject sidecars, validate Kermode's resources, and warn about misplaced injection
-//! labels and about names of services that do not exist.
+//! The admission webhooks, which inject sidecars, validate Kermode's resources, and warn about objects that are valid
+//! but will not work, for example because they name a service that does not exist.
 //!
 //! The webhooks decide with the objects in the [`directory`]. If the directory does not have an object yet, such as a
 //! Namespace created a moment ago, a webhook looks up the object in the API server, within the timeout of the review.
@@ -123,7 +123,7 @@ enum ReadError {
 
 impl WebhookState {
     /// Reads a review within the deadline for reading and the memory budget, and responds with the decision. `webhook`
-    /// is the metrics label.
+    /// is the value of the metrics label `webhook`.
     async fn respond(
         &self,
         webhook: &'static str,

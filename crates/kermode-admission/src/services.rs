@@ -18,7 +18,7 @@ const MAX_LOOKUPS: usize = 8;
 
 impl Webhooks {
     /// Returns a warning for each service that a MeshTrafficPermission names and that does not exist in its Mesh.
-    pub(super) async fn warnings_of_permission(
+    pub(super) async fn service_warnings_of_permission(
         &self,
         object: &Value,
         mesh: &str,

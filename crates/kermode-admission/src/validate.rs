@@ -1,4 +1,5 @@
-//! `/validate-kuma-io-v1alpha1`: denies invalid resources of Kermode. The message names the field and the remedy.
+//! `/validate-kuma-io-v1alpha1`: denies invalid resources of Kermode, and warns about valid resources that will
+//! probably not work. The messages name the field and the remedy.
 
 use kermode_crds::annotation::MESH;
 use kermode_crds::{Mesh, validate};
@@ -10,7 +11,7 @@ use super::Webhooks;
 use super::deadline::Deadlines;
 use super::review::{Request, Response};
 
-/// Value of the label `reason` of the metric for an object without problems and warnings.
+/// Value of the label `reason` of the metric for an object without a problem or warning.
 const VALID: &str = "Valid";
 
 impl Webhooks {
@@ -61,7 +62,7 @@ impl Webhooks {
                 "PatchDoesNotApply",
                 self.warnings_of_container_patch(&request.object),
             ),
-            "MeshTrafficPermission" => self.permission_warnings(&request.object, deadlines).await,
+            "MeshTrafficPermission" => self.warnings_of_permission(&request.object, deadlines).await,
             _ => return (VALID, Vec::new()),
         };
         (if warnings.is_empty() { VALID } else { reason }, warnings)
@@ -75,24 +76,28 @@ impl Webhooks {
         let failure = kermode_inject::try_container_patch(name, &spec, &self.settings);
         let warn = |failure| {
             format!(
-                "{failure}; Pods that use this ContainerPatch are denied, unless other patches of theirs make it apply"
+                "{failure}; Pods that use this ContainerPatch are denied, unless their other ContainerPatches make it applicable"
             )
         };
         failure.map(warn).into_iter().collect()
     }
 
     /// Returns the warnings about the Mesh or the services of a MeshTrafficPermission, and the reason.
-    async fn permission_warnings(&self, object: &Value, deadlines: Deadlines) -> (&'static str, Vec<String>) {
+    async fn warnings_of_permission(
+        &self,
+        object: &Value,
+        deadlines: Deadlines,
+    ) -> (&'static str, Vec<String>) {
         if let Some(warning) = self.unknown_mesh_warning(object, deadlines).await {
             return ("MeshNotFound", vec![warning]);
         }
         let mesh = mesh_of(object);
-        let warnings = self.warnings_of_permission(object, mesh, deadlines).await;
+        let warnings = self.service_warnings_of_permission(object, mesh, deadlines).await;
         ("ServiceNotFound", warnings)
     }
 
-    /// Returns a warning about a MeshTrafficPermission whose Mesh does not exist. The permission is accepted, because its
-    /// Mesh may be created later.
+    /// Returns a warning about a MeshTrafficPermission whose Mesh does not exist. The permission is accepted, because
+    /// its Mesh may be created later.
     async fn unknown_mesh_warning(&self, object: &Value, deadlines: Deadlines) -> Option<String> {
         let mesh = mesh_of(object);
         if !mesh.is_empty() && self.mesh_exists(mesh, deadlines).await {

@@ -1,7 +1,7 @@
 //! `/validate-workloads`: warns about a Deployment or other workload whose Pods would be denied, would get no sidecar
 //! although one is requested, or cause warnings. Without these warnings, only the controller of the Pods would learn of
 //! the problem. Also warns about an injection label on the workload instead of on its Pod template, where injection
-//! reads it, and about a Namespace whose labels or annotations cause such problems of its Pods. Never denies.
+//! reads it, and about a Namespace whose labels or annotations cause such problems for its Pods. Never denies.
 
 use k8s_openapi::api::core::v1::Namespace;
 use kermode_crds::annotation::{MESH, SIDECAR_INJECTION};
@@ -20,8 +20,8 @@ const WEBHOOK: &str = "workload";
 
 /// Kind of a Namespace.
 const NAMESPACE: &str = "Namespace";
-/// Grace period, in seconds, of the Pod that a Namespace is checked with. Every drain time fits into it, so a warning of
-/// this Pod is about the Namespace.
+/// Grace period, in seconds, of the Pod that a Namespace is checked with. Usual drain times fit into this period, so
+/// the check does not warn about the grace period, which each Pod of the Namespace sets itself.
 const AMPLE_GRACE_PERIOD: u32 = 24 * 60 * 60;
 
 /// Problem of the Pods of a workload or Namespace.
@@ -67,7 +67,7 @@ impl Webhooks {
     /// Returns the problem that Pods without labels and annotations of their own would have in a Namespace, or the
     /// missing Mesh of Pods that request injection themselves.
     async fn check_namespace(&self, request: &Request, deadlines: Deadlines) -> Option<PodProblem> {
-        if !has_new_metadata(request) {
+        if !changes_labels_or_annotations(request) {
             return None;
         }
         let namespace: Namespace = serde_json::from_value(request.object.clone()).ok()?;
@@ -95,7 +95,7 @@ impl Webhooks {
         }
     }
 
-    /// Returns the problem of a Pod. `pods` names the Pods of its kind in messages.
+    /// Returns the problem of a Pod. `pods` names such Pods in messages, for example `the Pods of this Job`.
     async fn check_pod(
         &self,
         pod: &Value,
@@ -118,15 +118,16 @@ impl Webhooks {
     }
 }
 
-/// Whether a request creates an object, or changes its labels or annotations.
-fn has_new_metadata(request: &Request) -> bool {
+/// Whether a request changes the labels or annotations of an object, or creates an object with labels or annotations.
+fn changes_labels_or_annotations(request: &Request) -> bool {
     ["/metadata/labels", "/metadata/annotations"]
         .iter()
         .any(|map| request.object.pointer(map) != request.old_object.pointer(map))
 }
 
-/// Returns a Pod as the controller of a workload would create it. Returns `None` for an update that leaves the template
-/// as it was, and for an object that another controller has created: its owner was checked.
+/// Returns a Pod as the controller of a workload would create it. Returns `None` for an object without a Pod template,
+/// for an update that leaves the template as it was, and for an object that a controller has created: the template was
+/// checked when the owner of the object was applied.
 fn new_pod(request: &Request) -> Option<Value> {
     let object = &request.object;
     let pointer = pod_pointer(object).filter(|pointer| !pointer.is_empty())?;
@@ -201,14 +202,23 @@ mod tests {
     }
 
     #[test]
-    fn namespace_is_checked_if_its_labels_or_annotations_are_new() {
-        let plain = json!({"metadata": {"name": "shop", "labels": {"a": "1"}}});
-        assert!(has_new_metadata(&mk_request(plain.clone(), Value::Null)));
-        assert!(!has_new_metadata(&mk_request(plain.clone(), plain.clone())));
+    fn namespace_is_checked_if_its_labels_or_annotations_are_set_or_changed() {
+        let namespace = json!({"metadata": {"name": "shop", "labels": {"a": "1"}}});
+        assert!(changes_labels_or_annotations(&mk_request(
+            namespace.clone(),
+            Value::Null
+        )));
+        assert!(!changes_labels_or_annotations(&mk_request(
+            namespace.clone(),
+            namespace.clone()
+        )));
         for map in ["labels", "annotations"] {
-            let mut changed = plain.clone();
+            let mut changed = namespace.clone();
             changed["metadata"][map] = json!({"a": "2"});
-            assert!(has_new_metadata(&mk_request(changed, plain.clone())), "{map}");
+            assert!(
+                changes_labels_or_annotations(&mk_request(changed, namespace.clone())),
+                "{map}"
+            );
         }
     }
 

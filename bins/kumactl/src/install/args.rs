@@ -1,4 +1,4 @@
-//! Flags of `kumactl install control-plane`. A flag that also exists in Kuma has the same name.
+//! Flags of `kumactl install control-plane`. A flag that Kuma also has keeps Kuma's name.
 
 use clap::{Args, ValueEnum};
 use kermode_install::FailurePolicy;
@@ -62,8 +62,8 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long, value_name = "https://HOST:PORT")]
     pub(super) webhook_url: Option<String>,
 
-    /// Leave out the Deployment, for a control plane outside of the cluster. The Service has no selector: create
-    /// an EndpointSlice with the address of the control plane.
+    /// Leave out the Deployment, for a control plane outside of the cluster. The Service then has no selector:
+    /// create an EndpointSlice with the address of the control plane.
     #[arg(long)]
     pub(super) without_deployment: bool,
 

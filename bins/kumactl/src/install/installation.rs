@@ -12,7 +12,7 @@ use super::env_var;
 /// Checks the flags and converts them to an installation.
 ///
 /// # Errors
-/// When flags are wrong; the error names all of them.
+/// When flags are wrong. The error names all wrong flags.
 pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
     let mut problems = Vec::new();
     check_mode_and_cni(&args, &mut problems);
@@ -57,7 +57,7 @@ fn check_mode_and_cni(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
     if args.mode == ModeArg::Global || args.kds_global_address.is_some() {
         problems.push(
             "several zones under one global control plane are not supported yet: leave out --mode global and \
-             --kds-global-address; every cluster is a mesh of its own"
+             --kds-global-address; each cluster has its own control plane and meshes"
                 .to_owned(),
         );
     }

@@ -12,8 +12,8 @@ use crate::install::InstallCommand;
 use crate::install::args::DEFAULT_NAMESPACE;
 
 fn parse_args(flags: &[&str]) -> super::ControlPlaneArgs {
-    let line = ["kumactl", "install", "control-plane"].iter().chain(flags);
-    let Command::Install(install) = Cli::try_parse_from(line).expect("flags").command else {
+    let command_line = ["kumactl", "install", "control-plane"].iter().chain(flags);
+    let Command::Install(install) = Cli::try_parse_from(command_line).expect("flags").command else {
         panic!("the subcommand is not install");
     };
     let InstallCommand::ControlPlane(args) = *install;
@@ -24,6 +24,7 @@ fn objects(flags: &[&str]) -> Vec<Value> {
     super::objects(parse_args(flags)).expect("manifests")
 }
 
+/// Returns the only object of a kind.
 fn find(objects: &[Value], kind: &str) -> Value {
     let mut found = objects.iter().filter(|object| object["kind"] == kind);
     let object = found
@@ -100,7 +101,7 @@ fn installation_with_many_flags_equals_the_golden() {
 }
 
 #[test]
-fn webhooks_of_an_external_control_plane_have_a_url() {
+fn installation_for_a_control_plane_outside_of_the_cluster_equals_the_golden() {
     assert_equals_golden(
         "outside",
         &["--webhook-url=https://192.0.2.1:5443/", "--without-deployment"],
@@ -116,7 +117,7 @@ fn custom_resource_definitions_come_directly_after_the_namespace() {
 }
 
 #[test]
-fn access_rights_have_no_wildcards() {
+fn access_rights_exclude_wildcards_escalation_and_secrets_of_all_namespaces() {
     for object in objects(&[]) {
         if !matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")) {
             continue;
@@ -216,7 +217,7 @@ fn webhooks_of_the_injector_equal_kumas_webhooks() {
 }
 
 #[test]
-fn webhooks_exclude_the_control_plane_namespace_and_the_catch_all_webhook_also_excludes_kube_namespaces() {
+fn injector_excludes_the_system_namespace_and_its_catch_all_webhook_also_excludes_kube_namespaces() {
     for flags in [
         &["--namespace=mesh"][..],
         &["--namespace=mesh", "--webhook-url=https://192.0.2.1:1"],
@@ -261,7 +262,7 @@ fn injector_is_called_again_for_pods_that_a_later_webhook_changes() {
 }
 
 #[test]
-fn failure_of_the_warning_webhook_is_ignored() {
+fn warning_webhook_is_called_for_all_workloads_and_its_failure_is_ignored() {
     let webhooks = find(&objects(&[]), "ValidatingWebhookConfiguration")["webhooks"].clone();
     let webhooks = webhooks.as_array().expect("webhooks");
     let webhook = webhooks
@@ -334,7 +335,7 @@ fn changed_configuration_changes_the_pod_template() {
 }
 
 #[test]
-fn unsupported_flags_are_rejected_with_a_remedy() {
+fn unsupported_or_incomplete_flags_are_rejected_with_a_remedy() {
     assert!(error_of(&["--mode=global"]).contains("not supported yet"));
     assert!(error_of(&["--kds-global-address=grpcs://x:1"]).contains("not supported yet"));
     assert!(error_of(&["--cni-enabled"]).contains("leave the flag out"));
@@ -358,7 +359,7 @@ fn all_wrong_flags_are_reported_at_once() {
 }
 
 #[test]
-fn settings_that_the_control_plane_would_refuse_are_rejected() {
+fn settings_that_the_control_plane_would_refuse_and_invalid_secret_names_are_rejected() {
     for (flag, problem) in [
         (
             "--set=runtime.kubernetes.injector.sidecarMod=native",

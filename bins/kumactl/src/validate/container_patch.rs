@@ -26,7 +26,7 @@ const EXIT_INVALID: u8 = 3;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  the ContainerPatches can be used
-  1  a file cannot be read or is not valid
+  1  a file cannot be read, is not valid, or lacks a ContainerPatch or a Pod
   2  wrong flags
   3  a ContainerPatch or the Pod would be denied, or the Pod would not be injected";
 
@@ -34,14 +34,14 @@ Exit codes:
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct ContainerPatchArgs {
-    /// File with ContainerPatches as YAML or JSON; - is the standard input. With `--against`, they are applied in the order of the
-    /// file.
+    /// File with ContainerPatches as YAML or JSON; - is the standard input. With `--against`, they are applied in the
+    /// order of the file.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
     /// File with a Pod, or with a workload that has a Pod template. The command prints the changes that the
     /// ContainerPatches make to the sidecar and the init container of this Pod. Without this flag, each
-    /// ContainerPatch is applied alone to a Pod with one plain container.
+    /// ContainerPatch is applied alone to a Pod with a single container.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
@@ -54,14 +54,14 @@ pub(crate) struct ContainerPatchArgs {
 pub(super) struct Report {
     /// Text to print.
     pub(super) text: String,
-    /// Whether all ContainerPatches can be used: by themselves and, with `--against`, with the Pod.
+    /// Whether all ContainerPatches can be used: each alone and, with `--against`, all with the Pod.
     pub(super) is_valid: bool,
 }
 
 // === impl Report ===
 
 impl Report {
-    fn line(&mut self, line: &str) {
+    fn push_line(&mut self, line: &str) {
         self.text.push_str(line);
         self.text.push('\n');
     }
@@ -92,7 +92,8 @@ fn first_pod(file: &Path) -> Result<Value> {
 }
 
 /// Checks each ContainerPatch among the objects. If all are valid, applies all of them to the Pod. If no Pod is given,
-/// applies each of them alone to a plain Pod, because ContainerPatches of one file may be for different Pods.
+/// applies each of them alone to a Pod with a single container, because ContainerPatches of one file may be for
+/// different Pods.
 pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()
@@ -108,12 +109,13 @@ pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config)
         check_patch(patch, config, &mut report);
     }
     if report.is_valid {
-        let plain = json!({"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "app"}]}});
+        let single_container_pod =
+            json!({"metadata": {"name": "example"}, "spec": {"containers": [{"name": "app"}]}});
         match pod {
             Some(pod) => check_with_pod(pod, &patches, config, &mut report)?,
             None => {
                 for patch in patches.chunks(1) {
-                    check_with_pod(&plain, patch, config, &mut report)?;
+                    check_with_pod(&single_container_pod, patch, config, &mut report)?;
                 }
             }
         }
@@ -142,9 +144,9 @@ fn check_patch(patch: &Value, config: &Config, report: &mut Report) {
         .unwrap_or_default();
     report.is_valid &= problems.is_empty();
     let verdict = if problems.is_empty() { "valid" } else { "invalid" };
-    report.line(&format!("ContainerPatch {}: {verdict}", name_of(patch)));
+    report.push_line(&format!("ContainerPatch {}: {verdict}", name_of(patch)));
     for problem in problems {
-        report.line(&format!("  {problem}"));
+        report.push_line(&format!("  {problem}"));
     }
 }
 
@@ -158,18 +160,18 @@ fn check_with_pod(pod: &Value, patches: &[Value], config: &Config, report: &mut 
     match &explanation.result {
         Ok(Outcome::Injected(injection)) => {
             for warning in &injection.warnings {
-                report.line(&format!("warning: {warning}"));
+                report.push_line(&format!("warning: {warning}"));
             }
         }
         Ok(Outcome::Skipped(reason)) => {
             report.is_valid = false;
-            report.line(&format!(
+            report.push_line(&format!(
                 "the Pod would not be injected ({reason}): use another Pod with --against"
             ));
         }
         Err(denial) => {
             report.is_valid = false;
-            report.line(&format!("denied: {denial}"));
+            report.push_line(&format!("denied: {denial}"));
         }
     }
     Ok(())

@@ -266,7 +266,7 @@ async fn injection_label_on_a_deployment_instead_of_its_template_causes_a_warnin
     );
 }
 
-/// Workloads of all kinds with this Pod template.
+/// Returns one workload of each kind, with this Pod template.
 fn workloads(template: &Value) -> Vec<Value> {
     let mk_workload = |version: &str, kind: &str| {
         let spec = match kind {
@@ -283,7 +283,7 @@ fn workloads(template: &Value) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn mistake_in_a_pod_template_is_told_when_the_workload_is_applied() {
+async fn mistake_in_a_pod_template_causes_a_warning_when_the_workload_is_applied() {
     let fixture = Fixture::new(Mode::Responds).await;
     let containers = json!([{"name": "app", "image": "x"}]);
     let template = |map: &str, key: &str, value: &str| json!({"metadata": {map: {key: value}}, "spec": {"containers": containers}});
@@ -347,7 +347,7 @@ async fn mistake_in_a_pod_template_is_told_when_the_workload_is_applied() {
 }
 
 #[tokio::test]
-async fn mistake_in_a_namespace_is_told_when_the_namespace_is_applied() {
+async fn mistake_in_a_namespace_causes_a_warning_when_the_namespace_is_applied() {
     let fixture = Fixture::new(Mode::Responds).await;
     for (labels, annotations, expected) in [
         (
@@ -450,7 +450,7 @@ async fn permission_of_an_unknown_mesh_is_accepted_with_a_warning() {
         assert!(response.allowed, "{response:?}");
         response.warnings
     };
-    for mesh in ["sohp", ""] {
+    for mesh in ["unknown", ""] {
         let unknown = warnings(json!({MESH: mesh})).await;
         assert_eq!(unknown.len(), 1, "{unknown:?}");
         let problem = format!("Mesh {mesh:?} does not exist");
@@ -461,7 +461,7 @@ async fn permission_of_an_unknown_mesh_is_accepted_with_a_warning() {
     }
 }
 
-/// Adds the Kubernetes Service `idle` of the namespace `shop`, which has port 80 and no Pods.
+/// Adds the Kubernetes Service `idle` to the API server. It is in the namespace `shop`, and has port 80 and no Pods.
 fn put_service_without_pods(fixture: &Fixture) {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "idle", "namespace": "shop"},
@@ -537,8 +537,8 @@ async fn pod_whose_annotations_list_unknown_services_is_injected_with_a_warning(
             assert_ne!(response.applied_to(pod.clone()), pod);
             warnings
         };
-        let of_a_replica_set = pod_with("annotations", key, "cart");
-        let warnings_to_the_controller = fixture.inject("shop", of_a_replica_set).await.warnings;
+        let pod_of_a_replica_set = pod_with("annotations", key, "cart");
+        let warnings_to_the_controller = fixture.inject("shop", pod_of_a_replica_set).await.warnings;
         assert_eq!(warnings_to_the_controller, [""; 0], "controllers ignore warnings");
         for known in ["", "web_shop_svc_80,idle_shop_svc_80"] {
             assert_eq!(warnings(known).await, [""; 0], "{key}: {known}");
@@ -552,9 +552,9 @@ async fn pod_whose_annotations_list_unknown_services_is_injected_with_a_warning(
             [expected]
         );
     }
-    let all = without_owners(pod_with("annotations", DIRECT_ACCESS_SERVICES, "*"));
-    let all = fixture.inject("shop", all).await;
-    assert_eq!(all.warnings, [""; 0]);
+    let pod = without_owners(pod_with("annotations", DIRECT_ACCESS_SERVICES, "*"));
+    let response = fixture.inject("shop", pod).await;
+    assert_eq!(response.warnings, [""; 0], "`*` is not the name of a service");
 }
 
 #[tokio::test]

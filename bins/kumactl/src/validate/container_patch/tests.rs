@@ -66,8 +66,8 @@ fn changes_of_the_sidecar_and_of_the_init_container_are_printed() {
             report.text
         );
     }
-    let same = check(&[mk_patch(json!({}))], Some(&mk_pod()));
-    assert!(same.text.ends_with("unchanged\n"), "{}", same.text);
+    let unchanged = check(&[mk_patch(json!({}))], Some(&mk_pod()));
+    assert!(unchanged.text.ends_with("unchanged\n"), "{}", unchanged.text);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn patch_that_does_not_apply_is_reported_with_and_without_a_pod() {
 
 #[test]
 fn each_patch_is_applied_alone_if_no_pod_is_given() {
-    // Only the first of the two can be applied to a Pod.
+    // After one of the patches has removed `/args` from a container, the other patch cannot be applied to it.
     let remove_args = json!({"sidecarPatch": [{"op": "remove", "path": "/args"}]});
     let mut other = mk_patch(remove_args.clone());
     other["metadata"]["name"] = "q".into();
