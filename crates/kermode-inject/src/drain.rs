@@ -60,13 +60,13 @@ pub(crate) fn limit_drain_time(
         } else {
             "the default"
         };
-        let grace_origin = if has_grace_period {
+        let owner = if has_grace_period {
             "the Pod's"
         } else {
             "Kubernetes' default"
         };
         format!(
-            "{}, {origin}; {grace_origin} grace period is {}",
+            "{}, {origin}; {owner} grace period is {}",
             duration::format(drain_time),
             duration::format(grace_period)
         )
@@ -99,7 +99,7 @@ pub(crate) fn limit_drain_time(
     *value = Value::String(max_text);
 }
 
-/// Warns about a drain mode other than `wait`, wherever it was set: the sidecar does not read it yet
+/// Warns about a drain mode other than `wait`, wherever the mode was set: the sidecar does not read the mode yet
 /// (docs/design.md#drain-modes).
 pub(crate) fn warn_of_ignored_drain_mode(sidecar: &Value, warnings: &mut Vec<String>) {
     let mut variables = sidecar.get("env").and_then(Value::as_array).into_iter().flatten();

@@ -74,7 +74,7 @@ pub struct ConfigurationStatus {
     /// Newest version sent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sent: String,
-    /// Newest version that was acknowledged completely.
+    /// Newest version of which the proxy has acknowledged all resources.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub acknowledged: String,
     /// Last rejection.

@@ -182,8 +182,8 @@ fn status() -> Value {
     }));
     let configuration = object(json!({
         "sent": text("Newest version that was sent. Versions of different replicas are not comparable."),
-        "acknowledged": text("Newest version that the proxy has acknowledged completely."),
-        "lastRejection": with_description(rejection, "Last configuration that Envoy rejected."),
+        "acknowledged": text("Newest version of which the proxy has acknowledged all resources."),
+        "lastRejection": with_description(rejection, "Resources that Envoy rejected last, with the error."),
     }));
     let inbounds = object(json!({
         "ready": count("Number of inbounds that may receive traffic."),

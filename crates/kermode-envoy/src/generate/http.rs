@@ -312,8 +312,8 @@ fn undelivered_marker() -> ResponseMapper {
     }
 }
 
-/// Sets the text of Envoy's own responses with status 403. In a gRPC response the text is the status message. The
-/// filter of permissions generates this status, and so does Envoy for an upgrade other than WebSocket. 403 responses of
+/// Sets the text of Envoy's own responses with status 403; in a gRPC response, the text is the status message. The RBAC
+/// filter generates responses with status 403, and so does Envoy for an upgrade other than WebSocket. 403 responses of
 /// the application are not changed.
 fn denial_response(text: String) -> ResponseMapper {
     let is_forbidden = StatusCodeFilter {

@@ -100,6 +100,7 @@ fn principals(mesh: &MeshName, rules: &[&PermissionRule], is_wanted: fn(Action) 
             .collect();
         excluded.dedup();
         let callers = callers_of(mesh, rule);
+        // A later rule may exclude all callers of this rule.
         if excluded.contains(&any_caller()) || excluded.contains(&callers) {
             continue;
         }
