@@ -113,7 +113,7 @@ fn resources_by_kind(view: &View<'_>) -> Resources {
         let entries = entries.into_iter().map(|entry| ResourceEntry {
             bytes: entry.encoded.len(),
             name: entry.versioned_name.name.to_string(),
-            published: entry.sequence,
+            sequence_number: entry.sequence,
             version: entry.versioned_name.version.to_string(),
         });
         (format!("{kind:?}"), entries.collect())

@@ -2,7 +2,7 @@
 //!
 //! Calls to any replica share one lazy channel to the Service. The channel connects with the first call, and with the
 //! first call after a lost connection, so the callers' backoff limits the connection attempts. A terminating sidecar
-//! also queries every replica whether the sidecar's endpoint is removed, over one channel per replica.
+//! also asks every replica whether all its proxies have dropped the sidecar's endpoint, over one channel per replica.
 
 mod trust;
 
@@ -146,6 +146,7 @@ struct Connector {
     resolver: Arc<TokioResolver>,
 }
 
+/// Server that the connections of a channel lead to.
 struct Target {
     /// Host name or IP address to connect to.
     host: String,

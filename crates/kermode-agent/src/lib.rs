@@ -8,7 +8,7 @@
 //! application ──port 53, redirected──▶ dns ──▶ name servers of the Pod
 //! ```
 //!
-//! At the start of a drain, [`removal`] watches the removal of the sidecar's endpoint.
+//! During a drain, [`removal`] watches the removal of the sidecar's endpoint.
 
 mod backoff;
 pub mod certificate;

@@ -26,19 +26,21 @@ use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
-/// Maximum number of concurrent probes. A Pod has some ten probes; every client that reaches the Pod can request them.
+/// Maximum number of concurrent probes. A Pod has about ten probes, but every client that reaches the Pod can request
+/// them.
 const MAX_CONCURRENT: usize = 100;
 /// Timeout of a probe whose client does not give up. The kubelet's own timeout is rarely longer than some seconds.
 const TIMEOUT: Duration = Duration::from_mins(5);
 /// Method of the standard health service.
 /// <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
-/// User agent of gRPC probes. Applications recognize the kubelet's probes by this prefix.
+/// User agent of gRPC probes. Applications recognize the kubelet's probes by the prefix `kube-probe/`.
 const USER_AGENT: &str = "kube-probe/kuma-dp";
-/// Maximum size of a health response, in bytes. The message has one number.
+/// Maximum size of a health response, in bytes. The response contains a single number.
 const MAX_RESPONSE: usize = 64 * 1024;
 
-/// Maximum number of failing probes that are remembered, so that only the first failure of each is logged.
+/// Maximum number of failing probes that are remembered, so that only the first failure of each is logged. At the
+/// maximum, failures of other probes are not logged.
 const MAX_REMEMBERED: usize = 256;
 
 /// Probe service for Envoy; cheap to clone.
@@ -90,7 +92,9 @@ impl ProbeService {
         let Ok(_permit) = self.permits.try_acquire() else {
             bail!("the sidecar already executes {MAX_CONCURRENT} probes");
         };
-        let address: SocketAddr = text(headers, ADDRESS_HEADER)?.parse().context(ADDRESS_HEADER)?;
+        let address: SocketAddr = header_text(headers, ADDRESS_HEADER)?
+            .parse()
+            .context(ADDRESS_HEADER)?;
         let probe = async {
             match path {
                 TCP_PATH => connect(address)
@@ -98,7 +102,7 @@ impl ProbeService {
                     .map(|_| ())
                     .with_context(|| format!("cannot connect to {address}")),
                 GRPC_PATH => {
-                    let service = percent_decode(text(headers, GRPC_SERVICE_HEADER)?)
+                    let service = percent_decode(header_text(headers, GRPC_SERVICE_HEADER)?)
                         .with_context(|| format!("{GRPC_SERVICE_HEADER} is not percent-encoded"))?;
                     check_health(address, service).await
                 }
@@ -111,10 +115,10 @@ impl ProbeService {
         }
     }
 
-    /// Logs the first failure of a probe, and its first success after failures. The kubelet's Event has only the
-    /// status.
+    /// Logs the first failure of a probe with its reason, which the kubelet's Event lacks. Also logs the first success
+    /// after failures.
     fn log(&self, path: &str, headers: &HeaderMap, result: &anyhow::Result<()>) {
-        let header = |name| text(headers, name).unwrap_or_default().to_owned();
+        let header = |name| header_text(headers, name).unwrap_or_default().to_owned();
         let probe = [
             path.to_owned(),
             header(ADDRESS_HEADER),
@@ -158,7 +162,7 @@ impl GrpcService for ProbeService {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> anyhow::Result<&'a str> {
+fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> anyhow::Result<&'a str> {
     let value = headers
         .get(name)
         .with_context(|| format!("the request has no {name}"))?;
@@ -190,17 +194,17 @@ async fn check_health(address: SocketAddr, service: String) -> anyhow::Result<()
     let stream = connect(address)
         .await
         .with_context(|| format!("cannot connect to {address}"))?;
-    // The channel connects again after a failure. A probe is one connection, so the second attempt fails.
-    let mut unused = Some(TokioIo::new(stream));
+    // A probe is one connection, so the channel's attempts to connect again fail.
+    let mut unused_stream = Some(TokioIo::new(stream));
     let connector = service_fn(move |_| {
         let closed = || std::io::Error::other("the application closed the connection");
-        std::future::ready(unused.take().ok_or_else(closed))
+        std::future::ready(unused_stream.take().ok_or_else(closed))
     });
     let channel = Endpoint::from_shared(format!("http://{address}"))?
         .user_agent(USER_AGENT)?
         .connect_with_connector(connector)
         .await
-        .with_context(|| format!("{address} does not respond by HTTP/2"))?;
+        .with_context(|| format!("{address} does not respond with HTTP/2"))?;
     let mut client = Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE);
     client
         .ready()

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::envoy::admin::{literal_address, request};
 
-/// Minimum timeout of one request. The first request is sent even if the wait has no time at all.
+/// Minimum timeout of one request. The first request is sent even if the timeout of the wait is zero.
 const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Parameters of [`Wait::run`].
@@ -33,20 +33,21 @@ impl Wait {
     pub async fn run(&self) -> anyhow::Result<()> {
         let address = literal_address(&self.url).context("--url")?;
         let deadline = Instant::now() + self.timeout;
-        let mut failure = None;
+        let mut last_failure = None;
         loop {
-            // The caller has a timeout too, so no request outlasts the deadline.
-            let end_of_request = deadline.max(Instant::now() + MIN_REQUEST_TIMEOUT);
+            // A request does not outlast the deadline, because the hook or probe that runs this command has a timeout
+            // too.
+            let request_deadline = deadline.max(Instant::now() + MIN_REQUEST_TIMEOUT);
             let request = request(address, Method::GET, self.url.clone(), self.request_timeout);
-            match timeout_at(end_of_request, request).await {
+            match timeout_at(request_deadline, request).await {
                 Ok(Ok((status, _))) if status.is_success() => return Ok(()),
-                Ok(Ok((status, _))) => failure = Some(format!("the last response was {status}")),
-                Ok(Err(error)) => failure = Some(format!("{error:#}")),
-                // The deadline ended the request. The failure of the request before it is kept.
+                Ok(Ok((status, _))) => last_failure = Some(format!("the last response was {status}")),
+                Ok(Err(error)) => last_failure = Some(format!("{error:#}")),
+                // The deadline ended the request. The failure of the previous request is kept.
                 Err(_) => {}
             }
             if Instant::now() + self.interval >= deadline {
-                let failure = failure.as_deref().unwrap_or("no response");
+                let failure = last_failure.as_deref().unwrap_or("no response");
                 bail!("{} was not ready within {:?}: {failure}", self.url, self.timeout);
             }
             sleep(self.interval).await;
@@ -63,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    fn wait_for(listener: &TcpListener) -> Wait {
+    fn mk_wait(listener: &TcpListener) -> Wait {
         Wait {
             url: format!("http://{}/ready", listener.local_addr().unwrap())
                 .parse()
@@ -79,9 +80,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn request_that_the_deadline_ends_keeps_the_failure_of_the_request_before_it() {
+    async fn error_contains_the_failure_of_the_previous_request_if_the_deadline_ends_a_request() {
         let listener = listen().await;
-        let wait = wait_for(&listener);
+        let wait = mk_wait(&listener);
         // Responds to the first request. Later connections stay in the backlog without a response.
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -101,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn wait_without_any_response_ends_at_its_timeout() {
         let listener = listen().await;
-        let error = wait_for(&listener).run().await.unwrap_err().to_string();
+        let error = mk_wait(&listener).run().await.unwrap_err().to_string();
         assert!(error.ends_with("was not ready within 2s: no response"), "{error}");
     }
 }

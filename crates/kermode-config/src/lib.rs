@@ -54,7 +54,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct General {
-    /// Largest difference between the clocks of issuer and peer at which the peer still accepts a new certificate.
+    /// Largest difference between the clocks of the issuer and of a verifier at which the verifier still accepts a new
+    /// certificate.
     #[serde(with = "kermode_model::duration::go_notation")]
     pub clock_tolerance: Duration,
 }
@@ -242,7 +243,8 @@ impl Config {
         Self::load_from(file.map(ConfigFile::Path), environment)
     }
 
-    /// Loads a configuration like [`Config::load`], from the content of a file. `name` stands for the file in problems.
+    /// Loads a configuration like [`Config::load`], from the content of a file. `name` stands for the file in the texts
+    /// of problems.
     ///
     /// # Errors
     /// When the configuration is invalid; the error lists all problems.
@@ -280,10 +282,10 @@ impl Config {
         let mut problems = self.runtime.kubernetes.injector.problems();
         let tolerance = self.general.clock_tolerance;
         if tolerance > MAX_CLOCK_TOLERANCE {
-            let duration = duration::format(tolerance);
+            let configured = duration::format(tolerance);
             let limit = duration::format(MAX_CLOCK_TOLERANCE);
             problems.push(format!(
-                "general.clockTolerance (KUMA_GENERAL_CLOCK_TOLERANCE): {duration} is more than {limit}; synchronise the \
+                "general.clockTolerance (KUMA_GENERAL_CLOCK_TOLERANCE): {configured} is more than {limit}; synchronise the \
                  clocks of the nodes"
             ));
         }
@@ -350,7 +352,7 @@ impl Config {
 // === defaults ===
 
 /// Unspecified address: the server listens on all IPv4 addresses.
-const ALL_ADDRESSES: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const ALL_IPV4_ADDRESSES: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Default for General {
     fn default() -> Self {
@@ -390,7 +392,7 @@ impl Default for Kubernetes {
 impl Default for AdmissionServer {
     fn default() -> Self {
         Self {
-            address: ALL_ADDRESSES,
+            address: ALL_IPV4_ADDRESSES,
             port: 5443,
             hostnames: Vec::new(),
         }
@@ -400,7 +402,7 @@ impl Default for AdmissionServer {
 impl Default for DpServer {
     fn default() -> Self {
         Self {
-            address: ALL_ADDRESSES,
+            address: ALL_IPV4_ADDRESSES,
             port: 5678,
             url: String::new(),
             auth: DpServerAuth::default(),
@@ -421,7 +423,7 @@ impl Default for OpenTelemetry {
 impl Default for Diagnostics {
     fn default() -> Self {
         Self {
-            address: ALL_ADDRESSES,
+            address: ALL_IPV4_ADDRESSES,
             server_port: 5680,
             debug_port: 5684,
         }

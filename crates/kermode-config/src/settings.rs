@@ -20,7 +20,7 @@ pub struct Setting {
 const INJECTOR_SECTION: &str = "runtime.kubernetes.injector";
 
 /// Settings outside of the injector: key, variable (empty if there is none), meaning.
-const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
+const CONTROL_PLANE_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "instance",
         "POD_NAME",
@@ -30,7 +30,7 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
         "general.clockTolerance",
         "KUMA_GENERAL_CLOCK_TOLERANCE",
         "Largest clock difference at which a new certificate is still accepted. The validity of a certificate starts this \
-         long before it is issued, but at most a tenth of its lifetime before.",
+         long before its issuance, or a tenth of its lifetime before, whichever is shorter.",
     ),
     (
         "log.level",
@@ -149,7 +149,8 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     ),
     (
         "imagePullSecrets",
-        "Secrets with credentials for the registry of the images, appended to the list of each injected Pod. They must exist in its namespace.",
+        "Secrets with credentials for the registry of the images, appended to `spec.imagePullSecrets` of each injected Pod. They must \
+         exist in the Pod's namespace.",
     ),
     (
         "caCertFile",
@@ -172,7 +173,7 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     ("sidecarContainer.image", "Image of the sidecar."),
     (
         "sidecarContainer.uid",
-        "User ID of the sidecar. Its outbound traffic is not redirected.",
+        "User ID of the sidecar. Outbound traffic of this user is not redirected.",
     ),
     ("sidecarContainer.gid", "Group ID of the sidecar."),
     (
@@ -282,7 +283,7 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     ),
     (
         "sidecarContainer.waitForDataplaneReady",
-        "Default of `kuma.io/wait-for-dataplane-ready`. Native sidecars always delay the application.",
+        "Default of `kuma.io/wait-for-dataplane-ready`. Native sidecars always delay the application until they are ready.",
     ),
     ("initContainer.image", "Image of the init container."),
     (
@@ -332,13 +333,13 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
 
 /// Returns all settings in the order of the reference.
 pub fn settings() -> Vec<Setting> {
-    let general = GENERAL_SETTINGS
+    let of_control_plane = CONTROL_PLANE_SETTINGS
         .iter()
         .map(|(path, _, meaning)| ((*path).to_owned(), *meaning));
     let of_injector = INJECTOR_SETTINGS
         .iter()
         .map(|(key, meaning)| (format!("{INJECTOR_SECTION}.{key}"), *meaning));
-    general
+    of_control_plane
         .chain(of_injector)
         .map(|(path, meaning)| {
             let variables = variables()
@@ -356,9 +357,9 @@ pub fn settings() -> Vec<Setting> {
 
 /// Returns the environment variables and the keys that they override.
 pub(crate) fn variables() -> impl Iterator<Item = Variable> {
-    let general = GENERAL_SETTINGS
+    let of_control_plane = CONTROL_PLANE_SETTINGS
         .iter()
         .map(|(path, variable, _)| (*variable, *path))
         .filter(|(variable, _)| !variable.is_empty());
-    general.chain(kermode_inject::ENVIRONMENT.iter().copied())
+    of_control_plane.chain(kermode_inject::ENVIRONMENT.iter().copied())
 }

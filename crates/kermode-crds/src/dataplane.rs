@@ -27,7 +27,7 @@ pub struct Dataplane {
     /// Mesh of the proxy.
     #[serde(default)]
     pub mesh: String,
-    /// Inbounds and addresses.
+    /// Networking, metrics and virtual probes.
     #[serde(default)]
     pub spec: DataplaneSpec,
     /// State, written through the status subresource.
@@ -41,7 +41,7 @@ custom_resource!(Dataplane, "dataplanes", NamespaceResourceScope);
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DataplaneSpec {
-    /// Addresses and inbounds.
+    /// Addresses, inbounds and redirection.
     #[serde(default)]
     pub networking: Networking,
     /// Metrics endpoint of the proxy, from annotations of the Pod.
@@ -52,7 +52,7 @@ pub struct DataplaneSpec {
     pub probes: Option<ProbesSpec>,
 }
 
-/// Addresses and inbounds of a [`DataplaneSpec`].
+/// Addresses, inbounds and redirection of a [`DataplaneSpec`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Networking {
@@ -175,7 +175,7 @@ pub struct MetricsSpec {
     pub conf: serde_json::Value,
 }
 
-// === model to wire ===
+// === conversion from the model ===
 
 impl From<&model::Dataplane> for DataplaneSpec {
     fn from(dataplane: &model::Dataplane) -> Self {

@@ -70,15 +70,15 @@ pub fn convert(
         return Ok(None);
     };
     // `None` if the Pod is not a gateway. Otherwise, whether the gateway is named after its workload or its Service.
-    let gateway_identity = gateway::identity(pod)?;
+    let gateway_name_source = gateway::name_source(pod)?;
     let mut warnings = Vec::new();
-    let workload_gateway = gateway::of_workload(gateway_identity, pod, workload);
+    let workload_gateway = gateway::of_workload(gateway_name_source, pod, workload);
     let mut inbounds = Vec::new();
     if workload_gateway.is_none() {
         let builder = inbounds::InboundBuilder {
             pod,
             settings,
-            is_gateway: gateway_identity.is_some(),
+            is_gateway: gateway_name_source.is_some(),
         };
         inbounds = builder.of_services(services, &mut warnings);
         if inbounds.is_empty() {
@@ -86,7 +86,7 @@ pub fn convert(
         }
     }
     let gateway =
-        workload_gateway.or_else(|| gateway_identity.map(|_| gateway::of_first_inbound(&mut inbounds)));
+        workload_gateway.or_else(|| gateway_name_source.map(|_| gateway::of_first_inbound(&mut inbounds)));
     let dataplane = Dataplane {
         key: pod.key.clone(),
         mesh: mesh_of(pod, namespace),

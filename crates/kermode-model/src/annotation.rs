@@ -185,7 +185,7 @@ pub fn marks_injected(value: &str) -> bool {
 
 /// Object that a delegated gateway is named after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GatewayIdentity {
+pub enum GatewayNameSource {
     /// The Service that selects the Pod.
     Service,
     /// The workload of the Pod, such as a Deployment. For a Pod without a workload, the Service that selects the Pod.
@@ -196,11 +196,11 @@ pub enum GatewayIdentity {
 ///
 /// # Errors
 /// For any other text.
-pub fn parse_gateway(value: &str) -> Result<Option<GatewayIdentity>, WrongValue> {
+pub fn parse_gateway(value: &str) -> Result<Option<GatewayNameSource>, WrongValue> {
     if value == "provided" {
-        return Ok(Some(GatewayIdentity::Workload));
+        return Ok(Some(GatewayNameSource::Workload));
     }
-    Ok(parse_bool(GATEWAY, value)?.then_some(GatewayIdentity::Service))
+    Ok(parse_bool(GATEWAY, value)?.then_some(GatewayNameSource::Service))
 }
 
 /// A label or annotation whose value cannot be parsed. The message is Kuma's, which says "annotation" for a label too.

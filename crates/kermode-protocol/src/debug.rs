@@ -93,7 +93,8 @@ pub struct ResourceEntry {
     /// Name of the resource.
     pub name: String,
     /// Sequence number with which this version was published to the store.
-    pub published: u64,
+    #[serde(rename = "published")]
+    pub sequence_number: u64,
     /// Version of the resource.
     pub version: String,
 }

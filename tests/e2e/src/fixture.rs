@@ -73,7 +73,7 @@ impl Fixture {
 
     /// Uninstalls the control plane, and deletes the application and the Pods outside of the mesh. Missing objects are
     /// ignored.
-    pub(crate) async fn delete_test_objects(&self) -> Result<()> {
+    pub(crate) async fn uninstall_and_delete_test_objects(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
         for namespace in [APP_NAMESPACE, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE] {
             let namespace_flag = format!("--namespace={namespace}");

@@ -80,7 +80,7 @@ async fn run(cluster: Cluster, tests: &[runner::Test], config: &Config) -> Resul
     diagnosis::remove_old_files(config);
     let fixture = Fixture::new(cluster, config).context("the tests cannot start")?;
     fixture
-        .delete_test_objects()
+        .uninstall_and_delete_test_objects()
         .await
         .context("objects of an earlier run cannot be deleted")?;
     Ok(runner::run(&fixture, tests).await)

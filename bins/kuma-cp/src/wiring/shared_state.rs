@@ -177,7 +177,8 @@ impl SharedState {
         )
     }
 
-    /// Returns the state that the webhooks need, and registers their metrics. New sidecars get `control_plane_roots`.
+    /// Returns the state that the webhooks need, and registers their metrics. New sidecars verify the control plane with
+    /// `sidecar_roots`: the roots in `caCertFile`, or those of the control plane's own CA.
     ///
     /// # Errors
     /// When the version of the API server cannot be read.
@@ -185,7 +186,7 @@ impl SharedState {
         &self,
         config: &Config,
         client: &Client,
-        control_plane_roots: RootsReceiver,
+        sidecar_roots: RootsReceiver,
         registry: &Arc<Mutex<Registry>>,
     ) -> anyhow::Result<Webhooks> {
         let mut settings = config.runtime.kubernetes.injector.clone();
@@ -198,7 +199,7 @@ impl SharedState {
             directory: self.directory.clone(),
             client: client.clone(),
             control_plane_url: config.control_plane_url(),
-            control_plane_roots,
+            control_plane_roots: sidecar_roots,
             system_namespace: config.store.kubernetes.system_namespace.clone(),
             events: admission::InjectionEvents::start(self.event_recorder.clone(), client.clone()),
             metrics,
@@ -242,8 +243,9 @@ impl SharedState {
     }
 }
 
-/// Returns whether the API server supports native sidecars. The injector uses the result only while no Node is known;
-/// see [`kermode_inject::Context::oldest_node`].
+/// Returns whether the API server supports native sidecars. In the sidecar mode `auto`, the injector uses the result
+/// only while no Node is known; see [`kermode_inject::Context::oldest_node`]. In the mode `native`, support by either
+/// the API server or the oldest kubelet is enough.
 async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
     let version = client.apiserver_version().await?;
     let version = KubernetesVersion::parse(&format!("{}.{}", version.major, version.minor));

@@ -15,7 +15,8 @@ pub(crate) struct ConfigArgs {
     config: Option<PathBuf>,
 
     /// Version of the API server. Native sidecars are supported from 1.29; without this flag, they are assumed to be
-    /// supported. If the input contains Nodes, the version of their oldest kubelet counts, and this flag has no effect.
+    /// supported. If the input contains Nodes, the version of their oldest kubelet counts instead in the sidecar mode
+    /// `auto`. In the mode `native`, support by either version is enough.
     #[arg(long, value_name = "MAJOR.MINOR")]
     kubernetes_version: Option<String>,
 }

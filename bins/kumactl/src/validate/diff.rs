@@ -105,14 +105,14 @@ fn hunk_ranges(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     ranges
 }
 
-/// Returns how many of the lines are in the text before the change.
-fn count_before(lines: &[Line<'_>]) -> usize {
+/// Returns how many of the lines are in the old text.
+fn count_old(lines: &[Line<'_>]) -> usize {
     let is_added = |line: &Line<'_>| matches!(line, Line::Added(_));
     lines.iter().filter(|line| !is_added(line)).count()
 }
 
-/// Returns how many of the lines are in the text after the change.
-fn count_after(lines: &[Line<'_>]) -> usize {
+/// Returns how many of the lines are in the new text.
+fn count_new(lines: &[Line<'_>]) -> usize {
     let is_removed = |line: &Line<'_>| matches!(line, Line::Removed(_));
     lines.iter().filter(|line| !is_removed(line)).count()
 }
@@ -122,10 +122,10 @@ fn format_hunk(lines: &[Line<'_>], from: usize, to: usize) -> String {
     let (preceding, shown) = (&lines[..from], &lines[from..to]);
     let mut text = format!(
         "@@ -{},{} +{},{} @@\n",
-        count_before(preceding) + 1,
-        count_before(shown),
-        count_after(preceding) + 1,
-        count_after(shown),
+        count_old(preceding) + 1,
+        count_old(shown),
+        count_new(preceding) + 1,
+        count_new(shown),
     );
     for line in shown {
         let (sign, content) = match line {

@@ -9,7 +9,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::*;
 
-/// Health service: the whole server and `up` serve, `down` does not, and other services are unknown.
+/// Health service: the whole server and `up/a b%` are serving, `down` is not, and other services are unknown.
 #[derive(Clone)]
 struct Health;
 
@@ -80,12 +80,12 @@ async fn call(service: &ProbeService, path: &'static str, headers: &[(&'static s
     GrpcService::call(service.clone(), request).await.status()
 }
 
-async fn tcp(address: SocketAddr) -> StatusCode {
+async fn probe_tcp(address: SocketAddr) -> StatusCode {
     let headers = [(ADDRESS_HEADER, address.to_string())];
     call(&ProbeService::default(), TCP_PATH, &headers).await
 }
 
-async fn grpc(address: SocketAddr, service: &str) -> StatusCode {
+async fn probe_grpc(address: SocketAddr, service: &str) -> StatusCode {
     let headers = [
         (ADDRESS_HEADER, address.to_string()),
         (GRPC_SERVICE_HEADER, service.to_owned()),
@@ -96,34 +96,40 @@ async fn grpc(address: SocketAddr, service: &str) -> StatusCode {
 #[tokio::test]
 async fn tcp_probe_succeeds_only_if_the_application_listens() {
     let (listener, address) = listen("127.0.0.1").await;
-    assert_eq!(tcp(address).await, StatusCode::OK);
+    assert_eq!(probe_tcp(address).await, StatusCode::OK);
     let (_, peer) = listener.accept().await.unwrap();
-    // Other connections to the Pod's IP would be redirected to Envoy.
+    // Connections from other addresses to the Pod's IP would be redirected to Envoy.
     assert_eq!(peer.ip().to_string(), "127.0.0.6");
-    assert_eq!(tcp(closed_address().await).await, StatusCode::SERVICE_UNAVAILABLE);
-}
-
-#[tokio::test]
-async fn tcp_probe_over_ipv6_needs_no_exempt_address() {
-    let (_listener, address) = listen("::1").await;
-    assert_eq!(tcp(address).await, StatusCode::OK);
-}
-
-#[tokio::test]
-async fn grpc_probe_succeeds_only_if_the_service_is_serving() {
-    let address = start_health_server().await;
-    assert_eq!(grpc(address, "").await, StatusCode::OK);
-    assert_eq!(grpc(address, "up%2Fa%20b%25").await, StatusCode::OK);
-    assert_eq!(grpc(address, "down").await, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(grpc(address, "unknown").await, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(
-        grpc(closed_address().await, "").await,
+        probe_tcp(closed_address().await).await,
         StatusCode::SERVICE_UNAVAILABLE
     );
 }
 
 #[tokio::test]
-async fn grpc_probe_of_another_protocol_fails() {
+async fn tcp_probe_over_ipv6_needs_no_exempt_address() {
+    let (_listener, address) = listen("::1").await;
+    assert_eq!(probe_tcp(address).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn grpc_probe_succeeds_only_if_the_service_is_serving() {
+    let address = start_health_server().await;
+    assert_eq!(probe_grpc(address, "").await, StatusCode::OK);
+    assert_eq!(probe_grpc(address, "up%2Fa%20b%25").await, StatusCode::OK);
+    assert_eq!(probe_grpc(address, "down").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        probe_grpc(address, "unknown").await,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(
+        probe_grpc(closed_address().await, "").await,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}
+
+#[tokio::test]
+async fn grpc_probe_of_an_application_with_another_protocol_fails() {
     let (listener, address) = listen("127.0.0.1").await;
     let application = async {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -132,7 +138,7 @@ async fn grpc_probe_of_another_protocol_fails() {
             .await
             .unwrap();
     };
-    let (status, ()) = tokio::join!(grpc(address, ""), application);
+    let (status, ()) = tokio::join!(probe_grpc(address, ""), application);
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 }
 

@@ -66,7 +66,7 @@ pub fn explain(
 ) -> DataplaneExplanation {
     let mut services = services.to_vec();
     services.sort_unstable_by(|a, b| a.key.name.cmp(&b.key.name));
-    let is_gateway = matches!(gateway::identity(pod), Ok(Some(_)));
+    let is_gateway = matches!(gateway::name_source(pod), Ok(Some(_)));
     let selecting = services.iter().copied().filter(|service| selects(service, pod));
     let selecting: Vec<_> = selecting.collect();
     // The Dataplane and the explanation leave out Services whose inbounds do not fit into the Dataplane.

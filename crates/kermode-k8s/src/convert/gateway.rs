@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use kermode_crds::annotation::{self, GatewayIdentity};
+use kermode_crds::annotation::{self, GatewayNameSource};
 use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, tag};
 
 use super::error::ConvertError;
 use super::facts::{OwnerRef, PodFacts};
 
 /// Returns whether the gateway is named after its workload or its Service; `None` if the Pod is not a gateway.
-pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, ConvertError> {
+pub(super) fn name_source(pod: &PodFacts) -> Result<Option<GatewayNameSource>, ConvertError> {
     let Some(value) = pod.annotations.get(annotation::GATEWAY) else {
         return Ok(None);
     };
@@ -22,11 +22,11 @@ pub(super) fn identity(pod: &PodFacts) -> Result<Option<GatewayIdentity>, Conver
 /// Returns the gateway if it is named after the Pod's workload. Returns `None` if the gateway is named after its
 /// Service, or if the Pod has no workload.
 pub(super) fn of_workload(
-    identity: Option<GatewayIdentity>,
+    name_source: Option<GatewayNameSource>,
     pod: &PodFacts,
     workload: Option<&OwnerRef>,
 ) -> Option<Gateway> {
-    let workload = workload.filter(|_| identity == Some(GatewayIdentity::Workload))?;
+    let workload = workload.filter(|_| name_source == Some(GatewayNameSource::Workload))?;
     let name = ServiceName::of_workload(&workload.name, &pod.key.namespace);
     let value: Arc<str> = name.as_str().into();
     Some(delegated(Tags::from([(tag::GATEWAY_SERVICE.into(), value)])))

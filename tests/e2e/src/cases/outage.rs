@@ -188,8 +188,7 @@ pub(super) async fn scale_control_plane(fixture: &Fixture, replicas: u32) -> Res
 
 pub(super) async fn uninstallation_removes_everything(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_control_plane().await?;
-    // Uninstalls the control plane.
-    fixture.delete_test_objects().await?;
+    fixture.uninstall_and_delete_test_objects().await?;
     let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,\
                  mutatingwebhookconfigurations,validatingwebhookconfigurations";
     let names = fixture

@@ -14,7 +14,7 @@ use crate::harness::runner::Note;
 pub(super) async fn application_works_with_a_control_plane_outside_the_cluster(
     fixture: &Fixture,
 ) -> Result<Note> {
-    fixture.delete_test_objects().await?;
+    fixture.uninstall_and_delete_test_objects().await?;
     let host = fixture.cluster.addresses.host.as_str();
     let webhook_port = free_port(host)?;
     let flag = format!("--webhook-url=https://{host}:{webhook_port}");
@@ -25,7 +25,7 @@ pub(super) async fn application_works_with_a_control_plane_outside_the_cluster(
     let shutdown = terminate(control_plane)
         .await
         .context("the shutdown of kuma-cp failed");
-    fixture.delete_test_objects().await?;
+    fixture.uninstall_and_delete_test_objects().await?;
     outcome?;
     shutdown?;
     Ok(String::new())

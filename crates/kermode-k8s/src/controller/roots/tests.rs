@@ -114,7 +114,7 @@ fn missing_changed_and_deleted_config_maps_are_outdated() {
 }
 
 #[test]
-fn config_map_of_a_namespace_without_sidecars_stays_current_if_the_control_plane_wrote_it() {
+fn config_map_that_the_control_plane_wrote_is_updated_even_without_sidecars_in_its_namespace() {
     let mut observed = ObservedConfigMaps::default();
     let mut of_user = mk_object("other", "old");
     of_user.metadata.labels = None;
@@ -159,7 +159,7 @@ fn write(namespace: &str, roots: &str) -> (String, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn namespaces_get_the_roots_when_they_come_and_when_the_roots_change() {
+async fn roots_are_written_to_each_new_namespace_with_sidecars_and_again_when_the_roots_change() {
     let api_server = TestApiServer::default();
     api_server.0.lock().config_maps.push(config_map("current", "old"));
     let namespaces = SidecarNamespaces::default();
