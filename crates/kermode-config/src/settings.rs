@@ -175,7 +175,10 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
         "sidecarContainer.uid",
         "User ID of the sidecar. Outbound traffic of this user is not redirected.",
     ),
-    ("sidecarContainer.gid", "Group ID of the sidecar."),
+    (
+        "sidecarContainer.gid",
+        "Group ID of the sidecar. The ending `GUI` of a variable is Kuma's spelling.",
+    ),
     (
         "sidecarContainer.redirectPortInbound",
         "Port that inbound IPv4 traffic is redirected to.",

@@ -92,7 +92,8 @@ fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             |service| Conversion::Keep(ServiceFacts::from(&service)),
             ObjectUpdate::Service,
         ),
-        // Kubernetes derives most EndpointSlices from Services and Pods, which the engine watches anyway.
+        // Kubernetes derives most EndpointSlices from Services and Pods, which the engine watches anyway. So only the
+        // other EndpointSlices are watched.
         WatchKind::EndpointSlices => builder.build_with(
             watch_config().labels(NOT_DERIVED_FROM_SELECTOR),
             Api::<EndpointSlice>::all(client),
@@ -152,7 +153,8 @@ impl WatchBuilder<'_> {
     }
 }
 
-/// Converts a ReplicaSet or Job. An object that has no owner itself is not relevant.
+/// Converts a ReplicaSet or Job, which may stand between a Pod and its top controller. An object without an owner is
+/// not relevant.
 fn convert_intermediate<K>(object: &K) -> Conversion<IntermediateFacts>
 where
     for<'a> IntermediateFacts: From<&'a K>,

@@ -51,7 +51,7 @@ impl MeshStatuses {
         let mut touched = std::pin::pin!(events.default_backoff().reflect(store).touched_objects());
         let mut write_at = None;
         loop {
-            let deadline = write_at.unwrap_or_else(Instant::now);
+            let due = write_at.unwrap_or_else(Instant::now);
             tokio::select! {
                 event = touched.next() => match event {
                     Some(Ok(_)) => {}
@@ -60,7 +60,7 @@ impl MeshStatuses {
                     None => return,
                 },
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep_until(deadline), if write_at.is_some() => {
+                () = tokio::time::sleep_until(due), if write_at.is_some() => {
                     write_at = None;
                     for mesh in meshes.state() {
                         self.write(&api, &mesh).await;

@@ -61,8 +61,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     listener::serve(listener, None, handler, shutdown.wait()).await;
     calls.abort();
     log.abort();
-    let line = with_locked(&counters, |counters| counters.line_since(&Counters::default()));
-    output::line(&format!("ended: {line}"));
+    let since_start = with_locked(&counters, |counters| counters.line_since(&Counters::default()));
+    output::line(&format!("ended: {since_start}"));
     Ok(())
 }
 
@@ -86,6 +86,7 @@ async fn call_repeatedly(requester: Requester, url: Url, period: Duration, count
 async fn log_each_second(counters: SharedCounters) {
     let mut ticks = interval(Duration::from_secs(1));
     let mut earlier = Counters::default();
+    // The first tick completes at once.
     ticks.tick().await;
     loop {
         ticks.tick().await;

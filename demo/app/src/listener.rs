@@ -34,8 +34,8 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves every request with `handler` until `stop` completes. Then the listener accepts no more connections, closes
-/// idle ones, and lets open requests complete. With `tls`, clients must use TLS.
+/// Serves every request with `handler` until `stop` completes. Then accepts no more connections, closes idle
+/// connections, and lets open requests complete. With `tls`, clients must use TLS.
 pub(crate) async fn serve<H>(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,

@@ -1,8 +1,8 @@
-//! Demo application: a client and a server that do not depend on the mesh, and probes for tests.
+//! Demo application: a client and a server that do not depend on the mesh, and commands by which tests make requests.
 //!
-//! One static program in an image without other files. Its subcommand selects the role: `server` responds with a
-//! description of the request, `client` calls a server and counts results, and `echo` returns TCP data. `get` and
-//! `tcp-probe` make a few requests, whose result is the exit code.
+//! The image contains only this static program. Its subcommand selects the role: `server` responds with a description
+//! of the request, `client` calls a server and counts results, and `echo` returns TCP data. `get` makes HTTP requests
+//! and `tcp-probe` connects once; both report the result by the exit code.
 
 mod cli;
 mod client;

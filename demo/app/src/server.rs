@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// Serve HTTPS, with a certificate that no client knows.
+    /// Serve HTTPS instead of HTTP, with a self-signed certificate.
     #[arg(long)]
     tls: bool,
     /// Report in health checks that the server is not healthy.
@@ -72,9 +72,10 @@ fn health(unhealthy: bool) -> Response<Body> {
 
 /// Returns the response of the gRPC health service: a message with one field, and the status of the call in trailers.
 fn grpc_health(unhealthy: bool) -> Response<Body> {
-    let status = if unhealthy { 2 } else { 1 };
+    // NOT_SERVING or SERVING.
+    let serving_status = if unhealthy { 2 } else { 1 };
     // Not compressed; 2 bytes; field 1 of type varint; its value.
-    let message = Bytes::from(vec![0, 0, 0, 0, 2, 0x08, status]);
+    let message = Bytes::from(vec![0, 0, 0, 0, 2, 0x08, serving_status]);
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let body = Full::from(message).with_trailers(std::future::ready(Some(Ok(trailers))));

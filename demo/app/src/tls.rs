@@ -1,5 +1,5 @@
-//! TLS of the server. The certificate is made at the start and signed by itself, as in many applications that only the
-//! kubelet's probes reach directly.
+//! TLS of the server. The certificate is self-signed and made at the start. The kubelet accepts such a certificate for
+//! HTTPS probes.
 
 use std::sync::Arc;
 

@@ -83,7 +83,7 @@ fn server_describes_the_request_and_ends_on_sigterm() {
 }
 
 #[test]
-fn names_are_resolved() {
+fn host_names_are_resolved() {
     let (_server, address) = RoleProcess::listening("server");
     let port = address.rsplit(':').next().expect("a port");
     let (code, text) = run(&["get", &format!("http://localhost:{port}/")]);
@@ -148,9 +148,10 @@ fn tcp_probe_that_sends_a_text_requires_a_response() {
 #[test]
 fn client_counts_requests_and_serves_its_counters() {
     let (_server, address) = RoleProcess::listening("server");
-    let free_listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let counters_address = free_listener.local_addr().expect("an address").to_string();
-    drop(free_listener);
+    // Finds a free port for the client.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let counters_address = listener.local_addr().expect("an address").to_string();
+    drop(listener);
     let (mut client, line) = RoleProcess::start(&[
         "client",
         &format!("http://{address}/"),
@@ -183,19 +184,21 @@ fn curl(args: &[&str]) -> Vec<u8> {
 
 #[test]
 fn server_responds_to_health_checks_of_every_protocol() {
-    for (flags, status, serving) in [(&[][..], "200", 1), (&["--unhealthy"], "503", 2)] {
-        let (_plain, plain) = RoleProcess::listening_with(&[&["server"], flags].concat());
-        let (_secure, secure) = RoleProcess::listening_with(&[&["server", "--tls"], flags].concat());
+    // The gRPC status is SERVING (1) or NOT_SERVING (2).
+    for (flags, http_status, serving_status) in [(&[][..], "200", 1), (&["--unhealthy"], "503", 2)] {
+        let (_http_server, http_address) = RoleProcess::listening_with(&[&["server"], flags].concat());
+        let (_https_server, https_address) =
+            RoleProcess::listening_with(&[&["server", "--tls"], flags].concat());
         let write_status = ["--output", "/dev/null", "--write-out", "%{http_code}"];
         for url in [
-            format!("http://{plain}/healthz"),
-            format!("https://{secure}/healthz"),
+            format!("http://{http_address}/healthz"),
+            format!("https://{https_address}/healthz"),
         ] {
             let arguments = [&write_status[..], &[&url]].concat();
-            assert_eq!(curl(&arguments), status.as_bytes(), "{url}");
+            assert_eq!(curl(&arguments), http_status.as_bytes(), "{url}");
         }
-        let url = format!("http://{plain}/grpc.health.v1.Health/Check");
+        let url = format!("http://{http_address}/grpc.health.v1.Health/Check");
         let message = curl(&["--http2-prior-knowledge", "--data", "", &url]);
-        assert_eq!(message, [0, 0, 0, 0, 2, 8, serving]);
+        assert_eq!(message, [0, 0, 0, 0, 2, 8, serving_status]);
     }
 }

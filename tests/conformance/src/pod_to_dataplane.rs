@@ -74,7 +74,7 @@ struct ConvertInputs {
     settings: ConvertSettings,
 }
 
-/// Decodes an object. Labels and annotations that are numbers in the corpus become strings.
+/// Decodes an object. Values of labels and annotations that are not strings in the corpus become strings.
 pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
     let mut object = object.clone();
     for field in ["/metadata/labels", "/metadata/annotations"] {
@@ -166,8 +166,8 @@ pub(crate) fn comparable(dataplane: &Value) -> Value {
         inbounds.iter_mut().for_each(make_health_explicit);
     }
     if let Some(gateway) = spec.pointer_mut("/networking/gateway") {
-        let kind = gateway["type"].as_str().unwrap_or("DELEGATED").to_owned();
-        gateway["type"] = json!(kind);
+        let gateway_type = gateway["type"].as_str().unwrap_or("DELEGATED").to_owned();
+        gateway["type"] = json!(gateway_type);
     }
     json!({"mesh": dataplane["mesh"], "spec": spec})
 }

@@ -40,8 +40,8 @@ pub(crate) const SERVER_URL: &str = "http://server.e2e-mesh.svc/";
 const MESH_MANIFEST: &str = include_str!("../manifests/mesh.yaml");
 const APP_MANIFEST: &str = include_str!("../manifests/app.yaml");
 const OUTSIDE_MANIFEST: &str = include_str!("../manifests/outside.yaml");
-/// Deadline of the rollout of a Deployment.
-const ROLLOUT_DEADLINE: Duration = Duration::from_secs(90);
+/// Timeout of the rollout of a Deployment.
+const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Cluster, installation and application that all tests share.
 pub(crate) struct Fixture {
@@ -96,7 +96,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Deletes the installation of the control plane with the objects of `kumactl uninstall control-plane`.
+    /// Deletes the objects that `kumactl uninstall control-plane` prints.
     pub(crate) async fn uninstall(&self) -> Result<()> {
         let kumactl = self.config.checkout.release_binary("kumactl");
         let objects = host::run(&kumactl, &["uninstall", "control-plane"]).await?;
@@ -244,8 +244,8 @@ impl Fixture {
         Api::namespaced_with(self.cluster.client.clone(), namespace, &kind)
     }
 
-    /// Returns the ready Pods with the label `app`, which are those of the Deployment with the same name. The Pods are
-    /// sorted by name; Pods that are being deleted are left out.
+    /// Returns the ready Pods of the Deployment `app`, by their label `app`. The Pods are sorted by name; Pods that are
+    /// being deleted are left out.
     pub(crate) async fn ready_pods(&self, namespace: &str, app: &str) -> Result<Vec<Pod>> {
         let selector = ListParams::default().labels(&format!("app={app}"));
         let mut pods = self.pods(namespace).list(&selector).await?.items;
@@ -277,7 +277,7 @@ impl Fixture {
         let deployments = self.deployments(namespace);
         wait_for(
             &format!("the rollout of Deployment {namespace}/{name}"),
-            ROLLOUT_DEADLINE,
+            ROLLOUT_TIMEOUT,
             async || {
                 let deployment = deployments.get(name).await?;
                 let desired = deployment

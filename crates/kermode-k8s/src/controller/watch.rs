@@ -1,4 +1,4 @@
-//! Watches one kind of object. Each object is converted on receipt; only the result is kept.
+//! Watches one kind of object. Each object is converted on receipt; only the result is reported.
 //!
 //! A failed watch is resumed after a backoff ([`WatchBackoff`]). If the objects are then listed again, objects that are
 //! missing from the list are reported as gone. An object that cannot be decoded is logged and skipped.

@@ -25,7 +25,7 @@ pub(super) fn disposition(rules: &RuleSet, packet: &Packet) -> Result<Dispositio
     Ok(disposition)
 }
 
-/// Evaluates a chain. Returns whether the evaluation of the hook ends, because the packet was redirected.
+/// Evaluates a chain. Returns whether a rule redirected the packet, which ends the evaluation of the hook.
 fn evaluate_chain(
     rules: &RuleSet,
     name: ChainName,
@@ -73,7 +73,7 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::V6 => packet.destination.is_ipv6(),
         Match::OutLoopback => packet.is_sent && packet.is_loopback,
         Match::InInterface(name) => !packet.is_sent && name == "eth0",
-        Match::Owner(users) => packet.is_sent && users.contains(packet.uid),
+        Match::Owner(uids) => packet.is_sent && uids.contains(packet.uid),
         // Every received packet of the corpus is addressed to the Pod.
         Match::ToThisHost => !packet.is_sent,
         Match::From(address) => packet.source == *address,

@@ -11,8 +11,8 @@ use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 
-/// Deadline of each condition that the test waits for.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Timeout of each condition that the test waits for.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const PERMISSION_NAME: &str = "e2e-deny-client";
 
 /// Permission that denies the client's requests. The initial permission allows them, but this permission is more
@@ -56,7 +56,7 @@ pub(super) async fn server_sidecar_responds_403_to_a_client_without_permission_a
         .await?;
     let note = outcome?;
     let before = fixture.client_counters().await?;
-    wait_for("responses to the client", DEADLINE, async || {
+    wait_for("responses to the client", TIMEOUT, async || {
         let increase = fixture.client_counters().await?.since(&before);
         Ok(done_if(increase.succeeded >= 20, (), || {
             increase.request_summary()
@@ -73,7 +73,7 @@ async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
     let mut earlier = fixture.client_counters().await?;
     let increase = wait_for(
         "every server to deny the client's requests",
-        DEADLINE,
+        TIMEOUT,
         async || {
             let now = fixture.client_counters().await?;
             let increase = now.since(&earlier);

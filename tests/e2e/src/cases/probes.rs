@@ -15,17 +15,17 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::pods::{SIDECAR, demo_pod, ip, is_ready};
 
-/// Timeout of each condition.
+/// Timeout of each condition that a test waits for.
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// Path that the preStop hook of [`PROBED`] requests.
 const HOOK_PATH: &str = "/healthz?draining=1";
-/// Pod and Service whose probes and hooks all succeed.
+/// Name of the Pod whose probes and hooks all succeed, and of its Service.
 const PROBED: &str = "probed";
-/// Pod with failing probes.
+/// Name of the Pod with failing probes.
 const FAILING: &str = "failing";
 /// Default ports of the sidecar: virtual probes, Envoy's admin interface, redirection of inbound traffic, DNS.
 const SIDECAR_PORTS: [u16; 4] = [9000, 9901, 15006, 15053];
-/// Number of Pods whose start must cause no Event.
+/// Number of Pods whose start must cause no Event about a failed probe.
 const STARTS: usize = 5;
 
 pub(super) async fn probes_and_hooks_of_every_protocol_work_under_strict(fixture: &Fixture) -> Result<Note> {
@@ -50,7 +50,8 @@ fn probed_service() -> Result<Service> {
     }))?)
 }
 
-/// Returns a Pod with probes of every protocol, also of a native sidecar of its own, and with a hook.
+/// Returns a Pod with probes of every protocol and with a hook. The application has a native sidecar of its own, which
+/// has probes too.
 fn probed_pod(fixture: &Fixture) -> Result<Pod> {
     let image = fixture.cluster.image("kermode-demo")?;
     let container = |name: &str, args: &[&str], fields: Value| {
@@ -60,16 +61,16 @@ fn probed_pod(fixture: &Fixture) -> Result<Pod> {
         }
         container
     };
-    let get =
+    let http_probe =
         |port: Value, scheme: &str| json!({"httpGet": {"path": "/healthz", "port": port, "scheme": scheme}});
-    let agent = container(
+    let policy_agent = container(
         "policy-agent",
         &["server", "--listen=0.0.0.0:8282"],
         json!({
             "restartPolicy": "Always",
             "ports": [{"name": "policy", "containerPort": 8282}],
-            "startupProbe": get("policy".into(), "HTTP"),
-            "readinessProbe": get(8282.into(), "HTTP"),
+            "startupProbe": http_probe("policy".into(), "HTTP"),
+            "readinessProbe": http_probe(8282.into(), "HTTP"),
         }),
     );
     let web = container(
@@ -78,7 +79,7 @@ fn probed_pod(fixture: &Fixture) -> Result<Pod> {
         json!({
             "ports": [{"name": "web", "containerPort": 8080}],
             "startupProbe": {"grpc": {"port": 8080}},
-            "readinessProbe": get("web".into(), "HTTP"),
+            "readinessProbe": http_probe("web".into(), "HTTP"),
             "livenessProbe": {"tcpSocket": {"port": "web"}},
             "lifecycle": {"preStop": {"httpGet": {"path": HOOK_PATH, "port": "web"}}},
         }),
@@ -88,15 +89,15 @@ fn probed_pod(fixture: &Fixture) -> Result<Pod> {
         &["server", "--tls", "--listen=0.0.0.0:8443"],
         json!({
             "ports": [{"name": "https", "containerPort": 8443}],
-            "readinessProbe": get("https".into(), "HTTPS"),
-            "livenessProbe": get(8443.into(), "HTTPS"),
-            // Keeps the log of the other container readable after the hook.
+            "readinessProbe": http_probe("https".into(), "HTTPS"),
+            "livenessProbe": http_probe(8443.into(), "HTTPS"),
+            // Keeps the Pod for 10 s, so that the log of the container `web` stays readable after the hook of `web`.
             "lifecycle": {"preStop": {"sleep": {"seconds": 10}}},
         }),
     );
     Ok(serde_json::from_value(json!({
         "metadata": {"name": PROBED, "namespace": APP_NAMESPACE, "labels": {"app": PROBED}},
-        "spec": {"initContainers": [agent], "containers": [web, secure]},
+        "spec": {"initContainers": [policy_agent], "containers": [web, secure]},
     }))?)
 }
 
@@ -185,7 +186,7 @@ async fn check_failing_pod(fixture: &Fixture) -> Result<()> {
     let pods = fixture.pods(APP_NAMESPACE);
     pods.create(&PostParams::default(), &serde_json::from_value(pod)?)
         .await?;
-    // Both facts together show that the sidecar is not the reason.
+    // The ready container shows that the sidecar answers probes. So the other probes fail because of the application.
     wait_for("a ready container and three failing ones", TIMEOUT, async || {
         let pod = pods.get(FAILING).await?;
         let ready: Vec<_> = application_statuses(&pod)
@@ -297,7 +298,7 @@ async fn wait_until_ready(fixture: &Fixture, name: &str) -> Result<Pod> {
     .await
 }
 
-/// Returns the states of all containers except the init containers.
+/// Returns the statuses of the application's containers, without init containers.
 fn application_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let statuses = pod
         .status

@@ -58,8 +58,7 @@ impl Counters {
     }
 }
 
-/// Returns the increase of each count. Counts that have not increased are left out, for example because the client has
-/// been restarted.
+/// Returns the increase of each count that has increased. After a restart of the client, a count may be lower.
 fn increases(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let differences = now
         .iter()
