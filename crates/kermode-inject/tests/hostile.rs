@@ -32,12 +32,12 @@ const ITERATIONS: u64 = 4_000;
 /// Maximum resident memory of the test process, in KiB: a few hundred times the largest input.
 const MAX_MEMORY_KIB: u64 = 1024 * 1024;
 
-/// Returns the documents of the golden inputs, and the Pods and Namespaces of the corpus, as JSON. All except
-/// ContainerPatches get the label that requests injection.
-fn corpus() -> Vec<Vec<u8>> {
+/// Returns the documents to mutate as JSON: those of the golden inputs, and the Pods and Namespaces of `tests/corpus`.
+/// All except ContainerPatches get the label that requests injection.
+fn documents_to_mutate() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let objects = Corpus::read().unwrap();
-    let mut documents: Vec<Value> = objects.pods.into_iter().chain(objects.namespaces).collect();
+    let corpus = Corpus::read().unwrap();
+    let mut documents: Vec<Value> = corpus.pods.into_iter().chain(corpus.namespaces).collect();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.to_str().is_some_and(|path| path.ends_with(".input.yaml")) {
@@ -45,17 +45,17 @@ fn corpus() -> Vec<Vec<u8>> {
             documents.extend(serde_saphyr::from_multiple::<Value>(&text).unwrap());
         }
     }
-    let mut corpus = Vec::new();
+    let mut texts = Vec::new();
     for mut document in documents {
         if document["kind"] != "ContainerPatch" {
             document["metadata"]["labels"]["kuma.io/sidecar-injection"] = "enabled".into();
         }
-        corpus.push(document.to_string().into_bytes());
+        texts.push(document.to_string().into_bytes());
     }
     // The order of directory entries is not deterministic.
-    corpus.sort();
-    assert!(corpus.len() >= 150, "only {} documents", corpus.len());
-    corpus
+    texts.sort();
+    assert!(texts.len() >= 150, "only {} documents", texts.len());
+    texts
 }
 
 /// Passes one input to all entry points. Returns whether the input is a Pod that was injected.
@@ -83,19 +83,20 @@ fn process(input: &[u8]) -> bool {
     }
     let plain_pod = json!({"spec": {"containers": [{"name": "app"}]}});
     let mut injected = false;
-    for native in [true, false] {
-        injected |= check_injection(&value, &fixture, native);
-        check_injection(&plain_pod, &fixture, native);
-        check_injection(&pod_with_patch, &fixture, native);
+    for native_with_cni in [true, false] {
+        injected |= check_injection(&value, &fixture, native_with_cni);
+        check_injection(&plain_pod, &fixture, native_with_cni);
+        check_injection(&pod_with_patch, &fixture, native_with_cni);
     }
     injected
 }
 
-/// Injects a Pod and checks the result. Returns whether a sidecar was injected.
-fn check_injection(pod: &Value, fixture: &Fixture, native: bool) -> bool {
+/// Injects a Pod and checks the result. Returns whether a sidecar was injected. `native_with_cni`: a native sidecar and
+/// the CNI plugin; otherwise, a classic sidecar and `kuma-init`.
+fn check_injection(pod: &Value, fixture: &Fixture, native_with_cni: bool) -> bool {
     let settings = Settings {
-        native_sidecars_supported: native,
-        cni_enabled: native,
+        native_sidecars_supported: native_with_cni,
+        cni_enabled: native_with_cni,
         image_pull_secrets: vec!["registry".to_owned(), "mirror.credentials".to_owned()],
         ..Settings::default()
     };
@@ -124,24 +125,24 @@ fn fuzz_duration() -> Option<Duration> {
 
 #[test]
 fn mutated_pods_and_patches_do_not_panic() {
-    let corpus = corpus();
+    let documents = documents_to_mutate();
     let duration = fuzz_duration();
     let first_seed = if duration.is_some() { fastrand::u64(..) } else { 0 };
     let start = Instant::now();
-    let (mut count, mut injected) = (0, 0);
+    let (mut count, mut injected_count) = (0, 0);
     while duration.map_or(count < ITERATIONS, |duration| start.elapsed() < duration) {
         let seed = first_seed.wrapping_add(count);
-        let input = Mutator::new(seed).mutate(&corpus);
+        let input = Mutator::new(seed).mutate(&documents);
         let Ok(sidecar_injected) = catch_unwind(AssertUnwindSafe(|| process(&input))) else {
             let shown = String::from_utf8_lossy(&input[..input.len().min(4_000)]);
             panic!("seed {seed} panics, input of {} bytes: {shown}", input.len());
         };
-        injected += u64::from(sidecar_injected);
+        injected_count += u64::from(sidecar_injected);
         count += 1;
     }
-    println!("{count} inputs, first seed {first_seed}, {injected} injected");
+    println!("{count} inputs, first seed {first_seed}, {injected_count} injected");
     assert!(
-        injected * 20 > count,
+        injected_count * 20 > count,
         "fewer than 5 % of the inputs were injected"
     );
     assert_memory_is_bounded();
@@ -156,6 +157,7 @@ fn oversized_pods_do_not_panic() {
         process(input.as_bytes());
         println!("{name}: {} bytes, {:.0?}", input.len(), start.elapsed());
     }
+    // The parser's limit of the nesting depth is 128.
     for depth in [100, 127, 200, 1_000_000] {
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));
         let label = r#""labels": {"kuma.io/sidecar-injection": "enabled"}"#;
@@ -202,7 +204,7 @@ fn oversized_pods() -> Vec<(&'static str, Value)> {
             pod_with("/spec/containers/0/name", "a".repeat(2_000_000).into()),
         ),
         (
-            "names of patches",
+            "names of ContainerPatches",
             annotated("kuma.io/container-patches", "ab,", 200_000),
         ),
         (
@@ -233,39 +235,45 @@ fn oversized_pods() -> Vec<(&'static str, Value)> {
 
 /// Returns Pods with many or large probes, hooks and ports.
 fn pods_with_oversized_probes() -> Vec<(&'static str, Value)> {
-    let probe = json!({"name": "a", "livenessProbe": {"httpGet": {"port": 1}}});
-    let handlers = json!({
+    let container_with_probe = json!({"name": "a", "livenessProbe": {"httpGet": {"port": 1}}});
+    let container_with_every_kind = json!({
         "name": "a", "restartPolicy": "Always",
         "livenessProbe": {"httpGet": {"port": 65535, "path": "%zz?\n", "scheme": "HTTPS"}},
         "readinessProbe": {"tcpSocket": {"port": "9000"}},
         "startupProbe": {"grpc": {"port": 0, "service": "\0%"}},
         "lifecycle": {"preStop": {"httpGet": {"port": -1}}, "postStart": {"httpGet": {"port": 1e300}}},
     });
-    let long_service =
+    let container_with_long_service =
         json!({"name": "a", "livenessProbe": {"grpc": {"port": 1, "service": "\u{1}".repeat(1_024)}}});
-    let long_path = json!({"httpGet": {"port": 1, "path": "/%".repeat(200_000)}});
+    let probe_with_long_path = json!({"httpGet": {"port": 1, "path": "/%".repeat(200_000)}});
     let every_port = (0..=65_536).map(|port| json!({"containerPort": port})).collect();
-    let ports = json!({
+    let container_with_many_ports = json!({
         "name": "a",
         "ports": many(4_000, json!({"name": "b", "containerPort": 1})),
         "livenessProbe": {"httpGet": {"port": "nowhere"}},
     });
     vec![
-        ("probes", pod_with("/spec/containers", many(6_000, probe))),
+        (
+            "probes",
+            pod_with("/spec/containers", many(6_000, container_with_probe)),
+        ),
         (
             "probes and hooks of every kind",
-            pod_with("/spec/containers", many(3_000, handlers)),
+            pod_with("/spec/containers", many(3_000, container_with_every_kind)),
         ),
         (
             "services of gRPC probes",
-            pod_with("/spec/containers", many(300, long_service)),
+            pod_with("/spec/containers", many(300, container_with_long_service)),
         ),
         (
             "path of a probe",
-            pod_with("/spec/containers/0/livenessProbe", long_path),
+            pod_with("/spec/containers/0/livenessProbe", probe_with_long_path),
         ),
         ("every port", pod_with("/spec/containers/0/ports", every_port)),
-        ("ports", pod_with("/spec/containers", many(10, ports))),
+        (
+            "ports among which a name is looked up",
+            pod_with("/spec/containers", many(10, container_with_many_ports)),
+        ),
     ]
 }
 

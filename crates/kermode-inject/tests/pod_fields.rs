@@ -54,18 +54,20 @@ impl PodGenerator {
         pod
     }
 
-    fn generate(&self, kind: &str) -> Value {
-        if let Some(item) = kind.strip_prefix("[]") {
+    /// Generates a value of a type: `[]T` is a list of `T`, and `{}T` a map with values of type `T`.
+    fn generate(&self, type_name: &str) -> Value {
+        if let Some(item) = type_name.strip_prefix("[]") {
             return json!([self.generate(item), self.generate(item)]);
         }
-        if let Some(member) = kind.strip_prefix("{}") {
+        if let Some(member) = type_name.strip_prefix("{}") {
             return json!({"one": self.generate(member), "two": self.generate(member)});
         }
-        match kind {
+        match type_name {
             "string" => "8080".into(),
             "time" => "2026-01-02T03:04:05Z".into(),
             "integer" => 7.into(),
             "boolean" => true.into(),
+            // Only `FieldsV1` of `metadata.managedFields` has this type.
             "object" => json!({"f:any": {}}),
             name => match &self.types[name] {
                 Value::String(alias) => self.generate(alias),
@@ -75,11 +77,15 @@ impl PodGenerator {
     }
 
     fn object(&self, fields: &Map<String, Value>) -> Value {
-        let generate_field =
-            |(name, kind): (&String, &Value)| (name.clone(), self.generate(kind.as_str().expect("a type")));
+        let generate_field = |(name, type_name): (&String, &Value)| {
+            (name.clone(), self.generate(type_name.as_str().expect("a type")))
+        };
         let mut object: Map<String, Value> = fields.iter().map(generate_field).collect();
         if self.adds_unknown_fields {
-            object.insert(UNKNOWN_FIELD.to_owned(), json!({"deep": [1, null, {"er": 1.5}]}));
+            object.insert(
+                UNKNOWN_FIELD.to_owned(),
+                json!({"list": [1, null, {"number": 1.5}]}),
+            );
         }
         object.into()
     }
@@ -137,11 +143,11 @@ fn settings(sidecar_mode: SidecarMode, virtual_probes_enabled: bool) -> Settings
 }
 
 #[test]
-fn schema_matches_the_bindings() {
+fn schema_matches_the_pod_of_k8s_openapi() {
     let pod = PodGenerator::new(false).pod();
     let decoded: Pod = serde_json::from_value(pod.clone()).expect("a Pod");
     let encoded = serde_json::to_value(decoded).unwrap();
-    assert_eq!(encoded, pod, "schema and bindings have different fields");
+    assert_eq!(encoded, pod, "schema and k8s_openapi have different fields");
 }
 
 #[test]
@@ -165,9 +171,9 @@ fn known_and_unknown_fields_survive() {
 fn only_path_and_port_of_probes_change() {
     let mut pod = PodGenerator::new(true).pod();
     for container in pod["spec"]["containers"].as_array_mut().unwrap() {
-        for handler in ["livenessProbe", "readinessProbe", "startupProbe"] {
-            // A probe of another host is not rewritten.
-            container[handler]["httpGet"]
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            // A probe with a `host` would not be rewritten.
+            container[probe]["httpGet"]
                 .as_object_mut()
                 .unwrap()
                 .remove("host");

@@ -1,4 +1,5 @@
-//! Tests that injection respects the Pod-level resources (`spec.resources`) and keeps the Pod evictable.
+//! Tests of injection and fields of the Pod: it respects the Pod-level resources (`spec.resources`), keeps the Pod
+//! evictable, and appends image pull Secrets. Also tests the placement of the sidecar.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,8 +17,10 @@ use serde_json::{Value, json};
 
 use crate::fixture::Fixture;
 
+/// Annotation with the names of local volumes that do not keep the cluster autoscaler from evicting the Pod.
 const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
+/// Makes a Pod that requests injection, with one container unless `spec` has containers.
 fn mk_pod(spec: Value) -> Value {
     let mut pod = json!({
         "metadata": {"name": "p", "labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},
@@ -64,25 +67,29 @@ fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
 
 /// Asserts that no container has a higher limit or request of a resource than the Pod-level resources. The API server
 /// rejects such containers. A container without a request requests its limit.
-fn assert_within_budget(pod: &Value, resource: &str) {
-    let of_pod = &pod["spec"]["resources"];
+fn assert_within_pod_resources(pod: &Value, resource: &str) {
+    let pod_resources = &pod["spec"]["resources"];
     let amount = |value: &Value| parse_quantity(value.as_str().expect("a string")).expect("a quantity");
     for container in containers(pod) {
-        let (own, name) = (&container["resources"], &container["name"]);
-        if let (Some(own), Some(limit)) = (own["limits"].get(resource), of_pod["limits"].get(resource)) {
+        let (resources, name) = (&container["resources"], &container["name"]);
+        let limits = (
+            resources["limits"].get(resource),
+            pod_resources["limits"].get(resource),
+        );
+        if let (Some(limit), Some(pod_limit)) = limits {
             assert!(
-                amount(own) <= amount(limit),
-                "{name} has a higher limit of {resource}: {own}"
+                amount(limit) <= amount(pod_limit),
+                "{name} has a higher limit of {resource}: {limit}"
             );
         }
-        let request = own["requests"]
+        let request = resources["requests"]
             .get(resource)
-            .or_else(|| own["limits"].get(resource));
-        // The API server adds up the requests of containers that run at the same time. Here, only one container has a
-        // request.
-        if let (Some(request), Some(budget)) = (request, of_pod["requests"].get(resource)) {
+            .or_else(|| resources["limits"].get(resource));
+        // The API server adds up the requests of containers that run at the same time. Here, at most one of these
+        // containers has a request.
+        if let (Some(request), Some(pod_request)) = (request, pod_resources["requests"].get(resource)) {
             assert!(
-                amount(request) <= amount(budget),
+                amount(request) <= amount(pod_request),
                 "{name} requests more {resource}: {request}"
             );
         }
@@ -105,7 +112,7 @@ fn injected_containers_stay_within_the_pod_level_resources() {
                 };
                 let pod = injected(&mk_pod(json!({"resources": resources})), &settings);
                 for resource in ["cpu", "memory"] {
-                    assert_within_budget(&pod, resource);
+                    assert_within_pod_resources(&pod, resource);
                 }
             }
         }
@@ -166,7 +173,7 @@ fn worker_threads_follow_the_lower_cpu_limit_of_sidecar_and_pod() {
 
 #[test]
 fn volume_of_the_sidecar_is_appended_to_the_evictable_volumes() {
-    for (own, expected) in [
+    for (annotation, expected) in [
         (Value::Null, "kuma-sidecar-tmp"),
         (json!(""), "kuma-sidecar-tmp"),
         (json!("scratch"), "scratch,kuma-sidecar-tmp"),
@@ -174,13 +181,13 @@ fn volume_of_the_sidecar_is_appended_to_the_evictable_volumes() {
         (json!("kuma-sidecar-tmp ,scratch"), "kuma-sidecar-tmp ,scratch"),
     ] {
         let mut pod = mk_pod(json!({}));
-        if own.is_string() {
-            pod["metadata"]["annotations"][EVICTABLE_VOLUMES] = own.clone();
+        if annotation.is_string() {
+            pod["metadata"]["annotations"][EVICTABLE_VOLUMES] = annotation.clone();
         }
         let after = injected(&pod, &settings(SidecarMode::Native));
         assert_eq!(
             after["metadata"]["annotations"][EVICTABLE_VOLUMES], expected,
-            "{own}"
+            "{annotation}"
         );
     }
 }
@@ -206,11 +213,13 @@ fn every_added_local_volume_is_listed_as_evictable() {
     }
 }
 
+// Placement
+
 #[test]
-fn oldest_kubelet_decides_the_sidecar_mode_auto() {
-    let is_native = |mode: SidecarMode, api_server: bool, oldest_node: Option<(u32, u32)>| {
+fn placement_follows_the_sidecar_mode_the_oldest_kubelet_and_the_api_server() {
+    let is_native = |mode: SidecarMode, api_server_supports: bool, oldest_node: Option<(u32, u32)>| {
         let settings = Settings {
-            native_sidecars_supported: api_server,
+            native_sidecars_supported: api_server_supports,
             ..settings(mode)
         };
         let fixture = Fixture {
@@ -227,7 +236,7 @@ fn oldest_kubelet_decides_the_sidecar_mode_auto() {
         let mut init = after["spec"]["initContainers"].as_array().expect("a list").iter();
         init.any(|container| container["restartPolicy"] == "Always")
     };
-    for (mode, api_server, oldest_node, expected) in [
+    for (mode, api_server_supports, oldest_node, expected) in [
         (SidecarMode::Auto, true, None, true),
         (SidecarMode::Auto, true, Some((1, 34)), true),
         (SidecarMode::Auto, true, Some((1, 29)), true),
@@ -239,20 +248,25 @@ fn oldest_kubelet_decides_the_sidecar_mode_auto() {
         (SidecarMode::Native, false, Some((1, 29)), true),
         (SidecarMode::Classic, true, Some((1, 34)), false),
     ] {
-        let case = format!("{mode:?}, API server supports: {api_server}, oldest node {oldest_node:?}");
-        assert_eq!(is_native(mode, api_server, oldest_node), expected, "{case}");
+        let case =
+            format!("{mode:?}, API server supports: {api_server_supports}, oldest node {oldest_node:?}");
+        assert_eq!(
+            is_native(mode, api_server_supports, oldest_node),
+            expected,
+            "{case}"
+        );
     }
 }
 
-// Secrets for pulling images
+// Image pull Secrets
 
 #[test]
-fn configured_secrets_for_pulling_images_are_appended_to_those_of_the_pod() {
+fn configured_image_pull_secrets_are_appended_to_those_of_the_pod() {
     let settings = Settings {
         image_pull_secrets: vec!["mirror".to_owned(), "backup".to_owned(), "mirror".to_owned()],
         ..settings(SidecarMode::Native)
     };
-    for (own, expected) in [
+    for (secrets_of_pod, expected) in [
         (Value::Null, json!(["mirror", "backup"])),
         (json!([]), json!(["mirror", "backup"])),
         (json!([{"name": "team"}]), json!(["team", "mirror", "backup"])),
@@ -261,7 +275,7 @@ fn configured_secrets_for_pulling_images_are_appended_to_those_of_the_pod() {
             json!(["backup", "team", "mirror"]),
         ),
     ] {
-        let after = injected(&mk_pod(json!({"imagePullSecrets": own})), &settings);
+        let after = injected(&mk_pod(json!({"imagePullSecrets": secrets_of_pod})), &settings);
         let secrets = after["spec"]["imagePullSecrets"]
             .as_array()
             .expect("a list")
@@ -271,6 +285,6 @@ fn configured_secrets_for_pulling_images_are_appended_to_those_of_the_pod() {
         let again = Fixture::default().with(|context| inject(&after, &settings, context));
         assert_eq!(again, Ok(Outcome::Skipped(SkipReason::AlreadyInjected)));
     }
-    let without = injected(&mk_pod(json!({})), &self::settings(SidecarMode::Native));
-    assert!(without["spec"]["imagePullSecrets"].is_null());
+    let without_setting = injected(&mk_pod(json!({})), &self::settings(SidecarMode::Native));
+    assert!(without_setting["spec"]["imagePullSecrets"].is_null());
 }

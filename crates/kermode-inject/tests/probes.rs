@@ -1,5 +1,5 @@
-//! Tests of virtual probes and of the sidecar's ports: nothing about a probe denies a Pod
-//! (docs/reference/injection.md#virtual-probes).
+//! Tests of virtual probes (docs/reference/injection.md#virtual-probes) and of the sidecar's ports. No value of a probe
+//! causes a denial of the Pod.
 
 #![allow(
     clippy::unwrap_used,
@@ -131,7 +131,7 @@ fn every_port_of_the_sidecar_gives_way_to_a_declared_port() {
 }
 
 #[test]
-fn udp_port_moves_only_dns() {
+fn udp_port_of_the_application_moves_only_the_dns_port() {
     let ports: Vec<_> = [9901, 15053]
         .iter()
         .map(|port| json!({"containerPort": port, "protocol": "UDP"}))
@@ -184,7 +184,7 @@ fn probe_that_cannot_be_resolved_stays_with_a_warning() {
 }
 
 #[test]
-fn handler_with_a_host_and_command_stay_as_they_are() {
+fn commands_and_handlers_with_a_host_are_not_rewritten() {
     let container = json!({
         "name": "a",
         "livenessProbe": {"httpGet": {"port": 8080, "host": "10.0.0.9"}},
@@ -203,12 +203,12 @@ fn handler_with_a_host_and_command_stay_as_they_are() {
 }
 
 #[test]
-fn container_that_starts_before_a_classic_sidecar_keeps_its_startup_probe() {
-    let get = json!({"httpGet": {"path": "/x", "port": 8282}});
+fn container_that_starts_before_a_classic_sidecar_keeps_its_startup_probe_and_post_start_hook() {
+    let probe = json!({"httpGet": {"path": "/x", "port": 8282}});
     let agent = json!({
         "name": "agent", "restartPolicy": "Always",
-        "startupProbe": get, "livenessProbe": get,
-        "lifecycle": {"postStart": get, "preStop": get},
+        "startupProbe": probe, "livenessProbe": probe,
+        "lifecycle": {"postStart": probe, "preStop": probe},
     });
     let pod = mk_pod(
         json!({}),
@@ -216,27 +216,28 @@ fn container_that_starts_before_a_classic_sidecar_keeps_its_startup_probe() {
     );
     let (after, warnings) = injected(&pod, SidecarMode::Classic);
     let agent = &after["spec"]["initContainers"][0];
-    let virtual_get = json!({"httpGet": {"path": "/8282/x", "port": 9000}});
-    assert_eq!(agent["startupProbe"], get);
-    assert_eq!(agent["lifecycle"]["postStart"], get);
-    assert_eq!(agent["livenessProbe"], virtual_get);
-    assert_eq!(agent["lifecycle"]["preStop"], virtual_get);
+    let virtual_probe = json!({"httpGet": {"path": "/8282/x", "port": 9000}});
+    assert_eq!(agent["startupProbe"], probe);
+    assert_eq!(agent["lifecycle"]["postStart"], probe);
+    assert_eq!(agent["livenessProbe"], virtual_probe);
+    assert_eq!(agent["lifecycle"]["preStop"], virtual_probe);
     assert_eq!(warnings.len(), 2, "{warnings:?}");
 
     let (after, warnings) = injected(&pod, SidecarMode::Native);
+    // `kuma-init` and the sidecar are the first two.
     let agent = &after["spec"]["initContainers"][2];
-    assert_eq!(agent["startupProbe"], virtual_get);
+    assert_eq!(agent["startupProbe"], virtual_probe);
     assert_eq!(warnings, Vec::<String>::new());
 }
 
 #[test]
-fn probe_of_an_earlier_injection_follows_the_port() {
+fn probe_that_an_earlier_injection_rewrote_follows_the_virtual_probes_port() {
     let annotations = json!({"kuma.io/sidecar-injected": "true", "kuma.io/virtual-probes-port": "9000"});
-    let get = |path: &str, port: u16| json!({"httpGet": {"path": path, "port": port}});
-    let spec = |ports: Value| {
+    let probe = |path: &str, port: u16| json!({"httpGet": {"path": path, "port": port}});
+    let spec = |ports_of_b: Value| {
         json!({"containers": [
-            {"name": "a", "livenessProbe": get("/8080/x", 9000), "readinessProbe": get("/tcp/8080", 9000)},
-            {"name": "late", "ports": ports},
+            {"name": "a", "livenessProbe": probe("/8080/x", 9000), "readinessProbe": probe("/tcp/8080", 9000)},
+            {"name": "b", "ports": ports_of_b},
         ]})
     };
     let (after, _) = injected(&mk_pod(annotations.clone(), spec(json!([]))), SidecarMode::Native);
@@ -245,8 +246,8 @@ fn probe_of_an_earlier_injection_follows_the_port() {
     let ports = json!([{"containerPort": 9000}]);
     let (after, _) = injected(&mk_pod(annotations, spec(ports)), SidecarMode::Native);
     let container = &after["spec"]["containers"][0];
-    assert_eq!(container["livenessProbe"], get("/8080/x", 9001));
-    assert_eq!(container["readinessProbe"], get("/tcp/8080", 9001));
+    assert_eq!(container["livenessProbe"], probe("/8080/x", 9001));
+    assert_eq!(container["readinessProbe"], probe("/tcp/8080", 9001));
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 fn any_pod() -> impl Strategy<Value = Value> {
     let annotations = prop::collection::btree_map(word(), word(), 0..4);
     (any_json(), any_json(), any_json(), annotations, 0..4_usize).prop_map(
-        |(root, spec, container, annotations, containers)| {
+        |(root, spec, container, annotations, container_count)| {
             let mut pod = json!({"metadata": {}, "spec": {}});
             merge(&mut pod, &root);
             merge(&mut pod["spec"], &spec);
@@ -116,21 +116,21 @@ fn any_pod() -> impl Strategy<Value = Value> {
             if !pod["spec"].is_object() {
                 pod["spec"] = json!({});
             }
-            pod["spec"]["containers"] = Value::Array(vec![app; containers]);
+            pod["spec"]["containers"] = Value::Array(vec![app; container_count]);
             pod
         },
     )
 }
 
-/// Adds the members of an object to another object.
-fn merge(base: &mut Value, given: &Value) {
-    if let (Value::Object(base), Value::Object(given)) = (base, given) {
-        base.extend(given.clone());
+/// Adds the members of `added` to `base`, if both are objects.
+fn merge(base: &mut Value, added: &Value) {
+    if let (Value::Object(base), Value::Object(added)) = (base, added) {
+        base.extend(added.clone());
     }
 }
 
-/// Generates a handler of a probe or hook.
-fn any_handler() -> impl Strategy<Value = Value> {
+/// Generates a probe or hook with a request, also with values that an API server rejects.
+fn any_probe_or_hook() -> impl Strategy<Value = Value> {
     let port = prop_oneof![
         4 => (0..=65_536_i64).prop_map(Value::from),
         1 => Just(json!("web")),
@@ -138,20 +138,20 @@ fn any_handler() -> impl Strategy<Value = Value> {
         1 => any::<f64>().prop_map(Value::from),
     ];
     let text = || prop_oneof!["/[ -~]{0,12}", ".{0,12}", "[/%?#a-f0-9]{0,12}"];
-    let kind = prop::sample::select(vec!["httpGet", "tcpSocket", "grpc"]);
+    let handler = prop::sample::select(vec!["httpGet", "tcpSocket", "grpc"]);
     let scheme = prop::sample::select(vec!["HTTP", "HTTPS"]);
-    (kind, port, text(), scheme).prop_map(|(kind, port, text, scheme)| {
-        let fields = match kind {
-            "httpGet" => json!({"port": port, "path": text, "scheme": scheme}),
-            "grpc" => json!({"port": port, "service": text}),
+    (handler, port, text(), scheme).prop_map(|(handler, port, path_or_service, scheme)| {
+        let fields = match handler {
+            "httpGet" => json!({"port": port, "path": path_or_service, "scheme": scheme}),
+            "grpc" => json!({"port": port, "service": path_or_service}),
             _ => json!({"port": port}),
         };
-        json!({kind: fields, "periodSeconds": 3})
+        json!({handler: fields, "periodSeconds": 3})
     })
 }
 
-/// Generates a probe of any form, as an API server accepts it. Half of the HTTP probes name their port.
-fn any_probe() -> impl Strategy<Value = Value> {
+/// Generates a probe that an API server accepts, with any handler. Half of the HTTP and TCP probes name their port.
+fn any_valid_probe() -> impl Strategy<Value = Value> {
     let port = prop_oneof![(1..=65_535_u16).prop_map(Value::from), Just(Value::from("web"))];
     let path = prop::option::of("[/a-z0-9?=%. -]{0,12}");
     let scheme = prop::option::of(prop::sample::select(vec!["HTTP", "HTTPS"]));
@@ -177,24 +177,25 @@ fn any_probe() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Generates a container with ports, probes, hooks, resources and a user.
+/// Generates a container with ports, probes, a hook, resources and a user. The hook may have fields that the API server
+/// accepts only in probes.
 fn any_container(name: String, is_init: bool) -> impl Strategy<Value = Value> {
     let probes = prop::collection::btree_map(
         prop::sample::select(&kermode_corpus::PROBES[..]),
-        any_probe(),
+        any_valid_probe(),
         0..4,
     );
     let user = prop::option::weighted(0.2, prop::sample::select(vec![0, 1000, 5678]));
-    let hook = prop::option::weighted(0.2, any_probe());
+    let hook = prop::option::weighted(0.2, any_valid_probe());
     let cpu = prop::option::weighted(0.2, prop::sample::select(vec!["1m", "0.5", "3"]));
-    (probes, user, hook, cpu, any::<bool>()).prop_map(move |(probes, user, hook, cpu, is_native)| {
+    (probes, user, hook, cpu, any::<bool>()).prop_map(move |(probes, user, hook, cpu, is_restartable)| {
         let mut container = json!({
             "name": name, "image": "a", "ports": [{"name": "web", "containerPort": 8080}, {"containerPort": 9000}],
         });
-        if is_init && is_native {
+        if is_init && is_restartable {
             container["restartPolicy"] = "Always".into();
         }
-        if !is_init || is_native {
+        if !is_init || is_restartable {
             container.as_object_mut().unwrap().extend(probes.into_iter().map(|(key, probe)| (key.to_owned(), probe)));
             if let Some(handler) = hook {
                 container["lifecycle"] = json!({"preStop": handler});
@@ -219,7 +220,7 @@ fn any_containers(prefix: &'static str, is_init: bool, max: usize) -> impl Strat
     })
 }
 
-/// Generates a Pod as an API server accepts it.
+/// Generates a Pod that an API server accepts, except for fields of hooks.
 fn any_valid_pod() -> impl Strategy<Value = Value> {
     let secrets = prop::option::of(prop::collection::vec("[a-c]", 0..3));
     let resources = prop::option::of((prop::sample::select(vec!["cpu", "memory"]), 1..4_000_u32));
@@ -297,6 +298,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
     })
 }
 
+/// Generates an operation of a ContainerPatch, with random paths and values.
 fn any_block() -> impl Strategy<Value = JsonPatchBlock> {
     let op = prop::sample::select(vec![
         JsonPatchOp::Add,
@@ -368,7 +370,7 @@ proptest! {
     #[test]
     fn injection_preserves_the_pod(pod in any_pod(), native: bool) {
         let fixture = Fixture::default();
-        // Probes and annotations change; the golden tests cover them.
+        // Changes of probes and annotations are left to the golden tests.
         let settings = Settings { virtual_probes_enabled: false, ..settings(native) };
         if let Ok(Outcome::Injected(injection)) = fixture.with(|context| inject(&pod, &settings, context)) {
             let mut after = pod.clone();
@@ -385,12 +387,12 @@ proptest! {
 
     #[test]
     fn probe_is_either_unchanged_or_rewritten_to_a_path_that_conversion_understands(
-        handlers in prop::collection::vec(any_handler(), 5),
+        probes_and_hooks in prop::collection::vec(any_probe_or_hook(), 5),
         container_port in 1..=u16::MAX,
         is_init: bool,
         native: bool,
     ) {
-        let [liveness, readiness, startup, pre_stop, post_start] = &*handlers else { unreachable!() };
+        let [liveness, readiness, startup, pre_stop, post_start] = &*probes_and_hooks else { unreachable!() };
         let container = json!({
             "name": "app",
             "restartPolicy": "Always",
@@ -424,16 +426,17 @@ proptest! {
             let probe = ApplicationProbe::from_path(path);
             prop_assert!(probe.is_some(), "{}: {}", pointer, after);
             let probe = probe.unwrap();
-            let kind = ["httpGet", "tcpSocket", "grpc"].into_iter().find(|kind| before.get(kind).is_some()).unwrap();
-            let original = if before[kind]["port"] == "web" { container_port.into() } else { before[kind]["port"].clone() };
-            let original = original.as_str().map_or(original.clone(), |text| text.parse::<u16>().unwrap().into());
-            prop_assert_eq!(&json!(probe.inbound_port), &original);
+            let handler = ["httpGet", "tcpSocket", "grpc"].into_iter().find(|name| before.get(name).is_some()).unwrap();
+            let original_port = &before[handler]["port"];
+            let original_port = if original_port == "web" { container_port.into() } else { original_port.clone() };
+            let original_port = original_port.as_str().map_or(original_port.clone(), |text| text.parse::<u16>().unwrap().into());
+            prop_assert_eq!(&json!(probe.inbound_port), &original_port);
             prop_assert_ne!(port, probe.inbound_port);
             prop_assert_eq!(&http["port"], &json!(port));
             prop_assert_ne!(&http["scheme"], "HTTPS");
             prop_assert_eq!(&after["periodSeconds"], 3);
             prop_assert_eq!(after.as_object().unwrap().len(), 2);
-            if kind == "grpc" {
+            if handler == "grpc" {
                 prop_assert_eq!(&json!(probe.inbound_path), &before["grpc"]["service"]);
             }
         }

@@ -57,21 +57,21 @@ impl Mutator {
         Self(Rng::with_seed(seed))
     }
 
-    /// Returns one document of the corpus after one to three mutations.
-    pub(crate) fn mutate(mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
-        let mut input = self.0.choice(corpus).cloned().unwrap_or_default();
+    /// Returns one of the documents after one to three mutations.
+    pub(crate) fn mutate(mut self, documents: &[Vec<u8>]) -> Vec<u8> {
+        let mut input = self.0.choice(documents).cloned().unwrap_or_default();
         for _ in 0..self.0.usize(1..4) {
             input = if self.0.u8(0..4) > 0 {
                 self.change_value(&input).unwrap_or(input)
             } else {
-                self.change_bytes(input, corpus)
+                self.change_bytes(input, documents)
             };
             input.truncate(MAX_LENGTH);
         }
         input
     }
 
-    fn change_bytes(&mut self, mut input: Vec<u8>, corpus: &[Vec<u8>]) -> Vec<u8> {
+    fn change_bytes(&mut self, mut input: Vec<u8>, documents: &[Vec<u8>]) -> Vec<u8> {
         let (from, to) = self.random_range(input.len());
         match self.0.u8(0..6) {
             0 => input.truncate(from),
@@ -93,7 +93,7 @@ impl Mutator {
                 input.splice(from..from, piece.repeat(repeats));
             }
             _ => {
-                let other = self.0.choice(corpus).cloned().unwrap_or_default();
+                let other = self.0.choice(documents).cloned().unwrap_or_default();
                 let (other_from, other_to) = self.random_range(other.len());
                 input.splice(from..to, other[other_from..other_to].iter().copied());
             }
