@@ -68,7 +68,7 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "KUMA_DATAPLANE_DRAIN_TIME", default_value = "30s")]
     pub(crate) drain_time: String,
     /// Whether this container is a native sidecar. A native sidecar is signalled after the workload has ended, so its
-    /// drain ends when the last connection closes.
+    /// drain ends early when the last connection closes.
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
     /// File with the token that authenticates this proxy; read for every call to the control plane.

@@ -161,6 +161,7 @@ fn failure_for_an_invalid_annotation_names_the_pod_and_the_annotation() {
 
 #[test]
 fn failure_without_a_usable_network_namespace_names_the_variable_or_the_path() {
+    // This annotation has no effect on the rules.
     let pods = mk_lookup_of_injected_pod(("kuma.io/mesh", "default"));
     let failure = add(&mk_environment("shop"), &mk_network(), &pods)
         .expect_err("the pod cannot be set up")

@@ -177,8 +177,8 @@ impl SharedState {
         )
     }
 
-    /// Returns the state that the webhooks need, and registers their metrics. New sidecars verify the control plane with
-    /// `sidecar_roots`: the roots in `caCertFile`, or those of the control plane's own CA.
+    /// Returns the state that the webhooks need, and registers their metrics. New sidecars verify the control plane
+    /// with `sidecar_roots`: the roots in `caCertFile`, or those of the control plane's own CA.
     ///
     /// # Errors
     /// When the version of the API server cannot be read.
