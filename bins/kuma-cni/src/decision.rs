@@ -53,10 +53,10 @@ mod tests {
     fn mk_pod(
         init_containers: &[&str],
         long_running_containers: usize,
-        injected: Option<&str>,
+        sidecar_injected: Option<&str>,
     ) -> PodSummary {
         PodSummary {
-            annotations: injected
+            annotations: sidecar_injected
                 .map(|value| (SIDECAR_INJECTED.to_owned(), value.to_owned()))
                 .into_iter()
                 .collect(),

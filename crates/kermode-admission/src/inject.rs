@@ -11,7 +11,7 @@ use super::review::{Request, Response};
 use super::workloads::has_controller;
 use crate::directory::NamespaceRecord;
 
-/// Label of this webhook in metrics.
+/// Value of the metrics label `webhook`.
 const WEBHOOK: &str = "inject";
 /// Maximum number of times that missing objects of a Pod are looked up: once for the Mesh, and once for all
 /// ContainerPatches. The lookup of the Namespace is not included.

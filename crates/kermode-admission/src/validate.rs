@@ -76,13 +76,15 @@ impl Webhooks {
         let failure = kermode_inject::try_container_patch(name, &spec, &self.settings);
         let warn = |failure| {
             format!(
-                "{failure}; Pods that use this ContainerPatch are denied, unless their other ContainerPatches make it applicable"
+                "{failure}; Pods that use this ContainerPatch are denied, unless their other ContainerPatches make it \
+                 applicable"
             )
         };
         failure.map(warn).into_iter().collect()
     }
 
-    /// Returns the warnings about the Mesh or the services of a MeshTrafficPermission, and the reason.
+    /// Returns the warnings about the Mesh or the services of a MeshTrafficPermission, with the value of the label
+    /// `reason` of the metric.
     async fn warnings_of_permission(
         &self,
         object: &Value,

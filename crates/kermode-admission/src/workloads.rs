@@ -15,7 +15,7 @@ use super::deadline::Deadlines;
 use super::review::{Request, Response};
 use crate::directory::NamespaceRecord;
 
-/// Label of this webhook in metrics.
+/// Value of the metrics label `webhook`.
 const WEBHOOK: &str = "workload";
 
 /// Kind of a Namespace.

@@ -1,4 +1,4 @@
-//! Table of all settings: key, environment variables, meaning. `docs/reference/configuration.md` is generated from the
+//! Table of all settings: path, environment variables, meaning. `docs/reference/configuration.md` is generated from the
 //! table.
 //!
 //! Environment variables of the injector are declared in `kermode-inject`, beside the injector's settings.
@@ -8,18 +8,18 @@ use crate::load::Variable;
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Key in the file, with dots between the levels.
+    /// Path in the file: the keys of all levels, separated by dots.
     pub path: String,
-    /// Environment variables that override the key.
+    /// Environment variables that override the setting.
     pub variables: Vec<&'static str>,
     /// Meaning of the value.
     pub meaning: &'static str,
 }
 
-/// Section of the injector's settings.
+/// Path of the section with the injector's settings.
 const INJECTOR_SECTION: &str = "runtime.kubernetes.injector";
 
-/// Settings outside of the injector: key, variable (empty if there is none), meaning.
+/// Settings outside of the injector: path, variable (empty if there is none), meaning.
 const CONTROL_PLANE_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "instance",
@@ -137,7 +137,7 @@ const CONTROL_PLANE_SETTINGS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Settings of the injector: key below [`INJECTOR_SECTION`], meaning.
+/// Settings of the injector: path below [`INJECTOR_SECTION`], meaning.
 const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     (
         "cniEnabled",
@@ -341,7 +341,7 @@ pub fn settings() -> Vec<Setting> {
         .map(|(path, _, meaning)| ((*path).to_owned(), *meaning));
     let of_injector = INJECTOR_SETTINGS
         .iter()
-        .map(|(key, meaning)| (format!("{INJECTOR_SECTION}.{key}"), *meaning));
+        .map(|(path, meaning)| (format!("{INJECTOR_SECTION}.{path}"), *meaning));
     of_control_plane
         .chain(of_injector)
         .map(|(path, meaning)| {
@@ -358,7 +358,7 @@ pub fn settings() -> Vec<Setting> {
         .collect()
 }
 
-/// Returns the environment variables and the keys that they override.
+/// Returns the environment variables, each with the path of the setting that it overrides.
 pub(crate) fn variables() -> impl Iterator<Item = Variable> {
     let of_control_plane = CONTROL_PLANE_SETTINGS
         .iter()

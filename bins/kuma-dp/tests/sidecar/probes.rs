@@ -162,7 +162,7 @@ async fn probe(port: u16, path: &str, headers: &str) -> Option<(u16, String)> {
 #[tokio::test]
 async fn probes_of_every_protocol_have_the_result_of_the_application_in_strict_mode() {
     let (http, https, grpc) = (start_http().await, start_https().await, start_grpc().await);
-    let closed = free_address(POD_IP).await.port();
+    let closed_port = free_address(POD_IP).await.port();
     let port = free_address(POD_IP).await.port();
     let application_probe = |protocol, port, path: &str| ApplicationProbe::new(protocol, port, path);
     let probes_and_statuses = [
@@ -172,7 +172,7 @@ async fn probes_of_every_protocol_have_the_result_of_the_application_in_strict_m
         ),
         (application_probe(ProbeProtocol::Http, http, "/fail"), 500),
         (application_probe(ProbeProtocol::Http, http, "/old"), 302),
-        (application_probe(ProbeProtocol::Http, closed, "/"), 503),
+        (application_probe(ProbeProtocol::Http, closed_port, "/"), 503),
         (
             application_probe(ProbeProtocol::Https, https, "/healthz?deep=1"),
             200,
@@ -180,12 +180,12 @@ async fn probes_of_every_protocol_have_the_result_of_the_application_in_strict_m
         (application_probe(ProbeProtocol::Https, https, "/fail"), 500),
         (application_probe(ProbeProtocol::Https, http, "/healthz"), 503),
         (application_probe(ProbeProtocol::Tcp, http, ""), 200),
-        (application_probe(ProbeProtocol::Tcp, closed, ""), 503),
+        (application_probe(ProbeProtocol::Tcp, closed_port, ""), 503),
         (application_probe(ProbeProtocol::Grpc, grpc, ""), 200),
         (application_probe(ProbeProtocol::Grpc, grpc, "shop/50% well"), 200),
         (application_probe(ProbeProtocol::Grpc, grpc, "shop/50% sick"), 503),
         (application_probe(ProbeProtocol::Grpc, http, ""), 503),
-        (application_probe(ProbeProtocol::Grpc, closed, ""), 503),
+        (application_probe(ProbeProtocol::Grpc, closed_port, ""), 503),
     ];
     let (endpoints, expected_statuses): (Vec<_>, Vec<_>) = probes_and_statuses.into_iter().unzip();
     let paths: Vec<_> = endpoints.iter().map(|endpoint| endpoint.path.clone()).collect();
@@ -206,7 +206,7 @@ async fn probes_of_every_protocol_have_the_result_of_the_application_in_strict_m
     assert!(response.contains("x-probe: yes"), "{response}");
     // The header by which Envoy names the probed address has no effect in a request of a client.
     let headers = format!("x-kermode-probe-address: {POD_IP}:{http}\r\n");
-    let (status, _) = probe(port, &format!("/tcp/{closed}"), &headers)
+    let (status, _) = probe(port, &format!("/tcp/{closed_port}"), &headers)
         .await
         .expect("a response");
     assert_eq!(status, 503);
