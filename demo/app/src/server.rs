@@ -17,7 +17,7 @@ use crate::shutdown::Shutdown;
 use crate::tls;
 
 /// Path of the health check of gRPC.
-const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
+const GRPC_HEALTH_PATH: &str = "/grpc.health.v1.Health/Check";
 
 /// Flags of the server.
 #[derive(clap::Args, Debug)]
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
         match request.uri().path() {
             "/healthz" => health(args.unhealthy),
-            GRPC_HEALTH => grpc_health(args.unhealthy),
+            GRPC_HEALTH_PATH => grpc_health(args.unhealthy),
             _ => listener::json(StatusCode::OK, &description(&name, &request, remote)),
         }
     };

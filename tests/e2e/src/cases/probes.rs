@@ -26,7 +26,7 @@ const FAILING: &str = "failing";
 /// Default ports of the sidecar: virtual probes, Envoy's admin interface, redirection of inbound traffic, DNS.
 const SIDECAR_PORTS: [u16; 4] = [9000, 9901, 15006, 15053];
 /// Number of Pods whose start must cause no Event about a failed probe.
-const STARTS: usize = 5;
+const STARTED_PODS: usize = 5;
 
 pub(super) async fn probes_and_hooks_of_every_protocol_work_under_strict(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
@@ -251,7 +251,7 @@ pub(super) async fn start_of_a_sidecar_causes_no_event_about_a_failed_probe(
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_application().await?;
-    let names: Vec<_> = (0..STARTS).map(|index| format!("start-{index}")).collect();
+    let names: Vec<_> = (0..STARTED_PODS).map(|index| format!("start-{index}")).collect();
     for name in &names {
         let pod = demo_pod(fixture, APP_NAMESPACE, name, &["server"])?;
         fixture
@@ -267,7 +267,7 @@ pub(super) async fn start_of_a_sidecar_causes_no_event_about_a_failed_probe(
         delete_pod(fixture, name).await?;
     }
     outcome?;
-    Ok(format!("{STARTS} Pods started"))
+    Ok(format!("{STARTED_PODS} Pods started"))
 }
 
 async fn check_start(fixture: &Fixture, name: &str) -> Result<()> {
