@@ -1,7 +1,7 @@
 //! Renders the manifests of the control plane: the Kubernetes objects of an [`Installation`].
 //!
 //! `kumactl install control-plane` converts its flags to an [`Installation`] and prints the objects. `kumactl uninstall
-//! control-plane` prints the identities of the objects, in the order of [`removal()`].
+//! control-plane` prints only the API version, kind, name and namespace of each object, in the order of [`removal()`].
 
 mod assignment;
 mod configuration;
@@ -32,7 +32,7 @@ pub struct Installation {
     pub replicas: u16,
     /// Images of all containers.
     pub images: Images,
-    /// Secrets with credentials for the registry, of the control plane's Pods and of injected Pods.
+    /// Names of the Secrets with credentials for the registry, for the control plane's Pods and for injected Pods.
     pub image_pull_secrets: Vec<String>,
     /// Failure policy of the injector's webhooks that match the label `kuma.io/sidecar-injection: enabled` of a Pod or
     /// of its Namespace.
@@ -90,7 +90,7 @@ pub enum InstallError {
     Manifest(#[from] ManifestError),
 }
 
-/// Formats the problems, each on a line, indented like the text after "Error: ".
+/// Formats the problems, each on a line. All lines after the first are indented like the text after "Error: ".
 fn lines(problems: &[impl ToString]) -> String {
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     problems.join("\n       ")
@@ -114,11 +114,11 @@ impl Installation {
     /// Renders all objects, in the order in which they can be applied.
     ///
     /// # Errors
-    /// If an assignment cannot be used, the control plane would refuse the configuration, or the file cannot be written as
-    /// YAML.
+    /// If an assignment cannot be used, if the control plane would refuse the configuration, or if the configuration
+    /// file cannot be written as YAML.
     pub fn objects(&self) -> Result<Vec<Value>, InstallError> {
         let config = configuration::file(self)?;
-        // Reports what the control plane would refuse at its start.
+        // Reports what the control plane would refuse at its start, as problems of `--set`, the flag of an assignment.
         Config::load_content("--set", &config, |variable| {
             self.environment.get(variable).cloned()
         })?;

@@ -1,22 +1,24 @@
-//! Objects of an installation, in the order in which they are removed (`docs/operations.md#removing-the-control-plane`).
+//! Objects of an installation, in the order in which they are removed
+//! (`docs/operations.md#removing-the-control-plane`).
 
 use serde_json::{Value, json};
 
 use crate::{FailurePolicy, Images, InstallError, Installation, WebhookAddress};
 
-/// Kind of the custom resource definitions. Their removal removes all custom resources.
+/// Kind of the custom resource definitions. The removal of a definition removes all its custom resources.
 const DEFINITION: &str = "CustomResourceDefinition";
 
-/// Kinds in the order of removal. All other kinds are removed between the first and the second group.
+/// Kinds that are removed first, in this order.
 ///
 /// The webhook registrations come first: the API server would otherwise deny Pods because it cannot call the control
-/// plane. The control plane's own objects come before the definitions, so that it writes no resource of a removed
+/// plane. The Deployment comes before the definitions, so that the control plane writes no resource of a removed
 /// definition.
 const FIRST: [&str; 3] = [
     "MutatingWebhookConfiguration",
     "ValidatingWebhookConfiguration",
     "Deployment",
 ];
+/// Kinds that are removed last, in this order. All kinds in neither list are removed between the two.
 const LAST: [&str; 4] = ["ClusterRoleBinding", "ClusterRole", DEFINITION, "Namespace"];
 
 /// Whether the custom resources are removed.
@@ -29,8 +31,8 @@ pub enum CustomResources {
     Remove,
 }
 
-/// Returns the identities (API version, kind, name, namespace) of all objects that any installation in `namespace`
-/// consists of, in the order of removal. An object that a particular installation lacks is among them.
+/// Returns the identities (API version, kind, name, namespace) of all objects that an installation in `namespace` can
+/// have, in the order of removal.
 ///
 /// # Errors
 /// When the objects of an installation cannot be rendered.

@@ -17,17 +17,17 @@ const INJECT_PATH: &str = "/inject-sidecar";
 const VALIDATE_PATH: &str = "/validate-kuma-io-v1alpha1";
 const WORKLOADS_PATH: &str = "/validate-workloads";
 
-/// Timeout of the webhooks that fail open. While the control plane does not answer, each call delays its object for this
-/// long.
-const FAIL_OPEN_TIMEOUT_SECONDS: u32 = 2;
+/// Timeout of the webhooks that fail open in every installation. While the control plane does not answer, each call
+/// delays its object for this long.
+const SHORT_TIMEOUT_SECONDS: u32 = 2;
 
 /// Namespaces of the cluster's own components, which start before the mesh and whose Pods must not wait for it. Only
 /// injection labels with the value `enabled` lead to injection in them.
 const CLUSTER_NAMESPACES: [&str; 3] = ["kube-system", "kube-node-lease", "kube-public"];
 
 /// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and for labelled Pods match
-/// only the value `enabled` and have the failure policy of the installation. The third webhook matches every
-/// Pod outside of [`CLUSTER_NAMESPACES`], so that it also sees annotations and other values of the label. Its failure does
+/// only the value `enabled` and have the failure policy of the installation. The third webhook matches every Pod
+/// outside of [`CLUSTER_NAMESPACES`], so that it also sees annotations and other values of the label. Its failure does
 /// not block a Pod.
 pub(crate) fn mutating(installation: &Installation) -> Value {
     let failure_policy = installation.injector_failure_policy.as_str();
@@ -45,11 +45,12 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
     let mut for_labelled_pods = injector_webhook("pods-kuma-injector.kuma.io", failure_policy, installation);
     for_labelled_pods["objectSelector"] = json!({"matchLabels": injection_label});
     for_labelled_pods["namespaceSelector"] = json!({"matchExpressions": outside_system_namespace});
-    // This webhook is called for every other Pod of the cluster, so its failure must neither block nor delay Pods.
+    // This webhook is called also for Pods that do not belong to the mesh. Its failure must not block them, and
+    // may delay them only briefly.
     let mut for_any_pod = injector_webhook("kuma-injector.kuma.io", "Ignore", installation);
     for_any_pod["namespaceSelector"] =
-        json!({"matchExpressions": outside_namespaces_of_the_cluster(installation)});
-    for_any_pod["timeoutSeconds"] = FAIL_OPEN_TIMEOUT_SECONDS.into();
+        json!({"matchExpressions": outside_system_and_cluster_namespaces(installation)});
+    for_any_pod["timeoutSeconds"] = SHORT_TIMEOUT_SECONDS.into();
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
@@ -58,8 +59,8 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
     })
 }
 
-/// Webhook that injects sidecars into Pods. The API server calls the webhook again if a later webhook changes the Pod: an
-/// added container needs virtual probes, and init containers their order.
+/// Webhook that injects sidecars into Pods. The API server calls the webhook again if a later webhook changes the Pod.
+/// The second call rewrites the probes of added containers, and restores the order of init containers.
 fn injector_webhook(name: &str, failure_policy: &str, installation: &Installation) -> Value {
     let rules = json!([rule("", "v1", &["pods"], &["CREATE"])]);
     let mut webhook = webhook(name, failure_policy, INJECT_PATH, rules, installation);
@@ -68,7 +69,7 @@ fn injector_webhook(name: &str, failure_policy: &str, installation: &Installatio
 }
 
 /// Selects all namespaces except the namespaces of the control plane and of the cluster's own components.
-fn outside_namespaces_of_the_cluster(installation: &Installation) -> Value {
+fn outside_system_and_cluster_namespaces(installation: &Installation) -> Value {
     let namespaces: Vec<&str> = [installation.namespace.as_str()]
         .into_iter()
         .chain(CLUSTER_NAMESPACES)
@@ -111,15 +112,15 @@ fn resource_validator(installation: &Installation) -> Value {
     );
     validator["matchConditions"] = json!([
         {
-            // While the control plane starts, its webhook is not ready. A call of the webhook would deny the control
-            // plane's own writes, and so block the start.
+            // While the control plane starts, its webhook is not ready. A failed call would deny the control plane's
+            // own writes, and so block the start.
             "name": "not-the-control-plane",
             "expression": format!(
                 "request.userInfo.username != 'system:serviceaccount:{}:{NAME}'", installation.namespace),
         },
         {
-            // Controllers of Kubernetes delete the objects of a deleted Namespace. They must be able to do so while no
-            // replica is ready.
+            // Controllers of Kubernetes delete the objects of a deleted Namespace. These deletions must succeed even
+            // while no replica is ready.
             "name": "not-a-deletion-by-a-kubernetes-controller",
             "expression": "request.operation != 'DELETE' \
                 || !(request.userInfo.username == 'system:kube-controller-manager' \
@@ -156,8 +157,8 @@ fn workload_warner(installation: &Installation) -> Value {
         installation,
     );
     warner["namespaceSelector"] =
-        json!({"matchExpressions": outside_namespaces_of_the_cluster(installation)});
-    warner["timeoutSeconds"] = FAIL_OPEN_TIMEOUT_SECONDS.into();
+        json!({"matchExpressions": outside_system_and_cluster_namespaces(installation)});
+    warner["timeoutSeconds"] = SHORT_TIMEOUT_SECONDS.into();
     warner["matchConditions"] = json!([{
         "name": "not-owned-by-a-controller",
         "expression": "!has(object.metadata.ownerReferences) \

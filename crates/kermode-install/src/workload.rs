@@ -30,7 +30,7 @@ pub struct Port {
     pub container_port: u16,
 }
 
-/// Ports of the control plane.
+/// Ports of the control plane that other processes of the cluster connect to.
 pub const PORTS: [Port; 3] = [
     Port {
         name: "admission",
@@ -52,7 +52,7 @@ pub const PORTS: [Port; 3] = [
     },
 ];
 
-/// ServiceAccount of the control plane, which the access rights are bound to.
+/// ServiceAccount of the control plane, to which the role bindings give access rights.
 pub(crate) fn service_account(installation: &Installation) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": namespaced(NAME, installation)})
 }

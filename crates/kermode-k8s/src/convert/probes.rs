@@ -11,7 +11,7 @@ use super::error::ConvertError;
 use super::facts::{PodFacts, ProbeFacts};
 use super::warning::ConvertWarning;
 
-/// Returns the probes that the proxy serves, without duplicates.
+/// Returns the probes that the proxy answers, without duplicates; `None` if the Pod has no virtual probes.
 pub(super) fn probes(
     pod: &PodFacts,
     warnings: &mut Vec<ConvertWarning>,
@@ -26,7 +26,7 @@ pub(super) fn probes(
     for probe in pod.probes.iter().filter(|probe| probe.port == port) {
         match ApplicationProbe::from_path(&probe.path) {
             Some(endpoint) if paths.insert(&probe.path) => endpoints.push(endpoint),
-            // The path determines the probe.
+            // A probe with the same path is a duplicate.
             Some(_) => {}
             None => warnings.push(not_rewritten(probe)),
         }

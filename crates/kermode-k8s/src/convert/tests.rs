@@ -24,8 +24,8 @@ fn mk_pod(spec: &Value, status: &Value, annotations: &Value) -> PodFacts {
     PodFacts::from(&pod)
 }
 
-fn running_status(containers: &Value) -> Value {
-    json!({"podIP": "10.0.0.1", "phase": "Running", "containerStatuses": containers})
+fn running_status(container_statuses: &Value) -> Value {
+    json!({"podIP": "10.0.0.1", "phase": "Running", "containerStatuses": container_statuses})
 }
 
 fn annotated_pod(annotations: Value) -> PodFacts {
@@ -128,9 +128,9 @@ fn pod_is_injected_only_if_it_has_both_the_annotation_and_a_sidecar() {
 
 #[test]
 fn terminating_pod_is_unready_with_and_without_a_service() {
-    let containers = json!([{"name": "app", "ready": true}, {"name": "kuma-sidecar", "ready": true}]);
+    let statuses = json!([{"name": "app", "ready": true}, {"name": "kuma-sidecar", "ready": true}]);
     let spec = json!({"containers": [{"name": "app"}, {"name": "kuma-sidecar"}]});
-    let mut pod = mk_pod(&spec, &running_status(&containers), &json!({}));
+    let mut pod = mk_pod(&spec, &running_status(&statuses), &json!({}));
     assert_eq!(health_of_port(&pod, 8080), Some(true));
     pod.is_terminating = true;
     assert_eq!(health_of_port(&pod, 8080), Some(false));
@@ -138,7 +138,7 @@ fn terminating_pod_is_unready_with_and_without_a_service() {
 }
 
 #[test]
-fn dual_stack_pod_has_both_addresses_unless_ipv6_is_not_redirected() {
+fn dual_stack_pod_has_its_ipv6_address_only_if_ipv6_is_redirected() {
     let v6_port = "kuma.io/transparent-proxying-inbound-v6-port";
     let mode = "kuma.io/transparent-proxying-ip-family-mode";
     for (annotation, addresses) in [
@@ -404,7 +404,7 @@ fn service_without_inbounds_leaves_the_pod_its_other_services_or_makes_it_servic
 }
 
 #[test]
-fn gateway_whose_service_yields_no_inbound_is_named_after_its_workload() {
+fn gateway_whose_service_yields_no_inbound_is_named_like_a_service_less_pod() {
     let pod = annotated_pod(json!({"kuma.io/gateway": "enabled"}));
     let services = [mk_service(
         "edge",
@@ -418,13 +418,13 @@ fn gateway_whose_service_yields_no_inbound_is_named_after_its_workload() {
 fn service_with_too_many_ports_displaces_no_other_service() {
     let mk_ports = |count: u16| json!((1..=count).map(|port| json!({"port": port})).collect::<Vec<_>>());
     let pod = annotated_pod(json!({}));
-    let inbounds =
+    let inbound_count =
         |pod: &PodFacts, services: &[ServiceFacts]| converted(pod, services).dataplane.inbounds.len();
     let (a, z) = (mk_service("a", &mk_ports(200)), mk_service("z", &mk_ports(56)));
-    assert_eq!(inbounds(&pod, &[a.clone(), z.clone()]), 256);
+    assert_eq!(inbound_count(&pod, &[a.clone(), z.clone()]), 256);
     assert_eq!(warnings_of(&pod, &[a.clone(), z.clone()]), Vec::<String>::new());
     let b = mk_service("b", &mk_ports(57));
-    assert_eq!(inbounds(&pod, &[a.clone(), b.clone(), z.clone()]), 57 + 56);
+    assert_eq!(inbound_count(&pod, &[a.clone(), b.clone(), z.clone()]), 57 + 56);
     assert_eq!(
         warnings_of(&pod, &[a.clone(), b, z]),
         [
@@ -438,6 +438,7 @@ fn service_with_too_many_ports_displaces_no_other_service() {
         service_names(&pod, &[mk_service("a", &mk_ports(257))]),
         ["web-1_demo_svc"]
     );
+    // A gateway has no inbounds, so the limit does not concern its Services.
     let gateway = annotated_pod(json!({"kuma.io/gateway": "enabled"}));
     let services = [a, mk_service("b", &mk_ports(257))];
     assert_eq!(warnings_of(&gateway, &services), Vec::<String>::new());
@@ -668,20 +669,22 @@ fn list_of_direct_access_services_is_trimmed_and_port_0_disables_ipv6_redirectio
 
 #[test]
 fn application_probes_are_derived_from_virtual_probes_without_duplicates() {
-    let get = |path: &str| json!({"httpGet": {"port": 9000, "path": path}});
+    let virtual_probe = |path: &str| json!({"httpGet": {"port": 9000, "path": path}});
     let spec = json!({
         "initContainers": [{
             "name": "agent", "restartPolicy": "Always",
-            "startupProbe": get("/8282/started"), "readinessProbe": get("/grpc/8283/a.Health"),
+            "startupProbe": virtual_probe("/8282/started"), "readinessProbe": virtual_probe("/grpc/8283/a.Health"),
         }],
         "containers": [
             {"name": "kuma-sidecar", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
-            {"name": "app", "livenessProbe": get("/8080/live"), "readinessProbe": get("/8080/live"),
+            {"name": "app", "livenessProbe": virtual_probe("/8080/live"),
+             "readinessProbe": virtual_probe("/8080/live"),
              "startupProbe": {"tcpSocket": {"port": 8080}},
-             "lifecycle": {"postStart": get("/8080/started"), "preStop": get("/https/8443/drain?now=1")}},
-            {"name": "other", "readinessProbe": get("/9090/"), "startupProbe": get("/tcp/9090"),
+             "lifecycle": {"postStart": virtual_probe("/8080/started"),
+                           "preStop": virtual_probe("/https/8443/drain?now=1")}},
+            {"name": "other", "readinessProbe": virtual_probe("/9090/"), "startupProbe": virtual_probe("/tcp/9090"),
              "livenessProbe": {"httpGet": {"port": 8081, "path": "/not/virtual"}}},
-            {"name": "elsewhere",
+            {"name": "without-virtual-probes",
              "livenessProbe": {"httpGet": {"port": 9000, "path": "/1/other-host", "host": "10.0.0.1"}},
              "readinessProbe": {"httpGet": {"port": 9000, "path": "/1/tls", "scheme": "HTTPS"}}},
         ],
@@ -724,10 +727,10 @@ fn dataplane_has_a_limited_number_of_virtual_probes() {
 
 #[test]
 fn probe_that_was_not_rewritten_is_skipped_with_a_warning_that_names_the_field() {
-    let get = json!({"httpGet": {"port": 9000, "path": "/ready"}});
+    let request = json!({"httpGet": {"port": 9000, "path": "/ready"}});
     let spec = json!({
-        "initContainers": [{"name": "i", "restartPolicy": "Always", "lifecycle": {"preStop": get}}],
-        "containers": [{"name": "a"}, {"name": "b", "readinessProbe": get}],
+        "initContainers": [{"name": "i", "restartPolicy": "Always", "lifecycle": {"preStop": request}}],
+        "containers": [{"name": "a"}, {"name": "b", "readinessProbe": request}],
     });
     let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
     let pod = mk_pod(&spec, &running_status(&json!([])), &annotations);

@@ -42,8 +42,8 @@ pub struct PodFacts {
     /// Long-running containers: `spec.containers`, then containers that only the status reports, then the native
     /// sidecars among `spec.initContainers`.
     pub containers: Box<[ContainerFacts]>,
-    /// HTTP probes and hooks of the application with a numeric port. Empty if the Pod has no annotation for virtual
-    /// probes.
+    /// HTTP probes and hooks of the application with a numeric port. Empty if the Pod has no annotation
+    /// `kuma.io/virtual-probes`.
     pub probes: Box<[ProbeFacts]>,
     /// Controlling owner.
     pub owner: Option<OwnerRef>,
@@ -96,7 +96,7 @@ pub struct ContainerState {
     pub exit_code: Option<i32>,
 }
 
-/// One HTTP probe or hook with a numeric port, to which the kubelet sends plain text at the Pod's IP.
+/// One HTTP probe or hook with a numeric port. The kubelet sends its request in plain text to the Pod's IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeFacts {
     /// Whether the container is one of `spec.initContainers` instead of `spec.containers`.
@@ -129,15 +129,15 @@ pub enum ProbeKind {
 // === impl PodFacts ===
 
 impl PodFacts {
-    /// Whether the Pod was injected: it has the annotation that injection sets, and a sidecar. The annotation alone may be
-    /// left from an earlier injection. A Pod stays in the mesh even if the label that requested injection changes.
+    /// Whether the Pod was injected: it has the annotation that injection sets, and a sidecar. The annotation alone may
+    /// be left from an earlier injection. A Pod stays in the mesh even if the label that requested injection changes.
     pub fn is_injected(&self) -> bool {
         let annotation = self.annotations.get(annotation::SIDECAR_INJECTED);
         annotation.is_some_and(|value| annotation::marks_injected(value)) && self.sidecar().is_some()
     }
 
-    /// IPs that the Pod has, according to its status. A Pod whose containers have terminated has none: its IPs may belong
-    /// to another Pod.
+    /// Iterates over the IPs that the Pod has, according to its status. A finished Pod has none: its IPs may belong to
+    /// another Pod.
     pub fn held_ips(&self) -> impl Iterator<Item = IpAddr> {
         let is_active = self.phase == PodPhase::Active;
         let ips = self.ip.into_iter().chain(self.other_ips.iter().copied());
@@ -249,8 +249,8 @@ fn other_ips(status: &PodStatus) -> Box<[IpAddr]> {
     other.into_iter().collect()
 }
 
-/// Returns the latest of the times that precede the assignment of the Pod's IPs, and the time of the assignment itself,
-/// which Kubernetes 1.29 and later report (condition `PodReadyToStartContainers`).
+/// Returns the latest known of these times of the Pod: its creation, its start, and the assignment of its IPs. Only
+/// Kubernetes 1.29 and later report the assignment (condition `PodReadyToStartContainers`).
 fn has_ips_since(metadata: &ObjectMeta, status: &PodStatus) -> i64 {
     let conditions = status.conditions.iter().flatten();
     let mut conditions = conditions
@@ -267,7 +267,7 @@ fn has_ips_since(metadata: &ObjectMeta, status: &PodStatus) -> i64 {
     seconds.max().unwrap_or_default()
 }
 
-/// Returns the condition `Ready`. The status `Unknown` is not true.
+/// Returns the condition `Ready`. The status `Unknown` counts as false.
 fn ready(status: &PodStatus) -> Option<bool> {
     let mut conditions = status.conditions.iter().flatten();
     let ready = conditions.find(|condition| condition.type_ == "Ready")?;
@@ -307,7 +307,8 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
     all.into()
 }
 
-/// Returns the probes and hooks of the ordinary containers and of the native sidecars. Other init containers have none.
+/// Returns the HTTP probes and hooks of all containers except the sidecar of the mesh. Of the init containers, only
+/// native sidecars have probes and hooks.
 fn probes(spec: &PodSpec) -> Box<[ProbeFacts]> {
     let init = spec.init_containers.iter().flatten().enumerate();
     let lists = spec
