@@ -21,7 +21,8 @@ pub(crate) enum UninstallCommand {
     ///
     /// The webhooks are deleted first, so new Pods start during and after the deletion. The objects are those of any
     /// installation in the namespace, whatever its flags were. If only the namespace was deleted
-    /// (`kubectl delete namespace`), the webhooks remain and deny Pods. The same command then deletes the other objects.
+    /// (`kubectl delete namespace`), the webhooks remain and deny Pods. The same command then deletes the other
+    /// objects.
     ControlPlane(ControlPlaneArgs),
 }
 
