@@ -126,7 +126,7 @@ fn inject_traced(
     };
     let mut warnings = Vec::new();
     let mut plan = plan.clone();
-    ports::give_way(
+    ports::avoid_application_ports(
         &mut plan,
         application,
         &metadata.pod_annotations,

@@ -52,7 +52,7 @@ pub(crate) struct Plan<'a> {
     /// Whether the application's probes and HTTP lifecycle hooks are redirected to the proxy.
     pub(crate) virtual_probes: bool,
     pub(crate) virtual_probes_port: u16,
-    /// Whether the application waits until a classic sidecar is ready. It always waits for a native sidecar.
+    /// Whether the application waits until a classic sidecar is ready. The application always waits for a native one.
     pub(crate) wait_for_ready: bool,
     /// Whether the Pod requests that `kuma-init` precede the Pod's own init containers in classic mode.
     pub(crate) init_first_requested: bool,
@@ -66,12 +66,12 @@ pub(crate) struct Plan<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RedirectPorts {
     pub(crate) inbound: u16,
-    /// 0 if IPv6 is not redirected.
     pub(crate) inbound_v6: u16,
     pub(crate) outbound: u16,
 }
 
-/// Placement of the sidecar in the Pod, resolved from [`SidecarMode`] and the version of the API server.
+/// Placement of the sidecar in the Pod, resolved from [`SidecarMode`] and the versions of the kubelets and the API
+/// server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Placement {
     /// An init container with `restartPolicy: Always`, before the Pod's own.

@@ -33,8 +33,9 @@ struct ApplicationPorts {
     udp: BTreeSet<u16>,
 }
 
-/// Moves each port of the sidecar that the application declares, or at which it is probed, to the next free port.
-pub(crate) fn give_way(
+/// Moves each port of the sidecar that the application declares, or at which it is probed, to the next free port. After
+/// 65535, the search continues at [`FIRST_UNPRIVILEGED`].
+pub(crate) fn avoid_application_ports(
     plan: &mut Plan<'_>,
     pod: &Pod<'_>,
     annotations: &Values<'_>,
@@ -52,7 +53,7 @@ pub(crate) fn give_way(
     let mut taken: BTreeSet<u16> = own.iter().map(|own| *own.port).collect();
     for own in &mut own {
         let old = *own.port;
-        // 0: IPv6 is not redirected.
+        // Only settings that were not validated have port 0.
         if old == 0 || !application.uses(old, own.has_udp) {
             continue;
         }
@@ -80,6 +81,7 @@ pub(crate) fn give_way(
             ));
         }
     }
+    // DNS that is redirected to the sidecar's server follows the server.
     if plan.dns_port == Some(old_dns_port) {
         plan.dns_port = Some(plan.served_dns_port);
     }

@@ -42,7 +42,7 @@ pub(crate) struct FoundProbe<'a> {
 /// Handler of a probe or hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Handler {
-    /// A request to the application.
+    /// A request to the application, with the change that redirects it to the proxy.
     Application(ApplicationProbe, Change),
     /// A request to the proxy: an earlier injection has rewritten the handler.
     Virtual(ApplicationProbe),

@@ -95,7 +95,7 @@ fn undeclared_port_of_a_probe_or_hook_moves_the_virtual_probes_port() {
 }
 
 #[test]
-fn every_port_of_the_sidecar_gives_way_to_a_declared_port() {
+fn every_port_of_the_sidecar_moves_if_the_application_declares_it() {
     let ports = [9901, 9000, 15001, 15006, 15010, 15053];
     let ports: Vec<_> = ports.iter().map(|port| json!({"containerPort": port})).collect();
     // Ports of init containers count: a native sidecar runs beside them.

@@ -28,11 +28,11 @@ const CLUSTER_NAMESPACES: [&str; 3] = ["kube-system", "kube-node-lease", "kube-p
 /// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and for labelled Pods match
 /// only the value `enabled` and have the failure policy of the installation. The third webhook matches every Pod
 /// outside of [`CLUSTER_NAMESPACES`], so that it also sees annotations and other values of the label. Its failure does
-/// not block a Pod.
+/// not block a Pod. All three exclude the namespace of the control plane.
 pub(crate) fn mutating(installation: &Installation) -> Value {
     let failure_policy = installation.injector_failure_policy.as_str();
     let injection_label = json!({annotation::SIDECAR_INJECTION: "enabled"});
-    // Pods of the control plane must start while no replica is ready.
+    // The namespace of the control plane is excluded, so that its Pods can start while no replica is ready.
     let outside_system_namespace = json!([{
         "key": "kubernetes.io/metadata.name",
         "operator": "NotIn",
