@@ -99,7 +99,8 @@ fn describe(outcome: Result<Outcome, Denial>) -> (&'static str, Vec<String>) {
     }
 }
 
-/// Returns the warning about each injected Pod of a Namespace whose profile of Pod Security forbids `kuma-init`.
+/// Returns the warning about each injected Pod of a Namespace that enforces a profile of Pod Security. Each profile
+/// that the corpus contains forbids `kuma-init`.
 fn pod_security_warning(settings: &Settings, namespace: &Fixture) -> Option<String> {
     let profile = namespace.labels.get("pod-security.kubernetes.io/enforce")?;
     (!settings.cni_enabled).then(|| {

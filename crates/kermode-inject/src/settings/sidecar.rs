@@ -47,7 +47,7 @@ pub struct SidecarContainer {
     pub resources: Resources,
     /// Environment variables; they override the variables that injection sets.
     pub env_vars: BTreeMap<String, String>,
-    /// Whether the application waits until a classic sidecar is ready. It always waits for a native sidecar.
+    /// Whether the application waits until a classic sidecar is ready. The application always waits for a native one.
     pub wait_for_dataplane_ready: bool,
 }
 
@@ -101,8 +101,8 @@ impl Default for SidecarContainer {
             drain_time: Duration::from_secs(30),
             readiness_probe: ProbeSettings::new(1, 5),
             liveness_probe: ProbeSettings::new(60, 5),
-            // A native sidecar delays all later containers, so the period is short. The probe is a command that waits for
-            // readiness for most of its timeout. So the kubelet reports only slow starts.
+            // A native sidecar delays all later containers, so the period is short. The probe is a command that waits
+            // for readiness for most of its timeout. So the kubelet reports only slow starts.
             startup_probe: ProbeSettings {
                 timeout_seconds: 30,
                 failure_threshold: 6,
