@@ -65,7 +65,8 @@ pub struct Networking {
     /// Set for gateways, which have no inbounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewaySpec>,
-    /// One entry for each port of each Service that selects the Pod. A service-less Pod has one entry.
+    /// One entry for each port of each Service that selects the Pod. A service-less Pod has one entry, its placeholder
+    /// inbound.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inbound: Vec<InboundSpec>,
     /// Redirection of traffic.

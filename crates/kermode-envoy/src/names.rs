@@ -38,7 +38,7 @@ pub fn outbound(address: SocketAddr) -> String {
 }
 
 /// Name of the cluster for one address of a service: the address of an endpoint of a headless service, or a ClusterIP
-/// of a service with [`kermode_model::view::Balancing::ByNode`].
+/// of a service with [`kermode_model::view::Balancing::LeftToNode`].
 pub fn single_address(service: &ServiceName, address: SocketAddr) -> String {
     format!("{service}-_{address}_")
 }

@@ -12,7 +12,7 @@ use kermode_netfilter::{IpFamilies, RuleSet, TrafficConfig};
 use support::certificates::Authority;
 use support::envoy;
 use support::input::Input;
-use support::secrets::{read_secrets_from_files, write_secrets};
+use support::secrets::{refer_to_secret_files, write_secrets};
 
 /// Starts Envoy and an application in the network namespace of the Pod, applies the rules, and runs `$CALLS`. The
 /// application serves the directory `$FOLDER` at port 8080, which has an inbound, and at port 8081.
@@ -71,7 +71,7 @@ fn call_pod(input: &str, calls: &str) -> Vec<String> {
         .as_object_mut()
         .expect("an object")
         .remove("dynamic_resources");
-    read_secrets_from_files(&mut config, secrets.path());
+    refer_to_secret_files(&mut config, secrets.path());
     let client_secret = authority.identity(&["spiffe://default/client_shop_svc"]);
     let client_certificate = &client_secret["resources"][0]["tls_certificate"];
     let pem = |field: &str| {
@@ -194,7 +194,7 @@ fn port_without_an_inbound_is_closed_in_strict_mode() {
 
 #[test]
 fn every_port_of_a_serviceless_pod_is_closed_in_strict_mode() {
-    // The Dataplane of a service-less Pod has one inbound, with port 49151 and a service name without a port.
+    // The Dataplane of a service-less Pod has a placeholder inbound, with port 49151 and a service name without a port.
     let input = mk_input("mtls: STRICT")
         .replace("web_shop_svc_80", "web_shop_svc")
         .replace("port: 8080", "port: 49151");

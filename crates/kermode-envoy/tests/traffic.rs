@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use support::certificates::Authority;
 use support::input::Input;
 use support::process::{Application, RunningEnvoy, get, send};
-use support::secrets::{for_each_child, read_secrets_from_files, write_secrets};
+use support::secrets::{for_each_child, refer_to_secret_files, write_secrets};
 use support::{envoy, readable};
 use tempfile::TempDir;
 
@@ -343,7 +343,7 @@ fn start_proxy(input: &str, secrets_folder: &Path, ports: &HashMap<u16, u16>) ->
         listener.as_object_mut().expect("an object").remove("bindToPort");
         listener["address"] = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } });
     }
-    read_secrets_from_files(&mut config, secrets_folder);
+    refer_to_secret_files(&mut config, secrets_folder);
     RunningEnvoy::start(&config)
 }
 

@@ -158,7 +158,7 @@ fn annotated_port_that_the_application_uses_moves_with_a_warning() {
 }
 
 #[test]
-fn probe_that_cannot_be_resolved_stays_with_a_warning() {
+fn probe_or_hook_that_cannot_be_rewritten_stays_unchanged_with_a_warning() {
     let container = json!({
         "name": "a",
         "livenessProbe": {"httpGet": {"port": "nowhere"}},
@@ -284,7 +284,7 @@ fn sidecar_answers_a_limited_number_of_probes() {
 }
 
 #[test]
-fn path_that_is_too_long_stays_with_a_warning() {
+fn probe_whose_path_is_too_long_stays_unchanged_with_a_warning() {
     let container =
         json!({"name": "a", "livenessProbe": {"httpGet": {"port": 80, "path": "/".repeat(5_000)}}});
     let (after, warnings) = injected(

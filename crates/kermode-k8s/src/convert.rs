@@ -82,7 +82,7 @@ pub fn convert(
         };
         inbounds = builder.of_services(services, &mut warnings);
         if inbounds.is_empty() {
-            inbounds.push(inbounds::without_service(pod, workload, settings));
+            inbounds.push(inbounds::placeholder(pod, workload, settings));
         }
     }
     let gateway =
@@ -123,7 +123,7 @@ pub fn with_current_address_and_health(pod: &PodFacts, dataplane: &Dataplane) ->
             proxy::additional_addresses(pod).unwrap_or_else(|_| pod.other_ips.to_vec());
     }
     for inbound in &mut dataplane.inbounds {
-        inbound.ready = if inbound.is_serviceless() {
+        inbound.ready = if inbound.is_placeholder() {
             health::of_pod(pod)
         } else {
             health::of_port(pod, inbound.port)

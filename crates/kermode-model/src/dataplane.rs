@@ -59,7 +59,7 @@ impl Dataplane {
 /// One port of the workload, as an endpoint of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// The container port, or [`Inbound::SERVICELESS_PORT`] if no Service gives the Pod an inbound.
+    /// The container port; [`Inbound::SERVICELESS_PORT`] for the placeholder inbound of a service-less Pod.
     pub port: u16,
     /// Tags of the inbound. Conversion always sets `kuma.io/service`.
     pub tags: Tags,
@@ -68,8 +68,8 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Port of the only inbound of a service-less Pod (docs/reference/dataplane.md#service-less-pods). No process
-    /// listens on the port.
+    /// Port of the placeholder inbound of a service-less Pod (docs/reference/dataplane.md#service-less-pods). No
+    /// process listens on the port.
     pub const SERVICELESS_PORT: u16 = 49151;
     /// Maximum number of inbounds of a Dataplane. Each inbound is an endpoint in every proxy that calls the workload.
     /// In practice, only Services that select Pods by mistake exceed the limit.
@@ -95,8 +95,8 @@ impl Inbound {
         self.ready != Some(false)
     }
 
-    /// Whether the inbound is the only inbound of a service-less Pod.
-    pub fn is_serviceless(&self) -> bool {
+    /// Whether the inbound is the placeholder inbound of a service-less Pod.
+    pub fn is_placeholder(&self) -> bool {
         self.port == Self::SERVICELESS_PORT
     }
 }

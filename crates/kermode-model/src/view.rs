@@ -46,8 +46,9 @@ pub enum Balancing {
     RoundRobin,
     /// One endpoint for each client Pod, as long as the endpoint is ready.
     ByClient,
-    /// The choice of the client's node: the client's sidecar connects to the ClusterIP.
-    ByNode,
+    /// The client's sidecar chooses no endpoint: it connects to the ClusterIP, and the client's node (kube-proxy)
+    /// chooses one of the node's own endpoints.
+    LeftToNode,
 }
 
 /// One service of a mesh.
@@ -88,22 +89,23 @@ impl Service {
             .unwrap_or_default()
     }
 
-    /// The endpoints that may receive traffic, at one IP of each Pod: as in Kubernetes, the Pod's first IP of a family
-    /// that the ClusterIPs have, or the Pod's first IP if no ClusterIP has a family of the Pod.
+    /// The endpoints that may receive traffic, at one IP of each Pod. This is the first of the Pod's IPs whose IP
+    /// family is also that of a ClusterIP, because Kubernetes gives a Service only endpoints of these families. If
+    /// there is no such IP, it is the Pod's first IP.
     pub fn ready_endpoints(&self) -> impl Iterator<Item = (&SocketAddr, &Endpoint)> {
         let is_family_of_cluster_ip = |is_ipv6| {
             let mut cluster_addresses = self.addresses.cluster_addresses.iter();
             cluster_addresses.any(|address| address.is_ipv6() == is_ipv6)
         };
         // Indexed by whether the family is IPv6.
-        let cluster_ips_have_family = [is_family_of_cluster_ip(false), is_family_of_cluster_ip(true)];
+        let has_cluster_ip_of_family = [is_family_of_cluster_ip(false), is_family_of_cluster_ip(true)];
         self.endpoints.iter().filter(move |(address, endpoint)| {
-            let cluster_ips_have_own_family = cluster_ips_have_family[usize::from(address.is_ipv6())];
-            let cluster_ips_have_other_family = cluster_ips_have_family[usize::from(address.is_ipv4())];
+            let has_cluster_ip_of_same_family = has_cluster_ip_of_family[usize::from(address.is_ipv6())];
+            let has_cluster_ip_of_other_family = has_cluster_ip_of_family[usize::from(address.is_ipv4())];
             let is_chosen = match endpoint.position {
                 AddressPosition::Only => true,
-                AddressPosition::First => cluster_ips_have_own_family || !cluster_ips_have_other_family,
-                AddressPosition::Second => cluster_ips_have_own_family && !cluster_ips_have_other_family,
+                AddressPosition::First => has_cluster_ip_of_same_family || !has_cluster_ip_of_other_family,
+                AddressPosition::Second => has_cluster_ip_of_same_family && !has_cluster_ip_of_other_family,
             };
             endpoint.ready && is_chosen
         })
@@ -282,14 +284,14 @@ impl MeshView {
         self.selected_inbounds(&mesh, &permission)
     }
 
-    /// The inbounds of a mesh to which a permission applies, sorted, without duplicates. The inbound of a service-less
-    /// Pod is omitted, because the inbound has no listener.
+    /// The inbounds of a mesh to which a permission applies, sorted, without duplicates. The placeholder inbound of a
+    /// service-less Pod is omitted, because this inbound has no listener.
     fn selected_inbounds(&self, mesh: &MeshName, permission: &TrafficPermission) -> Vec<Touched> {
         let mut selected = BTreeSet::new();
         for dataplane in self.dataplanes_of(mesh) {
             let inbounds = dataplane.inbounds.iter();
             let inbounds =
-                inbounds.filter(|inbound| !inbound.is_serviceless() && permission.selects(&inbound.tags));
+                inbounds.filter(|inbound| !inbound.is_placeholder() && permission.selects(&inbound.tags));
             selected.extend(inbounds.map(|inbound| Touched::Inbound(dataplane.key.clone(), inbound.port)));
         }
         selected.into_iter().collect()

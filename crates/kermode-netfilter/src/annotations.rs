@@ -39,7 +39,7 @@ impl TrafficConfig {
 }
 
 fn read_inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
-    let port_v6 = match reader.read(annotation::IP_FAMILY_MODE, intercepts_ipv6)? {
+    let port_v6 = match reader.read(annotation::IP_FAMILY_MODE, mode_includes_ipv6)? {
         Some(false) => None,
         Some(true) | None => reader
             .read(
@@ -130,9 +130,9 @@ fn is_gateway(key: &str, value: &str) -> Result<bool, SettingError> {
     }
 }
 
-/// Parses the IP family mode. Returns whether IPv6 traffic is intercepted. If not, [`InboundRedirect::port_v6`] is `None`,
-/// which applies to both directions.
-fn intercepts_ipv6(key: &str, value: &str) -> Result<bool, SettingError> {
+/// Parses the IP family mode. Returns whether the mode includes IPv6. For `false`, the caller sets
+/// [`InboundRedirect::port_v6`] to `None`, which disables the interception of IPv6 in both directions.
+fn mode_includes_ipv6(key: &str, value: &str) -> Result<bool, SettingError> {
     match value {
         "dualstack" => Ok(true),
         "ipv4" => Ok(false),

@@ -1,8 +1,10 @@
 //! nftables rules as data, derived from the settings.
 //!
 //! The rules correspond to the iptables rules that Kuma creates with `--experimental-transparent-proxy-engine`
-//! (docs/reference/transparent-proxying.md#rules). One table serves both IP families. `build` creates the rules and
-//! explains differences from Kuma, `nft` writes the rules as text.
+//! (docs/reference/transparent-proxying.md#rules). One table serves both IP families.
+//!
+//! The module `build` creates the rules; its comments explain the differences from Kuma. The module `crate::nft` writes
+//! the rules as text.
 
 mod build;
 
@@ -124,7 +126,7 @@ pub enum Verdict {
     Zone(u16),
 }
 
-/// Intercepted IP families.
+/// IP families that may be intercepted. The interception of IPv6 also needs an inbound IPv6 port in the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpFamilies {
     /// IPv4 only.

@@ -29,8 +29,8 @@ fn tables_of(definition: &Value) -> [GeneratedTable; 2] {
     ]
 }
 
-/// Appends a row for the field at `path`, then the rows of the fields that it contains. The root of a schema, with an
-/// empty path, and the fields that every Kubernetes object has get no row.
+/// Appends a row for the field at `path`, then the rows of the fields that it contains. No row is appended for the root
+/// of a schema, whose path is empty, nor for the fields that every Kubernetes object has.
 fn collect_fields(schema: &Value, path: &str, is_required: bool, rows: &mut Vec<[String; 4]>) {
     if matches!(path, "apiVersion" | "kind" | "metadata") {
         return;

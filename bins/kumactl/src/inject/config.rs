@@ -14,9 +14,10 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Version of the API server. Native sidecars are supported from 1.29; without this flag, they are assumed to be
-    /// supported. If the input contains Nodes, the version of their oldest kubelet counts instead in the sidecar mode
-    /// `auto`. In the mode `native`, support by either version is enough.
+    /// Version of the API server, which supports native sidecars from 1.29. Without this flag, the API server is
+    /// assumed to support them. With Nodes in the input, the sidecar mode `auto` uses the version of their oldest
+    /// kubelet instead of the API server's version. The mode `native` requires that the API server or the oldest
+    /// kubelet supports native sidecars.
     #[arg(long, value_name = "MAJOR.MINOR")]
     kubernetes_version: Option<String>,
 }

@@ -92,13 +92,13 @@ fn inbound_listener(
     listener::encode_with_tags(&listener, &inbound.tags)
 }
 
-/// Groups the inbounds of a Dataplane by port. Omits the inbound of a service-less Pod.
+/// Groups the inbounds of a Dataplane by port. Omits the placeholder inbound of a service-less Pod.
 fn inbounds_by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     let mut ports: BTreeMap<u16, Vec<&Inbound>> = BTreeMap::new();
     for inbound in dataplane
         .inbounds
         .iter()
-        .filter(|inbound| !inbound.is_serviceless())
+        .filter(|inbound| !inbound.is_placeholder())
     {
         ports.entry(inbound.port).or_default().push(inbound);
     }

@@ -37,7 +37,7 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     let transport_socket = MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_service(name));
     let addresses = &service.addresses;
     let mut resources = Vec::new();
-    if addresses.balancing == Balancing::ByNode {
+    if addresses.balancing == Balancing::LeftToNode {
         let cluster_addresses = cluster_addresses(addresses).into_iter();
         let targets = cluster_addresses.map(|address| (address, protocol, transport_socket.clone()));
         resources.extend(single_address_resources(name, targets));
@@ -99,7 +99,7 @@ fn cluster_addresses(addresses: &ServiceAddresses) -> BTreeSet<SocketAddr> {
 }
 
 /// A cluster and a listener for each address. Connections go to the address that the client chose: the address of an
-/// endpoint, or a ClusterIP whose endpoint the node chooses.
+/// endpoint, or a ClusterIP whose endpoint the client's node chooses.
 pub(super) fn single_address_resources(
     name: &ServiceName,
     targets: impl Iterator<Item = (SocketAddr, Protocol, Option<TransportSocket>)>,

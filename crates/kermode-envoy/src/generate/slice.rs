@@ -40,15 +40,16 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
         });
         return outbound::single_address_resources(name, targets);
     }
-    // With `ByNode`, the node chooses the endpoint, so its identity is unknown: connections use outbound passthrough.
-    if addresses.cluster_addresses.is_empty() || addresses.balancing == Balancing::ByNode {
+    // With `LeftToNode`, the client's node chooses the endpoint. The endpoint's identity is therefore unknown, and
+    // connections use outbound passthrough.
+    if addresses.cluster_addresses.is_empty() || addresses.balancing == Balancing::LeftToNode {
         return Vec::new();
     }
     let cluster = Cluster {
         transport_socket_matches: mesh_tls.iter().flat_map(|tls| matches(tls, service)).collect(),
         ..cluster::eds(name.as_str())
     };
-    // As for kube-proxy, only endpoints of a family of the ClusterIPs count.
+    // As for kube-proxy, only endpoints count whose IP family is also that of a ClusterIP.
     let has_family = |address: &SocketAddr| {
         let mut cluster_addresses = addresses.cluster_addresses.iter();
         cluster_addresses.any(|cluster_address| cluster_address.is_ipv6() == address.is_ipv6())

@@ -65,7 +65,7 @@ struct ServiceInput {
     addresses: Vec<SocketAddr>,
     #[serde(default)]
     headless: bool,
-    /// `ByClient` or `ByNode`; round robin when absent.
+    /// `ByClient` or `LeftToNode`; round robin when absent.
     balancing: Option<String>,
     /// Endpoints of a Service without selector.
     #[serde(default)]
@@ -190,7 +190,7 @@ impl Input {
                 headless: service.headless,
                 balancing: match service.balancing.as_deref() {
                     Some("ByClient") => Balancing::ByClient,
-                    Some("ByNode") => Balancing::ByNode,
+                    Some("LeftToNode") => Balancing::LeftToNode,
                     _ => Balancing::RoundRobin,
                 },
             };

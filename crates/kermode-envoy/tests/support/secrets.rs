@@ -21,12 +21,12 @@ pub(crate) fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
 }
 
 /// Replaces each reference to a secret, at any depth of the value, by a reference to its file in `folder`.
-pub(crate) fn read_secrets_from_files(value: &mut Value, folder: &Path) {
+pub(crate) fn refer_to_secret_files(value: &mut Value, folder: &Path) {
     if let (Some(name), Some(_)) = (value.get("name").cloned(), value.get("sdsConfig")) {
         let path = folder.join(format!("{}.json", name.as_str().expect("a name")));
         value["sdsConfig"] = json!({ "pathConfigSource": { "path": path }, "resourceApiVersion": "V3" });
     }
-    for_each_child(value, &mut |child| read_secrets_from_files(child, folder));
+    for_each_child(value, &mut |child| refer_to_secret_files(child, folder));
 }
 
 pub(crate) fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {

@@ -45,9 +45,9 @@ pub enum ServiceMatch {
 /// One inbound, or a Service's port that matches no container port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundExplanation {
-    /// The Service, its port and target port; `None` for the inbound of a service-less Pod.
+    /// The Service, its port and target port; `None` for the placeholder inbound of a service-less Pod.
     pub service: Option<(ObjectKey, u16, TargetPort)>,
-    /// Container port, or [`Inbound::SERVICELESS_PORT`]; `None` if the Service's port matches no container port.
+    /// Container port, or port of the placeholder inbound; `None` if the Service's port matches no container port.
     pub port: Option<u16>,
     /// Name of the container that declares the port.
     pub container: Option<Arc<str>>,
@@ -89,7 +89,7 @@ pub fn explain(
         })
         .collect();
     if inbounds.iter().all(|inbound| inbound.port.is_none()) {
-        inbounds.push(service_less_inbound(pod, workload, settings));
+        inbounds.push(placeholder_inbound(pod, workload, settings));
     }
     DataplaneExplanation {
         services: services
@@ -106,7 +106,7 @@ pub fn explain(
     }
 }
 
-fn service_less_inbound(
+fn placeholder_inbound(
     pod: &PodFacts,
     workload: Option<&OwnerRef>,
     settings: &ConvertSettings,

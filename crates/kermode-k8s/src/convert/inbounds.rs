@@ -18,8 +18,8 @@ pub(super) struct InboundBuilder<'a> {
     pub(super) is_gateway: bool,
 }
 
-/// Returns the inbound of a service-less Pod (docs/reference/dataplane.md#service-less-pods).
-pub(super) fn without_service(
+/// Returns the placeholder inbound of a service-less Pod (docs/reference/dataplane.md#service-less-pods).
+pub(super) fn placeholder(
     pod: &PodFacts,
     workload: Option<&OwnerRef>,
     settings: &ConvertSettings,

@@ -105,7 +105,7 @@ pub(super) fn of_service_port(
     }
 }
 
-/// Visits the tags of the inbound of a service-less Pod (docs/design.md#service-less-names).
+/// Visits the tags of the placeholder inbound of a service-less Pod (docs/design.md#service-less-names).
 pub(super) fn of_service_less_pod(
     pod: &PodFacts,
     workload: Option<&OwnerRef>,

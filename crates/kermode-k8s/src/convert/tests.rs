@@ -512,7 +512,7 @@ fn invalid_ignore_annotation_causes_a_warning_and_has_no_effect() {
     let mut service = mk_service("web", &json!([{"port": 80}]));
     service.annotations = [("kuma.io/ignore".into(), "yes".into())].into_iter().collect();
     let Converted { dataplane, warnings } = converted(&annotated_pod(json!({})), &[service]);
-    assert!(!dataplane.inbounds[0].is_serviceless());
+    assert!(!dataplane.inbounds[0].is_placeholder());
     assert!(
         warnings[0]
             .to_string()

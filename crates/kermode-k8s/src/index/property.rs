@@ -397,9 +397,9 @@ fn expected_inbounds(before: &Permissions, after: &Permissions, state: &IndexSta
                 let inbounds = dataplane.inbounds.iter();
                 inbounds.map(move |inbound| (dataplane.key.clone(), inbound))
             });
-            // A service-less inbound has no listener, so permissions do not affect it.
+            // A placeholder inbound has no listener, so permissions do not affect it.
             let selected = inbounds.filter(|(_, inbound)| {
-                !inbound.is_serviceless() && contains_all(&inbound.tags, &permission.target)
+                !inbound.is_placeholder() && contains_all(&inbound.tags, &permission.target)
             });
             touched.extend(selected.map(|(key, inbound)| Touched::Inbound(key, inbound.port)));
         }

@@ -42,8 +42,8 @@ const REDIRECTED_ZONE: Verdict = Verdict::Zone(2);
 // === impl RuleSet ===
 
 impl RuleSet {
-    /// Builds the rules for the given IP families. IPv6 is intercepted only if the settings also have an inbound IPv6
-    /// port.
+    /// Builds the rules. IPv6 is intercepted if `families` is [`IpFamilies::DualStack`] and the settings have an
+    /// inbound IPv6 port.
     pub fn new(config: &TrafficConfig, families: IpFamilies) -> Self {
         let intercepts_v6 = families == IpFamilies::DualStack && config.inbound.port_v6.is_some();
         let addresses: &[SpecialAddresses] = if intercepts_v6 { &[V4, V6] } else { &[V4] };
@@ -113,9 +113,10 @@ impl RuleSetBuilder<'_> {
             REDIRECTED_ZONE,
             "the proxy's answers",
         ));
-        // Queries of excluded users are not redirected, so they get the zone of direct queries. Kuma assigns these
-        // queries to the zone of redirected queries. Their responses then match no connection, and a later query from
-        // the same source port is not redirected.
+        // Queries of excluded users are not redirected, so they get the zone of direct queries. Kuma assigns the
+        // queries of excluded users to the zone of redirected queries. The responses to these queries, which get the
+        // zone of direct queries, then match no connection. If another user later sends a query from the same source
+        // port, that query matches the connection of the earlier query and is not redirected, although it should be.
         let dns_exclusions = self
             .config
             .outbound
@@ -165,7 +166,8 @@ impl RuleSetBuilder<'_> {
             let matches = [from_network, to_outside, Match::Protocol(Tcp)];
             rules.push(rule(matches, redirect, "connections out of a virtual network"));
         }
-        // Connections to other addresses are forwarded, for instance those of containers inside the Pod.
+        // Only connections to an address of the Pod are received. Connections to other addresses are forwarded, for
+        // instance the connections of nested containers (Docker-in-Docker), and are not redirected here.
         let received = [Match::ToThisHost, Match::Protocol(Tcp)];
         let jump = Verdict::Jump(ChainName::Inbound);
         rules.push(rule(received, jump, "received connections"));
@@ -243,9 +245,11 @@ impl RuleSetBuilder<'_> {
         }
     }
 
-    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. In Kuma, rule 5 precedes rule 4 and
-    /// excludes the proxy's packets by `! --uid-owner`, which also matches packets without an owner. `meta skuid !=`
-    /// does not match packets without an owner, so rule 4 handles the proxy's packets first.
+    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. In Kuma, rule 5 precedes rule 4 and does
+    /// not apply to the proxy's packets: its condition `! --uid-owner` holds for all other packets, also for packets
+    /// without an owner. The condition `meta skuid !=` does not hold for packets without an owner, to which rule 5 must
+    /// also apply. So rule 5 has no condition on the owner here, and rule 4, which handles the proxy's packets, comes
+    /// first.
     fn outbound(&self) -> Chain {
         let dns = self.config.dns.as_ref();
         let not_dns = || dns.map(|_| Match::NotDestinationPort(Tcp, DNS_PORT));

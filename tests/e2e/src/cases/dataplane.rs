@@ -19,8 +19,8 @@ use crate::pods::{demo_pod, ip, is_ready};
 
 /// Time limit of each wait for a condition.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Port of the inbound of a Pod that no Service selects.
-const SERVICE_LESS_PORT: u64 = 49151;
+/// Port of the placeholder inbound of a service-less Pod.
+const PLACEHOLDER_PORT: u64 = 49151;
 
 pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
@@ -46,7 +46,7 @@ pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture)
             "kuma.io/instance": pod.name_any(),
             "k8s.kuma.io/namespace": APP_NAMESPACE,
         });
-        check_dataplane(fixture, &pod, SERVICE_LESS_PORT, &tags).await?;
+        check_dataplane(fixture, &pod, PLACEHOLDER_PORT, &tags).await?;
         pod_names.push(pod.name_any());
     }
     pod_names.sort();

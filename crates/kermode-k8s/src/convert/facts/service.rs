@@ -113,10 +113,10 @@ impl From<&Service> for ServiceFacts {
 }
 
 /// Returns the balancing of a Service (docs/reference/envoy.md#balancing). If traffic must stay on the client's node,
-/// the node chooses the endpoint: the node knows its own endpoints and applies the session affinity of its clients.
+/// this node chooses the endpoint: it knows its own endpoints and applies the session affinity of its clients.
 fn balancing(spec: &ServiceSpec) -> Balancing {
     if spec.internal_traffic_policy.as_deref() == Some("Local") {
-        Balancing::ByNode
+        Balancing::LeftToNode
     } else if spec.session_affinity.as_deref() == Some("ClientIP") {
         Balancing::ByClient
     } else {
@@ -178,10 +178,10 @@ mod tests {
             Balancing::RoundRobin
         );
         assert_eq!(balancing(json!({affinity: "ClientIP"})), Balancing::ByClient);
-        assert_eq!(balancing(json!({policy: "Local"})), Balancing::ByNode);
+        assert_eq!(balancing(json!({policy: "Local"})), Balancing::LeftToNode);
         assert_eq!(
             balancing(json!({policy: "Local", affinity: "ClientIP"})),
-            Balancing::ByNode
+            Balancing::LeftToNode
         );
     }
 }
