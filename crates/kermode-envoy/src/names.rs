@@ -9,7 +9,7 @@ use kermode_model::{MeshName, ProbeProtocol, ServiceName};
 pub const ADMIN: &str = "kuma:envoy:admin";
 /// Name of the listener for the kubelet's probes of the application.
 pub const PROBES: &str = "probe:listener";
-/// Name of the cluster for direct access ([`kermode_model::direct_access`]).
+/// Name of the filter chain for direct access ([`kermode_model::direct_access`]), and prefix of its statistics.
 pub const DIRECT_ACCESS: &str = "direct_access";
 
 /// Name of the inbound listener at an address. In all names, IPv6 addresses are in brackets.
@@ -43,7 +43,7 @@ pub fn single_address(service: &ServiceName, address: SocketAddr) -> String {
     format!("{service}-_{address}_")
 }
 
-/// Name of the listener for direct access to one address of a Pod.
+/// Name of the cluster for direct access to one address of a Pod.
 pub fn direct_access(address: SocketAddr) -> String {
     format!("{DIRECT_ACCESS}_{address}")
 }

@@ -1,5 +1,5 @@
 //! Direct access: the application calls Pods by their IPs (`kuma.io/direct-access-services`). This module computes the
-//! addresses at which the proxy needs a listener for these calls.
+//! addresses at which the proxy intercepts these calls.
 //!
 //! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with proxies that use direct access,
 //! and updates it with every service that a change touched. The publisher then evaluates the [`DirectAccess`] of each
@@ -88,6 +88,15 @@ impl EndpointAddresses {
         changed
     }
 
+    /// Services of the Pod that has an endpoint at the address, in alphabetical order. The certificate of the Pod's
+    /// proxy contains the identities of these services.
+    pub fn services_at(&self, address: SocketAddr) -> impl Iterator<Item = &ServiceName> {
+        let at_address = self.by_address.get(&address).into_iter().flatten();
+        at_address
+            .filter(|(_, endpoint)| endpoint.dataplane.is_some())
+            .map(|(name, _)| name)
+    }
+
     fn remove(&mut self, name: &ServiceName, address: SocketAddr) {
         if let Some(at_address) = self.by_address.get_mut(&address) {
             at_address.remove(name);
@@ -123,7 +132,7 @@ impl DirectAccess {
         })
     }
 
-    /// All addresses at which the proxy needs a listener for direct access.
+    /// All addresses at which the proxy intercepts calls for direct access.
     pub fn addresses(&self, endpoints: &EndpointAddresses) -> BTreeSet<SocketAddr> {
         let mut addresses: BTreeSet<SocketAddr> = match &self.services {
             None => endpoints.by_address.keys().copied().collect(),
@@ -136,7 +145,7 @@ impl DirectAccess {
         addresses
     }
 
-    /// Whether the proxy needs a listener for direct access at an address.
+    /// Whether the proxy intercepts calls for direct access at an address.
     ///
     /// True if a service called by Pod IP has an endpoint of another Pod at the address, and the proxy has no outbound
     /// listener for the address. The proxy has outbound listeners for the endpoints of reachable headless services.

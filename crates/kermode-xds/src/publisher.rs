@@ -15,7 +15,7 @@ use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey, ServiceName};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
-use self::direct::{DirectProxies, ListenerChanges};
+use self::direct::{DirectChanges, DirectProxies};
 use crate::store::{Key, Profile, ServiceSelection, Store};
 
 /// Publishes changes of a mesh view. Owned by one task.
@@ -119,7 +119,7 @@ impl Publisher {
             for changes in self.direct.update_services(view, mesh, services) {
                 // Proxies in `work.proxies` get these changes below, with all other resources of their own.
                 if !work.proxies.contains(&changes.proxy) {
-                    self.publish_direct_access(&changes);
+                    self.publish_direct_access(view, changes);
                 }
             }
         }
@@ -202,10 +202,10 @@ impl Publisher {
         let Some(mesh) = view.mesh(&dataplane.mesh) else {
             return;
         };
-        let mut resources = generate::proxy(mesh, dataplane, view.permissions(&mesh.name));
-        if let Some(addresses) = self.direct.register(view, dataplane) {
-            resources.extend(generate::direct_access(mesh, addresses));
-        }
+        let direct = self.direct.register(view, mesh, dataplane);
+        let addresses = direct.as_ref().map(|direct| &direct.addresses);
+        let mut resources = generate::proxy(mesh, dataplane, view.permissions(&mesh.name), addresses);
+        resources.extend(direct.into_iter().flat_map(|direct| direct.clusters));
         self.count_encoded(&resources);
         let changed = self.store.replace_proxy(key, profile(mesh, dataplane), resources);
         self.metrics.changed.inc_by(changed as u64);
@@ -230,16 +230,21 @@ impl Publisher {
             .inc_by(changed_count.unwrap_or_default() as u64);
     }
 
-    fn publish_direct_access(&self, changes: &ListenerChanges) {
-        let addresses = changes.present.iter().copied();
-        let listeners: Vec<_> = addresses.map(generate::direct_access_listener).collect();
-        let removals = changes.absent.iter().map(|address| Key {
-            kind: ResourceKind::Listener,
+    fn publish_direct_access(&self, view: &MeshView, changes: DirectChanges) {
+        let Some(dataplane) = view.dataplane(&changes.proxy) else {
+            return;
+        };
+        let listeners = changes.addresses.iter();
+        let listeners =
+            listeners.flat_map(|addresses| generate::direct_access_listeners(dataplane, addresses));
+        let upserts: Vec<_> = listeners.chain(changes.clusters).collect();
+        let removals = changes.removed.iter().map(|address| Key {
+            kind: ResourceKind::Cluster,
             name: names::direct_access(*address).into(),
         });
-        self.count_encoded(&listeners);
+        self.count_encoded(&upserts);
         let removals: Vec<_> = removals.collect();
-        let changed_count = self.store.update_proxy(&changes.proxy, listeners, &removals);
+        let changed_count = self.store.update_proxy(&changes.proxy, upserts, &removals);
         self.metrics
             .changed
             .inc_by(changed_count.unwrap_or_default() as u64);

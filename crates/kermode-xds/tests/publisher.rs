@@ -73,6 +73,15 @@ fn with_direct_access(mut dataplane: Dataplane, services: &[&str]) -> Dataplane 
     dataplane
 }
 
+fn mk_mtls() -> Mtls {
+    Mtls {
+        backend: "ca-1".into(),
+        mode: MtlsMode::Strict,
+        authority: CertificateAuthority::Builtin,
+        certificate_lifetime: Duration::from_hours(24),
+    }
+}
+
 fn mk_cluster_ip(last_byte: u8) -> ServiceAddresses {
     ServiceAddresses {
         cluster_addresses: vec![SocketAddr::from(([10, 96, 0, last_byte], 80))],
@@ -145,6 +154,34 @@ impl Fixture {
                 .collect();
             names.sort();
             Some(names)
+        })
+    }
+
+    /// Returns the addresses for direct access of a proxy, in the order of their names. Checks that the clusters and the
+    /// listener of the proxy have the same addresses.
+    fn direct_access(&self, proxy: &str) -> Vec<String> {
+        let candidates = (1..=255).map(|last| format!("10.0.0.{last}"));
+        self.store.watch(&key(proxy)).read(|view, _| {
+            let view = view.unwrap();
+            let listener = view
+                .get(ResourceKind::Listener, "outbound:passthrough:ipv4")
+                .unwrap();
+            let mut addresses = Vec::new();
+            for ip in candidates {
+                let cluster = view.get(ResourceKind::Cluster, &format!("direct_access_{ip}:8080"));
+                // A CidrRange: the address in field 1, and the prefix length 32 in field 2.
+                let range = [
+                    &[0x0a, u8::try_from(ip.len()).unwrap()],
+                    ip.as_bytes(),
+                    &[0x12, 2, 8, 32],
+                ]
+                .concat();
+                let is_in_listener = listener.encoded.windows(range.len()).any(|part| part == range);
+                assert_eq!(cluster.is_some(), is_in_listener, "{ip}");
+                addresses.extend(cluster.map(|_| format!("{ip}:8080")));
+            }
+            addresses.sort();
+            addresses
         })
     }
 
@@ -230,12 +267,7 @@ fn added_permission_encodes_only_the_listeners_of_the_inbounds_that_it_selects()
     let mut fixture = Fixture::new();
     fixture.change(|view| {
         let mut mesh = Mesh::new("default");
-        mesh.mtls = Some(Mtls {
-            backend: "ca-1".into(),
-            mode: MtlsMode::Strict,
-            authority: CertificateAuthority::Builtin,
-            certificate_lifetime: Duration::from_hours(24),
-        });
+        mesh.mtls = Some(mk_mtls());
         view.upsert_mesh(mesh)
     });
     let mut watcher_of_a = fixture.open_watcher("a-0");
@@ -333,14 +365,61 @@ fn proxy_gets_no_outbound_listener_for_its_own_address() {
 }
 
 #[test]
-fn direct_access_listeners_follow_the_pods_of_a_service() {
+fn clusters_and_listener_of_direct_access_follow_the_pods_of_a_service() {
     let mut fixture = Fixture::new();
     fixture.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
-    assert!(fixture.has_resource("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
+    assert_eq!(fixture.direct_access("a-0"), ["10.0.0.2:8080"]);
     fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
-    assert!(fixture.has_resource("a-0", ResourceKind::Listener, "direct_access_10.0.0.3:8080"));
+    assert_eq!(fixture.direct_access("a-0"), ["10.0.0.2:8080", "10.0.0.3:8080"]);
     fixture.change(|view| view.remove_dataplane(&key("b-0")));
-    assert!(!fixture.has_resource("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
+    assert_eq!(fixture.direct_access("a-0"), ["10.0.0.3:8080"]);
+}
+
+#[test]
+fn wildcard_subscription_includes_no_cluster_of_direct_access() {
+    let mut fixture = Fixture::new();
+    fixture.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
+    let names = fixture.names("a-0", ResourceKind::Cluster).unwrap();
+    assert!(
+        !names.iter().any(|name| name.starts_with("direct_access_")),
+        "{names:?}"
+    );
+    assert!(
+        fixture.names("a-0", ResourceKind::Listener)
+            == fixture.names("b-0", ResourceKind::Listener).map(|names| names
+                .into_iter()
+                .map(|name| name.replace("10.0.0.2", "10.0.0.1"))
+                .collect()),
+        "direct access needs no listener of its own"
+    );
+}
+
+#[test]
+fn cluster_of_direct_access_changes_with_the_services_of_the_pod_and_leaves_the_listener_unchanged() {
+    let mut fixture = Fixture::new();
+    fixture.change(|view| {
+        let mut mesh = Mesh::new("default");
+        mesh.mtls = Some(mk_mtls());
+        view.upsert_mesh(mesh)
+    });
+    fixture.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
+    let mut watcher = fixture.open_watcher("a-0");
+    fixture.change(|view| {
+        let mut dataplane = mk_dataplane("b-0", 2, "b");
+        let mut inbound = dataplane.inbounds[0].clone();
+        inbound.tags.insert(tag::SERVICE.into(), "c".into());
+        dataplane.inbounds.push(inbound);
+        view.upsert_dataplane(dataplane)
+    });
+    let changes = read_changes(&mut watcher);
+    assert!(
+        changes.contains(&(ResourceKind::Cluster, "direct_access_10.0.0.2:8080".into())),
+        "{changes:?}"
+    );
+    assert!(
+        !changes.contains(&(ResourceKind::Listener, "outbound:passthrough:ipv4".into())),
+        "{changes:?}"
+    );
 }
 
 #[test]
@@ -362,12 +441,9 @@ fn cost_of_a_pod_change_for_direct_access_is_independent_of_the_number_of_servic
         (encoded, added, read_changes(&mut watcher))
     };
     let (few, many) = (cost(1), cost(100));
-    let listener = (ResourceKind::Listener, "direct_access_10.0.0.3:8080".to_owned());
+    let cluster = (ResourceKind::Cluster, "direct_access_10.0.0.3:8080".to_owned());
     let (_, added, removed) = &few;
-    assert!(
-        added.contains(&listener) && removed.contains(&listener),
-        "{few:?}"
-    );
+    assert!(added.contains(&cluster) && removed.contains(&cluster), "{few:?}");
     assert_eq!(few, many);
 }
 
@@ -440,7 +516,7 @@ fn apply_view_change(view: &mut MeshView, change: &ViewChange) -> Vec<Touched> {
     }
 }
 
-/// Returns the names of the listeners that the proxy `a-0` needs for direct access, computed from the whole view.
+/// Returns the addresses for direct access of the proxy `a-0`, computed from the whole view.
 fn expected_direct_access(view: &MeshView) -> Vec<String> {
     let proxy = view.dataplane(&key("a-0")).unwrap();
     let settings = proxy.transparent_proxying.as_ref().unwrap();
@@ -462,12 +538,12 @@ fn expected_direct_access(view: &MeshView) -> Vec<String> {
             }
         }
     }
-    let mut names: Vec<_> = called_directly
+    let mut addresses: Vec<_> = called_directly
         .difference(&with_outbound_listener)
-        .map(|address| format!("direct_access_{address}"))
+        .map(ToString::to_string)
         .collect();
-    names.sort();
-    names
+    addresses.sort();
+    addresses
 }
 
 proptest! {
@@ -481,9 +557,7 @@ proptest! {
         fixture.change(|view| apply_view_change(view, &ViewChange::SetAccess(Vec::new(), Vec::new())));
         for batch in &batches {
             fixture.change(|view| batch.iter().flat_map(|change| apply_view_change(view, change)).collect());
-            let mut published = fixture.names("a-0", ResourceKind::Listener).unwrap();
-            published.retain(|name| name.starts_with("direct_access_"));
-            prop_assert_eq!(published, expected_direct_access(&fixture.view), "{:?}", batch);
+            prop_assert_eq!(fixture.direct_access("a-0"), expected_direct_access(&fixture.view), "{:?}", batch);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Suite `page-examples`, kind `direct-access-listeners`: the listeners and the cluster with which a client sends
-//! requests to the IPs of Pods.
+//! Suite `page-examples`, kind `direct-access-listeners`: the addresses at which a client's proxy intercepts requests to
+//! the IPs of Pods.
 
 use anyhow::{Context, Result};
 use kermode_crds::Networking;
-use kermode_envoy::{ResourceKind, generate};
-use kermode_model::direct_access::{self, EndpointAddresses};
+use kermode_envoy::{generate, names};
+use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
 use kermode_model::view::MeshView;
 use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TransparentProxying};
 use serde_json::{Value, json};
@@ -13,9 +13,9 @@ use crate::corpus::Case;
 use crate::suite::{Outcome, Runner};
 
 /// Runner of the kind `direct-access-listeners`.
-pub(crate) struct DirectAccess;
+pub(crate) struct DirectAccessListeners;
 
-impl Runner for DirectAccess {
+impl Runner for DirectAccessListeners {
     fn suite(&self) -> &'static str {
         "page-examples"
     }
@@ -37,20 +37,18 @@ impl Runner for DirectAccess {
         for other in case.at("/inputs/dataplanes").as_array().into_iter().flatten() {
             view.upsert_dataplane(dataplane(&mesh.name, other)?);
         }
-        let access = direct_access::DirectAccess::of(&client);
-        let resources = access.map_or_else(Vec::new, |access| {
-            let endpoints = EndpointAddresses::of(&view, &mesh.name);
-            generate::direct_access(&mesh, access.addresses(&endpoints))
-        });
-        let names_of = |kind| {
-            let resources = resources.iter().filter(move |resource| resource.kind == kind);
-            resources
-                .map(|resource| resource.name.to_string())
-                .collect::<Vec<_>>()
-        };
+        let endpoints = EndpointAddresses::of(&view, &mesh.name);
+        let access = DirectAccess::of(&client);
+        let addresses = access.as_ref().map(|access| access.addresses(&endpoints));
+        // Kuma has a listener for each address, and one cluster for all listeners. Kermode has one filter chain with the
+        // name of Kuma's cluster, and for each address a cluster with the name of Kuma's listener.
+        let clusters = addresses
+            .iter()
+            .flatten()
+            .map(|address| generate::direct_access_cluster(&mesh, *address, endpoints.services_at(*address)));
         let actual = json!({
-            "listeners": names_of(ResourceKind::Listener),
-            "cluster": names_of(ResourceKind::Cluster).join(", "),
+            "cluster": access.map_or("", |_| names::DIRECT_ACCESS),
+            "listeners": clusters.map(|cluster| cluster.name.to_string()).collect::<Vec<_>>(),
         });
         Ok(Outcome::Compared {
             expected: case.at("/expected").clone(),

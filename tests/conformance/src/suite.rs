@@ -45,7 +45,7 @@ pub fn all_runners() -> Vec<Box<dyn Runner>> {
     vec![
         Box::new(crate::container_patch::ContainerPatches),
         Box::new(crate::crds::Crds),
-        Box::new(crate::direct_access::DirectAccess),
+        Box::new(crate::direct_access::DirectAccessListeners),
         Box::new(crate::init_arguments::InitArguments),
         Box::new(crate::injector::Injector),
         Box::new(crate::install::Install),

@@ -4,6 +4,7 @@ mod admission;
 mod balancing;
 mod certificate;
 mod dataplane;
+mod direct_access;
 mod encryption;
 mod endpoint_removal;
 mod failed_start;
@@ -75,6 +76,7 @@ fn application_tests() -> Vec<Test> {
         kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,
         balancing::endpoint_of_a_service_without_selector_is_called_with_mtls,
+        direct_access::every_pod_is_called_by_its_ip_and_only_called_pods_have_clusters,
         encryption::sidecars_use_mtls_and_the_server_sees_the_client_identity,
         encryption::traffic_between_pods_is_encrypted,
         without_sidecar::pod_outside_the_mesh_gets_no_response,

@@ -38,18 +38,22 @@ const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolO
 /// A cluster whose endpoints come from ADS. Each cluster has an endpoints resource of its own, with the name of the
 /// cluster. Envoy would never initialize the second of two clusters that share one.
 pub(crate) fn eds(name: &str) -> Cluster {
-    let ads = ConfigSource {
-        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
-        resource_api_version: ApiVersion::V3.into(),
-        ..Default::default()
-    };
     Cluster {
         eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: Some(ads),
+            eds_config: Some(ads()),
             service_name: name.into(),
         }),
         connect_timeout: duration(ENDPOINT_CONNECT_TIMEOUT),
         ..new_cluster(name, DiscoveryType::Eds)
+    }
+}
+
+/// The source of resources that come from the ADS stream.
+pub(crate) fn ads() -> ConfigSource {
+    ConfigSource {
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        resource_api_version: ApiVersion::V3.into(),
+        ..Default::default()
     }
 }
 

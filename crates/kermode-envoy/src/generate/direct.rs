@@ -1,34 +1,260 @@
-//! The cluster and the listeners for direct access, with which a proxy calls Pods by their IP addresses
-//! (docs/reference/envoy.md#direct-access). [`kermode_model::direct_access`] determines the addresses for each proxy.
+//! Direct access: connections to Pods by their IP addresses (docs/reference/envoy.md#direct-access).
+//! [`kermode_model::direct_access`] determines the addresses for each proxy.
+//!
+//! A Pod that the application does not call costs its proxy one entry in the matcher of the outbound passthrough
+//! listener. The matcher selects one filter chain for all addresses. This filter chain names a cluster after the
+//! destination of the connection, and Envoy requests the cluster from the control plane when it is missing.
 
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
-use kermode_model::Mesh;
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain};
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue;
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{
+    Key, Value,
+};
+use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::OnDemand as ClusterDiscovery;
+use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::{
+    DestinationIpInput, DestinationPortInput,
+};
+use envoy_types::pb::google::protobuf::StringValue;
+use envoy_types::pb::xds::core::v3::{CidrRange, TypedExtensionConfig};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::single_predicate::Matcher as ValueMatcher;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::{
+    MatchType, PredicateList, SinglePredicate,
+};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::{FieldMatcher, Predicate};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_tree::TreeType;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::on_match::OnMatch as Outcome;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherList, MatcherTree, MatcherType, OnMatch};
+use envoy_types::pb::xds::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::xds::r#type::matcher::v3::{Matcher, StringMatcher};
+use kermode_model::{Mesh, ServiceName};
+use prost::{Message, Name};
 
 use super::tls::MeshTls;
 use super::{cluster, listener};
-use crate::{Resource, ResourceKind, names};
+use crate::proto::{any, duration, network_filter, number};
+use crate::{OnDemand, Resource, ResourceKind, names};
 
-/// Number of attempts to connect to the Pod. A listener serves calls to only one Pod, so a retry has no other endpoint.
-const CONNECT_ATTEMPTS: u32 = 1;
+/// Maximum time for which a connection waits for its cluster. After this time, Envoy closes the connection.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The cluster that all listeners for direct access share.
-pub(crate) fn cluster(mesh: &Mesh) -> Resource {
-    let cluster = Cluster {
-        transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_proxy()),
-        ..cluster::original_destination(names::DIRECT_ACCESS)
-    };
-    Resource::encode(ResourceKind::Cluster, names::DIRECT_ACCESS, &cluster)
+/// `xds.type.matcher.v3.IPMatcher`, which envoy-types does not contain: selects by a trie of IP ranges.
+#[derive(Clone, PartialEq, Message)]
+struct IpMatcher {
+    #[prost(message, repeated, tag = "1")]
+    range_matchers: Vec<IpRangeMatcher>,
 }
 
-/// The listener for calls to a Pod by its address.
-pub(crate) fn listener_at(address: SocketAddr) -> Resource {
+/// `xds.type.matcher.v3.IPMatcher.IPRangeMatcher`.
+#[derive(Clone, PartialEq, Message)]
+struct IpRangeMatcher {
+    #[prost(message, repeated, tag = "1")]
+    ranges: Vec<CidrRange>,
+    #[prost(message, optional, tag = "2")]
+    on_match: Option<OnMatch>,
+    /// Whether the matchers of enclosing ranges are skipped if `on_match` does not match.
+    #[prost(bool, tag = "3")]
+    exclusive: bool,
+}
+
+/// The cluster for the connections to one address of a Pod. The certificate of the Pod must have the identity of one of
+/// `services`, the services of the Pod at this address.
+pub(crate) fn cluster<'a>(
+    mesh: &Mesh,
+    address: SocketAddr,
+    services: impl IntoIterator<Item = &'a ServiceName>,
+) -> Resource {
     let name = names::direct_access(address);
-    let base = listener::new(&name, address, TrafficDirection::Outbound);
-    let mut listener = listener::without_bind(base);
-    let filter = listener::tcp_proxy(&name, names::DIRECT_ACCESS, CONNECT_ATTEMPTS);
-    listener.filter_chains = vec![listener::filter_chain(vec![filter])];
-    listener::encode(&listener)
+    let cluster = Cluster {
+        alt_stat_name: names::DIRECT_ACCESS.into(),
+        transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_of(services)),
+        ..cluster::single_address(&name, address)
+    };
+    Resource {
+        on_demand: Some(Box::new(OnDemand::default())),
+        ..Resource::encode(ResourceKind::Cluster, &name, &cluster)
+    }
+}
+
+/// The filter chain of all connections for direct access.
+pub(crate) fn filter_chain() -> FilterChain {
+    let discovery = ClusterDiscovery {
+        odcds_config: Some(cluster::ads()),
+        timeout: duration(DISCOVERY_TIMEOUT),
+        ..Default::default()
+    };
+    FilterChain {
+        name: names::DIRECT_ACCESS.into(),
+        ..listener::filter_chain(vec![
+            select_cluster_by_destination(),
+            listener::tcp_proxy_on_demand(names::DIRECT_ACCESS, discovery),
+        ])
+    }
+}
+
+/// A filter that sets the name of the connection's cluster, which replaces the cluster of the TCP proxy.
+fn select_cluster_by_destination() -> Filter {
+    let name = format!("{}_%DOWNSTREAM_LOCAL_ADDRESS%", names::DIRECT_ACCESS);
+    let source = DataSource {
+        specifier: Some(Specifier::InlineString(name)),
+        ..Default::default()
+    };
+    let format = SubstitutionFormatString {
+        format: Some(Format::TextFormatSource(source)),
+        ..Default::default()
+    };
+    let cluster_name = FilterStateValue {
+        key: Some(Key::ObjectKey("envoy.tcp_proxy.cluster".into())),
+        value: Some(Value::FormatString(format)),
+        ..Default::default()
+    };
+    let config = SetFilterState {
+        on_new_connection: vec![cluster_name],
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.set_filter_state", &config)
+}
+
+/// A matcher that selects the filter chain of a connection by its destination: one of `closing_chains` for a redirect
+/// port, the chain for direct access for an address in `addresses`, and `default_chain` otherwise.
+///
+/// A listener with such a matcher ignores the conditions of its filter chains. If only the matcher changes, Envoy keeps
+/// the connections of the listener
+/// (<https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/advanced/matching/matching_listener>).
+pub(crate) fn matcher(
+    closing_chains: impl IntoIterator<Item = (u16, String)>,
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    default_chain: &str,
+) -> Matcher {
+    let closing = closing_chains
+        .into_iter()
+        .map(|(port, chain)| port_matcher(&BTreeSet::from([port]), &chain));
+    let by_address = address_matcher(addresses).map(|tree| Matcher {
+        on_no_match: Some(Box::new(to_chain(default_chain))),
+        matcher_type: Some(MatcherType::MatcherTree(tree)),
+    });
+    let otherwise = by_address.map_or_else(
+        || to_chain(default_chain),
+        |matcher| OnMatch {
+            on_match: Some(Outcome::Matcher(Box::new(matcher))),
+            ..Default::default()
+        },
+    );
+    Matcher {
+        on_no_match: Some(Box::new(otherwise)),
+        matcher_type: Some(MatcherType::MatcherList(MatcherList {
+            matchers: closing.collect(),
+        })),
+    }
+}
+
+/// Matches the addresses by IP, then by port. Returns `None` without addresses, because Envoy rejects an empty range.
+fn address_matcher(addresses: impl IntoIterator<Item = SocketAddr>) -> Option<MatcherTree> {
+    let mut ports_of_ip = BTreeMap::<IpAddr, BTreeSet<u16>>::new();
+    for address in addresses {
+        ports_of_ip
+            .entry(address.ip())
+            .or_default()
+            .insert(address.port());
+    }
+    // Most Pods of a mesh have the ports of many others, so there are far fewer sets of ports than Pods.
+    let mut ips_with_ports = BTreeMap::<BTreeSet<u16>, Vec<CidrRange>>::new();
+    for (ip, ports) in ports_of_ip {
+        ips_with_ports.entry(ports).or_default().push(only(ip));
+    }
+    let range_matchers: Vec<_> = ips_with_ports
+        .into_iter()
+        .map(|(ports, ranges)| {
+            let by_port = Matcher {
+                matcher_type: Some(MatcherType::MatcherList(MatcherList {
+                    matchers: vec![port_matcher(&ports, names::DIRECT_ACCESS)],
+                })),
+                ..Default::default()
+            };
+            IpRangeMatcher {
+                ranges,
+                on_match: Some(OnMatch {
+                    on_match: Some(Outcome::Matcher(Box::new(by_port))),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }
+        })
+        .collect();
+    if range_matchers.is_empty() {
+        return None;
+    }
+    let matcher = extension("ip", &IpMatcher { range_matchers });
+    Some(MatcherTree {
+        input: Some(extension("destination_ip", &DestinationIpInput {})),
+        tree_type: Some(TreeType::CustomMatch(matcher)),
+    })
+}
+
+/// Selects a filter chain for connections to one of these ports.
+fn port_matcher(ports: &BTreeSet<u16>, chain: &str) -> FieldMatcher {
+    let is_port = |port: &u16| Predicate {
+        match_type: Some(MatchType::SinglePredicate(SinglePredicate {
+            input: Some(extension("destination_port", &DestinationPortInput {})),
+            matcher: Some(ValueMatcher::ValueMatch(StringMatcher {
+                match_pattern: Some(MatchPattern::Exact(port.to_string())),
+                ..Default::default()
+            })),
+        })),
+    };
+    let mut predicates: Vec<_> = ports.iter().map(is_port).collect();
+    // Envoy rejects a list of alternatives with only one element.
+    let predicate = if predicates.len() == 1 {
+        predicates.pop()
+    } else {
+        Some(Predicate {
+            match_type: Some(MatchType::OrMatcher(PredicateList {
+                predicate: predicates,
+            })),
+        })
+    };
+    FieldMatcher {
+        predicate,
+        on_match: Some(to_chain(chain)),
+    }
+}
+
+/// The result of a matcher: the name of a filter chain.
+fn to_chain(name: &str) -> OnMatch {
+    let name = StringValue { value: name.into() };
+    OnMatch {
+        on_match: Some(Outcome::Action(extension("filter_chain", &name))),
+        ..Default::default()
+    }
+}
+
+impl Name for IpMatcher {
+    const NAME: &'static str = "IPMatcher";
+    const PACKAGE: &'static str = "xds.type.matcher.v3";
+
+    fn type_url() -> String {
+        format!("type.googleapis.com/{}", Self::full_name())
+    }
+}
+
+fn only(ip: IpAddr) -> CidrRange {
+    CidrRange {
+        address_prefix: ip.to_string(),
+        prefix_len: number(if ip.is_ipv4() { 32 } else { 128 }),
+    }
+}
+
+fn extension<M: Message + Name>(name: &str, config: &M) -> TypedExtensionConfig {
+    TypedExtensionConfig {
+        name: name.into(),
+        typed_config: Some(any(config)),
+    }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
+    ClusterSpecifier, OnDemand,
+};
 use envoy_types::pb::envoy::r#type::v3::HashPolicy;
 use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 use envoy_types::pb::google::protobuf::{Value, value::Kind};
@@ -69,6 +71,17 @@ pub(crate) fn tcp_proxy_by_client(stat_prefix: &str, cluster: &str, connect_atte
     let proxy = TcpProxy {
         hash_policy: vec![source_ip],
         ..new_tcp_proxy(stat_prefix, cluster, connect_attempts)
+    };
+    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+/// Like [`tcp_proxy`], for a cluster whose name the filter state `envoy.tcp_proxy.cluster` contains. Envoy requests a
+/// missing cluster from the control plane.
+pub(crate) fn tcp_proxy_on_demand(stat_prefix: &str, discovery: OnDemand) -> Filter {
+    let proxy = TcpProxy {
+        on_demand: Some(discovery),
+        // No cluster has this name. Envoy requires the field.
+        ..new_tcp_proxy(stat_prefix, stat_prefix, 1)
     };
     network_filter("envoy.filters.network.tcp_proxy", &proxy)
 }

@@ -19,6 +19,7 @@ mod probe;
 mod slice;
 mod tls;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use kermode_model::view::Service;
@@ -62,9 +63,16 @@ pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
 /// admin interface and virtual probes.
 ///
 /// `permissions` are the permissions of the mesh. With mTLS, an inbound without an allowing rule denies all callers.
-pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
+/// `direct_access` has the addresses for direct access ([`kermode_model::direct_access`]); it is `None` for a proxy
+/// without direct access.
+pub fn proxy(
+    mesh: &Mesh,
+    dataplane: &Dataplane,
+    permissions: &PermissionSet,
+    direct_access: Option<&BTreeSet<SocketAddr>>,
+) -> Vec<Resource> {
     let mut resources = inbound::generate(mesh, dataplane, permissions);
-    resources.extend(passthrough::generate(mesh, dataplane));
+    resources.extend(passthrough::generate(mesh, dataplane, direct_access));
     resources.extend(admin::generate(dataplane));
     resources.extend(probe::generate(dataplane));
     resources
@@ -83,14 +91,19 @@ pub fn inbound_listeners(
     inbound::listeners_of_port(mesh, dataplane, port, permissions)
 }
 
-/// Generates the cluster for direct access, and a listener for each of `addresses` (see
-/// [`kermode_model::direct_access`]).
-pub fn direct_access(mesh: &Mesh, addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<Resource> {
-    let listeners = addresses.into_iter().map(direct_access_listener);
-    [direct::cluster(mesh)].into_iter().chain(listeners).collect()
+/// Generates the listeners that receive the connections for direct access to `addresses`: the outbound passthrough
+/// listeners.
+pub fn direct_access_listeners(dataplane: &Dataplane, addresses: &BTreeSet<SocketAddr>) -> Vec<Resource> {
+    passthrough::outbound_listeners(dataplane, Some(addresses))
 }
 
-/// Generates the listener for direct access to one address. The listener is the same for all proxies.
-pub fn direct_access_listener(address: SocketAddr) -> Resource {
-    direct::listener_at(address)
+/// Generates the cluster for direct access to one address. Envoy requests the cluster when the application first
+/// connects to the address. `services` are the services of the Pod at the address, of which the Pod's certificate must
+/// have an identity. The cluster is the same for all proxies of the mesh.
+pub fn direct_access_cluster<'a>(
+    mesh: &Mesh,
+    address: SocketAddr,
+    services: impl IntoIterator<Item = &'a ServiceName>,
+) -> Resource {
+    direct::cluster(mesh, address, services)
 }

@@ -6,45 +6,71 @@
 //! connection if the mesh disables passthrough. In STRICT mode, inbound passthrough is disabled by default, because it
 //! would deliver plain text to ports without an inbound (docs/design.md#strict-covers-every-port).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use kermode_model::{Dataplane, Mesh, TransparentProxying};
 
-use super::{cluster, listener};
+use super::{cluster, direct, listener};
 use crate::proto::{boolean, number};
 use crate::{Resource, ResourceKind, names};
 
 const INBOUND: &str = "inbound";
 const OUTBOUND: &str = "outbound";
+/// Name of the filter chain that passes connections through.
+const PASSTHROUGH_CHAIN: &str = "passthrough";
 
 /// The IPv4 passthrough clusters, which all proxies of the mesh share.
 pub(crate) fn shared_clusters(mesh: &Mesh) -> Vec<Resource> {
     clusters(mesh, false)
 }
 
-/// The passthrough listeners of a proxy, and the IPv6 passthrough clusters if IPv6 is redirected.
-pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane) -> Vec<Resource> {
+/// The passthrough listeners of a proxy, and the IPv6 passthrough clusters if IPv6 is redirected. `direct_access` has the
+/// addresses for direct access; it is `None` for a proxy without direct access.
+pub(crate) fn generate(
+    mesh: &Mesh,
+    dataplane: &Dataplane,
+    direct_access: Option<&BTreeSet<SocketAddr>>,
+) -> Vec<Resource> {
     let Some(redirect) = &dataplane.transparent_proxying else {
         return Vec::new();
     };
-    let v4 = |port| SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), port);
-    let mut resources = vec![
-        passthrough_listener(OUTBOUND, v4(redirect.redirect_port_outbound), redirect),
-        passthrough_listener(INBOUND, v4(redirect.redirect_port_inbound), redirect),
-    ];
-    if let Some(inbound_port) = redirect.redirect_port_inbound_v6 {
-        let v6 = |port| SocketAddr::new(IpAddr::from(Ipv6Addr::UNSPECIFIED), port);
-        resources.extend(clusters(mesh, true));
-        resources.push(passthrough_listener(
-            OUTBOUND,
-            v6(redirect.redirect_port_outbound),
-            redirect,
-        ));
-        resources.push(passthrough_listener(INBOUND, v6(inbound_port), redirect));
-    }
+    let inbound_v6 = redirect.redirect_port_inbound_v6.map(any_v6);
+    let mut resources = if inbound_v6.is_some() {
+        clusters(mesh, true)
+    } else {
+        Vec::new()
+    };
+    resources.extend(outbound_listeners(dataplane, direct_access));
+    let inbound_sockets = std::iter::once(any_v4(redirect.redirect_port_inbound)).chain(inbound_v6);
+    resources.extend(inbound_sockets.map(|socket| passthrough_listener(INBOUND, socket, redirect, None)));
     resources
+}
+
+/// The outbound passthrough listeners of a proxy. They also receive the connections for direct access.
+pub(crate) fn outbound_listeners(
+    dataplane: &Dataplane,
+    direct_access: Option<&BTreeSet<SocketAddr>>,
+) -> Vec<Resource> {
+    let Some(redirect) = &dataplane.transparent_proxying else {
+        return Vec::new();
+    };
+    let port = redirect.redirect_port_outbound;
+    let v6 = redirect.redirect_port_inbound_v6.map(|_| any_v6(port));
+    let sockets = std::iter::once(any_v4(port)).chain(v6);
+    sockets
+        .map(|socket| passthrough_listener(OUTBOUND, socket, redirect, direct_access))
+        .collect()
+}
+
+fn any_v4(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), port)
+}
+
+fn any_v6(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(Ipv6Addr::UNSPECIFIED), port)
 }
 
 fn clusters(mesh: &Mesh, is_ipv6: bool) -> Vec<Resource> {
@@ -63,7 +89,12 @@ fn clusters(mesh: &Mesh, is_ipv6: bool) -> Vec<Resource> {
     outbound.into_iter().chain(inbound).map(encode).collect()
 }
 
-fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &TransparentProxying) -> Resource {
+fn passthrough_listener(
+    direction: &str,
+    socket: SocketAddr,
+    redirect: &TransparentProxying,
+    direct_access: Option<&BTreeSet<SocketAddr>>,
+) -> Resource {
     let traffic_direction = if direction == INBOUND {
         TrafficDirection::Inbound
     } else {
@@ -71,19 +102,41 @@ fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &Transpar
     };
     let name = names::passthrough(direction, socket.is_ipv6());
     let passthrough_chain = FilterChain {
-        name: "passthrough".into(),
+        name: PASSTHROUGH_CHAIN.into(),
         ..listener::filter_chain(vec![listener::tcp_proxy(&name, &name, 1)])
     };
+    let closing_chains = redirect_ports(redirect).into_iter().map(closing_chain);
     let listener = Listener {
         use_original_dst: boolean(true),
-        filter_chains: redirect_ports(redirect)
-            .into_iter()
-            .map(closing_chain)
-            .chain([passthrough_chain])
-            .collect(),
+        filter_chains: closing_chains.chain([passthrough_chain]).collect(),
         ..listener::new(&name, socket, traffic_direction)
     };
-    listener::encode(&listener)
+    listener::encode(&match direct_access {
+        None => listener,
+        Some(addresses) => {
+            let addresses = addresses.iter().copied();
+            let of_family = addresses.filter(|address| address.is_ipv6() == socket.is_ipv6());
+            with_direct_access(listener, redirect, of_family)
+        }
+    })
+}
+
+/// Adds the filter chain for direct access to the outbound passthrough listener. A matcher replaces the conditions of
+/// the filter chains.
+fn with_direct_access(
+    mut listener: Listener,
+    redirect: &TransparentProxying,
+    addresses: impl Iterator<Item = SocketAddr>,
+) -> Listener {
+    for chain in &mut listener.filter_chains {
+        chain.filter_chain_match = None;
+    }
+    listener.filter_chains.push(direct::filter_chain());
+    let closing = redirect_ports(redirect)
+        .into_iter()
+        .map(|port| (port, closing_chain_name(port)));
+    listener.filter_chain_matcher = Some(direct::matcher(closing, addresses, PASSTHROUGH_CHAIN));
+    listener
 }
 
 /// Envoy's ports that connections are redirected to.
@@ -106,8 +159,12 @@ fn closing_chain(port: u16) -> FilterChain {
         ..Default::default()
     };
     FilterChain {
-        name: format!("loop:{port}"),
+        name: closing_chain_name(port),
         filter_chain_match: Some(port_match),
         ..Default::default()
     }
+}
+
+fn closing_chain_name(port: u16) -> String {
+    format!("loop:{port}")
 }

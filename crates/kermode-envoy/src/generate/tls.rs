@@ -58,14 +58,20 @@ impl MeshTls {
     /// TLS of connections to one service. The server's certificate must have the SPIFFE ID of the service.
     pub(crate) fn to_service(&self, service: &ServiceName) -> TransportSocket {
         self.upstream(
-            exact(names::spiffe_id(&self.mesh, service)),
+            vec![exact(names::spiffe_id(&self.mesh, service))],
             names::sni(&self.mesh, service),
         )
     }
 
-    /// TLS of connections to any proxy of the mesh.
-    pub(crate) fn to_any_proxy(&self) -> TransportSocket {
-        self.upstream(prefix(names::spiffe_prefix(&self.mesh)), String::new())
+    /// TLS of connections to one Pod. The server's certificate must have the SPIFFE ID of one of these services.
+    pub(crate) fn to_any_of<'a>(
+        &self,
+        services: impl IntoIterator<Item = &'a ServiceName>,
+    ) -> TransportSocket {
+        let peers = services
+            .into_iter()
+            .map(|service| exact(names::spiffe_id(&self.mesh, service)));
+        self.upstream(peers.collect(), String::new())
     }
 
     /// TLS of an inbound listener. It accepts the certificates of all proxies of the mesh; the RBAC filter restricts
@@ -75,7 +81,7 @@ impl MeshTls {
             // No ALPN on the server side: Envoy derives the HTTP version from a negotiated protocol, and would take
             // "kuma" for HTTP/1.
             common_tls_context: Some(
-                self.common_context(prefix(names::spiffe_prefix(&self.mesh)), Vec::new()),
+                self.common_context(vec![prefix(names::spiffe_prefix(&self.mesh))], Vec::new()),
             ),
             require_client_certificate: boolean(true),
             ..Default::default()
@@ -83,9 +89,9 @@ impl MeshTls {
         transport_socket(TLS_TRANSPORT_SOCKET, &context)
     }
 
-    /// TLS of connections to a server. `peer` matches the SPIFFE ID in the server's certificate.
-    fn upstream(&self, peer: StringMatcher, sni: String) -> TransportSocket {
-        let common_tls_context = Some(self.common_context(peer, vec![ALPN.into()]));
+    /// TLS of connections to a server. One of `peers` must match a SPIFFE ID in the server's certificate.
+    fn upstream(&self, peers: Vec<StringMatcher>, sni: String) -> TransportSocket {
+        let common_tls_context = Some(self.common_context(peers, vec![ALPN.into()]));
         transport_socket(
             TLS_TRANSPORT_SOCKET,
             &UpstreamTlsContext {
@@ -96,16 +102,17 @@ impl MeshTls {
         )
     }
 
-    /// Settings that both ends of a connection share. `peer` matches the SPIFFE ID in the certificate of the other end.
-    fn common_context(&self, peer: StringMatcher, alpn_protocols: Vec<String>) -> CommonTlsContext {
-        let uri = SubjectAltNameMatcher {
+    /// Settings that both ends of a connection share. One of `peers` must match a SPIFFE ID in the certificate of the
+    /// other end.
+    fn common_context(&self, peers: Vec<StringMatcher>, alpn_protocols: Vec<String>) -> CommonTlsContext {
+        let uri = |peer| SubjectAltNameMatcher {
             san_type: SanType::Uri.into(),
             matcher: Some(peer),
             ..Default::default()
         };
         let validation = CombinedCertificateValidationContext {
             default_validation_context: Some(CertificateValidationContext {
-                match_typed_subject_alt_names: vec![uri],
+                match_typed_subject_alt_names: peers.into_iter().map(uri).collect(),
                 ..Default::default()
             }),
             validation_context_sds_secret_config: Some(sds_secret(&self.trust_bundle_secret)),

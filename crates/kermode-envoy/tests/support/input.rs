@@ -169,11 +169,19 @@ impl Input {
             );
         }
         resources.extend(generate::mesh_shared(mesh));
-        resources.extend(generate::proxy(mesh, dataplane, view.permissions(&mesh.name)));
-        if let Some(access) = DirectAccess::of(dataplane) {
-            let addresses = access.addresses(&EndpointAddresses::of(&view, &mesh.name));
-            resources.extend(generate::direct_access(mesh, addresses));
-        }
+        let endpoints = EndpointAddresses::of(&view, &mesh.name);
+        let direct_access = DirectAccess::of(dataplane).map(|access| access.addresses(&endpoints));
+        resources.extend(generate::proxy(
+            mesh,
+            dataplane,
+            view.permissions(&mesh.name),
+            direct_access.as_ref(),
+        ));
+        let direct_clusters = direct_access
+            .into_iter()
+            .flatten()
+            .map(|address| generate::direct_access_cluster(mesh, address, endpoints.services_at(address)));
+        resources.extend(direct_clusters);
         resources
     }
 

@@ -5,13 +5,67 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use kermode_envoy::Resource;
+use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
+use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
 static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     let bytes = std::fs::read(descriptors_path()).expect("the descriptors of envoy-types");
-    DescriptorPool::decode(&*bytes).expect("valid descriptors")
+    let mut pool = DescriptorPool::decode(&*bytes).expect("valid descriptors");
+    pool.add_file_descriptor_proto(ip_matcher())
+        .expect("a valid descriptor");
+    pool
 });
+
+/// Returns the descriptor of `xds.type.matcher.v3.IPMatcher`, which `envoy-types` lacks.
+fn ip_matcher() -> FileDescriptorProto {
+    let field = |name: &str, number, label: Label, type_name: Option<&str>| FieldDescriptorProto {
+        name: Some(name.into()),
+        number: Some(number),
+        label: Some(label.into()),
+        r#type: Some(type_name.map_or(Type::Bool, |_| Type::Message).into()),
+        type_name: type_name.map(|name| format!(".xds.{name}")),
+        ..Default::default()
+    };
+    let message = |name: &str, field, nested_type| DescriptorProto {
+        name: Some(name.into()),
+        field,
+        nested_type,
+        ..Default::default()
+    };
+    let range_matcher = message(
+        "IPRangeMatcher",
+        vec![
+            field("ranges", 1, Label::Repeated, Some("core.v3.CidrRange")),
+            field(
+                "on_match",
+                2,
+                Label::Optional,
+                Some("type.matcher.v3.Matcher.OnMatch"),
+            ),
+            field("exclusive", 3, Label::Optional, None),
+        ],
+        Vec::new(),
+    );
+    let range_matchers = field(
+        "range_matchers",
+        1,
+        Label::Repeated,
+        Some("type.matcher.v3.IPMatcher.IPRangeMatcher"),
+    );
+    FileDescriptorProto {
+        name: Some("xds/type/matcher/v3/ip.proto".into()),
+        package: Some("xds.type.matcher.v3".into()),
+        dependency: vec![
+            "xds/core/v3/cidr.proto".into(),
+            "xds/type/matcher/v3/matcher.proto".into(),
+        ],
+        message_type: vec![message("IPMatcher", vec![range_matchers], vec![range_matcher])],
+        syntax: Some("proto3".into()),
+        ..Default::default()
+    }
+}
 
 /// Returns a resource as protobuf JSON with sorted keys. Fields with default values are omitted, and `Any` messages are
 /// decoded.

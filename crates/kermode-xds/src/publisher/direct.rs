@@ -1,12 +1,13 @@
 //! Direct access to Pods (`kuma.io/direct-access-services`): which published proxies use direct access, and which of
-//! their listeners change when a service changes.
+//! their resources change when a service changes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
+use kermode_envoy::{Resource, generate};
 use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
 use kermode_model::view::MeshView;
-use kermode_model::{Dataplane, MeshName, ObjectKey, ServiceName};
+use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey, ServiceName};
 
 /// Published proxies with direct access, by mesh. A mesh without such proxies has no entry.
 #[derive(Debug, Default)]
@@ -15,74 +16,120 @@ pub(super) struct DirectProxies(HashMap<MeshName, MeshProxies>);
 /// Proxies of one mesh that have direct access.
 #[derive(Debug)]
 struct MeshProxies {
-    /// Endpoints of the mesh, as of the last publication of the proxies' listeners.
-    addresses: EndpointAddresses,
-    proxies: HashMap<ObjectKey, DirectAccess>,
+    /// Endpoints of the mesh, as of the last publication of the proxies' resources.
+    endpoints: EndpointAddresses,
+    proxies: HashMap<ObjectKey, DirectProxy>,
 }
 
-/// Changes of the direct-access listeners of one proxy.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ListenerChanges {
+/// One proxy that has direct access.
+#[derive(Debug)]
+struct DirectProxy {
+    access: DirectAccess,
+    /// Addresses that the application may call directly.
+    addresses: BTreeSet<SocketAddr>,
+}
+
+/// Resources for direct access of one proxy that changed.
+#[derive(Debug)]
+pub(super) struct DirectChanges {
     pub(super) proxy: ObjectKey,
-    /// Changed addresses for which the proxy must have a listener now.
-    pub(super) present: Vec<SocketAddr>,
-    /// Changed addresses for which the proxy must have no listener now.
-    pub(super) absent: Vec<SocketAddr>,
+    /// All addresses of the proxy, if an address was added or removed. The listeners contain the addresses.
+    pub(super) addresses: Option<BTreeSet<SocketAddr>>,
+    /// New clusters, and clusters that may have changed.
+    pub(super) clusters: Vec<Resource>,
+    /// Addresses whose clusters are removed.
+    pub(super) removed: Vec<SocketAddr>,
+}
+
+/// Resources for direct access of one proxy.
+#[derive(Debug)]
+pub(super) struct DirectResources {
+    pub(super) addresses: BTreeSet<SocketAddr>,
+    pub(super) clusters: Vec<Resource>,
 }
 
 impl DirectProxies {
     /// Replaces the stored endpoints of a mesh with the endpoints of the view.
     pub(super) fn reload_mesh(&mut self, view: &MeshView, mesh: &MeshName) {
         if let Some(mesh_proxies) = self.0.get_mut(mesh) {
-            mesh_proxies.addresses = EndpointAddresses::of(view, mesh);
+            mesh_proxies.endpoints = EndpointAddresses::of(view, mesh);
         }
     }
 
-    /// Updates the stored endpoints of `services`. Returns the listener changes of each proxy with direct access. The
-    /// changes of a proxy may be empty.
+    /// Updates the stored endpoints of `services`. Returns the changes of each proxy with direct access. The changes
+    /// of a proxy may be empty.
     pub(super) fn update_services<'a>(
         &mut self,
         view: &MeshView,
         mesh: &MeshName,
         services: impl IntoIterator<Item = &'a ServiceName>,
-    ) -> Vec<ListenerChanges> {
-        let Some(MeshProxies { addresses, proxies }) = self.0.get_mut(mesh) else {
+    ) -> Vec<DirectChanges> {
+        let (Some(MeshProxies { endpoints, proxies }), Some(mesh)) = (self.0.get_mut(mesh), view.mesh(mesh))
+        else {
             return Vec::new();
         };
         let mut changed_addresses = BTreeSet::new();
         for service in services {
-            changed_addresses.extend(addresses.update(service, view.service(mesh, service)));
+            changed_addresses.extend(endpoints.update(service, view.service(&mesh.name, service)));
         }
-        let changes = proxies.iter().map(|(proxy, access)| {
-            let (present, absent) = changed_addresses
+        let mut clusters = HashMap::new();
+        let changes = proxies.iter_mut().map(|(key, proxy)| {
+            let (present, absent): (Vec<_>, Vec<_>) = changed_addresses
                 .iter()
-                .partition(|address| access.includes(addresses, **address));
-            ListenerChanges {
-                proxy: proxy.clone(),
-                present,
-                absent,
+                .copied()
+                .partition(|address| proxy.access.includes(endpoints, *address));
+            let added = present
+                .iter()
+                .filter(|address| proxy.addresses.insert(**address))
+                .count();
+            let removed: Vec<_> = absent
+                .into_iter()
+                .filter(|address| proxy.addresses.remove(address))
+                .collect();
+            let present = present.into_iter();
+            DirectChanges {
+                proxy: key.clone(),
+                addresses: (added + removed.len() > 0).then(|| proxy.addresses.clone()),
+                clusters: present
+                    .map(|address| {
+                        // All proxies share the encoded cluster of an address.
+                        let cluster = clusters.entry(address);
+                        cluster
+                            .or_insert_with(|| cluster_at(mesh, endpoints, address))
+                            .clone()
+                    })
+                    .collect(),
+                removed,
             }
         });
         changes.collect()
     }
 
-    /// Registers a proxy, or removes it if it no longer has direct access. Returns the addresses that the proxy may
-    /// call directly, or `None` without direct access.
+    /// Registers a proxy, or removes it if it no longer has direct access. Returns the proxy's resources for direct
+    /// access, or `None` without direct access.
     pub(super) fn register(
         &mut self,
         view: &MeshView,
+        mesh: &Mesh,
         dataplane: &Dataplane,
-    ) -> Option<BTreeSet<SocketAddr>> {
+    ) -> Option<DirectResources> {
         self.remove(&dataplane.key);
         let access = DirectAccess::of(dataplane)?;
-        let mesh_proxies = self.0.entry(dataplane.mesh.clone());
-        let mesh_proxies = mesh_proxies.or_insert_with(|| MeshProxies {
-            addresses: EndpointAddresses::of(view, &dataplane.mesh),
+        let mesh_proxies = self.0.entry(mesh.name.clone());
+        let MeshProxies { endpoints, proxies } = mesh_proxies.or_insert_with(|| MeshProxies {
+            endpoints: EndpointAddresses::of(view, &mesh.name),
             proxies: HashMap::new(),
         });
-        let addresses = access.addresses(&mesh_proxies.addresses);
-        mesh_proxies.proxies.insert(dataplane.key.clone(), access);
-        Some(addresses)
+        let addresses = access.addresses(endpoints);
+        let resources = DirectResources {
+            clusters: addresses
+                .iter()
+                .map(|address| cluster_at(mesh, endpoints, *address))
+                .collect(),
+            addresses: addresses.clone(),
+        };
+        proxies.insert(dataplane.key.clone(), DirectProxy { access, addresses });
+        Some(resources)
     }
 
     /// Removes a proxy.
@@ -92,4 +139,8 @@ impl DirectProxies {
             !mesh_proxies.proxies.is_empty()
         });
     }
+}
+
+fn cluster_at(mesh: &Mesh, endpoints: &EndpointAddresses, address: SocketAddr) -> Resource {
+    generate::direct_access_cluster(mesh, address, endpoints.services_at(address))
 }

@@ -11,6 +11,7 @@
 )]
 
 mod control_plane;
+mod direct_access;
 mod envoy;
 mod resources;
 

@@ -66,7 +66,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Encodes a message as a resource. The version is a hash of its content.
-fn resource(kind: ResourceKind, name: &str, message: &impl Message) -> Resource {
+pub(crate) fn encode(kind: ResourceKind, name: &str, message: &impl Message) -> Resource {
     let body = message.encode_to_vec();
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
@@ -125,7 +125,7 @@ pub(crate) fn cluster(name: &str, revision: u32) -> Resource {
         }),
         ..Default::default()
     };
-    resource(ResourceKind::Cluster, name, &cluster)
+    encode(ResourceKind::Cluster, name, &cluster)
 }
 
 /// Returns an invalid cluster: EDS without a source of endpoints. Envoy rejects it.
@@ -135,7 +135,7 @@ pub(crate) fn broken_cluster(name: &str) -> Resource {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         ..Default::default()
     };
-    resource(ResourceKind::Cluster, name, &cluster)
+    encode(ResourceKind::Cluster, name, &cluster)
 }
 
 /// Returns the endpoints of a cluster: these ports on loopback.
@@ -156,7 +156,7 @@ pub(crate) fn endpoints(name: &str, ports: &[u16]) -> Resource {
         }],
         ..Default::default()
     };
-    resource(ResourceKind::Endpoints, name, &assignment)
+    encode(ResourceKind::Endpoints, name, &assignment)
 }
 
 fn listener(name: &str, port: u16, filter: &str, config: Any) -> Resource {
@@ -173,7 +173,7 @@ fn listener(name: &str, port: u16, filter: &str, config: Any) -> Resource {
         }],
         ..Default::default()
     };
-    resource(ResourceKind::Listener, name, &listener)
+    encode(ResourceKind::Listener, name, &listener)
 }
 
 /// Returns a listener that forwards connections to a cluster.
@@ -248,5 +248,5 @@ pub(crate) fn route(name: &str, text: &str) -> Resource {
         virtual_hosts: vec![host],
         ..Default::default()
     };
-    resource(ResourceKind::Route, name, &configuration)
+    encode(ResourceKind::Route, name, &configuration)
 }

@@ -59,6 +59,14 @@ impl<'k> Envoy<'k> {
         parse_endpoints(&self.get("/clusters?format=json").await?, cluster)
     }
 
+    /// Returns the names of Envoy's clusters.
+    pub(crate) async fn cluster_names(&self) -> Result<Vec<String>> {
+        let clusters: Clusters = serde_json::from_str(&self.get("/clusters?format=json").await?)
+            .context("cannot decode Envoy's clusters")?;
+        let names = clusters.cluster_statuses.into_iter();
+        Ok(names.map(|cluster| cluster.name).collect())
+    }
+
     async fn get(&self, path: &str) -> Result<String> {
         demo::get(
             self.kubectl,
