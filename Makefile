@@ -159,6 +159,11 @@ bench-control-plane: cluster-packages ## configuration of 100 to 10,000 sidecars
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
 	@nice -n -10 $(BENCH)/control-plane
 
+.PHONY: bench-direct-access
+bench-direct-access: ## direct access to 10, 100 and 1,000 Pods: listeners, clusters, memory, time of calls (SIZES=1000)
+	@$(RELEASE) --package kermode-bench
+	@$(ENVOY) nice -n -10 $(BENCH)/direct-access
+
 .PHONY: bench-exchange
 bench-exchange: ## the transport alone: CPU time to send a message to each of 100 and 1,000 clients (SIZES=1000)
 	@$(RELEASE) --package kermode-bench

@@ -187,12 +187,11 @@ fn server_responds_to_health_checks_of_every_protocol() {
     // The gRPC status is SERVING (1) or NOT_SERVING (2).
     for (flags, http_status, serving_status) in [(&[][..], "200", 1), (&["--unhealthy"], "503", 2)] {
         let (_http_server, http_address) = RoleProcess::listening_with(&[&["server"], flags].concat());
-        let (_https_server, https_address) =
-            RoleProcess::listening_with(&[&["server", "--tls"], flags].concat());
+        let (_tls_server, tls_address) = RoleProcess::listening_with(&[&["server", "--tls"], flags].concat());
         let write_status = ["--output", "/dev/null", "--write-out", "%{http_code}"];
         for url in [
             format!("http://{http_address}/healthz"),
-            format!("https://{https_address}/healthz"),
+            format!("https://{tls_address}/healthz"),
         ] {
             let arguments = [&write_status[..], &[&url]].concat();
             assert_eq!(curl(&arguments), http_status.as_bytes(), "{url}");

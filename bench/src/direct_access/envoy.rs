@@ -1,0 +1,166 @@
+//! An Envoy of the benchmark: its process, and its admin interface on a unix socket.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use super::ads;
+use crate::process::Process;
+
+/// Time limit of Envoy's start.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+pub(super) struct Envoy {
+    child: Child,
+    admin: PathBuf,
+    log: PathBuf,
+}
+
+impl Envoy {
+    /// Starts Envoy with the control plane in `folder`, and waits until Envoy has its configuration.
+    pub(super) async fn start(executable: &Path, folder: &Path) -> Result<Self> {
+        let admin = folder.join("admin.sock");
+        let path = folder.join("bootstrap.json");
+        std::fs::write(&path, bootstrap(folder, &admin).to_string())?;
+        let log = folder.join("envoy.log");
+        let log_file = std::fs::File::create(&log)?;
+        let child = Command::new(executable)
+            .args([
+                "--concurrency",
+                "2",
+                "--disable-hot-restart",
+                "--log-level",
+                "warning",
+            ])
+            .arg("--config-path")
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(log_file)
+            .spawn()
+            .with_context(|| format!("cannot start {}", executable.display()))?;
+        let envoy = Self { child, admin, log };
+        let started_at = Instant::now();
+        loop {
+            match envoy.get("/ready").await {
+                Ok(state) if state.trim() == "LIVE" => return Ok(envoy),
+                _ if started_at.elapsed() > START_TIMEOUT => {
+                    bail!("Envoy is not live after {START_TIMEOUT:?}; log: {}", envoy.log())
+                }
+                _ => tokio::time::sleep(POLL_INTERVAL).await,
+            }
+        }
+    }
+
+    /// Returns the log of Envoy.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Returns the value of a counter or gauge.
+    pub(super) async fn statistic(&self, name: &str) -> Result<u64> {
+        let text = self.get(&format!("/stats?filter=^{name}$")).await?;
+        let value = text.trim().rsplit_once(": ").map(|(_, value)| value);
+        value
+            .with_context(|| format!("Envoy has no statistic {name}"))?
+            .parse()
+            .with_context(|| format!("the statistic {name} is not a number: {text}"))
+    }
+
+    /// Returns the memory that Envoy has allocated.
+    pub(super) async fn allocated_bytes(&self) -> Result<f64> {
+        let memory: Value = serde_json::from_str(&self.get("/memory").await?)?;
+        let allocated = memory["allocated"].as_str().context("no allocated memory")?;
+        Ok(allocated.parse()?)
+    }
+
+    pub(super) fn resident_bytes(&self) -> Result<f64> {
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let bytes = Process::new(self.child.id())?.resident_bytes()? as f64;
+        Ok(bytes)
+    }
+
+    /// Returns a page of the admin interface.
+    async fn get(&self, path: &str) -> Result<String> {
+        let mut stream = UnixStream::connect(&self.admin).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        let (head, body) = response.split_once("\r\n\r\n").context("no HTTP response")?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
+        Ok(if head.contains("transfer-encoding: chunked") {
+            dechunk(body)
+        } else {
+            body.to_owned()
+        })
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns the content of a chunked body.
+fn dechunk(mut body: &str) -> String {
+    let mut content = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or_default();
+        let Some(chunk) = rest.get(..size).filter(|chunk| !chunk.is_empty()) else {
+            break;
+        };
+        content.push_str(chunk);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    content
+}
+
+fn bootstrap(folder: &Path, admin: &Path) -> Value {
+    let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
+    json!({
+        "node": { "id": "default.client.bench", "cluster": "client" },
+        "admin": { "address": { "pipe": { "path": admin } } },
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{ "envoy_grpc": { "cluster_name": "control_plane" } }],
+            },
+            "cds_config": ads,
+            "lds_config": ads,
+        },
+        "static_resources": { "clusters": [{
+            "name": "control_plane",
+            "type": "STATIC",
+            "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": { "http2_protocol_options": {} },
+            }},
+            "load_assignment": { "cluster_name": "control_plane", "endpoints": [{ "lb_endpoints": [{
+                "endpoint": { "address": { "pipe": { "path": folder.join(ads::SOCKET) } } },
+            }]}]},
+        }]},
+        // As in a sidecar's bootstrap.
+        "deferred_stat_options": { "enable_deferred_creation_stats": true },
+        "stats_flush_on_admin": true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined_and_an_incomplete_chunk_ends_the_content() {
+        assert_eq!(dechunk("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"), "abcde");
+        assert_eq!(dechunk("3\r\nabc\r\n9\r\nde"), "abc");
+    }
+}
