@@ -12,7 +12,7 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 
 /// Input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// The agent received `SIGTERM` or `SIGINT`.
     Signal,
     /// Envoy now fails its health check, as requested. Its clients then use other endpoints.
@@ -29,7 +29,7 @@ pub(crate) enum Event {
 
 /// Output of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Do nothing.
     None,
     /// Request Envoy to fail its health check, then report [`Event::DrainStarted`] or [`Event::DrainNotStarted`].
@@ -83,7 +83,7 @@ impl EnvoyShutdown {
     }
 
     /// Returns the time of the next [`Event::Deadline`]: the end of the drain time, or the time of `SIGKILL`.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Draining { until } => Some(until),
             State::Terminating { kill_at } => Some(kill_at),
@@ -97,7 +97,7 @@ impl EnvoyShutdown {
     }
 
     /// Handles an event.
-    pub(crate) fn on_event(&mut self, event: Event, now: Instant) -> Action {
+    pub fn on_event(&mut self, event: Event, now: Instant) -> Action {
         match (self.state, event) {
             (State::NotBegun, Event::Signal) => {
                 self.state = State::StartingDrain;

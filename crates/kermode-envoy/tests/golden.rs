@@ -122,7 +122,7 @@ fn to_readable(resources: &[Resource]) -> Value {
 fn compare_with_golden(case: &str, actual: &Value) {
     let path = golden_folder().join(format!("{case}.golden.yaml"));
     if std::env::var("UPDATE_GOLDENS").is_ok() {
-        let text = serde_saphyr::to_string(&readable::sorted(actual.clone())).expect("YAML");
+        let text = serde_saphyr::to_string(&kermode_envoy_json::sorted(actual.clone())).expect("YAML");
         std::fs::write(&path, text).expect("a writable golden folder");
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();

@@ -2,14 +2,14 @@
 //! the IPs of Pods.
 
 use anyhow::{Context, Result};
-use kermode_crds::Networking;
-use kermode_envoy::{generate, names};
+use kermode_envoy::{Resource, ResourceKind, generate, names};
 use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
-use kermode_model::view::MeshView;
-use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TransparentProxying};
-use serde_json::{Value, json};
+use kermode_model::view::{MeshView, ServiceAddresses};
+use kermode_model::{Dataplane, Mesh, ServiceName};
+use serde_json::json;
 
 use crate::corpus::Case;
+use crate::dataplane::dataplane;
 use crate::suite::{Outcome, Runner};
 
 /// Runner of the kind `direct-access-listeners`.
@@ -31,23 +31,16 @@ impl Runner for DirectAccessListeners {
                 .context("`inputs.mesh` is missing")?,
         );
         let client = dataplane(&mesh.name, case.at("/inputs/dataplane"))?;
-        let mut view = MeshView::default();
-        view.upsert_mesh(mesh.clone());
-        view.upsert_dataplane(client.clone());
-        for other in case.at("/inputs/dataplanes").as_array().into_iter().flatten() {
-            view.upsert_dataplane(dataplane(&mesh.name, other)?);
-        }
-        let endpoints = EndpointAddresses::of(&view, &mesh.name);
-        let access = DirectAccess::of(&client);
-        let addresses = access.as_ref().map(|access| access.addresses(&endpoints));
+        let others = case.at("/inputs/dataplanes").as_array().into_iter().flatten();
+        let others = others.map(|other| dataplane(&mesh.name, other));
+        let resources = resources_of(&mesh, &client, others.collect::<Result<_>>()?, &[]);
         // Kuma has a listener for each address, and one cluster for all listeners. Kermode has one filter chain with the
         // name of Kuma's cluster, and for each address a cluster with the name of Kuma's listener.
-        let clusters = addresses
+        let clusters = resources
             .iter()
-            .flatten()
-            .map(|address| generate::direct_access_cluster(&mesh, *address, endpoints.services_at(*address)));
+            .filter(|resource| resource.kind == ResourceKind::Cluster);
         let actual = json!({
-            "cluster": access.map_or("", |_| names::DIRECT_ACCESS),
+            "cluster": DirectAccess::of(&client).map_or("", |_| names::DIRECT_ACCESS),
             "listeners": clusters.map(|cluster| cluster.name.to_string()).collect::<Vec<_>>(),
         });
         Ok(Outcome::Compared {
@@ -57,36 +50,37 @@ impl Runner for DirectAccessListeners {
     }
 }
 
-/// Converts a Dataplane of the case to a Dataplane of the model.
-fn dataplane(mesh: &MeshName, object: &Value) -> Result<Dataplane> {
-    let name = object["name"]
-        .as_str()
-        .context("a Dataplane of the case has no name")?;
-    let networking: Networking = serde_json::from_value(object["networking"].clone())?;
-    let inbound = |inbound: kermode_crds::InboundSpec| Inbound {
-        port: inbound.port,
-        tags: inbound.tags,
-        ready: inbound.health.map(|health| health.ready),
+/// Generates the resources with which a client calls Pods of other Dataplanes by their IPs: the outbound passthrough
+/// listener, and a cluster for each address. The client has outbound listeners for the endpoints of the services in
+/// `headless`.
+pub(crate) fn resources_of(
+    mesh: &Mesh,
+    client: &Dataplane,
+    others: Vec<Dataplane>,
+    headless: &[ServiceName],
+) -> Vec<Resource> {
+    let mut view = MeshView::default();
+    view.upsert_mesh(mesh.clone());
+    for service in headless {
+        let addresses = ServiceAddresses {
+            headless: true,
+            ..ServiceAddresses::default()
+        };
+        view.set_addresses(service, Some(addresses));
+    }
+    for dataplane in [client.clone()].into_iter().chain(others) {
+        view.upsert_dataplane(dataplane);
+    }
+    let Some(access) = DirectAccess::of(client) else {
+        return Vec::new();
     };
-    Ok(Dataplane {
-        key: ObjectKey::from_proxy_name(name)
-            .with_context(|| format!("the name {name:?} of a Dataplane of the case has no namespace"))?,
-        mesh: mesh.clone(),
-        address: networking.address.parse()?,
-        additional_addresses: Vec::new(),
-        inbounds: networking.inbound.into_iter().map(inbound).collect(),
-        gateway: None,
-        transparent_proxying: networking
-            .transparent_proxying
-            .map(|settings| TransparentProxying {
-                redirect_port_inbound: settings.redirect_port_inbound,
-                redirect_port_inbound_v6: settings.redirect_port_inbound_v6,
-                redirect_port_outbound: settings.redirect_port_outbound,
-                direct_access_services: settings.direct_access_services,
-                reachable_services: settings.reachable_services,
-            }),
-        admin_port: None,
-        probes: None,
-        metrics: None,
-    })
+    let endpoints = EndpointAddresses::of(&view, &mesh.name);
+    let addresses = access.addresses(&endpoints);
+    let mut resources = generate::direct_access_listeners(client, &addresses);
+    resources.extend(
+        addresses
+            .iter()
+            .map(|address| generate::direct_access_cluster(mesh, *address, endpoints.services_at(*address))),
+    );
+    resources
 }

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::compare::differences;
+use crate::compare;
 use crate::corpus::{Case, Suite};
 use crate::deviation::Deviation;
 use crate::suite::{Outcome, Runner, runner_of};
@@ -73,11 +73,13 @@ fn run_case(case: &Case<'_>, runners: &[Box<dyn Runner>], deviations: &[Deviatio
     let Some(runner) = runner_of(runners, case) else {
         return Verdict::Skipped(format!("NO RUNNER for cases of kind {:?}", case.kind()));
     };
-    let (expected, actual) = match runner.run(case) {
+    let compared: (_, _, fn(&Value, &Value) -> Vec<String>) = match runner.run(case) {
         Err(error) => return Verdict::Failed(vec![format!("{error:#}")]),
         Ok(Outcome::Skipped(reason)) => return Verdict::Skipped(reason),
-        Ok(Outcome::Compared { expected, actual }) => (expected, actual),
+        Ok(Outcome::Compared { expected, actual }) => (expected, actual, compare::differences),
+        Ok(Outcome::Messages { expected, actual }) => (expected, actual, compare::message_differences),
     };
+    let (expected, actual, differences) = compared;
     let matches_corpus = differences(&expected, &actual).is_empty();
     let own_deviation = deviation_of(case, deviations);
     let expected = match own_deviation {
@@ -165,7 +167,7 @@ fn apply_own_deviation(
     })?;
     let runner =
         runner_of(runners, &base_case).context("`base_case` of the deviation is a case without a runner")?;
-    let Outcome::Compared { expected, .. } = runner.run(&base_case)? else {
+    let Some(expected) = runner.run(&base_case)?.into_expected() else {
         bail!("`base_case` of the deviation is {base_id}, which is skipped");
     };
     let base = match deviation_of(&base_case, deviations) {

@@ -36,8 +36,28 @@ pub enum Outcome {
         /// Result of the product's code.
         actual: Value,
     },
+    /// Expected and actual protobuf messages: objects with one member for each message.
+    /// [`crate::compare::message_differences`] compares the two.
+    Messages {
+        /// Expected messages from the corpus, to which known deviations apply as in [`Self::Compared`].
+        expected: Value,
+        /// Messages of the product's code.
+        actual: Value,
+    },
     /// The case was not run, for this reason.
     Skipped(String),
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Returns the expected result; `None` if the case was not run.
+    pub fn into_expected(self) -> Option<Value> {
+        match self {
+            Self::Compared { expected, .. } | Self::Messages { expected, .. } => Some(expected),
+            Self::Skipped(_) => None,
+        }
+    }
 }
 
 /// Returns all runners.
@@ -46,6 +66,8 @@ pub fn all_runners() -> Vec<Box<dyn Runner>> {
         Box::new(crate::container_patch::ContainerPatches),
         Box::new(crate::crds::Crds),
         Box::new(crate::direct_access::DirectAccessListeners),
+        Box::new(crate::dns_name::DnsName),
+        Box::new(crate::drain_sequence::DrainSequence),
         Box::new(crate::init_arguments::InitArguments),
         Box::new(crate::injector::Injector),
         Box::new(crate::install::Install),
@@ -55,6 +77,7 @@ pub fn all_runners() -> Vec<Box<dyn Runner>> {
         Box::new(crate::pod_to_dataplane::PodToDataplane),
         Box::new(crate::traffic::Traffic),
         Box::new(crate::webhook_match::WebhookMatch),
+        Box::new(crate::xds::Xds),
     ]
 }
 

@@ -36,7 +36,10 @@ impl Admin {
 
     /// Makes Envoy's `/ready` fail and its connections close after their current request
     /// (`docs/reference/sidecar.md#shutdown`).
-    pub(crate) async fn fail_healthcheck(self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// Envoy cannot be reached, or does not respond with status 200.
+    pub async fn fail_healthcheck(self) -> anyhow::Result<()> {
         let (status, _) = self.request(Method::POST, "/healthcheck/fail").await?;
         ensure!(
             status == StatusCode::OK,
