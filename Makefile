@@ -112,13 +112,13 @@ test-api-server: cluster-packages ## the Dataplane writer, schemas, webhook cond
 	result=$$?; $(CLUSTER_TOOL) down $(API_TEST_CLUSTER) >/dev/null; exit $$result
 
 .PHONY: test-e2e test-e2e-run
-test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILTER=text: see tests/e2e/README.md
+test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILTER=text, LONG=1: see tests/e2e/README.md
 	@python3 tests/run.py e2e
 
 # Called by tests/run.py for the suite `e2e`.
 test-e2e-run: images
 	@cargo test --quiet --package kermode-e2e
-	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)')
+	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)') $(if $(LONG),--long)
 
 ##@ Demo (CLUSTER=name selects a local cluster; KUBECONFIG and KERMODE_REGISTRY select your own: see demo/README.md)
 

@@ -11,6 +11,7 @@ mod failed_start;
 mod high_availability;
 mod identity;
 mod injection;
+mod inner_network;
 mod install;
 mod job;
 mod kuma_manual;
@@ -40,6 +41,7 @@ macro_rules! tests {
 pub(crate) fn all() -> Vec<Test> {
     let mut all = installation_tests();
     all.extend(application_tests());
+    all.extend(long_application_tests().into_iter().map(Test::long));
     all.extend(fault_tests());
     all.extend(uninstallation_tests());
     all
@@ -69,6 +71,7 @@ fn application_tests() -> Vec<Test> {
     tests![
         injection::pods_get_a_sidecar_unless_they_opt_out,
         injection::application_containers_are_unchanged,
+        injection::sidecars_are_classic_while_a_node_has_an_old_kubelet,
         dataplane::exactly_the_injected_pods_have_dataplanes,
         dataplane::unready_pod_has_an_unready_dataplane_and_gets_no_requests,
         dataplane::dataplane_is_deleted_with_its_pod,
@@ -77,21 +80,26 @@ fn application_tests() -> Vec<Test> {
         balancing::client_sidecar_balances_requests_over_all_servers,
         balancing::endpoint_of_a_service_without_selector_is_called_with_mtls,
         direct_access::every_pod_is_called_by_its_ip_and_only_called_pods_have_clusters,
+        balancing::client_stays_at_one_server_with_session_affinity,
+        balancing::service_with_local_traffic_policy_calls_only_servers_of_the_clients_node,
         encryption::sidecars_use_mtls_and_the_server_sees_the_client_identity,
         encryption::traffic_between_pods_is_encrypted,
         without_sidecar::pod_outside_the_mesh_gets_no_response,
         without_sidecar::pod_that_opted_out_gets_no_response,
         without_sidecar::port_that_no_service_names_gives_no_response_to_a_pod_outside_the_mesh,
+        without_sidecar::host_port_that_no_service_names_responds_to_clients_outside_the_mesh_only_if_excluded,
         // This test turns mTLS off and on again, so it follows the tests of `without_sidecar`, which rely on mTLS.
         encryption::capture_without_mtls_shows_plain_text,
         mesh::denial_of_an_invalid_resource_names_the_field_and_the_remedy,
         mesh::status_shows_mtls_mode_and_numbers_of_dataplanes_and_services,
         mesh::initial_permission_allows_all_traffic_and_is_not_recreated_after_its_deletion,
         mesh::requests_that_leave_the_mesh_fail_without_passthrough,
+        mesh::pods_of_a_mesh_that_was_deleted_and_created_again_talk_under_its_new_ca,
         permission::server_sidecar_responds_403_to_a_client_without_permission_and_says_why,
         job::job_uses_the_mesh_in_its_init_container_and_completes,
         admission::denial_of_an_invalid_injection_label_names_key_and_value,
         admission::denial_of_an_unknown_mesh_names_the_mesh,
+        inner_network::inner_container_reaches_the_outside_and_with_an_annotation_also_the_mesh,
         modes::classic_sidecar_is_ready_before_the_application_starts,
         patches::documented_patch_changes_sidecar_and_init_container,
         patches::denial_of_a_pod_names_missing_patches,
@@ -115,6 +123,11 @@ fn application_tests() -> Vec<Test> {
         observability::debug_endpoints_are_reachable_only_by_port_forward,
         observability::every_stage_has_metrics,
     ]
+}
+
+/// Long tests of the application with one replica of the control plane.
+fn long_application_tests() -> Vec<Test> {
+    tests![admission::pods_are_admitted_while_other_pods_hold_all_connections_to_the_webhook]
 }
 
 /// Tests of replicas and faults, with three replicas of the control plane.

@@ -1,5 +1,5 @@
-//! Test harness: the cluster, kubectl, programs on the host, waits with time limits, Envoy's statistics, faults, and
-//! packet captures.
+//! Test harness: the cluster, kubectl, programs on the host, waits with time limits, Envoy's statistics, faults,
+//! networks inside Pods, and packet captures.
 
 pub(crate) mod capture;
 pub(crate) mod cluster;
@@ -8,6 +8,8 @@ pub(crate) mod diagnosis;
 pub(crate) mod envoy;
 pub(crate) mod fault;
 pub(crate) mod host;
+pub(crate) mod idle_connections;
+pub(crate) mod inner_network;
 pub(crate) mod kubectl;
 pub(crate) mod packet;
 pub(crate) mod runner;

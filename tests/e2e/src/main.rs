@@ -1,4 +1,4 @@
-//! `kermode-e2e [--filter TEXT]`: brings a cluster up, runs the tests in order, and takes the cluster down again,
+//! `kermode-e2e [--filter TEXT] [--long]`: brings a cluster up, runs the tests in order, and takes the cluster down again,
 //! unless `KERMODE_KEEP` is set.
 //!
 //! The tests share one installation and one application (module `fixture`). They run in the order of `cases::all`:
@@ -30,7 +30,10 @@ struct Arguments {
     /// Name of the cluster. If the cluster is already running, the objects of earlier tests are removed first.
     #[arg(long, default_value = "e2e")]
     cluster: String,
-    /// List the tests without running them.
+    /// Also run the long tests. Without this flag, they run only if the filter matches no other test.
+    #[arg(long)]
+    long: bool,
+    /// List the tests without running them. Long tests are marked.
     #[arg(long)]
     list: bool,
 }
@@ -38,17 +41,16 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let mut tests = cases::all();
-    if let Some(text) = &arguments.filter {
-        tests.retain(|test| test.name.contains(text.as_str()));
-        if tests.is_empty() {
-            bail!("no test has {text:?} in its name: run with --list to see all names");
-        }
+    let filter = arguments.filter.as_deref();
+    let tests = runner::select(cases::all(), filter, arguments.long || arguments.list);
+    if let Some(text) = filter.filter(|_| tests.is_empty()) {
+        bail!("no test has {text:?} in its name: run with --list to see all names");
     }
     if arguments.list {
         let mut out = std::io::stdout().lock();
         for test in &tests {
-            writeln!(out, "{}", test.name)?;
+            let mark = if test.is_long { " (long)" } else { "" };
+            writeln!(out, "{}{mark}", test.name)?;
         }
         return Ok(ExitCode::SUCCESS);
     }

@@ -1,7 +1,8 @@
 //! Functions that build Pods for tests and read fields of Pods.
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::PostParams;
 use serde_json::json;
@@ -20,17 +21,29 @@ pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&
     }))?)
 }
 
+/// Returns a Node that is only an object: it has no machine, and no Pod is scheduled to it. Its kubelet claims this
+/// version. After 50 s without a heartbeat, Kubernetes marks the Node and its Pods as not ready.
+pub(crate) fn node_without_machine(name: &str, kubelet_version: &str) -> Result<Node> {
+    // Without a time, Kubernetes uses the last heartbeat of an earlier Node with this name.
+    let heartbeat = Timestamp::now().to_string();
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}},
+        "spec": {"taints": [{"key": "kermode-e2e", "effect": "NoSchedule"}]},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": heartbeat}],
+            "nodeInfo": {
+                "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
+                "kubeProxyVersion": "", "kubeletVersion": kubelet_version, "machineID": "",
+                "operatingSystem": "linux", "osImage": "", "systemUUID": "",
+            },
+        },
+    }))?)
+}
+
 /// Creates a Pod with the injection label in a dry run and checks that the Pod gets a sidecar. A sidecar shows that the
 /// API server calls the webhook and trusts the webhook's certificate.
 pub(crate) async fn check_injection_in_dry_run(fixture: &Fixture) -> Result<()> {
-    let mut pod = demo_pod(fixture, "default", "e2e-dry-run", &["server"])?;
-    pod.labels_mut()
-        .insert("kuma.io/sidecar-injection".to_owned(), "enabled".to_owned());
-    let parameters = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let admitted = fixture.pods("default").create(&parameters, &pod).await?;
+    let admitted = injected_in_dry_run(fixture).await?;
     let (init_containers, containers) = container_names(&admitted);
     let has_sidecar = init_containers
         .iter()
@@ -41,6 +54,18 @@ pub(crate) async fn check_injection_in_dry_run(fixture: &Fixture) -> Result<()> 
         "the Pod of the dry run has no sidecar, only init containers {init_containers:?} and containers {containers:?}"
     );
     Ok(())
+}
+
+/// Creates a Pod with the injection label in a dry run. Returns the Pod as the API server admitted it.
+pub(crate) async fn injected_in_dry_run(fixture: &Fixture) -> Result<Pod> {
+    let mut pod = demo_pod(fixture, "default", "e2e-dry-run", &["server"])?;
+    pod.labels_mut()
+        .insert("kuma.io/sidecar-injection".to_owned(), "enabled".to_owned());
+    let parameters = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    Ok(fixture.pods("default").create(&parameters, &pod).await?)
 }
 
 /// Returns the names of the init containers and the names of the other containers.

@@ -1,18 +1,26 @@
 //! Load balancing by the client's sidecar: over the Pods that a Service selects, and over endpoints from
-//! EndpointSlices.
+//! EndpointSlices. The fields of a Service that choose among its endpoints have the same effect as without a sidecar.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
 
-use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_SERVICE};
+use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SERVER_SERVICE};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::pods::ip;
+use crate::pods::{demo_pod, ip, is_ready, node_without_machine};
+
+/// Time limit of each condition that the tests wait for.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Namespace and Deployment of two clients. The first has a sidecar, the second one has none.
+const CLIENTS: [(&str, &str); 2] = [(APP_NAMESPACE, "client"), (OUTSIDE_NAMESPACE, "outsider")];
 
 pub(super) async fn client_sidecar_balances_requests_over_all_servers(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
@@ -118,6 +126,213 @@ metadata:
 addressType: IPv4
 ports: [{{name: http, port: 8080, protocol: TCP}}]
 endpoints: [{{addresses: [\"{ip}\"], conditions: {{ready: true}}}}]
+"
+    )
+}
+
+// === fields of a Service ===
+
+pub(super) async fn client_stays_at_one_server_with_session_affinity(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let kubectl = &fixture.cluster.kubectl;
+    scale_outside_servers(fixture, 3).await?;
+    let outcome = async {
+        for (namespace, client) in CLIENTS {
+            kubectl.apply(&sticky_service(namespace)).await?;
+            // The certificates of running servers do not name a Service that is created later.
+            fixture.restart_deployment(namespace, "server").await?;
+            check_affinity(fixture, namespace, client)
+                .await
+                .with_context(|| format!("Deployment {namespace}/{client}"))?;
+        }
+        Ok(())
+    };
+    let outcome = outcome.await;
+    for (namespace, _) in CLIENTS {
+        kubectl.delete(&sticky_service(namespace), true).await?;
+    }
+    scale_outside_servers(fixture, 1).await?;
+    outcome.map(|()| String::new())
+}
+
+/// Checks that the requests of a client to the Service `sticky` reach one server, and those to the Service `server`
+/// several servers.
+async fn check_affinity(fixture: &Fixture, namespace: &str, client: &str) -> Result<()> {
+    let client = fixture.ready_pod_name(namespace, client).await?;
+    let responding_pods = async |service: &str, requests: u32| {
+        let url = format!("http://{service}.{namespace}.svc/");
+        demo::responding_pods(&fixture.cluster.kubectl, namespace, &client, &url, requests).await
+    };
+    wait_for("a response of the Service sticky", TIMEOUT, async || {
+        let response = responding_pods("sticky", 1).await;
+        Ok(done_if(response.is_ok(), (), || format!("{response:?}")))
+    })
+    .await?;
+    let sticky = responding_pods("sticky", 20).await?;
+    ensure!(
+        sticky.len() == 1,
+        "20 requests to a Service with session affinity reached {sticky:?}"
+    );
+    let other = responding_pods("server", 20).await?;
+    ensure!(
+        other.len() > 1,
+        "20 requests to a Service without session affinity reached only {other:?}"
+    );
+    Ok(())
+}
+
+/// Returns a Service with session affinity for the Pods of the Deployment `server`.
+fn sticky_service(namespace: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: sticky, namespace: {namespace}}}
+spec:
+  selector: {{app: server}}
+  sessionAffinity: ClientIP
+  ports: [{{name: http, port: 80, targetPort: 8080, appProtocol: http}}]
+"
+    )
+}
+
+async fn scale_outside_servers(fixture: &Fixture, replicas: usize) -> Result<()> {
+    let namespace_flag = format!("--namespace={OUTSIDE_NAMESPACE}");
+    let replicas_flag = format!("--replicas={replicas}");
+    let arguments = ["scale", "deployment/server", &namespace_flag, &replicas_flag];
+    fixture.cluster.kubectl.run(&arguments).await?;
+    fixture.wait_for_rollout(OUTSIDE_NAMESPACE, "server").await
+}
+
+/// Name of a Node without a machine.
+const OTHER_NODE: &str = "e2e-other-node";
+/// Pod on the Node of the clients.
+const NEAR: &str = "agent-near";
+/// Pod on [`OTHER_NODE`].
+const FAR: &str = "agent-far";
+/// Address of [`FAR`]. No machine has this address, so a request to it gets no response.
+const FAR_ADDRESS: &str = "192.0.2.7";
+/// Service of both Pods, with `internalTrafficPolicy: Local`.
+const AGENT: &str = "agent";
+
+pub(super) async fn service_with_local_traffic_policy_calls_only_servers_of_the_clients_node(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let nodes = Api::<Node>::all(fixture.cluster.client.clone());
+    let node = node_without_machine(OTHER_NODE, "v1.34.0")?;
+    nodes.create(&PostParams::default(), &node).await?;
+    let outcome = check_local_traffic(fixture).await;
+    let at_once = DeleteParams::default().grace_period(0);
+    for (namespace, _) in CLIENTS {
+        for pod in [NEAR, FAR] {
+            // The test has deleted some of the Pods, and may have failed before it created them.
+            let _ = fixture.pods(namespace).delete(pod, &at_once).await;
+        }
+        fixture
+            .cluster
+            .kubectl
+            .delete(&agent_service(namespace), true)
+            .await?;
+    }
+    nodes.delete(OTHER_NODE, &DeleteParams::default()).await?;
+    outcome
+}
+
+async fn check_local_traffic(fixture: &Fixture) -> Result<Note> {
+    for (namespace, _) in CLIENTS {
+        create_agents(fixture, namespace).await?;
+    }
+    for (namespace, client) in CLIENTS {
+        wait_for_agents(fixture, namespace).await?;
+        let client = fixture.ready_pod_name(namespace, client).await?;
+        let url = format!("http://{AGENT}.{namespace}.svc/");
+        let responding = wait_for("responses of the Service", TIMEOUT, async || {
+            let kubectl = &fixture.cluster.kubectl;
+            let responding = demo::responding_pods(kubectl, namespace, &client, &url, 10).await;
+            let state = format!("{responding:?}");
+            Ok(done_if(responding.is_ok(), responding, || state))
+        })
+        .await??;
+        ensure!(
+            responding.iter().eq([NEAR]),
+            "the requests of Pod {namespace}/{client} reached {responding:?}"
+        );
+    }
+    let mut failures = Vec::new();
+    for (namespace, client) in CLIENTS {
+        let at_once = DeleteParams::default().grace_period(0);
+        fixture.pods(namespace).delete(NEAR, &at_once).await?;
+        let client = fixture.ready_pod_name(namespace, client).await?;
+        let failure = wait_for(
+            "requests without a server on the Node to fail",
+            TIMEOUT,
+            async || {
+                let url = format!("http://{AGENT}.{namespace}.svc/");
+                let command = ["kermode-demo", "get", &url, "--timeout=2s", "--expect-fail"];
+                let kubectl = &fixture.cluster.kubectl;
+                let failure = kubectl.exec(namespace, &client, "client", &command).await;
+                let state = format!("{failure:?}");
+                Ok(done_if(failure.is_ok(), failure, || state))
+            },
+        )
+        .await??;
+        failures.push(format!("{client}: {}", failure.trim()));
+    }
+    Ok(format!("without a server on the Node: {}", failures.join("; ")))
+}
+
+/// Creates the Service and its two Pods. The Pod on the other Node gets the status that its kubelet would write.
+async fn create_agents(fixture: &Fixture, namespace: &str) -> Result<()> {
+    let pods = fixture.pods(namespace);
+    fixture.cluster.kubectl.apply(&agent_service(namespace)).await?;
+    for name in [NEAR, FAR] {
+        let mut pod = demo_pod(fixture, namespace, name, &["server"])?;
+        pod.labels_mut().insert("app".to_owned(), AGENT.to_owned());
+        if let Some(spec) = pod.spec.as_mut().filter(|_| name == FAR) {
+            spec.node_name = Some(OTHER_NODE.to_owned());
+        }
+        pods.create(&PostParams::default(), &pod).await?;
+    }
+    let status = json!({"status": {
+        "phase": "Running",
+        "podIP": FAR_ADDRESS,
+        "podIPs": [{"ip": FAR_ADDRESS}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }});
+    pods.patch_status(FAR, &PatchParams::default(), &Patch::Merge(status))
+        .await?;
+    Ok(())
+}
+
+/// Waits until both Pods are ready endpoints of the Service, each on its own Node.
+async fn wait_for_agents(fixture: &Fixture, namespace: &str) -> Result<()> {
+    let namespace_flag = format!("--namespace={namespace}");
+    let selector = format!("--selector=kubernetes.io/service-name={AGENT}");
+    let template =
+        "--output=jsonpath={range .items[*].endpoints[?(@.conditions.ready==true)]}{.nodeName} {end}";
+    wait_for("two ready endpoints of the Service", TIMEOUT, async || {
+        let near_is_ready = is_ready(&fixture.pods(namespace).get(NEAR).await?);
+        let arguments = ["get", "endpointslices", &namespace_flag, &selector, template];
+        let nodes = fixture.cluster.kubectl.run(&arguments).await?;
+        let done = near_is_ready && nodes.contains(OTHER_NODE) && nodes.split_whitespace().count() == 2;
+        Ok(done_if(done, (), || {
+            format!("the endpoints are on Nodes {nodes}")
+        }))
+    })
+    .await
+}
+
+fn agent_service(namespace: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: {AGENT}, namespace: {namespace}}}
+spec:
+  selector: {{app: {AGENT}}}
+  internalTrafficPolicy: Local
+  ports: [{{name: http, port: 80, targetPort: 8080, appProtocol: http}}]
 "
     )
 }

@@ -41,6 +41,8 @@ spec:
         rotation:
           expiration: 1m
 ";
+/// Page of Envoy's admin interface with its TLS secrets.
+const SECRETS_URL: &str = "http://127.0.0.1:9901/config_dump?resource=dynamic_active_secrets";
 /// Time limit until every sidecar has the current set of roots. After a test that disables mTLS, a sidecar without a
 /// certificate may wait 10 s before it retries its request for one.
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(45);
@@ -218,7 +220,7 @@ async fn start_step(fixture: &Fixture, time_entry: &str) -> Result<()> {
 }
 
 /// TLS secrets of a sidecar, read from the admin interface of its Envoy.
-struct SidecarSecrets {
+pub(super) struct SidecarSecrets {
     /// Roots that the sidecar trusts.
     roots: Vec<CertificateDer<'static>>,
     /// The sidecar's certificate, followed by intermediate certificates.
@@ -226,13 +228,26 @@ struct SidecarSecrets {
 }
 
 impl SidecarSecrets {
+    /// Reads the secrets of the sidecar of a Pod in the namespace of the application.
+    pub(super) async fn read(fixture: &Fixture, pod: &str, container: &str) -> Result<Self> {
+        let dump = demo::get(
+            &fixture.cluster.kubectl,
+            APP_NAMESPACE,
+            pod,
+            container,
+            SECRETS_URL,
+        )
+        .await?;
+        parse_secrets(&dump).with_context(|| pod.to_owned())
+    }
+
     /// Whether the sidecar trusts exactly these roots.
-    fn trusts_exactly(&self, roots: &[&CertificateDer<'static>]) -> bool {
+    pub(super) fn trusts_exactly(&self, roots: &[&CertificateDer<'static>]) -> bool {
         self.roots.iter().collect::<Vec<_>>() == roots
     }
 
     /// Whether the sidecar's certificate is currently valid and signed by this root.
-    fn chains_to(&self, root: &CertificateDer<'static>) -> bool {
+    pub(super) fn chains_to(&self, root: &CertificateDer<'static>) -> bool {
         let mut store = RootCertStore::empty();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verified = || {
@@ -281,8 +296,7 @@ async fn sidecar_secrets(fixture: &Fixture) -> Result<BTreeMap<String, SidecarSe
     for app in ["client", "server"] {
         for pod in fixture.ready_pods(APP_NAMESPACE, app).await? {
             let name = pod.name_any();
-            let url = "http://127.0.0.1:9901/config_dump?resource=dynamic_active_secrets";
-            let dump = demo::get(&fixture.cluster.kubectl, APP_NAMESPACE, &name, app, url).await;
+            let dump = demo::get(&fixture.cluster.kubectl, APP_NAMESPACE, &name, app, SECRETS_URL).await;
             // The Pod may have been deleted since it was listed.
             let Ok(dump) = dump else { continue };
             sidecars.insert(name.clone(), parse_secrets(&dump).with_context(|| name)?);

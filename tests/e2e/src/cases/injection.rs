@@ -1,13 +1,17 @@
-//! Injection: the Pods that get a sidecar, and the fields of these Pods that must not change.
+//! Injection: the Pods that get a sidecar, the fields of these Pods that must not change, and the mode of the sidecar.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Container;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{Container, Node};
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE};
 use crate::harness::runner::Note;
-use crate::pods::{SIDECAR, container_names};
+use crate::harness::wait::{done_if, wait_for};
+use crate::pods::{SIDECAR, container_names, injected_in_dry_run, node_without_machine};
 
 const INIT_CONTAINER: &str = "kuma-init";
 /// Port on which the sidecar serves HTTP probes of the application.
@@ -142,6 +146,39 @@ pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> R
         }
     }
     Ok(String::new())
+}
+
+/// Name of a Node whose kubelet is older than 1.29, and so knows no native sidecars.
+const OLD_NODE: &str = "e2e-old-node";
+
+pub(super) async fn sidecars_are_classic_while_a_node_has_an_old_kubelet(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    wait_for_sidecar_mode(fixture, true)
+        .await
+        .context("before the old Node")?;
+    let nodes = Api::<Node>::all(fixture.cluster.client.clone());
+    let node = node_without_machine(OLD_NODE, "v1.27.9")?;
+    nodes.create(&PostParams::default(), &node).await?;
+    let joined = wait_for_sidecar_mode(fixture, false).await;
+    nodes.delete(OLD_NODE, &DeleteParams::default()).await?;
+    joined.context("after the old Node joined")?;
+    wait_for_sidecar_mode(fixture, true)
+        .await
+        .context("after the old Node left")?;
+    Ok(String::new())
+}
+
+/// Waits until new Pods get native sidecars, or classic ones.
+async fn wait_for_sidecar_mode(fixture: &Fixture, native: bool) -> Result<()> {
+    wait_for("the mode of new sidecars", Duration::from_secs(15), async || {
+        let pod = injected_in_dry_run(fixture).await?;
+        let (init_containers, containers) = container_names(&pod);
+        let done = init_containers.contains(&SIDECAR) == native && containers.contains(&SIDECAR) != native;
+        Ok(done_if(done, (), || {
+            format!("the init containers are {init_containers:?}, the containers {containers:?}")
+        }))
+    })
+    .await
 }
 
 /// Checks that a container of an injected Pod equals the container of the template. Two differences are expected: the

@@ -1,16 +1,24 @@
-//! Meshes: validation, status, the permission that the control plane creates for a new Mesh, and passthrough.
+//! Meshes: validation, status, the permission that the control plane creates for a new Mesh, passthrough, and a Mesh that
+//! is deleted and created again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE};
+use super::identity::SidecarSecrets;
+use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE};
 use crate::harness::demo;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
+use crate::pods::demo_pod;
 
 /// Time limit of each condition that the tests wait for.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -211,4 +219,157 @@ async fn set_passthrough(fixture: &Fixture, enabled: bool) -> Result<()> {
         .run(&["patch", "mesh", "default", "--type=merge", &patch])
         .await?;
     Ok(())
+}
+
+/// Mesh that is deleted and created again, and the Service of its server.
+const RECREATED: &str = "
+apiVersion: kuma.io/v1alpha1
+kind: Mesh
+metadata: {name: e2e-recreated}
+spec: {mtls: {enabledBackend: ca-1, backends: [{name: ca-1, type: builtin, mode: STRICT}]}}
+";
+const RECREATED_SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: recreated, namespace: e2e-mesh}
+spec:
+  selector: {app: recreated-server}
+  ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]
+";
+/// Pods of the Mesh.
+const RECREATED_PODS: [&str; 2] = ["recreated-server", "recreated-client"];
+/// Time limit until the sidecars have certificates of the new CA. A sidecar notices the new Mesh within 30 s.
+const NEW_CA_TIMEOUT: Duration = Duration::from_mins(1);
+
+pub(super) async fn pods_of_a_mesh_that_was_deleted_and_created_again_talk_under_its_new_ca(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    fixture.ensure_application().await?;
+    let kubectl = &fixture.cluster.kubectl;
+    let pods = fixture.pods(APP_NAMESPACE);
+    kubectl.apply(RECREATED).await?;
+    kubectl.apply(RECREATED_SERVICE).await?;
+    for name in RECREATED_PODS {
+        let mut pod = demo_pod(fixture, APP_NAMESPACE, name, &["server"])?;
+        pod.annotations_mut()
+            .insert("kuma.io/mesh".to_owned(), "e2e-recreated".to_owned());
+        pods.create(&PostParams::default(), &pod).await?;
+    }
+    let outcome = check_recreation(fixture).await;
+    for name in RECREATED_PODS {
+        pods.delete(name, &DeleteParams::default()).await?;
+    }
+    kubectl.delete(RECREATED_SERVICE, true).await?;
+    kubectl.delete(RECREATED, true).await?;
+    outcome
+}
+
+async fn check_recreation(fixture: &Fixture) -> Result<Note> {
+    let kubectl = &fixture.cluster.kubectl;
+    wait_for_response_in_recreated_mesh(fixture).await?;
+    let old_root = root_of_recreated_mesh(fixture)
+        .await?
+        .context("the Mesh has no CA")?;
+    kubectl.delete(RECREATED, true).await?;
+    wait_for(
+        "Secrets and permission of the deleted Mesh to be gone",
+        TIMEOUT,
+        async || {
+            let left_over = objects_of_recreated_mesh(fixture).await?;
+            Ok(done_if(left_over.is_empty(), (), || {
+                format!("{left_over:?} remain")
+            }))
+        },
+    )
+    .await?;
+    let start = Instant::now();
+    kubectl.apply(RECREATED).await?;
+    let new_root = wait_for("the CA of the new Mesh", TIMEOUT, async || {
+        let root = root_of_recreated_mesh(fixture).await?;
+        Ok(done_if(root.is_some(), root, || "the Mesh has no CA".to_owned()))
+    })
+    .await?
+    .context("the Mesh has no CA")?;
+    ensure!(new_root != old_root, "the new Mesh has the CA of the deleted one");
+    wait_for("both sidecars to have the new CA", NEW_CA_TIMEOUT, async || {
+        let mut outdated = Vec::new();
+        for pod in RECREATED_PODS {
+            let secrets = SidecarSecrets::read(fixture, pod, "client").await?;
+            if !secrets.trusts_exactly(&[&new_root]) || !secrets.chains_to(&new_root) {
+                outdated.push(pod);
+            }
+        }
+        Ok(done_if(outdated.is_empty(), (), || {
+            format!("{outdated:?} have not")
+        }))
+    })
+    .await?;
+    wait_for_response_in_recreated_mesh(fixture).await?;
+    let duration = start.elapsed();
+    for name in RECREATED_PODS {
+        let status = fixture
+            .pods(APP_NAMESPACE)
+            .get(name)
+            .await?
+            .status
+            .unwrap_or_default();
+        let init_containers = status.init_container_statuses.into_iter().flatten();
+        let mut containers = init_containers.chain(status.container_statuses.into_iter().flatten());
+        ensure!(
+            containers.all(|container| container.restart_count == 0),
+            "a container of Pod {name} was restarted"
+        );
+    }
+    Ok(format!(
+        "responses under the new CA after {:.0} s",
+        duration.as_secs_f64()
+    ))
+}
+
+async fn wait_for_response_in_recreated_mesh(fixture: &Fixture) -> Result<()> {
+    let url = format!("http://recreated.{APP_NAMESPACE}.svc/");
+    wait_for("a response in the Mesh", NEW_CA_TIMEOUT, async || {
+        let (kubectl, client) = (&fixture.cluster.kubectl, RECREATED_PODS[1]);
+        let response = demo::get(kubectl, APP_NAMESPACE, client, "client", &url).await;
+        Ok(done_if(response.is_ok(), (), || format!("{response:?}")))
+    })
+    .await
+}
+
+/// Returns the certificate of the Mesh's first CA.
+async fn root_of_recreated_mesh(fixture: &Fixture) -> Result<Option<CertificateDer<'static>>> {
+    let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE);
+    let secret = secrets.get_opt("e2e-recreated.ca-builtin-cert-ca-1").await?;
+    let Some(pem) = secret.and_then(|secret| secret.data?.remove("value")) else {
+        return Ok(None);
+    };
+    Ok(Some(CertificateDer::from_pem_slice(&pem.0)?))
+}
+
+/// Returns the names of the Secrets and of the permissions of the Mesh.
+async fn objects_of_recreated_mesh(fixture: &Fixture) -> Result<Vec<String>> {
+    let client = &fixture.cluster.client;
+    let secrets = Api::<Secret>::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(
+        "kuma.io",
+        "v1alpha1",
+        "MeshTrafficPermission",
+    ));
+    let permissions = Api::<DynamicObject>::namespaced_with(client.clone(), SYSTEM_NAMESPACE, &kind);
+    let all = ListParams::default();
+    let secret_names = secrets
+        .list(&all)
+        .await?
+        .into_iter()
+        .map(|secret| secret.name_any());
+    let permission_names = permissions
+        .list(&all)
+        .await?
+        .into_iter()
+        .map(|object| object.name_any());
+    Ok(secret_names
+        .chain(permission_names)
+        .filter(|name| name.contains("e2e-recreated"))
+        .collect())
 }

@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{ContainerPort, Pod};
+use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 
 use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SERVER_URL};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
+use crate::harness::host;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{demo_pod, ip, is_ready};
@@ -86,6 +89,112 @@ async fn check_unlisted_port(fixture: &Fixture) -> Result<Note> {
         "the Envoy of Pod {UNLISTED} has closed no connection, although the request failed: {failure}"
     );
     Ok(format!("{failure}; Envoy has closed {closed} connections"))
+}
+
+/// Pods with a sidecar, each with the `hostPort` of its port 8080. No Service selects them. The second Pod excludes the
+/// port from redirection.
+const HOST_PORT_PODS: [(&str, u16); 2] = [("host-port", 18080), ("host-port-excluded", 18081)];
+
+pub(super) async fn host_port_that_no_service_names_responds_to_clients_outside_the_mesh_only_if_excluded(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let pods = fixture.pods(APP_NAMESPACE);
+    let [(closed, closed_port), (excluded, excluded_port)] = HOST_PORT_PODS;
+    for (name, host_port) in HOST_PORT_PODS {
+        let mut pod = demo_pod(fixture, APP_NAMESPACE, name, &["server"])?;
+        if name == excluded {
+            pod.annotations_mut().insert(
+                "traffic.kuma.io/exclude-inbound-ports".to_owned(),
+                "8080".to_owned(),
+            );
+        }
+        let containers = pod.spec.iter_mut().flat_map(|spec| &mut spec.containers);
+        for container in containers {
+            container.ports = Some(vec![ContainerPort {
+                container_port: 8080,
+                host_port: Some(host_port.into()),
+                ..ContainerPort::default()
+            }]);
+        }
+        pods.create(&PostParams::default(), &pod).await?;
+    }
+    let outcome = async {
+        let node_address = wait_for_host_ports(fixture).await?;
+        let closed = check_host_port(fixture, closed, &node_address, closed_port, false).await?;
+        let excluded = check_host_port(fixture, excluded, &node_address, excluded_port, true).await?;
+        Ok(format!("{closed}; excluded: {excluded}"))
+    };
+    let outcome = outcome.await;
+    for (name, _) in HOST_PORT_PODS {
+        pods.delete(name, &DeleteParams::default()).await?;
+    }
+    outcome
+}
+
+/// Waits until the Pods with a `hostPort` are ready. Returns the address of their Node.
+async fn wait_for_host_ports(fixture: &Fixture) -> Result<String> {
+    let pods = fixture.pods(APP_NAMESPACE);
+    wait_for("the Pods with a hostPort to be ready", TIMEOUT, async || {
+        let mut ready = Vec::new();
+        for (name, _) in HOST_PORT_PODS {
+            ready.push(pods.get(name).await?);
+        }
+        ready.retain(is_ready);
+        let address = |pod: &Pod| pod.status.clone()?.host_ip;
+        let address = ready.first().and_then(address).unwrap_or_default();
+        Ok(done_if(ready.len() == HOST_PORT_PODS.len(), address, || {
+            format!("{} Pods are ready", ready.len())
+        }))
+    })
+    .await
+}
+
+/// Requests a `hostPort` from a Pod outside of the mesh, and from a machine outside of the cluster. Checks whether the
+/// Pod behind the port responds. Returns the results of the requests.
+async fn check_host_port(
+    fixture: &Fixture,
+    pod: &str,
+    node_address: &str,
+    port: u16,
+    responds: bool,
+) -> Result<String> {
+    let kubectl = &fixture.cluster.kubectl;
+    let url = format!("http://{node_address}:{port}/");
+    let demo_program = fixture.config.checkout.release_binary("kermode-demo");
+    let mut arguments = vec!["get", &url];
+    if !responds {
+        arguments.push("--expect-fail");
+    }
+    let from_machine = host::run(&demo_program, &arguments)
+        .await
+        .with_context(|| format!("request of a machine outside of the cluster to {url}"))?;
+    let outsider = fixture.ready_pod_name(OUTSIDE_NAMESPACE, "outsider").await?;
+    arguments.insert(0, "kermode-demo");
+    let from_pod = kubectl
+        .exec(OUTSIDE_NAMESPACE, &outsider, "client", &arguments)
+        .await
+        .with_context(|| format!("request of a Pod outside of the mesh to {url}"))?;
+    let closed = Envoy::new(kubectl, APP_NAMESPACE, pod, "client")
+        .statistics("no_route")
+        .await?
+        .sum("tcp.inbound_passthrough_", ".downstream_cx_no_route");
+    for result in [&from_machine, &from_pod] {
+        ensure!(
+            result.contains(&format!("\"pod\":\"{pod}\"")) == responds,
+            "result of a request to {url}: {result}"
+        );
+    }
+    ensure!(
+        (closed == 0) == responds,
+        "the Envoy of Pod {pod} has closed {closed} connections"
+    );
+    let status = |result: &str| result.split('{').next().unwrap_or_default().trim().to_owned();
+    Ok(format!(
+        "from a machine: {}, from a Pod: {}, closed by Envoy: {closed}",
+        status(&from_machine),
+        status(&from_pod)
+    ))
 }
 
 async fn check_no_response(fixture: &Fixture, namespace: &str, app: &str) -> Result<Note> {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
 
+use super::host;
 use super::kubectl::Kubectl;
 use crate::config::Config;
 
@@ -91,15 +92,9 @@ impl Cluster {
         Ok(reference.with_context(|| format!("image {name} does not exist: run make images"))?)
     }
 
-    /// Returns a command that runs a program of this machine in the node's network namespace. `nsenter` replaces itself
-    /// by the program, so signals to the child process reach the program.
+    /// Returns a command that runs a program of this machine in the node's network namespace.
     pub(crate) fn in_node_network(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--target={}", self.node_pid))
-            .args(["--net", "--", program]);
-        command.kill_on_drop(true);
-        command
+        host::in_network_of(self.node_pid, program)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The demo program, which runs in Pods. Its command `get` makes a single request. Its command `client` sends requests
 //! continuously and counts them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -91,6 +91,33 @@ pub(crate) async fn get(
         .split_once(' ')
         .with_context(|| format!("kermode-demo get {url} printed no status and body: {printed}"))?;
     Ok(body.to_owned())
+}
+
+/// Makes sequential GET requests to a demo server, each on its own connection. Returns the names of the Pods that
+/// responded.
+///
+/// # Errors
+/// A request fails.
+pub(crate) async fn responding_pods(
+    kubectl: &Kubectl,
+    namespace: &str,
+    pod: &str,
+    url: &str,
+    requests: u32,
+) -> Result<BTreeSet<String>> {
+    let count = format!("--count={requests}");
+    let command = ["kermode-demo", "get", url, &count];
+    let printed = kubectl.exec(namespace, pod, "client", &command).await?;
+    let mut names = BTreeSet::new();
+    for line in printed.lines() {
+        let (_status, body) = line
+            .split_once(' ')
+            .with_context(|| format!("kermode-demo printed no status and body: {line}"))?;
+        let response: Value = serde_json::from_str(body)?;
+        let name = response["pod"].as_str().context("the response names no Pod")?;
+        names.insert(name.to_owned());
+    }
+    Ok(names)
 }
 
 /// Makes a GET request that must fail, in the client container of a Pod. Returns the line that the demo program prints:

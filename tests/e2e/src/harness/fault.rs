@@ -22,7 +22,7 @@ const TABLE: &str = "inet kermode-e2e-severed";
 /// # Errors
 /// The Pod does not have exactly one such process.
 pub(crate) fn kill_program(pod: &Pod, program: &str) -> Result<()> {
-    let pid = pid_of(pod, program)?;
+    let pid = process_of(pod, program)?;
     kill(pid, Signal::SIGKILL).with_context(|| format!("cannot signal {program} of Pod {}", pod.name_any()))
 }
 
@@ -35,7 +35,7 @@ impl FrozenProcess {
     /// # Errors
     /// The Pod does not have exactly one such process.
     pub(crate) fn freeze(pod: &Pod, program: &str) -> Result<Self> {
-        let pid = pid_of(pod, program)?;
+        let pid = process_of(pod, program)?;
         kill(pid, Signal::SIGSTOP)
             .with_context(|| format!("cannot signal {program} of Pod {}", pod.name_any()))?;
         Ok(Self(pid))
@@ -49,7 +49,11 @@ impl Drop for FrozenProcess {
     }
 }
 
-fn pid_of(pod: &Pod, program: &str) -> Result<Pid> {
+/// Returns the process named `program` in a Pod.
+///
+/// # Errors
+/// The Pod does not have exactly one such process.
+pub(crate) fn process_of(pod: &Pod, program: &str) -> Result<Pid> {
     let uid = pod
         .uid()
         .with_context(|| format!("Pod {} has no UID", pod.name_any()))?;

@@ -1,4 +1,5 @@
-//! Programs that run on this machine, outside of the cluster: kumactl and kuma-cp.
+//! Programs of this machine: kumactl and kuma-cp outside of the cluster, and others in a network namespace of the
+//! cluster.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -33,6 +34,17 @@ pub(crate) async fn run(program: &Path, arguments: &[&str]) -> Result<String> {
         );
     }
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Returns a command that runs a program of this machine in the network namespace of a process. `nsenter` replaces itself
+/// by the program, so signals to the child process reach the program.
+pub(crate) fn in_network_of(process: impl std::fmt::Display, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--target={process}"))
+        .args(["--net", "--", program]);
+    command.kill_on_drop(true);
+    command
 }
 
 /// Returns a command for a control plane outside of the cluster, with exactly this environment.

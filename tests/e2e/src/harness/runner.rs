@@ -20,6 +20,8 @@ pub(crate) type Note = String;
 pub(crate) struct Test {
     /// Module and function of the test; the function's name states the tested behaviour.
     pub(crate) name: &'static str,
+    /// Whether the test runs only on request, because it takes long or loads the machine.
+    pub(crate) is_long: bool,
     run: fn(&Fixture) -> LocalBoxFuture<'_, Result<Note>>,
 }
 
@@ -32,8 +34,32 @@ pub(crate) struct Report {
 
 impl Test {
     pub(crate) fn new(name: &'static str, run: fn(&Fixture) -> LocalBoxFuture<'_, Result<Note>>) -> Self {
-        Self { name, run }
+        Self {
+            name,
+            is_long: false,
+            run,
+        }
     }
+
+    /// Returns this test as a long one.
+    pub(crate) fn long(self) -> Self {
+        Self {
+            is_long: true,
+            ..self
+        }
+    }
+}
+
+/// Returns the tests to run: those whose name contains `filter`. Long tests are left out, unless `with_long` is set or
+/// `filter` matches only long tests.
+pub(crate) fn select(mut tests: Vec<Test>, filter: Option<&str>, with_long: bool) -> Vec<Test> {
+    if let Some(text) = filter {
+        tests.retain(|test| test.name.contains(text));
+    }
+    if !with_long && tests.iter().any(|test| !test.is_long) {
+        tests.retain(|test| !test.is_long);
+    }
+    tests
 }
 
 impl fmt::Display for Report {
@@ -74,4 +100,35 @@ pub(crate) fn print_line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");
     let _ = out.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_tests() -> Vec<Test> {
+        let test = |name| Test::new(name, |_| Box::pin(async { Ok(String::new()) }));
+        vec![
+            test("admission::short"),
+            test("admission::under_load").long(),
+            test("mesh::short"),
+        ]
+    }
+
+    #[test]
+    fn long_tests_are_selected_on_request_or_by_a_filter_that_matches_only_long_tests() {
+        let selected = |filter, with_long| {
+            let tests = select(mk_tests(), filter, with_long);
+            tests.iter().map(|test| test.name).collect::<Vec<_>>()
+        };
+        assert_eq!(selected(None, false), ["admission::short", "mesh::short"]);
+        assert_eq!(selected(None, true).len(), 3);
+        assert_eq!(selected(Some("admission"), false), ["admission::short"]);
+        assert_eq!(
+            selected(Some("admission"), true),
+            ["admission::short", "admission::under_load"]
+        );
+        assert_eq!(selected(Some("under_load"), false), ["admission::under_load"]);
+        assert!(selected(Some("unknown"), true).is_empty());
+    }
 }
