@@ -108,16 +108,15 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let state = SharedState::new(config, client.clone(), &registry);
     let (event_sender, event_receiver) = mpsc::channel(WATCH_QUEUE_CAPACITY);
     spawn_engine_watches(&mut components, &client, &namespace, &event_sender, shutdown);
-    spawn_controllers(
+    spawn_controllers(&mut components, config, &client, &state, &registry, shutdown);
+    spawn_leader_components(
         &mut components,
         config,
         &client,
         &state,
         serving_identity.roots(),
-        &registry,
         shutdown,
     );
-    spawn_leader_components(&mut components, config, &client, &state, shutdown);
     let roots_publisher = state.roots_publisher(client.clone(), sidecar_roots.clone(), &registry);
     spawn(
         &mut components,
@@ -232,7 +231,6 @@ fn spawn_controllers(
     config: &Config,
     client: &Client,
     state: &SharedState,
-    roots: RootsReceiver,
     registry: &Arc<Mutex<Registry>>,
     shutdown: &Shutdown,
 ) {
@@ -265,14 +263,6 @@ fn spawn_controllers(
         components,
         "rotation of CAs",
         run_until_shutdown(shutdown, ca_rotation),
-    );
-    // All replicas write the `caBundle`. While the CA rotates, replicas with different clocks may write different ones
-    // in turn. Each of them verifies the certificates of all replicas.
-    let registrations = registration::maintain_ca_bundles(client.clone(), roots);
-    spawn(
-        components,
-        "update of webhook registrations",
-        run_until_shutdown(shutdown, registrations),
     );
 }
 
@@ -362,6 +352,7 @@ fn spawn_leader_components(
     config: &Config,
     client: &Client,
     state: &SharedState,
+    roots: RootsReceiver,
     shutdown: &Shutdown,
 ) {
     let namespace = &config.store.kubernetes.system_namespace;
@@ -379,6 +370,12 @@ fn spawn_leader_components(
         components,
         "writer of Dataplanes",
         run_until_shutdown(shutdown, writer),
+    );
+    let registrations = registration::maintain_ca_bundles(client.clone(), roots, state.is_leader.clone());
+    spawn(
+        components,
+        "update of webhook registrations",
+        run_until_shutdown(shutdown, registrations),
     );
     let defaults = Defaults {
         client: client.clone(),

@@ -43,6 +43,7 @@ pub(crate) fn all() -> Vec<Test> {
     all.extend(application_tests());
     all.extend(long_application_tests().into_iter().map(Test::long));
     all.extend(fault_tests());
+    all.extend(long_fault_tests().into_iter().map(Test::long));
     all.extend(uninstallation_tests());
     all
 }
@@ -128,6 +129,11 @@ fn application_tests() -> Vec<Test> {
 /// Long tests of the application with one replica of the control plane.
 fn long_application_tests() -> Vec<Test> {
     tests![admission::pods_are_admitted_while_other_pods_hold_all_connections_to_the_webhook]
+}
+
+/// Long tests with three replicas of the control plane.
+fn long_fault_tests() -> Vec<Test> {
+    tests![certificate::rotation_with_three_replicas_changes_each_ca_bundle_twice]
 }
 
 /// Tests of replicas and faults, with three replicas of the control plane.

@@ -1,4 +1,5 @@
-//! Leader election by a Lease: at most one replica writes Dataplanes, default objects, and Events about Dataplanes.
+//! Leader election by a Lease: at most one replica writes Dataplanes, default objects, the `caBundle` of the webhook
+//! registrations, and Events about Dataplanes.
 //!
 //! As in client-go, a candidate measures with its own clock how long the Lease has been unchanged, so clock skew
 //! between nodes has no effect. The holder stops leading several seconds before a candidate may acquire the Lease.

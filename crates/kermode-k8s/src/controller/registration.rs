@@ -2,6 +2,9 @@
 //!
 //! The manifests contain no `caBundle`. Applying the manifests keeps the `caBundle` of an existing registration, but a
 //! new or replaced registration has none.
+//!
+//! Only the leader writes. While the CA of the control plane rotates, replicas with different clocks, or with different
+//! reads of the Secrets, have different roots for some time. They would overwrite each other's `caBundle`.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -15,8 +18,10 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::failure::describe;
+use super::lease::while_leading;
 use super::roots::RootsReceiver;
 use super::watch::watch_config;
 
@@ -50,13 +55,18 @@ macro_rules! registration {
 registration!(MutatingWebhookConfiguration);
 registration!(ValidatingWebhookConfiguration);
 
-/// Watches both registrations and sets their `caBundle` to the roots of the control plane, which may change. Runs until
-/// the future is dropped.
-pub async fn maintain_ca_bundles(client: Client, roots: RootsReceiver) {
-    futures::join!(
-        maintain_ca_bundle::<MutatingWebhookConfiguration>(Api::all(client.clone()), MUTATING, roots.clone()),
-        maintain_ca_bundle::<ValidatingWebhookConfiguration>(Api::all(client), VALIDATING, roots),
-    );
+/// While this replica leads, watches both registrations and sets their `caBundle` to the roots of the control plane,
+/// which may change. Runs until the future is dropped.
+pub async fn maintain_ca_bundles(client: Client, roots: RootsReceiver, is_leader: watch::Receiver<bool>) {
+    while_leading(is_leader, || async {
+        let mutating = Api::<MutatingWebhookConfiguration>::all(client.clone());
+        let validating = Api::<ValidatingWebhookConfiguration>::all(client.clone());
+        futures::join!(
+            maintain_ca_bundle(mutating, MUTATING, roots.clone()),
+            maintain_ca_bundle(validating, VALIDATING, roots.clone()),
+        );
+    })
+    .await;
 }
 
 async fn maintain_ca_bundle<K>(api: Api<K>, name: &'static str, mut roots: RootsReceiver)
@@ -157,7 +167,7 @@ mod tests {
     use kube::client::Body;
     use parking_lot::Mutex;
     use serde_json::Value;
-    use tokio::sync::{mpsc, watch};
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -204,21 +214,51 @@ mod tests {
         (Client::new(service, "default"), writes)
     }
 
+    /// Returns the next write of each registration, sorted by name.
+    async fn next_writes(writes: &mut mpsc::UnboundedReceiver<(String, Value)>) -> [(String, Value); 2] {
+        let mut written = [
+            writes.recv().await.expect("a write"),
+            writes.recv().await.expect("a write"),
+        ];
+        written.sort_by(|one, other| one.0.cmp(&other.0));
+        written
+    }
+
+    /// Returns the writes that set the `caBundle` of both registrations to these roots.
+    fn writes_of(roots: &str) -> [(String, Value); 2] {
+        let value = json!(k8s_openapi::ByteString(roots.as_bytes().to_vec()));
+        [MUTATING, VALIDATING].map(|name| (name.to_owned(), value.clone()))
+    }
+
     #[tokio::test]
     async fn ca_bundles_follow_the_roots() {
         let (client, mut writes) = mk_client();
         let (sender, roots) = watch::channel(Arc::from("old"));
-        let maintaining = tokio::spawn(maintain_ca_bundles(client, roots));
+        let (_leader_sender, is_leader) = watch::channel(true);
+        let maintaining = tokio::spawn(maintain_ca_bundles(client, roots, is_leader));
         for roots in ["old", "old and new", "new"] {
             sender.send_replace(roots.into());
-            let mut written = Vec::new();
-            for _ in 0..2 {
-                written.push(writes.recv().await.expect("a write"));
-            }
-            written.sort_by(|one, other| one.0.cmp(&other.0));
-            let value = json!(k8s_openapi::ByteString(roots.as_bytes().to_vec()));
-            let expected = [MUTATING, VALIDATING].map(|name| (name.to_owned(), value.clone()));
-            assert_eq!(written, expected);
+            assert_eq!(next_writes(&mut writes).await, writes_of(roots));
+        }
+        maintaining.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_leader_writes_ca_bundles() {
+        let (client, mut writes) = mk_client();
+        let (sender, roots) = watch::channel(Arc::from("first"));
+        let (leader_sender, is_leader) = watch::channel(false);
+        let maintaining = tokio::spawn(maintain_ca_bundles(client, roots, is_leader));
+        let idle = Duration::from_mins(1);
+        for (as_follower, as_leader) in [("first", "second"), ("third", "fourth")] {
+            sender.send_replace(as_follower.into());
+            let early = tokio::time::timeout(idle, writes.recv()).await;
+            assert!(early.is_err(), "a follower wrote {early:?}");
+            leader_sender.send_replace(true);
+            assert_eq!(next_writes(&mut writes).await, writes_of(as_follower));
+            sender.send_replace(as_leader.into());
+            assert_eq!(next_writes(&mut writes).await, writes_of(as_leader));
+            leader_sender.send_replace(false);
         }
         maintaining.abort();
     }

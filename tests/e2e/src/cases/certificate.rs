@@ -11,6 +11,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
+use super::high_availability::ensure_three_replicas;
 use super::outage::{scale_control_plane, wait_for_no_replica};
 use super::server_changes::scale_servers;
 use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SERVER_SERVICE, SYSTEM_NAMESPACE};
@@ -183,6 +184,37 @@ pub(super) async fn rotation_of_the_control_planes_ca_fails_no_request(fixture: 
     wait_for_endpoints(fixture, &client).await?;
     ensure!(increase.failed == 0, "{}", increase.request_summary());
     Ok(increase.request_summary())
+}
+
+/// Only the leader writes the caBundles. Replicas that wrote in turn would change them more often.
+pub(super) async fn rotation_with_three_replicas_changes_each_ca_bundle_twice(
+    fixture: &Fixture,
+) -> Result<Note> {
+    ensure_three_replicas(fixture).await?;
+    let before = registration_generations(fixture).await?;
+    let note = rotation_of_the_control_planes_ca_fails_no_request(fixture).await?;
+    let after = registration_generations(fixture).await?;
+    // The first change adds the root of the new CA, and the second one removes the root of the old CA.
+    let expected: Vec<i64> = before.iter().map(|generation| generation + 2).collect();
+    ensure!(
+        after == expected,
+        "generations of the webhook registrations: {before:?} before the rotation, {after:?} after it"
+    );
+    Ok(note)
+}
+
+/// Returns the generation of each webhook registration. Each change of a caBundle increases it.
+async fn registration_generations(fixture: &Fixture) -> Result<Vec<i64>> {
+    let mut generations = Vec::new();
+    for (kind, name) in REGISTRATIONS {
+        let metadata = registration_api(fixture, kind).get(name).await?.metadata;
+        generations.push(
+            metadata
+                .generation
+                .context("the registration has no generation")?,
+        );
+    }
+    Ok(generations)
 }
 
 /// Starts a step of the rotation: sets the step's time, which is the entry `time_entry` of the Secret of the newest CA,
