@@ -240,7 +240,7 @@ impl ControlPlaneState {
             authority: CertificateAuthority::Builtin,
             certificate_lifetime: Duration::from_hours(24),
         });
-        generate::proxy(&mesh, &self.dataplane, &PermissionSet::new())
+        generate::proxy(&mesh, &self.dataplane, &PermissionSet::new(), None)
     }
 
     /// Returns the response to a subscription to one type: all resources of the type, or the resources that the request
