@@ -1,5 +1,5 @@
-//! The server for proxies, with three services: delta ADS, issuance of certificates, and reports on endpoint removals.
-//! Each service authenticates proxies by their tokens.
+//! The server for proxies, with four services: delta ADS, issuance of certificates, reports on endpoint removals, and
+//! reports of sidecars about closed ports. Each service authenticates proxies by their tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use kermode_protocol::rpc::Rpc;
 use kermode_removals::{EndpointRemovals, RemovalService, Replicas};
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::{ConnectionError, ConnectionSignals, Protocol};
-use kermode_status::ProxyStatuses;
+use kermode_status::{ClosedPortService, ProxyStatuses};
 use kermode_xds::server::{AdsServer, Metrics, Settings, Transport};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
@@ -28,6 +28,12 @@ pub(crate) struct RemovalDependencies {
     pub(crate) index: SharedIndex,
 }
 
+/// Services that are served beside ADS and endpoint removals.
+pub(crate) struct OtherServices {
+    pub(crate) issuance: CertificateIssuance,
+    pub(crate) closed_ports: ClosedPortService,
+}
+
 /// The services for proxies, over HTTP/2.
 pub(crate) struct ServerForProxies {
     ads: AdsServer,
@@ -39,7 +45,7 @@ impl ServerForProxies {
         store: Arc<Store>,
         removal_dependencies: RemovalDependencies,
         authenticator: TokenAuthenticator,
-        issuance: CertificateIssuance,
+        other_services: OtherServices,
         statuses: ProxyStatuses,
         registry: &mut Registry,
         shutdown: &Shutdown,
@@ -75,11 +81,12 @@ impl ServerForProxies {
             shutdown.watch(),
         );
         ads.report_to(statuses);
-        let other_services = Routes::new(Rpc(issuance))
+        let routes = Routes::new(Rpc(other_services.issuance))
+            .add_service(Rpc(other_services.closed_ports))
             .add_service(Rpc(removal_service))
             .prepare();
         Self {
-            transport: Transport::new(ads.clone(), other_services),
+            transport: Transport::new(ads.clone(), routes),
             ads,
         }
     }

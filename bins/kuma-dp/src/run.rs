@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use kermode_agent::certificate::Renewal;
+use kermode_agent::closed_ports::{AccessLogService, closed_ports};
 use kermode_agent::control_plane::ControlPlane;
 use kermode_agent::dns::{self, EmptyDnsZone, NameServers};
 use kermode_agent::envoy::{self, Admin, Envoy};
@@ -112,7 +113,12 @@ async fn start_components(
         client: client.clone(),
         token: token.clone(),
     };
-    components.spawn(serve_envoy(listener, relay, secret_service));
+    let (access_log_service, closed_port_reporter) = closed_ports(client.clone(), token.clone());
+    components.spawn(serve_envoy(listener, relay, secret_service, access_log_service));
+    components.spawn(async {
+        closed_port_reporter.run().await;
+        bail!("the reporter of closed ports ended")
+    });
     components.spawn(
         Renewal {
             mesh: config.mesh.clone(),
@@ -131,15 +137,17 @@ async fn start_components(
     Ok((components, removal_watch))
 }
 
-/// Serves ADS, SDS and probes to Envoy on the unix socket.
+/// Serves ADS, SDS, the access log and probes to Envoy on the unix socket.
 async fn serve_envoy(
     listener: UnixListener,
     relay: Relay,
     secret_service: SecretService,
+    access_log_service: AccessLogService,
 ) -> anyhow::Result<()> {
     Server::builder()
         .add_service(Rpc(relay))
         .add_service(Rpc(secret_service))
+        .add_service(Rpc(access_log_service))
         .add_service(Rpc(ProbeService::default()))
         .serve_with_incoming(UnixListenerStream::new(listener))
         .await

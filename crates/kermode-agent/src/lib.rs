@@ -4,6 +4,7 @@
 //! ```text
 //! control plane ──ADS──▶ relay ───┐
 //!               ──RPC──▶ certificate ──▶ sds ──unix socket──▶ Envoy ◀── supervisor, shutdown, restarts
+//! Envoy ──access log──▶ closed_ports ──RPC──▶ control plane
 //! kubelet ──HTTP──▶ Envoy ──unix socket──▶ probes ──TCP, gRPC──▶ application
 //! application ──port 53, redirected──▶ dns ──▶ name servers of the Pod
 //! ```
@@ -12,6 +13,7 @@
 
 mod backoff;
 pub mod certificate;
+pub mod closed_ports;
 pub mod control_plane;
 pub mod dns;
 pub mod envoy;

@@ -5,10 +5,10 @@
 
 mod support;
 
-use std::path::Path;
 use std::process::Command;
 
 use kermode_netfilter::{IpFamilies, RuleSet, TrafficConfig};
+use support::access_log::AccessLogServer;
 use support::certificates::Authority;
 use support::envoy;
 use support::input::Input;
@@ -19,7 +19,8 @@ use support::secrets::{refer_to_secret_files, write_secrets};
 ///
 /// The calls `plain URL` and `mtls URL` send a request from the network namespace of a client. If the response has
 /// status 200, they print its body. Otherwise, they print the status, or `refused` if there is no response. The call
-/// `stat REGEX` prints the values of the statistics of Envoy whose names match.
+/// `stat REGEX` prints the values of the statistics of Envoy whose names match. The call `closed N` waits until Envoy has
+/// logged N closed connections, and prints the destinations of all.
 const SCRIPT: &str = r#"
 set -eu
 cd "$FOLDER"
@@ -56,6 +57,8 @@ call() {
   status=$(in_client curl --silent --max-time 30 --output response --write-out '%{http_code}' "$@") || status=refused
   if [ "$status" = 200 ]; then cat response; else echo "$status"; fi
 }
+has_closed() { [ "$(wc -l < closed)" -ge "$1" ]; }
+closed() { await has_closed "$1"; cat closed; }
 stat() { curl --silent "http://127.0.0.1:9901/stats?filter=$1" | sed 's/.*: //'; }
 eval "$CALLS"
 "#;
@@ -65,7 +68,10 @@ fn call_pod(input: &str, calls: &str) -> Vec<String> {
     let input = Input::parse(input);
     let authority = Authority::new();
     let secrets = write_secrets(&authority, &["spiffe://default/web_shop_svc_80"]);
-    let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/unused.sock"));
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let agent_socket = folder.path().join("agent.sock");
+    let _access_log = AccessLogServer::start(&agent_socket, &folder.path().join("closed"));
+    let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, &agent_socket);
     let mut config = envoy::with_static_resources(bootstrap, &input.resources());
     config
         .as_object_mut()
@@ -82,7 +88,6 @@ fn call_pod(input: &str, calls: &str) -> Vec<String> {
     };
     let rules = RuleSet::new(&TrafficConfig::default(), IpFamilies::DualStack);
 
-    let folder = tempfile::tempdir().expect("a temporary directory");
     for (name, content) in [
         ("hello", "application\n".to_owned()),
         ("envoy.json", config.to_string()),
@@ -189,6 +194,34 @@ fn port_without_an_inbound_is_closed_in_strict_mode() {
     assert_eq!(
         call_pod(&mk_input("mtls: STRICT"), CALLS_OF_PORT_WITHOUT_INBOUND),
         ["refused", "refused", "refused", "2", "1"]
+    );
+}
+
+#[test]
+fn envoy_logs_each_closed_connection_with_its_destination_at_once() {
+    let calls = "
+        plain http://10.0.0.9:8081/hello
+        closed 1
+        plain http://[fd00:10::9]:8081/hello
+        plain http://10.0.0.9:15006/hello
+        mtls https://10.0.0.9:8080/hello
+        mtls https://10.0.0.9:8081/hello
+        closed 3";
+    // Port 15006 is a redirection port, and port 8080 has an inbound.
+    let (v4, v6) = ("10.0.0.9:8081", "[fd00:10::9]:8081");
+    assert_eq!(
+        call_pod(&mk_input("mtls: STRICT"), calls),
+        [
+            "refused",
+            v4,
+            "refused",
+            "refused",
+            "application",
+            "refused",
+            v4,
+            v6,
+            v4
+        ]
     );
 }
 

@@ -18,6 +18,7 @@ use crate::certificates::{
     ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, RootsUpdate, WATCH_ROOTS,
     WatchRootsRequest,
 };
+use crate::closed_ports::{REPORT_CLOSED_PORT, ReportClosedPortRequest, ReportClosedPortResponse};
 use crate::removals::{WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
 
 /// Maximum size of one [`RootsUpdate`], in bytes. The two root certificates of a CA rotation have a few kilobytes.
@@ -103,6 +104,19 @@ where
         let response = grpc
             .server_streaming(request, path, ProstCodec::default())
             .await?;
+        Ok(response.into_inner())
+    }
+
+    /// Reports a closed port of the caller's Pod.
+    pub async fn report_closed_port(
+        &self,
+        authorization: Authorization,
+        request: ReportClosedPortRequest,
+    ) -> Result<ReportClosedPortResponse, Status> {
+        let mut grpc = self.ready_client().await?;
+        let request = authorized(authorization, request);
+        let path = PathAndQuery::from_static(REPORT_CLOSED_PORT);
+        let response = grpc.unary(request, path, ProstCodec::default()).await?;
         Ok(response.into_inner())
     }
 

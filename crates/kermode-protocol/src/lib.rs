@@ -3,8 +3,10 @@
 //!
 //! | module | between |
 //! |---|---|
+//! | [`access_log`] | agent and Envoy: access log service (ALS) |
 //! | [`ads`] | control plane and agent, agent and Envoy: configuration |
 //! | [`certificates`] | control plane and agent: workload certificates and trust bundles |
+//! | [`closed_ports`] | control plane and agent: ports to which Envoy closes connections |
 //! | [`probes`] | agent and Envoy: TCP and gRPC probes of the application |
 //! | [`removals`] | control plane and agent: removal of the agent's own endpoint |
 //! | [`secrets`] | agent and Envoy: secret discovery (SDS) |
@@ -15,10 +17,12 @@
 //! Messages are structs that are written by hand after their protobuf definitions and derive `prost::Message`. So no
 //! code generator runs, and crates that depend on this crate need not compile Envoy's full API.
 
+pub mod access_log;
 pub mod ads;
 pub mod bootstrap;
 pub mod certificates;
 pub mod client;
+pub mod closed_ports;
 pub mod debug;
 pub mod probes;
 pub mod removals;

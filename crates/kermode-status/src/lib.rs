@@ -1,10 +1,12 @@
-//! Status of Dataplanes and Meshes, written to the API server.
+//! Status of Dataplanes and Meshes, and Events about closed ports, written to the API server.
 //!
 //! Each replica writes the connection and configuration status of the proxies that it serves ([`ProxyStatuses`]).
 //! Connections and rejections are written within seconds. The sent and acknowledged configuration versions are written
 //! only every few minutes, because every change of an endpoint in the mesh changes them. The leader writes the status
-//! of Meshes ([`MeshStatuses`]).
+//! of Meshes ([`MeshStatuses`]). The replica that receives a sidecar's report about a closed port writes the Event
+//! ([`ClosedPortService`]).
 
+mod closed_ports;
 mod debug;
 mod mesh;
 mod proxy;
@@ -25,6 +27,7 @@ use kermode_xds::server::{ProxyId, Report, StatusSink};
 use kube::{Api, Client};
 use parking_lot::{Mutex, MutexGuard};
 
+pub use self::closed_ports::{ClosedPortMetrics, ClosedPortService};
 pub use self::mesh::MeshStatuses;
 use self::proxy::{ProxyState, Urgency};
 

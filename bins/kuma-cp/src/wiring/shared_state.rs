@@ -18,7 +18,7 @@ use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_replicas::tracking;
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::ConnectionMetrics;
-use kermode_status::ProxyStatuses;
+use kermode_status::{ClosedPortMetrics, ClosedPortService, ProxyStatuses};
 use kermode_xds::publisher::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
@@ -27,7 +27,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 use super::api_server;
-use crate::server_for_proxies::{RemovalDependencies, ServerForProxies};
+use crate::server_for_proxies::{OtherServices, RemovalDependencies, ServerForProxies};
 use kermode_config::Config;
 
 /// State that the components share. Its methods create the components that need most of the state.
@@ -227,6 +227,14 @@ impl SharedState {
             self.index.clone(),
             metrics,
         );
+        let closed_port_metrics = ClosedPortMetrics::default();
+        closed_port_metrics.register(&mut registry);
+        let closed_ports = ClosedPortService::new(
+            authenticator.clone(),
+            self.index.clone(),
+            self.event_recorder.clone(),
+            closed_port_metrics,
+        );
         ServerForProxies::new(
             self.store.clone(),
             RemovalDependencies {
@@ -235,7 +243,10 @@ impl SharedState {
                 index: self.index.clone(),
             },
             authenticator,
-            issuance,
+            OtherServices {
+                issuance,
+                closed_ports,
+            },
             self.statuses.clone(),
             &mut registry,
             shutdown,

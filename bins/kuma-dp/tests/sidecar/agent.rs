@@ -99,6 +99,12 @@ impl Agent {
         std::fs::rename(new, self.directory.path().join("token")).unwrap();
     }
 
+    /// Returns the path of the unix socket between `kuma-dp` and Envoy.
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        let directory = format!("kuma-dp-{}", self.pid());
+        self.directory.path().join(directory).join("agent.sock")
+    }
+
     pub(crate) fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }

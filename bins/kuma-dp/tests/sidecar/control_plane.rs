@@ -19,6 +19,7 @@ use kermode_model::{
 };
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
 use kermode_protocol::certificates::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
+use kermode_protocol::closed_ports::{ReportClosedPortRequest, ReportClosedPortResponse};
 use kermode_runtime::{shutdown, tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -78,6 +79,8 @@ struct ControlPlaneState {
     accepted_tokens: Mutex<Vec<&'static str>>,
     /// Requests received on ADS streams, in order.
     received: Mutex<Vec<DeltaDiscoveryRequest>>,
+    /// Reported closed ports, in order.
+    closed_ports: Mutex<Vec<u32>>,
 }
 
 // === impl ControlPlane ===
@@ -95,6 +98,7 @@ impl ControlPlane {
             dataplane: mk_dataplane(inbound, probes),
             accepted_tokens: Mutex::default(),
             received: Mutex::default(),
+            closed_ports: Mutex::default(),
         });
         let server = Server::start(state.clone()).await;
         let (forwarding, address) = start_forwarder(server.address).await;
@@ -134,6 +138,11 @@ impl ControlPlane {
         self.state.received.lock().unwrap().clone()
     }
 
+    /// Returns the closed ports that the proxy has reported.
+    pub(crate) fn closed_ports(&self) -> Vec<u32> {
+        self.state.closed_ports.lock().unwrap().clone()
+    }
+
     pub(crate) fn change_behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state.behaviour.lock().unwrap());
     }
@@ -165,7 +174,9 @@ impl Server {
         let issued = authority.issue(&["127.0.0.1"], term, SystemTime::now()).unwrap();
         let key = issued.private_key().into();
         let certificate = tls::ServingCertificate::new(issued.certificate.chain, key).unwrap();
-        let routes = Routes::new(Ads(state.clone())).add_service(Issuance(state));
+        let routes = Routes::new(Ads(state.clone()))
+            .add_service(Issuance(state.clone()))
+            .add_service(ClosedPorts(state));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (trigger, shutdown) = shutdown::channel();
@@ -379,6 +390,31 @@ impl UnaryService<IssueCertificateRequest> for Issuance {
     }
 }
 
+/// Reports of closed ports.
+#[derive(Clone)]
+struct ClosedPorts(Arc<ControlPlaneState>);
+
+impl NamedService for ClosedPorts {
+    const NAME: &'static str = kermode_protocol::closed_ports::SERVICE_NAME;
+}
+
+impl UnaryService<ReportClosedPortRequest> for ClosedPorts {
+    type Response = ReportClosedPortResponse;
+    type Future = std::future::Ready<Result<Response<ReportClosedPortResponse>, Status>>;
+
+    fn call(&mut self, request: Request<ReportClosedPortRequest>) -> Self::Future {
+        let authenticated = self.0.authenticate(&request);
+        std::future::ready(authenticated.map(|()| {
+            self.0
+                .closed_ports
+                .lock()
+                .unwrap()
+                .push(request.into_inner().port);
+            Response::new(ReportClosedPortResponse { is_closed: true })
+        }))
+    }
+}
+
 /// Implements the HTTP service that the server expects. `$method` is the method of [`Grpc`] for the kind of RPC:
 /// `unary` or `streaming`.
 macro_rules! http_service {
@@ -404,4 +440,10 @@ macro_rules! http_service {
 }
 
 http_service!(Ads, streaming, DeltaDiscoveryResponse, DeltaDiscoveryRequest);
+http_service!(
+    ClosedPorts,
+    unary,
+    ReportClosedPortResponse,
+    ReportClosedPortRequest
+);
 http_service!(Issuance, unary, IssueCertificateResponse, IssueCertificateRequest);

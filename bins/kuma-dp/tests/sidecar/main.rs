@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+mod closed_ports;
 mod control_plane;
 mod crashes;
 mod probes;

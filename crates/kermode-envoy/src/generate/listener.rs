@@ -4,8 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
+    CommonGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
+};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
     ClusterSpecifier, OnDemand,
@@ -14,13 +19,18 @@ use envoy_types::pb::envoy::r#type::v3::HashPolicy;
 use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 use envoy_types::pb::google::protobuf::{Value, value::Kind};
 use kermode_model::Tags;
+use kermode_protocol::bootstrap::AGENT_CLUSTER;
 use prost::Message;
 
-use crate::proto::{address, boolean, duration, network_filter, number};
+use crate::proto::{address, any, boolean, duration, network_filter, number};
 use crate::{Resource, ResourceKind, names};
 
 /// Idle timeout of a connection (docs/reference/envoy.md#timeouts).
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_hours(2);
+
+/// Interval at which Envoy sends buffered entries of an access log. Entries are not buffered, so the timer should run
+/// seldom.
+const LOG_FLUSH_INTERVAL: Duration = Duration::from_hours(1);
 
 /// A listener without filter chains.
 pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -> Listener {
@@ -84,6 +94,45 @@ pub(crate) fn tcp_proxy_on_demand(stat_prefix: &str, discovery: OnDemand) -> Fil
         ..new_tcp_proxy(stat_prefix, stat_prefix, 1)
     };
     network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+/// Like [`tcp_proxy`]. Envoy sends an entry to the agent after each connection
+/// (docs/reference/envoy.md#passthrough).
+pub(crate) fn tcp_proxy_with_log(stat_prefix: &str, cluster: &str, log_name: &str) -> Filter {
+    let proxy = TcpProxy {
+        access_log: vec![agent_log(log_name)],
+        ..new_tcp_proxy(stat_prefix, cluster, 1)
+    };
+    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+/// An access log that Envoy sends to the agent, entry by entry.
+fn agent_log(name: &str) -> AccessLog {
+    let agent = EnvoyGrpc {
+        cluster_name: AGENT_CLUSTER.into(),
+        ..Default::default()
+    };
+    let config = CommonGrpcAccessLogConfig {
+        log_name: name.into(),
+        grpc_service: Some(GrpcService {
+            target_specifier: Some(TargetSpecifier::EnvoyGrpc(agent)),
+            ..Default::default()
+        }),
+        transport_api_version: ApiVersion::V3.into(),
+        // Envoy sends each entry at once.
+        buffer_size_bytes: number(0),
+        // The timer that sends buffered entries runs even if there are none.
+        buffer_flush_interval: duration(LOG_FLUSH_INTERVAL),
+        ..Default::default()
+    };
+    let config = TcpGrpcAccessLogConfig {
+        common_config: Some(config),
+    };
+    AccessLog {
+        name: "envoy.access_loggers.tcp_grpc".into(),
+        config_type: Some(access_log::ConfigType::TypedConfig(any(&config))),
+        ..Default::default()
+    }
 }
 
 fn new_tcp_proxy(stat_prefix: &str, cluster: &str, connect_attempts: u32) -> TcpProxy {

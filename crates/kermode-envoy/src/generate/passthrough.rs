@@ -4,7 +4,8 @@
 //! All redirected connections arrive at these listeners. If Envoy has a listener for the original destination of a
 //! connection, that listener handles the connection. Otherwise, Envoy passes the connection through, or closes the
 //! connection if the mesh disables passthrough. In STRICT mode, inbound passthrough is disabled by default, because it
-//! would deliver plain text to ports without an inbound (docs/design.md#strict-covers-every-port).
+//! would deliver plain text to ports without an inbound (docs/design.md#strict-covers-every-port). For each connection
+//! that Envoy closes for this reason, Envoy sends an entry of an access log to the agent.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use kermode_model::{Dataplane, Mesh, TransparentProxying};
+use kermode_protocol::access_log::CLOSED_CONNECTIONS_LOG;
 
 use super::{cluster, direct, listener};
 use crate::proto::{boolean, number};
@@ -45,7 +47,10 @@ pub(crate) fn generate(
     };
     resources.extend(outbound_listeners(dataplane, direct_access));
     let inbound_sockets = std::iter::once(any_v4(redirect.redirect_port_inbound)).chain(inbound_v6);
-    resources.extend(inbound_sockets.map(|socket| passthrough_listener(INBOUND, socket, redirect, None)));
+    let inbound_log = (!mesh.passes_through_inbound()).then_some(CLOSED_CONNECTIONS_LOG);
+    resources.extend(
+        inbound_sockets.map(|socket| passthrough_listener(INBOUND, socket, redirect, inbound_log, None)),
+    );
     resources
 }
 
@@ -61,7 +66,7 @@ pub(crate) fn outbound_listeners(
     let v6 = redirect.redirect_port_inbound_v6.map(|_| any_v6(port));
     let sockets = std::iter::once(any_v4(port)).chain(v6);
     sockets
-        .map(|socket| passthrough_listener(OUTBOUND, socket, redirect, direct_access))
+        .map(|socket| passthrough_listener(OUTBOUND, socket, redirect, None, direct_access))
         .collect()
 }
 
@@ -93,6 +98,7 @@ fn passthrough_listener(
     direction: &str,
     socket: SocketAddr,
     redirect: &TransparentProxying,
+    log_name: Option<&str>,
     direct_access: Option<&BTreeSet<SocketAddr>>,
 ) -> Resource {
     let traffic_direction = if direction == INBOUND {
@@ -101,9 +107,13 @@ fn passthrough_listener(
         TrafficDirection::Outbound
     };
     let name = names::passthrough(direction, socket.is_ipv6());
+    let tcp_proxy = match log_name {
+        Some(log_name) => listener::tcp_proxy_with_log(&name, &name, log_name),
+        None => listener::tcp_proxy(&name, &name, 1),
+    };
     let passthrough_chain = FilterChain {
         name: PASSTHROUGH_CHAIN.into(),
-        ..listener::filter_chain(vec![listener::tcp_proxy(&name, &name, 1)])
+        ..listener::filter_chain(vec![tcp_proxy])
     };
     let closing_chains = redirect_ports(redirect).into_iter().map(closing_chain);
     let listener = Listener {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses some of the helpers")]
 
+pub(crate) mod access_log;
 pub(crate) mod certificates;
 pub(crate) mod envoy;
 pub(crate) mod input;

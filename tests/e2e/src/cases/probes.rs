@@ -307,7 +307,7 @@ fn application_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     statuses.filter(|status| status.name != SIDECAR)
 }
 
-async fn events_about(fixture: &Fixture, pod: &str) -> Result<Vec<Event>> {
+pub(super) async fn events_about(fixture: &Fixture, pod: &str) -> Result<Vec<Event>> {
     let events = Api::<Event>::namespaced(fixture.cluster.client.clone(), APP_NAMESPACE);
     let mut events = events.list(&ListParams::default()).await?.items;
     events.retain(|event| {
@@ -328,7 +328,7 @@ fn is_about_container(event: &Event, container: &str) -> bool {
     path.is_some_and(|path| path.contains(&format!("{{{container}}}")))
 }
 
-fn summary(events: &[Event]) -> String {
+pub(super) fn summary(events: &[Event]) -> String {
     let texts: Vec<_> = events
         .iter()
         .map(|event| {

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
+use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 
+use super::probes::{events_about, summary};
 use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SERVER_URL};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
@@ -88,6 +90,17 @@ async fn check_unlisted_port(fixture: &Fixture) -> Result<Note> {
         closed > 0,
         "the Envoy of Pod {UNLISTED} has closed no connection, although the request failed: {failure}"
     );
+    wait_for("an Event about the closed port", TIMEOUT, async || {
+        let events = events_about(fixture, UNLISTED).await?;
+        let reports_port = |event: &Event| {
+            let names_port = |note: &str| note.contains("port 8080:");
+            event.reason.as_deref() == Some("PlainTextConnectionClosed")
+                && event.note.as_deref().is_some_and(names_port)
+        };
+        let is_reported = events.iter().any(reports_port);
+        Ok(done_if(is_reported, (), || summary(&events)))
+    })
+    .await?;
     Ok(format!("{failure}; Envoy has closed {closed} connections"))
 }
 
