@@ -20,6 +20,7 @@ use hickory_resolver::TokioResolver;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use kermode_identity::TrustBundle;
+use kermode_model::CONTROL_PLANE_CA_CONFIG_MAP;
 use kermode_runtime::tcp;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -192,8 +193,8 @@ fn explain_unknown_issuer(error: io::Error, trust: &Trust) -> io::Error {
             rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature,
         )) => io::Error::other(format!(
             "{error}: none of the CA certificates in {} has issued the certificate of the control plane; the kubelet \
-             updates the file a minute or two after the control plane has written the ConfigMap kuma-control-plane-ca of \
-             this namespace; restart a Pod that has no such file",
+             updates the file a minute or two after the control plane has written the ConfigMap \
+             {CONTROL_PLANE_CA_CONFIG_MAP} of this namespace; restart a Pod that has no such file",
             trust.source()
         )),
         _ => error,

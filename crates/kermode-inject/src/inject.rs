@@ -6,7 +6,7 @@ use std::fmt;
 use kermode_crds::ContainerPatchSpec;
 use kermode_crds::annotation as key;
 use kermode_model::KubernetesVersion;
-use kermode_netfilter::TrafficConfig;
+use kermode_netfilter::{PortSet, TrafficConfig};
 use serde_json::Value;
 
 use crate::container_patch::{self, ContainerRole, SelectedPatches};
@@ -17,7 +17,7 @@ use crate::names::{TMP_VOLUME, TOKEN_VOLUME};
 use crate::patch::{self, PatchBuilder};
 use crate::plan::{Placement, Plan};
 use crate::pod::Pod;
-use crate::probes;
+use crate::probes::{self, FoundProbe};
 use crate::reason::{InjectionSource, SkipReason};
 use crate::render::{self, TokenAndRoots};
 use crate::settings::Settings;
@@ -124,11 +124,13 @@ fn inject_traced(
         Some((stripped, _)) => &Pod::read(stripped)?,
         None => &pod,
     };
+    let found_probes = probes::find(application);
     let mut warnings = Vec::new();
     let mut plan = plan.clone();
     ports::avoid_application_ports(
         &mut plan,
         application,
+        &found_probes,
         &metadata.pod_annotations,
         &mut warnings,
         trace,
@@ -141,10 +143,10 @@ fn inject_traced(
     let patch = match earlier {
         None => {
             let containers = rendering.containers(&mut warnings, trace)?;
-            rendering.patch(containers, &mut warnings, trace)?
+            rendering.patch(containers, &found_probes, &mut warnings, trace)?
         }
         Some((stripped, leftovers)) => {
-            let after = rendering.inject_again(stripped, &leftovers, &mut warnings, trace)?;
+            let after = rendering.inject_again(stripped, &leftovers, &found_probes, &mut warnings, trace)?;
             patch::difference(json, &after)
         }
     };
@@ -177,6 +179,8 @@ struct Rendering<'a> {
 struct InjectedContainers {
     init: Value,
     sidecar: Value,
+    /// Ports at which connections to the Pod do not reach the sidecar.
+    excluded_inbound_ports: PortSet,
     /// Volume of the sidecar's token and roots; unused if a ContainerPatch removed its mount.
     token_volume: Value,
 }
@@ -209,6 +213,7 @@ impl Rendering<'_> {
         &self,
         mut stripped: Value,
         leftovers: &Leftovers,
+        found_probes: &[FoundProbe],
         warnings: &mut Vec<String>,
         trace: &mut Trace,
     ) -> Result<Value, Denial> {
@@ -229,7 +234,7 @@ impl Rendering<'_> {
             pod: &Pod::read(&stripped)?,
             ..*self
         }
-        .patch(containers, warnings, trace)?;
+        .patch(containers, found_probes, warnings, trace)?;
         json_patch::patch(&mut stripped, &patch).map_err(|error| Denial::InvalidPod {
             path: error.path.to_string(),
             expected: "a field that injection can change",
@@ -252,9 +257,12 @@ impl Rendering<'_> {
         let audience = &self.plan.settings.sidecar_container.token_audience;
         let token_and_roots =
             render::token_and_roots(self.pod, &self.annotations, audience, warnings, trace)?;
+        let sidecar = self.sidecar(&patches, &token_and_roots, warnings, trace)?;
+        let (init, excluded_inbound_ports) = self.init(&patches, trace)?;
         Ok(InjectedContainers {
-            sidecar: self.sidecar(&patches, &token_and_roots, warnings, trace)?,
-            init: self.init(&patches, trace)?,
+            sidecar,
+            init,
+            excluded_inbound_ports,
             token_volume: token_and_roots.volume,
         })
     }
@@ -263,6 +271,7 @@ impl Rendering<'_> {
     fn patch(
         &self,
         containers: InjectedContainers,
+        found_probes: &[FoundProbe],
         warnings: &mut Vec<String>,
         trace: &mut Trace,
     ) -> Result<json_patch::Patch, Denial> {
@@ -278,14 +287,16 @@ impl Rendering<'_> {
             }
             None => {}
         }
-        if plan.virtual_probes {
-            builder.redirect_probes(&probes::rewrite(&probes::find(pod), plan, warnings, trace));
-        }
         let InjectedContainers {
             init,
             sidecar,
+            excluded_inbound_ports,
             token_volume,
         } = containers;
+        if plan.virtual_probes {
+            let probes = probes::rewrite(found_probes, plan, &excluded_inbound_ports, warnings, trace);
+            builder.change_probes(&probes);
+        }
         let volumes = needed_volumes(plan, token_volume, &sidecar);
         builder.change_volumes(volumes::changes(
             pod,
@@ -346,22 +357,26 @@ impl Rendering<'_> {
         Ok(sidecar)
     }
 
-    fn init(&self, patches: &SelectedPatches, trace: &mut Trace) -> Result<Value, Denial> {
+    /// Renders the init container. Also returns the ports at which inbound connections are not redirected.
+    fn init(&self, patches: &SelectedPatches, trace: &mut Trace) -> Result<(Value, PortSet), Denial> {
         let mut annotations = self.pod.annotations.clone();
         annotations.extend(self.new_annotations());
         // Denies annotations that kuma-init or the CNI plugin would reject when the Pod starts.
-        TrafficConfig::from_annotations(&annotations).map_err(|error| Denial::InvalidTrafficSettings {
-            problem: error.to_string(),
-            object: self.annotations.object.to_owned(),
+        let traffic = TrafficConfig::from_annotations(&annotations).map_err(|error| {
+            Denial::InvalidTrafficSettings {
+                problem: error.to_string(),
+                object: self.annotations.object.to_owned(),
+            }
         })?;
         let init = render::init::init(self.plan, &annotations, self.pod.run_as_non_root)?;
         trace.note(TraceTopic::Init, || self.describe_init());
-        Ok(container_patch::apply_traced(
+        let init = container_patch::apply_traced(
             &init,
             &patches.init_operations(),
             ContainerRole::RunsToCompletion,
             trace,
-        )?)
+        )?;
+        Ok((init, traffic.inbound.excluded_ports))
     }
 
     fn describe_init(&self) -> String {

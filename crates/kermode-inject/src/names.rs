@@ -17,10 +17,6 @@ pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/service
 pub(crate) const CA_VOLUME: &str = "kuma-sidecar-ca";
 /// Mount path of [`CA_VOLUME`].
 pub(crate) const CA_DIRECTORY: &str = "/var/run/secrets/kuma.io/control-plane-ca";
-/// ConfigMap with the roots of the control plane, which the control plane maintains in the namespaces of sidecars.
-pub(crate) const CA_CONFIG_MAP: &str = "kuma-control-plane-ca";
-/// Key in [`CA_CONFIG_MAP`] whose value is the roots.
-pub(crate) const CA_ENTRY: &str = "ca.crt";
 /// File of the roots of the control plane. `kuma-dp` expects it in [`TOKEN_DIRECTORY`] by default. In this directory,
 /// the usual name `ca.crt` belongs to the CA of the API server.
 pub(crate) const CA_FILE: &str = "control-plane-ca.crt";

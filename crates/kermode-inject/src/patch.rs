@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
+use kermode_model::ProbeProtocol;
 use serde_json::{Value, json};
 
 use crate::pod::{Missing, Pod};
@@ -80,9 +81,9 @@ impl PatchBuilder {
         }
     }
 
-    /// Redirects probes and hooks to the virtual probes port. Must be called before containers are inserted, because
-    /// [`RewrittenProbe::pointer`] contains the index of the container in the incoming Pod.
-    pub(crate) fn redirect_probes(&mut self, probes: &[RewrittenProbe]) {
+    /// Redirects probes and hooks to the virtual probes port, or restores them. Must be called before containers are
+    /// inserted, because [`RewrittenProbe::pointer`] contains the index of the container in the incoming Pod.
+    pub(crate) fn change_probes(&mut self, probes: &[RewrittenProbe]) {
         for probe in probes {
             let path_in_probe = |names: &[&'static str]| -> Vec<&str> {
                 let pointer = probe.pointer.iter().map(String::as_str);
@@ -107,6 +108,21 @@ impl PatchBuilder {
                 Change::OtherHandler(name) => {
                     self.remove(&path_in_probe(&[name]));
                     self.add(&path_in_probe(&["httpGet"]), json!({"path": path, "port": port}));
+                }
+                Change::Restored(protocol @ (ProbeProtocol::Http | ProbeProtocol::Https)) => {
+                    self.replace(&path_in_probe(&["httpGet", "port"]), port);
+                    self.replace(&path_in_probe(&["httpGet", "path"]), path);
+                    if protocol == ProbeProtocol::Https {
+                        self.add(&path_in_probe(&["httpGet", "scheme"]), "HTTPS".into());
+                    }
+                }
+                Change::Restored(ProbeProtocol::Tcp) => {
+                    self.remove(&path_in_probe(&["httpGet"]));
+                    self.add(&path_in_probe(&["tcpSocket"]), json!({"port": port}));
+                }
+                Change::Restored(ProbeProtocol::Grpc) => {
+                    self.remove(&path_in_probe(&["httpGet"]));
+                    self.add(&path_in_probe(&["grpc"]), json!({"port": port, "service": path}));
                 }
             }
         }

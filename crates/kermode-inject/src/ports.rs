@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::names::SIDECAR;
 use crate::plan::Plan;
 use crate::pod::Pod;
-use crate::probes::{self, FoundProbe};
+use crate::probes::FoundProbe;
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
@@ -38,11 +38,12 @@ struct ApplicationPorts {
 pub(crate) fn avoid_application_ports(
     plan: &mut Plan<'_>,
     pod: &Pod<'_>,
+    found_probes: &[FoundProbe],
     annotations: &Values<'_>,
     warnings: &mut Vec<String>,
     trace: &mut Trace,
 ) {
-    let application = ApplicationPorts::of(pod);
+    let application = ApplicationPorts::of(pod, found_probes);
     let serves_dns = plan.settings.builtin_dns.enabled;
     let old_dns_port = plan.served_dns_port;
     // The annotations of a Pod that was injected before are those of the injector, not the user's.
@@ -125,12 +126,10 @@ fn own_ports<'p>(plan: &'p mut Plan<'_>, serves_dns: bool) -> Vec<OwnPort<'p>> {
 impl ApplicationPorts {
     /// Reads the declared and the probed ports of all containers except the sidecar. Init containers are included,
     /// since a native sidecar runs beside them.
-    fn of(pod: &Pod<'_>) -> Self {
+    fn of(pod: &Pod<'_>, found_probes: &[FoundProbe]) -> Self {
+        let probed_ports = found_probes.iter().filter_map(FoundProbe::application_port);
         let mut ports = Self {
-            tcp: probes::find(pod)
-                .iter()
-                .filter_map(FoundProbe::application_port)
-                .collect(),
+            tcp: probed_ports.collect(),
             udp: BTreeSet::new(),
         };
         let containers = pod.containers.iter().chain(&pod.init_containers);

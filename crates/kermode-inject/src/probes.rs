@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use kermode_crds::annotation;
 use kermode_model::{ApplicationProbe, MAX_PROBE_PATH, MAX_PROBES, ProbeProtocol, percent_decode};
+use kermode_netfilter::PortSet;
 use serde_json::{Map, Value};
 
 use crate::names::SIDECAR;
@@ -15,8 +16,10 @@ use crate::plan::{Placement, Plan};
 use crate::pod::{Container, Pod};
 use crate::trace::{Trace, TraceTopic};
 
+/// Field of the liveness probe.
+const LIVENESS: &str = "livenessProbe";
 /// Fields of a container that hold a probe.
-const PROBE_FIELDS: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
+const PROBE_FIELDS: [&str; 3] = [LIVENESS, "readinessProbe", "startupProbe"];
 /// Fields of a container's `lifecycle` that hold a hook.
 const HOOK_FIELDS: [&str; 2] = ["postStart", "preStop"];
 /// Maximum length of the service of a gRPC probe, in bytes. Envoy and the agent pass it on in a header.
@@ -27,9 +30,9 @@ const MAX_WARNINGS: usize = 5;
 
 /// A probe or hook that the kubelet sends to the Pod's IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FoundProbe<'a> {
+pub(crate) struct FoundProbe {
     /// Name of the container.
-    container: &'a str,
+    container: String,
     /// Whether the container is a restartable init container.
     is_init: bool,
     /// JSON pointer of the probe or hook in the Pod, as a list of keys and indices.
@@ -62,6 +65,8 @@ pub(crate) enum Change {
     },
     /// Replaces the member of this name, `tcpSocket` or `grpc`, with `httpGet`.
     OtherHandler(&'static str),
+    /// Restores the handler of the application in place of the `httpGet` of an earlier injection.
+    Restored(ProbeProtocol),
 }
 
 /// A probe or hook to rewrite.
@@ -70,15 +75,25 @@ pub(crate) struct RewrittenProbe {
     /// JSON pointer of the probe or hook in the Pod, as a list of keys and indices.
     pub(crate) pointer: Vec<String>,
     pub(crate) change: Change,
-    /// Path that the kubelet requests from the proxy.
+    /// Path that the kubelet requests from the proxy. For a restored handler, the path of the application, or the name of
+    /// the gRPC service.
     pub(crate) path: String,
-    /// Port of the virtual probes.
+    /// Port of the virtual probes. For a restored handler, the port of the application.
     pub(crate) port: u16,
+}
+
+/// Messages about probes for the AdmissionReview response.
+#[derive(Debug, Default)]
+struct Problems {
+    /// About probes and hooks that stay as they are.
+    unchanged: Vec<String>,
+    /// About probes that fail until the sidecar runs.
+    early: Vec<String>,
 }
 
 /// Returns the probes and hooks of the containers and restartable init containers, except those of the sidecar. Omitted
 /// are probes and hooks that the kubelet does not send to the Pod's IP: `exec`, `sleep`, and requests with a `host`.
-pub(crate) fn find<'a>(pod: &Pod<'a>) -> Vec<FoundProbe<'a>> {
+pub(crate) fn find(pod: &Pod<'_>) -> Vec<FoundProbe> {
     let earlier_port = earlier_port(pod);
     let mut found = Vec::new();
     for (list, containers) in [
@@ -100,7 +115,7 @@ pub(crate) fn find<'a>(pod: &Pod<'a>) -> Vec<FoundProbe<'a>> {
                 };
                 let pointer = ["spec", list, &index.to_string()].map(str::to_owned);
                 found.push(FoundProbe {
-                    container: container.name,
+                    container: container.name.to_owned(),
                     is_init,
                     pointer: pointer
                         .into_iter()
@@ -115,79 +130,91 @@ pub(crate) fn find<'a>(pod: &Pod<'a>) -> Vec<FoundProbe<'a>> {
     found
 }
 
-/// Returns the probes and hooks to rewrite, and appends warnings about the others.
+/// Returns the changes of probes and hooks: most are sent to the proxy. Appends warnings about the probes that stay as
+/// they are, and about those that fail until the sidecar runs. Requests to `direct_ports` do not reach the proxy.
 pub(crate) fn rewrite(
-    found: &[FoundProbe<'_>],
+    found: &[FoundProbe],
     plan: &Plan<'_>,
+    direct_ports: &PortSet,
     warnings: &mut Vec<String>,
     trace: &mut Trace,
 ) -> Vec<RewrittenProbe> {
     let mut rewritten = Vec::new();
-    let mut problems = Vec::new();
-    for probe in found {
-        let (path, change) = match (&probe.handler, obstacle(probe, plan, rewritten.len())) {
-            (Handler::Unresolved(problem), _) => {
-                problems.push(format!("{}: {problem}", probe.location()));
+    let mut restored = Vec::new();
+    let mut problems = Problems::default();
+    for found in found {
+        let probe = match &found.handler {
+            Handler::Application(probe, _) | Handler::Virtual(probe) => probe,
+            Handler::Unresolved(problem) => {
+                problems
+                    .unchanged
+                    .push(format!("{}: {problem}", found.location()));
                 continue;
             }
-            (_, Some(obstacle)) => {
-                problems.push(format!("{}: {obstacle}", probe.location()));
-                continue;
-            }
-            (Handler::Application(probe, change), None) => (&probe.path, *change),
-            (Handler::Virtual(probe), None) => (
-                &probe.path,
-                Change::HttpGet {
-                    has_path: true,
-                    has_https_scheme: false,
-                },
-            ),
         };
-        let port = plan.virtual_probes_port;
+        let is_early = found.is_early(plan);
+        if is_early && direct_ports.contains(probe.inbound_port) {
+            restored.extend(found.restored(probe));
+            continue;
+        }
+        if let Some(obstacle) = obstacle(found, probe.inbound_port, plan, rewritten.len()) {
+            problems
+                .unchanged
+                .push(format!("{}: {obstacle}", found.location()));
+            restored.extend(found.restored(probe));
+            continue;
+        }
+        if is_early {
+            problems.early.push(early_problem(found, probe.inbound_port));
+        }
+        let (port, path) = (plan.virtual_probes_port, &probe.path);
         trace.note(TraceTopic::Probes, || {
             format!(
                 "{} of container {} goes to port {port}, path {path}",
-                probe.field, probe.container
+                found.field, found.container
             )
         });
         rewritten.push(RewrittenProbe {
-            pointer: probe.pointer.clone(),
-            change,
+            pointer: found.pointer.clone(),
+            change: found.redirecting_change(),
             path: path.clone(),
             port,
         });
     }
-    warn(problems, warnings);
+    problems.warn(warnings);
+    rewritten.extend(restored);
     rewritten
 }
 
-/// Returns the reason why the proxy cannot answer a probe. `rewritten_count` is the number of the Pod's probes that the
-/// proxy answers already.
-fn obstacle(probe: &FoundProbe<'_>, plan: &Plan<'_>, rewritten_count: usize) -> Option<String> {
-    let precedes_sidecar = ["startupProbe", "lifecycle.postStart"].contains(&probe.field);
-    if plan.placement == Placement::Classic && probe.is_init && precedes_sidecar {
-        return Some(
-            "in classic mode, the container starts before the sidecar: use kuma.io/sidecar-mode: native"
-                .into(),
-        );
+/// Returns the reason why the proxy cannot answer a probe of the application's `port`. `rewritten_count` is
+/// the number of the Pod's probes that the proxy answers already.
+fn obstacle(probe: &FoundProbe, port: u16, plan: &Plan<'_>, rewritten_count: usize) -> Option<String> {
+    if probe.is_early(plan) && probe.field != LIVENESS {
+        return Some(format!(
+            "in classic mode, the container starts before the sidecar: {}",
+            early_remedy(port)
+        ));
     }
     (rewritten_count >= MAX_PROBES)
         .then(|| format!("the sidecar answers at most {MAX_PROBES} probes and hooks of a Pod"))
 }
 
-/// Appends warnings about the probes and hooks that are not rewritten, each with one of the problems.
-fn warn(problems: Vec<String>, warnings: &mut Vec<String>) {
-    let others = problems.len().saturating_sub(MAX_WARNINGS);
-    for problem in problems.into_iter().take(MAX_WARNINGS) {
-        warnings.push(format!(
-            "{problem} (not rewritten to the sidecar; it may fail under STRICT)"
-        ));
-    }
-    if others > 0 {
-        warnings.push(format!(
-            "{others} other probes or lifecycle hooks are not rewritten to the sidecar"
-        ));
-    }
+/// Returns the warning about a probe that is sent to the sidecar, and that the kubelet executes before the sidecar runs.
+fn early_problem(probe: &FoundProbe, port: u16) -> String {
+    format!(
+        "{}: in classic mode, the sidecar starts after all init containers, and the probe fails until then, so the kubelet \
+         may restart the container: {}",
+        probe.location(),
+        early_remedy(port)
+    )
+}
+
+fn early_remedy(port: u16) -> String {
+    format!(
+        "use {}: native, or list port {port} in {}",
+        annotation::SIDECAR_MODE,
+        annotation::EXCLUDE_INBOUND_PORTS
+    )
 }
 
 /// Returns the port that an earlier injection chose for virtual probes.
@@ -379,9 +406,75 @@ fn push_encoded(text: &mut String, byte: u8) {
     let _ = write!(text, "%{byte:02X}");
 }
 
+// === impl Problems ===
+
+impl Problems {
+    fn warn(self, warnings: &mut Vec<String>) {
+        let Self { unchanged, early } = self;
+        let unchanged = unchanged
+            .into_iter()
+            .map(|problem| format!("{problem} (not rewritten to the sidecar; it may fail under STRICT)"));
+        append_bounded(
+            unchanged,
+            "other probes or lifecycle hooks are not rewritten to the sidecar",
+            warnings,
+        );
+        append_bounded(
+            early.into_iter(),
+            "other liveness probes fail until the sidecar runs",
+            warnings,
+        );
+    }
+}
+
+/// Appends at most [`MAX_WARNINGS`] messages, and the number of the others with the text `about_others`.
+fn append_bounded(
+    messages: impl ExactSizeIterator<Item = String>,
+    about_others: &str,
+    warnings: &mut Vec<String>,
+) {
+    let others = messages.len().saturating_sub(MAX_WARNINGS);
+    warnings.extend(messages.take(MAX_WARNINGS));
+    if others > 0 {
+        warnings.push(format!("{others} {about_others}"));
+    }
+}
+
 // === impl FoundProbe ===
 
-impl FoundProbe<'_> {
+impl FoundProbe {
+    /// Whether the kubelet executes the probe or hook before the sidecar runs, and the container cannot go on without
+    /// its success: in classic mode, the sidecar starts after all init containers.
+    fn is_early(&self, plan: &Plan<'_>) -> bool {
+        let is_required = [LIVENESS, "startupProbe", "lifecycle.postStart"].contains(&self.field);
+        plan.placement == Placement::Classic && self.is_init && is_required
+    }
+
+    /// Returns the change that sends the probe or hook to the proxy.
+    fn redirecting_change(&self) -> Change {
+        match &self.handler {
+            Handler::Application(_, change) => *change,
+            Handler::Virtual(_) | Handler::Unresolved(_) => Change::HttpGet {
+                has_path: true,
+                has_https_scheme: false,
+            },
+        }
+    }
+
+    /// Returns the change that restores the handler if an earlier injection has rewritten it.
+    fn restored(&self, probe: &ApplicationProbe) -> Option<RewrittenProbe> {
+        // Injection rewrites only HTTP hooks.
+        let is_http = matches!(probe.protocol, ProbeProtocol::Http | ProbeProtocol::Https);
+        let is_restorable = is_http || PROBE_FIELDS.contains(&self.field);
+        let is_virtual = matches!(self.handler, Handler::Virtual(_));
+        (is_virtual && is_restorable).then(|| RewrittenProbe {
+            pointer: self.pointer.clone(),
+            change: Change::Restored(probe.protocol),
+            path: probe.inbound_path.clone(),
+            port: probe.inbound_port,
+        })
+    }
+
     /// Returns the application's port that the probe or hook reaches, directly or through the proxy.
     pub(crate) fn application_port(&self) -> Option<u16> {
         match &self.handler {

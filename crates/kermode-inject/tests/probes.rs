@@ -221,13 +221,80 @@ fn container_that_starts_before_a_classic_sidecar_keeps_its_startup_probe_and_po
     assert_eq!(agent["lifecycle"]["postStart"], probe);
     assert_eq!(agent["livenessProbe"], virtual_probe);
     assert_eq!(agent["lifecycle"]["preStop"], virtual_probe);
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let remedy =
+        "use kuma.io/sidecar-mode: native, or list port 8282 in traffic.kuma.io/exclude-inbound-ports";
+    let starts_before = |field: &str| {
+        format!(
+            "container \"agent\": {field}: in classic mode, the container starts before the sidecar: {remedy} (not \
+             rewritten to the sidecar; it may fail under STRICT)"
+        )
+    };
+    assert_eq!(
+        warnings,
+        [
+            starts_before("startupProbe"),
+            starts_before("lifecycle.postStart"),
+            format!(
+                "container \"agent\": livenessProbe: in classic mode, the sidecar starts after all init containers, and \
+                 the probe fails until then, so the kubelet may restart the container: {remedy}"
+            ),
+        ]
+    );
 
     let (after, warnings) = injected(&pod, SidecarMode::Native);
     // `kuma-init` and the sidecar are the first two.
     let agent = &after["spec"]["initContainers"][2];
     assert_eq!(agent["startupProbe"], virtual_probe);
     assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn early_probe_of_a_port_that_is_not_redirected_is_not_changed() {
+    let get = json!({"httpGet": {"path": "/x", "port": 8282}});
+    let agent = json!({
+        "name": "agent", "restartPolicy": "Always",
+        "startupProbe": get, "livenessProbe": get, "readinessProbe": get, "lifecycle": {"postStart": get},
+    });
+    let pod = mk_pod(
+        json!({"traffic.kuma.io/exclude-inbound-ports": "8000-8300"}),
+        json!({"initContainers": [agent], "containers": [{"name": "a", "livenessProbe": get}]}),
+    );
+    let (after, warnings) = injected(&pod, SidecarMode::Classic);
+    assert_eq!(warnings, Vec::<String>::new());
+    let virtual_get = json!({"httpGet": {"path": "/8282/x", "port": 9000}});
+    let mut expected = agent.clone();
+    // The kubelet does not restart a container that is not ready.
+    expected["readinessProbe"] = virtual_get.clone();
+    assert_eq!(after["spec"]["initContainers"][0], expected);
+    assert_eq!(after["spec"]["containers"][1]["livenessProbe"], virtual_get);
+}
+
+#[test]
+fn startup_probe_that_native_mode_has_rewritten_is_restored_in_classic_mode() {
+    let headers = json!([{"name": "a", "value": "b"}]);
+    for startup in [
+        json!({"httpGet": {"path": "/x?y", "port": 8282, "scheme": "HTTP", "httpHeaders": headers}}),
+        json!({"httpGet": {"path": "/x", "port": 8282, "scheme": "HTTPS"}}),
+        json!({"tcpSocket": {"port": 8282}, "periodSeconds": 3}),
+        json!({"grpc": {"port": 8282, "service": "a/b c"}}),
+        json!({"grpc": {"port": 8282, "service": ""}}),
+    ] {
+        let agent = json!({"name": "agent", "restartPolicy": "Always", "startupProbe": startup});
+        let pod = mk_pod(
+            json!({}),
+            json!({"initContainers": [agent], "containers": [{"name": "a"}]}),
+        );
+        let (native, _) = injected(&pod, SidecarMode::Native);
+        assert_ne!(native["spec"]["initContainers"][2]["startupProbe"], startup);
+        let (classic, warnings) = injected(&native, SidecarMode::Classic);
+        assert_eq!(classic["spec"]["initContainers"][0], agent);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        let (again, _) = injected(&classic, SidecarMode::Native);
+        assert_eq!(
+            again["spec"]["initContainers"][2],
+            native["spec"]["initContainers"][2]
+        );
+    }
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! Access rights of the control plane: only the verbs that it uses, and no wildcards (`docs/design.md#access-rights`).
 
 use kermode_crds::GROUP;
+use kermode_model::CONTROL_PLANE_CA_CONFIG_MAP;
 use serde_json::{Value, json};
 
 use crate::webhooks;
 use crate::{Installation, NAME, cluster_scoped, namespaced};
-
-/// ConfigMap with the roots of the control plane.
-const CA_CONFIG_MAP: &str = "kuma-control-plane-ca";
 
 const READ_VERBS: [&str; 3] = ["get", "list", "watch"];
 
@@ -64,7 +62,7 @@ fn cluster_rules() -> Vec<Value> {
         // (docs/design.md#roots-of-the-control-plane). A rule with resourceNames cannot allow `create`.
         with_names(
             rule("", &["configmaps"], &["list", "watch", "patch"]),
-            json!([CA_CONFIG_MAP]),
+            json!([CONTROL_PLANE_CA_CONFIG_MAP]),
         ),
         rule("", &["configmaps"], &["create"]),
         rule(

@@ -45,6 +45,11 @@ pub(crate) enum Denial {
     /// All proxies together exceed the total rate limit.
     #[error("too many certificates are requested: at most 500 per second; retry later")]
     TotalRate,
+    /// The proxy exceeds its rate limit of opened streams of roots.
+    #[error(
+        "this proxy opens streams of roots too often: at most 20 at once, then one every 3 s; retry later"
+    )]
+    StreamRate,
     /// The proxy, or all proxies together, have reached the limit of open streams of roots.
     #[error("too many streams of roots are open; retry later")]
     TooManyStreams,
@@ -90,6 +95,8 @@ pub(crate) enum DenialReason {
     ProxyRate,
     /// All proxies together exceed the total rate limit.
     TotalRate,
+    /// The proxy exceeds its rate limit of opened streams of roots.
+    StreamRate,
     /// The limit of open streams of roots is reached.
     TooManyStreams,
     TimedOut,
@@ -125,6 +132,7 @@ impl Denial {
             },
             Self::ProxyRate => DenialReason::ProxyRate,
             Self::TotalRate => DenialReason::TotalRate,
+            Self::StreamRate => DenialReason::StreamRate,
             Self::TooManyStreams => DenialReason::TooManyStreams,
             Self::TimedOut(_) => DenialReason::TimedOut,
             Self::MessageUnreadable => DenialReason::MessageUnreadable,
@@ -141,7 +149,9 @@ impl Denial {
             Self::DataplaneNotFound(_) => Code::NotFound,
             Self::NoMtls(_) => Code::FailedPrecondition,
             Self::AuthorityUnavailable => Code::Unavailable,
-            Self::ProxyRate | Self::TotalRate | Self::TooManyStreams => Code::ResourceExhausted,
+            Self::ProxyRate | Self::TotalRate | Self::StreamRate | Self::TooManyStreams => {
+                Code::ResourceExhausted
+            }
             Self::TimedOut(_) => Code::DeadlineExceeded,
         };
         Status::new(code, self.to_string())

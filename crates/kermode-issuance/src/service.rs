@@ -29,7 +29,7 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use self::limits::{CallerId, IssuanceLimits};
+use self::limits::{CallerId, IssuanceLimits, LimitedCall};
 pub use self::metrics::Metrics;
 use self::roots::{RootsCodec, WatchRoots, stream_limit};
 use crate::authentication::{AuthenticationError, TokenAuthenticator};
@@ -103,7 +103,8 @@ impl IssuanceState {
         request: Request<IssueCertificateRequest>,
     ) -> Result<IssueCertificateResponse, Denial> {
         let (metadata, _, request) = request.into_parts();
-        let (proxy, caller) = self.authenticate(metadata, &request.name).await?;
+        let call = LimitedCall::IssueCertificate;
+        let (proxy, caller) = self.authenticate(call, metadata, &request.name).await?;
         self.rate_limits.lock().take(caller, Instant::now())?;
         let (dataplane, mesh, mtls) = self.find_dataplane_and_mesh(&proxy, &request.mesh)?;
         let signing_request = SigningRequest::read(&request.csr)?;
@@ -120,16 +121,21 @@ impl IssuanceState {
         Ok(to_response(&issued, &trust))
     }
 
-    /// Authenticates the caller as the proxy with this name (`<pod>.<namespace>`). Denies a caller whose certificate
-    /// requests have exceeded the rate limit, but does not count the request.
-    async fn authenticate(&self, metadata: MetadataMap, name: &str) -> Result<(ObjectKey, CallerId), Denial> {
+    /// Authenticates the caller as the proxy with this name (`<pod>.<namespace>`). Denies a caller whose calls of this
+    /// kind have exceeded the rate limit, but does not count the call.
+    async fn authenticate(
+        &self,
+        call: LimitedCall,
+        metadata: MetadataMap,
+        name: &str,
+    ) -> Result<(ObjectKey, CallerId), Denial> {
         let headers = metadata.into_headers();
         let credentials = headers.get(http::header::AUTHORIZATION);
         let credentials = credentials.ok_or(AuthenticationError::NoToken)?.as_bytes();
         let caller = {
             let mut limits = self.rate_limits.lock();
             let caller = limits.caller_id(credentials);
-            limits.check(caller, Instant::now())?;
+            limits.check(call, caller, Instant::now())?;
             caller
         };
         let proxy = ObjectKey::from_proxy_name(name).ok_or(Denial::InvalidName)?;

@@ -20,8 +20,8 @@ pub use dataplane::{Dataplane, Gateway, GatewayKind, Inbound, Metrics, Transpare
 pub use kubernetes_version::KubernetesVersion;
 pub use mesh::{CertificateAuthority, DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, Mesh, Mtls, MtlsMode};
 pub use name::{
-    DEFAULT_MESH, DEFAULT_TOKEN_AUDIENCE, MAX_DNS_LABEL_LENGTH, MeshName, ObjectKey, ServiceName,
-    is_dns_label, is_dns_subdomain,
+    CONTROL_PLANE_CA_CONFIG_MAP, CONTROL_PLANE_CA_ENTRY, DEFAULT_MESH, DEFAULT_TOKEN_AUDIENCE,
+    MAX_DNS_LABEL_LENGTH, MeshName, ObjectKey, ServiceName, is_dns_label, is_dns_subdomain,
 };
 pub use permission::{Action, PermissionRule, PermissionSet, Principal, TrafficPermission};
 pub use probe::{

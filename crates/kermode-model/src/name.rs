@@ -9,6 +9,12 @@ pub const DEFAULT_MESH: &str = "default";
 /// Default audience of the tokens by which sidecars authenticate to the control plane.
 pub const DEFAULT_TOKEN_AUDIENCE: &str = "kuma-control-plane";
 
+/// ConfigMap with the roots of the control plane, in each namespace of sidecars.
+pub const CONTROL_PLANE_CA_CONFIG_MAP: &str = "kuma-control-plane-ca";
+
+/// Entry of [`CONTROL_PLANE_CA_CONFIG_MAP`]: the roots, in PEM.
+pub const CONTROL_PLANE_CA_ENTRY: &str = "ca.crt";
+
 /// Maximum length of a DNS label, in bytes (RFC 1123).
 pub const MAX_DNS_LABEL_LENGTH: usize = 63;
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use kermode_identity::TrustBundle;
+use kermode_model::CONTROL_PLANE_CA_CONFIG_MAP;
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::AsyncReadExt as _;
@@ -72,7 +73,7 @@ impl Trust {
                 tracing::warn!(
                     file = %file.display(),
                     "file with the roots of the control plane cannot be used, the last roots stay in use: {problem}; \
-                     check the ConfigMap kuma-control-plane-ca of this namespace"
+                     check the ConfigMap {CONTROL_PLANE_CA_CONFIG_MAP} of this namespace"
                 );
             }),
         }
@@ -110,7 +111,7 @@ impl TrustState {
                 tracing::warn!(
                     %file,
                     "file with the roots of the control plane does not exist any more: the last roots stay in use; check \
-                     the ConfigMap kuma-control-plane-ca of this namespace"
+                     the ConfigMap {CONTROL_PLANE_CA_CONFIG_MAP} of this namespace"
                 );
             } else {
                 tracing::info!(

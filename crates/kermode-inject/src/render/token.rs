@@ -3,12 +3,11 @@
 //! (docs/design.md#roots-of-the-control-plane).
 
 use kermode_crds::annotation::SERVICE_ACCOUNT_TOKEN_VOLUME;
+use kermode_model::{CONTROL_PLANE_CA_CONFIG_MAP, CONTROL_PLANE_CA_ENTRY};
 use serde_json::{Value, json};
 
 use crate::denial::Denial;
-use crate::names::{
-    CA_CONFIG_MAP, CA_DIRECTORY, CA_ENTRY, CA_FILE, CA_VOLUME, TOKEN_DIRECTORY, TOKEN_VOLUME,
-};
+use crate::names::{CA_DIRECTORY, CA_FILE, CA_VOLUME, TOKEN_DIRECTORY, TOKEN_VOLUME};
 use crate::pod::Pod;
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
@@ -102,6 +101,6 @@ fn token_source(audience: &str) -> Value {
 /// Renders the projected source of the control plane's roots. Its ConfigMap is optional, because the control plane may
 /// create the ConfigMap after the Pod.
 fn roots_source() -> Value {
-    let items = json!([{"key": CA_ENTRY, "path": CA_FILE}]);
-    json!({"configMap": {"name": CA_CONFIG_MAP, "optional": true, "items": items}})
+    let items = json!([{"key": CONTROL_PLANE_CA_ENTRY, "path": CA_FILE}]);
+    json!({"configMap": {"name": CONTROL_PLANE_CA_CONFIG_MAP, "optional": true, "items": items}})
 }

@@ -1,4 +1,4 @@
-//! Limits on the rate of issued certificates, per proxy and in total.
+//! Limits on the rate of issued certificates, per proxy and in total, and of opened streams of roots, per proxy.
 //!
 //! A thousand Pods that start at once get their certificates without delay. If a proxy requests certificates in a loop,
 //! its surplus requests are denied before they cause a TokenReview.
@@ -23,6 +23,10 @@ const PROXY_RATE: Rate = Rate {
     per_second: 1.0 / 3.0,
 };
 
+/// Maximum rate of streams of roots that one proxy opens. A sidecar keeps one stream open. After failures, its backoff
+/// grows to 10 s. Each stream costs a TokenReview.
+const STREAM_RATE: Rate = PROXY_RATE;
+
 /// Rate limit that a request exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RateExceeded {
@@ -30,6 +34,15 @@ pub(super) enum RateExceeded {
     PerCaller,
     /// Rate limit of all callers together.
     Total,
+    /// Rate limit of the caller's streams of roots.
+    Streams,
+}
+
+/// Call of the issuance service whose rate is limited for each caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LimitedCall {
+    IssueCertificate,
+    WatchRoots,
 }
 
 /// Caller of a request, identified by a hash of its credentials (the metadata `authorization`). The name in a request
@@ -44,6 +57,7 @@ pub(super) struct IssuanceLimits {
     hasher: RandomState,
     total: TokenBucket,
     callers: KeyedRateLimit<CallerId>,
+    streams: KeyedRateLimit<CallerId>,
 }
 
 // === impl RateExceeded ===
@@ -53,6 +67,7 @@ impl From<RateExceeded> for Denial {
         match exceeded {
             RateExceeded::PerCaller => Self::ProxyRate,
             RateExceeded::Total => Self::TotalRate,
+            RateExceeded::Streams => Self::StreamRate,
         }
     }
 }
@@ -65,6 +80,7 @@ impl IssuanceLimits {
             hasher: RandomState::new(),
             total: TokenBucket::new(TOTAL_RATE, now),
             callers: KeyedRateLimit::new(PROXY_RATE),
+            streams: KeyedRateLimit::new(STREAM_RATE),
         }
     }
 
@@ -74,13 +90,24 @@ impl IssuanceLimits {
     }
 
     /// Checks the rate of a caller before its bearer token is reviewed. Unauthenticated callers always pass, because
-    /// only certificate requests of authenticated callers are counted ([`Self::take`]).
-    pub(super) fn check(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
-        if self.callers.has_token(&caller, now) {
-            Ok(())
-        } else {
-            Err(RateExceeded::PerCaller)
-        }
+    /// only calls of authenticated callers are counted ([`Self::take`], [`Self::take_stream`]).
+    pub(super) fn check(
+        &mut self,
+        call: LimitedCall,
+        caller: CallerId,
+        now: Instant,
+    ) -> Result<(), RateExceeded> {
+        let (limit, exceeded) = match call {
+            LimitedCall::IssueCertificate => (&mut self.callers, RateExceeded::PerCaller),
+            LimitedCall::WatchRoots => (&mut self.streams, RateExceeded::Streams),
+        };
+        limit.has_token(&caller, now).then_some(()).ok_or(exceeded)
+    }
+
+    /// Counts a stream of roots that an authenticated caller opens. Returns an error if the rate limit is exceeded.
+    pub(super) fn take_stream(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
+        let is_within_rate = self.streams.try_take(caller, now);
+        is_within_rate.then_some(()).ok_or(RateExceeded::Streams)
     }
 
     /// Counts a certificate request of an authenticated caller. Returns an error if a rate limit is exceeded.
@@ -131,11 +158,15 @@ mod tests {
         let (greedy, other) = (limits.caller_id(b"greedy"), limits.caller_id(b"other"));
         let taken = (0..100).filter(|_| limits.take(greedy, now).is_ok()).count();
         assert_eq!(taken, 20);
-        assert_eq!(limits.check(greedy, now), Err(RateExceeded::PerCaller));
-        assert_eq!(limits.check(other, now), Ok(()));
+        assert_eq!(
+            limits.check(LimitedCall::IssueCertificate, greedy, now),
+            Err(RateExceeded::PerCaller)
+        );
+        assert_eq!(limits.check(LimitedCall::IssueCertificate, other, now), Ok(()));
+        assert_eq!(limits.check(LimitedCall::WatchRoots, greedy, now), Ok(()));
         assert_eq!(limits.take(other, now), Ok(()));
         assert_eq!(
-            limits.check(greedy, now + 2 * SECOND),
+            limits.check(LimitedCall::IssueCertificate, greedy, now + 2 * SECOND),
             Err(RateExceeded::PerCaller)
         );
         assert_eq!(limits.take(greedy, now + 3 * SECOND), Ok(()));

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -17,6 +18,7 @@ use tonic::server::ServerStreamingService;
 use tonic::{Request, Response, Status};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
+use super::limits::LimitedCall;
 use super::{IssuanceState, MAX_MESSAGE_SIZE};
 use crate::denial::Denial;
 
@@ -132,7 +134,10 @@ impl IssuanceState {
     /// Opens a stream of roots for an authenticated proxy.
     async fn watch_roots(&self, request: Request<WatchRootsRequest>) -> Result<RootsStream, Denial> {
         let (metadata, _, request) = request.into_parts();
-        let (proxy, _) = self.authenticate(metadata, &request.name).await?;
+        let (proxy, caller) = self
+            .authenticate(LimitedCall::WatchRoots, metadata, &request.name)
+            .await?;
+        self.rate_limits.lock().take_stream(caller, Instant::now())?;
         let (_, mesh, mtls) = self.find_dataplane_and_mesh(&proxy, &request.mesh)?;
         let permit = self.stream_limit.try_acquire(&proxy)?;
         let plan = self.rotation_plan(&mesh, &mtls).await?;

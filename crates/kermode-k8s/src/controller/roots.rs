@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kermode_model::{CONTROL_PLANE_CA_CONFIG_MAP as CONFIG_MAP, CONTROL_PLANE_CA_ENTRY as ENTRY};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -28,10 +29,6 @@ use super::watch::watch_config;
 
 pub use self::metrics::{Metrics, WriteResult};
 
-/// Name of the ConfigMap. A role of the control plane names it.
-pub const CONFIG_MAP: &str = "kuma-control-plane-ca";
-/// Entry of the ConfigMap: the roots, in PEM.
-const ENTRY: &str = "ca.crt";
 /// Labels of the ConfigMap.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "kuma-cp");
 /// Field manager of the writes.

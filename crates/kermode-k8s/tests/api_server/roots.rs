@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kermode_k8s::controller::roots::{CONFIG_MAP, Metrics, RootsPublisher, SidecarNamespaces, WriteResult};
+use kermode_k8s::controller::roots::{Metrics, RootsPublisher, SidecarNamespaces, WriteResult};
+use kermode_model::CONTROL_PLANE_CA_CONFIG_MAP as CONFIG_MAP;
 use kube::Api;
 use kube::api::{DeleteParams, Patch};
 use serde_json::{Value, json};

@@ -78,3 +78,26 @@ async fn third_stream_of_a_proxy_is_denied() {
         .await
         .expect("the permit is released");
 }
+
+#[tokio::test]
+async fn proxy_that_opens_streams_in_a_loop_is_denied_and_other_proxies_are_not() {
+    let server = Server::start().await;
+    let mut opened = 0;
+    let denied = loop {
+        // The stream ends at once.
+        match server.watch_roots(&web_token(), "web.shop").await {
+            Ok(_) => opened += 1,
+            Err(denied) if denied.message().contains("too often") => break denied,
+            // The server has not noticed the ends of the last two streams yet.
+            Err(denied) => assert!(denied.message().contains("streams of roots are open"), "{denied}"),
+        }
+        assert!(opened < 100, "the rate is not limited");
+    };
+    assert_eq!(denied.code(), Code::ResourceExhausted);
+    assert_eq!(
+        server.metric("roots_streams_refused_total{reason=\"StreamRate\"}"),
+        1
+    );
+    let other_token = mk_token(SERVICE_ACCOUNT, "other", "2", VALID_SIGNATURE);
+    assert!(server.watch_roots(&other_token, "other.shop").await.is_ok());
+}

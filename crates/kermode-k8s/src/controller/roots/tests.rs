@@ -17,6 +17,8 @@ struct TestState {
     config_maps: Vec<Value>,
     /// Namespaces in which writes are denied.
     denied: BTreeSet<String>,
+    /// Namespaces that do not exist.
+    missing: BTreeSet<String>,
 }
 
 /// Writes of ConfigMaps that the API server received: namespace and roots.
@@ -49,7 +51,12 @@ impl TestApiServer {
                     let roots = object["data"]["ca.crt"].as_str().unwrap_or_default();
                     // The test may have dropped the receiver.
                     let _ = sender.send((namespace.to_owned(), roots.to_owned()));
-                    if state.lock().denied.contains(namespace) {
+                    if state.lock().missing.contains(namespace) {
+                        (
+                            404,
+                            json!({"status": "Failure", "code": 404, "reason": "NotFound", "message": "no Namespace"}),
+                        )
+                    } else if state.lock().denied.contains(namespace) {
                         (
                             403,
                             json!({"status": "Failure", "code": 403, "reason": "Forbidden", "message": "quota"}),
@@ -201,4 +208,25 @@ async fn failed_write_is_repeated_and_does_not_stop_others() {
     assert!(writes.try_recv().is_err());
     assert_eq!(metrics.write_count(WriteResult::Failed), 2);
     assert_eq!(metrics.write_count(WriteResult::Written), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespace_that_is_gone_gets_no_further_write_until_it_is_added_again() {
+    let api_server = TestApiServer::default();
+    api_server.0.lock().missing.insert("gone".to_owned());
+    let namespaces = SidecarNamespaces::default();
+    namespaces.add(&"gone".into());
+    let metrics = Metrics::default();
+    let (_roots, mut writes, _task) = start(&api_server, &namespaces, &metrics);
+    assert_eq!(next(&mut writes).await, write("gone", "old"));
+    tokio::time::sleep(RETRY_PAUSE * 2).await;
+    assert!(writes.try_recv().is_err(), "the write is not repeated");
+    assert!(!namespaces.contains("gone"));
+    assert_eq!(metrics.write_count(WriteResult::Failed), 0);
+    // Another Namespace of the same name is created.
+    api_server.0.lock().missing.clear();
+    namespaces.add(&"gone".into());
+    assert_eq!(next(&mut writes).await, write("gone", "old"));
+    tokio::time::sleep(RETRY_PAUSE * 2).await;
+    assert_eq!(metrics.write_count(WriteResult::Written), 1);
 }
