@@ -23,7 +23,7 @@ use kermode_runtime::diagnostics;
 use kermode_runtime::readiness::Readiness;
 use kermode_runtime::shutdown::{self, Shutdown, Signals};
 use kermode_runtime::tls::{self, ConnectionMetrics, ServingCertificate};
-use kermode_status::MeshStatuses;
+use kermode_status::{MeshStatuses, PermissionStatuses};
 use kube::Client;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -398,5 +398,17 @@ fn spawn_leader_components(
         components,
         "writer of Mesh statuses",
         run_until_shutdown(shutdown, mesh_statuses.run()),
+    );
+    let permission_statuses = PermissionStatuses {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        index: state.index.clone(),
+        changes: state.service_changes.clone(),
+        is_leader: state.is_leader.clone(),
+    };
+    spawn(
+        components,
+        "writer of statuses of MeshTrafficPermissions",
+        run_until_shutdown(shutdown, permission_statuses.run()),
     );
 }

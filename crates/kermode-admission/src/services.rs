@@ -27,17 +27,17 @@ impl Webhooks {
         let Ok(permission) = MeshTrafficPermission::deserialize(object) else {
             return Vec::new();
         };
-        let unknown = self
-            .unknown_services(mesh, references(&permission).map(|(_, name)| name), deadlines)
-            .await;
-        let first_reference = |unknown: &str| {
-            references(&permission).find_map(|(rule, name)| (name == unknown).then_some(rule))
-        };
+        let names = permission.service_references().map(|reference| reference.name);
+        let unknown = self.unknown_services(mesh, names, deadlines).await;
         let warning = |name: &str| {
-            let (field, effect) = match first_reference(name)? {
-                None => ("spec.targetRef".to_owned(), "this MeshTrafficPermission"),
-                Some(index) => (format!("spec.from[{index}].targetRef"), "this rule"),
+            let first_reference = permission
+                .service_references()
+                .find(|reference| reference.name == name)?;
+            let effect = match first_reference.rule {
+                None => "this MeshTrafficPermission",
+                Some(_) => "this rule",
             };
+            let field = first_reference.field();
             Some(format!(
                 "{field}.name: service {name:?} does not exist in Mesh {mesh:?}, so {effect} has no effect: correct the \
                  name, or create the service"
@@ -121,15 +121,4 @@ impl Webhooks {
             Ok(Err(_)) | Err(_) => true,
         }
     }
-}
-
-/// Returns the services that a permission names, each with the index of its rule; without an index for `spec.targetRef`.
-fn references(permission: &MeshTrafficPermission) -> impl Iterator<Item = (Option<usize>, &str)> {
-    let spec = &permission.spec;
-    let rules = spec.from.iter().enumerate();
-    let rules = rules.map(|(index, from)| (Some(index), &from.target_ref));
-    [(None, &spec.target_ref)]
-        .into_iter()
-        .chain(rules)
-        .filter_map(|(rule, reference)| Some((rule, reference.name.as_deref()?)))
 }

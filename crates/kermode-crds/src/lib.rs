@@ -24,7 +24,8 @@ pub use mesh::{
     Rotation,
 };
 pub use traffic_permission::{
-    FromSpec, InvalidPermission, MeshTrafficPermission, MeshTrafficPermissionSpec, PermissionConf, TargetRef,
+    FromSpec, InvalidPermission, MeshTrafficPermission, MeshTrafficPermissionSpec,
+    MeshTrafficPermissionStatus, PermissionConf, ServiceReference, TargetRef,
 };
 
 /// API group of all custom resources.

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kermode_model as model;
 use kube::core::{ObjectMeta, TypeMeta};
 use serde::{Deserialize, Serialize};
 
+use crate::annotation;
 use crate::object::custom_resource;
 use crate::validate::Problem;
 
@@ -24,6 +26,9 @@ pub struct MeshTrafficPermission {
     /// Target and rules.
     #[serde(default)]
     pub spec: MeshTrafficPermissionSpec,
+    /// State, written through the status subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<MeshTrafficPermissionStatus>,
 }
 
 custom_resource!(
@@ -31,6 +36,57 @@ custom_resource!(
     "meshtrafficpermissions",
     NamespaceResourceScope
 );
+
+/// State of a [`MeshTrafficPermission`], written by the leader.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeshTrafficPermissionStatus {
+    /// Conditions: `Accepted` says whether the rules are in effect, and `ResolvedRefs` whether the Mesh and the services
+    /// exist that the permission names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Reference of a [`MeshTrafficPermission`] to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceReference<'a> {
+    /// Index of the rule in `spec.from`; `None` for `spec.targetRef`.
+    pub rule: Option<usize>,
+    /// Value of `kuma.io/service`.
+    pub name: &'a str,
+}
+
+impl MeshTrafficPermission {
+    /// Returns the name of the permission's mesh.
+    pub fn mesh(&self) -> &str {
+        let labels = self.metadata.labels.as_ref();
+        labels
+            .and_then(|labels| labels.get(annotation::MESH))
+            .map_or(model::DEFAULT_MESH, String::as_str)
+    }
+
+    /// Returns the references to services, that of `spec.targetRef` first. A service may be referenced several times.
+    pub fn service_references(&self) -> impl Iterator<Item = ServiceReference<'_>> {
+        let rules = self.spec.from.iter().enumerate();
+        let rules = rules.map(|(index, from)| (Some(index), &from.target_ref));
+        [(None, &self.spec.target_ref)]
+            .into_iter()
+            .chain(rules)
+            .filter_map(|(rule, reference)| {
+                let name = reference.name.as_deref()?;
+                Some(ServiceReference { rule, name })
+            })
+    }
+}
+
+impl ServiceReference<'_> {
+    /// Returns the path of the reference in the permission.
+    pub fn field(&self) -> String {
+        match self.rule {
+            None => TARGET_FIELD.to_owned(),
+            Some(index) => from_field(index),
+        }
+    }
+}
 
 /// Target and rules of a [`MeshTrafficPermission`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -126,6 +182,11 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
 /// Path of the field that selects the inbounds of a permission.
 pub(crate) const TARGET_FIELD: &str = "spec.targetRef";
 
+/// Path of the field that selects the clients of a rule.
+fn from_field(index: usize) -> String {
+    format!("spec.from[{index}].targetRef")
+}
+
 /// Converts a rule. `index` is the position of the rule in `spec.from`, for errors.
 pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidPermission> {
     // The spellings in capitals are those of old versions of Kuma.
@@ -135,7 +196,7 @@ pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRul
         "AllowWithShadowDeny" | "ALLOW_WITH_SHADOW_DENY" => model::Action::AllowWithShadowDeny,
         other => return Err(InvalidPermission::Action(index, other.to_owned())),
     };
-    let clients = referenced_proxies(&format!("spec.from[{index}].targetRef"), &from.target_ref)?;
+    let clients = referenced_proxies(&from_field(index), &from.target_ref)?;
     Ok(model::PermissionRule {
         from: clients,
         action,

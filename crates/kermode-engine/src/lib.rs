@@ -27,6 +27,7 @@ use kermode_k8s::controller::writer::Writer;
 use kermode_k8s::convert::WarningSubject;
 use kermode_k8s::convert::facts::{IntermediateId, NamespaceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
+use kermode_k8s::service_changes::ServiceChanges;
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::view::{MeshView, Touched};
 use kermode_model::{Dataplane, Inbound, KubernetesVersion, MeshName, ObjectKey, ServiceName};
@@ -63,6 +64,8 @@ pub struct Engine {
     pub event_recorder: EventRecorder,
     /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
     pub meshes_changed: Arc<Notify>,
+    /// Notified when Meshes or services may have been created or deleted.
+    pub service_changes: ServiceChanges,
     /// Namespaces of sidecars, which need the roots of the control plane.
     pub sidecar_namespaces: SidecarNamespaces,
     /// Whether this replica is the leader. Only the leader records Events.
@@ -140,6 +143,9 @@ impl Engine {
         let started_at = Instant::now();
         let _span = tracing::debug_span!("publish changes", events = batch.len()).entered();
         self.metrics.batch_received(batch.len(), waiting);
+        let changes_services =
+            |event: &WatchEvent| matches!(event.update, ObjectUpdate::Service(_) | ObjectUpdate::Mesh(_));
+        let has_service_changes = batch.iter().any(changes_services);
         let oldest_received_at = batch.iter().map(|event| event.received_at).min();
         let mut changes = self.apply(batch.drain(..).map(|event| event.update), startup.as_mut());
         let finished_startup = startup.take_if(|startup| startup.sync.is_complete());
@@ -158,6 +164,10 @@ impl Engine {
             finished_startup.readiness_guard.mark_ready();
             // The writer deletes the Dataplanes without a Pod, so the writer may start only after all Pods are listed.
             self.writer.set_desired_complete();
+            self.service_changes.start();
+        }
+        if has_service_changes {
+            self.service_changes.notify();
         }
         let mut to_write = Vec::new();
         let mut reported = ReportedServices::default();
@@ -236,6 +246,7 @@ impl Engine {
         for (dataplane, name) in gateways {
             directory.services.set_gateway(dataplane.clone(), name);
         }
+        self.service_changes.notify();
     }
 
     /// Returns the touched services and gateways for which the directory differs from the view.

@@ -5,6 +5,7 @@ use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_k8s::controller::writer;
 use kermode_k8s::convert::facts::{IntermediateKind, NamespaceFacts, PodFacts, ServiceFacts};
+use kermode_k8s::service_changes::ServiceChanges;
 use kermode_runtime::readiness::Readiness;
 use kermode_xds::store::Store;
 use kube::Client;
@@ -51,6 +52,7 @@ fn mk_engine(client: Client, is_leader: watch::Receiver<bool>) -> Engine {
         writer,
         event_recorder,
         meshes_changed: Arc::default(),
+        service_changes: ServiceChanges::default(),
         sidecar_namespaces: SidecarNamespaces::default(),
         is_leader,
         metrics: Metrics::default(),
@@ -244,6 +246,33 @@ async fn directory_has_the_names_of_gateways() {
     apply(ObjectUpdate::Pod(Update::Gone(ObjectKey::new("demo", "kong"))).into());
     assert!(!has_gateway("kong"));
     assert!(has_gateway("traefik"));
+}
+
+#[tokio::test]
+async fn services_that_come_or_go_are_notified_once_the_index_is_complete() {
+    let (client, _requests) = mk_client();
+    let mut engine = mk_engine(client, watch::channel(false).1);
+    let mut changes = engine.service_changes.subscribe();
+    let mut startup = Some(Startup {
+        sync: InitialSync::default(),
+        readiness_guard: Readiness::default().register("engine"),
+    });
+    let mut is_notified_of = |mut events: Vec<WatchEvent>| {
+        engine.on_batch(&mut startup, &mut events, 0);
+        let has_changed = changes.has_changed().expect("the engine has the sender");
+        changes.mark_unchanged();
+        has_changed
+    };
+    let ports = json!([{"port": 80, "targetPort": 8080}]);
+    assert!(!is_notified_of(vec![mk_service("web", ports.clone())]));
+    assert!(is_notified_of(ends_of_lists().collect()));
+    assert!(is_notified_of(vec![mk_service("db", ports)]));
+    let first_endpoint = vec![mk_pod("web-1", "10.0.0.1")];
+    assert!(is_notified_of(first_endpoint));
+    let second_endpoint = vec![mk_pod("web-2", "10.0.0.2")];
+    assert!(!is_notified_of(second_endpoint));
+    let deleted = ObjectUpdate::Service(Update::Gone(ObjectKey::new("demo", "db")));
+    assert!(is_notified_of(vec![deleted.into()]));
 }
 
 /// Makes the event of a Namespace. A terminating one has a deletion timestamp.

@@ -7,13 +7,13 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
+use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission};
 use kermode_k8s::controller::watch::{Conversion, Update, convert_if_decoded, follow, watch_config};
 use kermode_k8s::convert::facts::{
     EndpointSliceFacts, IntermediateFacts, IntermediateKind, NOT_DERIVED_FROM_SELECTOR, NamespaceFacts,
     NodeFacts, PodFacts, ServiceFacts,
 };
-use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
+use kermode_model::{MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -178,12 +178,9 @@ fn convert_mesh(mesh: &Mesh) -> Conversion<kermode_model::Mesh> {
 }
 
 fn convert_permission(permission: &MeshTrafficPermission) -> Conversion<(MeshName, TrafficPermission)> {
-    let mesh = permission
-        .labels()
-        .get(annotation::MESH)
-        .map_or(DEFAULT_MESH, String::as_str);
+    let mesh = MeshName::from(permission.mesh());
     match TrafficPermission::try_from(permission) {
-        Ok(permission) => Conversion::Keep((MeshName::from(mesh), permission)),
+        Ok(permission) => Conversion::Keep((mesh, permission)),
         Err(error) => {
             tracing::warn!(
                 name = permission.name_any(),

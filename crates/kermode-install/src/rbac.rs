@@ -115,6 +115,7 @@ fn namespace_rules() -> Vec<Value> {
             &["meshtrafficpermissions"],
             &["get", "list", "watch", "create"],
         ),
+        rule(GROUP, &["meshtrafficpermissions/status"], &["patch"]),
     ]
 }
 

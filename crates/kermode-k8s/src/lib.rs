@@ -4,4 +4,5 @@ pub mod controller;
 pub mod convert;
 pub mod index;
 pub mod offline;
+pub mod service_changes;
 pub mod shared_index;

@@ -1,14 +1,15 @@
-//! Status of Dataplanes and Meshes, and Events about closed ports, written to the API server.
+//! Status of Dataplanes, Meshes and MeshTrafficPermissions, and Events about closed ports, written to the API server.
 //!
 //! Each replica writes the connection and configuration status of the proxies that it serves ([`ProxyStatuses`]).
 //! Connections and rejections are written within seconds. The sent and acknowledged configuration versions are written
 //! only every few minutes, because every change of an endpoint in the mesh changes them. The leader writes the status
-//! of Meshes ([`MeshStatuses`]). The replica that receives a sidecar's report about a closed port writes the Event
+//! of Meshes ([`MeshStatuses`]) and of MeshTrafficPermissions ([`PermissionStatuses`]). The replica that receives a sidecar's report about a closed port writes the Event
 //! ([`ClosedPortService`]).
 
 mod closed_ports;
 mod debug;
 mod mesh;
+mod permission;
 mod proxy;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 pub use self::closed_ports::{ClosedPortMetrics, ClosedPortService};
 pub use self::mesh::MeshStatuses;
+pub use self::permission::PermissionStatuses;
 use self::proxy::{ProxyState, Urgency};
 
 /// Field manager of the sidecar status. All replicas use the same field manager, so that a replica can overwrite the

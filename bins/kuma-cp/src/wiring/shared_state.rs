@@ -12,6 +12,7 @@ use kermode_k8s::controller::roots::{self, RootsPublisher, RootsReceiver, Sideca
 use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
+use kermode_k8s::service_changes::ServiceChanges;
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{KubernetesVersion, ObjectKey};
 use kermode_removals::{EndpointRemovals, Replicas};
@@ -40,6 +41,8 @@ pub(super) struct SharedState {
     pub(super) statuses: ProxyStatuses,
     /// Notification from the engine to the writer of Mesh statuses.
     pub(super) meshes_changed: Arc<Notify>,
+    /// Notification from the engine to the writer of statuses of MeshTrafficPermissions.
+    pub(super) service_changes: ServiceChanges,
     /// Namespaces of sidecars, from the engine to the writer of the ConfigMaps with the roots of the control plane.
     pub(super) sidecar_namespaces: SidecarNamespaces,
     pub(super) event_recorder: EventRecorder,
@@ -95,6 +98,7 @@ impl SharedState {
             writer,
             statuses,
             meshes_changed: Arc::default(),
+            service_changes: ServiceChanges::default(),
             sidecar_namespaces: SidecarNamespaces::default(),
             event_recorder,
             authorities,
@@ -121,6 +125,7 @@ impl SharedState {
             writer: self.writer,
             event_recorder: self.event_recorder,
             meshes_changed: self.meshes_changed,
+            service_changes: self.service_changes,
             sidecar_namespaces: self.sidecar_namespaces,
             is_leader: self.is_leader,
             metrics: self.engine_metrics,

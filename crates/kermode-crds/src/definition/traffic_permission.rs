@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Names, definition, object, root_schema, text, with_description, with_required};
+use super::{
+    Names, column, conditions, definition, object, root_schema, text, with_description, with_required,
+};
 
 pub(super) fn mesh_traffic_permission() -> Value {
     let action = object(json!({
@@ -26,9 +28,24 @@ pub(super) fn mesh_traffic_permission() -> Value {
     });
     let target = target_ref("Inbounds that the permission applies to.");
     let spec = with_required(object(json!({"targetRef": target, "from": from})), &["targetRef"]);
-    let schema =
-        root_schema(json!({"spec": with_description(spec, "Inbounds, and the clients that may call them.")}));
-    let version = json!({"schema": {"openAPIV3Schema": schema}});
+    let status = object(json!({"conditions": conditions()}));
+    let schema = root_schema(json!({
+        "spec": with_description(spec, "Inbounds, and the clients that may call them."),
+        "status": with_description(status, "State of the permission, written by the control plane."),
+    }));
+    let condition = |condition: &str| {
+        let path = format!(".status.conditions[?(@.type==\"{condition}\")].status");
+        column(condition, "string", &path)
+    };
+    let version = json!({
+        "schema": {"openAPIV3Schema": schema},
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            condition("Accepted"),
+            condition("ResolvedRefs"),
+            column("Age", "date", ".metadata.creationTimestamp"),
+        ],
+    });
     let names = Names {
         kind: "MeshTrafficPermission",
         plural: "meshtrafficpermissions",

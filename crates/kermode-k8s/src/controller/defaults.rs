@@ -203,6 +203,7 @@ fn allow_all(mesh: &str, owner: OwnerReference) -> MeshTrafficPermission {
                 },
             }],
         },
+        status: None,
     }
 }
 

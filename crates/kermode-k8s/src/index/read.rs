@@ -1,7 +1,7 @@
 //! Read access to the index.
 
-use kermode_model::ObjectKey;
 use kermode_model::view::MeshView;
+use kermode_model::{MeshName, ObjectKey, ServiceName};
 
 use super::Index;
 use super::changes::{DataplaneChange, DesiredDataplane, PodIdentity};
@@ -65,6 +65,28 @@ impl Index {
     pub fn conversion_errors(&self) -> impl Iterator<Item = (&ObjectKey, &ConvertError)> {
         let pods = self.pods.iter();
         pods.filter_map(|(key, entry)| Some((key, entry.error.as_ref()?)))
+    }
+
+    /// Whether a service exists: a Dataplane of the mesh has an inbound of the service, a gateway of the mesh has this
+    /// name, or a Kubernetes Service, which may have no Pods, has the port that the name stands for.
+    pub fn service_exists(&self, mesh: &MeshName, name: &ServiceName) -> bool {
+        let is_gateway = || {
+            let mut gateways = self
+                .view
+                .dataplanes_of(mesh)
+                .filter(|dataplane| dataplane.gateway.is_some());
+            gateways.any(|gateway| gateway.services().contains(name))
+        };
+        self.view.service(mesh, name).is_some() || self.has_service_port(name) || is_gateway()
+    }
+
+    /// Whether a Kubernetes Service has the port that the name stands for.
+    fn has_service_port(&self, name: &ServiceName) -> bool {
+        let Some((key, port)) = name.service_port() else {
+            return false;
+        };
+        let service = self.services.get(&key);
+        service.is_some_and(|service| service.ports.iter().any(|declared| declared.number == port))
     }
 
     /// Whether a namespace is being deleted. The API server creates no objects in a terminating namespace.
