@@ -46,8 +46,8 @@ images-push: ## push the built images to KERMODE_REGISTRY
 TOOLS = $(or $(KERMODE_CACHE),$(HOME)/.cache/kermode)/tools
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
-# The real Envoy, for tests that check configuration against it.
-ENVOY = export KERMODE_ENVOY; KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy) &&
+# The real Envoy, for tests that check configuration against it, and the tool that calls CNI plugins.
+ENVOY = export KERMODE_ENVOY; KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy) && $(CLUSTER_TOOL) cnitool >/dev/null &&
 
 .PHONY: test test-lint test-unit test-conformance test-netns deny conformance conformance-shared
 test: cluster-packages ## every suite that guards a merge (root)
@@ -60,7 +60,7 @@ test-unit: ## unit, golden, property, netns and real-Envoy tests (root)
 	@$(ENVOY) python3 tests/run.py unit tools
 
 test-netns: ## redirection rules in real network namespaces (root)
-	@cargo test --package kermode-netfilter --package kuma-init --test netns
+	@cargo test --package kermode-netfilter --package kuma-init --package kuma-cni --test netns
 
 test-conformance: ## the conformance corpus in ../shared/conformance, if that folder exists
 	@python3 tests/run.py conformance

@@ -34,9 +34,9 @@ def version_flags(version: str) -> str:
     return f"-X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
 
 
-def go_program(name: str, linker_flags: str = "") -> Path:
-    """Builds the program of a folder below `cluster/`, unless the cache contains a build of the same inputs. Returns
-    the path of the binary."""
+def go_program(name: str, linker_flags: str = "", package: str = ".") -> Path:
+    """Builds the program of a folder below `cluster/`, or a package of a module that the folder's go.mod requires, unless
+    the cache contains a build of the same inputs. Returns the path of the binary."""
     source = paths.CLUSTER_SOURCES / name
     name = source.name
     flags = f"-s -w {linker_flags}".strip()
@@ -57,7 +57,7 @@ def go_program(name: str, linker_flags: str = "") -> Path:
             partial = folder / f".{name}.partial"
             environment = dict(os.environ, CGO_ENABLED="0", GOWORK="off")
             run(go, "build", "-C", source, "-trimpath", "-buildvcs=false", "-ldflags", flags,
-                "-o", partial, ".", env=environment)
+                "-o", partial, package, env=environment)
             partial.rename(binary)
     return binary
 
@@ -77,6 +77,17 @@ def kubernetes() -> Path:
 def coredns() -> Path:
     """Builds CoreDNS. Returns the path of the binary."""
     return go_program("coredns")
+
+
+def cnitool() -> Path:
+    """Builds the tool of the CNI specification that calls plugins. Returns a path that is the same for all versions."""
+    binary = go_program("cnitool", package="github.com/containernetworking/cni/cnitool")
+    link = paths.cache() / "tools" / "cnitool"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    partial = link.with_name(f".cnitool.{os.getpid()}")
+    partial.symlink_to(binary)
+    partial.replace(link)
+    return link
 
 
 def pause() -> Path:

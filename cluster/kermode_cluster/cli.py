@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import down, envoy, faults, images, node, paths, status, up
+from . import build, down, envoy, faults, images, node, paths, status, up
 from .errors import ClusterError
 
 
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("images-push", help="push the built images to $KERMODE_REGISTRY")
     commands.add_parser("rustflags", help="print the compiler flags of the images' binaries")
     commands.add_parser("envoy", help="print the path of the pinned Envoy binary")
+    commands.add_parser("cnitool", help="build the CNI specification's tool, and print its path")
     add_command("kubeconfig", "print the path of the kubeconfig")
     kubectl = add_command("kubectl", "run kubectl of the cluster's version", positional=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -86,6 +87,8 @@ def dispatch(options) -> int:
         print(images.rustflags(images.host_triple()))
     elif options.command == "envoy":
         print(envoy.binary())
+    elif options.command == "cnitool":
+        print(build.cnitool())
     elif options.command == "kubeconfig":
         print(status.require_running(options.name).kubeconfig)
     elif options.command in ("stop", "start"):

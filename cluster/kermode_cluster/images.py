@@ -14,7 +14,7 @@ from .oci import Entry, Image
 from .processes import run
 
 REGISTRY = "docker.io/kermode"
-BINARIES = ("kuma-cp", "kuma-dp", "kuma-init", "kumactl", "kermode-demo")
+BINARIES = ("kuma-cp", "kuma-dp", "kuma-init", "kuma-cni", "kumactl", "kermode-demo")
 PROXY_USER = 5678
 DEMO_USER = 65532
 # References of the built images, by name.
@@ -61,6 +61,11 @@ def recipes(binaries: Path) -> dict:
                            [[Entry("usr/sbin/nft", source=nft)] + libraries.of(nft),
                             mesh_users + [program("kuma-init"), Entry("usr/bin/kumactl", link="kuma-init")]],
                            user="0:0"),
+        # The installer copies the folder to the nodes, where the plugin runs nft with the loader in the folder.
+        "kuma-cni": Image(["/usr/bin/kuma-cni"],
+                          [[Entry("opt/kuma-cni/nft", source=nft)] + libraries.beside(nft, "opt/kuma-cni"),
+                           mesh_users + [program("kuma-cni")]],
+                          user="0:0"),
         "kermode-demo": Image(["/usr/bin/kermode-demo"],
                               [accounts(demo=DEMO_USER) + [program("kermode-demo")]],
                               user=f"{DEMO_USER}:{DEMO_USER}"),

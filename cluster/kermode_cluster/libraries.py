@@ -22,3 +22,9 @@ def parse_ldd(ldd_output: str) -> list:
 def of(program: Path) -> list:
     """Returns entries at the paths where the program's loader finds them."""
     return [Entry(path, source=Path(path).resolve()) for path in parse_ldd(run("ldd", program))]
+
+
+def beside(program: Path, folder: str) -> list:
+    """Returns entries in one folder, for a program that is started with the loader in this folder."""
+    return [Entry(f"{folder}/{Path(path).name}", source=Path(path).resolve())
+            for path in parse_ldd(run("ldd", program))]

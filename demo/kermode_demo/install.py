@@ -14,7 +14,8 @@ NAME = "kuma-control-plane"
 def flags(references: dict) -> list:
     """Returns the flags of kumactl for these images. Pure."""
     result = []
-    for flag, image in (("control-plane", "kuma-cp"), ("dataplane", "kuma-dp"), ("dataplane-init", "kuma-init")):
+    for flag, image in (("control-plane", "kuma-cp"), ("dataplane", "kuma-dp"), ("dataplane-init", "kuma-init"),
+                        ("cni", "kuma-cni")):
         name, _, tag = references[image].rpartition(":")
         registry, _, repository = name.rpartition("/")
         result += [f"--{flag}-registry={registry}", f"--{flag}-repository={repository}", f"--{flag}-version={tag}"]

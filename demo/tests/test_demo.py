@@ -32,7 +32,7 @@ class Install(unittest.TestCase):
 
     def test_image_references_are_split_into_registry_repository_and_tag(self):
         images = {"kuma-cp": "r.example:5000/a/b/kuma-cp:1-x", "kuma-dp": "docker.io/a/kuma-dp:2",
-                  "kuma-init": "docker.io/a/kuma-init:3"}
+                  "kuma-init": "docker.io/a/kuma-init:3", "kuma-cni": "docker.io/a/kuma-cni:4"}
         self.assertEqual(install.flags(images)[:3], [
             "--control-plane-registry=r.example:5000/a/b", "--control-plane-repository=kuma-cp",
             "--control-plane-version=1-x"])

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::Pod;
 use kermode_model::annotation::{SIDECAR_INJECTED, marks_injected};
 
 /// Fields of a pod that the decision reads.
@@ -44,6 +45,23 @@ pub(crate) fn skip_reason(pod: &PodSummary) -> Option<SkipReason> {
         .get(SIDECAR_INJECTED)
         .is_some_and(|value| marks_injected(value));
     (!is_injected).then_some(SkipReason::NotInjected)
+}
+
+/// Extracts the fields that the decision reads.
+pub(crate) fn summarize(pod: Pod) -> PodSummary {
+    let spec = pod.spec.unwrap_or_default();
+    let init_containers = spec.init_containers.unwrap_or_default();
+    let native_sidecars = init_containers
+        .iter()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    PodSummary {
+        long_running_containers: spec.containers.len() + native_sidecars.count(),
+        annotations: pod.metadata.annotations.unwrap_or_default(),
+        init_containers: init_containers
+            .into_iter()
+            .map(|container| container.name)
+            .collect(),
+    }
 }
 
 #[cfg(test)]
@@ -93,5 +111,20 @@ mod tests {
     #[test]
     fn pod_with_the_annotation_value_enabled_counts_as_injected() {
         assert_eq!(skip_reason(&mk_pod(&[], 2, Some("enabled"))), None);
+    }
+
+    #[test]
+    fn native_sidecar_counts_as_long_running_container() {
+        let pod = serde_json::json!({
+            "metadata": { "annotations": { "kuma.io/sidecar-injected": "true" } },
+            "spec": {
+                "initContainers": [{ "name": "kuma-sidecar", "restartPolicy": "Always" }, { "name": "migrate" }],
+                "containers": [{ "name": "app" }],
+            },
+        });
+        let summary = summarize(serde_json::from_value(pod).expect("a pod"));
+        assert_eq!(summary.long_running_containers, 2);
+        assert_eq!(summary.init_containers, ["kuma-sidecar", "migrate"]);
+        assert_eq!(summary.annotations.len(), 1);
     }
 }

@@ -194,7 +194,7 @@ fn operations_other_than_add_need_no_api_server_and_unknown_operations_fail() {
                 .as_array()
                 .is_some_and(|all| all.contains(&json!("1.0.0")))
     );
-    for operation in ["CHECK", "DEL"] {
+    for operation in ["DEL", "GC"] {
         assert_eq!(
             run_plugin(operation, "", &json!({ "cniVersion": "1.0.0" })),
             (true, String::new())

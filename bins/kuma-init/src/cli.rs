@@ -94,6 +94,10 @@ pub(crate) struct Cli {
     #[arg(long, conflicts_with = "dry_run", default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) validate_only: bool,
 
+    /// With --validate-only: time in seconds in which the check is repeated while traffic is not redirected
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) wait_for_redirection: u64,
+
     /// Print the rules and change nothing
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) dry_run: bool,

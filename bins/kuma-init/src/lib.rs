@@ -53,7 +53,8 @@ pub fn traffic_config(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     if cli.validate_only {
         let config = settings::read(cli).context("cannot check the transparent proxy")?;
-        return print(validation::validate(&config, CHECK_STEP_TIMEOUT)?);
+        let patience = Duration::from_secs(cli.wait_for_redirection);
+        return print(validation::validate(&config, CHECK_STEP_TIMEOUT, patience)?);
     }
     let config = settings::read(cli).context(SETUP_FAILED)?;
     if cli.dry_run {

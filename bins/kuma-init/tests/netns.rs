@@ -10,9 +10,10 @@
 mod namespace;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use namespace::Namespace;
 
@@ -118,6 +119,35 @@ fn validation_of_a_pod_without_redirection_fails() {
         "",
         "the validation added rules"
     );
+}
+
+/// The installer of the CNI plugin repairs a pod that started without the plugin.
+#[test]
+fn validation_waits_for_the_redirection() {
+    let pod = mk_pod_namespace();
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = copy_program(&directory);
+    let mut validation = pod.run(|| {
+        Command::new(program)
+            .args([
+                "--validate-only",
+                "--kuma-dp-uid=5678",
+                "--wait-for-redirection=600",
+            ])
+            .uid(NOBODY)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts")
+    });
+    let mut line = String::new();
+    BufReader::new(validation.stderr.as_mut().expect("a pipe"))
+        .read_line(&mut line)
+        .expect("a line about the wait");
+    assert!(line.contains("waiting 600 s"), "{line}");
+    let (succeeded, rules) = run_program(&pod, ROOT, &["--dry-run"]);
+    assert!(succeeded, "{rules}");
+    pod.command("nft", &["-f", "-"], &rules);
+    assert!(validation.wait().expect("the program ends").success());
 }
 
 #[test]

@@ -107,6 +107,7 @@ mod tests {
             &["--without-deployment", "--webhook-url=https://192.0.2.1:5443"],
             &["--mode=zone", "--zone=east", "--injector-failure-policy=Ignore"],
             &["--image-pull-secret=credentials"],
+            &["--cni-enabled"],
         ] {
             for namespace_flags in [&[][..], &["--namespace=mesh"]] {
                 let removed: Vec<String> = removed(namespace_flags).iter().map(object_id).collect();

@@ -99,8 +99,9 @@ class Recipes(unittest.TestCase):
         with mock.patch.object(envoy, "binary", return_value=Path("/bin/true")):
             self.recipes = images.recipes(Path("/binaries"))
 
-    def test_only_the_init_container_runs_as_root(self):
-        self.assertEqual([name for name, image in self.recipes.items() if image.user.startswith("0")], ["kuma-init"])
+    def test_only_images_that_set_rules_run_as_root(self):
+        self.assertEqual([name for name, image in self.recipes.items() if image.user.startswith("0")],
+                         ["kuma-init", "kuma-cni"])
 
     def test_application_and_proxy_have_different_users(self):
         self.assertEqual(self.recipes["kuma-dp"].user, "5678:5678")

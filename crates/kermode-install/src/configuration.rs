@@ -22,6 +22,9 @@ pub(crate) fn file(installation: &Installation) -> Result<Value, InstallError> {
     if !installation.image_pull_secrets.is_empty() {
         injector["imagePullSecrets"] = json!(installation.image_pull_secrets);
     }
+    if installation.cni.is_some() {
+        injector["cniEnabled"] = true.into();
+    }
     config.insert(
         "runtime".to_owned(),
         json!({"kubernetes": {"controlPlaneServiceName": NAME, "injector": injector}}),

@@ -4,6 +4,7 @@
 //! control-plane` prints only the API version, kind, name and namespace of each object, in the order of [`removal()`].
 
 mod assignment;
+mod cni;
 mod configuration;
 mod rbac;
 mod removal;
@@ -43,6 +44,8 @@ pub struct Installation {
     pub assignments: Vec<String>,
     /// Address of the webhooks.
     pub webhook_address: WebhookAddress,
+    /// CNI plugin that redirects the traffic of Pods; `None` for the init container.
+    pub cni: Option<Cni>,
     /// Whether the manifests contain a Deployment. Without it, the control plane runs outside of the cluster.
     pub with_deployment: bool,
 }
@@ -56,6 +59,22 @@ pub struct Images {
     pub sidecar: String,
     /// Image of `kuma-init`.
     pub init: String,
+}
+
+/// Installation of the CNI plugin on the nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cni {
+    /// Image of `kuma-cni`.
+    pub image: String,
+    /// Folder of the nodes with network configurations, an absolute path.
+    pub network_folder: String,
+    /// Folder of the nodes with plugins, an absolute path.
+    pub program_folder: String,
+    /// Name of the configuration that the plugin is added to, or that the plugin gets if it is not chained. By default,
+    /// the first valid configuration, or `kuma-cni.conf`.
+    pub network_name: Option<String>,
+    /// Whether the plugin is added to an existing configuration.
+    pub is_chained: bool,
 }
 
 /// Address at which the API server calls the webhooks.
@@ -133,6 +152,8 @@ impl Installation {
             objects.push(workload::deployment(self, &config));
             objects.extend(workload::disruption_budget(self));
         }
+        // Before the webhooks: a Pod that is injected for the plugin waits for the plugin.
+        objects.extend(cni::all(self));
         objects.push(webhooks::mutating(self));
         objects.push(webhooks::validating(self));
         Ok(objects)

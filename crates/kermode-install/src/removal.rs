@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{FailurePolicy, Images, InstallError, Installation, WebhookAddress};
+use crate::{Cni, FailurePolicy, Images, InstallError, Installation, WebhookAddress};
 
 /// Kind of the custom resource definitions. The removal of a definition removes all its custom resources.
 const DEFINITION: &str = "CustomResourceDefinition";
@@ -13,10 +13,11 @@ const DEFINITION: &str = "CustomResourceDefinition";
 /// The webhook registrations come first: the API server would otherwise deny Pods because it cannot call the control
 /// plane. The Deployment comes before the definitions, so that the control plane writes no resource of a removed
 /// definition.
-const FIRST: [&str; 3] = [
+const FIRST: [&str; 4] = [
     "MutatingWebhookConfiguration",
     "ValidatingWebhookConfiguration",
     "Deployment",
+    "DaemonSet",
 ];
 /// Kinds that are removed last, in this order. All kinds in neither list are removed between the two.
 const LAST: [&str; 4] = ["ClusterRoleBinding", "ClusterRole", DEFINITION, "Namespace"];
@@ -62,6 +63,13 @@ fn largest_installation(namespace: &str) -> Installation {
         environment: std::collections::BTreeMap::new(),
         assignments: Vec::new(),
         webhook_address: WebhookAddress::Service,
+        cni: Some(Cni {
+            image: image(),
+            network_folder: "/".to_owned(),
+            program_folder: "/".to_owned(),
+            network_name: None,
+            is_chained: true,
+        }),
         with_deployment: true,
     }
 }

@@ -1,5 +1,6 @@
 //! Applies rules to the kernel with `nft`, in the network namespace of the calling thread.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +12,8 @@ use crate::{IpFamilies, RuleSet, TrafficConfig, ipv6};
 #[derive(Clone, Debug)]
 pub struct Nft {
     path: PathBuf,
+    /// Dynamic loader in the folder of the program. With a loader, the libraries in this folder are used, too.
+    loader: Option<PathBuf>,
 }
 
 /// Result of [`set_up`].
@@ -110,14 +113,17 @@ impl Default for Nft {
         let path = beside_program
             .filter(|path| path.is_file())
             .unwrap_or_else(|| PathBuf::from("/usr/sbin/nft"));
-        Self { path }
+        Self { path, loader: None }
     }
 }
 
 impl Nft {
-    /// Uses the program at a path.
+    /// Uses the program at a path. If the folder of the program contains a dynamic loader (`ld-linux*`), uses the loader
+    /// and the libraries of this folder, so that the program needs nothing else of the system.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        let path = path.into();
+        let loader = path.parent().and_then(find_loader);
+        Self { path, loader }
     }
 
     /// Returns the path of the program.
@@ -141,12 +147,40 @@ impl Nft {
         self.run(&["-c", "-f", "-"], rules)
     }
 
-    fn run(&self, arguments: &[&str], rules: &RuleSet) -> Result<(), ApplyError> {
-        let run_error = |source| ApplyError::Run {
+    /// Returns whether the table `kuma_mesh` exists in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When `nft` cannot be run.
+    pub fn has_rules(&self) -> Result<bool, ApplyError> {
+        let mut command = self.command();
+        command.args(["list", "table", "inet", "kuma_mesh"]);
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status
+            .map(|status| status.success())
+            .map_err(|source| self.run_error(source))
+    }
+
+    fn command(&self) -> Command {
+        let Some(loader) = &self.loader else {
+            return Command::new(&self.path);
+        };
+        let folder = loader.parent().map_or_else(|| OsStr::new("."), Path::as_os_str);
+        let mut command = Command::new(loader);
+        command.args([OsStr::new("--library-path"), folder, self.path.as_os_str()]);
+        command
+    }
+
+    fn run_error(&self, source: io::Error) -> ApplyError {
+        ApplyError::Run {
             path: self.path.clone(),
             source,
-        };
-        let mut process = Command::new(&self.path)
+        }
+    }
+
+    fn run(&self, arguments: &[&str], rules: &RuleSet) -> Result<(), ApplyError> {
+        let run_error = |source| self.run_error(source);
+        let mut process = self
+            .command()
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -165,6 +199,14 @@ impl Nft {
         }
         write_result.map_err(run_error)
     }
+}
+
+/// Returns the dynamic loader in a folder.
+fn find_loader(folder: &Path) -> Option<PathBuf> {
+    let mut files = std::fs::read_dir(folder).ok()?.flatten();
+    files
+        .find(|file| file.file_name().as_encoded_bytes().starts_with(b"ld-linux"))
+        .map(|file| file.path())
 }
 
 // === impl ApplyError ===

@@ -3,6 +3,7 @@
 mod admission;
 mod balancing;
 mod certificate;
+mod cni;
 mod dataplane;
 mod direct_access;
 mod encryption;
@@ -155,6 +156,8 @@ fn uninstallation_tests() -> Vec<Test> {
     tests![
         outage::only_pods_of_labelled_namespaces_are_denied_while_the_control_plane_is_down,
         outage::uninstallation_removes_everything,
+        cni::pods_without_privileges_are_redirected_before_and_after_the_installer_starts,
+        // Its Pods start after the removal of the CNI plugin, so the removal must leave the network as it was.
         outside::application_works_with_a_control_plane_outside_the_cluster,
     ]
 }

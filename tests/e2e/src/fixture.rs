@@ -111,6 +111,7 @@ impl Fixture {
             ("control-plane", "kuma-cp"),
             ("dataplane", "kuma-dp"),
             ("dataplane-init", "kuma-init"),
+            ("cni", "kuma-cni"),
         ] {
             let reference = self.cluster.image(image)?;
             let (name, tag) = reference
@@ -201,9 +202,7 @@ impl Fixture {
 
     /// Deploys the application and the Pods outside of the mesh; returns when the client gets responses.
     pub(crate) async fn deploy_application(&self) -> Result<()> {
-        let kubectl = &self.cluster.kubectl;
-        kubectl.apply(&self.with_demo_image(APP_MANIFEST)?).await?;
-        kubectl.apply(&self.with_demo_image(OUTSIDE_MANIFEST)?).await?;
+        self.apply_application().await?;
         for (namespace, name) in [
             (APP_NAMESPACE, "server"),
             (APP_NAMESPACE, "client"),
@@ -219,6 +218,14 @@ impl Fixture {
             Ok(done_if(increase.succeeded > 0, (), || increase.request_summary()))
         })
         .await
+    }
+
+    /// Applies the application and the Pods outside of the mesh, without waiting for them.
+    pub(crate) async fn apply_application(&self) -> Result<()> {
+        let kubectl = &self.cluster.kubectl;
+        kubectl.apply(&self.with_demo_image(APP_MANIFEST)?).await?;
+        kubectl.apply(&self.with_demo_image(OUTSIDE_MANIFEST)?).await?;
+        Ok(())
     }
 
     /// Returns the manifest with the image name `kermode-demo` replaced by the reference of the image in this cluster.

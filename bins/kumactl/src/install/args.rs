@@ -53,9 +53,8 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long, value_name = "PATH=VALUE")]
     pub(super) set: Vec<String>,
 
-    /// Redirect traffic with a CNI plugin in place of an init container. Not supported yet: the command fails.
-    #[arg(long)]
-    pub(super) cni_enabled: bool,
+    #[command(flatten)]
+    pub(super) cni: CniArgs,
 
     /// URL at which the API server calls the webhooks, instead of the Service; for a control plane outside of the
     /// cluster.
@@ -71,6 +70,52 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long)]
     #[allow(dead_code, reason = "the flag is accepted without effect")]
     without_kubernetes_connection: bool,
+}
+
+/// Flags for the CNI plugin.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "CNI plugin")]
+#[allow(clippy::struct_field_names, reason = "the fields have the names of the flags")]
+pub(super) struct CniArgs {
+    /// Redirect traffic with a CNI plugin in place of an init container, so that injected Pods need no privileges. A
+    /// DaemonSet in kube-system installs the plugin on each node.
+    #[arg(long)]
+    pub(super) cni_enabled: bool,
+
+    /// Add the plugin to the network configuration of each node. With =false, the plugin gets a configuration of its
+    /// own, which Multus calls.
+    #[arg(
+        long,
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        value_name = "BOOLEAN"
+    )]
+    pub(super) cni_chained: bool,
+
+    /// Folder of the nodes with network configurations [default: /etc/cni/net.d; not chained: /etc/cni/multus/net.d].
+    #[arg(long, value_name = "PATH")]
+    pub(super) cni_net_dir: Option<String>,
+
+    /// Folder of the nodes with plugins [default: /opt/cni/bin; not chained: /var/lib/cni/bin].
+    #[arg(long, value_name = "PATH")]
+    pub(super) cni_bin_dir: Option<String>,
+
+    /// Network configuration that the plugin is added to [default: the first valid one; not chained: kuma-cni.conf].
+    #[arg(long, value_name = "NAME")]
+    pub(super) cni_conf_name: Option<String>,
+
+    /// Registry of the plugin's image, in place of --registry.
+    #[arg(long, value_name = "REGISTRY")]
+    pub(super) cni_registry: Option<String>,
+    /// Repository of the plugin's image.
+    #[arg(long, default_value = "kuma-cni", value_name = "NAME")]
+    pub(super) cni_repository: String,
+    /// Tag of the plugin's image.
+    #[arg(long, default_value = VERSION, value_name = "TAG")]
+    pub(super) cni_version: String,
 }
 
 /// Flags for the images, `<registry>/<repository>:<version>`.

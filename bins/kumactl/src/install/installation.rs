@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use kermode_install::{Images, Installation, WebhookAddress};
+use kermode_install::{Cni, Images, Installation, WebhookAddress};
 use kermode_model::{is_dns_label, is_dns_subdomain};
 
-use super::args::{ControlPlaneArgs, ImageArgs, ModeArg};
+use super::args::{CniArgs, ControlPlaneArgs, ImageArgs, ModeArg};
 use super::env_var;
 
 /// Checks the flags and converts them to an installation.
@@ -15,7 +15,7 @@ use super::env_var;
 /// When flags are wrong. The error names all wrong flags.
 pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
     let mut problems = Vec::new();
-    check_mode_and_cni(&args, &mut problems);
+    check_mode(&args, &mut problems);
     check_dns_label("--namespace", &args.namespace, &mut problems);
     if let Some(zone) = &args.zone {
         check_dns_label("--zone", zone, &mut problems);
@@ -28,6 +28,7 @@ pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
     }
     let webhook_address = webhook_address(args.webhook_url.as_deref(), &mut problems);
     let images = images(&args.images, &mut problems);
+    let cni = cni(&args.cni, &args.images.registry, &mut problems);
     for name in &args.images.image_pull_secrets {
         if !is_dns_subdomain(name) {
             problems.push(format!(
@@ -49,11 +50,12 @@ pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
         environment,
         assignments: args.set,
         webhook_address,
+        cni,
         with_deployment: !args.without_deployment,
     })
 }
 
-fn check_mode_and_cni(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
+fn check_mode(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
     if args.mode == ModeArg::Global || args.kds_global_address.is_some() {
         problems.push(
             "several zones under one global control plane are not supported yet: leave out --mode global and \
@@ -63,13 +65,6 @@ fn check_mode_and_cni(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
     }
     if args.mode == ModeArg::Zone && args.zone.is_none() {
         problems.push("--mode zone: name the zone with --zone".to_owned());
-    }
-    if args.cni_enabled {
-        problems.push(
-            "--cni-enabled: installing the CNI plugin is not supported yet: leave the flag out, and an init container \
-             redirects the traffic of each Pod"
-                .to_owned(),
-        );
     }
 }
 
@@ -100,20 +95,65 @@ fn webhook_address(url: Option<&str>, problems: &mut Vec<String>) -> WebhookAddr
     WebhookAddress::Url(url.trim_end_matches('/').to_owned())
 }
 
-fn images(args: &ImageArgs, problems: &mut Vec<String>) -> Images {
-    let mut image = |registry: &Option<String>, repository: &str, version: &str| {
-        let registry = registry
-            .as_deref()
-            .unwrap_or(&args.registry)
-            .trim_end_matches('/');
-        let name = format!("{registry}/{repository}:{version}");
-        let has_empty_part = registry.is_empty() || repository.is_empty() || version.is_empty();
-        if has_empty_part || name.contains(char::is_whitespace) {
+/// Returns the installation of the CNI plugin, if it is enabled. Checks paths and names.
+fn cni(args: &CniArgs, registry: &str, problems: &mut Vec<String>) -> Option<Cni> {
+    if !args.cni_enabled {
+        return None;
+    }
+    let (networks, programs) = if args.cni_chained {
+        ("/etc/cni/net.d", "/opt/cni/bin")
+    } else {
+        ("/etc/cni/multus/net.d", "/var/lib/cni/bin")
+    };
+    let mut folder = |flag: &str, value: &Option<String>, default: &str| {
+        let folder = value.as_deref().unwrap_or(default);
+        let has_forbidden_part = folder.split('/').any(|part| part == "..") || folder.contains(':');
+        if !folder.starts_with('/') || folder.len() == 1 || has_forbidden_part {
             problems.push(format!(
-                "image {name:?}: registry, repository and version must not be empty or contain whitespace"
+                "{flag} {folder:?}: use an absolute path other than / without \"..\" and \":\""
             ));
         }
-        name
+        folder.trim_end_matches('/').to_owned()
+    };
+    let network_folder = folder("--cni-net-dir", &args.cni_net_dir, networks);
+    let program_folder = folder("--cni-bin-dir", &args.cni_bin_dir, programs);
+    if let Some(name) = &args.cni_conf_name {
+        let has_extension = [".conf", ".conflist", ".json"]
+            .iter()
+            .any(|end| name.ends_with(end));
+        if name.contains('/') || !has_extension {
+            problems.push(format!(
+                "--cni-conf-name {name:?}: use the name of a file in --cni-net-dir that ends in .conf, .conflist or .json"
+            ));
+        }
+    }
+    let registry = args.cni_registry.as_deref().unwrap_or(registry);
+    Some(Cni {
+        image: image(registry, &args.cni_repository, &args.cni_version, problems),
+        network_folder,
+        program_folder,
+        network_name: args.cni_conf_name.clone(),
+        is_chained: args.cni_chained,
+    })
+}
+
+/// Returns the full name of an image. Checks its parts.
+fn image(registry: &str, repository: &str, version: &str, problems: &mut Vec<String>) -> String {
+    let registry = registry.trim_end_matches('/');
+    let name = format!("{registry}/{repository}:{version}");
+    let has_empty_part = registry.is_empty() || repository.is_empty() || version.is_empty();
+    if has_empty_part || name.contains(char::is_whitespace) {
+        problems.push(format!(
+            "image {name:?}: registry, repository and version must not be empty or contain whitespace"
+        ));
+    }
+    name
+}
+
+fn images(args: &ImageArgs, problems: &mut Vec<String>) -> Images {
+    let mut image = |registry: &Option<String>, repository: &str, version: &str| {
+        let registry = registry.as_deref().unwrap_or(&args.registry);
+        image(registry, repository, version, problems)
     };
     Images {
         control_plane: image(

@@ -43,7 +43,8 @@ fn error_of(flags: &[&str]) -> String {
 }
 
 /// Flags for the versions of the images in the goldens, so that a release does not change the goldens.
-const PINNED_VERSION_FLAGS: [&str; 3] = [
+const PINNED_VERSION_FLAGS: [&str; 4] = [
+    "--cni-version=1.2.3",
     "--control-plane-version=1.2.3",
     "--dataplane-version=1.2.3",
     "--dataplane-init-version=1.2.3",
@@ -109,6 +110,68 @@ fn installation_for_a_control_plane_outside_of_the_cluster_equals_the_golden() {
 }
 
 #[test]
+fn installation_with_the_cni_plugin_equals_the_golden() {
+    assert_equals_golden(
+        "cni",
+        &["--cni-enabled", "--image-pull-secret=registry-credentials"],
+    );
+}
+
+#[test]
+fn cni_flags_have_defaults_that_depend_on_chaining() {
+    let arguments = |flags: &[&str]| {
+        let daemon_set = find(&objects(&[&["--cni-enabled"], flags].concat()), "DaemonSet");
+        daemon_set["spec"]["template"]["spec"]["containers"][0]["args"].to_string()
+    };
+    for (flags, expected) in [
+        (
+            &[][..],
+            &["=/etc/cni/net.d", "=/opt/cni/bin", "--cni-chained=true"][..],
+        ),
+        (&["--cni-chained"], &["--cni-chained=true"]),
+        (
+            &["--cni-chained=false"],
+            &[
+                "=/etc/cni/multus/net.d",
+                "=/var/lib/cni/bin",
+                "--cni-chained=false",
+            ],
+        ),
+        (
+            &[
+                "--cni-net-dir=/var/cni/",
+                "--cni-bin-dir=/x/bin",
+                "--cni-conf-name=10-calico.conflist",
+            ],
+            &["=/var/cni\"", "=/x/bin", "--cni-conf-name=10-calico.conflist"],
+        ),
+    ] {
+        let arguments = arguments(flags);
+        for expected in expected {
+            assert!(
+                arguments.contains(expected),
+                "{expected} is missing in {arguments}"
+            );
+        }
+    }
+    assert!(objects(&[]).iter().all(|object| object["kind"] != "DaemonSet"));
+}
+
+#[test]
+fn wrong_cni_flags_are_rejected() {
+    let text = error_of(&[
+        "--cni-enabled",
+        "--cni-net-dir=etc/cni",
+        "--cni-bin-dir=/opt/../bin",
+        "--cni-conf-name=a/b.conf",
+        "--cni-version=",
+    ]);
+    for expected in ["--cni-net-dir", "--cni-bin-dir", "--cni-conf-name", "image"] {
+        assert!(text.contains(expected), "{expected} is missing in: {text}");
+    }
+}
+
+#[test]
 fn custom_resource_definitions_come_directly_after_the_namespace() {
     let definitions = kermode_crds::definition::all();
     let objects = objects(&[]);
@@ -118,7 +181,7 @@ fn custom_resource_definitions_come_directly_after_the_namespace() {
 
 #[test]
 fn access_rights_exclude_wildcards_escalation_and_secrets_of_all_namespaces() {
-    for object in objects(&[]) {
+    for object in objects(&["--cni-enabled"]) {
         if !matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")) {
             continue;
         }
@@ -139,7 +202,7 @@ fn access_rights_exclude_wildcards_escalation_and_secrets_of_all_namespaces() {
 
 #[test]
 fn objects_are_unique_and_namespaced_objects_have_a_namespace() {
-    let objects = objects(&["--namespace=mesh", "--replicas=2"]);
+    let objects = objects(&["--namespace=mesh", "--replicas=2", "--cni-enabled"]);
     let cluster_wide = [
         "Namespace",
         "CustomResourceDefinition",
@@ -151,7 +214,12 @@ fn objects_are_unique_and_namespaced_objects_have_a_namespace() {
     let mut seen = std::collections::BTreeSet::new();
     for object in &objects {
         let kind = object["kind"].as_str().expect("a kind");
-        let namespace = (!cluster_wide.contains(&kind)).then_some("mesh");
+        let own_namespace = if object["metadata"]["name"] == "kuma-cni" {
+            "kube-system"
+        } else {
+            "mesh"
+        };
+        let namespace = (!cluster_wide.contains(&kind)).then_some(own_namespace);
         assert_eq!(object["metadata"]["namespace"].as_str(), namespace, "{object}");
         assert!(
             seen.insert(format!("{kind} {}", object["metadata"]["name"])),
@@ -338,7 +406,6 @@ fn changed_configuration_changes_the_pod_template() {
 fn unsupported_or_incomplete_flags_are_rejected_with_a_remedy() {
     assert!(error_of(&["--mode=global"]).contains("not supported yet"));
     assert!(error_of(&["--kds-global-address=grpcs://x:1"]).contains("not supported yet"));
-    assert!(error_of(&["--cni-enabled"]).contains("leave the flag out"));
     assert!(error_of(&["--mode=zone"]).contains("--zone"));
 }
 

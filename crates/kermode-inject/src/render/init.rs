@@ -15,6 +15,10 @@ use crate::values::Values;
 /// UID of the conventional unprivileged user `nobody`.
 const NOBODY: u32 = 65534;
 
+/// Time in which `kuma-validation` waits for the redirection of a Pod that started without the CNI plugin. The kubelet
+/// restarts a container that ran for at least 10 minutes after 10 s; otherwise, it waits longer after each failure.
+const WAIT_SECONDS: u32 = 600;
+
 /// Renders the init container. `annotations`: all annotations of the injected Pod. `pod_runs_as_non_root`: the Pod's
 /// `securityContext.runAsNonRoot`.
 pub(crate) fn init(
@@ -64,7 +68,10 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
     let user = if sidecar.uid == NOBODY { NOBODY - 1 } else { NOBODY };
     let mut context = restricted_context(user, sidecar.gid);
     context["capabilities"] = json!({"drop": ["ALL"]});
-    let mut args = vec!["--validate-only".to_owned()];
+    let mut args = vec![
+        "--validate-only".to_owned(),
+        format!("--wait-for-redirection={WAIT_SECONDS}"),
+    ];
     args.extend(arguments(annotations)?);
     Ok(json!({
         "name": VALIDATION,

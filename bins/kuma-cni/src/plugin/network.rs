@@ -3,10 +3,12 @@
 
 use std::path::PathBuf;
 
+use kermode_netfilter::Nft;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::protocol::Failure;
+use super::environment::Environment;
+use super::protocol::Failure;
 
 /// The plugin's entry of the conflist. The keys are those of Kuma's plugin, except `nft`, which is Kermode's.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,6 +55,19 @@ impl NetworkConfig {
     /// Parses the content of standard input.
     pub(crate) fn parse(input: &str) -> Result<Self, Failure> {
         serde_json::from_str(input).map_err(|error| Failure::configuration(&error.to_string()))
+    }
+
+    /// Returns namespace and name of the environment's pod; `None` if the environment names no pod, or if pods of its
+    /// namespace get no rules.
+    pub(crate) fn pod_with_rules<'a>(&self, environment: &'a Environment) -> Option<(&'a str, &'a str)> {
+        let excluded = &self.kubernetes.exclude_namespaces;
+        let is_excluded = |namespace: &str| excluded.iter().any(|excluded| excluded == namespace);
+        environment.pod().filter(|(namespace, _)| !is_excluded(namespace))
+    }
+
+    /// Returns the program that applies the rules.
+    pub(crate) fn nft(&self) -> Nft {
+        self.nft.as_ref().map_or_else(Nft::default, Nft::at)
     }
 
     /// Returns the result of ADD: the result of the previous plugins, or only a version if no plugin ran before. Multus

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 
-use crate::decision::PodSummary;
+use crate::decision::{PodSummary, summarize};
 
 /// Lookup of pods.
 pub(crate) trait PodLookup {
@@ -32,10 +32,14 @@ pub(crate) enum LookupError {
     /// The pod does not exist: it was deleted after its sandbox was requested.
     #[error("the pod does not exist; it was probably deleted")]
     NotFound,
-    /// The API server denies the request: status 401 or 403.
+    /// The API server does not accept the token.
     #[error(
-        "the API server denies the request: {0}; renew the token in the kubeconfig, and let its service account get pods"
+        "the API server does not accept the token in the kubeconfig: {0}; check that the installer of kuma-cni runs on \
+         this node"
     )]
+    Unauthorized(String),
+    /// The API server denies the request.
+    #[error("the API server denies the request: {0}; let the service account of kuma-cni get pods")]
     Forbidden(String),
     /// The API server rejects the request for another reason.
     #[error("the API server rejects the request: {0}")]
@@ -49,9 +53,13 @@ pub(crate) enum LookupError {
 }
 
 impl LookupError {
-    /// Whether another attempt may succeed within seconds.
+    /// Whether another attempt may succeed within seconds. The installer writes the kubeconfig with a valid token when it
+    /// starts.
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, Self::Runtime(_) | Self::Unavailable(_))
+        match self {
+            Self::Runtime(_) | Self::Unavailable(_) | Self::Unauthorized(_) | Self::Kubeconfig { .. } => true,
+            Self::NotFound | Self::Forbidden(_) | Self::Rejected(_) => false,
+        }
     }
 }
 
@@ -60,7 +68,8 @@ impl From<kube::Error> for LookupError {
         match error {
             kube::Error::Api(status) => match status.code {
                 404 => Self::NotFound,
-                401 | 403 => Self::Forbidden(status.message.clone()),
+                401 => Self::Unauthorized(status.message.clone()),
+                403 => Self::Forbidden(status.message.clone()),
                 408 | 429 | 500.. => {
                     Self::Unavailable(format!("{} (status {})", status.message, status.code))
                 }
@@ -132,36 +141,18 @@ impl PodLookup for ApiServer {
     }
 }
 
-/// Extracts the fields that the decision reads.
-fn summarize(pod: Pod) -> PodSummary {
-    let spec = pod.spec.unwrap_or_default();
-    let init_containers = spec.init_containers.unwrap_or_default();
-    let native_sidecars = init_containers
-        .iter()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    PodSummary {
-        long_running_containers: spec.containers.len() + native_sidecars.count(),
-        annotations: pod.metadata.annotations.unwrap_or_default(),
-        init_containers: init_containers
-            .into_iter()
-            .map(|container| container.name)
-            .collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn unavailability_is_the_only_transient_error_of_the_api_server() {
+    fn unavailable_api_server_and_rejected_token_are_transient() {
         let error = |code: u16| {
             let status = kube::core::Status::failure("text of the server", "Reason").with_code(code);
             LookupError::from(kube::Error::Api(Box::new(status)))
         };
         for (code, text) in [
             (404, "does not exist"),
-            (401, "renew the token"),
             (403, "get pods"),
             (400, "rejects the request: text of the server (status 400)"),
         ] {
@@ -169,7 +160,7 @@ mod tests {
             assert!(!error.is_transient(), "{code}: {error}");
             assert!(error.to_string().contains(text), "{code}: {error}");
         }
-        for code in [408, 429, 500, 503] {
+        for code in [401, 408, 429, 500, 503] {
             assert!(error(code).is_transient(), "{code}");
         }
         let unreachable = kube::Error::Service(Box::new(std::io::Error::other("connection refused")));
@@ -182,25 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn kubeconfig_that_does_not_exist_is_named_and_not_transient() {
+    fn kubeconfig_that_does_not_exist_is_named_and_transient() {
         let pods = ApiServer::new(Path::new("/nonexistent/kubeconfig"));
         let error = pods.find("shop", "cart-1").expect_err("no kubeconfig");
-        assert!(!error.is_transient());
+        assert!(error.is_transient());
         assert!(error.to_string().contains("/nonexistent/kubeconfig"), "{error}");
-    }
-
-    #[test]
-    fn native_sidecar_counts_as_long_running_container() {
-        let pod = serde_json::json!({
-            "metadata": { "annotations": { "kuma.io/sidecar-injected": "true" } },
-            "spec": {
-                "initContainers": [{ "name": "kuma-sidecar", "restartPolicy": "Always" }, { "name": "migrate" }],
-                "containers": [{ "name": "app" }],
-            },
-        });
-        let summary = summarize(serde_json::from_value(pod).expect("a pod"));
-        assert_eq!(summary.long_running_containers, 2);
-        assert_eq!(summary.init_containers, ["kuma-sidecar", "migrate"]);
-        assert_eq!(summary.annotations.len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::pods::LookupError;
+use crate::plugin::pods::LookupError;
 
 /// Simulated API server: fails `remaining_failures` times, then returns the same pod for every name.
 struct SimulatedLookup {

@@ -1,9 +1,7 @@
 //! Commands, versions and errors of the CNI specification.
 
+use kermode_cni::conflist::SUPPORTED_VERSIONS;
 use serde_json::json;
-
-/// Versions of the specification that the plugin supports.
-pub(crate) const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Operation that the runtime requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +10,11 @@ pub(crate) enum CniCommand {
     Add,
     /// VERSION: report the supported versions.
     Version,
-    /// CHECK, DEL, GC or STATUS, which have no effect.
+    /// CHECK: check that the pod has rules.
+    Check,
+    /// STATUS: report whether ADD can succeed.
+    Status,
+    /// DEL or GC, which have no effect.
     Ignored,
 }
 
@@ -34,7 +36,9 @@ impl CniCommand {
         match command {
             Some("ADD") => Ok(Self::Add),
             Some("VERSION") => Ok(Self::Version),
-            Some("CHECK" | "DEL" | "GC" | "STATUS") => Ok(Self::Ignored),
+            Some("CHECK") => Ok(Self::Check),
+            Some("STATUS") => Ok(Self::Status),
+            Some("DEL" | "GC") => Ok(Self::Ignored),
             Some(other) => Err(Failure::environment(&format!("CNI_COMMAND {other:?} is unknown"))),
             None => Err(Failure::environment(
                 "CNI_COMMAND is not set; this program is run by a container runtime",
@@ -93,6 +97,15 @@ impl Failure {
         }
     }
 
+    /// ADD cannot succeed now.
+    pub(crate) fn unavailable(details: &str) -> Self {
+        Self {
+            code: 50,
+            message: "the plugin is not available",
+            details: details.to_owned(),
+        }
+    }
+
     /// The pod cannot be fetched, and another attempt would not help.
     pub(crate) fn lookup(details: &str) -> Self {
         Self {
@@ -120,6 +133,15 @@ impl Failure {
         }
     }
 
+    /// The pod has no rules.
+    pub(crate) fn rules_missing(details: &str) -> Self {
+        Self {
+            code: 103,
+            message: "the rules of transparent proxying are missing",
+            details: details.to_owned(),
+        }
+    }
+
     /// Encodes the error for the runtime.
     pub(crate) fn to_json(&self, version: &str) -> String {
         let Self {
@@ -142,9 +164,10 @@ mod tests {
 
     #[test]
     fn operations_without_effect_are_accepted_and_unknown_operations_are_rejected() {
-        for command in ["CHECK", "DEL", "GC", "STATUS"] {
+        for command in ["DEL", "GC"] {
             assert_eq!(CniCommand::parse(Some(command)), Ok(CniCommand::Ignored));
         }
+        assert_eq!(CniCommand::parse(Some("CHECK")), Ok(CniCommand::Check));
         assert!(CniCommand::parse(Some("add")).is_err());
         assert!(CniCommand::parse(None).is_err());
     }

@@ -1,6 +1,8 @@
 //! Environment variables that the container runtime sets (CNI specification, section 2).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::protocol::Failure;
 
 /// The variables that the plugin uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,13 @@ impl Environment {
             self.argument("K8S_POD_NAMESPACE")?,
             self.argument("K8S_POD_NAME")?,
         ))
+    }
+
+    /// Returns the path of the pod's network namespace.
+    pub(crate) fn network_namespace(&self) -> Result<&Path, Failure> {
+        self.network_namespace
+            .as_deref()
+            .ok_or_else(|| Failure::environment("CNI_NETNS is not set"))
     }
 
     fn argument(&self, key: &str) -> Option<&str> {

@@ -1,0 +1,114 @@
+//! Tests of repairs in real network namespaces. They require root.
+
+use std::os::unix::fs::symlink;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+#[allow(dead_code, reason = "other tests use the rest of the module")]
+#[path = "../../../../../crates/kermode-netfilter/tests/netns/lab/namespace.rs"]
+mod lab;
+
+use lab::Namespace;
+
+fn mk_pod(change: impl FnOnce(&mut Value)) -> Pod {
+    let mut pod = json!({
+        "metadata": {
+            "name": "cart-1", "namespace": "shop", "uid": "uid-1",
+            "annotations": {"kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "70000"},
+        },
+        "spec": {
+            "initContainers": [{"name": "kuma-validation"}],
+            "containers": [{"name": "kuma-sidecar"}, {"name": "app"}],
+        },
+        "status": {"phase": "Pending", "podIPs": [{"ip": "10.1.1.2"}, {"ip": "fd01::2"}]},
+    });
+    change(&mut pod);
+    serde_json::from_value(pod).expect("a Pod")
+}
+
+/// Creates a folder in which each network namespace has a file.
+fn mk_folder(namespaces: &[&Namespace]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (index, namespace) in namespaces.iter().enumerate() {
+        symlink(namespace.path(), folder.path().join(format!("cni-{index}"))).expect("a link");
+    }
+    folder
+}
+
+fn mk_namespace(address: &str) -> Namespace {
+    let namespace = Namespace::new();
+    namespace.ip("link add eth0 type veth peer name eth1");
+    namespace.ip(&format!("addr add {address} dev eth0"));
+    namespace
+}
+
+fn rules(namespace: &Namespace) -> String {
+    namespace.command("nft", &["list", "ruleset"], "")
+}
+
+#[test]
+fn pod_without_rules_gets_the_rules_of_its_annotations_and_other_pods_get_none() {
+    let (other, pod) = (mk_namespace("10.1.1.3/24"), mk_namespace("10.1.1.2/24"));
+    let folder = mk_folder(&[&other, &pod]);
+    // The runtime has not mounted the namespace of another Pod yet.
+    std::fs::write(folder.path().join("cni-new"), "").expect("a file");
+    let candidate = candidate(mk_pod(|_| {})).expect("a candidate");
+    let nft = Nft::at("/usr/sbin/nft");
+    assert_eq!(repair(folder.path(), &candidate, &nft), Ok(Outcome::Repaired));
+    assert!(rules(&pod).contains("meta skuid 70000 return"), "{}", rules(&pod));
+    assert_eq!(rules(&other), "");
+    assert_eq!(repair(folder.path(), &candidate, &nft), Ok(Outcome::HasRules));
+}
+
+#[test]
+fn pod_is_found_by_each_of_its_addresses() {
+    let pod = mk_namespace("fd01::2/64");
+    let folder = mk_folder(&[&pod]);
+    let candidate = candidate(mk_pod(|_| {})).expect("a candidate");
+    let nft = Nft::at("/usr/sbin/nft");
+    assert_eq!(repair(folder.path(), &candidate, &nft), Ok(Outcome::Repaired));
+}
+
+#[test]
+fn pod_without_network_namespace_and_pod_with_wrong_annotations_are_reported() {
+    let folder = mk_folder(&[&mk_namespace("10.1.1.3/24")]);
+    let nft = Nft::at("/usr/sbin/nft");
+    let unknown = candidate(mk_pod(|_| {})).expect("a candidate");
+    assert_eq!(repair(folder.path(), &unknown, &nft), Ok(Outcome::NoNamespace));
+    let wrong = candidate(mk_pod(|pod| {
+        pod["metadata"]["annotations"]["kuma.io/sidecar-uid"] = "root".into();
+    }));
+    let error = repair(folder.path(), &wrong.expect("a candidate"), &nft).expect_err("a wrong annotation");
+    assert!(error.contains("kuma.io/sidecar-uid"), "{error}");
+}
+
+#[test]
+fn only_injected_pods_with_a_network_of_their_own_are_candidates() {
+    assert!(candidate(mk_pod(|_| {})).is_some());
+    for (reason, pod) in [
+        (
+            "hostNetwork",
+            mk_pod(|pod| pod["spec"]["hostNetwork"] = true.into()),
+        ),
+        (
+            "no address yet",
+            mk_pod(|pod| pod["status"]["podIPs"] = json!([])),
+        ),
+        (
+            "finished",
+            mk_pod(|pod| pod["status"]["phase"] = "Succeeded".into()),
+        ),
+        (
+            "not injected",
+            mk_pod(|pod| pod["metadata"]["annotations"] = json!({})),
+        ),
+        (
+            "kuma-init applies its rules",
+            mk_pod(|pod| pod["spec"]["initContainers"][0]["name"] = "kuma-init".into()),
+        ),
+    ] {
+        assert!(candidate(pod).is_none(), "{reason}");
+    }
+}
