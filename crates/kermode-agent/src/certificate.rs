@@ -136,7 +136,7 @@ impl Renewal {
             });
         }
         if let Some(window) = reaction.renew_within {
-            tracing::info!(within = ?window, "the mesh has a new CA: the certificate is renewed early");
+            tracing::info!(within = ?window, "the mesh has a new CA, or the certificate needs other names: it is renewed early");
             let now = SystemTime::now();
             state.timer.renew_within(window, now, fastrand::f64());
         }
@@ -192,6 +192,7 @@ impl Renewal {
             previous,
             certificate.validity,
             ca_generation,
+            response.names,
             Roots {
                 bundle,
                 version: roots_version,
@@ -308,7 +309,8 @@ mod tests {
             version: 3,
         };
         let ca_generation = 1;
-        CurrentCertificate::with_new_certificate(None, validity, ca_generation, roots)
+        let names = 5;
+        CurrentCertificate::with_new_certificate(None, validity, ca_generation, names, roots)
     }
 
     /// The control plane is unavailable when the renewal is due, and remains so until after the certificate's expiry.

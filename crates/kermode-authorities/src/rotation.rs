@@ -369,6 +369,8 @@ impl Authorities {
             signer: trust.signer,
             renew_within: u32::try_from((certificate_lifetime / RENEWAL_DIVISOR).as_secs())
                 .unwrap_or(u32::MAX),
+            // Differs between the proxies of the mesh, so each stream sets it.
+            names: 0,
         };
         self.backend(id).roots.send_if_modified(|current| {
             let has_changed = current.as_deref() != Some(&update);

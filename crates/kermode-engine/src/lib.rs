@@ -181,6 +181,7 @@ impl Engine {
 
     fn publish(&mut self, touched: &[Touched]) {
         self.publisher.apply(self.index.read().view(), touched);
+        self.index.notify_changed(touched);
         let changes_mesh_status =
             |touched: &Touched| matches!(touched, Touched::Mesh(_) | Touched::Dataplane(_));
         if touched.iter().any(changes_mesh_status) {

@@ -222,6 +222,24 @@ async fn directory_has_the_services_of_which_a_pod_has_an_inbound() {
 }
 
 #[tokio::test]
+async fn subscriber_of_a_dataplane_learns_of_a_service_that_selects_its_pod_later() {
+    let (client, _requests) = mk_client();
+    let mut engine = mk_engine(client, watch::channel(false).1);
+    let mut startup = Some(Startup {
+        sync: InitialSync::default(),
+        readiness_guard: Readiness::default().register("engine"),
+    });
+    let mut batch = vec![mk_pod("web", "10.0.0.1")];
+    batch.extend(ends_of_lists());
+    engine.on_batch(&mut startup, &mut batch, 0);
+    let mut changes = engine.index.changes_of(&ObjectKey::new("demo", "web"));
+    let mut batch = vec![mk_service("later", json!([{"port": 80, "targetPort": 8080}]))];
+    engine.on_batch(&mut startup, &mut batch, 0);
+    let notified = tokio::time::timeout(Duration::from_secs(5), changes.changed()).await;
+    assert!(notified.is_ok(), "the subscriber was not notified");
+}
+
+#[tokio::test]
 async fn directory_has_the_names_of_gateways() {
     let (client, _requests) = mk_client();
     let (_is_leader, leadership) = watch::channel(false);

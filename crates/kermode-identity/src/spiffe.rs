@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use kermode_model::{Dataplane, MeshName, ServiceName};
+use ring::digest;
 
 /// SPIFFE ID of a service in a mesh (`spiffe://<mesh>/<service>`), or of the mesh itself (`spiffe://<mesh>`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +66,18 @@ impl Entitlement {
     /// Returns the URIs in the order in which certificates contain them.
     pub fn uris(&self) -> &[String] {
         &self.uris
+    }
+
+    /// Returns a hash of the URIs, which is never 0. Two certificates with the same fingerprint have the same names.
+    pub fn fingerprint(&self) -> u64 {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for uri in &self.uris {
+            context.update(uri.as_bytes());
+            // No URI contains this byte.
+            context.update(b"\n");
+        }
+        let first_bytes = context.finish().as_ref().first_chunk().copied();
+        u64::from_be_bytes(first_bytes.unwrap_or_default()).max(1)
     }
 
     /// Returns whether one of the URIs names a service. Peers reject a certificate without such a URI.
@@ -131,6 +144,22 @@ pub(crate) mod tests {
                 "kuma://kuma.io/service/web_demo_svc_80",
             ]
         );
+    }
+
+    #[test]
+    fn fingerprints_differ_if_names_differ() {
+        let fingerprint = |tags: &[(&str, &str)]| Entitlement::of(&mk_dataplane(&[tags])).fingerprint();
+        let web = ("kuma.io/service", "web");
+        assert_eq!(
+            fingerprint(&[web, ("app", "a")]),
+            fingerprint(&[("app", "a"), web])
+        );
+        assert_ne!(
+            fingerprint(&[web, ("app", "a")]),
+            fingerprint(&[web, ("app", "b")])
+        );
+        assert_ne!(fingerprint(&[web]), fingerprint(&[]));
+        assert_ne!(fingerprint(&[]), 0);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The gRPC service that issues workload certificates and streams the roots of a mesh to its proxies.
+//! The gRPC service that issues workload certificates, and streams to each proxy the roots of its mesh and the
+//! fingerprint of its names.
 //!
 //! A caller must send a token that is bound to its Pod. The certificate contains exactly the names of the Pod's
 //! Dataplane. Requests with another token, requests for other names, and requests above the rate limits are denied,
@@ -118,7 +119,7 @@ impl IssuanceState {
         let issued = signer.authority.sign(&signing_request, &entitlement, term, now)?;
         tracing::info!(dataplane = %proxy, mesh = %mesh.name, signer = signer.number, "certificate issued");
         let trust = plan.trust(now);
-        Ok(to_response(&issued, &trust))
+        Ok(to_response(&issued, &trust, &entitlement))
     }
 
     /// Authenticates the caller as the proxy with this name (`<pod>.<namespace>`). Denies a caller whose calls of this
@@ -182,7 +183,11 @@ impl IssuanceState {
     }
 }
 
-fn to_response(certificate: &IssuedCertificate, trust: &Trust) -> IssueCertificateResponse {
+fn to_response(
+    certificate: &IssuedCertificate,
+    trust: &Trust,
+    entitlement: &Entitlement,
+) -> IssueCertificateResponse {
     let (not_before, not_after) = certificate.validity.to_unix();
     IssueCertificateResponse {
         chain_der: certificate.chain.iter().map(|der| der.to_vec()).collect(),
@@ -191,6 +196,7 @@ fn to_response(certificate: &IssuedCertificate, trust: &Trust) -> IssueCertifica
         not_after,
         roots_version: trust.version,
         signer: trust.signer,
+        names: entitlement.fingerprint(),
     }
 }
 

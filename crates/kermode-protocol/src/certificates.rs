@@ -56,9 +56,12 @@ pub struct IssueCertificateResponse {
     /// Number of the CA generation that signed the leaf.
     #[prost(uint32, tag = "6")]
     pub signer: u32,
+    /// Fingerprint of the names in the leaf. See [`RootsUpdate::names`].
+    #[prost(fixed64, tag = "7")]
+    pub names: u64,
 }
 
-/// Subscribes to the trust bundle of a mesh: the current one, then every change.
+/// Subscribes to the trust bundle of a mesh and to the names of the proxy: the current ones, then every change.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct WatchRootsRequest {
     /// Mesh of the proxy.
@@ -86,4 +89,8 @@ pub struct RootsUpdate {
     /// Time span, in seconds, over which proxies spread the renewals after a change of `signer`.
     #[prost(uint32, tag = "14")]
     pub renew_within: u32,
+    /// Fingerprint of the names that a certificate of the proxy contains now; 0 if unknown. The names change when
+    /// services or labels of the Pod change. A proxy renews its certificate if it has other names.
+    #[prost(fixed64, tag = "15")]
+    pub names: u64,
 }

@@ -12,6 +12,10 @@ use kermode_protocol::certificates::RootsUpdate;
 /// is short, because peers with the new bundle reject the current certificate.
 const RENEWAL_AFTER_UNRELATED_CA: Duration = Duration::from_secs(2);
 
+/// Time within which the certificate is renewed if its names are outdated. The time is short, because a client of a new
+/// service of the Pod rejects the current certificate. Services select many Pods, so it is not zero.
+const RENEWAL_AFTER_NEW_NAMES: Duration = Duration::from_secs(2);
+
 /// State of the current certificate and of the trust bundle that Envoy verifies peers with. The certificate itself is
 /// published to SDS and not kept here.
 #[derive(Clone, Debug)]
@@ -22,6 +26,9 @@ pub(super) struct CurrentCertificate {
     pub(super) ca_generation: u32,
     /// Trust bundle of the mesh.
     pub(super) roots: Roots,
+    /// Fingerprint of the names that the control plane announced last, or of those in the certificate. Each change causes
+    /// only one early renewal.
+    announced_names: u64,
     /// Number of the CA generation that signs new certificates, as last announced by the control plane. Each change
     /// causes only one early renewal, although the control plane repeats the announcement.
     announced_ca_generation: u32,
@@ -52,6 +59,7 @@ impl CurrentCertificate {
         previous: Option<&Self>,
         validity: Validity,
         ca_generation: u32,
+        names: u64,
         roots: Roots,
     ) -> Self {
         let newer = previous
@@ -61,12 +69,23 @@ impl CurrentCertificate {
             validity,
             ca_generation,
             roots: newer.cloned().unwrap_or(roots),
+            announced_names: names,
             announced_ca_generation: ca_generation,
         }
     }
 
-    /// Handles a trust bundle from the stream.
+    /// Handles a message from the stream.
     pub(super) fn on_update(&mut self, update: &RootsUpdate) -> Reaction {
+        let mut reaction = self.on_trust_bundle(update);
+        // An older control plane announces no names.
+        if update.names != 0 && std::mem::replace(&mut self.announced_names, update.names) != update.names {
+            let window = reaction.renew_within.unwrap_or(Duration::MAX);
+            reaction.renew_within = Some(window.min(RENEWAL_AFTER_NEW_NAMES));
+        }
+        reaction
+    }
+
+    fn on_trust_bundle(&mut self, update: &RootsUpdate) -> Reaction {
         let roots = Roots {
             bundle: bundle(update),
             version: update.roots_version,
@@ -118,6 +137,7 @@ mod tests {
             roots_version,
             signer: ca_generation,
             renew_within: 60,
+            names: 5,
         }
     }
 
@@ -130,7 +150,7 @@ mod tests {
 
     fn mk_current(roots: &[u8], version: u64, ca_generation: u32) -> CurrentCertificate {
         let validity = Validity::from_unix(0, 100);
-        CurrentCertificate::with_new_certificate(None, validity, ca_generation, mk_roots(roots, version))
+        CurrentCertificate::with_new_certificate(None, validity, ca_generation, 5, mk_roots(roots, version))
     }
 
     #[test]
@@ -157,6 +177,7 @@ mod tests {
             Some(&current),
             current.validity,
             2,
+            5,
             mk_roots(&[1, 2], 4),
         );
         assert_eq!(renewed.on_update(&update), Reaction::default());
@@ -166,8 +187,13 @@ mod tests {
     fn lagging_replica_does_not_replace_a_newer_bundle() {
         let mut current = mk_current(&[1, 2], 4, 1);
         assert_eq!(current.on_update(&mk_update(&[1], 3, 1)), Reaction::default());
-        let renewed =
-            CurrentCertificate::with_new_certificate(Some(&current), current.validity, 1, mk_roots(&[1], 3));
+        let renewed = CurrentCertificate::with_new_certificate(
+            Some(&current),
+            current.validity,
+            1,
+            5,
+            mk_roots(&[1], 3),
+        );
         assert_eq!(renewed.roots, mk_roots(&[1, 2], 4));
     }
 
@@ -180,9 +206,44 @@ mod tests {
         };
         assert_eq!(current.on_update(&mk_update(&[9], 3, 1)), reaction);
         assert_eq!(current.roots, mk_roots(&[1, 2], 4));
-        let renewed =
-            CurrentCertificate::with_new_certificate(Some(&current), current.validity, 1, mk_roots(&[9], 3));
+        let renewed = CurrentCertificate::with_new_certificate(
+            Some(&current),
+            current.validity,
+            1,
+            5,
+            mk_roots(&[9], 3),
+        );
         assert_eq!(renewed.roots, mk_roots(&[9], 3));
+    }
+
+    #[test]
+    fn change_of_the_names_causes_one_renewal() {
+        let mut current = mk_current(&[1], 3, 1);
+        let unknown_names = RootsUpdate {
+            names: 0,
+            ..mk_update(&[1], 3, 1)
+        };
+        assert_eq!(current.on_update(&unknown_names), Reaction::default());
+        let other_names = RootsUpdate {
+            names: 6,
+            ..mk_update(&[1], 3, 1)
+        };
+        let renewal = Reaction {
+            must_publish: false,
+            renew_within: Some(RENEWAL_AFTER_NEW_NAMES),
+        };
+        assert_eq!(current.on_update(&other_names), renewal);
+        assert_eq!(current.on_update(&other_names), Reaction::default());
+        let roots = mk_roots(&[1], 3);
+        let mut renewed =
+            CurrentCertificate::with_new_certificate(Some(&current), current.validity, 1, 6, roots);
+        assert_eq!(renewed.on_update(&other_names), Reaction::default());
+        // A new CA that signs over a long time does not delay the renewal.
+        let other_names_and_ca = RootsUpdate {
+            names: 7,
+            ..mk_update(&[1], 3, 2)
+        };
+        assert_eq!(renewed.on_update(&other_names_and_ca), renewal);
     }
 
     #[test]

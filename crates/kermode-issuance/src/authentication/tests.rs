@@ -154,7 +154,7 @@ fn mk_pod(uid: &str) -> PodFacts {
 pub(crate) fn mk_pod_of(name: &str, ip: &str, uid: &str) -> PodFacts {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {
-            "name": name, "namespace": "shop", "uid": uid,
+            "name": name, "namespace": "shop", "uid": uid, "labels": {"app": name},
             "annotations": {"kuma.io/sidecar-injected": "true"},
         },
         "spec": {

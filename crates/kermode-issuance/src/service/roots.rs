@@ -1,4 +1,5 @@
-//! Streams that send the roots of a mesh to proxies: one message at the start, and one message after each change.
+//! Streams that send the roots of a mesh and the fingerprint of the proxy's names to a proxy: one message at the start, and
+//! one message after each change.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt as _, ready};
 use kermode_authorities::RootsReceiver;
+use kermode_identity::Entitlement;
+use kermode_k8s::shared_index::{DataplaneChanges, SharedIndex};
 use kermode_limit::{KeyedLimit, LimitReached, Permit};
 use kermode_model::ObjectKey;
 use kermode_protocol::certificates::{RootsUpdate, WatchRootsRequest};
@@ -34,19 +37,49 @@ const BUFFER_SIZE: usize = 1536;
 
 /// Stream that sends roots to one proxy.
 struct RootsStream {
-    updates: BoxStream<'static, Arc<RootsUpdate>>,
+    updates: BoxStream<'static, RootsUpdate>,
     /// Gauge of open streams.
     open_streams: Gauge,
     _permit: Permit<ObjectKey>,
 }
 
+/// Names of a proxy, and notifications about changes of its Dataplane.
+struct ProxyNames {
+    proxy: ObjectKey,
+    index: SharedIndex,
+    changes: DataplaneChanges,
+    /// Fingerprint of the names; 0 until the Dataplane is read.
+    fingerprint: u64,
+}
+
+// === impl ProxyNames ===
+
+impl ProxyNames {
+    fn new(index: &SharedIndex, proxy: &ObjectKey) -> Self {
+        Self {
+            proxy: proxy.clone(),
+            index: index.clone(),
+            changes: index.changes_of(proxy),
+            fingerprint: 0,
+        }
+    }
+
+    /// Reads the names. Keeps the last ones while the Dataplane does not exist. Returns whether they have changed.
+    fn read(&mut self) -> bool {
+        let dataplane = self.index.read().view().dataplane(&self.proxy).cloned();
+        let current = dataplane.map(|dataplane| Entitlement::of(&dataplane).fingerprint());
+        let current = current.unwrap_or(self.fingerprint);
+        std::mem::replace(&mut self.fingerprint, current) != current
+    }
+}
+
 // === impl RootsStream ===
 
 impl RootsStream {
-    fn new(roots: RootsReceiver, permit: Permit<ObjectKey>, open_streams: Gauge) -> Self {
+    fn new(roots: RootsReceiver, names: ProxyNames, permit: Permit<ObjectKey>, open_streams: Gauge) -> Self {
         open_streams.inc();
         Self {
-            updates: updates(roots),
+            updates: updates(roots, names),
             open_streams,
             _permit: permit,
         }
@@ -58,7 +91,7 @@ impl Stream for RootsStream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let update = ready!(self.updates.poll_next_unpin(context));
-        Poll::Ready(update.map(|update| Ok((*update).clone())))
+        Poll::Ready(update.map(Ok))
     }
 }
 
@@ -68,18 +101,32 @@ impl Drop for RootsStream {
     }
 }
 
-/// Returns a stream with the current roots, and with the new roots after each change. The stream ends when the mesh
-/// switches to another backend.
-fn updates(mut roots: RootsReceiver) -> BoxStream<'static, Arc<RootsUpdate>> {
+/// Returns a stream with the current roots and names, and with the new ones after each change. The stream ends when the
+/// mesh switches to another backend.
+fn updates(mut roots: RootsReceiver, names: ProxyNames) -> BoxStream<'static, RootsUpdate> {
     // The current roots are the first message.
     roots.mark_changed();
-    futures::stream::unfold(roots, |mut roots| async move {
+    futures::stream::unfold((roots, names), |(mut roots, mut names)| async move {
         loop {
-            roots.changed().await.ok()?;
+            tokio::select! {
+                changed = roots.changed() => {
+                    changed.ok()?;
+                    names.read();
+                }
+                () = names.changes.changed() => {
+                    if !names.read() {
+                        continue;
+                    }
+                }
+            }
             let published = roots.borrow_and_update().clone();
             // `None` before the first publication.
             if let Some(update) = published {
-                return Some((update, roots));
+                let update = RootsUpdate {
+                    names: names.fingerprint,
+                    ..(*update).clone()
+                };
+                return Some((update, (roots, names)));
             }
         }
     })
@@ -138,13 +185,20 @@ impl IssuanceState {
             .authenticate(LimitedCall::WatchRoots, metadata, &request.name)
             .await?;
         self.rate_limits.lock().take_stream(caller, Instant::now())?;
+        // Before the Dataplane is read, so that no change is missed.
+        let names = ProxyNames::new(&self.index, &proxy);
         let (_, mesh, mtls) = self.find_dataplane_and_mesh(&proxy, &request.mesh)?;
         let permit = self.stream_limit.try_acquire(&proxy)?;
         let plan = self.rotation_plan(&mesh, &mtls).await?;
         // Without a publication, the stream would have no first message.
         self.authorities.publish(&mesh.name, &mtls, &plan);
         let roots = self.authorities.roots(&mesh.name, &mtls.backend);
-        Ok(RootsStream::new(roots, permit, self.metrics.streams.clone()))
+        Ok(RootsStream::new(
+            roots,
+            names,
+            permit,
+            self.metrics.streams.clone(),
+        ))
     }
 }
 
@@ -165,7 +219,9 @@ mod tests {
 
     fn open(limit: &KeyedLimit<ObjectKey>, proxy: &ObjectKey, gauge: &Gauge) -> Result<RootsStream, Denial> {
         let roots = tokio::sync::watch::channel(None).1;
-        Ok(RootsStream::new(roots, limit.try_acquire(proxy)?, gauge.clone()))
+        let names = ProxyNames::new(&SharedIndex::default(), proxy);
+        let permit = limit.try_acquire(proxy)?;
+        Ok(RootsStream::new(roots, names, permit, gauge.clone()))
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub(super) async fn client_stays_at_one_server_with_session_affinity(fixture: &F
     let outcome = async {
         for (namespace, client) in CLIENTS {
             kubectl.apply(&sticky_service(namespace)).await?;
-            // The certificates of running servers do not name a Service that is created later.
+            // New servers have certificates that name the Service from the beginning.
             fixture.restart_deployment(namespace, "server").await?;
             check_affinity(fixture, namespace, client)
                 .await

@@ -2,11 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use kermode_identity::{Generation, RotationPlan, Schedule, Term};
-use kermode_model::MeshName;
+use k8s_openapi::api::core::v1::Service;
+use kermode_identity::{Generation, RotationPlan, Schedule, Term, WorkloadKey};
+use kermode_k8s::convert::facts::ServiceFacts;
+use kermode_model::view::Touched;
+use kermode_model::{MeshName, ObjectKey};
+use serde_json::json;
 use tonic::Code;
 
-use super::server::{Server, mk_mesh};
+use super::server::{Server, mk_mesh, mk_request};
 use super::web_token;
 use crate::authentication::tests::{SERVICE_ACCOUNT, VALID_SIGNATURE, mk_token};
 
@@ -51,6 +55,44 @@ async fn new_root_is_sent_at_once() {
     assert_eq!((update.roots_der.len(), update.signer), (2, 1));
     assert!(update.roots_version > first.roots_version);
     assert_eq!(update.roots_der[0], first.roots_der[0]);
+}
+
+/// Also applies to a removed service and to changed labels, because the names contain both.
+#[tokio::test]
+async fn service_that_selects_a_running_pod_changes_the_fingerprint_on_the_stream() {
+    let server = Server::start().await;
+    let mut stream = server
+        .watch_roots(&web_token(), "web.shop")
+        .await
+        .expect("a stream");
+    let mut next_names = async || {
+        let message = tokio::time::timeout(TEST_TIMEOUT, stream.message()).await;
+        let update = message.expect("a message").expect("a stream without an error");
+        update.expect("an update").names
+    };
+    let issued_names = async || {
+        let key = WorkloadKey::generate().expect("a key");
+        let issued = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
+        issued.expect("a certificate").names
+    };
+    let first = next_names().await;
+    assert_ne!(first, 0);
+    assert_eq!(first, issued_names().await);
+
+    // A change of another Dataplane, and a change that keeps the names, send nothing.
+    let web = ObjectKey::new("shop", "web");
+    let touched = [ObjectKey::new("shop", "other"), web].map(Touched::Dataplane);
+    server.index.notify_changed(&touched);
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"name": "later", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.9", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }))
+    .expect("a Service");
+    let changes = server.index.write().apply_service(ServiceFacts::from(&service));
+    server.index.notify_changed(&changes.touched);
+    let second = next_names().await;
+    assert_ne!(second, first);
+    assert_eq!(second, issued_names().await);
 }
 
 #[tokio::test]
