@@ -117,11 +117,11 @@ fn application_tests() -> Vec<Test> {
         server_changes::only_new_pods_get_requests_after_a_rollout_restart,
         server_changes::replacement_of_a_deleted_pod_gets_requests,
         identity::proxies_with_a_false_identity_get_no_certificate,
-        // This test precedes `ca_rotation_fails_no_request`, which leaves certificates that are valid for a minute
+        // These two tests precede `ca_rotation_fails_no_request`, which leaves certificates that are valid for a minute
         // only. They would expire before the kubelet has updated the file with the new CA.
         certificate::running_sidecars_follow_a_new_ca_of_the_control_plane,
-        identity::ca_rotation_fails_no_request,
         certificate::rotation_of_the_control_planes_ca_fails_no_request,
+        identity::ca_rotation_fails_no_request,
         observability::debug_endpoints_are_reachable_only_by_port_forward,
         observability::every_stage_has_metrics,
     ]
