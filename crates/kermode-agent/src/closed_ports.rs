@@ -101,7 +101,7 @@ impl AccessLogService {
             client = client.map(tracing::field::display),
             "Envoy closed a connection to port {port}, because it has no inbound listener for this port; name the port \
              in a Service, or in annotation {EXCLUDE_INBOUND_PORTS} of the Pod; further connections to the port are \
-             not logged"
+             not logged for an hour"
         );
         if self.new_ports.try_send(port).is_err() {
             // The queue is full. The next connection to the port tries again.

@@ -13,8 +13,8 @@ const MTLS_DISABLED_PAUSE: Duration = Duration::from_mins(1);
 /// Proxies renew earlier than [`Validity::renew_at`] by a random time, so that proxies that started together renew at
 /// different times. The validity divided by this number is the maximum of the random time.
 const SPREAD_DIVISOR: u32 = 10;
-/// Minimum time between the arrival of a certificate and its renewal. Only a change of the CA may cause an earlier
-/// renewal ([`RenewalTimer::renew_within`]). Limits the request rate if the clocks of the sidecar and the
+/// Minimum time between the arrival of a certificate and its renewal. Only a change of the CA or of the
+/// certificate's names may cause an earlier renewal ([`RenewalTimer::renew_within`]). Limits the request rate if the clocks of the sidecar and the
 /// control plane differ by more than a lifetime.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -78,7 +78,7 @@ impl RenewalTimer {
         *self = Self::new((validity.renew_at() - early).max(now + MIN_INTERVAL));
     }
 
-    /// Handles a change of the CA: schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of
+    /// Handles a change of the CA or of the certificate's names: schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of
     /// the window, unless a request is due earlier.
     pub fn renew_within(&mut self, window: Duration, now: SystemTime, jitter: f64) {
         self.due = self.due.min(now + window.mul_f64(jitter.clamp(0.0, 1.0)));

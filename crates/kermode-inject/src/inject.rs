@@ -293,10 +293,12 @@ impl Rendering<'_> {
             excluded_inbound_ports,
             token_volume,
         } = containers;
-        if plan.virtual_probes {
-            let probes = probes::rewrite(found_probes, plan, &excluded_inbound_ports, warnings, trace);
-            builder.change_probes(&probes);
-        }
+        let probes = if plan.virtual_probes {
+            probes::rewrite(found_probes, plan, &excluded_inbound_ports, warnings, trace)
+        } else {
+            probes::restore(found_probes)
+        };
+        builder.change_probes(&probes);
         let volumes = needed_volumes(plan, token_volume, &sidecar);
         builder.change_volumes(volumes::changes(
             pod,

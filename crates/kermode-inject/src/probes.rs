@@ -186,6 +186,15 @@ pub(crate) fn rewrite(
     rewritten
 }
 
+/// Returns the changes that undo an earlier injection: probes and hooks that it rewrote get their original handlers.
+pub(crate) fn restore(found: &[FoundProbe]) -> Vec<RewrittenProbe> {
+    let restored = found.iter().filter_map(|found| match &found.handler {
+        Handler::Virtual(probe) => found.restored(probe),
+        Handler::Application(..) | Handler::Unresolved(_) => None,
+    });
+    restored.collect()
+}
+
 /// Returns the reason why the proxy cannot answer a probe of the application's `port`. `rewritten_count` is
 /// the number of the Pod's probes that the proxy answers already.
 fn obstacle(probe: &FoundProbe, port: u16, plan: &Plan<'_>, rewritten_count: usize) -> Option<String> {

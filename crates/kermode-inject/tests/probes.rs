@@ -298,6 +298,21 @@ fn startup_probe_that_native_mode_has_rewritten_is_restored_in_classic_mode() {
 }
 
 #[test]
+fn probes_that_an_earlier_injection_rewrote_are_restored_if_virtual_probes_are_disabled() {
+    let containers = json!([{
+        "name": "a",
+        "livenessProbe": {"httpGet": {"path": "/x", "port": 8080, "scheme": "HTTP"}},
+        "readinessProbe": {"tcpSocket": {"port": 8080}},
+    }]);
+    let pod = mk_pod(json!({}), json!({"containers": containers}));
+    let (mut after, _) = injected(&pod, SidecarMode::Native);
+    assert_ne!(after["spec"]["containers"], containers);
+    after["metadata"]["annotations"]["kuma.io/virtual-probes"] = json!("disabled");
+    let (restored, _) = injected(&after, SidecarMode::Native);
+    assert_eq!(restored["spec"]["containers"], containers);
+}
+
+#[test]
 fn probe_that_an_earlier_injection_rewrote_follows_the_virtual_probes_port() {
     let annotations = json!({"kuma.io/sidecar-injected": "true", "kuma.io/virtual-probes-port": "9000"});
     let probe = |path: &str, port: u16| json!({"httpGet": {"path": path, "port": port}});

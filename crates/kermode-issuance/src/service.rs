@@ -18,6 +18,7 @@ use kermode_authorities::Authorities;
 use kermode_identity::{Entitlement, IssuedCertificate, RotationPlan, SigningRequest, Trust};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_limit::KeyedLimit;
+use kermode_limit::caller::CallerId;
 use kermode_model::{Dataplane, Mesh, MeshName, Mtls, ObjectKey};
 use kermode_protocol::certificates::{
     ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME, WATCH_ROOTS,
@@ -30,7 +31,7 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use self::limits::{CallerId, IssuanceLimits, LimitedCall};
+use self::limits::{IssuanceLimits, LimitedCall};
 pub use self::metrics::Metrics;
 use self::roots::{RootsCodec, WatchRoots, stream_limit};
 use crate::authentication::{AuthenticationError, TokenAuthenticator};

@@ -59,12 +59,13 @@ impl SharedIndex {
 
     /// Notifies the subscribers of the Dataplanes among the touched parts. The engine calls this after each change.
     pub fn notify_changed(&self, touched: &[Touched]) {
-        let changes = self.changes.lock();
+        let mut changes = self.changes.lock();
         for part in touched {
+            // Two subscriptions that end at the same time may both leave the sender behind.
             if let Touched::Dataplane(key) = part
-                && let Some(sender) = changes.get(key)
+                && changes.get(key).is_some_and(|sender| sender.send(()).is_err())
             {
-                sender.send_replace(());
+                changes.remove(key);
             }
         }
     }

@@ -3,8 +3,9 @@
 //! A [`KeyedLimit`] bounds the number of permits per key and in total. Every permit counts until it is dropped. A
 //! [`Permit`] is irrevocable. A [`RevocablePermit`] can be revoked: [`KeyedLimit::acquire_superseding`] supersedes it
 //! at a limit, or [`KeyedLimit::evict_keys`] evicts it. Keys without permits take no memory. Limits on rates are in
-//! [`rate`].
+//! [`rate`], and [`caller`] identifies callers before they are authenticated.
 
+pub mod caller;
 pub mod rate;
 
 use std::collections::{HashMap, VecDeque};

@@ -13,9 +13,10 @@ use futures::future::BoxFuture;
 use kermode_authentication::{Authenticator, ProxyIdentity};
 use kermode_k8s::controller::recorder::{EventRecorder, Subject};
 use kermode_k8s::shared_index::SharedIndex;
+use kermode_limit::caller::{CallerId, CallerIds};
 use kermode_limit::rate::{KeyedRateLimit, Rate};
 use kermode_model::annotation::EXCLUDE_INBOUND_PORTS;
-use kermode_model::{Dataplane, Mesh, ObjectKey};
+use kermode_model::{Dataplane, Mesh};
 use kermode_protocol::closed_ports::{
     REPORT_CLOSED_PORT, ReportClosedPortRequest, ReportClosedPortResponse, SERVICE_NAME,
 };
@@ -60,9 +61,10 @@ struct ServiceInner {
     metrics: ClosedPortMetrics,
 }
 
-/// Rates of reports, by proxy, and of Events, by namespace.
+/// Rates of reports, by caller, and of Events, by namespace.
 struct Limits {
-    reports: KeyedRateLimit<ObjectKey>,
+    caller_ids: CallerIds,
+    reports: KeyedRateLimit<CallerId>,
     events: KeyedRateLimit<Arc<str>>,
 }
 
@@ -145,6 +147,7 @@ impl ClosedPortService {
         metrics: ClosedPortMetrics,
     ) -> Self {
         let limits = Limits {
+            caller_ids: CallerIds::default(),
             reports: KeyedRateLimit::new(PROXY_RATE),
             events: KeyedRateLimit::new(EVENT_RATE),
         };
@@ -166,22 +169,40 @@ impl fmt::Debug for ClosedPortService {
     }
 }
 
+// === impl Limits ===
+
+impl Limits {
+    /// Checks the rate of a caller before its token is reviewed. Unauthenticated callers always pass, because only
+    /// reports of authenticated callers are counted ([`Self::take`]).
+    fn check(&mut self, headers: &http::HeaderMap) -> Result<CallerId, Status> {
+        let credentials = headers.get(http::header::AUTHORIZATION);
+        let caller = self
+            .caller_ids
+            .of(credentials.map(|value| value.as_bytes()).unwrap_or_default());
+        let is_within_rate = self.reports.has_token(&caller, Instant::now());
+        is_within_rate.then_some(caller).ok_or_else(too_many_reports)
+    }
+
+    /// Counts a report of an authenticated caller.
+    fn take(&mut self, caller: CallerId) -> Result<(), Status> {
+        let is_within_rate = self.reports.try_take(caller, Instant::now());
+        is_within_rate.then_some(()).ok_or_else(too_many_reports)
+    }
+}
+
+fn too_many_reports() -> Status {
+    Status::resource_exhausted("the proxy reports too many closed ports")
+}
+
 impl ServiceInner {
     /// Handles a report.
     async fn on_report(&self, request: Request<ReportClosedPortRequest>) -> Result<ReportResult, Status> {
         let (metadata, _, request) = request.into_parts();
-        let identity = self.authenticator.authenticate(&metadata.into_headers()).await?;
+        let headers = metadata.into_headers();
+        let caller = self.limits.lock().check(&headers)?;
+        let identity = self.authenticator.authenticate(&headers).await?;
         self.authenticator.authorize(&identity)?;
-        let is_within_rate = self
-            .limits
-            .lock()
-            .reports
-            .try_take(identity.key.clone(), Instant::now());
-        if !is_within_rate {
-            return Err(Status::resource_exhausted(
-                "the proxy reports too many closed ports",
-            ));
-        }
+        self.limits.lock().take(caller)?;
         let port = u16::try_from(request.port).ok().filter(|port| *port > 0);
         let port = port.ok_or_else(|| Status::invalid_argument("port is not between 1 and 65535"))?;
         let (dataplane, mesh) = self
@@ -206,7 +227,10 @@ impl ServiceInner {
             key: identity.key,
             uid: identity.uid.to_string(),
         };
-        self.events.warning(&pod, REASON, &closed_port.to_string());
+        // Without an action of its own, the Event of a second port would be aggregated into the Event of the first one.
+        let action = format!("ClosePort{}", closed_port.port);
+        self.events
+            .warning_with_action(&pod, &action, REASON, &closed_port.to_string());
         ReportResult::Event
     }
 }

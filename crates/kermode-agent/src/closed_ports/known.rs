@@ -1,7 +1,7 @@
 //! Ports that need no further report. Pure: the clock is passed in.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kermode_limit::rate::{Rate, TokenBucket};
 
@@ -13,11 +13,14 @@ const NEW_PORT_RATE: Rate = Rate {
     per_second: 1.0 / 60.0,
 };
 
+/// Time for which a port is remembered. By default, the API server keeps an Event for an hour.
+const MEMORY: Duration = Duration::from_hours(1);
+
 /// Closed ports that were logged, and whose report is sent or queued.
 #[derive(Debug)]
 pub(super) struct KnownPorts {
-    /// The ports, oldest first.
-    ports: VecDeque<u16>,
+    /// The ports, oldest first, with the time when they were remembered.
+    ports: VecDeque<(u16, Instant)>,
     rate: TokenBucket,
 }
 
@@ -32,26 +35,28 @@ impl KnownPorts {
     /// Remembers a port. Returns whether the port is new. A port above the rate is neither remembered nor new, so that
     /// a later connection can be the first one.
     pub(super) fn insert(&mut self, port: u16, now: Instant) -> bool {
-        if self.ports.contains(&port) || !self.rate.try_take(now) {
+        let is_old =
+            |(_, remembered_at): &(u16, Instant)| now.saturating_duration_since(*remembered_at) >= MEMORY;
+        while self.ports.pop_front_if(|entry| is_old(entry)).is_some() {}
+        let is_known = self.ports.iter().any(|(known, _)| *known == port);
+        if is_known || !self.rate.try_take(now) {
             return false;
         }
         if self.ports.len() == MAX_PORTS {
             self.ports.pop_front();
         }
-        self.ports.push_back(port);
+        self.ports.push_back((port, now));
         true
     }
 
     /// Forgets a port, so that the next connection to the port counts as the first one.
     pub(super) fn forget(&mut self, port: u16) {
-        self.ports.retain(|known| *known != port);
+        self.ports.retain(|(known, _)| *known != port);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -64,6 +69,16 @@ mod tests {
         known.forget(8081);
         assert!(known.insert(8081, now));
         assert!(!known.insert(8082, now));
+    }
+
+    #[test]
+    fn port_is_new_again_after_an_hour() {
+        let start = Instant::now();
+        let mut known = KnownPorts::new(start);
+        assert!(known.insert(8081, start));
+        assert!(!known.insert(8081, start + MEMORY / 2));
+        assert!(known.insert(8081, start + MEMORY));
+        assert_eq!(known.ports.len(), 1);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! A thousand Pods that start at once get their certificates without delay. If a proxy requests certificates in a loop,
 //! its surplus requests are denied before they cause a TokenReview.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
+use kermode_limit::caller::{CallerId, CallerIds};
 use kermode_limit::rate::{KeyedRateLimit, Rate, TokenBucket};
 
 use crate::denial::Denial;
@@ -45,16 +45,10 @@ pub(super) enum LimitedCall {
     WatchRoots,
 }
 
-/// Caller of a request, identified by a hash of its credentials (the metadata `authorization`). The name in a request
-/// does not identify the caller, because a caller can claim any name. The hash cannot be reversed and differs between
-/// processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct CallerId(u64);
-
 /// Rate limits of the issuance service.
 #[derive(Debug)]
 pub(super) struct IssuanceLimits {
-    hasher: RandomState,
+    caller_ids: CallerIds,
     total: TokenBucket,
     callers: KeyedRateLimit<CallerId>,
     streams: KeyedRateLimit<CallerId>,
@@ -77,7 +71,7 @@ impl From<RateExceeded> for Denial {
 impl IssuanceLimits {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            hasher: RandomState::new(),
+            caller_ids: CallerIds::default(),
             total: TokenBucket::new(TOTAL_RATE, now),
             callers: KeyedRateLimit::new(PROXY_RATE),
             streams: KeyedRateLimit::new(STREAM_RATE),
@@ -86,7 +80,7 @@ impl IssuanceLimits {
 
     /// Returns the ID of the caller with these credentials.
     pub(super) fn caller_id(&self, credentials: &[u8]) -> CallerId {
-        CallerId(self.hasher.hash_one(credentials))
+        self.caller_ids.of(credentials)
     }
 
     /// Checks the rate of a caller before its bearer token is reviewed. Unauthenticated callers always pass, because

@@ -53,15 +53,28 @@ impl EventRecorder {
 
     /// Queues a Normal Event with the action `Reconcile`.
     pub fn normal(&self, subject: &Subject, reason: &str, message: &str) {
-        self.publish_for_subject(EventType::Normal, subject, reason, message);
+        self.publish_for_subject(EventType::Normal, subject, "Reconcile", reason, message);
     }
 
     /// Queues a Warning Event with the action `Reconcile`.
     pub fn warning(&self, subject: &Subject, reason: &str, message: &str) {
-        self.publish_for_subject(EventType::Warning, subject, reason, message);
+        self.publish_for_subject(EventType::Warning, subject, "Reconcile", reason, message);
     }
 
-    fn publish_for_subject(&self, type_: EventType, subject: &Subject, reason: &str, message: &str) {
+    /// Queues a Warning Event with an action of its own. An Event with the subject, reason and action of an earlier
+    /// Event is aggregated into the earlier one, whose message stays. Use this method if the messages matter.
+    pub fn warning_with_action(&self, subject: &Subject, action: &str, reason: &str, message: &str) {
+        self.publish_for_subject(EventType::Warning, subject, action, reason, message);
+    }
+
+    fn publish_for_subject(
+        &self,
+        type_: EventType,
+        subject: &Subject,
+        action: &str,
+        reason: &str,
+        message: &str,
+    ) {
         let object = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some(subject.kind.to_owned()),
@@ -70,7 +83,7 @@ impl EventRecorder {
             uid: Some(subject.uid.clone()),
             ..ObjectReference::default()
         };
-        self.publish(object, type_, "Reconcile", reason, message);
+        self.publish(object, type_, action, reason, message);
     }
 
     /// Queues an Event about an object of any kind, in the namespace of the object. `action` names the operation that

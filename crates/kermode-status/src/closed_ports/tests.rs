@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kermode_k8s::convert::facts::PodFacts;
 use kermode_k8s::index::Index;
-use kermode_model::{CertificateAuthority, Mtls, MtlsMode};
+use kermode_model::{CertificateAuthority, Mtls, MtlsMode, ObjectKey};
 use kermode_protocol::rpc::Rpc;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -141,6 +141,17 @@ async fn event_about_the_pod_names_port_mode_and_remedies() {
          \"traffic.kuma.io/exclude-inbound-ports\" of the Pod, or set networking.inbound.passthrough of the Mesh to true."
     );
     assert_eq!(fixture.count(ReportResult::Event), 1);
+}
+
+#[tokio::test]
+async fn each_port_of_a_pod_has_an_event_of_its_own() {
+    let mut fixture = Fixture::new(Some(MtlsMode::Strict), None);
+    for port in [8081, 9090] {
+        assert_eq!(fixture.report_as("web", port).await, Ok(true));
+        let event = fixture.events.recv().await.expect("an Event");
+        let note = event["note"].as_str().expect("a note");
+        assert!(note.contains(&format!("to port {port}:")), "{note}");
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ pub(super) struct DirectProxies(HashMap<MeshName, MeshProxies>);
 struct MeshProxies {
     /// Endpoints of the mesh, as of the last publication of the proxies' resources.
     endpoints: EndpointAddresses,
+    /// Encoded clusters by address, which the proxies share.
+    clusters: HashMap<SocketAddr, Resource>,
     proxies: HashMap<ObjectKey, DirectProxy>,
 }
 
@@ -49,10 +51,11 @@ pub(super) struct DirectResources {
 }
 
 impl DirectProxies {
-    /// Replaces the stored endpoints of a mesh with the endpoints of the view.
+    /// Replaces the stored endpoints of a mesh with the endpoints of the view, after a change of the Mesh.
     pub(super) fn reload_mesh(&mut self, view: &MeshView, mesh: &MeshName) {
         if let Some(mesh_proxies) = self.0.get_mut(mesh) {
             mesh_proxies.endpoints = EndpointAddresses::of(view, mesh);
+            mesh_proxies.clusters.clear();
         }
     }
 
@@ -64,15 +67,21 @@ impl DirectProxies {
         mesh: &MeshName,
         services: impl IntoIterator<Item = &'a ServiceName>,
     ) -> Vec<DirectChanges> {
-        let (Some(MeshProxies { endpoints, proxies }), Some(mesh)) = (self.0.get_mut(mesh), view.mesh(mesh))
-        else {
+        let (Some(mesh_proxies), Some(mesh)) = (self.0.get_mut(mesh), view.mesh(mesh)) else {
             return Vec::new();
         };
+        let MeshProxies {
+            endpoints,
+            clusters,
+            proxies,
+        } = mesh_proxies;
         let mut changed_addresses = BTreeSet::new();
         for service in services {
             changed_addresses.extend(endpoints.update(service, view.service(&mesh.name, service)));
         }
-        let mut clusters = HashMap::new();
+        for address in &changed_addresses {
+            clusters.remove(address);
+        }
         let changes = proxies.iter_mut().map(|(key, proxy)| {
             let (present, absent): (Vec<_>, Vec<_>) = changed_addresses
                 .iter()
@@ -91,13 +100,7 @@ impl DirectProxies {
                 proxy: key.clone(),
                 addresses: (added + removed.len() > 0).then(|| proxy.addresses.clone()),
                 clusters: present
-                    .map(|address| {
-                        // All proxies share the encoded cluster of an address.
-                        let cluster = clusters.entry(address);
-                        cluster
-                            .or_insert_with(|| cluster_at(mesh, endpoints, address))
-                            .clone()
-                    })
+                    .map(|address| shared_cluster(clusters, mesh, endpoints, address))
                     .collect(),
                 removed,
             }
@@ -113,18 +116,32 @@ impl DirectProxies {
         mesh: &Mesh,
         dataplane: &Dataplane,
     ) -> Option<DirectResources> {
-        self.remove(&dataplane.key);
-        let access = DirectAccess::of(dataplane)?;
+        let Some(access) = DirectAccess::of(dataplane) else {
+            self.remove(&dataplane.key);
+            return None;
+        };
+        // The endpoints of the proxy's mesh stay, even if this is the only proxy with direct access.
+        self.0.retain(|name, mesh_proxies| {
+            *name == mesh.name || {
+                mesh_proxies.proxies.remove(&dataplane.key);
+                !mesh_proxies.proxies.is_empty()
+            }
+        });
         let mesh_proxies = self.0.entry(mesh.name.clone());
-        let MeshProxies { endpoints, proxies } = mesh_proxies.or_insert_with(|| MeshProxies {
+        let MeshProxies {
+            endpoints,
+            clusters,
+            proxies,
+        } = mesh_proxies.or_insert_with(|| MeshProxies {
             endpoints: EndpointAddresses::of(view, &mesh.name),
+            clusters: HashMap::new(),
             proxies: HashMap::new(),
         });
         let addresses = access.addresses(endpoints);
         let resources = DirectResources {
             clusters: addresses
                 .iter()
-                .map(|address| cluster_at(mesh, endpoints, *address))
+                .map(|address| shared_cluster(clusters, mesh, endpoints, *address))
                 .collect(),
             addresses: addresses.clone(),
         };
@@ -141,6 +158,15 @@ impl DirectProxies {
     }
 }
 
-fn cluster_at(mesh: &Mesh, endpoints: &EndpointAddresses, address: SocketAddr) -> Resource {
-    generate::direct_access_cluster(mesh, address, endpoints.services_at(address))
+/// Returns the cluster of an address. It is encoded once for all proxies.
+fn shared_cluster(
+    clusters: &mut HashMap<SocketAddr, Resource>,
+    mesh: &Mesh,
+    endpoints: &EndpointAddresses,
+    address: SocketAddr,
+) -> Resource {
+    let cluster = clusters.entry(address);
+    let cluster = cluster
+        .or_insert_with(|| generate::direct_access_cluster(mesh, address, endpoints.services_at(address)));
+    cluster.clone()
 }
