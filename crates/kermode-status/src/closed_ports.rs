@@ -178,7 +178,7 @@ impl Limits {
         let credentials = headers.get(http::header::AUTHORIZATION);
         let caller = self
             .caller_ids
-            .of(credentials.map(|value| value.as_bytes()).unwrap_or_default());
+            .of(credentials.map(http::HeaderValue::as_bytes).unwrap_or_default());
         let is_within_rate = self.reports.has_token(&caller, Instant::now());
         is_within_rate.then_some(caller).ok_or_else(too_many_reports)
     }
