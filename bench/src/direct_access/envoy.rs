@@ -114,11 +114,11 @@ fn dechunk(mut body: &str) -> String {
     let mut content = String::new();
     while let Some((size, rest)) = body.split_once("\r\n") {
         let size = usize::from_str_radix(size, 16).unwrap_or_default();
-        let Some(chunk) = rest.get(..size).filter(|chunk| !chunk.is_empty()) else {
+        let Some((chunk, rest)) = rest.split_at_checked(size).filter(|(chunk, _)| !chunk.is_empty()) else {
             break;
         };
         content.push_str(chunk);
-        body = rest[size..].trim_start_matches("\r\n");
+        body = rest.trim_start_matches("\r\n");
     }
     content
 }

@@ -25,7 +25,7 @@ const OWN_NETWORK: &str = "kuma-cni.conf";
 /// Number of attempts to change a file that another process changes at the same time.
 const MAX_ATTEMPTS: usize = 20;
 
-/// What is installed, and where.
+/// Files to install, and the folders of the node that receive them.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Folder by which this process reaches the root of the node's file system.

@@ -111,7 +111,7 @@ impl PermissionStatuses {
     }
 }
 
-/// What a permission names and does not exist.
+/// Mesh and services that a permission names and that do not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Missing {
     Nothing,

@@ -84,7 +84,7 @@ async fn changes_of_other_processes_are_noticed_and_repaired_without_polling() {
     while !fs::read_to_string(&kubeconfig).is_ok_and(|text| text.contains("second-token")) {
         assert!(reported.recv().await.is_some());
     }
-    // Somebody removes the program.
+    // Another process removes the program.
     fs::remove_file(node.join("programs/kuma-cni")).expect("a file");
     while !node.join("programs/kuma-cni").exists() {
         assert!(reported.recv().await.is_some());
