@@ -116,12 +116,12 @@ impl Repairer {
     }
 }
 
-/// Returns the pod as a candidate if the plugin applies rules to such a pod, and the pod has an address and is not
-/// finished.
+/// Returns the pod as a candidate if the plugin applies rules to such a pod, and the pod has an address and is pending. A
+/// pod is pending until its init containers have ended. Rules would break the connections of a pod that runs without.
 fn candidate(pod: Pod) -> Option<Candidate> {
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref()?;
-    if spec.host_network == Some(true) || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+    if spec.host_network == Some(true) || status.phase.as_deref() != Some("Pending") {
         return None;
     }
     let addresses: BTreeSet<IpAddr> = status

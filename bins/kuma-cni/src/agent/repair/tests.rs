@@ -100,6 +100,7 @@ fn only_injected_pods_with_a_network_of_their_own_are_candidates() {
             "finished",
             mk_pod(|pod| pod["status"]["phase"] = "Succeeded".into()),
         ),
+        ("running", mk_pod(|pod| pod["status"]["phase"] = "Running".into())),
         (
             "not injected",
             mk_pod(|pod| pod["metadata"]["annotations"] = json!({})),
