@@ -30,8 +30,6 @@ enum AgentError {
     Start(std::io::Error),
     #[error("cannot reach the API server: {0}")]
     Client(Box<dyn std::error::Error + Send + Sync>),
-    #[error("the folders of the node cannot be watched: {0}")]
-    Watch(std::io::Error),
     #[error("the plugin cannot be removed: {0}")]
     Removal(kermode_cni::Problem),
 }
@@ -71,13 +69,18 @@ async fn run(args: InstallArgs) -> Result<(), AgentError> {
     let client = Client::try_default()
         .await
         .map_err(|error| AgentError::Client(error.into()))?;
-    let events = Arc::new(Events::new(client.clone(), args.pod()));
+    let events = Arc::new(Events::start(client.clone(), args.pod()));
     let nft = args
         .tools
         .as_ref()
         .map_or_else(Nft::default, |tools| Nft::at(tools.join("nft")));
-    let repairer = Repairer::new(args.network_namespaces(), nft.clone(), Arc::clone(&events));
-    tokio::spawn(repair::run(client, args.node_name.clone(), repairer));
+    let repairer = Repairer::new(args.network_namespaces(), nft.clone());
+    tokio::spawn(repair::run(
+        client,
+        args.node_name.clone(),
+        repairer,
+        Arc::clone(&events),
+    ));
 
     let intervals = Intervals::default();
     let mut installer = Installer::new(args.settings());
@@ -88,9 +91,7 @@ async fn run(args: InstallArgs) -> Result<(), AgentError> {
     };
     let check = || kernel::check(&nft);
     let report = |result: &Result<Vec<String>, _>| state.report(result, &events);
-    keep_installed(&mut installer, &intervals, check, report, shutdown)
-        .await
-        .map_err(AgentError::Watch)?;
+    keep_installed(&mut installer, &intervals, check, report, shutdown).await;
     state.remove();
     kermode_cni::remove(&mut installer, &intervals)
         .await

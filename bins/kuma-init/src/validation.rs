@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use kermode_netfilter::{CheckError, CheckOutcome, IpFamilies, TrafficConfig, check_redirect};
 
-const REMEDY: &str = "check that the CNI plugin kuma-cni runs on this node, then recreate the pod";
+const REMEDY: &str = "check that the CNI plugin kuma-cni runs on this node: its installer redirects the pod";
 
 /// Pause between two checks.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -22,6 +22,9 @@ const KUBECONFIG: &str = "ZZZ-kuma-cni-kubeconfig";
 /// Name of the plugin's own configuration, as in Kuma, if the plugin is not chained.
 const OWN_NETWORK: &str = "kuma-cni.conf";
 
+/// Mode of programs and libraries.
+const PROGRAM_MODE: u32 = 0o755;
+
 /// Number of attempts to change a file that another process changes at the same time.
 const MAX_ATTEMPTS: usize = 20;
 
@@ -62,9 +65,10 @@ pub struct Installer {
     tools_name: Option<String>,
 }
 
-/// Identity of a file's content.
+/// Identity of a file's content, with its mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
+    mode: u32,
     inode: u64,
     size: u64,
     modified: Option<SystemTime>,
@@ -94,16 +98,17 @@ impl Installer {
         ]
     }
 
-    /// Installs the plugin, or repairs the installation. Returns a text for each change. The entry in the network
-    /// configuration comes last, so that a Pod that starts meanwhile needs nothing that is missing.
+    /// Installs the plugin, or repairs the installation. Returns a text for each change. The kubeconfig comes first, so
+    /// that a problem of other files does not end the renewal of the token that a present entry needs. The entry in the
+    /// network configuration comes last, so that a Pod that starts meanwhile needs nothing that is missing.
     ///
     /// # Errors
     /// If the plugin cannot be installed. What is installed stays.
     pub fn install(&mut self) -> Result<Vec<String>, Problem> {
         let mut changes = Vec::new();
+        self.install_credentials(&mut changes)?;
         self.install_tools(&mut changes)?;
         self.install_program(&mut changes)?;
-        self.install_credentials(&mut changes)?;
         if self.settings.is_chained {
             self.install_entry(&mut changes)?;
         } else {
@@ -171,9 +176,10 @@ impl Installer {
             return Ok(());
         }
         let content = fs::read(source).map_err(|error| Problem::file("read", source, error))?;
-        let is_present = fs::read(target).is_ok_and(|present| present == content);
+        let is_present =
+            has_mode(target, PROGRAM_MODE) && fs::read(target).is_ok_and(|present| present == content);
         if !is_present {
-            files::write(target, &content, 0o755)?;
+            files::write(target, &content, PROGRAM_MODE)?;
             changes.push(format!("{} written", target.display()));
         }
         if let Some(stamp) = stamp(target) {
@@ -182,8 +188,8 @@ impl Installer {
         Ok(())
     }
 
-    /// Copies `nft` and its libraries to a folder whose name contains a hash of the files. A plugin that runs keeps using
-    /// the folder of its version.
+    /// Copies `nft` and its libraries to a folder whose name contains a hash of the files. A plugin that still runs
+    /// with a removed folder fails, and the kubelet repeats ADD.
     fn install_tools(&mut self, changes: &mut Vec<String>) -> Result<(), Problem> {
         let Some(source) = self.settings.tools.clone() else {
             return Ok(());
@@ -235,8 +241,7 @@ impl Installer {
     fn install_credentials(&self, changes: &mut Vec<String>) -> Result<(), Problem> {
         let kubeconfig = credentials::kubeconfig(&self.settings.credentials, &self.settings.api_server)?;
         let path = self.networks.path.join(KUBECONFIG);
-        let is_present = fs::metadata(&path)
-            .is_ok_and(|metadata| metadata.mode() & 0o777 == credentials::MODE)
+        let is_present = has_mode(&path, credentials::MODE)
             && files::read_text(&path).is_ok_and(|present| present == kubeconfig);
         if !is_present {
             files::write(&path, kubeconfig.as_bytes(), credentials::MODE)?;
@@ -357,9 +362,14 @@ fn remove_from_list(path: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
+fn has_mode(path: &Path, mode: u32) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o777 == mode)
+}
+
 fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some(Stamp {
+        mode: metadata.mode(),
         inode: metadata.ino(),
         size: metadata.len(),
         modified: metadata.modified().ok(),

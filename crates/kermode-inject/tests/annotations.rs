@@ -272,3 +272,23 @@ fn drain_mode_that_has_no_effect_gives_a_warning_wherever_it_is_set() {
         assert_eq!(warned, warns, "{annotations}: {warnings:?}");
     }
 }
+
+#[test]
+fn annotation_that_the_cni_plugin_rejects_for_its_size_is_denied() {
+    for key in [
+        "traffic.kuma.io/exclude-outbound-ports-for-uids",
+        "traffic.kuma.io/exclude-outbound-ports",
+        "traffic.kuma.io/virtual-networks",
+    ] {
+        let denial = injected_with(json!({key: "0;".repeat(128 * 1024)})).expect_err(key);
+        assert_eq!(denial.reason(), "InvalidTrafficSettings");
+        let text = denial.to_string();
+        assert!(
+            text.starts_with("the value has 262144 bytes, more than 4096"),
+            "{text}"
+        );
+        assert!(text.contains(key) && text.len() < 300, "{text}");
+    }
+    let ports = "8080,".repeat(819);
+    injected_with(json!({"traffic.kuma.io/exclude-outbound-ports": ports})).expect("4095 bytes");
+}

@@ -104,18 +104,41 @@ fn read_dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
     )))
 }
 
+/// Largest accepted size of an annotation, in bytes. It bounds the number of rules: an exclusion of 2 bytes becomes
+/// several rules.
+const MAX_VALUE_LENGTH: usize = 4096;
+
+/// Number of bytes of a larger annotation that its error quotes.
+const QUOTED_LENGTH: usize = 64;
+
 /// Reads annotations by key.
 struct Reader<'a>(&'a Annotations);
 
 impl Reader<'_> {
     /// Parses the annotation with `parse`, which receives key and value. Returns `None` if the annotation is missing.
+    /// Rejects a value of more than [`MAX_VALUE_LENGTH`] bytes.
     fn read<T>(
         &self,
         key: &str,
         parse: impl FnOnce(&str, &str) -> Result<T, SettingError>,
     ) -> Result<Option<T>, SettingError> {
-        self.0.get(key).map(|value| parse(key, value)).transpose()
+        let Some(value) = self.0.get(key) else {
+            return Ok(None);
+        };
+        if value.len() > MAX_VALUE_LENGTH {
+            return Err(too_long(key, value));
+        }
+        parse(key, value).map(Some)
     }
+}
+
+fn too_long(key: &str, value: &str) -> SettingError {
+    let problem = format!(
+        "the value has {} bytes, more than {MAX_VALUE_LENGTH}",
+        value.len()
+    );
+    let beginning = &value[..value.floor_char_boundary(QUOTED_LENGTH)];
+    ParseProblem::new(problem, "merge items to ranges").for_setting(key, beginning)
 }
 
 fn parse_boolean(key: &str, value: &str) -> Result<bool, SettingError> {

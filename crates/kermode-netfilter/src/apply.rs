@@ -149,15 +149,25 @@ impl Nft {
 
     /// Returns whether the table `kuma_mesh` exists in the network namespace of the calling thread.
     ///
+    /// The kernel only checks whether the table could be deleted. A list of the table would load all its rules.
+    ///
     /// # Errors
-    /// When `nft` cannot be run.
+    /// When `nft` cannot be run, or the kernel does not tell whether the table exists.
     pub fn has_rules(&self) -> Result<bool, ApplyError> {
         let mut command = self.command();
-        command.args(["list", "table", "inet", "kuma_mesh"]);
-        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status
-            .map(|status| status.success())
-            .map_err(|source| self.run_error(source))
+        command.args(["-c", "delete", "table", "inet", "kuma_mesh"]);
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| self.run_error(source))?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            Ok(true)
+        } else if reports_missing_table(&stderr) {
+            Ok(false)
+        } else {
+            Err(ApplyError::from_stderr(&stderr))
+        }
     }
 
     fn command(&self) -> Command {
@@ -199,6 +209,15 @@ impl Nft {
         }
         write_result.map_err(run_error)
     }
+}
+
+/// Returns whether `nft` reports that the table does not exist. The second text is that of a network namespace with a
+/// table of a similar name.
+fn reports_missing_table(stderr: &str) -> bool {
+    stderr.lines().any(|line| {
+        line.starts_with("Error: Could not process rule: No such file or directory")
+            || line.starts_with("Error: No such file or directory; did you mean table")
+    })
 }
 
 /// Returns the dynamic loader in a folder.
@@ -287,6 +306,24 @@ mod tests {
         let error = ApplyError::from_stderr("Error: syntax error, unexpected newline");
         assert!(matches!(error, ApplyError::Rejected { .. }), "{error}");
         assert!(ApplyError::from_stderr("").to_string().contains("no message"));
+    }
+
+    #[test]
+    fn only_the_error_about_the_table_means_that_the_table_does_not_exist() {
+        for missing in [
+            "Error: Could not process rule: No such file or directory\ndelete table inet kuma_mesh\n  ^^^^\n",
+            "Error: No such file or directory; did you mean table ‘kuma_mesh2’ in family inet?\n",
+        ] {
+            assert!(reports_missing_table(missing), "{missing}");
+        }
+        for other in [
+            "",
+            "Operation not permitted (you must be root)\nnetlink: Error: cache initialization failed: Operation not permitted\n",
+            "mnl.c:60: Unable to initialize Netlink socket: Protocol not supported\n",
+            "nft: error while loading shared libraries: libmnl.so.0: cannot open shared object file: No such file or directory\n",
+        ] {
+            assert!(!reports_missing_table(other), "{other}");
+        }
     }
 
     fn mk_rules() -> RuleSet {

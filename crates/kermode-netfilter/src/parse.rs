@@ -16,7 +16,7 @@ use crate::{Intervals, PortSet, UidExclusion, VirtualNetwork};
 pub struct SettingError {
     /// Name of the flag, or key of the annotation.
     pub key: String,
-    /// Value of the setting.
+    /// Value of the setting, or its beginning if the value is too long.
     pub value: String,
     /// Description of the problem.
     pub problem: String,

@@ -7,6 +7,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -16,26 +17,37 @@ use kube::runtime::events::EventType;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use nix::ifaddrs::getifaddrs;
+use tokio::time::MissedTickBehavior;
 
-use super::events::Events;
+use super::events::{self, Events};
 use crate::decision::{PodSummary, skip_reason, summarize};
 use crate::namespace;
+
+/// Time between two attempts to redirect a pod that waits.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Applies rules to pods that have none.
 pub(super) struct Repairer {
     /// Folder with the network namespaces of pods.
     namespaces: PathBuf,
     nft: Nft,
-    events: Arc<Events>,
-    /// Addresses with which each pod was checked, by UID.
-    checked: HashMap<String, BTreeSet<IpAddr>>,
+    /// Pods of the node that are candidates, by UID.
+    pods: HashMap<String, Entry>,
+}
+
+/// A pod, with the state of its repair.
+struct Entry {
+    candidate: Candidate,
+    /// Whether the pod has rules.
+    has_rules: bool,
+    /// Note of the last reported problem.
+    reported: Option<String>,
 }
 
 /// A pod whose rules are checked.
 #[derive(Clone, Debug, PartialEq)]
 struct Candidate {
     reference: ObjectReference,
-    uid: String,
     addresses: BTreeSet<IpAddr>,
     summary: PodSummary,
 }
@@ -51,68 +63,154 @@ enum Outcome {
     NoNamespace,
 }
 
-/// Checks the pods of a node, and each new pod once it has an address. Ends with the runtime.
-pub(super) async fn run(client: Client, node: String, mut repairer: Repairer) {
+/// Text about a pod, for the log and an Event.
+#[derive(Clone, Debug, PartialEq)]
+struct Report {
+    pod: ObjectReference,
+    note: String,
+    is_redirected: bool,
+}
+
+/// Checks the pods of a node, each new pod once it has an address, and pods without rules again. Ends with the runtime.
+pub(super) async fn run(client: Client, node: String, mut repairer: Repairer, events: Arc<Events>) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    let mut events = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
+    let mut pods = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
+    let mut retries = tokio::time::interval(RETRY_INTERVAL);
+    retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match events.try_next().await {
-            Ok(Some(Event::Apply(pod) | Event::InitApply(pod))) => repairer.check(pod),
-            Ok(Some(Event::Delete(pod))) => repairer.forget(&pod),
-            Ok(Some(Event::Init | Event::InitDone)) => {}
-            Ok(None) => return,
-            Err(error) => tracing::warn!(%error, "Pods of this node not watched; the watch is repeated"),
+        let reports = tokio::select! {
+            event = pods.try_next() => match event {
+                Ok(Some(event)) => repairer.handle(event),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "Pods of this node not watched; the watch is repeated");
+                    Vec::new()
+                }
+            },
+            _ = retries.tick() => repairer.retry(),
+        };
+        for report in reports {
+            report.publish(&events);
         }
     }
 }
 
 impl Repairer {
     /// Uses the network namespaces in a folder.
-    pub(super) fn new(namespaces: PathBuf, nft: Nft, events: Arc<Events>) -> Self {
+    pub(super) fn new(namespaces: PathBuf, nft: Nft) -> Self {
         Self {
             namespaces,
             nft,
-            events,
-            checked: HashMap::new(),
+            pods: HashMap::new(),
+        }
+    }
+
+    fn handle(&mut self, event: Event<Pod>) -> Vec<Report> {
+        match event {
+            Event::Apply(pod) | Event::InitApply(pod) => self.see(pod).into_iter().collect(),
+            Event::Delete(pod) => {
+                self.forget(&pod);
+                Vec::new()
+            }
+            // A list of all pods follows. Deletions since the last event are not reported.
+            Event::Init => {
+                self.pods.clear();
+                Vec::new()
+            }
+            Event::InitDone => Vec::new(),
         }
     }
 
     fn forget(&mut self, pod: &Pod) {
         if let Some(uid) = &pod.metadata.uid {
-            self.checked.remove(uid);
+            self.pods.remove(uid);
         }
     }
 
-    fn check(&mut self, pod: Pod) {
+    /// Checks a pod at once if it is new or has got other addresses.
+    fn see(&mut self, pod: Pod) -> Option<Report> {
+        let uid = pod.metadata.uid.clone()?;
         let Some(candidate) = candidate(pod) else {
-            return;
+            self.pods.remove(&uid);
+            return None;
         };
-        if self.checked.get(&candidate.uid) == Some(&candidate.addresses) {
-            return;
+        if let Some(entry) = self.pods.get_mut(&uid)
+            && entry.candidate.addresses == candidate.addresses
+        {
+            entry.candidate = candidate;
+            return None;
         }
-        let reference = candidate.reference.clone();
-        let (namespace, name) = (&reference.namespace, &reference.name);
-        match repair(&self.namespaces, &candidate, &self.nft) {
-            Ok(Outcome::HasRules) => {}
+        let entry = self.pods.entry(uid).insert_entry(Entry::new(candidate));
+        entry.into_mut().attempt(&self.namespaces, &self.nft, false)
+    }
+
+    /// Checks the pods that have no rules.
+    fn retry(&mut self) -> Vec<Report> {
+        let waiting = self.pods.values_mut().filter(|entry| !entry.has_rules);
+        waiting
+            .filter_map(|entry| entry.attempt(&self.namespaces, &self.nft, true))
+            .collect()
+    }
+}
+
+impl Entry {
+    fn new(candidate: Candidate) -> Self {
+        Self {
+            candidate,
+            has_rules: false,
+            reported: None,
+        }
+    }
+
+    /// Redirects the pod if it has no rules. Returns a report of a success and of a problem that was not reported yet.
+    /// At the first attempt, the runtime may not have mounted the network namespace yet.
+    fn attempt(&mut self, namespaces: &Path, nft: &Nft, is_retry: bool) -> Option<Report> {
+        let outcome = repair(namespaces, &self.candidate, nft);
+        self.has_rules = matches!(outcome, Ok(Outcome::HasRules | Outcome::Repaired));
+        let problem = match outcome {
+            Ok(Outcome::HasRules) => return None,
             Ok(Outcome::Repaired) => {
                 let note = "the Pod started without the CNI plugin; kuma-cni has redirected its traffic";
-                tracing::info!(namespace, name, "{note}");
-                self.events
-                    .about_pod(reference, EventType::Normal, "TrafficRedirected", note);
+                return Some(self.report(note, true));
             }
-            Ok(Outcome::NoNamespace) => {
-                tracing::debug!(namespace, name, "no network namespace has the Pod's address");
-                return;
-            }
-            Err(error) => {
-                let note = format!("the traffic of the Pod is not redirected: {error}");
-                tracing::error!(namespace, name, "{note}");
-                self.events
-                    .about_pod(reference, EventType::Warning, "TrafficNotRedirected", &note);
-                return;
-            }
+            Ok(Outcome::NoNamespace) if !is_retry => return None,
+            Ok(Outcome::NoNamespace) => format!(
+                "no network namespace in {} has the Pod's address",
+                namespaces.display()
+            ),
+            Err(error) => error,
+        };
+        let report = self.report(
+            &format!("the traffic of the Pod is not redirected: {problem}"),
+            false,
+        );
+        if self.reported.as_ref() == Some(&report.note) {
+            return None;
         }
-        self.checked.insert(candidate.uid, candidate.addresses);
+        self.reported = Some(report.note.clone());
+        Some(report)
+    }
+
+    fn report(&self, note: &str, is_redirected: bool) -> Report {
+        Report {
+            pod: self.candidate.reference.clone(),
+            note: events::beginning(note).to_owned(),
+            is_redirected,
+        }
+    }
+}
+
+impl Report {
+    fn publish(self, events: &Events) {
+        let (namespace, name, note) = (&self.pod.namespace, &self.pod.name, &self.note);
+        let (type_, reason) = if self.is_redirected {
+            tracing::info!(namespace, name, "{note}");
+            (EventType::Normal, "TrafficRedirected")
+        } else {
+            tracing::error!(namespace, name, "{note}");
+            (EventType::Warning, "TrafficNotRedirected")
+        };
+        events.about_pod(self.pod, type_, reason, &self.note);
     }
 }
 
@@ -130,19 +228,17 @@ fn candidate(pod: Pod) -> Option<Candidate> {
         .flatten()
         .filter_map(|address| address.ip.parse().ok())
         .collect();
-    let uid = pod.metadata.uid.clone()?;
     let reference = ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
         namespace: pod.metadata.namespace.clone(),
         name: pod.metadata.name.clone(),
-        uid: Some(uid.clone()),
+        uid: pod.metadata.uid.clone(),
         ..ObjectReference::default()
     };
     let summary = summarize(pod);
     (!addresses.is_empty() && skip_reason(&summary).is_none()).then_some(Candidate {
         reference,
-        uid,
         addresses,
         summary,
     })
@@ -156,7 +252,15 @@ fn repair(namespaces: &Path, candidate: &Candidate, nft: &Nft) -> Result<Outcome
         if nft.has_rules().map_err(|error| error.to_string())? {
             return Ok(Outcome::HasRules);
         }
-        set_up(&config, nft).map_err(|error| error.to_string())?;
+        let applied = set_up(&config, nft).map_err(|error| error.to_string())?;
+        if let Some(warning) = applied.warning {
+            let reference = &candidate.reference;
+            tracing::warn!(
+                namespace = reference.namespace,
+                name = reference.name,
+                "{warning}"
+            );
+        }
         Ok(Outcome::Repaired)
     };
     let entries = fs::read_dir(namespaces).map_err(|error| format!("{}: {error}", namespaces.display()))?;

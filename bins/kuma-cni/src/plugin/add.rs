@@ -1,6 +1,6 @@
 //! The CNI operation ADD: applies the rules of one pod, or skips the pod.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -66,10 +66,14 @@ fn find_with_retries(
 }
 
 fn apply_in_namespace(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failure> {
-    namespace::run_in(path, || set_up(config, nft))
+    let applied = namespace::run_in(path, || set_up(config, nft))
         .map_err(|error| not_entered(path, &error))?
-        .map(|_| ())
-        .map_err(|error| Failure::rules(&error.to_string()))
+        .map_err(|error| Failure::rules(&error.to_string()))?;
+    if let Some(warning) = applied.warning {
+        // The log of the container runtime contains the standard error of plugins.
+        let _ = writeln!(io::stderr(), "kuma-cni: {warning}");
+    }
+    Ok(())
 }
 
 /// Returns the failure to enter a network namespace.

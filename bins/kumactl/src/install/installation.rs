@@ -108,7 +108,8 @@ fn cni(args: &CniArgs, registry: &str, problems: &mut Vec<String>) -> Option<Cni
     let mut folder = |flag: &str, value: &Option<String>, default: &str| {
         let folder = value.as_deref().unwrap_or(default);
         let has_forbidden_part = folder.split('/').any(|part| part == "..") || folder.contains(':');
-        if !folder.starts_with('/') || folder.len() == 1 || has_forbidden_part {
+        let is_root = folder.split('/').all(|part| matches!(part, "" | "."));
+        if !folder.starts_with('/') || is_root || has_forbidden_part {
             problems.push(format!(
                 "{flag} {folder:?}: use an absolute path other than / without \"..\" and \":\""
             ));
@@ -124,6 +125,11 @@ fn cni(args: &CniArgs, registry: &str, problems: &mut Vec<String>) -> Option<Cni
         if name.contains('/') || !has_extension {
             problems.push(format!(
                 "--cni-conf-name {name:?}: use the name of a file in --cni-net-dir that ends in .conf, .conflist or .json"
+            ));
+        } else if !args.cni_chained && name.ends_with(".conflist") {
+            problems.push(format!(
+                "--cni-conf-name {name:?}: with --cni-chained=false, the file contains no list of plugins; use a name \
+                 that ends in .conf or .json"
             ));
         }
     }

@@ -172,6 +172,27 @@ fn wrong_cni_flags_are_rejected() {
 }
 
 #[test]
+fn root_of_the_node_is_not_accepted_as_a_folder() {
+    for root in ["/", "//", "/./", ""] {
+        let folder = format!("--cni-net-dir={root}");
+        let text = error_of(&["--cni-enabled", &folder]);
+        assert!(text.contains("--cni-net-dir"), "{text}");
+    }
+}
+
+#[test]
+fn name_of_a_list_is_accepted_only_with_chaining() {
+    let flags = [
+        "--cni-enabled",
+        "--cni-conf-name=x.conflist",
+        "--cni-chained=false",
+    ];
+    let text = error_of(&flags);
+    assert!(text.contains("--cni-conf-name \"x.conflist\""), "{text}");
+    assert!(!objects(&flags[..2]).is_empty());
+}
+
+#[test]
 fn custom_resource_definitions_come_directly_after_the_namespace() {
     let definitions = kermode_crds::definition::all();
     let objects = objects(&[]);

@@ -146,6 +146,42 @@ fn kubeconfig_is_private_and_follows_the_token() {
 }
 
 #[test]
+fn token_is_renewed_while_other_files_cannot_be_written() {
+    let node = Node::new();
+    node.write_network("10-net.conflist", LIST);
+    let mut installer = node.installer();
+    installer.install().expect("an installation");
+    for broken in ["opt/cni/bin", "image/tools"] {
+        let token = format!("token-of-{}", broken.replace('/', "-"));
+        node.write("credentials/token", &token);
+        fs::remove_dir_all(node.path(broken)).expect("a folder");
+        node.write(broken, "not a folder");
+        installer.install().expect_err("the programs cannot be written");
+        assert!(
+            node.read("etc/cni/net.d/ZZZ-kuma-cni-kubeconfig")
+                .contains(&token),
+            "{broken}"
+        );
+    }
+}
+
+#[test]
+fn mode_of_programs_is_repaired() {
+    let node = Node::new();
+    node.write_network("10-net.conflist", LIST);
+    let mut installer = node.installer();
+    installer.install().expect("an installation");
+    let program = node.path("opt/cni/bin/kuma-cni");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).expect("a mode");
+    installer.install().expect("a repair");
+    assert_eq!(mode(&program), 0o755);
+    // Another process finds the program of its own version.
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).expect("a mode");
+    node.installer().install().expect("a repair");
+    assert_eq!(mode(&program), 0o755);
+}
+
+#[test]
 fn first_valid_configuration_gets_the_entry() {
     let node = Node::new();
     node.write_network("00-broken.conflist", "{");

@@ -162,3 +162,25 @@ fn highest_uid_is_accepted_and_numbers_out_of_range_are_rejected() {
         assert!(error.contains("from 0 to 4294967294"), "{bad}: {error}");
     }
 }
+
+#[test]
+fn value_of_more_than_4096_bytes_is_rejected_and_its_beginning_quoted() {
+    let keys = [
+        annotation::EXCLUDE_INBOUND_PORTS,
+        annotation::EXCLUDE_OUTBOUND_PORTS,
+        annotation::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS,
+        annotation::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS,
+        annotation::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS,
+        annotation::VIRTUAL_NETWORKS,
+        annotation::SIDECAR_UID,
+    ];
+    for key in keys {
+        let value = "é".repeat(2049);
+        let error = read(&[(key, &value)]).expect_err("the value is too long");
+        assert_eq!(error.problem, "the value has 4098 bytes, more than 4096");
+        assert_eq!(error.value, "é".repeat(32), "{key}");
+        assert!(error.to_string().contains("merge items to ranges"), "{error}");
+    }
+    let config = read(&[(annotation::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, &"0;".repeat(2048))]);
+    assert_eq!(config.expect("4096 bytes").outbound.uid_exclusions.len(), 4096);
+}

@@ -72,6 +72,31 @@ fn rejected_rules_change_nothing() {
 }
 
 #[test]
+fn rules_are_found_without_a_change_of_them() {
+    let lab = NetnsLab::without_rules();
+    let has_rules = || lab.pod.run(|| Nft::default().has_rules());
+    assert!(matches!(has_rules(), Ok(false)), "{:?}", has_rules());
+    lab.pod
+        .command("nft", &["add", "table", "inet", "kuma_mesh2"], "");
+    assert!(
+        matches!(has_rules(), Ok(false)),
+        "a table of a similar name: {:?}",
+        has_rules()
+    );
+    lab.apply(&TrafficConfig::default());
+    let before = list_rules(&lab);
+    assert!(matches!(has_rules(), Ok(true)), "{:?}", has_rules());
+    assert_eq!(list_rules(&lab), before);
+}
+
+#[test]
+fn failure_of_nft_does_not_count_as_missing_rules() {
+    // This program fails without an error about the table.
+    let result = Nft::at("/bin/false").has_rules();
+    assert!(result.is_err(), "{result:?}");
+}
+
+#[test]
 fn pod_without_ipv6_gets_ipv4_rules_only() {
     let lab = NetnsLab::without_ipv6();
     let applied = lab.apply(&TrafficConfig::default());

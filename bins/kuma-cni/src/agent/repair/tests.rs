@@ -102,6 +102,10 @@ fn only_injected_pods_with_a_network_of_their_own_are_candidates() {
         ),
         ("running", mk_pod(|pod| pod["status"]["phase"] = "Running".into())),
         (
+            "without a phase",
+            mk_pod(|pod| pod["status"]["phase"] = Value::Null),
+        ),
+        (
             "not injected",
             mk_pod(|pod| pod["metadata"]["annotations"] = json!({})),
         ),
@@ -112,4 +116,96 @@ fn only_injected_pods_with_a_network_of_their_own_are_candidates() {
     ] {
         assert!(candidate(pod).is_none(), "{reason}");
     }
+}
+
+fn mk_repairer(namespaces: &Path) -> Repairer {
+    Repairer::new(namespaces.to_owned(), Nft::at("/usr/sbin/nft"))
+}
+
+#[test]
+fn pod_whose_namespace_appears_later_is_redirected_by_a_retry_and_the_delay_reported_once() {
+    let folder = mk_folder(&[]);
+    let mut repairer = mk_repairer(folder.path());
+    assert_eq!(repairer.handle(Event::InitApply(mk_pod(|_| {}))), []);
+    let reports = repairer.retry();
+    assert!(
+        matches!(&reports[..], [report] if !report.is_redirected && report.note.contains("no network namespace in /")),
+        "{reports:?}"
+    );
+    assert_eq!(repairer.retry(), [], "the same problem again");
+    let pod = mk_namespace("10.1.1.2/24");
+    symlink(pod.path(), folder.path().join("cni-late")).expect("a link");
+    assert_eq!(
+        repairer.handle(Event::Apply(mk_pod(|_| {}))),
+        [],
+        "an update without a new address"
+    );
+    let reports = repairer.retry();
+    assert!(
+        matches!(&reports[..], [report] if report.is_redirected),
+        "{reports:?}"
+    );
+    assert!(rules(&pod).contains("kuma_mesh"));
+    pod.command("nft", &["flush", "ruleset"], "");
+    assert_eq!(repairer.retry(), []);
+    assert_eq!(rules(&pod), "", "a pod that has had rules is not checked again");
+}
+
+#[test]
+fn corrected_annotation_is_used_by_the_next_retry() {
+    let pod = mk_namespace("10.1.1.2/24");
+    let folder = mk_folder(&[&pod]);
+    let mut repairer = mk_repairer(folder.path());
+    let with_uid = |uid: &str| {
+        let uid = uid.to_owned();
+        Event::Apply(mk_pod(move |pod| {
+            pod["metadata"]["annotations"]["kuma.io/sidecar-uid"] = uid.into();
+        }))
+    };
+    let reports = repairer.handle(with_uid(&"x".repeat(4000)));
+    assert_eq!(reports.len(), 1);
+    assert!(
+        reports[0].note.contains("kuma.io/sidecar-uid"),
+        "{}",
+        reports[0].note
+    );
+    assert_eq!(reports[0].note.len(), 1024, "the length is bounded");
+    assert_eq!(repairer.retry(), []);
+    assert_eq!(repairer.handle(with_uid("70000")), []);
+    let reports = repairer.retry();
+    assert!(
+        matches!(&reports[..], [report] if report.is_redirected),
+        "{reports:?}"
+    );
+}
+
+#[test]
+fn pods_that_run_are_gone_or_listed_anew_are_forgotten() {
+    let folder = mk_folder(&[]);
+    let mut repairer = mk_repairer(folder.path());
+    let gone = [
+        Event::Apply(mk_pod(|pod| pod["status"]["phase"] = "Running".into())),
+        Event::Delete(mk_pod(|_| {})),
+        Event::Init,
+    ];
+    for event in gone {
+        repairer.handle(Event::Apply(mk_pod(|_| {})));
+        assert_eq!(repairer.pods.len(), 1);
+        repairer.handle(event);
+        assert_eq!(repairer.pods.len(), 0);
+    }
+}
+
+#[test]
+fn new_address_leads_to_a_check_at_once() {
+    let pod = mk_namespace("10.1.1.9/24");
+    let folder = mk_folder(&[&pod]);
+    let mut repairer = mk_repairer(folder.path());
+    assert_eq!(repairer.handle(Event::Apply(mk_pod(|_| {}))), []);
+    let moved = mk_pod(|pod| pod["status"]["podIPs"] = json!([{"ip": "10.1.1.9"}]));
+    let reports = repairer.handle(Event::Apply(moved));
+    assert!(
+        matches!(&reports[..], [report] if report.is_redirected),
+        "{reports:?}"
+    );
 }
