@@ -19,6 +19,7 @@ use crate::certificates::{
     WatchRootsRequest,
 };
 use crate::closed_ports::{REPORT_CLOSED_PORT, ReportClosedPortRequest, ReportClosedPortResponse};
+use crate::names::{RESOLVE, ResolveRequest, ResolveResponse};
 use crate::removals::{WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
 
 /// Maximum size of one [`RootsUpdate`], in bytes. The two root certificates of a CA rotation have a few kilobytes.
@@ -116,6 +117,19 @@ where
         let mut grpc = self.ready_client().await?;
         let request = authorized(authorization, request);
         let path = PathAndQuery::from_static(REPORT_CLOSED_PORT);
+        let response = grpc.unary(request, path, ProstCodec::default()).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Resolves a name that ends in `.mesh`.
+    pub async fn resolve_name(
+        &self,
+        authorization: Authorization,
+        request: ResolveRequest,
+    ) -> Result<ResolveResponse, Status> {
+        let mut grpc = self.ready_client().await?;
+        let request = authorized(authorization, request);
+        let path = PathAndQuery::from_static(RESOLVE);
         let response = grpc.unary(request, path, ProstCodec::default()).await?;
         Ok(response.into_inner())
     }

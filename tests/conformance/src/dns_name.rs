@@ -8,7 +8,7 @@ use crate::suite::{Outcome, Runner};
 /// Runner of the kind `dns-name`.
 pub(crate) struct DnsName;
 
-const NO_MESH_NAMES: &str = "kuma-dp does not resolve .mesh names yet (docs/design.md#headless-names)";
+const NO_MESH_NAMES: &str = "kuma-dp does not resolve .mesh names yet (docs/design.md#mesh-dns-names)";
 
 impl Runner for DnsName {
     fn suite(&self) -> &'static str {

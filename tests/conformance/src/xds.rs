@@ -22,7 +22,7 @@ use crate::suite::{Outcome, Runner};
 pub(crate) struct Xds;
 
 const NO_DNS_IN_ENVOY: &str = "Envoy has no DNS listener: kuma-dp answers DNS queries, and does not resolve .mesh names \
-                               yet (docs/design.md#headless-names)";
+                               yet (docs/design.md#mesh-dns-names)";
 const NO_ADMIN_ADDRESS: &str = "the address of the admin interface is not a setting: it is always 127.0.0.1 \
                                 (docs/reference/envoy.md#readiness-and-probes)";
 const NO_ACCESS_LOG: &str = "Kermode has neither TrafficLog nor `logging` of a Mesh: no listener has an access log \
