@@ -74,7 +74,11 @@ async fn run(args: InstallArgs) -> Result<(), AgentError> {
         .tools
         .as_ref()
         .map_or_else(Nft::default, |tools| Nft::at(tools.join("nft")));
-    let repairer = Repairer::new(args.network_namespaces(), nft.clone());
+    let repairer = Repairer::new(
+        args.network_namespaces(),
+        args.excluded_namespaces.clone(),
+        nft.clone(),
+    );
     tokio::spawn(repair::run(
         client,
         args.node_name.clone(),

@@ -1,6 +1,6 @@
 //! Decides which pods get rules (docs/reference/transparent-proxying.md#cni).
 //!
-//! A pod gets rules if it has a sidecar but no init container `kuma-init`.
+//! A pod gets rules if its namespace is not excluded, and if it has a sidecar but no init container `kuma-init`.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,18 @@ use kermode_model::annotation::{SIDECAR_INJECTED, marks_injected};
 
 /// Fields of a pod that the decision reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PodSummary {
+pub struct PodSummary {
     /// Annotations.
-    pub(crate) annotations: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
     /// Names of init containers.
-    pub(crate) init_containers: Vec<String>,
+    pub init_containers: Vec<String>,
     /// Number of long-running containers, including native sidecars (restartable init containers).
-    pub(crate) long_running_containers: usize,
+    pub long_running_containers: usize,
 }
 
 /// Reason for which a pod is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SkipReason {
+pub enum SkipReason {
     /// The pod has the init container `kuma-init`, which applies the rules.
     HasKumaInit,
     /// The pod has fewer than two long-running containers, so it has no sidecar.
@@ -32,8 +32,13 @@ pub(crate) enum SkipReason {
 /// Init container that applies the rules in place of the CNI plugin.
 const INIT_CONTAINER: &str = "kuma-init";
 
+/// Whether no pod of the namespace gets rules. `excluded` are the namespaces in the plugin's configuration.
+pub fn is_excluded(namespace: &str, excluded: &[String]) -> bool {
+    excluded.iter().any(|other| other == namespace)
+}
+
 /// Returns the reason for skipping a pod; `None` if the pod gets rules.
-pub(crate) fn skip_reason(pod: &PodSummary) -> Option<SkipReason> {
+pub fn skip_reason(pod: &PodSummary) -> Option<SkipReason> {
     if pod.init_containers.iter().any(|name| name == INIT_CONTAINER) {
         return Some(SkipReason::HasKumaInit);
     }
@@ -48,7 +53,7 @@ pub(crate) fn skip_reason(pod: &PodSummary) -> Option<SkipReason> {
 }
 
 /// Extracts the fields that the decision reads.
-pub(crate) fn summarize(pod: Pod) -> PodSummary {
+pub fn summarize(pod: Pod) -> PodSummary {
     let spec = pod.spec.unwrap_or_default();
     let init_containers = spec.init_containers.unwrap_or_default();
     let native_sidecars = init_containers

@@ -13,7 +13,6 @@
 //! installer, which runs on each node ([`agent`]).
 
 mod agent;
-mod decision;
 mod namespace;
 mod plugin;
 

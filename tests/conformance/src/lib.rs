@@ -5,6 +5,7 @@
 //! files that its cases name. To add a suite, implement [`suite::Runner`] in a new module, and add the runner to
 //! [`suite::all_runners`].
 
+mod cni_exclusion;
 pub mod compare;
 mod container_patch;
 pub mod corpus;

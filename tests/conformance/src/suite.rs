@@ -63,6 +63,7 @@ impl Outcome {
 /// Returns all runners.
 pub fn all_runners() -> Vec<Box<dyn Runner>> {
     vec![
+        Box::new(crate::cni_exclusion::CniExclusion),
         Box::new(crate::container_patch::ContainerPatches),
         Box::new(crate::crds::Crds),
         Box::new(crate::direct_access::DirectAccessListeners),

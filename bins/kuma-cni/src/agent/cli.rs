@@ -51,7 +51,7 @@ pub(super) struct InstallArgs {
     cni_chained: bool,
     /// Namespace whose pods start without the plugin; repeatable.
     #[arg(long = "exclude-namespace", value_name = "NAME")]
-    excluded_namespaces: Vec<String>,
+    pub(super) excluded_namespaces: Vec<String>,
     /// Folder at which the root of the node's file system is mounted. Only the folders above and the network namespaces
     /// have to be mounted below it.
     #[arg(long, default_value = "/host", value_name = "PATH")]

@@ -16,11 +16,11 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::events::EventType;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use kuma_cni::decision::{PodSummary, is_excluded, skip_reason, summarize};
 use nix::ifaddrs::getifaddrs;
 use tokio::time::MissedTickBehavior;
 
 use super::events::{self, Events};
-use crate::decision::{PodSummary, skip_reason, summarize};
 use crate::namespace;
 
 /// Time between two attempts to redirect a pod that waits.
@@ -30,6 +30,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Repairer {
     /// Folder with the network namespaces of pods.
     namespaces: PathBuf,
+    /// Kubernetes namespaces whose pods get no rules.
+    excluded: Vec<String>,
     nft: Nft,
     /// Pods of the node that are candidates, by UID.
     pods: HashMap<String, Entry>,
@@ -96,10 +98,11 @@ pub(super) async fn run(client: Client, node: String, mut repairer: Repairer, ev
 }
 
 impl Repairer {
-    /// Uses the network namespaces in a folder.
-    pub(super) fn new(namespaces: PathBuf, nft: Nft) -> Self {
+    /// Uses the network namespaces in a folder. Pods of the excluded Kubernetes namespaces get no rules.
+    pub(super) fn new(namespaces: PathBuf, excluded: Vec<String>, nft: Nft) -> Self {
         Self {
             namespaces,
+            excluded,
             nft,
             pods: HashMap::new(),
         }
@@ -130,6 +133,10 @@ impl Repairer {
     /// Checks a pod at once if it is new or has got other addresses.
     fn see(&mut self, pod: Pod) -> Option<Report> {
         let uid = pod.metadata.uid.clone()?;
+        let namespace = pod.metadata.namespace.as_deref();
+        if namespace.is_some_and(|namespace| is_excluded(namespace, &self.excluded)) {
+            return None;
+        }
         let Some(candidate) = candidate(pod) else {
             self.pods.remove(&uid);
             return None;

@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kermode_netfilter::{Nft, TrafficConfig, set_up};
+use kuma_cni::decision::{PodSummary, skip_reason};
 
 use super::environment::Environment;
 use super::network::NetworkConfig;
 use super::pods::PodLookup;
 use super::protocol::Failure;
-use crate::decision::{PodSummary, skip_reason};
 use crate::namespace;
 
 /// Time after which no further attempt to get the pod begins. The kubelet waits at least 2 minutes for the runtime, and

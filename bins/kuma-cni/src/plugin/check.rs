@@ -19,7 +19,7 @@ pub(super) fn check(
     let pod = pods
         .find(namespace, name)
         .map_err(|error| Failure::retryable(&format!("cannot get pod {namespace}/{name}: {error}")))?;
-    if crate::decision::skip_reason(&pod).is_some() {
+    if kuma_cni::decision::skip_reason(&pod).is_some() {
         return Ok(());
     }
     let path = environment.network_namespace()?;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use kermode_netfilter::Nft;
+use kuma_cni::decision::is_excluded;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -61,8 +62,9 @@ impl NetworkConfig {
     /// namespace get no rules.
     pub(crate) fn pod_with_rules<'a>(&self, environment: &'a Environment) -> Option<(&'a str, &'a str)> {
         let excluded = &self.kubernetes.exclude_namespaces;
-        let is_excluded = |namespace: &str| excluded.iter().any(|excluded| excluded == namespace);
-        environment.pod().filter(|(namespace, _)| !is_excluded(namespace))
+        environment
+            .pod()
+            .filter(|(namespace, _)| !is_excluded(namespace, excluded))
     }
 
     /// Returns the program that applies the rules.

@@ -6,8 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-
-use crate::decision::{PodSummary, summarize};
+use kuma_cni::decision::{PodSummary, summarize};
 
 /// Lookup of pods.
 pub(crate) trait PodLookup {

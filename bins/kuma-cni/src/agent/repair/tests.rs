@@ -119,7 +119,17 @@ fn only_injected_pods_with_a_network_of_their_own_are_candidates() {
 }
 
 fn mk_repairer(namespaces: &Path) -> Repairer {
-    Repairer::new(namespaces.to_owned(), Nft::at("/usr/sbin/nft"))
+    let excluded = vec!["kube-system".to_owned()];
+    Repairer::new(namespaces.to_owned(), excluded, Nft::at("/usr/sbin/nft"))
+}
+
+#[test]
+fn pod_of_an_excluded_namespace_is_not_redirected() {
+    let folder = mk_folder(&[]);
+    let mut repairer = mk_repairer(folder.path());
+    let excluded = mk_pod(|pod| pod["metadata"]["namespace"] = "kube-system".into());
+    assert_eq!(repairer.handle(Event::InitApply(excluded)), []);
+    assert_eq!(repairer.retry(), [], "the pod is tried");
 }
 
 #[test]
