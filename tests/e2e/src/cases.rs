@@ -38,14 +38,15 @@ macro_rules! tests {
     };
 }
 
-/// Returns all tests in their order of execution.
+/// Returns all tests in their order of execution on each cluster.
 pub(crate) fn all() -> Vec<Test> {
     let mut all = installation_tests();
     all.extend(application_tests());
     all.extend(long_application_tests().into_iter().map(Test::long));
-    all.extend(fault_tests());
-    all.extend(long_fault_tests().into_iter().map(Test::long));
-    all.extend(uninstallation_tests());
+    let mut faults = fault_tests();
+    faults.extend(long_fault_tests().into_iter().map(Test::long));
+    faults.extend(uninstallation_tests());
+    all.extend(faults.into_iter().map(|test| test.on("e2e-faults")));
     all
 }
 

@@ -1,8 +1,9 @@
-//! `kermode-e2e [--filter TEXT] [--long]`: brings a cluster up, runs the tests in order, and takes the cluster down again,
-//! unless `KERMODE_KEEP` is set.
+//! `kermode-e2e [--filter TEXT] [--cluster NAME] [--long]`: brings clusters up, runs the tests in order, and takes the
+//! clusters down again, unless `KERMODE_KEEP` is set.
 //!
-//! The tests share one installation and one application (module `fixture`). They run in the order of `cases::all`:
-//! tests that need an empty cluster come first, tests that stop the control plane last.
+//! The tests of replicas and faults run on a cluster of their own, at the same time as the others, because a test spends
+//! most of its time waiting. The tests of a cluster share one installation and one application (module `fixture`). They
+//! run in the order of `cases::all`: tests that need an empty cluster come first, tests that stop the control plane last.
 
 mod cases;
 mod config;
@@ -15,11 +16,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
+use futures::future::join_all;
 
 use crate::config::Config;
 use crate::fixture::Fixture;
 use crate::harness::cluster::Cluster;
-use crate::harness::{diagnosis, runner};
+use crate::harness::diagnosis;
+use crate::harness::runner::{self, Report, Test};
 
 /// End-to-end tests on a real Kubernetes.
 #[derive(Parser)]
@@ -27,9 +30,11 @@ struct Arguments {
     /// Run only the tests whose name contains this text. Each test sets up what it needs, so each can run alone.
     #[arg(long)]
     filter: Option<String>,
-    /// Name of the cluster. If the cluster is already running, the objects of earlier tests are removed first.
-    #[arg(long, default_value = "e2e")]
-    cluster: String,
+    /// Run all tests on this cluster, one after the other. By default, the tests of replicas and faults run on cluster
+    /// e2e-faults and the others on cluster e2e. If a cluster is already running, the objects of earlier tests are
+    /// removed first.
+    #[arg(long)]
+    cluster: Option<String>,
     /// Also run the long tests. Without this flag, they run only if the filter matches no other test.
     #[arg(long)]
     long: bool,
@@ -55,31 +60,40 @@ async fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::read()?;
-    let _lock = config.lock(&arguments.cluster)?;
-    let cluster = Cluster::up(&arguments.cluster, &config).await?;
-    let report = tokio::select! {
-        report = run(cluster, &tests, &config) => report,
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("SIGINT interrupted the tests")),
-    };
-    if config.keep_cluster {
-        runner::print_line(&format!(
-            "KERMODE_KEEP is set: cluster {} stays up",
-            arguments.cluster
-        ));
-    } else {
-        Cluster::down(&arguments.cluster, &config).await?;
+    diagnosis::remove_old_files(&config);
+    let groups = runner::by_cluster(tests, arguments.cluster.as_deref());
+    let runs = groups
+        .iter()
+        .map(|(cluster, tests)| run_on_cluster(cluster, tests, &config));
+    let mut total = Report::default();
+    for report in join_all(runs).await {
+        total += report?;
     }
-    let report = report?;
-    runner::print_line(&report.to_string());
-    Ok(if report.failed == 0 {
+    runner::print_line(&total.to_string());
+    Ok(if total.failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-async fn run(cluster: Cluster, tests: &[runner::Test], config: &Config) -> Result<runner::Report> {
-    diagnosis::remove_old_files(config);
+/// Brings a cluster up, runs tests on it, and takes it down again.
+async fn run_on_cluster(name: &str, tests: &[Test], config: &Config) -> Result<Report> {
+    let _lock = config.lock(name)?;
+    let cluster = Cluster::up(name, config).await?;
+    let report = tokio::select! {
+        report = run(cluster, tests, config) => report,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("SIGINT interrupted the tests")),
+    };
+    if config.keep_cluster {
+        runner::print_line(&format!("KERMODE_KEEP is set: cluster {name} stays up"));
+    } else {
+        Cluster::down(name, config).await?;
+    }
+    report
+}
+
+async fn run(cluster: Cluster, tests: &[Test], config: &Config) -> Result<Report> {
     let fixture = Fixture::new(cluster, config).context("the tests cannot start")?;
     fixture
         .uninstall_and_delete_test_objects()

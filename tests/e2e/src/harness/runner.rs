@@ -1,7 +1,9 @@
-//! Runs tests sequentially and prints one line for each; a failure does not stop later tests.
+//! Runs the tests of a cluster sequentially and prints one line for each; a failure does not stop later tests.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
+use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,6 +22,8 @@ pub(crate) type Note = String;
 pub(crate) struct Test {
     /// Module and function of the test; the function's name states the tested behaviour.
     pub(crate) name: &'static str,
+    /// Cluster of the test. The tests of different clusters run at the same time.
+    cluster: &'static str,
     /// Whether the test runs only on request, because it takes long or loads the machine.
     pub(crate) is_long: bool,
     run: fn(&Fixture) -> LocalBoxFuture<'_, Result<Note>>,
@@ -36,9 +40,15 @@ impl Test {
     pub(crate) fn new(name: &'static str, run: fn(&Fixture) -> LocalBoxFuture<'_, Result<Note>>) -> Self {
         Self {
             name,
+            cluster: "e2e",
             is_long: false,
             run,
         }
+    }
+
+    /// Returns this test with another cluster than `e2e`.
+    pub(crate) fn on(self, cluster: &'static str) -> Self {
+        Self { cluster, ..self }
     }
 
     /// Returns this test as a long one.
@@ -60,6 +70,23 @@ pub(crate) fn select(mut tests: Vec<Test>, filter: Option<&str>, with_long: bool
         tests.retain(|test| !test.is_long);
     }
     tests
+}
+
+/// Returns the tests of each cluster in their order. If `cluster` is set, all tests are for this one.
+pub(crate) fn by_cluster(tests: Vec<Test>, cluster: Option<&str>) -> BTreeMap<String, Vec<Test>> {
+    let mut groups: BTreeMap<String, Vec<Test>> = BTreeMap::new();
+    for test in tests {
+        let name = cluster.unwrap_or(test.cluster).to_owned();
+        groups.entry(name).or_default().push(test);
+    }
+    groups
+}
+
+impl AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
 }
 
 impl fmt::Display for Report {
@@ -113,6 +140,32 @@ mod tests {
             test("admission::under_load").long(),
             test("mesh::short"),
         ]
+    }
+
+    #[test]
+    fn tests_keep_their_order_on_each_cluster_and_all_run_on_a_given_one() {
+        let mk = || {
+            let mut tests = mk_tests();
+            tests.push(mk_tests().remove(0).on("e2e-faults"));
+            tests
+        };
+        let counts = |groups: BTreeMap<String, Vec<Test>>| {
+            let groups = groups.into_iter();
+            groups
+                .map(|(cluster, tests)| (cluster, tests.len()))
+                .collect::<Vec<_>>()
+        };
+        let of_each = by_cluster(mk(), None);
+        let names: Vec<_> = of_each["e2e"].iter().map(|test| test.name).collect();
+        assert_eq!(
+            names,
+            ["admission::short", "admission::under_load", "mesh::short"]
+        );
+        assert_eq!(
+            counts(of_each),
+            [("e2e".to_owned(), 3), ("e2e-faults".to_owned(), 1)]
+        );
+        assert_eq!(counts(by_cluster(mk(), Some("mine"))), [("mine".to_owned(), 4)]);
     }
 
     #[test]
