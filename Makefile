@@ -34,12 +34,15 @@ cluster-load-images: ## import the built images into a cluster
 
 ##@ Images (see images/README.md)
 
-.PHONY: images images-push
+.PHONY: images images-push pin-application-packages
 images: ## build the images that changed, list their sizes
 	@$(CLUSTER_TOOL) images
 
 images-push: ## push the built images to KERMODE_REGISTRY
 	@$(CLUSTER_TOOL) images-push
+
+pin-application-packages: ## pin the current Debian packages of the images of applications
+	@$(CLUSTER_TOOL) pin-application-packages
 
 ##@ Tests
 

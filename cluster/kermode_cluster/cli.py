@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import build, down, envoy, faults, images, node, paths, status, up
+from . import applications, build, down, envoy, faults, images, node, paths, status, up
 from .errors import ClusterError
 
 
@@ -31,6 +31,12 @@ def parser() -> argparse.ArgumentParser:
     add_command("load-images", "import the built images that a cluster does not have")
     commands.add_parser("images", help="build Kermode's images that changed")
     commands.add_parser("images-push", help="push the built images to $KERMODE_REGISTRY")
+    application_images = commands.add_parser("application-images", help="build images of applications for tests")
+    application_images.add_argument("images", nargs="*", help="names in images/applications.json (default: all)")
+    load_applications = add_command("load-application-images", "build images of applications, and import them",
+                                    positional=False)
+    load_applications.add_argument("images", nargs="+", help="names in images/applications.json")
+    commands.add_parser("pin-application-packages", help="write images/applications.lock.json with current packages")
     commands.add_parser("rustflags", help="print the compiler flags of the images' binaries")
     commands.add_parser("envoy", help="print the path of the pinned Envoy binary")
     commands.add_parser("cnitool", help="build the CNI specification's tool, and print its path")
@@ -83,6 +89,13 @@ def dispatch(options) -> int:
     elif options.command == "images-push":
         images.show(images.build())
         print("\n".join(images.push(registry()).values()))
+    elif options.command == "application-images":
+        for name, reference in applications.build(options.images or list(applications.recipes()["images"])).items():
+            print(f"{reference:55}{applications.archive_of(name).stat().st_size / 2**20:8.1f} MiB")
+    elif options.command == "load-application-images":
+        applications.load(status.require_running(options.name), options.images)
+    elif options.command == "pin-application-packages":
+        applications.pin()
     elif options.command == "rustflags":
         print(images.rustflags(images.host_triple()))
     elif options.command == "envoy":

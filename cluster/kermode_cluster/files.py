@@ -40,6 +40,12 @@ def locked(path: Path):
         yield
 
 
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 hash of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(paths, *texts: str) -> str:
     """Returns a hash of files (name and content) and texts: the key of a cached build."""
     total = hashlib.sha256()

@@ -98,8 +98,9 @@ def write_blob(value: dict, media_type: str, folder: Path) -> dict:
 
 def configuration(image: Image, layers: list) -> dict:
     """Returns the configuration document of the image."""
+    path = [] if any(variable.startswith("PATH=") for variable in image.env) else ["PATH=/usr/bin:/usr/sbin"]
     config = {"Entrypoint": image.entrypoint, "User": image.user, "WorkingDir": image.working_dir,
-              "Env": ["PATH=/usr/bin:/usr/sbin"] + image.env, "Labels": image.labels}
+              "Env": path + image.env, "Labels": image.labels}
     if image.volumes:
         config["Volumes"] = {path: {} for path in image.volumes}
     machine = platform.machine()
