@@ -43,6 +43,9 @@ impl StateFile {
         if text == self.last {
             return;
         }
+        if let Err(error) = fs::write(&self.path, &text) {
+            tracing::error!(path = %self.path.display(), %error, "state not written; the readiness probe fails");
+        }
         match result {
             Ok(_) => {
                 tracing::info!("{text}");
@@ -52,9 +55,6 @@ impl StateFile {
                 tracing::error!("{text}");
                 events.about_installer(EventType::Warning, problem.reason(), &text);
             }
-        }
-        if let Err(error) = fs::write(&self.path, &text) {
-            tracing::error!(path = %self.path.display(), %error, "state not written; the readiness probe fails");
         }
         self.last = text;
     }

@@ -14,9 +14,9 @@ use super::pods::PodLookup;
 use super::protocol::Failure;
 use crate::namespace;
 
-/// Time after which no further attempt to get the pod begins. The kubelet waits at least 2 minutes for the runtime, and
-/// then requests a sandbox again.
-const RETRY_BUDGET: Duration = Duration::from_secs(30);
+/// Time after which no further attempt to get the pod begins. The kubelet waits 4 minutes for a sandbox, or twice its
+/// setting `runtimeRequestTimeout`. After a failure, it pauses for 10 to 15 s, even if the API server is back meanwhile.
+const RETRY_BUDGET: Duration = Duration::from_secs(100);
 /// Pause between attempts to get the pod.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 

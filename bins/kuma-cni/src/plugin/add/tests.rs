@@ -87,7 +87,7 @@ fn mk_clock(step: Duration) -> impl Fn() -> Instant {
 #[test]
 fn lookup_is_repeated_while_the_api_server_is_unavailable_and_the_budget_lasts() {
     let find = |failures| {
-        let clock = mk_clock(Duration::from_secs(10));
+        let clock = mk_clock(Duration::from_secs(34));
         find_with_retries(
             &mk_lookup_of_pod_without_sidecar(failures),
             "shop",
@@ -96,7 +96,7 @@ fn lookup_is_repeated_while_the_api_server_is_unavailable_and_the_budget_lasts()
             clock,
         )
     };
-    // The attempts end 10, 20 and 30 seconds after the beginning.
+    // The attempts end 34, 68 and 102 seconds after the beginning.
     assert!(find(2).is_ok());
     let failure = find(3).expect_err("the budget is spent");
     assert_eq!(
