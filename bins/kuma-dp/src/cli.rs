@@ -101,6 +101,16 @@ pub(crate) struct RunArgs {
     /// Port on 127.0.0.1 (and ::1) that DNS queries are redirected to.
     #[arg(long, env = "KUMA_DNS_CORE_DNS_PORT", default_value = "15053")]
     pub(crate) dns_port: String,
+    /// Whether to cache the responses of the name servers for their TTLs.
+    #[arg(long, env = "KUMA_DNS_CACHE_ENABLED", default_value = "true")]
+    pub(crate) dns_cache_enabled: String,
+    /// Port on 127.0.0.1 of the metrics of the DNS server.
+    #[arg(
+        long = "dns-prometheus-port",
+        env = "KUMA_DNS_PROMETHEUS_PORT",
+        default_value = "19153"
+    )]
+    pub(crate) dns_metrics_port: String,
     /// File with the name servers that queries are forwarded to.
     #[arg(
         long,

@@ -27,12 +27,22 @@ pub(crate) struct Config {
     /// Whether this container is a native sidecar. The kubelet sends SIGTERM to a native sidecar after the containers
     /// of the application have ended.
     pub(crate) is_native_sidecar: bool,
-    /// Port on loopback that DNS queries are redirected to; `None` if `kuma-dp` serves no DNS.
-    pub(crate) dns_port: Option<NonZeroU16>,
+    /// DNS server; `None` if `kuma-dp` serves no DNS.
+    pub(crate) dns: Option<DnsConfig>,
     /// File with the name servers that DNS queries are forwarded to.
     pub(crate) resolv_conf: PathBuf,
     /// Directory of the unix socket that serves Envoy.
     pub(crate) socket_dir: PathBuf,
+}
+
+/// Configuration of the DNS server.
+#[derive(Debug)]
+pub(crate) struct DnsConfig {
+    /// Port on loopback that DNS queries are redirected to.
+    pub(crate) port: NonZeroU16,
+    pub(crate) is_cache_enabled: bool,
+    /// Port on loopback of the metrics.
+    pub(crate) metrics_port: NonZeroU16,
 }
 
 /// All errors of the configuration.
@@ -88,8 +98,12 @@ impl RunArgs {
             Some(text) => errors.value_of("concurrency", whole_number(&text)),
             None => Some(0),
         };
-        let dns_enabled = errors.value_of("dns_enabled", boolean(&self.dns_enabled));
-        let dns_port = errors.value_of("dns_port", port(&self.dns_port));
+        let dns = errors.dns([
+            &self.dns_enabled,
+            &self.dns_port,
+            &self.dns_cache_enabled,
+            &self.dns_metrics_port,
+        ]);
         let resolv_conf = errors.value_of("resolv_conf", required(Some(self.resolv_conf)));
 
         // The closure returns `None` if an invalid setting left no value.
@@ -114,7 +128,7 @@ impl RunArgs {
                     drain_time: drain_time?,
                 },
                 is_native_sidecar: is_native_sidecar?,
-                dns_port: if dns_enabled? { Some(dns_port?) } else { None },
+                dns: dns.map(|(is_enabled, dns)| is_enabled.then_some(dns))?,
                 resolv_conf: resolv_conf?,
                 socket_dir: self
                     .socket_dir
@@ -141,6 +155,23 @@ impl Errors {
         result
             .map_err(|reason| self.0.push(format!("{}: {reason}", setting_name(field))))
             .ok()
+    }
+
+    /// Returns whether the DNS server is enabled, and its configuration.
+    fn dns(
+        &mut self,
+        [enabled, server_port, cache_enabled, metrics_port]: [&str; 4],
+    ) -> Option<(bool, DnsConfig)> {
+        let is_enabled = self.value_of("dns_enabled", boolean(enabled));
+        let server_port = self.value_of("dns_port", port(server_port));
+        let is_cache_enabled = self.value_of("dns_cache_enabled", boolean(cache_enabled));
+        let metrics_port = self.value_of("dns_metrics_port", port(metrics_port));
+        let config = DnsConfig {
+            port: server_port?,
+            is_cache_enabled: is_cache_enabled?,
+            metrics_port: metrics_port?,
+        };
+        Some((is_enabled?, config))
     }
 }
 

@@ -7,8 +7,9 @@ use anyhow::{Context as _, bail};
 use kermode_agent::certificate::Renewal;
 use kermode_agent::closed_ports::{AccessLogService, closed_ports};
 use kermode_agent::control_plane::ControlPlane;
-use kermode_agent::dns::{self, EmptyDnsZone, NameServers};
+use kermode_agent::dns::{self, ControlPlaneNames, NameServers};
 use kermode_agent::envoy::{self, Admin, Envoy};
+use kermode_agent::metrics;
 use kermode_agent::probes::ProbeService;
 use kermode_agent::relay::Relay;
 use kermode_agent::removal::RemovalWatch;
@@ -24,6 +25,7 @@ use kermode_protocol::client::Client;
 use kermode_protocol::rpc::Rpc;
 use kermode_runtime::shutdown::Signals;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
@@ -31,7 +33,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use crate::config::Config;
+use crate::config::{Config, DnsConfig};
 
 /// Running components: the server for Envoy, the renewal of the certificate, and DNS. They are dropped after Envoy has
 /// ended, because the drain needs all of them.
@@ -123,18 +125,49 @@ async fn start_components(
         Renewal {
             mesh: config.mesh.clone(),
             proxy: config.proxy.clone(),
-            client,
-            token,
+            client: client.clone(),
+            token: token.clone(),
             secrets: secrets_sender,
             secrets_wanted,
         }
         .run(),
     );
-    if let Some(port) = config.dns_port {
-        let name_servers = NameServers::new(system_dns.servers(), dns::NAME_SERVER_TIMEOUT);
-        components.spawn(dns::Server::bind(port, EmptyDnsZone, name_servers).await?.run());
+    if let Some(dns_config) = &config.dns {
+        start_dns(
+            &mut components,
+            dns_config,
+            &system_dns,
+            ControlPlaneNames { client, token },
+        )
+        .await?;
     }
     Ok((components, removal_watch))
+}
+
+/// Starts the DNS server and the server of its metrics.
+async fn start_dns(
+    components: &mut Components,
+    config: &DnsConfig,
+    system_dns: &SystemDns,
+    names: ControlPlaneNames,
+) -> anyhow::Result<()> {
+    let metrics = dns::Metrics::default();
+    let mut registry = Registry::with_prefix("kuma_dp");
+    metrics.register(&mut registry);
+    let timeout = system_dns.timeout().min(dns::MAX_NAME_SERVER_TIMEOUT);
+    let dns_config = dns::Config {
+        port: config.port,
+        name_servers: NameServers::new(system_dns.servers(), timeout, metrics.clone()),
+        is_cache_enabled: config.is_cache_enabled,
+        metrics,
+    };
+    components.spawn(dns::Server::bind(dns_config, names).await?.run());
+    let metrics_port = config.metrics_port;
+    components.spawn(async move {
+        metrics::serve(metrics_port, registry).await;
+        bail!("the server of metrics ended")
+    });
+    Ok(())
 }
 
 /// Serves ADS, SDS, the access log and probes to Envoy on the unix socket.

@@ -1,52 +1,72 @@
-//! DNS server for the queries that the Pod's nftables rules redirect to the agent (`docs/reference/sidecar.md#dns`). It
-//! answers queries for names of a [`Zone`] and forwards all others to the name servers of `/etc/resolv.conf`.
+//! DNS server for the queries that the Pod's nftables rules redirect to the agent (`docs/reference/sidecar.md#dns`).
+//!
+//! ```text
+//! query ──▶ names of the mesh ──RPC──▶ control plane
+//!       ──▶ cache ──▶ name servers of /etc/resolv.conf
+//! ```
 //!
 //! The rules exempt the agent's own traffic, so forwarded queries are not redirected.
 
+mod bounded;
+mod cache;
 mod forward;
 mod message;
+mod metrics;
+mod names;
+mod tcp;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use hickory_proto::op::ResponseCode;
+use kermode_limit::KeyedLimit;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 pub use forward::NameServers;
-use forward::{Transport, read_message, write_message};
-pub use message::Query;
+pub use metrics::Metrics;
+pub use names::{ControlPlaneNames, NameAnswer, NameSource};
 
-/// Limit on the sum of concurrent UDP queries and TCP connections. Excess queries and connections are dropped; clients
-/// retry.
-const MAX_CONCURRENT: usize = 512;
-/// Timeout of one read from, or one write to, a client over TCP.
-const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of a response of one name server. Clients commonly wait 5 s, so a second server has time to
-/// respond.
-pub const NAME_SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+use cache::Cache;
+use forward::Transport;
+use message::{InvalidQuery, Query, response_code};
+use metrics::{Origin, Rejection};
+use names::MeshNames;
+use tcp::serve_connection;
+
+/// Limit on concurrent UDP queries that wait for a response. Excess queries are dropped; clients retry.
+const MAX_UDP_QUERIES: usize = 512;
+/// Limit on concurrent TCP queries that wait for a response. Excess queries wait. The limit is lower than that of UDP,
+/// because a response may have 64 KiB.
+const MAX_TCP_QUERIES: usize = 64;
+/// Limit on TCP connections. At the limit, the oldest connection is closed for a new one.
+const MAX_CONNECTIONS: usize = 64;
+/// Upper bound of the timeout of a response of one name server. Clients commonly wait 5 s, so a second server has time
+/// to respond.
+pub const MAX_NAME_SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Size of the buffer for a query over UDP, in bytes. A longer query is cut off.
 const UDP_QUERY_BUFFER: usize = 4096;
+/// Pause after an error of a socket. Usually the system is out of memory or the process out of file descriptors.
+const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
-/// Names for which the agent answers queries itself.
-pub trait Zone: Send + Sync + 'static {
-    /// Returns the encoded response, or `None` if the name does not belong to the zone.
-    fn answer(&self, query: &Query<'_>) -> Option<Vec<u8>>;
-}
-
-/// Zone without names.
-#[derive(Clone, Debug)]
-pub struct EmptyDnsZone;
-
-impl Zone for EmptyDnsZone {
-    fn answer(&self, _: &Query<'_>) -> Option<Vec<u8>> {
-        None
-    }
+/// Parts that a [`Server`] is made of.
+#[derive(Debug)]
+pub struct Config {
+    /// Port on loopback.
+    pub port: NonZeroU16,
+    /// Name servers of the Pod.
+    pub name_servers: NameServers,
+    /// Whether responses of the name servers are cached.
+    pub is_cache_enabled: bool,
+    /// Metrics.
+    pub metrics: Metrics,
 }
 
 /// DNS server with bound sockets.
@@ -58,25 +78,33 @@ pub struct Server {
 
 /// Responds to queries; shared by all sockets.
 struct Responder {
-    zone: Box<dyn Zone>,
+    names: Arc<MeshNames>,
+    /// `None` if the cache is turned off.
+    cache: Option<Mutex<Cache>>,
     name_servers: NameServers,
-    permits: Arc<Semaphore>,
+    udp_permits: Arc<Semaphore>,
+    tcp_permits: Semaphore,
+    connections: KeyedLimit<()>,
+    metrics: Metrics,
+}
+
+/// Received query, with the parts that depend on how it was received.
+struct Received {
+    query: Query,
+    transport: Transport,
+    arrived_at: Instant,
 }
 
 // === impl Server ===
 
 impl Server {
-    /// Binds `port` on 127.0.0.1, and on ::1 if the Pod has IPv6.
-    pub async fn bind(port: NonZeroU16, zone: impl Zone, name_servers: NameServers) -> anyhow::Result<Self> {
-        let responder = Responder {
-            zone: Box::new(zone),
-            name_servers,
-            permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
-        };
+    /// Binds the port on 127.0.0.1, and on ::1 if the Pod has IPv6. `names` answers for the names of the mesh.
+    pub async fn bind(config: Config, names: impl NameSource) -> anyhow::Result<Self> {
+        let port = config.port;
         let mut server = Self {
             udp: Vec::new(),
             tcp: Vec::new(),
-            responder: Arc::new(responder),
+            responder: Arc::new(Responder::new(config, names)),
         };
         for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             match bind_sockets((address, port.get()).into()).await {
@@ -99,7 +127,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves until the returned future is dropped, or until a socket fails.
+    /// Serves until the returned future is dropped.
     pub async fn run(self) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         for socket in self.udp {
@@ -109,7 +137,7 @@ impl Server {
             tasks.spawn(serve_tcp(listener, self.responder.clone()));
         }
         while let Some(ended) = tasks.join_next().await {
-            ended?.context("a socket of the DNS server failed")?;
+            ended.context("a socket of the DNS server is no longer served")?;
         }
         Ok(())
     }
@@ -124,75 +152,176 @@ fn is_unavailable(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>) -> io::Result<()> {
+async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>) {
     let mut buffer = vec![0; UDP_QUERY_BUFFER];
     loop {
         let (length, client) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
             // An earlier response reached a closed port. Later queries are not affected.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-            Err(error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "a DNS query could not be received");
+                sleep(ERROR_PAUSE).await;
+                continue;
+            }
         };
-        let Ok(permit) = responder.permits.clone().try_acquire_owned() else {
+        let received = match responder.receive(&buffer[..length], Transport::Udp) {
+            Ok(received) => received,
+            Err(response) => {
+                send_now(&socket, response, client);
+                continue;
+            }
+        };
+        if let Some(response) = responder.try_respond(&received) {
+            send_now(&socket, Some(response), client);
+            continue;
+        }
+        let Ok(permit) = responder.udp_permits.clone().try_acquire_owned() else {
+            responder.metrics.count_rejection(Rejection::Limit);
             continue;
         };
-        let bytes = buffer[..length].to_vec();
         let socket = socket.clone();
         let responder = responder.clone();
         tokio::spawn(async move {
-            if let Some(response) = responder.respond(&bytes, Transport::Udp).await {
-                // An error is ignored, because the client retries.
-                let _ = socket.send_to(&response, client).await;
-            }
+            let response = responder.respond(received).await;
+            // An error is ignored, because the client retries.
+            let _ = socket.send_to(&response, client).await;
             drop(permit);
         });
     }
 }
 
-async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>) -> io::Result<()> {
+/// Sends a response. If the socket's buffer is full, the response is dropped: the client retries.
+fn send_now(socket: &UdpSocket, response: Option<Vec<u8>>, client: SocketAddr) {
+    if let Some(response) = response {
+        let _ = socket.try_send_to(&response, client);
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "DNS connection could not be accepted");
-                // Usually the process is out of file descriptors; the pause lets open connections end.
-                sleep(Duration::from_millis(50)).await;
+                sleep(ERROR_PAUSE).await;
                 continue;
             }
         };
-        let Ok(permit) = responder.permits.clone().try_acquire_owned() else {
+        let Ok(mut permit) = responder.connections.acquire_superseding(&()) else {
+            responder.metrics.count_rejection(Rejection::Limit);
             continue;
         };
         let responder = responder.clone();
         tokio::spawn(async move {
-            if let Err(error) = serve_connection(stream, &responder).await {
-                tracing::debug!(%error, "DNS connection ended");
+            let served = serve_connection(stream, |bytes| responder.respond_over_tcp(bytes));
+            tokio::select! {
+                result = served => if let Err(error) = result {
+                    tracing::debug!(%error, "DNS connection ended");
+                },
+                _ = permit.revoked() => responder.metrics.count_rejection(Rejection::Limit),
             }
-            drop(permit);
         });
     }
-}
-
-async fn serve_connection(mut stream: TcpStream, responder: &Responder) -> io::Result<()> {
-    while let Some(query) = timeout(TCP_TIMEOUT, read_message(&mut stream)).await?? {
-        let Some(response) = responder.respond(&query, Transport::Tcp).await else {
-            return Ok(());
-        };
-        timeout(TCP_TIMEOUT, write_message(&mut stream, &response)).await??;
-    }
-    Ok(())
 }
 
 // === impl Responder ===
 
 impl Responder {
-    /// Returns the response to a received message, or `None` if the message is not a query.
-    async fn respond(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let query = Query::parse(bytes)?;
-        match self.zone.answer(&query) {
-            Some(response) => Some(response),
-            None => Some(self.name_servers.resolve(&query, transport).await),
+    fn new(config: Config, names: impl NameSource) -> Self {
+        Self {
+            names: MeshNames::new(names, config.metrics.clone()),
+            cache: config.is_cache_enabled.then(Mutex::default),
+            name_servers: config.name_servers,
+            udp_permits: Arc::new(Semaphore::new(MAX_UDP_QUERIES)),
+            tcp_permits: Semaphore::new(MAX_TCP_QUERIES),
+            // A connection that is closed for a new one counts until its task has ended.
+            connections: KeyedLimit::new(MAX_CONNECTIONS, 2 * MAX_CONNECTIONS),
+            metrics: config.metrics,
         }
+    }
+
+    /// Decodes a message.
+    ///
+    /// # Errors
+    /// If the message is not a query. Contains the response, unless the message must not be responded to.
+    fn receive(&self, bytes: &[u8], transport: Transport) -> Result<Received, Option<Vec<u8>>> {
+        let arrived_at = Instant::now();
+        match Query::parse(bytes) {
+            Ok(query) => Ok(Received {
+                query,
+                transport,
+                arrived_at,
+            }),
+            Err(invalid) => {
+                self.metrics.count_rejection(Rejection::Malformed);
+                match invalid {
+                    InvalidQuery::NotAQuery => Err(None),
+                    InvalidQuery::Malformed(response) => Err(Some(response)),
+                }
+            }
+        }
+    }
+
+    /// Returns the response if it is known without asking another server.
+    fn try_respond(&self, received: &Received) -> Option<Vec<u8>> {
+        let query = &received.query;
+        let (response, origin) = if MeshNames::has_name_of(query) {
+            (self.names.try_respond(query)?, Origin::Mesh)
+        } else if received.transport == Transport::Tcp && query.is_zone_transfer() {
+            // The responses to a zone transfer are several messages, which are not forwarded.
+            (query.error_response(ResponseCode::NotImp), Origin::Agent)
+        } else {
+            let key = query.cache_key()?;
+            let response = self.cache.as_ref()?.lock().get(&key, query, Instant::now())?;
+            (response, Origin::Cache)
+        };
+        Some(self.finish(received, response, origin))
+    }
+
+    /// Returns the response of another server.
+    async fn respond(&self, received: Received) -> Vec<u8> {
+        let query = &received.query;
+        if MeshNames::has_name_of(query) {
+            let response = self.names.respond(query).await;
+            return self.finish(&received, response, Origin::Mesh);
+        }
+        let response = self.name_servers.resolve(query, received.transport).await;
+        if let (Some(cache), Some(key)) = (&self.cache, query.cache_key()) {
+            let mut cache = cache.lock();
+            cache.insert(&key, query, &response, Instant::now());
+            self.metrics.set_cache(cache.len(), cache.bytes());
+        }
+        self.finish(&received, response, Origin::NameServer)
+    }
+
+    /// Returns the response to a message over TCP, or `None` if the message must not be responded to.
+    async fn respond_over_tcp(&self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        let received = match self.receive(&bytes, Transport::Tcp) {
+            Ok(received) => received,
+            Err(response) => return response,
+        };
+        if let Some(response) = self.try_respond(&received) {
+            return Some(response);
+        }
+        // The semaphore is never closed.
+        let _permit = self.tcp_permits.acquire().await.ok()?;
+        Some(self.respond(received).await)
+    }
+
+    /// Counts a response and truncates it if it is too large for the transport.
+    fn finish(&self, received: &Received, response: Vec<u8>, origin: Origin) -> Vec<u8> {
+        let Received {
+            query,
+            transport,
+            arrived_at,
+        } = received;
+        self.metrics
+            .count_response(*transport, origin, response_code(&response), *arrived_at);
+        if *transport == Transport::Udp && !query.fits_into_udp(&response) {
+            return query.truncate(&response);
+        }
+        response
     }
 }
 

@@ -7,6 +7,7 @@
 //! Envoy ──access log──▶ closed_ports ──RPC──▶ control plane
 //! kubelet ──HTTP──▶ Envoy ──unix socket──▶ probes ──TCP, gRPC──▶ application
 //! application ──port 53, redirected──▶ dns ──▶ name servers of the Pod
+//!                                           ──RPC──▶ control plane, for names of the mesh
 //! ```
 //!
 //! During a drain, [`removal`] watches the removal of the sidecar's endpoint.
@@ -17,6 +18,7 @@ pub mod closed_ports;
 pub mod control_plane;
 pub mod dns;
 pub mod envoy;
+pub mod metrics;
 pub mod probes;
 pub mod relay;
 pub mod removal;

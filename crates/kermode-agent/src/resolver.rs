@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use hickory_resolver::TokioResolver;
@@ -43,6 +44,11 @@ impl SystemDns {
             .collect()
     }
 
+    /// Returns the timeout of a response of one name server (`options timeout:n`).
+    pub fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+
     /// Returns a resolver for the agent's own connections.
     ///
     /// # Errors
@@ -57,5 +63,27 @@ impl SystemDns {
         Ok(Arc::new(builder.with_options(options).build().context(
             "cannot create the resolver for the control plane's host name",
         )?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_name_servers_are_read_in_order_with_their_timeout() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "search demo.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver fd00::10\n\
+                    options ndots:5 timeout:1\n";
+        fs::write(file.path(), text).unwrap();
+        let dns = SystemDns::read(file.path());
+        let expected: [SocketAddr; 2] = ["10.96.0.10:53".parse().unwrap(), "[fd00::10]:53".parse().unwrap()];
+        assert_eq!(dns.servers(), expected);
+        assert_eq!(dns.timeout(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn missing_file_leads_to_no_name_servers() {
+        assert_eq!(SystemDns::read(Path::new("/nonexistent")).servers(), []);
     }
 }

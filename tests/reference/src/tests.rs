@@ -44,8 +44,8 @@ fn generated_tables_match_the_code() {
     );
 }
 
-/// Returns the names under which the product registers its metrics. The registry adds the prefix `kuma_cp` and the
-/// suffixes for units and counters.
+/// Returns the names under which the product registers its metrics. The registries add the prefix `kuma_cp` or
+/// `kuma_dp`, and the suffixes for units and counters.
 fn registered_metrics() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut directories = vec![
@@ -85,7 +85,12 @@ fn reference_lists_exactly_the_registered_metrics() {
         .expect("the document can be read");
     let listed: BTreeSet<String> = document
         .lines()
-        .filter_map(|line| line.strip_prefix("| `kuma_cp_")?.split('`').next())
+        .filter_map(|line| {
+            let name = line
+                .strip_prefix("| `kuma_cp_")
+                .or_else(|| line.strip_prefix("| `kuma_dp_"))?;
+            name.split('`').next()
+        })
         .map(|name| {
             let name = name.strip_suffix("_total").unwrap_or(name);
             let unit = ["_seconds", "_bytes"]

@@ -43,7 +43,9 @@ fn arguments_of_the_injector_are_accepted() {
     assert_eq!(config.envoy.drain_time, Duration::from_secs(90));
     assert_eq!(config.envoy.log_level, "info");
     assert_eq!(config.envoy.admin_port.get(), 9901);
-    assert_eq!(config.dns_port, NonZeroU16::new(15053));
+    let dns = config.dns.unwrap();
+    assert_eq!((dns.port.get(), dns.metrics_port.get()), (15053, 19153));
+    assert!(dns.is_cache_enabled);
     assert!(!config.is_native_sidecar);
 }
 
@@ -59,6 +61,8 @@ fn all_errors_are_reported_at_once_each_with_its_flag_and_variable() {
         "--mesh=",
         "--native-sidecar=maybe",
         "--dns-port=0",
+        "--dns-cache-enabled=maybe",
+        "--dns-prometheus-port=0",
         "--drain-time=0s",
         "--admin-port=0",
         "--concurrency=two",
@@ -83,6 +87,8 @@ fn all_errors_are_reported_at_once_each_with_its_flag_and_variable() {
         "--envoy-log-level (KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL): `loud`",
         "--dns-enabled (KUMA_DNS_ENABLED): `maybe`",
         "--dns-port (KUMA_DNS_CORE_DNS_PORT): `0`",
+        "--dns-cache-enabled (KUMA_DNS_CACHE_ENABLED): `maybe`",
+        "--dns-prometheus-port (KUMA_DNS_PROMETHEUS_PORT): `0`",
     ] {
         assert!(text.contains(expected), "{expected} not in: {text}");
     }
@@ -96,6 +102,13 @@ fn file_of_roots_is_beside_the_token_by_default_and_can_be_turned_off() {
     assert_eq!(file(&[]), Some(default.into()));
     assert_eq!(file(&["--ca-cert-file=/run/ca.crt"]), Some("/run/ca.crt".into()));
     assert_eq!(file(&["--ca-cert-file="]), None);
+}
+
+#[test]
+fn dns_and_its_cache_can_be_turned_off() {
+    let dns = |change: &str| mk_args(&[change]).into_config().unwrap().dns;
+    assert!(dns("--dns-enabled=false").is_none());
+    assert!(!dns("--dns-cache-enabled=false").unwrap().is_cache_enabled);
 }
 
 #[test]

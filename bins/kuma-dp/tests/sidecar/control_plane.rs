@@ -20,6 +20,7 @@ use kermode_model::{
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
 use kermode_protocol::certificates::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
 use kermode_protocol::closed_ports::{ReportClosedPortRequest, ReportClosedPortResponse};
+use kermode_protocol::names::{ResolveRequest, ResolveResponse};
 use kermode_runtime::{shutdown, tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -32,6 +33,8 @@ use tower::Service;
 
 /// IP of the Pod. It is on loopback, but differs from the IP of Envoy's admin interface.
 pub(crate) const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// Address of the name `web.mesh`.
+pub(crate) const VIRTUAL_IP: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
 /// Limit on connections to the control plane. No test opens so many.
 const MAX_CONNECTIONS: usize = 100;
 /// Name of the proxy under test.
@@ -81,6 +84,8 @@ struct ControlPlaneState {
     received: Mutex<Vec<DeltaDiscoveryRequest>>,
     /// Reported closed ports, in order.
     closed_ports: Mutex<Vec<u32>>,
+    /// Names that were to be resolved, in order.
+    resolved_names: Mutex<Vec<String>>,
 }
 
 // === impl ControlPlane ===
@@ -99,6 +104,7 @@ impl ControlPlane {
             accepted_tokens: Mutex::default(),
             received: Mutex::default(),
             closed_ports: Mutex::default(),
+            resolved_names: Mutex::default(),
         });
         let server = Server::start(state.clone()).await;
         let (forwarding, address) = start_forwarder(server.address).await;
@@ -143,6 +149,11 @@ impl ControlPlane {
         self.state.closed_ports.lock().unwrap().clone()
     }
 
+    /// Returns the names that the proxy has asked for.
+    pub(crate) fn resolved_names(&self) -> Vec<String> {
+        self.state.resolved_names.lock().unwrap().clone()
+    }
+
     pub(crate) fn change_behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state.behaviour.lock().unwrap());
     }
@@ -176,7 +187,8 @@ impl Server {
         let certificate = tls::ServingCertificate::new(issued.certificate.chain, key).unwrap();
         let routes = Routes::new(Ads(state.clone()))
             .add_service(Issuance(state.clone()))
-            .add_service(ClosedPorts(state));
+            .add_service(ClosedPorts(state.clone()))
+            .add_service(Names(state));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (trigger, shutdown) = shutdown::channel();
@@ -415,6 +427,32 @@ impl UnaryService<ReportClosedPortRequest> for ClosedPorts {
     }
 }
 
+/// Names of the mesh: `web.mesh` has the address [`VIRTUAL_IP`].
+#[derive(Clone)]
+struct Names(Arc<ControlPlaneState>);
+
+impl NamedService for Names {
+    const NAME: &'static str = kermode_protocol::names::SERVICE_NAME;
+}
+
+impl UnaryService<ResolveRequest> for Names {
+    type Response = ResolveResponse;
+    type Future = std::future::Ready<Result<Response<ResolveResponse>, Status>>;
+
+    fn call(&mut self, request: Request<ResolveRequest>) -> Self::Future {
+        let authenticated = self.0.authenticate(&request);
+        std::future::ready(authenticated.map(|()| {
+            let name = request.into_inner().name;
+            let addresses = (name == "web.mesh").then(|| VIRTUAL_IP.to_string());
+            self.0.resolved_names.lock().unwrap().push(name);
+            Response::new(ResolveResponse {
+                addresses: addresses.into_iter().collect(),
+                ttl_seconds: 30,
+            })
+        }))
+    }
+}
+
 /// Implements the HTTP service that the server expects. `$method` is the method of [`Grpc`] for the kind of RPC:
 /// `unary` or `streaming`.
 macro_rules! http_service {
@@ -446,4 +484,5 @@ http_service!(
     ReportClosedPortResponse,
     ReportClosedPortRequest
 );
+http_service!(Names, unary, ResolveResponse, ResolveRequest);
 http_service!(Issuance, unary, IssueCertificateResponse, IssueCertificateRequest);

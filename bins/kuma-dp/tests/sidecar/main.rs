@@ -465,6 +465,45 @@ async fn dns_queries_get_a_response_over_udp_and_tcp_while_no_name_server_is_rea
 }
 
 #[tokio::test]
+async fn dns_names_of_the_mesh_are_resolved_by_the_control_plane_and_counted() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let dns_address = free_address(Ipv4Addr::LOCALHOST.into()).await;
+    let metrics_address = free_address(Ipv4Addr::LOCALHOST.into()).await;
+    let overrides = [
+        ("KUMA_DNS_ENABLED", "true"),
+        ("KUMA_DNS_CORE_DNS_PORT", &dns_address.port().to_string()),
+        ("KUMA_DNS_PROMETHEUS_PORT", &metrics_address.port().to_string()),
+    ];
+    let agent = Agent::start(&control_plane, "first-token", &overrides).await;
+    // Query with ID 0x0102 for the address of `web.mesh`, type A, class IN.
+    let header = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let query = [&header[..], b"\x03Web\x04mesh\0", &[0, 1, 0, 1]].concat();
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    udp.connect(dns_address).await.unwrap();
+    let mut response = [0; 512];
+    let length = agent
+        .eventually("DNS responds", async || {
+            udp.send(&query).await.ok()?;
+            udp.recv(&mut response).await.ok()
+        })
+        .await;
+    // The response has no error and one answer, which ends in the address.
+    assert_eq!((response[3] & 0x0f, response[7]), (0, 1));
+    assert_eq!(response[length - 4..length], control_plane::VIRTUAL_IP.octets());
+    assert_eq!(control_plane.resolved_names(), ["web.mesh"]);
+
+    let mut stream = TcpStream::connect(metrics_address).await.unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let expected = "kuma_dp_dns_responses_total{transport=\"UDP\",origin=\"Mesh\",code=\"NOERROR\"} 1";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[tokio::test]
 async fn dns_port_in_use_is_reported_and_stops_envoy() {
     let control_plane = ControlPlane::start(MTLS).await;
     let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

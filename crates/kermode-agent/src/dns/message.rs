@@ -1,41 +1,198 @@
-//! The parts of a DNS message that the DNS server reads: header and question (RFC 1035 section 4.1). Pure.
+//! The parts of DNS messages that the DNS server reads and writes (RFC 1035 section 4.1, RFC 6891). Pure.
 //!
-//! `hickory-proto` decodes header and question. Records are not decoded: the DNS server passes messages on as bytes.
+//! `hickory-proto` decodes the header and the question of a query. Records are located but not decoded: the DNS server
+//! passes messages on as bytes.
 
-use hickory_proto::op::{Header, HeaderCounts, MessageType, Metadata, Query as Question, ResponseCode};
-use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder};
+use std::ops::Range;
+
+use hickory_proto::op::{Header, MessageType, Metadata, OpCode, Query as Question, ResponseCode};
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
 /// Length of the encoded header, in bytes.
-const HEADER_LENGTH: usize = 12;
+pub(crate) const HEADER_LENGTH: usize = 12;
+/// Type and class of a question follow its name and have two bytes each.
+const TYPE_AND_CLASS_LENGTH: usize = 4;
+/// Limit on a response over UDP to a client that advertises no size, in bytes (RFC 1035 section 4.2.1).
+const MIN_UDP_SIZE: u16 = 512;
+/// Limit on a response over UDP to any client, in bytes. A larger response is fragmented on most networks.
+const MAX_UDP_SIZE: u16 = 4096;
+/// UDP size in the OPT record of the responses that the agent generates. A datagram of this size is not fragmented.
+pub(crate) const OWN_UDP_SIZE: u16 = 1232;
+
+/// Flags of the third byte of the header: response, truncated, recursion desired.
+const FLAG_RESPONSE: u8 = 0x80;
+const MASK_OPCODE: u8 = 0x78;
+const FLAG_TRUNCATED: u8 = 0x02;
+const FLAG_RECURSION_DESIRED: u8 = 0x01;
+/// Flags of the fourth byte of the header: recursion available; reserved, authentic data and checking disabled.
+const FLAG_RECURSION_AVAILABLE: u8 = 0x80;
+const MASK_QUERY_FLAGS: u8 = 0x70;
+/// Flag of an OPT record: the client accepts DNSSEC records.
+const FLAG_DNSSEC_OK: u16 = 0x8000;
+
+/// Record types (<https://www.iana.org/assignments/dns-parameters>).
+pub(crate) const TYPE_A: u16 = 1;
+pub(crate) const TYPE_SOA: u16 = 6;
+pub(crate) const TYPE_AAAA: u16 = 28;
+const TYPE_OPT: u16 = 41;
+const TYPE_IXFR: u16 = 251;
+const TYPE_AXFR: u16 = 252;
+/// Types that are not types of records (RFC 6895 section 3.1).
+const META_TYPES: Range<u16> = 128..256;
 
 /// Query with exactly one question. Clients send no other queries.
 #[derive(Clone, Debug)]
-pub struct Query<'a> {
-    bytes: &'a [u8],
+pub(crate) struct Query {
+    bytes: Vec<u8>,
     metadata: Metadata,
     question: Question,
+    /// Offset of the first byte after the question.
+    question_end: usize,
+    edns: Option<Edns>,
+    /// Whether the query has parts that may make its response different from the response to another client.
+    is_special: bool,
 }
 
-impl<'a> Query<'a> {
-    /// Decodes a query. Returns `None` for responses, for messages with no or several questions, and for bytes that are
-    /// not a DNS message.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let (header, question) = header_and_question(bytes)?;
-        (header.message_type == MessageType::Query && header.counts.queries == 1).then_some(Self {
-            bytes,
+/// OPT record of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edns {
+    udp_size: u16,
+    pub(crate) version: u8,
+    flags: u16,
+    has_options: bool,
+}
+
+/// Why bytes are not a [`Query`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InvalidQuery {
+    /// The bytes are too short for a header, or belong to a response.
+    NotAQuery,
+    /// The message has no, several or malformed questions. Contains the encoded response.
+    Malformed(Vec<u8>),
+}
+
+/// Section of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+/// Position of a record in its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RecordPosition {
+    pub(crate) section: Section,
+    /// Encoded owner name, which may be compressed.
+    pub(crate) owner: Range<usize>,
+    pub(crate) record_type: u16,
+    class: u16,
+    pub(crate) ttl: u32,
+    pub(crate) data: Range<usize>,
+}
+
+// === impl Query ===
+
+impl Query {
+    /// Decodes a query.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, InvalidQuery> {
+        let mut decoder = BinDecoder::new(bytes);
+        let header = Header::read(&mut decoder).map_err(|_| InvalidQuery::NotAQuery)?;
+        if header.message_type != MessageType::Query {
+            return Err(InvalidQuery::NotAQuery);
+        }
+        let malformed =
+            || InvalidQuery::Malformed(empty_response(bytes, HEADER_LENGTH, None, ResponseCode::FormErr));
+        if header.counts.queries != 1 {
+            return Err(malformed());
+        }
+        let question_end = end_of_question(bytes).ok_or_else(malformed)?;
+        let question = Question::read(&mut decoder).map_err(|_| malformed())?;
+        let records = records(bytes);
+        let mut additional = records.iter().flatten();
+        let edns = match (additional.next(), additional.next()) {
+            (Some(record), None) => Edns::of(record),
+            _ => None,
+        };
+        let has_other_records = edns.is_none() && records.as_ref().is_none_or(|records| !records.is_empty());
+        Ok(Self {
             metadata: header.metadata,
-            question: question?,
+            question,
+            question_end,
+            edns,
+            is_special: has_other_records
+                || header.op_code != OpCode::Query
+                || header.truncation
+                || edns.is_some_and(|edns| {
+                    edns.version != 0 || edns.has_options || edns.flags & !FLAG_DNSSEC_OK != 0
+                }),
+            bytes: bytes.to_vec(),
         })
     }
 
     /// Returns the encoded query with its ID replaced by `id`.
     pub(crate) fn with_id(&self, id: u16) -> Vec<u8> {
-        with_id(self.bytes.to_vec(), id)
+        with_id(self.bytes.clone(), id)
     }
 
-    /// Returns the ID.
     pub(crate) fn id(&self) -> u16 {
         self.metadata.id
+    }
+
+    pub(crate) fn question(&self) -> &Question {
+        &self.question
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    pub(crate) fn edns(&self) -> Option<&Edns> {
+        self.edns.as_ref()
+    }
+
+    /// Returns the encoded question.
+    pub(crate) fn question_bytes(&self) -> &[u8] {
+        &self.bytes[HEADER_LENGTH..self.question_end]
+    }
+
+    pub(crate) fn record_type(&self) -> u16 {
+        self.question.query_type().into()
+    }
+
+    /// Returns whether the query asks for a whole zone, which takes several messages.
+    pub(crate) fn is_zone_transfer(&self) -> bool {
+        matches!(self.record_type(), TYPE_AXFR | TYPE_IXFR)
+    }
+
+    /// Returns the limit on the response over UDP, in bytes.
+    pub(crate) fn max_udp_response(&self) -> usize {
+        let advertised = self.edns.map_or(MIN_UDP_SIZE, |edns| edns.udp_size);
+        advertised.clamp(MIN_UDP_SIZE, MAX_UDP_SIZE).into()
+    }
+
+    /// Returns the key under which the response may be cached: all parts of the query that may change the response. Two
+    /// queries with the same key differ at most in the ID, the case of the name and the UDP size. Returns `None` if the
+    /// response must not be cached.
+    pub(crate) fn cache_key(&self) -> Option<Vec<u8>> {
+        let record_type = self.record_type();
+        if self.is_special || META_TYPES.contains(&record_type) || record_type == TYPE_OPT {
+            return None;
+        }
+        let question = self.question_bytes();
+        let mut key = Vec::with_capacity(question.len() + 3);
+        key.push(self.bytes[2] & FLAG_RECURSION_DESIRED);
+        key.push(self.bytes[3] & MASK_QUERY_FLAGS);
+        key.push(match self.edns {
+            None => 0,
+            Some(edns) if edns.flags & FLAG_DNSSEC_OK == 0 => 1,
+            Some(_) => 2,
+        });
+        let (name, type_and_class) = question.split_at(question.len() - TYPE_AND_CLASS_LENGTH);
+        // The lengths of labels are below 64, so they are no letters.
+        key.extend(name.iter().map(u8::to_ascii_lowercase));
+        key.extend(type_and_class);
+        Some(key)
     }
 
     /// Returns whether `response` is a response to this query, which was sent with the ID `id`.
@@ -43,49 +200,110 @@ impl<'a> Query<'a> {
     /// Names are compared without case, because some servers change the case. An error response may lack the question,
     /// because the server may be unable to decode the question.
     pub(crate) fn is_answered_by(&self, response: &[u8], id: u16) -> bool {
-        let Some((header, question)) = header_and_question(response) else {
+        let Some(header) = response.first_chunk::<HEADER_LENGTH>() else {
             return false;
         };
-        if header.id != id || header.message_type != MessageType::Response {
+        if header[..2] != id.to_be_bytes()
+            || header[2] & FLAG_RESPONSE == 0
+            || header[2] & MASK_OPCODE != self.bytes[2] & MASK_OPCODE
+        {
             return false;
         }
-        match question {
-            None => header.counts.queries == 0 && header.response_code != ResponseCode::NoError,
-            Some(question) => question == self.question,
+        match question_count(header) {
+            0 => response_code(response) != ResponseCode::NoError,
+            1 => self.has_question_of(response),
+            _ => false,
         }
+    }
+
+    /// Returns whether `message` has the question of this query.
+    pub(crate) fn has_question_of(&self, message: &[u8]) -> bool {
+        let Some(theirs) = end_of_question(message).map(|end| &message[HEADER_LENGTH..end]) else {
+            return false;
+        };
+        let ours = self.question_bytes();
+        let name_length = ours.len() - TYPE_AND_CLASS_LENGTH;
+        theirs.len() == ours.len()
+            && theirs[..name_length].eq_ignore_ascii_case(&ours[..name_length])
+            && theirs[name_length..] == ours[name_length..]
     }
 
     /// Encodes a response without records.
-    pub fn error_response(&self, code: ResponseCode) -> Vec<u8> {
-        self.empty_response(code, false)
+    pub(crate) fn error_response(&self, code: ResponseCode) -> Vec<u8> {
+        empty_response(&self.bytes, self.question_end, self.edns.as_ref(), code)
     }
 
-    /// Encodes a response that makes the client repeat the query over TCP.
-    pub(crate) fn truncated_response(&self) -> Vec<u8> {
-        self.empty_response(ResponseCode::NoError, true)
+    /// Returns whether a response over UDP is within the client's limit.
+    pub(crate) fn fits_into_udp(&self, response: &[u8]) -> bool {
+        response.len() <= self.max_udp_response()
     }
 
-    fn empty_response(&self, code: ResponseCode, is_truncated: bool) -> Vec<u8> {
-        let mut metadata = Metadata::new(self.metadata.id, MessageType::Response, self.metadata.op_code);
-        metadata.recursion_desired = self.metadata.recursion_desired;
-        metadata.recursion_available = true;
-        metadata.truncation = is_truncated;
-        metadata.response_code = code;
-        let counts = HeaderCounts {
-            queries: 1,
-            ..HeaderCounts::default()
-        };
-        let mut bytes = Vec::with_capacity(self.bytes.len());
-        let mut encoder = BinEncoder::new(&mut bytes);
-        let header = Header { metadata, counts };
-        let result = header
-            .emit(&mut encoder)
-            .and_then(|()| self.question.emit(&mut encoder));
-        if let Err(error) = result {
-            tracing::debug!(%error, "DNS response cannot be encoded");
+    /// Returns a response without its records, and with the flag that makes the client repeat the query over TCP. The
+    /// OPT record is kept (RFC 6891 section 7).
+    pub(crate) fn truncate(&self, response: &[u8]) -> Vec<u8> {
+        if question_count(response) != 1 || !self.has_question_of(response) {
+            let mut truncated = self.error_response(response_code(response));
+            truncated[2] |= FLAG_TRUNCATED;
+            return truncated;
         }
-        bytes
+        // The question has the same length in both messages.
+        let mut truncated = response[..self.question_end].to_vec();
+        truncated[2] |= FLAG_TRUNCATED;
+        truncated[6..HEADER_LENGTH].fill(0);
+        let records = records(response).unwrap_or_default();
+        let opt = records.iter().find(|record| Edns::of(record).is_some());
+        if let Some(opt) = opt.map(|opt| &response[opt.owner.start..opt.data.end])
+            && truncated.len() + opt.len() <= self.max_udp_response()
+        {
+            truncated.extend(opt);
+            truncated[HEADER_LENGTH - 1] = 1;
+        }
+        truncated
     }
+}
+
+// === impl Edns ===
+
+impl Edns {
+    /// Returns the contents of an OPT record in the additional section, or `None` for another record.
+    fn of(record: &RecordPosition) -> Option<Self> {
+        let is_root = record.owner.len() == 1;
+        if record.record_type != TYPE_OPT || record.section != Section::Additional || !is_root {
+            return None;
+        }
+        let [_, version, flags @ ..] = record.ttl.to_be_bytes();
+        Some(Self {
+            udp_size: record.class,
+            version,
+            flags: u16::from_be_bytes(flags),
+            has_options: !record.data.is_empty(),
+        })
+    }
+
+    pub(crate) fn is_dnssec_ok(self) -> bool {
+        self.flags & FLAG_DNSSEC_OK != 0
+    }
+}
+
+/// Encodes a response to a query with the query's bytes up to `question_end`, and without records. A query with an OPT
+/// record gets one in the response (RFC 6891 section 6.1.1).
+fn empty_response(query: &[u8], question_end: usize, edns: Option<&Edns>, code: ResponseCode) -> Vec<u8> {
+    let mut response = query[..question_end].to_vec();
+    response[2] = FLAG_RESPONSE | response[2] & (MASK_OPCODE | FLAG_RECURSION_DESIRED);
+    response[3] = FLAG_RECURSION_AVAILABLE | code.low();
+    response[4..HEADER_LENGTH].fill(0);
+    response[5] = u8::from(question_end > HEADER_LENGTH);
+    if let Some(edns) = edns {
+        response[HEADER_LENGTH - 1] = 1;
+        // Root label, type, UDP size, upper part of the response code, version, flags and no options.
+        response.push(0);
+        response.extend(TYPE_OPT.to_be_bytes());
+        response.extend(OWN_UDP_SIZE.to_be_bytes());
+        response.extend([code.high(), 0]);
+        response.extend((edns.flags & FLAG_DNSSEC_OK).to_be_bytes());
+        response.extend([0, 0]);
+    }
+    response
 }
 
 /// Replaces the ID of an encoded message.
@@ -96,162 +314,112 @@ pub(crate) fn with_id(mut message: Vec<u8>, id: u16) -> Vec<u8> {
     message
 }
 
-/// Returns the response code of a message, or `ServFail` if its header is malformed.
+/// Returns the response code of a message, without the part in its OPT record. Returns `ServFail` for bytes without a
+/// header.
 pub(crate) fn response_code(response: &[u8]) -> ResponseCode {
-    Header::from_bytes(response).map_or(ResponseCode::ServFail, |header| header.response_code)
+    match response.get(3) {
+        Some(byte) => ResponseCode::from(0, byte & 0x0f),
+        None => ResponseCode::ServFail,
+    }
 }
 
-/// Decodes the header and the first question. The question is `None` if the header counts no question. Returns `None`
-/// for bytes that are too short and for a malformed question. A compressed name is malformed too: it would have to
+/// Returns whether the flag "truncated" of a message is set.
+pub(crate) fn is_truncated(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|byte| byte & FLAG_TRUNCATED != 0)
+}
+
+fn question_count(header: &[u8]) -> u16 {
+    read_u16(header, 4).unwrap_or(0)
+}
+
+fn read_u16(bytes: &[u8], offset: usize) -> Option<u16> {
+    let field = bytes.get(offset..)?.first_chunk()?;
+    Some(u16::from_be_bytes(*field))
+}
+
+pub(crate) fn read_u32(bytes: &[u8], offset: usize) -> Option<u32> {
+    let field = bytes.get(offset..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*field))
+}
+
+/// Returns the offset after the first question, whose name must not be compressed: a compressed name would have to
 /// refer to an earlier name, and there is none.
-fn header_and_question(bytes: &[u8]) -> Option<(Header, Option<Question>)> {
-    let mut decoder = BinDecoder::new(bytes);
-    let header = Header::read(&mut decoder).ok()?;
-    if header.counts.queries == 0 {
-        return Some((header, None));
-    }
-    let question = Question::read(&mut decoder).ok()?;
-    let name_length: usize = question.name().iter().map(|label| label.len() + 1).sum();
-    // The root label, the type and the class follow the name's labels.
-    let uncompressed_length = name_length + 1 + 2 + 2;
-    (decoder.index() - HEADER_LENGTH == uncompressed_length).then_some((header, Some(question)))
+fn end_of_question(bytes: &[u8]) -> Option<usize> {
+    let root = end_of_labels(bytes, HEADER_LENGTH)?;
+    let end = root + 1 + TYPE_AND_CLASS_LENGTH;
+    (bytes[root] == 0 && end <= bytes.len()).then_some(end)
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Length of the EDNS record that [`mk_query`] appends, in bytes.
-    const EDNS_LENGTH: usize = 11;
-    const FLAG_RESPONSE: u8 = 0x80;
-    const FLAG_TRUNCATED: u8 = 0x02;
-    const FLAG_RECURSION_DESIRED: u8 = 0x01;
-
-    /// Returns a query of type A for `name` with an EDNS record after the question.
-    pub(crate) fn mk_query(id: u16, name: &str) -> Vec<u8> {
-        let mut bytes = id.to_be_bytes().to_vec();
-        bytes.extend([FLAG_RECURSION_DESIRED, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
-        for label in name.split('.') {
-            bytes.push(u8::try_from(label.len()).unwrap());
-            bytes.extend(label.as_bytes());
-        }
-        // The root label, type A and class IN.
-        bytes.extend([0, 0, 1, 0, 1]);
-        // EDNS record: the root label, type OPT, a UDP size of 4096, no flags and no options.
-        bytes.extend([0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0]);
-        bytes
+/// Returns the offset after the name at `offset`.
+fn end_of_name(bytes: &[u8], offset: usize) -> Option<usize> {
+    let end_of_labels = end_of_labels(bytes, offset)?;
+    match bytes[end_of_labels] {
+        0 => Some(end_of_labels + 1),
+        // A pointer, which has two bytes.
+        0xc0.. => (end_of_labels + 2 <= bytes.len()).then_some(end_of_labels + 2),
+        _ => None,
     }
+}
 
-    /// Returns a response to a query, with `code` and one byte in place of the records.
-    pub(crate) fn mk_response(query: &[u8], code: ResponseCode) -> Vec<u8> {
-        let mut response = query.to_vec();
-        response[2] |= FLAG_RESPONSE;
-        response[3] = code.low();
-        response.push(7);
-        response
-    }
-
-    #[test]
-    fn only_complete_queries_are_parsed() {
-        let query = mk_query(1, "web.demo");
-        assert!(Query::parse(&query).is_some());
-        assert!(Query::parse(&mk_response(&query, ResponseCode::NoError)).is_none());
-        for length in 0..query.len() - EDNS_LENGTH {
-            assert!(Query::parse(&query[..length]).is_none(), "{length}");
+/// Returns the offset of the first byte at or after `offset` that is not part of a label: usually the root label or a
+/// pointer. This byte exists.
+fn end_of_labels(bytes: &[u8], mut offset: usize) -> Option<usize> {
+    loop {
+        match *bytes.get(offset)? {
+            length @ 1..=0x3f => offset += usize::from(length) + 1,
+            _ => return Some(offset),
         }
     }
+}
 
-    #[test]
-    fn compressed_question_is_rejected() {
-        let mut query = mk_query(1, "web.demo");
-        // Replaces the labels and the root label by a pointer to the offset 0.
-        query.splice(HEADER_LENGTH..HEADER_LENGTH + 10, [0xc0, 0]);
-        assert!(Query::parse(&query).is_none());
+/// Returns the positions of all records. Returns `None` if the message is malformed, does not have exactly one question
+/// or has bytes after the last record.
+pub(crate) fn records(bytes: &[u8]) -> Option<Vec<RecordPosition>> {
+    if question_count(bytes) != 1 {
+        return None;
     }
-
-    #[test]
-    fn response_must_have_the_id_and_question_of_the_query() {
-        let ok = ResponseCode::NoError;
-        let bytes = mk_query(1, "web.demo");
-        let query = Query::parse(&bytes).unwrap();
-        assert!(query.is_answered_by(&mk_response(&query.with_id(9), ok), 9));
-        assert!(query.is_answered_by(&mk_response(&mk_query(9, "WEB.demo"), ok), 9));
-        assert!(!query.is_answered_by(&mk_response(&query.with_id(8), ok), 9));
-        assert!(!query.is_answered_by(&mk_response(&mk_query(9, "evil.demo"), ok), 9));
-        assert!(!query.is_answered_by(&query.with_id(9), 9));
-        assert!(!query.is_answered_by(&[0, 9], 9));
+    let mut offset = end_of_question(bytes)?;
+    let mut records = Vec::new();
+    for (section, count_offset) in [
+        (Section::Answer, 6),
+        (Section::Authority, 8),
+        (Section::Additional, 10),
+    ] {
+        for _ in 0..read_u16(bytes, count_offset)? {
+            let record = RecordPosition::read(bytes, offset, section)?;
+            offset = record.data.end;
+            records.push(record);
+        }
     }
+    (offset == bytes.len()).then_some(records)
+}
 
-    #[test]
-    fn only_an_error_response_may_omit_the_question() {
-        let bytes = mk_query(1, "web.demo");
-        let query = Query::parse(&bytes).unwrap();
-        let response_without_question = |code| [0, 9, FLAG_RESPONSE, code, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert!(query.is_answered_by(&response_without_question(1), 9));
-        assert!(!query.is_answered_by(&response_without_question(0), 9));
-    }
-
-    #[test]
-    fn generated_response_has_the_id_and_question_of_the_query_and_no_records() {
-        let bytes = mk_query(0x1234, "web.demo");
-        let query = Query::parse(&bytes).unwrap();
-        let response = query.error_response(ResponseCode::ServFail);
-        assert!(query.is_answered_by(&response, 0x1234));
-        assert_eq!(response_code(&response), ResponseCode::ServFail);
-        // The header's numbers of records.
-        assert_eq!(response[6..12], [0; 6]);
-        assert_eq!(response.len(), bytes.len() - EDNS_LENGTH);
-        assert_eq!(query.truncated_response()[2] & FLAG_TRUNCATED, FLAG_TRUNCATED);
-    }
-
-    /// Generates arbitrary bytes. Half of the cases start with a well-formed header, so the decoder reaches the
-    /// question.
-    fn arbitrary_message() -> impl Strategy<Value = Vec<u8>> {
-        let header = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        let arbitrary = proptest::collection::vec(any::<u8>(), 0..600);
-        (any::<bool>(), arbitrary).prop_map(move |(has_header, bytes)| {
-            if has_header {
-                [&header[..], &bytes].concat()
-            } else {
-                bytes
-            }
+impl RecordPosition {
+    fn read(bytes: &[u8], offset: usize, section: Section) -> Option<Self> {
+        let owner = offset..end_of_name(bytes, offset)?;
+        let data_start = owner.end + 10;
+        let data_length = usize::from(read_u16(bytes, owner.end + 8)?);
+        let data = data_start..data_start + data_length;
+        (data.end <= bytes.len()).then_some(Self {
+            section,
+            record_type: read_u16(bytes, owner.end)?,
+            class: read_u16(bytes, owner.end + 2)?,
+            ttl: read_u32(bytes, owner.end + 4)?,
+            owner,
+            data,
         })
     }
 
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_cause_neither_a_panic_nor_a_longer_response(
-            bytes in arbitrary_message(),
-            other in arbitrary_message(),
-            id: u16,
-        ) {
-            response_code(&bytes);
-            with_id(bytes.clone(), id);
-            let well_formed = mk_query(1, "web.demo");
-            Query::parse(&well_formed).unwrap().is_answered_by(&bytes, id);
-            if let Some(query) = Query::parse(&bytes) {
-                query.is_answered_by(&other, id);
-                let response = query.error_response(ResponseCode::Refused);
-                prop_assert!(response.len() <= bytes.len());
-                prop_assert!(query.is_answered_by(&response, query.id()));
-                prop_assert!(Query::parse(&query.with_id(id)).is_some());
-            }
-        }
+    /// Returns the offset of the TTL.
+    pub(crate) fn ttl_offset(&self) -> usize {
+        self.owner.end + 4
+    }
 
-        #[test]
-        fn any_name_is_echoed_byte_for_byte(labels in proptest::collection::vec("[ -~]{1,30}", 1..8)) {
-            let mut bytes = mk_query(7, "x");
-            let name: Vec<u8> = labels
-                .iter()
-                .flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat())
-                .collect();
-            // Replaces the label `x`.
-            bytes.splice(12..14, name.iter().copied());
-            let query = Query::parse(&bytes).unwrap();
-            let response = query.error_response(ResponseCode::Refused);
-            prop_assert_eq!(&response[12..], &bytes[12..bytes.len() - EDNS_LENGTH]);
-        }
+    /// Returns whether the record is an OPT record, which has no TTL.
+    pub(crate) fn is_opt(&self) -> bool {
+        self.record_type == TYPE_OPT
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
