@@ -144,6 +144,44 @@ fn both_addresses_of_a_dual_stack_pod_accept_only_mtls() {
 }
 
 #[test]
+fn keepalive_probes_detect_disappeared_clients_of_a_pod() {
+    // Opens a connection to each address and sends nothing. `ss` shows the timers of the connections that Envoy has
+    // accepted.
+    let calls = "
+        in_client python3 -c 'import socket, time
+connections = [socket.create_connection((host, 8080)) for host in (\"10.0.0.9\", \"fd00:10::9\")]
+time.sleep(60)' &
+        accepted() { ss --no-header --tcp --numeric --options state established '( sport = :15006 or sport = :15010 )'; }
+        has_accepted() { [ \"$(accepted | wc -l)\" = 2 ]; }
+        await has_accepted
+        accepted | grep --only-matching keepalive";
+    assert_eq!(
+        call_pod(&mk_input("mtls: STRICT"), calls),
+        ["keepalive", "keepalive"]
+    );
+}
+
+#[test]
+fn udp_datagrams_reach_the_application_under_strict_mtls() {
+    let calls = "
+        python3 -c 'import socket
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.bind((\"::\", 8080))
+open(\"bound\", \"w\").close()
+while True:
+    data, client = server.recvfrom(100)
+    server.sendto(data, client)' &
+        await test -e bound
+        in_client python3 -c 'import socket
+for host in (\"10.0.0.9\", \"fd00:10::9\"):
+    client = socket.socket(socket.AF_INET6 if \":\" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    client.settimeout(60)
+    client.sendto(b\"echo\", (host, 8080))
+    print(client.recv(100).decode())'";
+    assert_eq!(call_pod(&mk_input("mtls: STRICT"), calls), ["echo", "echo"]);
+}
+
+#[test]
 fn permissions_apply_to_both_addresses_of_a_dual_stack_pod() {
     let mesh_settings = "
 mtls: STRICT

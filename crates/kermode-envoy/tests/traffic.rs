@@ -1,8 +1,6 @@
 //! Tests of requests through two real Envoys on loopback: the sidecar of a client and the sidecar of a server.
 //!
-//! Some parts of the generated resources work only in a Pod, so the tests replace them. Listeners bind free ports
-//! instead of receiving redirected connections. Secrets come from files instead of `kuma-dp`. Endpoints are part of
-//! their clusters, with the ports that the listeners are bound to.
+//! `support::sidecar` describes how these Envoys differ from those of Pods.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -11,17 +9,13 @@ mod support;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::time::Duration;
 
-use kermode_envoy::{Resource, ResourceKind};
 use nix::sys::socket::{Backlog, listen};
-use serde_json::{Value, json};
 use support::certificates::Authority;
-use support::input::Input;
 use support::process::{Application, RunningEnvoy, get, send};
-use support::secrets::{for_each_child, refer_to_secret_files, write_secrets};
-use support::{envoy, readable};
+use support::secrets::write_secrets;
+use support::sidecar::start_proxy;
 use tempfile::TempDir;
 
 /// SPIFFE ID of the client.
@@ -294,69 +288,6 @@ fn start_aborting_application() -> SocketAddr {
         }
     });
     address
-}
-
-/// Starts the Envoy of the proxy that `input` names. `ports` maps the port of each generated endpoint to the port that
-/// the inbound listener of the endpoint is bound to in this test.
-fn start_proxy(input: &str, secrets_folder: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
-    let input = Input::parse(input);
-    // These tests need neither passthrough nor the admin listener.
-    let resources: Vec<_> = input
-        .resources()
-        .into_iter()
-        .filter(|resource| !resource.name.contains("passthrough") && !resource.name.contains("admin"))
-        .collect();
-    let endpoints: HashMap<_, _> = resources
-        .iter()
-        .filter(|resource| resource.kind == ResourceKind::Endpoints)
-        .map(|resource| (resource.name.clone(), readable::json(resource)))
-        .collect();
-    let other_resources: Vec<Resource> = resources
-        .into_iter()
-        .filter(|resource| resource.kind != ResourceKind::Endpoints)
-        .collect();
-    let bootstrap = envoy::mk_bootstrap(input.proxy(), 0, Path::new("/unused.sock"));
-    let mut config = envoy::with_static_resources(bootstrap, &other_resources);
-    config
-        .as_object_mut()
-        .expect("an object")
-        .remove("dynamic_resources");
-    for cluster in config["static_resources"]["clusters"]
-        .as_array_mut()
-        .expect("clusters")
-    {
-        if cluster["type"] == "EDS" {
-            cluster["type"] = json!("STATIC");
-            cluster
-                .as_object_mut()
-                .expect("an object")
-                .remove("edsClusterConfig");
-            let mut assignment = endpoints[cluster["name"].as_str().expect("a name")].clone();
-            replace_ports(&mut assignment, ports);
-            cluster["loadAssignment"] = assignment;
-        }
-    }
-    for listener in config["static_resources"]["listeners"]
-        .as_array_mut()
-        .expect("listeners")
-    {
-        listener.as_object_mut().expect("an object").remove("bindToPort");
-        listener["address"] = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } });
-    }
-    refer_to_secret_files(&mut config, secrets_folder);
-    RunningEnvoy::start(&config)
-}
-
-/// Replaces the ports of endpoints, at any depth of the value.
-fn replace_ports(value: &mut Value, ports: &HashMap<u16, u16>) {
-    if let Some(port) = value.get_mut("portValue") {
-        let generated_port = port
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok())
-            .expect("a port");
-        *port = json!(ports.get(&generated_port).unwrap_or(&generated_port));
-    }
-    for_each_child(value, &mut |child| replace_ports(child, ports));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, UpstreamConnectionOptions};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, BindConfig, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions,
@@ -23,14 +23,20 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
     AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions,
 };
 
+use super::listener::keepalive;
 use crate::names;
-use crate::proto::{address, any, duration, number, socket_address};
+use crate::proto::{address, any, boolean, duration, number, socket_address};
 
 /// Default timeout of a connection attempt, TLS handshake included (docs/reference/envoy.md#timeouts).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of a connection attempt to an endpoint that comes from ADS; it is short, because other endpoints may be
 /// tried. Two lost SYN packets do not exceed the timeout: the kernel repeats a SYN packet after 1 s and 3 s.
 const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Maximum size of the headers of a request or response, in KiB, and maximum number of headers. Envoy's defaults, 60 KiB
+/// and 100 headers, are lower than those of many applications. The largest default of common servers is 1 MiB (Go).
+pub(crate) const MAX_HEADERS_KB: u32 = 1024;
+pub(crate) const MAX_HEADERS: u32 = 1000;
 
 /// Key of the HTTP options in `typed_extension_protocol_options` of a cluster.
 const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -124,6 +130,18 @@ pub(crate) fn with_exempt_source(cluster: Cluster, is_ipv6: bool) -> Cluster {
     }
 }
 
+/// Enables TCP keepalive for the connections of a cluster.
+pub(crate) fn with_keepalive(cluster: Cluster) -> Cluster {
+    let options = UpstreamConnectionOptions {
+        tcp_keepalive: Some(keepalive()),
+        ..Default::default()
+    };
+    Cluster {
+        upstream_connection_options: Some(options),
+        ..cluster
+    }
+}
+
 /// The HTTP version of connections to the endpoints of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HttpVersion {
@@ -131,19 +149,23 @@ pub(crate) enum HttpVersion {
     Http2,
 }
 
-/// Sets the HTTP version and the idle timeout of the connections of a cluster.
+/// Sets the HTTP version, the idle timeout and the maximum number of requests of the connections of a cluster.
 pub(crate) fn with_http_options(
     mut cluster: Cluster,
     version: HttpVersion,
     idle_timeout: Duration,
+    max_requests: Option<u32>,
 ) -> Cluster {
     let protocol = match version {
-        HttpVersion::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+        HttpVersion::Http1 => ProtocolConfig::HttpProtocolOptions(http1_options()),
         HttpVersion::Http2 => ProtocolConfig::Http2ProtocolOptions(http2_options()),
     };
     let options = HttpProtocolOptions {
         common_http_protocol_options: Some(CommonHttpOptions {
             idle_timeout: duration(idle_timeout),
+            max_requests_per_connection: max_requests.and_then(number),
+            max_headers_count: number(MAX_HEADERS),
+            max_response_headers_kb: number(MAX_HEADERS_KB),
             ..Default::default()
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
@@ -189,10 +211,21 @@ pub(crate) fn with_single_requests(mut cluster: Cluster, tls: Option<TransportSo
     }
 }
 
+/// HTTP/1 options. Envoy drops trailers by default.
+pub(crate) fn http1_options() -> Http1ProtocolOptions {
+    Http1ProtocolOptions {
+        enable_trailers: true,
+        ..Default::default()
+    }
+}
+
 /// HTTP/2 options. CONNECT is allowed because a WebSocket upgrade is a CONNECT request on HTTP/2.
 pub(crate) fn http2_options() -> Http2ProtocolOptions {
     Http2ProtocolOptions {
         allow_connect: true,
+        // The requests of all clients of a Pod share a connection between sidecars. An invalid request must not end
+        // this connection.
+        override_stream_error_on_invalid_http_message: boolean(true),
         ..Default::default()
     }
 }

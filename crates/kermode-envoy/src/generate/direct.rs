@@ -76,7 +76,7 @@ pub(crate) fn cluster<'a>(
     let cluster = Cluster {
         alt_stat_name: names::DIRECT_ACCESS.into(),
         transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_of(services)),
-        ..cluster::single_address(&name, address)
+        ..cluster::with_keepalive(cluster::single_address(&name, address))
     };
     Resource {
         on_demand: Some(Box::new(OnDemand::default())),

@@ -27,29 +27,40 @@ use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{ConnectionProperties, PolicySpecifier};
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
-use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, UpgradeConfig as RouteUpgradeConfig};
+use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::{
     HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
 use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as GrpcStats;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
+    ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation, SetCurrentClientCertDetails, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, LocalReplyConfig, ResponseMapper,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use kermode_model::Protocol;
 
-use super::cluster::http2_options;
-use super::listener::IDLE_TIMEOUT;
+use super::cluster::{MAX_HEADERS, MAX_HEADERS_KB, http1_options as http1_upstream_options, http2_options};
+use super::listener::HTTP_IDLE_TIMEOUT;
 use crate::names;
-use crate::proto::{any, boolean, duration, http_filter, network_filter, number};
+use crate::proto::{any, boolean, duration, http_filter, network_filter, number, prefix};
 
-/// Idle timeout of an HTTP stream (docs/reference/envoy.md#timeouts).
-const STREAM_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+/// Upgrades of HTTP/1.1 that sidecars forward. Envoy needs the list; it responds with 403 to all other upgrades.
+///
+/// `tcp` is the upgrade of Docker's API, and `SPDY/3.1` that of the Kubernetes API for `exec` and `port-forward`.
+const UPGRADES: [&str; 3] = ["websocket", "tcp", "SPDY/3.1"];
+/// Prefixes of upgrades that sidecars remove from requests, as a server does that does not support the upgrade. Clients
+/// offer these upgrades without need for them: Apache HttpClient offers `TLS/1.2` with each GET request. Envoy always
+/// removes `h2c`.
+const REMOVED_UPGRADES: [&str; 2] = ["TLS/", "HTTP/"];
+/// Envoy's upgrade type for CONNECT requests.
+const CONNECT: &str = "CONNECT";
+/// Value of a timeout that disables it.
+const NO_TIMEOUT: Duration = Duration::ZERO;
 /// Header that a server's sidecar adds to its own response if the application has not received the request. The
 /// server's sidecar removes the header from responses of the application, and the client's sidecar from all responses.
 const UNDELIVERED_HEADER: &str = "x-kermode-undelivered";
@@ -87,7 +98,7 @@ pub(crate) fn inbound(
     };
     let routes = RouteConfiguration {
         request_headers_to_remove: vec![KUMA_TAGS_HEADER.into()],
-        ..routes_to_cluster("inbound", service, action_to_cluster(local_cluster, retry))
+        ..routes_to_cluster("inbound", service, action_to_cluster(local_cluster), retry)
     };
     let defaults = manager_with_defaults(routes, protocol);
     let (rbac, denial) = access
@@ -130,9 +141,9 @@ pub(crate) fn outbound(
     };
     let action = RouteAction {
         hash_policy: if by_client { vec![source_ip] } else { Vec::new() },
-        ..action_to_cluster(cluster, retry_at_another_endpoint())
+        ..action_to_cluster(cluster)
     };
-    let routes = routes_to_cluster("outbound", service, action);
+    let routes = routes_to_cluster("outbound", service, action, retry_at_another_endpoint());
     manager_filter(
         listen_address,
         HttpConnectionManager {
@@ -150,7 +161,7 @@ pub(crate) fn probes(listen_address: SocketAddr, routes: RouteConfiguration) -> 
         HttpConnectionManager {
             stat_prefix: names::stat_name(names::PROBES),
             http_filters: vec![router()],
-            stream_idle_timeout: duration(STREAM_IDLE_TIMEOUT),
+            stream_idle_timeout: duration(NO_TIMEOUT),
             route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
             ..Default::default()
         },
@@ -191,15 +202,19 @@ fn manager_with_defaults(routes: RouteConfiguration, protocol: Protocol) -> Http
     HttpConnectionManager {
         http_filters: stats.into_iter().chain([router()]).collect(),
         common_http_protocol_options: Some(HttpProtocolOptions {
-            idle_timeout: duration(IDLE_TIMEOUT),
+            idle_timeout: duration(HTTP_IDLE_TIMEOUT),
+            max_headers_count: number(MAX_HEADERS),
             ..Default::default()
         }),
         http2_protocol_options: Some(http2_options()),
-        stream_idle_timeout: duration(STREAM_IDLE_TIMEOUT),
-        upgrade_configs: vec![UpgradeConfig {
-            upgrade_type: "websocket".into(),
-            ..Default::default()
-        }],
+        max_request_headers_kb: number(MAX_HEADERS_KB),
+        // A stream may be idle for hours, such as the stream of a watch. The keepalive of its connection detects
+        // disappeared clients.
+        stream_idle_timeout: duration(NO_TIMEOUT),
+        upgrade_configs: UPGRADES.into_iter().chain([CONNECT]).map(upgrade).collect(),
+        // The application decides whether the client may send the body of its request.
+        proxy_100_continue: true,
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
         route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
         ..Default::default()
     }
@@ -213,15 +228,28 @@ fn manager_filter(listen_address: SocketAddr, manager: HttpConnectionManager) ->
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
-/// HTTP/1 options that accept HTTP/1.0, which Envoy rejects by default with status 426.
+fn upgrade(upgrade_type: &str) -> UpgradeConfig {
+    UpgradeConfig {
+        upgrade_type: upgrade_type.into(),
+        ..Default::default()
+    }
+}
+
+/// HTTP/1 options that accept HTTP/1.0, which Envoy rejects by default with status 426, and trailers, which Envoy
+/// drops by default.
 ///
 /// An HTTP/1.0 request may lack the header `host`, but HTTP/2 between sidecars requires a host. The default host is the
 /// address of the listener.
 fn http1_options(listen_address: SocketAddr) -> Http1ProtocolOptions {
+    let removed_upgrade = |upgrade: &str| StringMatcher {
+        ignore_case: true,
+        ..prefix(upgrade)
+    };
     Http1ProtocolOptions {
         accept_http_10: true,
         default_host_for_http_10: listen_address.to_string(),
-        ..Default::default()
+        ignore_http_11_upgrade: REMOVED_UPGRADES.into_iter().map(removed_upgrade).collect(),
+        ..http1_upstream_options()
     }
 }
 
@@ -239,29 +267,52 @@ fn grpc_stats() -> HttpFilter {
     )
 }
 
-fn action_to_cluster(cluster: &str, retry: RetryPolicy) -> RouteAction {
+fn action_to_cluster(cluster: &str) -> RouteAction {
     RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
         // Zero disables the timeout: a response may take arbitrarily long.
-        timeout: duration(Duration::ZERO),
-        retry_policy: Some(retry),
+        timeout: duration(NO_TIMEOUT),
         ..Default::default()
     }
 }
 
-/// A route table that applies one action to all requests.
-fn routes_to_cluster(direction: &str, service: &str, action: RouteAction) -> RouteConfiguration {
-    let route = Route {
+/// A route table that applies one action and one retry policy to all requests. CONNECT requests have no path, so they have
+/// a route of their own.
+fn routes_to_cluster(
+    direction: &str,
+    service: &str,
+    action: RouteAction,
+    retry: RetryPolicy,
+) -> RouteConfiguration {
+    let connect_action = RouteAction {
+        upgrade_configs: vec![RouteUpgradeConfig {
+            upgrade_type: CONNECT.into(),
+            ..Default::default()
+        }],
+        ..action.clone()
+    };
+    let routes_by_path = [
+        (PathSpecifier::ConnectMatcher(ConnectMatcher {}), connect_action),
+        (PathSpecifier::Prefix("/".into()), action),
+    ];
+    let route = |(path, action)| Route {
         r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".into())),
+            path_specifier: Some(path),
             ..Default::default()
         }),
         action: Some(Action::Route(action)),
         ..Default::default()
     };
+    let routes_to_cluster = routes_by_path.into_iter().map(route).collect();
+    let table = routes(&format!("{direction}:{service}"), service, routes_to_cluster);
+    let with_retries = |host| VirtualHost {
+        retry_policy: Some(retry.clone()),
+        ..host
+    };
     RouteConfiguration {
+        virtual_hosts: table.virtual_hosts.into_iter().map(with_retries).collect(),
         response_headers_to_remove: vec![UNDELIVERED_HEADER.into()],
-        ..routes(&format!("{direction}:{service}"), service, vec![route])
+        ..table
     }
 }
 
@@ -313,7 +364,7 @@ fn undelivered_marker() -> ResponseMapper {
 }
 
 /// Sets the text of Envoy's own responses with status 403; in a gRPC response, the text is the status message. The RBAC
-/// filter generates responses with status 403, and so does Envoy for an upgrade other than WebSocket. 403 responses of
+/// filter generates responses with status 403, and so does Envoy for an upgrade that is not one of [`UPGRADES`]. 403 responses of
 /// the application are not changed.
 fn denial_response(text: String) -> ResponseMapper {
     let is_forbidden = StatusCodeFilter {

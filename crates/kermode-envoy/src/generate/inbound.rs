@@ -132,9 +132,11 @@ fn local_cluster(dataplane: &Dataplane, socket: SocketAddr, protocol: Protocol) 
     };
     match protocol {
         Protocol::Tcp | Protocol::Kafka => cluster,
-        Protocol::Http => cluster::with_http_options(cluster, HttpVersion::Http1, listener::IDLE_TIMEOUT),
+        Protocol::Http => {
+            cluster::with_http_options(cluster, HttpVersion::Http1, listener::HTTP_IDLE_TIMEOUT, None)
+        }
         Protocol::Http2 | Protocol::Grpc => {
-            cluster::with_http_options(cluster, HttpVersion::Http2, listener::IDLE_TIMEOUT)
+            cluster::with_http_options(cluster, HttpVersion::Http2, listener::HTTP_IDLE_TIMEOUT, None)
         }
     }
 }

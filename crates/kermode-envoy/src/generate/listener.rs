@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
-use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService, TrafficDirection};
+use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService, TcpKeepalive, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
     CommonGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
@@ -25,8 +25,11 @@ use prost::Message;
 use crate::proto::{address, any, boolean, duration, network_filter, number};
 use crate::{Resource, ResourceKind, names};
 
-/// Idle timeout of a connection (docs/reference/envoy.md#timeouts).
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_hours(2);
+/// Idle timeout of an HTTP connection without a stream (docs/reference/envoy.md#timeouts).
+pub(crate) const HTTP_IDLE_TIMEOUT: Duration = Duration::from_hours(2);
+/// Value of the idle timeout of TCP connections that disables it. An application may keep a connection open that it
+/// uses after hours; [`keepalive`] detects disappeared peers (docs/design.md#idle-connections).
+const NO_IDLE_TIMEOUT: Duration = Duration::ZERO;
 
 /// Interval at which Envoy sends buffered entries of an access log. Entries are not buffered, so the timer should run
 /// seldom.
@@ -34,27 +37,37 @@ const LOG_FLUSH_INTERVAL: Duration = Duration::from_hours(1);
 
 /// A listener without filter chains.
 pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -> Listener {
+    let is_inbound = direction == TrafficDirection::Inbound;
     Listener {
         name: name.into(),
         address: Some(address(socket)),
         traffic_direction: direction.into(),
         // Without `SO_REUSEPORT`, all workers of Envoy share one accept queue. With a queue for each worker, the
         // connections in the queues would be lost when the listener is replaced.
-        enable_reuse_port: if direction == TrafficDirection::Inbound {
-            boolean(false)
-        } else {
-            None
-        },
+        enable_reuse_port: if is_inbound { boolean(false) } else { None },
+        // The clients of outbound listeners are in the same Pod.
+        tcp_keepalive: is_inbound.then(keepalive),
         ..Default::default()
     }
 }
 
 /// Makes a listener not bind its address. Envoy hands a redirected connection to the listener whose address is the
-/// original destination of the connection.
+/// original destination of the connection. The connection has the socket options of the listener that is bound.
 pub(crate) fn without_bind(listener: Listener) -> Listener {
     Listener {
         bind_to_port: boolean(false),
+        tcp_keepalive: None,
         ..listener
+    }
+}
+
+/// TCP keepalive, to detect nodes that disappear without closing their connections. It also keeps idle connections in
+/// the tables of firewalls and of address translation, which drop entries after some minutes.
+pub(crate) fn keepalive() -> TcpKeepalive {
+    TcpKeepalive {
+        keepalive_time: number(60),
+        keepalive_interval: number(10),
+        keepalive_probes: number(3),
     }
 }
 
@@ -138,7 +151,7 @@ fn agent_log(name: &str) -> AccessLog {
 fn new_tcp_proxy(stat_prefix: &str, cluster: &str, connect_attempts: u32) -> TcpProxy {
     TcpProxy {
         stat_prefix: names::stat_name(stat_prefix),
-        idle_timeout: duration(IDLE_TIMEOUT),
+        idle_timeout: duration(NO_IDLE_TIMEOUT),
         max_connect_attempts: if connect_attempts > 1 {
             number(connect_attempts)
         } else {

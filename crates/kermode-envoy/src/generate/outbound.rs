@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
-use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection, UpstreamConnectionOptions};
-use envoy_types::pb::envoy::config::core::v3::{TcpKeepalive, TrafficDirection, TransportSocket};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
+use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TransportSocket};
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use kermode_model::view::{Balancing, Service, ServiceAddresses};
@@ -21,9 +21,13 @@ use crate::{Resource, ResourceKind, names};
 /// Maximum number of connection attempts for each TCP connection of a client. Each attempt may use another endpoint.
 const CONNECT_ATTEMPTS: u32 = 5;
 /// Idle timeout of HTTP connections to endpoints. This timeout is shorter than that of the server's sidecar
-/// ([`listener::IDLE_TIMEOUT`]). Otherwise, the client's sidecar could send a request on a connection that the server's
+/// ([`listener::HTTP_IDLE_TIMEOUT`]). Otherwise, the client's sidecar could send a request on a connection that the server's
 /// sidecar is closing.
 const HTTP_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+/// Number of requests after which the client's sidecar opens another connection to a ClusterIP whose endpoint the node
+/// chooses. The node chooses anew for each connection, so the requests of a client spread over the endpoints, and new
+/// endpoints get requests.
+const REQUESTS_PER_NODE_CHOICE: u32 = 1000;
 /// Duration for which an endpoint is ejected. Kubernetes notices a dead node after 50 s. The endpoint is then removed
 /// before the client would try the endpoint again.
 const EJECTION_TIME: Duration = Duration::from_mins(1);
@@ -40,7 +44,11 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     if addresses.balancing == Balancing::LeftToNode {
         let cluster_addresses = cluster_addresses(addresses).into_iter();
         let targets = cluster_addresses.map(|address| (address, protocol, transport_socket.clone()));
-        resources.extend(single_address_resources(name, targets));
+        resources.extend(single_address_resources(
+            name,
+            targets,
+            Some(REQUESTS_PER_NODE_CHOICE),
+        ));
     } else if !addresses.cluster_addresses.is_empty() {
         let cluster = Cluster {
             transport_socket: transport_socket.clone(),
@@ -58,7 +66,7 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
         let endpoints = service.endpoints.iter();
         let targets =
             endpoints.map(|(address, endpoint)| (*address, endpoint.protocol, transport_socket.clone()));
-        resources.extend(single_address_resources(name, targets));
+        resources.extend(single_address_resources(name, targets, None));
     }
     resources
 }
@@ -80,7 +88,7 @@ pub(super) fn cluster_ip_resources(
     let cluster = Cluster {
         outlier_detection: Some(outlier_detection(protocol)),
         lb_policy: lb_policy.into(),
-        ..with_upstream_options(cluster, protocol)
+        ..with_upstream_options(cluster, protocol, None)
     };
     let cluster = Resource::encode(ResourceKind::Cluster, name.as_str(), &cluster);
     let endpoints =
@@ -99,10 +107,12 @@ fn cluster_addresses(addresses: &ServiceAddresses) -> BTreeSet<SocketAddr> {
 }
 
 /// A cluster and a listener for each address. Connections go to the address that the client chose: the address of an
-/// endpoint, or a ClusterIP whose endpoint the client's node chooses.
+/// endpoint, or a ClusterIP whose endpoint the client's node chooses. `max_requests` limits the requests on one HTTP
+/// connection.
 pub(super) fn single_address_resources(
     name: &ServiceName,
     targets: impl Iterator<Item = (SocketAddr, Protocol, Option<TransportSocket>)>,
+    max_requests: Option<u32>,
 ) -> Vec<Resource> {
     let mut resources = Vec::new();
     for (address, protocol, transport_socket) in targets {
@@ -111,7 +121,7 @@ pub(super) fn single_address_resources(
             transport_socket,
             ..cluster::single_address(&cluster_name, address)
         };
-        let cluster = with_upstream_options(cluster, protocol);
+        let cluster = with_upstream_options(cluster, protocol, max_requests);
         resources.push(Resource::encode(ResourceKind::Cluster, &cluster_name, &cluster));
         let filter = filter_to_cluster(address, name, &cluster_name, protocol, false);
         resources.push(listener_at(address, filter));
@@ -140,15 +150,14 @@ pub fn hidden_resource_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String
     hidden
 }
 
-fn with_upstream_options(cluster: Cluster, protocol: Protocol) -> Cluster {
+fn with_upstream_options(cluster: Cluster, protocol: Protocol, max_requests: Option<u32>) -> Cluster {
     let cluster = Cluster {
         // A removed endpoint gets no new requests, even if it is still healthy. Open requests continue.
         ignore_health_on_host_removal: true,
-        upstream_connection_options: Some(keepalive_options()),
-        ..cluster
+        ..cluster::with_keepalive(cluster)
     };
     if protocol.is_http() {
-        cluster::with_http_options(cluster, HttpVersion::Http2, HTTP_IDLE_TIMEOUT)
+        cluster::with_http_options(cluster, HttpVersion::Http2, HTTP_IDLE_TIMEOUT, max_requests)
     } else {
         cluster
     }
@@ -174,19 +183,6 @@ fn outlier_detection(protocol: Protocol) -> OutlierDetection {
         base_ejection_time: duration(EJECTION_TIME),
         max_ejection_time: duration(EJECTION_TIME),
         max_ejection_percent: number(MAX_EJECTION_PERCENT),
-        ..Default::default()
-    }
-}
-
-/// TCP keepalive, to detect nodes that disappear without closing their connections.
-fn keepalive_options() -> UpstreamConnectionOptions {
-    let tcp_keepalive = TcpKeepalive {
-        keepalive_time: number(60),
-        keepalive_interval: number(10),
-        keepalive_probes: number(3),
-    };
-    UpstreamConnectionOptions {
-        tcp_keepalive: Some(tcp_keepalive),
         ..Default::default()
     }
 }

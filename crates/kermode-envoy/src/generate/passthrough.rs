@@ -90,7 +90,8 @@ fn clusters(mesh: &Mesh, is_ipv6: bool) -> Vec<Resource> {
     });
     let outbound = mesh
         .outbound_passthrough
-        .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, is_ipv6)));
+        .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, is_ipv6)))
+        .map(cluster::with_keepalive);
     outbound.into_iter().chain(inbound).map(encode).collect()
 }
 

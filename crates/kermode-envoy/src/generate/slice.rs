@@ -38,7 +38,7 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
             let transport_socket = mesh_tls.as_ref().map(|tls| tls.to_service(service));
             Some((*address, PROTOCOL, transport_socket))
         });
-        return outbound::single_address_resources(name, targets);
+        return outbound::single_address_resources(name, targets, None);
     }
     // With `LeftToNode`, the client's node chooses the endpoint. The endpoint's identity is therefore unknown, and
     // connections use outbound passthrough.

@@ -9,3 +9,4 @@ pub(crate) mod input;
 pub(crate) mod process;
 pub(crate) mod readable;
 pub(crate) mod secrets;
+pub(crate) mod sidecar;

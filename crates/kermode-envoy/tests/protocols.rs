@@ -1,0 +1,622 @@
+//! Tests of protocols: messages between a client and an application through both sidecars, under STRICT.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Request, Response};
+use serde_json::Value;
+use support::certificates::Authority;
+use support::input::Input;
+use support::process::RunningEnvoy;
+use support::readable;
+use support::secrets::write_secrets;
+use support::sidecar::start_proxy;
+use tempfile::TempDir;
+
+/// Timeout of every wait; long enough for a busy machine.
+const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The sidecars of a client and of a server. The server has one application for each service.
+struct Sidecars {
+    client: RunningEnvoy,
+    _server: RunningEnvoy,
+    _secrets: [TempDir; 2],
+}
+
+impl Sidecars {
+    /// Starts the sidecars for services, each with its protocol and the address of its application.
+    fn start(services: &[(&str, SocketAddr)]) -> Self {
+        let input = mk_input(services);
+        let authority = Authority::new();
+        let identities: Vec<_> = services
+            .iter()
+            .map(|(protocol, _)| format!("spiffe://default/{protocol}_demo_svc_80"))
+            .collect();
+        let identities: Vec<_> = identities.iter().map(String::as_str).collect();
+        let secrets = [
+            write_secrets(&authority, &identities),
+            write_secrets(&authority, &["spiffe://default/client_demo_svc"]),
+        ];
+        let server = start_proxy(
+            &format!("{input}proxy: server-0.demo\n"),
+            secrets[0].path(),
+            &HashMap::new(),
+        );
+        let bound_port = |(_, address): &(&str, SocketAddr)| {
+            let inbound = server.address_of(&format!("inbound:{address}"));
+            (address.port(), inbound.port())
+        };
+        let bound_ports = services.iter().map(bound_port).collect();
+        let client = start_proxy(
+            &format!("{input}proxy: client-0.demo\n"),
+            secrets[1].path(),
+            &bound_ports,
+        );
+        Self {
+            client,
+            _server: server,
+            _secrets: secrets,
+        }
+    }
+
+    /// Starts the sidecars for a single service. Returns them with the address that the client connects to.
+    fn start_one(protocol: &str, application: SocketAddr) -> (Self, SocketAddr) {
+        let sidecars = Self::start(&[(protocol, application)]);
+        let address = sidecars.outbound(0);
+        (sidecars, address)
+    }
+
+    /// Returns the address at which the client's sidecar accepts connections to the service with this index.
+    fn outbound(&self, index: usize) -> SocketAddr {
+        self.client
+            .address_of(&format!("outbound:10.96.0.{}:80", index + 1))
+    }
+}
+
+/// Returns the mesh as YAML for [`Input::parse`], without the key `proxy`. The name of a service is its protocol.
+fn mk_input(services: &[(&str, SocketAddr)]) -> String {
+    let address = |(index, (protocol, _)): (usize, &(&str, SocketAddr))| {
+        let ip = format!("10.96.0.{}", index + 1);
+        format!("  {protocol}_demo_svc_80: {{ addresses: [\"{ip}:80\"] }}\n")
+    };
+    let inbound = |(protocol, application): &(&str, SocketAddr)| {
+        let service = format!("{protocol}_demo_svc_80");
+        let port = application.port();
+        format!(
+            "      - {{ port: {port}, tags: {{ kuma.io/service: {service}, kuma.io/protocol: {protocol} }} }}\n"
+        )
+    };
+    let addresses: String = services.iter().enumerate().map(address).collect();
+    let inbounds: String = services.iter().map(inbound).collect();
+    format!(
+        "mtls: STRICT\nservices:\n{addresses}dataplanes:\n  client-0.demo: {{ address: 127.0.0.9 }}\n  \
+         server-0.demo:\n    address: 127.0.0.1\n    inbound:\n{inbounds}"
+    )
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).expect("a connection");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    socket
+}
+
+/// Reads until the received bytes end with `end`. Panics if the connection ends earlier.
+fn read_until(socket: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut received = Vec::new();
+    let mut chunk = vec![0; 1 << 16];
+    while !received.ends_with(end) {
+        let length = socket.read(&mut chunk).unwrap_or_default();
+        assert!(
+            length > 0,
+            "the connection ends before {:?}: {}",
+            String::from_utf8_lossy(end),
+            String::from_utf8_lossy(&received)
+        );
+        received.extend(&chunk[..length]);
+    }
+    received
+}
+
+fn read_text(socket: &mut TcpStream, end: &str) -> String {
+    String::from_utf8_lossy(&read_until(socket, end.as_bytes())).into_owned()
+}
+
+fn read_to_end(socket: &mut TcpStream) -> String {
+    let mut received = Vec::new();
+    let _ = socket.read_to_end(&mut received);
+    String::from_utf8_lossy(&received).into_owned()
+}
+
+/// Listens at a free port and runs `serve` for each connection, in a thread of its own.
+fn start_application(serve: impl Fn(&mut TcpStream) + Clone + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().map_while(Result::ok) {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(&mut connection));
+        }
+    });
+    address
+}
+
+/// A request and a response of HTTP/1.1, and the parts that must arrive.
+struct Exchange<'a> {
+    request: &'a str,
+    /// End of the request when it arrives at the application.
+    request_end: &'a str,
+    /// Part of the request when it arrives at the application. Envoy writes the names of headers in lower case.
+    arrives: &'a str,
+    response: &'a str,
+    /// Parts of the response when it arrives at the client.
+    returns: &'a [&'a str],
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+impl Default for Exchange<'_> {
+    fn default() -> Self {
+        Self {
+            request: GET,
+            request_end: "\r\n\r\n",
+            arrives: "GET / HTTP/1.1\r\n",
+            response: OK,
+            returns: &["HTTP/1.1 200 OK\r\n", "\r\n\r\nok"],
+        }
+    }
+}
+
+/// Sends the request of each exchange through both sidecars to an application that sends the response, and checks what
+/// arrives.
+fn check_exchanges(exchanges: &[Exchange]) {
+    let (to_application, from_test) = mpsc::channel::<(String, String)>();
+    let from_test = Arc::new(Mutex::new(from_test));
+    let (to_test, from_application) = mpsc::channel();
+    let application = start_application(move |connection| {
+        let next = from_test.lock().expect("the lock").recv_timeout(TIMEOUT);
+        let (end, response) = next.expect("an exchange");
+        to_test.send(read_text(connection, &end)).expect("the test runs");
+        connection.write_all(response.as_bytes()).expect("a response");
+        // The sidecar opens another connection for the next request.
+    });
+    let (_sidecars, address) = Sidecars::start_one("http", application);
+    for exchange in exchanges {
+        let end_and_response = (exchange.request_end.to_owned(), exchange.response.to_owned());
+        to_application
+            .send(end_and_response)
+            .expect("the application runs");
+        let mut client = connect(address);
+        client.write_all(exchange.request.as_bytes()).expect("a request");
+        let response = read_to_end(&mut client);
+        let request = from_application.try_recv().unwrap_or_default();
+        assert!(
+            request.contains(exchange.arrives),
+            "{}\napplication: {request}\nclient: {response}",
+            exchange.request
+        );
+        for part in exchange.returns {
+            assert!(
+                response.contains(part),
+                "{}\nclient: {response}",
+                exchange.request
+            );
+        }
+    }
+}
+
+#[test]
+fn trailers_and_informational_responses_of_http_1_1_are_forwarded() {
+    check_exchanges(&[
+        Exchange {
+            request: "POST / HTTP/1.1\r\nHost: web\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+                      3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n",
+            request_end: "\r\n0\r\nx-sum: 1\r\n\r\n",
+            arrives: "transfer-encoding: chunked",
+            response: "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 2\r\n\r\n",
+            returns: &["3\r\nabc\r\n0\r\nx-sum: 2\r\n\r\n"],
+        },
+        Exchange {
+            response: "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n\
+                       HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            returns: &["HTTP/1.1 103 ", "link: </a.css>\r\n", "HTTP/1.1 200 OK\r\n"],
+            ..Default::default()
+        },
+    ]);
+}
+
+#[test]
+fn targets_hosts_and_headers_are_not_changed() {
+    let target = "/a//b/../c%2Fd/.%2e/;x=1?q=%7c&r=a|{}^`\"<>[]\\";
+    let odd_target = format!("GET {target} HTTP/1.1\r\nHost: Web.example:8080\r\nConnection: close\r\n\r\n");
+    let large_header = format!("x-large: {}\r\n", "x".repeat(70_000));
+    let many_headers = (0..150).map(|index| format!("x-{index}: 1\r\n"));
+    let many_headers = many_headers.collect::<Vec<_>>().concat();
+    let with_headers = |headers: &str| {
+        (
+            GET.replace("\r\n\r\n", &format!("\r\n{headers}\r\n")),
+            OK.replace("content-length", &format!("{headers}content-length")),
+        )
+    };
+    let large = with_headers(&large_header);
+    let long = with_headers(&many_headers);
+    check_exchanges(&[
+        Exchange {
+            request: &odd_target,
+            arrives: &format!("GET {target} HTTP/1.1\r\nhost: Web.example:8080\r\n"),
+            ..Default::default()
+        },
+        Exchange {
+            request: &large.0,
+            arrives: &large_header,
+            response: &large.1,
+            returns: &["HTTP/1.1 200 OK\r\n", &large_header],
+            ..Default::default()
+        },
+        Exchange {
+            request: &long.0,
+            arrives: "x-149: 1\r\n",
+            response: &long.1,
+            returns: &["HTTP/1.1 200 OK\r\n", "x-149: 1\r\n"],
+            ..Default::default()
+        },
+        Exchange {
+            request: "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\nX_Name: grüße\r\n\r\n",
+            arrives: "x_name: grüße\r\n",
+            response: "HTTP/1.1 200 OK\r\nServer: nginx\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
+                       content-length: 2\r\n\r\nok",
+            returns: &["server: nginx\r\n", "set-cookie: a=1\r\nset-cookie: b=2\r\n"],
+            ..Default::default()
+        },
+    ]);
+}
+
+#[test]
+fn responses_without_body_and_bodies_of_unknown_length_are_forwarded() {
+    check_exchanges(&[
+        Exchange {
+            request: "HEAD / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n",
+            arrives: "HEAD / HTTP/1.1\r\n",
+            response: "HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n",
+            returns: &["HTTP/1.1 200 OK\r\n", "content-length: 1234\r\n"],
+            ..Default::default()
+        },
+        Exchange {
+            response: "HTTP/1.1 204 No Content\r\n\r\n",
+            returns: &["HTTP/1.1 204 No Content\r\n"],
+            ..Default::default()
+        },
+        Exchange {
+            response: "HTTP/1.1 304 Not Modified\r\netag: x\r\ncontent-length: 77\r\n\r\n",
+            returns: &[
+                "HTTP/1.1 304 Not Modified\r\n",
+                "etag: x\r\n",
+                "content-length: 77\r\n",
+            ],
+            ..Default::default()
+        },
+        Exchange {
+            // The end of the connection ends the body.
+            response: "HTTP/1.1 200 OK\r\n\r\nuntil the end",
+            returns: &["transfer-encoding: chunked\r\n", "\r\nuntil the end\r\n0\r\n\r\n"],
+            ..Default::default()
+        },
+        Exchange {
+            request: "GET / HTTP/1.0\r\n\r\n",
+            response: "HTTP/1.0 200 OK\r\n\r\nuntil the end",
+            returns: &["HTTP/1.0 200 OK\r\n", "\r\n\r\nuntil the end"],
+            ..Default::default()
+        },
+    ]);
+}
+
+#[test]
+fn request_that_offers_an_upgrade_to_tls_or_http_2_is_served_without_the_upgrade() {
+    let offer = |upgrade: &str| {
+        format!("GET / HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n")
+    };
+    let h2c = offer("h2c").replace(
+        "Connection: ",
+        "HTTP2-Settings: AAMAAABk\r\nConnection: HTTP2-Settings, ",
+    );
+    let application = start_application(|connection| {
+        while !read_text(connection, "\r\n\r\n").contains("upgrade: ") {
+            connection.write_all(OK.as_bytes()).expect("a response");
+        }
+    });
+    let (_sidecars, address) = Sidecars::start_one("http", application);
+    for request in [offer("TLS/1.2"), offer("HTTP/2.0"), h2c] {
+        let mut client = connect(address);
+        client.write_all(request.as_bytes()).expect("a request");
+        let head = read_text(&mut client, "\r\n\r\nok");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{request}{head}");
+    }
+}
+
+#[test]
+fn application_decides_on_requests_that_expect_100_continue() {
+    let application = start_application(|connection| {
+        let head = read_text(connection, "\r\n\r\n");
+        let responses: [&[u8]; 2] = if head.contains("/refused") {
+            [
+                b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n",
+                b"",
+            ]
+        } else {
+            [b"HTTP/1.1 100 Continue\r\n\r\n", OK.as_bytes()]
+        };
+        connection.write_all(responses[0]).expect("a response");
+        if !responses[1].is_empty() {
+            read_until(connection, b"hello");
+            connection.write_all(responses[1]).expect("a response");
+        }
+    });
+    let (_sidecars, address) = Sidecars::start_one("http", application);
+    let send_head = |path: &str| {
+        let mut client = connect(address);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: web\r\nConnection: close\r\nExpect: 100-continue\r\n\
+             Content-Length: 5\r\n\r\n"
+        );
+        client.write_all(head.as_bytes()).expect("a request");
+        client
+    };
+    let response = read_to_end(&mut send_head("/refused"));
+    assert!(response.starts_with("HTTP/1.1 417 "), "{response}");
+
+    let mut accepted = send_head("/");
+    assert_eq!(
+        read_text(&mut accepted, "\r\n\r\n"),
+        "HTTP/1.1 100 Continue\r\n\r\n"
+    );
+    accepted.write_all(b"hello").expect("a body");
+    let response = read_to_end(&mut accepted);
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+}
+
+/// Accepts an upgrade or a CONNECT request, and then echoes bytes.
+fn accept_tunnel(connection: &mut TcpStream) {
+    let head = read_text(connection, "\r\n\r\n");
+    let upgrade = head.lines().find_map(|line| line.strip_prefix("upgrade: "));
+    let response = match upgrade {
+        Some(upgrade) => {
+            format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {upgrade}\r\n\r\n")
+        }
+        None => "HTTP/1.1 200 OK\r\n\r\n".to_owned(),
+    };
+    connection.write_all(response.as_bytes()).expect("a response");
+    let mut reader = connection.try_clone().expect("a socket");
+    let _ = std::io::copy(&mut reader, connection);
+}
+
+#[test]
+fn upgrades_and_connect_open_a_tunnel_to_the_application() {
+    let (_sidecars, address) = Sidecars::start_one("http", start_application(accept_tunnel));
+    let upgrade = |name: &str| {
+        format!("GET /x HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: {name}\r\n\r\n")
+    };
+    let connect_request = "CONNECT db.example:5432 HTTP/1.1\r\nHost: db.example:5432\r\n\r\n".to_owned();
+    for (request, status) in [
+        (upgrade("websocket"), "101"),
+        (upgrade("tcp"), "101"),
+        (upgrade("SPDY/3.1"), "101"),
+        (connect_request, "200"),
+    ] {
+        let mut client = connect(address);
+        client.write_all(request.as_bytes()).expect("a request");
+        let head = read_text(&mut client, "\r\n\r\n");
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request}{head}"
+        );
+        client.write_all(b"ping").expect("an open tunnel");
+        read_until(&mut client, b"ping");
+    }
+}
+
+#[test]
+fn invalid_request_does_not_end_the_requests_of_others() {
+    let (_sidecars, address) = Sidecars::start_one("http", start_application(accept_tunnel));
+    let mut tunnel = connect(address);
+    tunnel
+        .write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .expect("a request");
+    read_until(&mut tunnel, b"\r\n\r\n");
+    // HTTP/2 between sidecars does not allow an empty host.
+    let mut invalid = connect(address);
+    invalid
+        .write_all(b"GET / HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n")
+        .expect("a request");
+    let response = read_to_end(&mut invalid);
+    assert!(response.starts_with("HTTP/1.1 50"), "{response}");
+    tunnel.write_all(b"ping").expect("an open tunnel");
+    read_until(&mut tunnel, b"ping");
+}
+
+#[test]
+fn body_larger_than_the_buffers_is_forwarded_while_it_arrives() {
+    const SIZE: usize = 8 << 20;
+    let application = start_application(|connection| {
+        read_until(connection, b"\r\n\r\n");
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n");
+        connection.write_all(head.as_bytes()).expect("a response");
+        let mut reader = connection.try_clone().expect("a socket");
+        let _ = std::io::copy(&mut reader, connection);
+    });
+    let (_sidecars, address) = Sidecars::start_one("http", application);
+    let mut client = connect(address);
+    let head = format!("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: {SIZE}\r\n\r\n");
+    client.write_all(head.as_bytes()).expect("a request");
+    // The response begins before the body of the request.
+    let head = read_text(&mut client, "\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let mut writer = client.try_clone().expect("a socket");
+    let sender = std::thread::spawn(move || writer.write_all(&vec![b'x'; SIZE]));
+    let mut echo = vec![0; SIZE];
+    client.read_exact(&mut echo).expect("the whole body");
+    sender.join().expect("a thread").expect("an open socket");
+    assert!(echo.iter().all(|byte| *byte == b'x'));
+}
+
+#[test]
+fn tcp_server_may_send_first_and_each_side_may_close_its_direction_first() {
+    let banner = start_application(|connection| {
+        connection.write_all(b"banner\n").expect("an open socket");
+        // The client closes its direction, and still reads.
+        let request = read_to_end(connection);
+        let response = format!("got {request}");
+        connection.write_all(response.as_bytes()).expect("an open socket");
+    });
+    let (to_test, late) = mpsc::channel();
+    let closing = start_application(move |connection| {
+        connection.shutdown(Shutdown::Write).expect("an open socket");
+        to_test.send(read_to_end(connection)).expect("the test runs");
+    });
+    let sidecars = Sidecars::start(&[("tcp", banner), ("kafka", closing)]);
+    let mut client = connect(sidecars.outbound(0));
+    assert_eq!(read_text(&mut client, "\n"), "banner\n");
+    client.write_all(b"query").expect("an open socket");
+    client.shutdown(Shutdown::Write).expect("an open socket");
+    assert_eq!(read_to_end(&mut client), "got query");
+
+    let mut client = connect(sidecars.outbound(1));
+    assert_eq!(read_to_end(&mut client), "");
+    client.write_all(b"late").expect("the other direction is open");
+    client.shutdown(Shutdown::Write).expect("an open socket");
+    assert_eq!(late.recv_timeout(TIMEOUT).expect("the bytes"), "late");
+}
+
+/// An application of HTTP/2. Responds with the header `grpc-timeout` of the request and echoes each part of the body.
+/// The trailers of the response are those of the request, and `grpc-status`.
+async fn serve_http2(listener: tokio::net::TcpListener) {
+    while let Ok((socket, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(socket).await.expect("HTTP/2");
+            while let Some(Ok((request, mut responder))) = connection.accept().await {
+                let timeout = request.headers().get("grpc-timeout").cloned();
+                let response = timeout.iter().fold(Response::builder(), |response, timeout| {
+                    response.header("grpc-timeout", timeout)
+                });
+                let response = response.body(()).expect("a response");
+                let responses = responder.send_response(response, false).expect("an open stream");
+                tokio::spawn(echo(request.into_body(), responses));
+            }
+        });
+    }
+}
+
+async fn echo(mut requests: RecvStream, mut responses: SendStream<Bytes>) {
+    while let Some(Ok(part)) = requests.data().await {
+        let _ = requests.flow_control().release_capacity(part.len());
+        responses.send_data(part, false).expect("an open stream");
+    }
+    let trailers = requests.trailers().await.expect("an open stream");
+    let mut trailers = trailers.unwrap_or_default();
+    trailers.insert("grpc-status", "0".parse().expect("a value"));
+    responses.send_trailers(trailers).expect("an open stream");
+}
+
+/// Calls a method with gRPC's headers over HTTP/2 with prior knowledge, and checks that both directions of the call stay
+/// open until the client closes its direction.
+async fn check_streams(address: SocketAddr) {
+    let socket = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("a connection");
+    let (client, connection) = h2::client::handshake(socket).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let mut client = client.ready().await.expect("an open connection");
+    let request = Request::post("http://web/shop.Cart/Watch")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "10S")
+        .body(())
+        .expect("a request");
+    let (response, mut requests) = client.send_request(request, false).expect("an open connection");
+    let response = response.await.expect("a response");
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["grpc-timeout"], "10S");
+    let mut responses = response.into_body();
+    for part in ["first", "second"] {
+        requests.send_data(part.into(), false).expect("an open stream");
+        let received = responses.data().await.expect("a part").expect("an open stream");
+        assert_eq!(received, part);
+    }
+    let trailers = HeaderMap::from_iter([("x-sum".parse().expect("a name"), "2".parse().expect("a value"))]);
+    requests.send_trailers(trailers).expect("an open stream");
+    assert!(responses.data().await.is_none());
+    let trailers = responses
+        .trailers()
+        .await
+        .expect("an open stream")
+        .expect("trailers");
+    assert_eq!(trailers["grpc-status"], "0");
+    assert_eq!(trailers["x-sum"], "2");
+}
+
+#[tokio::test]
+async fn grpc_streams_in_both_directions_keep_their_deadline_and_trailers() {
+    let mut applications = Vec::new();
+    for protocol in ["grpc", "http2", "tcp"] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        applications.push((protocol, listener.local_addr().expect("an address")));
+        tokio::spawn(serve_http2(listener));
+    }
+    let services = applications.clone();
+    let start = tokio::task::spawn_blocking(move || {
+        let sidecars = Sidecars::start(&services);
+        let addresses: Vec<_> = (0..services.len())
+            .map(|index| sidecars.outbound(index))
+            .collect();
+        (sidecars, addresses)
+    });
+    let (_sidecars, addresses) = start.await.expect("the sidecars");
+    for (address, (protocol, _)) in addresses.into_iter().zip(applications) {
+        let check = tokio::time::timeout(TIMEOUT, check_streams(address));
+        check.await.unwrap_or_else(|_| panic!("{protocol}: no response"));
+    }
+}
+
+#[test]
+fn idle_tcp_connections_and_http_streams_have_no_timeout() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 1));
+    let applications = ["http", "tcp"].map(|protocol| (protocol, any));
+    for services in applications.chunks(1) {
+        for proxy in ["client-0.demo", "server-0.demo"] {
+            let input = Input::parse(&format!("{}proxy: {proxy}\n", mk_input(services)));
+            for resource in input.resources() {
+                if !resource.name.contains("admin") {
+                    check_timeouts(&readable::json(&resource), &resource.name);
+                }
+            }
+        }
+    }
+}
+
+/// Checks the timeouts of all TCP proxies, connection managers and routes, at any depth of the value.
+fn check_timeouts(value: &Value, resource: &str) {
+    let filter = value["@type"].as_str().unwrap_or_default();
+    if filter.ends_with(".TcpProxy") {
+        assert_eq!(value["idleTimeout"], "0s", "{resource}");
+    } else if filter.ends_with(".HttpConnectionManager") {
+        assert_eq!(value["streamIdleTimeout"], "0s", "{resource}");
+    } else if value.get("cluster").is_some() {
+        // Envoy's default timeout of a response is 15 s.
+        assert_eq!(value["timeout"], "0s", "{resource}");
+    }
+    match value {
+        Value::Object(map) => map.values().for_each(|child| check_timeouts(child, resource)),
+        Value::Array(list) => list.iter().for_each(|child| check_timeouts(child, resource)),
+        _ => {}
+    }
+}
