@@ -47,7 +47,7 @@ pub enum Balancing {
     /// One endpoint for each client Pod, as long as the endpoint is ready.
     ByClient,
     /// The client's sidecar chooses no endpoint: it connects to the ClusterIP, and the client's node (kube-proxy)
-    /// chooses one of the node's own endpoints.
+    /// chooses one of the endpoints that the Service allows or prefers for clients on this node.
     LeftToNode,
 }
 

@@ -1,5 +1,6 @@
 //! Facts of Services: the fields that the control plane reads.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -104,7 +105,7 @@ impl From<&Service> for ServiceFacts {
                 .collect(),
             is_headless: cluster_ips.iter().any(|ip| ip == "None"),
             cluster_ips: cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
-            balancing: balancing(&spec),
+            balancing: balancing(&spec, service.metadata.annotations.as_ref()),
             is_external_name: spec.type_.as_deref() == Some("ExternalName"),
             annotations,
             key,
@@ -112,16 +113,42 @@ impl From<&Service> for ServiceFacts {
     }
 }
 
-/// Returns the balancing of a Service (docs/reference/envoy.md#balancing). If traffic must stay on the client's node,
-/// this node chooses the endpoint: it knows its own endpoints and applies the session affinity of its clients.
-fn balancing(spec: &ServiceSpec) -> Balancing {
-    if spec.internal_traffic_policy.as_deref() == Some("Local") {
+/// Annotations in place of the field `trafficDistribution` in older versions of Kubernetes.
+/// <https://kubernetes.io/docs/concepts/services-networking/topology-aware-routing/>
+const TOPOLOGY_ANNOTATIONS: [&str; 2] = [
+    "service.kubernetes.io/topology-mode",
+    "service.kubernetes.io/topology-aware-hints",
+];
+
+/// Returns the balancing of a Service (docs/reference/envoy.md#balancing). If the choice depends on the client's node,
+/// this node chooses the endpoint: it knows its own endpoints and the hints in EndpointSlices, and applies the session
+/// affinity of its clients.
+fn balancing(spec: &ServiceSpec, annotations: Option<&BTreeMap<String, String>>) -> Balancing {
+    if spec.internal_traffic_policy.as_deref() == Some("Local") || prefers_near_endpoints(spec, annotations) {
         Balancing::LeftToNode
     } else if spec.session_affinity.as_deref() == Some("ClientIP") {
         Balancing::ByClient
     } else {
         Balancing::RoundRobin
     }
+}
+
+/// Whether Kubernetes writes hints into the EndpointSlices of the Service, so that clients prefer endpoints in their zone
+/// or on their node. Kubernetes writes no hints for a Service without selector.
+fn prefers_near_endpoints(spec: &ServiceSpec, annotations: Option<&BTreeMap<String, String>>) -> bool {
+    let has_selector = spec
+        .selector
+        .as_ref()
+        .is_some_and(|selector| !selector.is_empty());
+    let has_distribution = spec
+        .traffic_distribution
+        .as_ref()
+        .is_some_and(|distribution| !distribution.is_empty());
+    let has_annotation = TOPOLOGY_ANNOTATIONS.into_iter().any(|key| {
+        let value = annotations.and_then(|annotations| annotations.get(key));
+        value.is_some_and(|value| value.eq_ignore_ascii_case("auto"))
+    });
+    has_selector && (has_distribution || has_annotation)
 }
 
 impl ServicePortFacts {
@@ -182,6 +209,42 @@ mod tests {
         assert_eq!(
             balancing(json!({policy: "Local", affinity: "ClientIP"})),
             Balancing::LeftToNode
+        );
+    }
+
+    #[test]
+    fn node_chooses_the_endpoint_if_kubernetes_writes_hints_for_the_service() {
+        let balancing = |annotations: Value, spec: Value| {
+            let service = json!({"metadata": {"annotations": annotations}, "spec": spec});
+            let service: Service = serde_json::from_value(service).expect("a Service");
+            ServiceFacts::from(&service).balancing
+        };
+        let selector = json!({"app": "web"});
+        for distribution in ["PreferClose", "PreferSameZone", "PreferSameNode"] {
+            let spec = json!({"selector": selector, "trafficDistribution": distribution, "sessionAffinity": "ClientIP"});
+            assert_eq!(
+                balancing(json!({}), spec),
+                Balancing::LeftToNode,
+                "{distribution}"
+            );
+        }
+        let selects = json!({"selector": selector});
+        for (key, value, expected) in [
+            ("topology-mode", "Auto", Balancing::LeftToNode),
+            ("topology-aware-hints", "auto", Balancing::LeftToNode),
+            ("topology-mode", "Disabled", Balancing::RoundRobin),
+        ] {
+            let annotations = json!({format!("service.kubernetes.io/{key}"): value});
+            assert_eq!(
+                balancing(annotations, selects.clone()),
+                expected,
+                "{key}: {value}"
+            );
+        }
+        assert_eq!(
+            balancing(json!({}), json!({"trafficDistribution": "PreferClose"})),
+            Balancing::RoundRobin,
+            "without selector"
         );
     }
 }
