@@ -89,6 +89,7 @@ fuzz-properties: ## the property tests, with CASES (5000) random inputs each
 	@cargo test --package kermode-k8s --lib index::property
 	@cargo test --package kermode-inject --test properties
 	@cargo test --package kermode-netfilter --lib interval
+	@cargo test --package kermode-agent --lib dns
 	@cargo test --package kermode-admission --lib tests::hostile
 
 fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), with random seeds
@@ -166,6 +167,11 @@ bench-control-plane: cluster-packages ## configuration of 100 to 10,000 sidecars
 bench-direct-access: ## direct access to 10, 100 and 1,000 Pods: listeners, clusters, memory, time of calls (SIZES=1000)
 	@$(RELEASE) --package kermode-bench
 	@$(ENVOY) nice -n -10 $(BENCH)/direct-access
+
+.PHONY: bench-dns
+bench-dns: cluster-packages ## the sidecar's DNS beside the cluster's DNS: added latency, CPU time, memory
+	@$(RELEASE) --package kuma-dp --package kermode-bench
+	@export KERMODE_COREDNS; KERMODE_COREDNS=$$($(CLUSTER_TOOL) coredns) && nice -n -10 unshare --net $(BENCH)/dns
 
 .PHONY: bench-exchange
 bench-exchange: ## the transport alone: CPU time to send a message to each of 100 and 1,000 clients (SIZES=1000)

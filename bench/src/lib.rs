@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `exchange` uses neither a cluster nor a control plane. It measures connections alone, for comparison.
-//! `direct-access` measures an Envoy that the ADS server of the same process configures.
+//! `direct-access` measures an Envoy that the ADS server of the same process configures. `dns` measures `kuma-dp` beside
+//! CoreDNS.
 //!
 //! Other processes may use the machine at the same time. Therefore CPU time and ratios are more reliable than wall
 //! time, and most figures are the median of several rounds, shown with their spread.
@@ -17,6 +18,7 @@ pub mod config;
 pub mod control_plane;
 pub mod dataplane;
 pub mod direct_access;
+pub mod dns;
 pub mod exchange;
 pub mod figures;
 pub mod https;

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("pin-application-packages", help="write images/applications.lock.json with current packages")
     commands.add_parser("rustflags", help="print the compiler flags of the images' binaries")
     commands.add_parser("envoy", help="print the path of the pinned Envoy binary")
+    commands.add_parser("coredns", help="build CoreDNS, and print its path")
     commands.add_parser("cnitool", help="build the CNI specification's tool, and print its path")
     add_command("kubeconfig", "print the path of the kubeconfig")
     kubectl = add_command("kubectl", "run kubectl of the cluster's version", positional=False)
@@ -100,6 +101,8 @@ def dispatch(options) -> int:
         print(images.rustflags(images.host_triple()))
     elif options.command == "envoy":
         print(envoy.binary())
+    elif options.command == "coredns":
+        print(build.coredns())
     elif options.command == "cnitool":
         print(build.cnitool())
     elif options.command == "kubeconfig":
