@@ -154,7 +154,7 @@ async fn start_dns(
     let metrics = dns::Metrics::default();
     let mut registry = Registry::with_prefix("kuma_dp");
     metrics.register(&mut registry);
-    let timeout = system_dns.timeout().min(dns::MAX_NAME_SERVER_TIMEOUT);
+    let timeout = system_dns.server_timeout().min(dns::MAX_NAME_SERVER_TIMEOUT);
     let dns_config = dns::Config {
         port: config.port,
         name_servers: NameServers::new(system_dns.servers(), timeout, metrics.clone()),

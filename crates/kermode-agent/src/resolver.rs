@@ -44,9 +44,16 @@ impl SystemDns {
             .collect()
     }
 
-    /// Returns the timeout of a response of one name server (`options timeout:n`).
+    /// Returns the time for which a client waits for a response (`options timeout:n`). As in libc, zero counts as 1 s.
     pub fn timeout(&self) -> Duration {
-        self.options.timeout
+        self.options.timeout.max(Duration::from_secs(1))
+    }
+
+    /// Returns the timeout of a response of one name server: an equal part of [`Self::timeout`]. All name servers are
+    /// queried before the client queries again.
+    pub fn server_timeout(&self) -> Duration {
+        let servers = u32::try_from(self.config.name_servers().len()).unwrap_or(u32::MAX);
+        self.timeout() / servers.max(1)
     }
 
     /// Returns a resolver for the agent's own connections.
@@ -80,6 +87,17 @@ mod tests {
         let expected: [SocketAddr; 2] = ["10.96.0.10:53".parse().unwrap(), "[fd00::10]:53".parse().unwrap()];
         assert_eq!(dns.servers(), expected);
         assert_eq!(dns.timeout(), Duration::from_secs(1));
+        assert_eq!(dns.server_timeout(), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn timeout_of_zero_counts_as_a_second() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "nameserver 10.96.0.10\noptions timeout:0\n").unwrap();
+        assert_eq!(
+            SystemDns::read(file.path()).server_timeout(),
+            Duration::from_secs(1)
+        );
     }
 
     #[test]

@@ -19,11 +19,10 @@ const MAX_ENTRIES: usize = 1000;
 const MAX_BYTES: usize = 512 * 1024;
 /// Limit on one cached response, in bytes.
 const MAX_RESPONSE: usize = 8 * 1024;
-/// Upper bound of the time for which a response with the queried records is cached.
-const MAX_TTL: u32 = 60 * 60;
-/// Upper bound of the time for which the absence of records is cached. RFC 2308 section 5 recommends one to three hours;
-/// a record that was just created should be found sooner.
-const MAX_NEGATIVE_TTL: u32 = 60;
+/// Upper bound of the time for which a response is cached, in seconds. The DNS server of a cluster commonly sets a TTL
+/// of 30 s, although it knows a change at once. Without the bound, an application would see a Pod that was just created
+/// or replaced up to 30 s later than without a sidecar.
+const MAX_LIFETIME: u32 = 5;
 
 /// Cache of responses.
 #[derive(Debug)]
@@ -156,9 +155,9 @@ fn lifetime(query: &Query, response: &[u8], records: &[RecordPosition]) -> Optio
             .iter()
             .find(|record| record.section == Section::Authority && record.record_type == TYPE_SOA)?;
         let minimum = read_u32(response, soa.data.end.checked_sub(4)?)?;
-        lowest.min(ttl(minimum)).min(MAX_NEGATIVE_TTL)
+        lowest.min(ttl(minimum)).min(MAX_LIFETIME)
     } else {
-        lowest.min(MAX_TTL)
+        lowest.min(MAX_LIFETIME)
     };
     (lifetime > 0).then_some(lifetime)
 }

@@ -20,7 +20,7 @@ use kermode_protocol::names::{MAX_NAME_LENGTH, ResolveRequest, ResolveResponse};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::bounded::BoundedMap;
 use super::message::{OWN_UDP_SIZE, Query};
@@ -267,9 +267,25 @@ impl MeshNames {
                 state.backoff.reset();
                 state.insert(name, answer);
             }
+            // An older control plane has no names. The answer of a newer replica is kept.
+            Err(error) if is_unimplemented(&error) => {
+                if state.last_known(name).is_none_or(|(known, _)| !known.exists) {
+                    let absence = NameAnswer {
+                        ttl: STALE_TTL,
+                        ..NameAnswer::default()
+                    };
+                    state.insert(name, absence);
+                }
+            }
             Err(error) => state.on_failure(&error, started_at),
         }
     }
+}
+
+/// Returns whether the control plane has no service that resolves names.
+fn is_unimplemented(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref::<Status>();
+    status.is_some_and(|status| status.code() == Code::Unimplemented)
 }
 
 // === impl State ===

@@ -28,6 +28,8 @@ enum FakeBehaviour {
     #[default]
     Answers,
     Fails,
+    /// Has no names, like an older control plane.
+    Unimplemented,
     Silent,
 }
 
@@ -62,6 +64,9 @@ impl NameSource for FakeControlPlane {
                     ttl: TTL,
                 }),
                 FakeBehaviour::Fails => Err(anyhow::anyhow!("unavailable")),
+                FakeBehaviour::Unimplemented => {
+                    Err(anyhow::Error::new(Status::unimplemented("unknown service")).context("a name"))
+                }
                 FakeBehaviour::Silent => std::future::pending().await,
             }
         })
@@ -87,6 +92,24 @@ fn addresses(message: &Message) -> (Vec<IpAddr>, Option<u32>) {
 
 fn code(message: &Message) -> ResponseCode {
     message.metadata.response_code
+}
+
+#[tokio::test(start_paused = true)]
+async fn older_control_plane_without_names_leads_to_nxdomain_and_keeps_known_answers() {
+    let fake = FakeControlPlane::with_names([("web.mesh", vec![IPV4])]);
+    let names = mk_names(&fake);
+    ask(&names, &mk_query(1, "web.mesh")).await;
+    fake.set_behaviour(FakeBehaviour::Unimplemented);
+    tokio::time::advance(Duration::from_secs(u64::from(TTL))).await;
+    assert_eq!(addresses(&ask(&names, &mk_query(1, "web.mesh")).await).0, [IPV4]);
+    for name in ["a.mesh", "b.mesh"] {
+        assert_eq!(
+            code(&ask(&names, &mk_query(1, name)).await),
+            ResponseCode::NXDomain,
+            "{name}"
+        );
+    }
+    assert_eq!(fake.calls(), 4, "calls are not paused");
 }
 
 #[test]
