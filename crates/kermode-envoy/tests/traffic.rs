@@ -65,8 +65,9 @@ impl DeadAddress {
 /// - One of the two endpoints of `lost` (HTTP) and of `lost-tcp` is on a dead node.
 /// - `sticky` (HTTP) and `sticky-tcp` have session affinity.
 /// - Both endpoints of `aborting` abort each response.
+/// - The application of `limited` (HTTP/2) refuses the first stream.
 /// - `listed` has no selector. Its `EndpointSlice` lists the inbound of `web`, and the application without a sidecar.
-const SERVICES: [(&str, &str); 9] = [
+const SERVICES: [(&str, &str); 10] = [
     ("web_demo_svc_80", "10.96.0.1:80"),
     ("locked_demo_svc_80", "10.96.0.2:80"),
     ("half_demo_svc_80", "10.96.0.3:80"),
@@ -76,6 +77,7 @@ const SERVICES: [(&str, &str); 9] = [
     ("sticky-tcp_demo_svc_80", "10.96.0.7:80"),
     ("aborting_demo_svc_80", "10.96.0.8:80"),
     ("listed_demo_svc_80", "10.96.0.9:80"),
+    ("limited_demo_svc_80", "10.96.0.10:80"),
 ];
 /// Index of `web` in [`SERVICES`].
 const WEB: usize = 0;
@@ -95,6 +97,8 @@ const STICKY_TCP: usize = 6;
 const ABORTING: usize = 7;
 /// Index of `listed` in [`SERVICES`].
 const LISTED: usize = 8;
+/// Index of `limited` in [`SERVICES`].
+const LIMITED: usize = 9;
 
 const WEBSOCKET_REQUEST: &str = "GET /ws HTTP/1.1\r\nhost: web\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
      sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
@@ -113,6 +117,7 @@ impl TestMesh {
         let lost = [forward_to(application.address), forward_to(application.address)];
         let sticky: [SocketAddr; 6] = std::array::from_fn(|_| forward_to(application.address));
         let aborting = [start_aborting_application(), start_aborting_application()];
+        let limited = start_limited_application();
         let dead = [DeadAddress::new(), DeadAddress::new()];
         let sticky_services = [STICKY, STICKY, STICKY, STICKY_TCP, STICKY_TCP, STICKY_TCP];
         let sticky_inbounds: Vec<_> = sticky_services.into_iter().zip(sticky).collect();
@@ -127,6 +132,7 @@ impl TestMesh {
             (LOST_TCP, dead[1].address),
             (ABORTING, aborting[0]),
             (ABORTING, aborting[1]),
+            (LIMITED, limited),
         ];
         inbounds.extend(&sticky_inbounds);
         let input = mk_input(mode, &inbounds, application.address);
@@ -142,7 +148,8 @@ impl TestMesh {
             .into_iter()
             .chain(lost)
             .chain(sticky)
-            .chain(aborting);
+            .chain(aborting)
+            .chain([limited]);
         let bound_ports = served_by_sidecar.map(|address| {
             (
                 address.port(),
@@ -177,6 +184,8 @@ fn mk_input(mode: &str, inbounds: &[(usize, SocketAddr)], outside: SocketAddr) -
     let inbound = |(index, address): &(usize, SocketAddr)| {
         let protocol = if [LOST_TCP, STICKY_TCP].contains(index) {
             "tcp"
+        } else if *index == LIMITED {
+            "http2"
         } else {
             "http"
         };
@@ -288,6 +297,52 @@ fn start_aborting_application() -> SocketAddr {
         }
     });
     address
+}
+
+/// Starts an HTTP/2 application that ends its first connection at the first request: its GOAWAY frame says that it has
+/// processed no stream. The application responds with 200 to requests on other connections. Returns its address.
+fn start_limited_application() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for (index, connection) in listener.incoming().map_while(Result::ok).enumerate() {
+            std::thread::spawn(move || serve_http2(connection, index == 0));
+        }
+    });
+    address
+}
+
+/// Serves an HTTP/2 connection until the client closes it.
+fn serve_http2(mut connection: TcpStream, refuses: bool) -> std::io::Result<()> {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const ACK: u8 = 1;
+    const END_STREAM_AND_HEADERS: u8 = 5;
+    const CLIENT_PREFACE_LENGTH: usize = 24;
+    // Length (3 bytes), type, flags, stream ID (4 bytes).
+    let frame = |kind: u8, flags: u8, stream: [u8; 4], payload: &[u8]| {
+        let length = u8::try_from(payload.len()).expect("a short payload");
+        [&[0, 0, length, kind, flags][..], &stream, payload].concat()
+    };
+    connection.read_exact(&mut [0; CLIENT_PREFACE_LENGTH])?;
+    connection.write_all(&frame(SETTINGS, 0, [0; 4], &[]))?;
+    loop {
+        let mut head = [0; 9];
+        connection.read_exact(&mut head)?;
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        connection.read_exact(&mut payload)?;
+        let response = match kind {
+            SETTINGS if flags & ACK == 0 => frame(SETTINGS, ACK, [0; 4], &[]),
+            // Last processed stream 0, no error.
+            HEADERS if refuses => frame(GOAWAY, 0, [0; 4], &[0; 8]),
+            // The indexed field `:status: 200`.
+            HEADERS => frame(HEADERS, END_STREAM_AND_HEADERS, stream, &[0x88]),
+            _ => continue,
+        };
+        connection.write_all(&response)?;
+    }
 }
 
 #[test]
@@ -425,6 +480,17 @@ fn endpoints_whose_application_aborts_responses_or_closes_websockets_are_not_eje
         "aborted responses are not retried"
     );
     assert_eq!(count("outlier_detection.ejections_enforced_total"), 0);
+}
+
+#[test]
+fn request_whose_stream_the_application_refuses_is_retried_by_the_servers_sidecar() {
+    let mesh = TestMesh::start("STRICT");
+    let response = get(mesh.outbound(LIMITED), "/");
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert_eq!(
+        mesh.server.counter_sum("cluster.localhost_.*.upstream_rq_retry"),
+        1
+    );
 }
 
 #[test]

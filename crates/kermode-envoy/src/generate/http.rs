@@ -3,8 +3,8 @@
 //! Two rules avoid lost requests during rollouts. Both rules retry only requests that no application has received
 //! (docs/design.md#safe-retries):
 //!
-//! 1. A sidecar retries a request if it has sent nothing of the request. The client's sidecar also retries a request
-//!    that the server's sidecar has refused (`REFUSED_STREAM`).
+//! 1. A sidecar retries a request if it has sent nothing of the request, or if the server has refused the stream
+//!    (`REFUSED_STREAM`, or a GOAWAY frame with a lower stream ID).
 //! 2. If the server's sidecar cannot connect to its application, the server's sidecar marks its 503 response as
 //!    undelivered. The client's sidecar then retries the request at another endpoint.
 
@@ -90,9 +90,11 @@ pub(crate) fn inbound(
     protocol: Protocol,
     access: Option<HttpAccess>,
 ) -> Filter {
-    // The application may close an idle connection just before Envoy sends a request on it.
+    // The application may close an idle connection just before Envoy sends a request on it. An application that limits
+    // the number of requests on an HTTP/2 connection refuses the streams above its limit. The connection carries the
+    // requests of many clients, so it reaches the limit earlier than a connection of one client.
     let retry = RetryPolicy {
-        retry_on: "reset-before-request".into(),
+        retry_on: "reset-before-request,refused-stream".into(),
         num_retries: number(2),
         ..Default::default()
     };
