@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Configuration of the cluster's network plugin.
 const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp"}]}"#;
 
-/// What `nft` prints where the kernel has no nf_tables.
+/// Program that fails like `nft` on a kernel without nf_tables.
 const NFT_WITHOUT_KERNEL_SUPPORT: &str =
     "#!/bin/sh\necho 'mnl.c:60: Unable to initialize Netlink socket: Protocol not supported' >&2\nexit 1\n";
 

@@ -113,7 +113,7 @@ struct KnownName {
 /// Answer that is served, and the TTL of its records.
 type ServedAnswer = (Arc<NameAnswer>, u32);
 
-/// What a query of the domain asks for.
+/// Subject of a query for a name that ends in the domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
     /// The domain itself.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Length of the OPT record that [`mk_query`] appends, in bytes.
-const EDNS_LENGTH: usize = 11;
+pub(crate) const EDNS_LENGTH: usize = 11;
 /// Offset of the OPT record's UDP size, counted from the end of a query of [`mk_query`].
 const UDP_SIZE_FROM_END: usize = 8;
 
