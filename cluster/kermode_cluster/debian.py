@@ -5,6 +5,7 @@ The machine's apt selects and downloads packages, and checks their signatures. N
 
 import os
 import re
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -91,6 +92,8 @@ def download(versions: dict) -> None:
         for name, version in versions.items():
             if name not in by_name:
                 raise ClusterError(f"apt-get download wrote no file for {name}={version}")
+            # Files that were extracted from an earlier download may be those of another archive.
+            shutil.rmtree(deb(name, version).with_suffix(""), ignore_errors=True)
             by_name[name].rename(deb(name, version))
 
 

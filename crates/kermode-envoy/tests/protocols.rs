@@ -18,8 +18,8 @@ use support::certificates::Authority;
 use support::input::Input;
 use support::process::RunningEnvoy;
 use support::readable;
-use support::secrets::write_secrets;
-use support::sidecar::start_proxy;
+use support::secrets::{for_each_child, write_secrets};
+use support::sidecar::{mk_config, start_proxy};
 use tempfile::TempDir;
 
 /// Timeout of every wait; long enough for a busy machine.
@@ -28,13 +28,18 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 /// The sidecars of a client and of a server. The server has one application for each service.
 struct Sidecars {
     client: RunningEnvoy,
-    _server: RunningEnvoy,
+    server: RunningEnvoy,
     _secrets: [TempDir; 2],
 }
 
 impl Sidecars {
     /// Starts the sidecars for services, each with its protocol and the address of its application.
     fn start(services: &[(&str, SocketAddr)]) -> Self {
+        Self::start_with(services, |_| {})
+    }
+
+    /// Starts the sidecars for services. `change` changes the configuration of the client's sidecar.
+    fn start_with(services: &[(&str, SocketAddr)], change: impl FnOnce(&mut Value)) -> Self {
         let input = mk_input(services);
         let authority = Authority::new();
         let identities: Vec<_> = services
@@ -56,14 +61,16 @@ impl Sidecars {
             (address.port(), inbound.port())
         };
         let bound_ports = services.iter().map(bound_port).collect();
-        let client = start_proxy(
+        let mut client = mk_config(
             &format!("{input}proxy: client-0.demo\n"),
             secrets[1].path(),
             &bound_ports,
         );
+        change(&mut client);
+        let client = RunningEnvoy::start(&client);
         Self {
             client,
-            _server: server,
+            server,
             _secrets: secrets,
         }
     }
@@ -423,14 +430,61 @@ fn upgrades_and_connect_open_a_tunnel_to_the_application() {
     }
 }
 
-#[test]
-fn invalid_request_does_not_end_the_requests_of_others() {
-    let (_sidecars, address) = Sidecars::start_one("http", start_application(accept_tunnel));
+/// Opens a WebSocket to [`accept_tunnel`].
+fn open_websocket(address: SocketAddr) -> TcpStream {
     let mut tunnel = connect(address);
     tunnel
         .write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         .expect("a request");
     read_until(&mut tunnel, b"\r\n\r\n");
+    tunnel
+}
+
+/// HTTP/2 compresses the headers between sidecars. `~` is one of the characters whose code is longer than the character.
+#[test]
+fn large_header_is_forwarded_and_does_not_end_the_requests_of_others() {
+    let (_sidecars, address) = Sidecars::start_one("http", start_application(accept_tunnel));
+    let mut tunnel = open_websocket(address);
+    for length in [200_000, 250_000] {
+        let mut client = connect(address);
+        let request = format!(
+            "GET /x HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nx-large: {}\r\n\r\n",
+            "~".repeat(length)
+        );
+        client.write_all(request.as_bytes()).expect("a request");
+        let head = read_text(&mut client, "\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 101 "), "{length}: {head}");
+        tunnel.write_all(b"ping").expect("an open tunnel");
+        read_until(&mut tunnel, b"ping");
+    }
+}
+
+/// The stopped sidecar stands for a node that disappeared: no connection is closed, and nothing is received.
+#[test]
+fn request_to_a_sidecar_that_stopped_responding_ends_after_an_unanswered_ping() {
+    let application = start_application(accept_tunnel);
+    let sidecars = Sidecars::start_with(&[("http", application)], shorten_pings);
+    let mut tunnel = open_websocket(sidecars.outbound(0));
+    sidecars.server.stop();
+    tunnel.write_all(b"ping").expect("an open tunnel");
+    assert_eq!(read_to_end(&mut tunnel), "");
+    let timeouts = sidecars.client.counter_sum("cluster.*http2.keepalive_timeout");
+    assert_eq!(timeouts, 1);
+}
+
+/// Shortens interval and timeout of PINGs, at any depth of the value.
+fn shorten_pings(value: &mut Value) {
+    if let Some(keepalive) = value.get_mut("connectionKeepalive") {
+        keepalive["interval"] = "1s".into();
+        keepalive["timeout"] = "1s".into();
+    }
+    for_each_child(value, &mut shorten_pings);
+}
+
+#[test]
+fn invalid_request_does_not_end_the_requests_of_others() {
+    let (_sidecars, address) = Sidecars::start_one("http", start_application(accept_tunnel));
+    let mut tunnel = open_websocket(address);
     // HTTP/2 between sidecars does not allow an empty host.
     let mut invalid = connect(address);
     invalid

@@ -60,16 +60,27 @@ async fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::read()?;
-    diagnosis::remove_old_files(&config);
     let groups = runner::by_cluster(tests, arguments.cluster.as_deref());
+    let _locks = groups
+        .keys()
+        .map(|name| config.lock(name))
+        .collect::<Result<Vec<_>>>()?;
+    diagnosis::remove_old_files(&config);
     let runs = groups
         .iter()
         .map(|(cluster, tests)| run_on_cluster(cluster, tests, &config));
     let mut total = Report::default();
+    let mut failures = Vec::new();
     for report in join_all(runs).await {
-        total += report?;
+        match report {
+            Ok(report) => total += report,
+            Err(error) => failures.push(error),
+        }
     }
     runner::print_line(&total.to_string());
+    if let Some(error) = failures.pop() {
+        return Err(error);
+    }
     Ok(if total.failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -77,14 +88,15 @@ async fn main() -> Result<ExitCode> {
     })
 }
 
-/// Brings a cluster up, runs tests on it, and takes it down again.
+/// Brings a cluster up, runs tests on it, and takes it down again. Prints an error at once, because the tests of another
+/// cluster may still run.
 async fn run_on_cluster(name: &str, tests: &[Test], config: &Config) -> Result<Report> {
-    let _lock = config.lock(name)?;
-    let cluster = Cluster::up(name, config).await?;
+    let report = async { run(Cluster::up(name, config).await?, tests, config).await };
     let report = tokio::select! {
-        report = run(cluster, tests, config) => report,
+        report = report => report,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("SIGINT interrupted the tests")),
     };
+    let report = report.inspect_err(|error| runner::print_line(&format!("cluster {name}: {error:#}")));
     if config.keep_cluster {
         runner::print_line(&format!("KERMODE_KEEP is set: cluster {name} stays up"));
     } else {

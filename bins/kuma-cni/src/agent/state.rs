@@ -18,6 +18,8 @@ pub(super) struct StateFile {
     path: PathBuf,
     /// Text of the last reported state.
     last: String,
+    /// Whether the file has this text.
+    is_written: bool,
 }
 
 impl StateFile {
@@ -26,6 +28,7 @@ impl StateFile {
         Self {
             path: path.to_owned(),
             last: String::new(),
+            is_written: false,
         }
     }
 
@@ -41,9 +44,14 @@ impl StateFile {
             Err(problem) => problem.to_string(),
         };
         if text == self.last {
+            if !self.is_written {
+                self.is_written = fs::write(&self.path, &text).is_ok();
+            }
             return;
         }
-        if let Err(error) = fs::write(&self.path, &text) {
+        let written = fs::write(&self.path, &text);
+        self.is_written = written.is_ok();
+        if let Err(error) = written {
             tracing::error!(path = %self.path.display(), %error, "state not written; the readiness probe fails");
         }
         match result {

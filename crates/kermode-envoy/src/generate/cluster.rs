@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, Upst
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, BindConfig, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions,
-    HttpProtocolOptions as CommonHttpOptions, Metadata, RoutingPriority, TransportSocket,
+    HttpProtocolOptions as CommonHttpOptions, KeepaliveSettings, Metadata, RoutingPriority, TransportSocket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
@@ -31,12 +31,15 @@ use crate::proto::{address, any, boolean, duration, number, socket_address};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of a connection attempt to an endpoint that comes from ADS; it is short, because other endpoints may be
 /// tried. Two lost SYN packets do not exceed the timeout: the kernel repeats a SYN packet after 1 s and 3 s.
-const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum size of the headers of a request or response, in KiB, and maximum number of headers. Envoy's defaults, 60 KiB
 /// and 100 headers, are lower than those of many applications. The largest default of common servers is 1 MiB (Go).
 pub(crate) const MAX_HEADERS_KB: u32 = 1024;
 pub(crate) const MAX_HEADERS: u32 = 1000;
+
+/// Maximum size of one header in KiB, if Envoy's HTTP/2 codec is nghttp2. Envoy accepts no larger value.
+const MAX_HEADER_FIELD_KB: u32 = 256;
 
 /// Key of the HTTP options in `typed_extension_protocol_options` of a cluster.
 const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -147,23 +150,37 @@ pub(crate) fn with_keepalive(cluster: Cluster) -> Cluster {
 pub(crate) enum HttpVersion {
     Http1,
     Http2,
+    /// HTTP/2 to another sidecar, which is asked by PINGs whether it still responds. An application could reject them.
+    Http2ToSidecar,
 }
 
-/// Sets the HTTP version, the idle timeout and the maximum number of requests of the connections of a cluster.
+/// Limits of an HTTP connection. At a limit, Envoy opens another connection for further requests.
+#[derive(Clone, Copy)]
+pub(crate) struct ConnectionLimits {
+    pub(crate) requests: u32,
+    pub(crate) age: Duration,
+}
+
+/// Sets the HTTP version, the idle timeout and the limits of the connections of a cluster.
 pub(crate) fn with_http_options(
     mut cluster: Cluster,
     version: HttpVersion,
     idle_timeout: Duration,
-    max_requests: Option<u32>,
+    limits: Option<ConnectionLimits>,
 ) -> Cluster {
     let protocol = match version {
         HttpVersion::Http1 => ProtocolConfig::HttpProtocolOptions(http1_options()),
         HttpVersion::Http2 => ProtocolConfig::Http2ProtocolOptions(http2_options()),
+        HttpVersion::Http2ToSidecar => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+            connection_keepalive: Some(pings()),
+            ..http2_options()
+        }),
     };
     let options = HttpProtocolOptions {
         common_http_protocol_options: Some(CommonHttpOptions {
             idle_timeout: duration(idle_timeout),
-            max_requests_per_connection: max_requests.and_then(number),
+            max_requests_per_connection: limits.and_then(|limits| number(limits.requests)),
+            max_connection_duration: limits.and_then(|limits| duration(limits.age)),
             max_headers_count: number(MAX_HEADERS),
             max_response_headers_kb: number(MAX_HEADERS_KB),
             ..Default::default()
@@ -226,6 +243,17 @@ pub(crate) fn http2_options() -> Http2ProtocolOptions {
         // The requests of all clients of a Pod share a connection between sidecars. An invalid request must not end
         // this connection.
         override_stream_error_on_invalid_http_message: boolean(true),
+        max_header_field_size_kb: number(MAX_HEADER_FIELD_KB),
+        ..Default::default()
+    }
+}
+
+/// PINGs of HTTP/2, to detect a node that disappears during a request. The kernel sends no keepalive probes while sent
+/// data is unacknowledged, and gives up after about 15 minutes.
+fn pings() -> KeepaliveSettings {
+    KeepaliveSettings {
+        interval: duration(Duration::from_mins(1)),
+        timeout: duration(Duration::from_secs(30)),
         ..Default::default()
     }
 }

@@ -59,6 +59,11 @@ const UPGRADES: [&str; 3] = ["websocket", "tcp", "SPDY/3.1"];
 const REMOVED_UPGRADES: [&str; 2] = ["TLS/", "HTTP/"];
 /// Envoy's upgrade type for CONNECT requests.
 const CONNECT: &str = "CONNECT";
+/// Timeout of the header of a request. An application could not end such a request, because it has not received it.
+const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_mins(1);
+/// Timeout of a probe or lifecycle hook that sends and receives nothing. A lifecycle hook may take as long as the grace
+/// period of its Pod.
+const PROBE_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 /// Value of a timeout that disables it.
 const NO_TIMEOUT: Duration = Duration::ZERO;
 /// Header that a server's sidecar adds to its own response if the application has not received the request. The
@@ -156,14 +161,14 @@ pub(crate) fn outbound(
 }
 
 /// The connection manager of the listener for virtual probes. Envoy's timeout is long, so that the timeouts of the
-/// kubelet apply: a lifecycle hook may take as long as the Pod's grace period.
+/// kubelet apply.
 pub(crate) fn probes(listen_address: SocketAddr, routes: RouteConfiguration) -> Filter {
     manager_filter(
         listen_address,
         HttpConnectionManager {
             stat_prefix: names::stat_name(names::PROBES),
             http_filters: vec![router()],
-            stream_idle_timeout: duration(NO_TIMEOUT),
+            stream_idle_timeout: duration(PROBE_IDLE_TIMEOUT),
             route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
             ..Default::default()
         },
@@ -225,6 +230,7 @@ fn manager_with_defaults(routes: RouteConfiguration, protocol: Protocol) -> Http
 fn manager_filter(listen_address: SocketAddr, manager: HttpConnectionManager) -> Filter {
     let manager = HttpConnectionManager {
         http_protocol_options: Some(http1_options(listen_address)),
+        request_headers_timeout: duration(REQUEST_HEADERS_TIMEOUT),
         ..manager
     };
     network_filter("envoy.filters.network.http_connection_manager", &manager)

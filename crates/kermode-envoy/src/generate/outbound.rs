@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::listener::v3::Filter;
 use kermode_model::view::{Balancing, Service, ServiceAddresses};
 use kermode_model::{Dataplane, Mesh, Protocol, ServiceName};
 
-use super::cluster::{self, HttpVersion};
+use super::cluster::{self, ConnectionLimits, HttpVersion};
 use super::tls::MeshTls;
 use super::{http, listener};
 use crate::proto::{duration, number};
@@ -24,10 +24,12 @@ const CONNECT_ATTEMPTS: u32 = 5;
 /// ([`listener::HTTP_IDLE_TIMEOUT`]). Otherwise, the client's sidecar could send a request on a connection that the server's
 /// sidecar is closing.
 const HTTP_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
-/// Number of requests after which the client's sidecar opens another connection to a ClusterIP whose endpoint the node
-/// chooses. The node chooses anew for each connection, so the requests of a client spread over the endpoints, and new
-/// endpoints get requests.
-const REQUESTS_PER_NODE_CHOICE: u32 = 1000;
+/// Limits of a connection to a ClusterIP whose endpoint the node chooses. The node chooses anew for each connection, so
+/// the requests of a client spread over the endpoints, new endpoints get requests, and unready ones get no more.
+const LIMITS_OF_NODE_CHOICE: ConnectionLimits = ConnectionLimits {
+    requests: 1000,
+    age: Duration::from_secs(30),
+};
 /// Duration for which an endpoint is ejected. Kubernetes notices a dead node after 50 s. The endpoint is then removed
 /// before the client would try the endpoint again.
 const EJECTION_TIME: Duration = Duration::from_mins(1);
@@ -47,7 +49,7 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
         resources.extend(single_address_resources(
             name,
             targets,
-            Some(REQUESTS_PER_NODE_CHOICE),
+            Some(LIMITS_OF_NODE_CHOICE),
         ));
     } else if !addresses.cluster_addresses.is_empty() {
         let cluster = Cluster {
@@ -107,21 +109,21 @@ fn cluster_addresses(addresses: &ServiceAddresses) -> BTreeSet<SocketAddr> {
 }
 
 /// A cluster and a listener for each address. Connections go to the address that the client chose: the address of an
-/// endpoint, or a ClusterIP whose endpoint the client's node chooses. `max_requests` limits the requests on one HTTP
-/// connection.
+/// endpoint, or a ClusterIP whose endpoint the client's node chooses. `limits` are those of HTTP connections.
 pub(super) fn single_address_resources(
     name: &ServiceName,
     targets: impl Iterator<Item = (SocketAddr, Protocol, Option<TransportSocket>)>,
-    max_requests: Option<u32>,
+    limits: Option<ConnectionLimits>,
 ) -> Vec<Resource> {
     let mut resources = Vec::new();
     for (address, protocol, transport_socket) in targets {
         let cluster_name = names::single_address(name, address);
         let cluster = Cluster {
             transport_socket,
+            connect_timeout: duration(cluster::ENDPOINT_CONNECT_TIMEOUT),
             ..cluster::single_address(&cluster_name, address)
         };
-        let cluster = with_upstream_options(cluster, protocol, max_requests);
+        let cluster = with_upstream_options(cluster, protocol, limits);
         resources.push(Resource::encode(ResourceKind::Cluster, &cluster_name, &cluster));
         let filter = filter_to_cluster(address, name, &cluster_name, protocol, false);
         resources.push(listener_at(address, filter));
@@ -150,14 +152,14 @@ pub fn hidden_resource_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String
     hidden
 }
 
-fn with_upstream_options(cluster: Cluster, protocol: Protocol, max_requests: Option<u32>) -> Cluster {
+fn with_upstream_options(cluster: Cluster, protocol: Protocol, limits: Option<ConnectionLimits>) -> Cluster {
     let cluster = Cluster {
         // A removed endpoint gets no new requests, even if it is still healthy. Open requests continue.
         ignore_health_on_host_removal: true,
         ..cluster::with_keepalive(cluster)
     };
     if protocol.is_http() {
-        cluster::with_http_options(cluster, HttpVersion::Http2, HTTP_IDLE_TIMEOUT, max_requests)
+        cluster::with_http_options(cluster, HttpVersion::Http2ToSidecar, HTTP_IDLE_TIMEOUT, limits)
     } else {
         cluster
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -71,6 +73,12 @@ impl RunningEnvoy {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Stops the process by a signal. Its connections stay open, and nothing reads from them.
+    pub(crate) fn stop(&self) {
+        let pid = i32::try_from(self.child.id()).expect("a process ID");
+        nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("a running process");
     }
 
     /// Returns the address that a listener is bound to.

@@ -18,6 +18,11 @@ use super::{envoy, readable};
 /// Starts the Envoy of the proxy that `input` names. `ports` maps the port of each generated endpoint to the port that
 /// the inbound listener of the endpoint is bound to in this test.
 pub(crate) fn start_proxy(input: &str, secrets_folder: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
+    RunningEnvoy::start(&mk_config(input, secrets_folder, ports))
+}
+
+/// Returns the configuration of [`start_proxy`].
+pub(crate) fn mk_config(input: &str, secrets_folder: &Path, ports: &HashMap<u16, u16>) -> Value {
     let input = Input::parse(input);
     // These tests need neither passthrough nor the admin listener.
     let resources: Vec<_> = input
@@ -63,7 +68,7 @@ pub(crate) fn start_proxy(input: &str, secrets_folder: &Path, ports: &HashMap<u1
         listener["address"] = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } });
     }
     refer_to_secret_files(&mut config, secrets_folder);
-    RunningEnvoy::start(&config)
+    config
 }
 
 /// Replaces the ports of endpoints, at any depth of the value.

@@ -144,10 +144,12 @@ fn prefers_near_endpoints(spec: &ServiceSpec, annotations: Option<&BTreeMap<Stri
         .traffic_distribution
         .as_ref()
         .is_some_and(|distribution| !distribution.is_empty());
-    let has_annotation = TOPOLOGY_ANNOTATIONS.into_iter().any(|key| {
-        let value = annotations.and_then(|annotations| annotations.get(key));
-        value.is_some_and(|value| value.eq_ignore_ascii_case("auto"))
-    });
+    let mut values = TOPOLOGY_ANNOTATIONS
+        .into_iter()
+        .filter_map(|key| annotations?.get(key));
+    let has_annotation = values
+        .next()
+        .is_some_and(|value| matches!(value.as_str(), "Auto" | "auto"));
     has_selector && (has_distribution || has_annotation)
 }
 
@@ -241,6 +243,15 @@ mod tests {
                 "{key}: {value}"
             );
         }
+        let contradicting = json!({
+            "service.kubernetes.io/topology-aware-hints": "auto",
+            "service.kubernetes.io/topology-mode": "Disabled",
+        });
+        assert_eq!(
+            balancing(contradicting, selects),
+            Balancing::RoundRobin,
+            "the newer annotation takes precedence"
+        );
         assert_eq!(
             balancing(json!({}), json!({"trafficDistribution": "PreferClose"})),
             Balancing::RoundRobin,
