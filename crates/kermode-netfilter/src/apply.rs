@@ -131,12 +131,24 @@ impl Nft {
         &self.path
     }
 
-    /// Replaces the table `kuma_mesh` atomically.
+    /// Creates the table `kuma_mesh`, or replaces it. Either is one transaction.
+    ///
+    /// A new Pod has no table. The kernel needs several milliseconds to delete even an empty table, so the rules are
+    /// first applied without a deletion.
     ///
     /// # Errors
     /// When the rules cannot be applied. The previous rules then remain in force.
     pub fn apply(&self, rules: &RuleSet) -> Result<(), ApplyError> {
-        self.run(&["-f", "-"], rules)
+        match self.run(&["-f", "-"], &rules.to_new_table())? {
+            None => Ok(()),
+            Some(stderr) if reports_existing_table(&stderr) => self.replace(rules),
+            Some(stderr) => Err(ApplyError::from_stderr(&stderr)),
+        }
+    }
+
+    fn replace(&self, rules: &RuleSet) -> Result<(), ApplyError> {
+        let errors = self.run(&["-f", "-"], &rules.to_string())?;
+        errors.map_or(Ok(()), |stderr| Err(ApplyError::from_stderr(&stderr)))
     }
 
     /// Validates the rules without applying them.
@@ -144,7 +156,8 @@ impl Nft {
     /// # Errors
     /// When `nft` or the kernel rejects the rules.
     pub fn check(&self, rules: &RuleSet) -> Result<(), ApplyError> {
-        self.run(&["-c", "-f", "-"], rules)
+        let errors = self.run(&["-c", "-f", "-"], &rules.to_string())?;
+        errors.map_or(Ok(()), |stderr| Err(ApplyError::from_stderr(&stderr)))
     }
 
     /// Returns whether the table `kuma_mesh` exists in the network namespace of the calling thread.
@@ -187,7 +200,8 @@ impl Nft {
         }
     }
 
-    fn run(&self, arguments: &[&str], rules: &RuleSet) -> Result<(), ApplyError> {
+    /// Runs `nft` with an input. Returns the errors that it prints if it fails.
+    fn run(&self, arguments: &[&str], input: &str) -> Result<Option<String>, ApplyError> {
         let run_error = |source| self.run_error(source);
         let mut process = self
             .command()
@@ -202,12 +216,13 @@ impl Nft {
         let write_result = process
             .stdin
             .take()
-            .map_or(Ok(()), |mut stdin| stdin.write_all(rules.to_string().as_bytes()));
+            .map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
         let output = process.wait_with_output().map_err(run_error)?;
         if !output.status.success() {
-            return Err(ApplyError::from_stderr(&String::from_utf8_lossy(&output.stderr)));
+            return Ok(Some(String::from_utf8_lossy(&output.stderr).into_owned()));
         }
-        write_result.map_err(run_error)
+        write_result.map_err(run_error)?;
+        Ok(None)
     }
 }
 
@@ -218,6 +233,11 @@ fn reports_missing_table(stderr: &str) -> bool {
         line.starts_with("Error: Could not process rule: No such file or directory")
             || line.starts_with("Error: No such file or directory; did you mean table")
     })
+}
+
+/// Returns whether `nft` reports that the table exists already.
+fn reports_existing_table(stderr: &str) -> bool {
+    stderr.contains("Error: Could not process rule: File exists")
 }
 
 /// Returns the dynamic loader in a folder.

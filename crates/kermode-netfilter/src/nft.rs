@@ -1,6 +1,6 @@
-//! Writes rules as text for `nft -f`: one transaction that replaces only the table `kuma_mesh`.
+//! Writes rules as text for `nft -f`: one transaction that creates or replaces only the table `kuma_mesh`.
 
-use std::fmt::{Display, Formatter, Result};
+use std::fmt::{Display, Formatter, Result, Write};
 use std::net::IpAddr;
 
 use crate::exclusion::Transport;
@@ -14,12 +14,26 @@ impl Display for RuleSet {
         // Creates the table if it is missing, so that the deletion succeeds.
         writeln!(f, "table {TABLE}")?;
         writeln!(f, "delete table {TABLE}")?;
-        writeln!(f, "table {TABLE} {{")?;
-        for chain in &self.chains {
-            write!(f, "{chain}")?;
-        }
-        writeln!(f, "}}")
+        write_table(self, f)
     }
+}
+
+impl RuleSet {
+    /// Returns the text for a network namespace without the table. It fails if the table exists.
+    pub(crate) fn to_new_table(&self) -> String {
+        let mut text = format!("create table {TABLE}\n");
+        // Writing to a string cannot fail.
+        let _ = write_table(self, &mut text);
+        text
+    }
+}
+
+fn write_table(rules: &RuleSet, f: &mut impl Write) -> Result {
+    writeln!(f, "table {TABLE} {{")?;
+    for chain in &rules.chains {
+        write!(f, "{chain}")?;
+    }
+    writeln!(f, "}}")
 }
 
 impl Display for Chain {

@@ -10,6 +10,7 @@ mod simulated_server;
 mod socket;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use kermode_netfilter::{AppliedRules, Nft, TrafficConfig, set_up};
 
@@ -77,6 +78,8 @@ impl NetnsLab {
                 namespace.ip(&format!("addr add {address}/64 dev {interface} nodad"));
             }
             pod.ip("-6 route add default via fd02::1");
+            wait_until_local(&pod, "fd01::2");
+            wait_until_local(&pod, "fd02::2");
         }
         let servers = start_servers(&pod, &server, proxy_uid);
         Self {
@@ -182,4 +185,15 @@ fn start_servers(pod: &Namespace, server: &Namespace, proxy_uid: u32) -> Vec<Sim
         servers.push(SimulatedServer::udp(server, 0, "server", any_address(port)));
     }
     servers
+}
+
+/// Waits until the kernel has put the address of an interface that came up into the table of local addresses. It does so
+/// in the background. Before, rules do not recognize the address.
+fn wait_until_local(namespace: &Namespace, address: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let entry = format!("local {address} ");
+    let list = ["-6", "route", "show", "table", "local"];
+    while !namespace.command("ip", &list, "").contains(&entry) {
+        assert!(Instant::now() < deadline, "{address} is not local");
+    }
 }
