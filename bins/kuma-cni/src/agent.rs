@@ -4,6 +4,7 @@ mod cli;
 mod events;
 mod kernel;
 mod repair;
+mod sandboxes;
 mod state;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ use kube::Client;
 use cli::{Cli, Command, InstallArgs};
 use events::Events;
 use repair::Repairer;
+use sandboxes::Sandboxes;
 use state::StateFile;
 
 /// Failure of the installer.
@@ -75,7 +77,7 @@ async fn run(args: InstallArgs) -> Result<(), AgentError> {
         .as_ref()
         .map_or_else(Nft::default, |tools| Nft::at(tools.join("nft")));
     let repairer = Repairer::new(
-        args.network_namespaces(),
+        Sandboxes::new(args.cni_results(), args.network_namespaces()),
         args.excluded_namespaces.clone(),
         nft.clone(),
     );

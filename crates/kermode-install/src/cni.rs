@@ -24,6 +24,9 @@ const NODE_ROOT: &str = "/host";
 /// Folder of the node with the network namespaces of Pods.
 const NETWORK_NAMESPACES: &str = "/run/netns";
 
+/// Folder of the node in which the container runtime records the networks of Pods.
+const RESULTS: &str = "/var/lib/cni/results";
+
 /// Folder with the state of the installer.
 const STATE_FOLDER: &str = "/run/kuma-cni";
 
@@ -118,6 +121,8 @@ fn container(installation: &Installation, cni: &Cni) -> Value {
     let mut network_namespaces = mount("network-namespaces", NETWORK_NAMESPACES);
     // The container runtime mounts a file for each Pod, also after the start of the installer.
     network_namespaces["mountPropagation"] = "HostToContainer".into();
+    let mut results = mount("results", RESULTS);
+    results["readOnly"] = true.into();
     json!({
         "name": NAME,
         "image": cni.image,
@@ -152,6 +157,7 @@ fn container(installation: &Installation, cni: &Cni) -> Value {
             mount("networks", &cni.network_folder),
             mount("programs", &cni.program_folder),
             network_namespaces,
+            results,
             {"name": "credentials", "mountPath": CREDENTIALS, "readOnly": true},
             {"name": "state", "mountPath": STATE_FOLDER},
         ],
@@ -184,6 +190,7 @@ fn volumes(cni: &Cni) -> Value {
         of_node("networks", &cni.network_folder),
         of_node("programs", &cni.program_folder),
         of_node("network-namespaces", NETWORK_NAMESPACES),
+        of_node("results", RESULTS),
         {
             "name": "credentials",
             "projected": {

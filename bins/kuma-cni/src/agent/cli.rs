@@ -1,6 +1,6 @@
 //! Command line of the installer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -59,6 +59,9 @@ pub(super) struct InstallArgs {
     /// Folder of the node with the network namespaces of pods.
     #[arg(long, default_value = "/run/netns", value_name = "PATH")]
     network_namespaces: PathBuf,
+    /// Folder of the node in which the container runtime records the networks of pods.
+    #[arg(long, default_value = "/var/lib/cni/results", value_name = "PATH")]
+    cni_results: PathBuf,
     /// Folder with nft and its libraries, which are copied to the node. Without it, the plugin uses the node's nft.
     #[arg(long, value_name = "PATH")]
     pub(super) tools: Option<PathBuf>,
@@ -119,7 +122,15 @@ impl InstallArgs {
 
     /// Returns the folder by which this process reaches the network namespaces of pods.
     pub(super) fn network_namespaces(&self) -> PathBuf {
-        let folder = &self.network_namespaces;
+        self.in_node(&self.network_namespaces)
+    }
+
+    /// Returns the folder by which this process reaches the records of the container runtime.
+    pub(super) fn cni_results(&self) -> PathBuf {
+        self.in_node(&self.cni_results)
+    }
+
+    fn in_node(&self, folder: &Path) -> PathBuf {
         self.node_root.join(folder.strip_prefix("/").unwrap_or(folder))
     }
 

@@ -5,7 +5,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,22 +17,25 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use kuma_cni::decision::{PodSummary, is_excluded, skip_reason, summarize};
 use nix::ifaddrs::getifaddrs;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::events::{self, Events};
+use super::sandboxes::{Sandbox, Sandboxes};
 use crate::namespace;
 
 /// Time between two attempts to redirect a pod that waits.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Time between two searches for new networks of pods.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Applies rules to pods that have none.
 pub(super) struct Repairer {
-    /// Folder with the network namespaces of pods.
-    namespaces: PathBuf,
+    /// Networks of pods.
+    sandboxes: Sandboxes,
     /// Kubernetes namespaces whose pods get no rules.
     excluded: Vec<String>,
     nft: Nft,
-    /// Pods of the node that are candidates, by UID.
+    /// Pods of the node that may get rules, by UID.
     pods: HashMap<String, Entry>,
 }
 
@@ -42,15 +44,20 @@ struct Entry {
     candidate: Candidate,
     /// Whether the pod has rules.
     has_rules: bool,
+    /// Network that the container runtime has recorded, if its rules were checked.
+    checked: Option<Sandbox>,
     /// Note of the last reported problem.
     reported: Option<String>,
 }
 
-/// A pod whose rules are checked.
+/// A pod that may get rules.
 #[derive(Clone, Debug, PartialEq)]
 struct Candidate {
     reference: ObjectReference,
+    /// Addresses in the pod's status.
     addresses: BTreeSet<IpAddr>,
+    /// Whether the status says that the init containers have not ended.
+    is_pending: bool,
     summary: PodSummary,
 }
 
@@ -63,6 +70,8 @@ enum Outcome {
     Repaired,
     /// No network namespace has the pod's address.
     NoNamespace,
+    /// The pod has no network yet, or its init containers have ended.
+    NotWaiting,
 }
 
 /// Text about a pod, for the log and an Event.
@@ -73,12 +82,12 @@ struct Report {
     is_redirected: bool,
 }
 
-/// Checks the pods of a node, each new pod once it has an address, and pods without rules again. Ends with the runtime.
+/// Checks the pods of a node, each new pod once it has a network, and pods without rules again. Ends with the runtime.
 pub(super) async fn run(client: Client, node: String, mut repairer: Repairer, events: Arc<Events>) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
     let mut pods = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
-    let mut retries = tokio::time::interval(RETRY_INTERVAL);
-    retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut retries = interval(RETRY_INTERVAL);
+    let mut searches = interval(SEARCH_INTERVAL);
     loop {
         let reports = tokio::select! {
             event = pods.try_next() => match event {
@@ -89,6 +98,7 @@ pub(super) async fn run(client: Client, node: String, mut repairer: Repairer, ev
                     Vec::new()
                 }
             },
+            _ = searches.tick() => repairer.search(),
             _ = retries.tick() => repairer.retry(),
         };
         for report in reports {
@@ -97,11 +107,17 @@ pub(super) async fn run(client: Client, node: String, mut repairer: Repairer, ev
     }
 }
 
+fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 impl Repairer {
-    /// Uses the network namespaces in a folder. Pods of the excluded Kubernetes namespaces get no rules.
-    pub(super) fn new(namespaces: PathBuf, excluded: Vec<String>, nft: Nft) -> Self {
+    /// Pods of the excluded Kubernetes namespaces get no rules.
+    pub(super) fn new(sandboxes: Sandboxes, excluded: Vec<String>, nft: Nft) -> Self {
         Self {
-            namespaces,
+            sandboxes,
             excluded,
             nft,
             pods: HashMap::new(),
@@ -130,7 +146,7 @@ impl Repairer {
         }
     }
 
-    /// Checks a pod at once if it is new or has got other addresses.
+    /// Checks a pod at once if it is new, has got other addresses, or has become pending.
     fn see(&mut self, pod: Pod) -> Option<Report> {
         let uid = pod.metadata.uid.clone()?;
         let namespace = pod.metadata.namespace.as_deref();
@@ -143,19 +159,33 @@ impl Repairer {
         };
         if let Some(entry) = self.pods.get_mut(&uid)
             && entry.candidate.addresses == candidate.addresses
+            && entry.candidate.is_pending == candidate.is_pending
         {
             entry.candidate = candidate;
             return None;
         }
         let entry = self.pods.entry(uid).insert_entry(Entry::new(candidate));
-        entry.into_mut().attempt(&self.namespaces, &self.nft, false)
+        entry.into_mut().attempt(&self.sandboxes, &self.nft, false)
+    }
+
+    /// Checks the pods whose network is new.
+    fn search(&mut self) -> Vec<Report> {
+        self.sandboxes.refresh();
+        let mut reports = Vec::new();
+        for entry in self.pods.values_mut() {
+            let sandbox = entry.candidate.new_sandbox(&self.sandboxes);
+            if sandbox.is_some() && sandbox != entry.checked {
+                reports.extend(entry.attempt(&self.sandboxes, &self.nft, false));
+            }
+        }
+        reports
     }
 
     /// Checks the pods that have no rules.
     fn retry(&mut self) -> Vec<Report> {
         let waiting = self.pods.values_mut().filter(|entry| !entry.has_rules);
         waiting
-            .filter_map(|entry| entry.attempt(&self.namespaces, &self.nft, true))
+            .filter_map(|entry| entry.attempt(&self.sandboxes, &self.nft, true))
             .collect()
     }
 }
@@ -165,17 +195,19 @@ impl Entry {
         Self {
             candidate,
             has_rules: false,
+            checked: None,
             reported: None,
         }
     }
 
     /// Redirects the pod if it has no rules. Returns a report of a success and of a problem that was not reported yet.
     /// At the first attempt, the runtime may not have mounted the network namespace yet.
-    fn attempt(&mut self, namespaces: &Path, nft: &Nft, is_retry: bool) -> Option<Report> {
-        let outcome = repair(namespaces, &self.candidate, nft);
+    fn attempt(&mut self, sandboxes: &Sandboxes, nft: &Nft, is_retry: bool) -> Option<Report> {
+        self.checked = self.candidate.new_sandbox(sandboxes);
+        let outcome = repair(sandboxes, &self.candidate, nft);
         self.has_rules = matches!(outcome, Ok(Outcome::HasRules | Outcome::Repaired));
         let problem = match outcome {
-            Ok(Outcome::HasRules) => return None,
+            Ok(Outcome::HasRules | Outcome::NotWaiting) => return None,
             Ok(Outcome::Repaired) => {
                 let note = "the Pod started without the CNI plugin; kuma-cni has redirected its traffic";
                 return Some(self.report(note, true));
@@ -183,7 +215,7 @@ impl Entry {
             Ok(Outcome::NoNamespace) if !is_retry => return None,
             Ok(Outcome::NoNamespace) => format!(
                 "no network namespace in {} has the Pod's address",
-                namespaces.display()
+                sandboxes.namespaces().display()
             ),
             Err(error) => error,
         };
@@ -221,14 +253,29 @@ impl Report {
     }
 }
 
-/// Returns the pod as a candidate if the plugin applies rules to such a pod, and the pod has an address and is pending. A
-/// pod is pending until its init containers have ended. Rules would break the connections of a pod that runs without.
+// === impl Candidate ===
+
+impl Candidate {
+    /// Returns the network that the container runtime has recorded for the pod. Returns `None` if the pod may run in this
+    /// network: its rules would break connections. The status of a pod that runs has the addresses of its network. A
+    /// status with other addresses is that of a former network, which ended with a reboot of the node, for example.
+    fn new_sandbox(&self, sandboxes: &Sandboxes) -> Option<Sandbox> {
+        let uid = self.reference.uid.as_deref()?;
+        let is_new = |sandbox: &Sandbox| self.is_pending || sandbox.addresses.is_disjoint(&self.addresses);
+        sandboxes.get(uid).filter(is_new)
+    }
+}
+
+/// Returns the pod as a candidate if the plugin applies rules to such a pod, and the pod has not ended. A pod is pending
+/// until its init containers have ended.
 fn candidate(pod: Pod) -> Option<Candidate> {
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref()?;
-    if spec.host_network == Some(true) || status.phase.as_deref() != Some("Pending") {
+    let phase = status.phase.as_deref()?;
+    if spec.host_network == Some(true) || !matches!(phase, "Pending" | "Running") {
         return None;
     }
+    let is_pending = phase == "Pending";
     let addresses: BTreeSet<IpAddr> = status
         .pod_ips
         .iter()
@@ -244,15 +291,27 @@ fn candidate(pod: Pod) -> Option<Candidate> {
         ..ObjectReference::default()
     };
     let summary = summarize(pod);
-    (!addresses.is_empty() && skip_reason(&summary).is_none()).then_some(Candidate {
+    skip_reason(&summary).is_none().then_some(Candidate {
         reference,
         addresses,
+        is_pending,
         summary,
     })
 }
 
-/// Applies the rules of a pod in its network namespace, unless the namespace has rules.
-fn repair(namespaces: &Path, candidate: &Candidate, nft: &Nft) -> Result<Outcome, String> {
+/// Applies the rules of a pod in its network namespace, unless the namespace has rules. Without a record of the container
+/// runtime, the namespace is that with the address in the pod's status.
+fn repair(sandboxes: &Sandboxes, candidate: &Candidate, nft: &Nft) -> Result<Outcome, String> {
+    let (namespaces, addresses) = match candidate.new_sandbox(sandboxes) {
+        Some(sandbox) => (vec![sandbox.namespace], sandbox.addresses),
+        None if candidate.is_pending && !candidate.addresses.is_empty() => {
+            let folder = sandboxes.namespaces();
+            let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            let paths = entries.flatten().map(|entry| entry.path()).collect();
+            (paths, candidate.addresses.clone())
+        }
+        None => return Ok(Outcome::NotWaiting),
+    };
     let config =
         TrafficConfig::from_annotations(&candidate.summary.annotations).map_err(|error| error.to_string())?;
     let apply = || -> Result<Outcome, String> {
@@ -270,10 +329,9 @@ fn repair(namespaces: &Path, candidate: &Candidate, nft: &Nft) -> Result<Outcome
         }
         Ok(Outcome::Repaired)
     };
-    let entries = fs::read_dir(namespaces).map_err(|error| format!("{}: {error}", namespaces.display()))?;
-    for path in entries.flatten().map(|entry| entry.path()) {
+    for path in namespaces {
         // A namespace that ends meanwhile cannot be entered, and is not the pod's.
-        let outcome = namespace::run_in(&path, || has_address(&candidate.addresses).then(apply));
+        let outcome = namespace::run_in(&path, || has_address(&addresses).then(apply));
         if let Ok(Some(outcome)) = outcome {
             return outcome;
         }

@@ -1,6 +1,7 @@
 //! Tests of repairs in real network namespaces. They require root.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -37,6 +38,11 @@ fn mk_folder(namespaces: &[&Namespace]) -> tempfile::TempDir {
     folder
 }
 
+/// Returns the networks in a folder of namespaces, without records of the container runtime.
+fn mk_sandboxes(namespaces: &Path) -> Sandboxes {
+    Sandboxes::new(namespaces.join("results"), namespaces.to_owned())
+}
+
 fn mk_namespace(address: &str) -> Namespace {
     let namespace = Namespace::new();
     namespace.ip("link add eth0 type veth peer name eth1");
@@ -56,10 +62,16 @@ fn pod_without_rules_gets_the_rules_of_its_annotations_and_other_pods_get_none()
     std::fs::write(folder.path().join("cni-new"), "").expect("a file");
     let candidate = candidate(mk_pod(|_| {})).expect("a candidate");
     let nft = Nft::at("/usr/sbin/nft");
-    assert_eq!(repair(folder.path(), &candidate, &nft), Ok(Outcome::Repaired));
+    assert_eq!(
+        repair(&mk_sandboxes(folder.path()), &candidate, &nft),
+        Ok(Outcome::Repaired)
+    );
     assert!(rules(&pod).contains("meta skuid 70000 return"), "{}", rules(&pod));
     assert_eq!(rules(&other), "");
-    assert_eq!(repair(folder.path(), &candidate, &nft), Ok(Outcome::HasRules));
+    assert_eq!(
+        repair(&mk_sandboxes(folder.path()), &candidate, &nft),
+        Ok(Outcome::HasRules)
+    );
 }
 
 #[test]
@@ -68,7 +80,10 @@ fn pod_is_found_by_each_of_its_addresses() {
     let folder = mk_folder(&[&pod]);
     let candidate = candidate(mk_pod(|_| {})).expect("a candidate");
     let nft = Nft::at("/usr/sbin/nft");
-    assert_eq!(repair(folder.path(), &candidate, &nft), Ok(Outcome::Repaired));
+    assert_eq!(
+        repair(&mk_sandboxes(folder.path()), &candidate, &nft),
+        Ok(Outcome::Repaired)
+    );
 }
 
 #[test]
@@ -76,11 +91,15 @@ fn pod_without_network_namespace_and_pod_with_wrong_annotations_are_reported() {
     let folder = mk_folder(&[&mk_namespace("10.1.1.3/24")]);
     let nft = Nft::at("/usr/sbin/nft");
     let unknown = candidate(mk_pod(|_| {})).expect("a candidate");
-    assert_eq!(repair(folder.path(), &unknown, &nft), Ok(Outcome::NoNamespace));
+    assert_eq!(
+        repair(&mk_sandboxes(folder.path()), &unknown, &nft),
+        Ok(Outcome::NoNamespace)
+    );
     let wrong = candidate(mk_pod(|pod| {
         pod["metadata"]["annotations"]["kuma.io/sidecar-uid"] = "root".into();
     }));
-    let error = repair(folder.path(), &wrong.expect("a candidate"), &nft).expect_err("a wrong annotation");
+    let error = repair(&mk_sandboxes(folder.path()), &wrong.expect("a candidate"), &nft)
+        .expect_err("a wrong annotation");
     assert!(error.contains("kuma.io/sidecar-uid"), "{error}");
 }
 
@@ -93,14 +112,9 @@ fn only_injected_pods_with_a_network_of_their_own_are_candidates() {
             mk_pod(|pod| pod["spec"]["hostNetwork"] = true.into()),
         ),
         (
-            "no address yet",
-            mk_pod(|pod| pod["status"]["podIPs"] = json!([])),
-        ),
-        (
             "finished",
             mk_pod(|pod| pod["status"]["phase"] = "Succeeded".into()),
         ),
-        ("running", mk_pod(|pod| pod["status"]["phase"] = "Running".into())),
         (
             "without a phase",
             mk_pod(|pod| pod["status"]["phase"] = Value::Null),
@@ -120,7 +134,7 @@ fn only_injected_pods_with_a_network_of_their_own_are_candidates() {
 
 fn mk_repairer(namespaces: &Path) -> Repairer {
     let excluded = vec!["kube-system".to_owned()];
-    Repairer::new(namespaces.to_owned(), excluded, Nft::at("/usr/sbin/nft"))
+    Repairer::new(mk_sandboxes(namespaces), excluded, Nft::at("/usr/sbin/nft"))
 }
 
 #[test]
@@ -190,11 +204,11 @@ fn corrected_annotation_is_used_by_the_next_retry() {
 }
 
 #[test]
-fn pods_that_run_are_gone_or_listed_anew_are_forgotten() {
+fn pods_that_have_ended_are_gone_or_listed_anew_are_forgotten() {
     let folder = mk_folder(&[]);
     let mut repairer = mk_repairer(folder.path());
     let gone = [
-        Event::Apply(mk_pod(|pod| pod["status"]["phase"] = "Running".into())),
+        Event::Apply(mk_pod(|pod| pod["status"]["phase"] = "Succeeded".into())),
         Event::Delete(mk_pod(|_| {})),
         Event::Init,
     ];
@@ -218,4 +232,92 @@ fn new_address_leads_to_a_check_at_once() {
         matches!(&reports[..], [report] if report.is_redirected),
         "{reports:?}"
     );
+}
+
+/// Writes the record of the container runtime about a network of the pod.
+fn record(folder: &Path, namespace: &str, address: &str) {
+    let results = folder.join("results");
+    fs::create_dir_all(&results).expect("a folder");
+    let content = json!({
+        "ifName": "eth0", "cniArgs": [["K8S_POD_UID", "uid-1"]],
+        "result": {
+            "interfaces": [{"name": "eth0", "sandbox": format!("/var/run/netns/{namespace}")}],
+            "ips": [{"address": address}],
+        },
+    });
+    fs::write(
+        results.join(format!("pods-{namespace}-eth0")),
+        content.to_string(),
+    )
+    .expect("a file");
+}
+
+#[test]
+fn network_that_the_runtime_has_recorded_is_redirected_before_the_status_has_its_address() {
+    for (reason, phase, addresses) in [
+        ("a new pod", "Pending", json!([])),
+        (
+            "after a reboot of the node",
+            "Running",
+            json!([{"ip": "10.1.1.2"}]),
+        ),
+        (
+            "after a reboot, reported again",
+            "Pending",
+            json!([{"ip": "10.1.1.2"}]),
+        ),
+    ] {
+        let (other, pod) = (mk_namespace("10.1.1.2/24"), mk_namespace("10.1.1.9/24"));
+        let folder = mk_folder(&[&other]);
+        let mut repairer = mk_repairer(folder.path());
+        let status = json!({"phase": phase, "podIPs": addresses});
+        let before = Event::Apply(mk_pod(|pod| {
+            pod["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.1.1.2"}]});
+        }));
+        assert_eq!(repairer.handle(before), [], "{reason}");
+        // The record of the network before the reboot.
+        record(folder.path(), "cni-gone", "10.1.1.2/24");
+        assert_eq!(repairer.search(), [], "{reason}");
+        record(folder.path(), "cni-7", "10.1.1.9/24");
+        symlink(pod.path(), folder.path().join("cni-7")).expect("a link");
+        let event = Event::Apply(mk_pod(|pod| pod["status"] = status));
+        let mut reports = repairer.search();
+        reports.extend(repairer.handle(event));
+        assert!(
+            matches!(&reports[..], [report] if report.is_redirected),
+            "{reason}: {reports:?}"
+        );
+        assert!(rules(&pod).contains("kuma_mesh"), "{reason}");
+        assert_eq!(rules(&other), "", "{reason}: the former address of the pod");
+        assert_eq!(repairer.search(), [], "{reason}: a network that was checked");
+    }
+}
+
+#[test]
+fn pod_that_runs_in_the_recorded_network_gets_no_rules() {
+    let pod = mk_namespace("10.1.1.2/24");
+    let folder = mk_folder(&[&pod]);
+    record(folder.path(), "cni-0", "10.1.1.2/24");
+    let mut repairer = mk_repairer(folder.path());
+    let running = mk_pod(|pod| pod["status"]["phase"] = "Running".into());
+    assert_eq!(repairer.handle(Event::Apply(running)), []);
+    assert_eq!(repairer.search(), []);
+    assert_eq!(repairer.retry(), []);
+    assert_eq!(rules(&pod), "");
+}
+
+#[test]
+fn namespace_of_a_record_without_its_address_gets_no_rules() {
+    let other = mk_namespace("10.1.1.3/24");
+    let folder = mk_folder(&[&other]);
+    record(folder.path(), "cni-0", "10.1.1.2/24");
+    let mut repairer = mk_repairer(folder.path());
+    assert_eq!(repairer.handle(Event::Apply(mk_pod(|_| {}))), []);
+    assert_eq!(repairer.search(), []);
+    let reports = repairer.retry();
+    assert!(
+        matches!(&reports[..], [report] if !report.is_redirected),
+        "{reports:?}"
+    );
+    assert_eq!(rules(&other), "");
 }

@@ -1,0 +1,257 @@
+//! Networks of the pods of this node, as the container runtime has recorded them.
+//!
+//! The library of the CNI specification, which container runtimes use, writes a file with the result of ADD for each
+//! network of a pod. The file exists before the first container of the pod starts. The status of the pod has the same
+//! addresses, but the kubelet may report the status seconds later.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::Deserialize;
+
+/// Largest file that is read.
+const MAX_SIZE: u64 = 1024 * 1024;
+/// Largest number of files that are read. A node has some hundred pods, but a container runtime may leave files behind.
+const MAX_FILES: usize = 10_000;
+/// Interface whose addresses the kubelet reports. Other interfaces belong to further networks of the pod.
+const INTERFACE: &str = "eth0";
+
+/// A pod's network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sandbox {
+    /// File of the network namespace.
+    pub(super) namespace: PathBuf,
+    /// Addresses of the pod.
+    pub(super) addresses: BTreeSet<IpAddr>,
+}
+
+/// The networks of all pods.
+pub(super) struct Sandboxes {
+    /// Folder of the library's files.
+    results: PathBuf,
+    /// Folder with the network namespaces of pods.
+    namespaces: PathBuf,
+    /// Files that were read.
+    files: HashMap<PathBuf, Record>,
+}
+
+/// A file that was read.
+struct Record {
+    version: Version,
+    /// UID of the pod and its network; `None` if the file describes no network of a pod, or is not complete yet.
+    content: Option<(String, Sandbox)>,
+}
+
+/// Size and time of the last change of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version(u64, Option<SystemTime>);
+
+/// The used fields of a file. Newer versions of the library have `netns`, and older ones only the interfaces.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CachedResult {
+    if_name: String,
+    #[serde(default)]
+    netns: Option<PathBuf>,
+    cni_args: Vec<(String, String)>,
+    result: NetworkResult,
+}
+
+#[derive(Deserialize)]
+struct NetworkResult {
+    #[serde(default)]
+    interfaces: Vec<Interface>,
+    #[serde(default)]
+    ips: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+struct Interface {
+    #[serde(default)]
+    sandbox: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    /// Address and length of the network's prefix.
+    address: String,
+}
+
+// === impl Sandboxes ===
+
+impl Sandboxes {
+    /// Uses the files in the folder `results`, and the network namespaces in the folder `namespaces`.
+    pub(super) fn new(results: PathBuf, namespaces: PathBuf) -> Self {
+        Self {
+            results,
+            namespaces,
+            files: HashMap::new(),
+        }
+    }
+
+    /// Returns the folder with the network namespaces.
+    pub(super) fn namespaces(&self) -> &Path {
+        &self.namespaces
+    }
+
+    /// Reads the files that are new or have changed. A container runtime that writes no such files, or writes them to
+    /// another folder, leaves the list empty.
+    pub(super) fn refresh(&mut self) {
+        let mut files = HashMap::new();
+        let entries = fs::read_dir(&self.results).into_iter().flatten().flatten();
+        for entry in entries.take(MAX_FILES) {
+            let Ok(metadata) = entry.metadata() else { continue };
+            let version = Version(metadata.len(), metadata.modified().ok());
+            let path = entry.path();
+            let known = self
+                .files
+                .remove(&path)
+                .filter(|record| record.version == version);
+            let record = known.unwrap_or_else(|| Record {
+                version,
+                content: read(&path),
+            });
+            files.insert(path, record);
+        }
+        self.files = files;
+    }
+
+    /// Returns the network of a pod, if its network namespace exists. A file of a former network remains after a reboot.
+    pub(super) fn get(&self, uid: &str) -> Option<Sandbox> {
+        let records = self.files.values().filter_map(|record| record.content.as_ref());
+        let mut networks = records.filter(|(pod, _)| pod == uid).map(|(_, sandbox)| sandbox);
+        networks.find_map(|sandbox| {
+            let namespace = self.namespaces.join(sandbox.namespace.file_name()?);
+            let addresses = sandbox.addresses.clone();
+            namespace.exists().then_some(Sandbox { namespace, addresses })
+        })
+    }
+}
+
+fn read(path: &Path) -> Option<(String, Sandbox)> {
+    let mut text = String::new();
+    File::open(path)
+        .ok()?
+        .take(MAX_SIZE)
+        .read_to_string(&mut text)
+        .ok()?;
+    parse(&text)
+}
+
+/// Returns the UID of the pod and its network.
+fn parse(text: &str) -> Option<(String, Sandbox)> {
+    let file: CachedResult = serde_json::from_str(text).ok()?;
+    if file.if_name != INTERFACE {
+        return None;
+    }
+    let (_, uid) = file.cni_args.into_iter().find(|(key, _)| key == "K8S_POD_UID")?;
+    let sandboxes = file.result.interfaces.into_iter();
+    let is_set = |path: &PathBuf| !path.as_os_str().is_empty();
+    let namespace = file
+        .netns
+        .filter(is_set)
+        .or_else(|| sandboxes.filter_map(|interface| interface.sandbox).find(is_set))?;
+    let addresses: BTreeSet<IpAddr> = file
+        .result
+        .ips
+        .iter()
+        .filter_map(|ip| ip.address.split('/').next()?.parse().ok())
+        .collect();
+    (!addresses.is_empty()).then_some((uid, Sandbox { namespace, addresses }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn mk_file(change: impl FnOnce(&mut Value)) -> String {
+        // The file of containerd 1.6 for the plugin `bridge`, without the configuration.
+        let mut file = json!({
+            "kind": "cniCacheV1", "containerId": "c1", "config": "e30=", "ifName": "eth0", "networkName": "pods",
+            "cniArgs": [
+                ["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", "cart-1"],
+                ["K8S_POD_INFRA_CONTAINER_ID", "c1"], ["K8S_POD_UID", "uid-1"],
+            ],
+            "result": {
+                "cniVersion": "1.0.0", "dns": {},
+                "interfaces": [
+                    {"name": "cni0", "mac": "02:00:00:00:00:01"}, {"name": "veth1", "mac": "02:00:00:00:00:02"},
+                    {"name": "eth0", "mac": "02:00:00:00:00:03", "sandbox": "/var/run/netns/cni-1"},
+                ],
+                "ips": [
+                    {"interface": 2, "address": "10.1.1.2/24", "gateway": "10.1.1.1"},
+                    {"interface": 2, "address": "fd01::2/64"},
+                ],
+            },
+        });
+        change(&mut file);
+        file.to_string()
+    }
+
+    #[test]
+    fn file_names_pod_namespace_and_addresses() {
+        let (uid, sandbox) = parse(&mk_file(|_| {})).expect("a network");
+        assert_eq!(uid, "uid-1");
+        assert_eq!(sandbox.namespace, Path::new("/var/run/netns/cni-1"));
+        let addresses = ["10.1.1.2", "fd01::2"].map(|text| text.parse().expect("an address"));
+        assert_eq!(sandbox.addresses, BTreeSet::from(addresses));
+        let with_member = mk_file(|file| file["netns"] = "/run/netns/cni-2".into());
+        let (_, sandbox) = parse(&with_member).expect("a network");
+        assert_eq!(sandbox.namespace, Path::new("/run/netns/cni-2"));
+    }
+
+    #[test]
+    fn file_without_a_pods_first_network_is_ignored() {
+        for (reason, text) in [
+            ("incomplete", mk_file(|_| {})[..100].to_owned()),
+            (
+                "a further network",
+                mk_file(|file| file["ifName"] = "net1".into()),
+            ),
+            ("no pod", mk_file(|file| file["cniArgs"] = json!([]))),
+            (
+                "no namespace",
+                mk_file(|file| file["result"]["interfaces"] = json!([])),
+            ),
+            ("no address", mk_file(|file| file["result"]["ips"] = json!([]))),
+        ] {
+            assert_eq!(parse(&text), None, "{reason}");
+        }
+    }
+
+    #[test]
+    fn network_is_known_while_its_file_and_its_namespace_exist() {
+        let (results, namespaces) = (
+            tempfile::tempdir().expect("a folder"),
+            tempfile::tempdir().expect("a folder"),
+        );
+        let mut sandboxes = Sandboxes::new(results.path().to_owned(), namespaces.path().to_owned());
+        let file = results.path().join("pods-c1-eth0");
+        fs::write(&file, &mk_file(|_| {})[..100]).expect("a file");
+        sandboxes.refresh();
+        assert_eq!(sandboxes.get("uid-1"), None, "the file is not complete");
+        fs::write(&file, mk_file(|_| {})).expect("a file");
+        sandboxes.refresh();
+        assert_eq!(sandboxes.get("uid-1"), None, "the namespace of a former boot");
+        let namespace = namespaces.path().join("cni-1");
+        fs::write(&namespace, "").expect("a file");
+        assert_eq!(
+            sandboxes.get("uid-1").map(|sandbox| sandbox.namespace),
+            Some(namespace)
+        );
+        assert_eq!(sandboxes.get("uid-2"), None);
+        fs::remove_file(&file).expect("a file");
+        sandboxes.refresh();
+        assert_eq!(
+            sandboxes.get("uid-1"),
+            None,
+            "the runtime has deleted the network"
+        );
+    }
+}
