@@ -10,8 +10,10 @@ use http::{HeaderValue, Request, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::target::{Connector, Target};
+use crate::tls;
 
 /// A response with any status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +22,12 @@ pub(crate) struct HttpResponse {
     pub(crate) body: Bytes,
 }
 
-/// A valid URL with scheme `http`.
+/// A valid URL with scheme `http` or `https`.
 #[derive(Clone, Debug)]
 pub(crate) struct Url {
     target: Target,
+    /// Whether the scheme is `https`.
+    is_https: bool,
     /// Value of the header `host`.
     authority: HeaderValue,
     /// Path and query.
@@ -35,15 +39,21 @@ impl std::str::FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self> {
         let uri: Uri = text.parse().with_context(|| format!("{text:?} is not a URL"))?;
-        let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            bail!("{text:?}: write it as http://HOST:PORT/PATH");
+        let (is_https, default_port) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            _ => bail!("{text:?}: write it as http://HOST:PORT/PATH or https://HOST:PORT/PATH"),
         };
+        let authority = uri
+            .authority()
+            .with_context(|| format!("{text:?} names no host"))?;
         let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         Ok(Self {
             target: Target {
                 host: authority.host().trim_matches(['[', ']']).to_owned(),
-                port: authority.port_u16().unwrap_or(80),
+                port: authority.port_u16().unwrap_or(default_port),
             },
+            is_https,
             authority: HeaderValue::from_str(authority.as_str())?,
             path: path.parse()?,
         })
@@ -73,9 +83,9 @@ impl Requester {
         })
     }
 
-    /// Makes a request. All requests of a requester with `keep_alive` must have the same target. An error begins with
-    /// the step that failed: `name` (resolution of the host name), `connect`, `response` or `body`. The error of a
-    /// timeout after the connection was opened begins with `response`.
+    /// Makes a request, with TLS for a URL with scheme `https`. All requests of a requester with `keep_alive` must have the
+    /// same target. An error begins with the step that failed: `name` (resolution of the host name), `connect`, `tls`,
+    /// `response` or `body`. The error of a timeout after the connection was opened begins with `response`.
     pub(crate) async fn get(&self, url: &Url) -> Result<HttpResponse> {
         tokio::time::timeout(self.timeout, self.attempt(url))
             .await
@@ -85,7 +95,7 @@ impl Requester {
     async fn attempt(&self, url: &Url) -> Result<HttpResponse> {
         let mut connection = match self.take_idle() {
             Some(connection) => connection,
-            None => self.open(&url.target).await?,
+            None => self.open(url).await?,
         };
         let mut request = Request::get(url.path.clone())
             .header(HOST, url.authority.clone())
@@ -102,12 +112,13 @@ impl Requester {
         Ok(HttpResponse { status, body })
     }
 
-    async fn open(&self, target: &Target) -> Result<Connection> {
-        let stream = self.connector.connect(target).await?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.context("connect")?;
-        // The task ends with the connection. An error of the connection also fails the request, so it is not read here.
-        tokio::spawn(connection);
-        Ok(sender)
+    async fn open(&self, url: &Url) -> Result<Connection> {
+        let stream = self.connector.connect(&url.target).await?;
+        if url.is_https {
+            start_http(tls::connect(stream, &url.target.host).await.context("tls")?).await
+        } else {
+            start_http(stream).await
+        }
     }
 
     fn take_idle(&self) -> Option<Connection> {
@@ -124,6 +135,14 @@ impl Requester {
                 .push(connection);
         }
     }
+}
+
+/// Starts HTTP/1.1 on a connection.
+async fn start_http(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Connection> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.context("connect")?;
+    // The task ends with the connection. An error of the connection also fails the request, so it is not read here.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// Returns the failed step and the innermost cause of an error. The text usually has few distinct values, so it can be
@@ -162,7 +181,9 @@ mod tests {
             ),
             ("::1", 8080, "/")
         );
-        for text in ["https://a/", "a", "/a", "http://"] {
+        let url: Url = "https://a/".parse().expect("a URL");
+        assert_eq!((url.target.port, url.is_https), (443, true));
+        for text in ["ftp://a/", "a", "/a", "http://"] {
             assert!(text.parse::<Url>().is_err(), "{text}");
         }
     }

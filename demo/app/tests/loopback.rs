@@ -83,6 +83,20 @@ fn server_describes_the_request_and_ends_on_sigterm() {
 }
 
 #[test]
+fn request_to_an_https_url_is_encrypted_and_accepts_the_certificate_of_the_server() {
+    let (_server, address) = RoleProcess::listening_with(&["server", "--tls"]);
+    let (code, text) = run(&["get", &format!("https://{address}/some/path")]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("\"path\":\"/some/path\""), "{text}");
+    let (code, text) = run(&["get", &format!("http://{address}/")]);
+    assert_eq!(code, 1, "plain text to a TLS server: {text}");
+    let (_server, address) = RoleProcess::listening("server");
+    let (code, text) = run(&["get", &format!("https://{address}/")]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.starts_with("failed: tls: "), "{text}");
+}
+
+#[test]
 fn host_names_are_resolved() {
     let (_server, address) = RoleProcess::listening("server");
     let port = address.rsplit(':').next().expect("a port");

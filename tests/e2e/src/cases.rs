@@ -11,6 +11,7 @@ mod endpoint_removal;
 mod failed_start;
 mod high_availability;
 mod identity;
+mod init_containers;
 mod injection;
 mod inner_network;
 mod install;
@@ -100,6 +101,7 @@ fn application_tests() -> Vec<Test> {
         mesh::pods_of_a_mesh_that_was_deleted_and_created_again_talk_under_its_new_ca,
         permission::server_sidecar_responds_403_to_a_client_without_permission_and_says_why,
         job::job_uses_the_mesh_in_its_init_container_and_completes,
+        init_containers::annotations_let_init_containers_of_a_uid_use_https_and_dns_without_the_sidecar,
         admission::denial_of_an_invalid_injection_label_names_key_and_value,
         admission::denial_of_an_unknown_mesh_names_the_mesh,
         inner_network::inner_container_reaches_the_outside_and_with_an_annotation_also_the_mesh,

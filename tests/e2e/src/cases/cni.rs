@@ -9,6 +9,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::init_containers::{self, Redirection};
 use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SYSTEM_NAMESPACE};
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
@@ -74,6 +75,7 @@ async fn check(fixture: &Fixture) -> Result<Note> {
         "the installer had to redirect a Pod that started after it"
     );
     check_identity(fixture).await?;
+    init_containers::check(fixture, Redirection::CniPlugin).await?;
     Ok(String::new())
 }
 
