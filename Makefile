@@ -163,6 +163,12 @@ bench-control-plane: cluster-packages ## configuration of 100 to 10,000 sidecars
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
 	@nice -n -10 $(BENCH)/control-plane
 
+.PHONY: bench-cni
+bench-cni: cluster-packages ## the CNI plugin: time that it adds to the start of a Pod's network
+	@$(RELEASE) --package kuma-cni --package kermode-bench
+	@$(CLUSTER_TOOL) cnitool >/dev/null
+	@nice -n -10 $(BENCH)/cni
+
 .PHONY: bench-direct-access
 bench-direct-access: ## direct access to 10, 100 and 1,000 Pods: listeners, clusters, memory, time of calls (SIZES=1000)
 	@$(RELEASE) --package kermode-bench

@@ -27,6 +27,12 @@ pub struct Addresses {
     pub host: String,
 }
 
+/// The field of the cluster tool's `init.json` that benchmarks use. The file describes the first process of the node.
+#[derive(Deserialize)]
+struct NodeInit {
+    pid: u32,
+}
+
 impl ApiServer {
     /// Starts etcd and an API server.
     ///
@@ -49,6 +55,23 @@ impl ApiServer {
     /// Path of the administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
+    }
+
+    /// Returns a command that runs a program of this machine in the network namespace of the API server.
+    ///
+    /// # Errors
+    /// When the state of the cluster cannot be read.
+    pub fn in_network(&self, program: &Path) -> Result<Command> {
+        let path = self.folder.join("init.json");
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let init: NodeInit = serde_json::from_str(&text)?;
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", init.pid))
+            .args(["--net", "--"])
+            .arg(program);
+        Ok(command)
     }
 
     /// Returns the processes of the API server and etcd, whose arguments contain the cluster's folder.

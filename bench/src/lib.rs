@@ -8,12 +8,13 @@
 //!
 //! `exchange` uses neither a cluster nor a control plane. It measures connections alone, for comparison.
 //! `direct-access` measures an Envoy that the ADS server of the same process configures. `dns` measures `kuma-dp` beside
-//! CoreDNS.
+//! CoreDNS. `cni` measures the CNI plugin, which `cnitool` runs.
 //!
 //! Other processes may use the machine at the same time. Therefore CPU time and ratios are more reliable than wall
 //! time, and most figures are the median of several rounds, shown with their spread.
 
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod control_plane;
 pub mod dataplane;

@@ -52,7 +52,22 @@ impl Process {
     pub fn cpu_time(&self) -> Result<Duration> {
         let text = std::fs::read_to_string(self.folder.join("stat"))
             .with_context(|| format!("process or thread {} has ended", self.id))?;
-        let ticks = parse_cpu_ticks(&text).context("/proc/PID/stat has an unexpected format")?;
+        self.to_duration(parse_cpu_ticks(&text, 14))
+    }
+
+    /// Returns the CPU time of the process's child processes that have ended, and of their children. The resolution is
+    /// usually 10 ms.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn cpu_time_of_children(&self) -> Result<Duration> {
+        let text = std::fs::read_to_string(self.folder.join("stat"))
+            .with_context(|| format!("process {} has ended", self.id))?;
+        self.to_duration(parse_cpu_ticks(&text, 16))
+    }
+
+    fn to_duration(&self, ticks: Option<u64>) -> Result<Duration> {
+        let ticks = ticks.context("/proc/PID/stat has an unexpected format")?;
         Ok(Duration::from_micros(ticks * 1_000_000 / self.ticks_per_second))
     }
 
@@ -78,12 +93,12 @@ impl Process {
     }
 }
 
-/// Returns the sum of user and system time in clock ticks, from `/proc/PID/stat`. The process name, in parentheses
-/// before these fields, may contain any character.
-fn parse_cpu_ticks(stat: &str) -> Option<u64> {
+/// Returns the sum of user and system time in clock ticks, from `/proc/PID/stat`. User time is the field with the number
+/// `first`, and system time the next one. The process name, in parentheses before these fields, may contain any character.
+fn parse_cpu_ticks(stat: &str, first: usize) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
-    // The first field after the name is field 3, and the two times are fields 14 and 15.
-    let mut fields = fields.split(' ').skip(11);
+    // The first field after the name is field 3.
+    let mut fields = fields.split(' ').skip(first.checked_sub(3)?);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
@@ -99,9 +114,10 @@ mod tests {
 
     #[test]
     fn cpu_times_are_parsed_after_a_process_name_with_any_characters() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 2 0 0 0 31 11 0 0 20 0 3 0 99 1 2";
-        assert_eq!(parse_cpu_ticks(stat), Some(42));
-        assert_eq!(parse_cpu_ticks("7 (a"), None);
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 2 0 0 0 31 11 5 8 20 0 3 0 99 1 2";
+        assert_eq!(parse_cpu_ticks(stat, 14), Some(42));
+        assert_eq!(parse_cpu_ticks(stat, 16), Some(13));
+        assert_eq!(parse_cpu_ticks("7 (a", 14), None);
     }
 
     #[test]
