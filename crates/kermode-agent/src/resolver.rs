@@ -27,7 +27,13 @@ impl SystemDns {
     /// Reads the file at `path`. If the file yields no name servers, the control plane can only be reached by its IP
     /// address.
     pub fn read(path: &Path) -> Self {
-        let parsed = fs::read(path).map_err(NetError::from).and_then(parse_resolv_conf);
+        let parsed = fs::read(path).map_err(NetError::from).and_then(|text| {
+            parse_resolv_conf(&text).or_else(|error| {
+                let parsed = parse_resolv_conf(without_search_domains(&text))?;
+                tracing::warn!(path = %path.display(), %error, "search domains of the agent are ignored");
+                Ok(parsed)
+            })
+        });
         let (config, options) = parsed.unwrap_or_else(|error| {
             tracing::warn!(path = %path.display(), %error, "no name servers: names cannot be resolved");
             <(ResolverConfig, ResolverOpts)>::default()
@@ -73,9 +79,32 @@ impl SystemDns {
     }
 }
 
+/// Returns a `resolv.conf` without its search domains. `hickory` rejects the whole file if it does not accept a domain,
+/// such as one with a label of more than 63 bytes, which Kubernetes permits. Forwarded queries need no search domains.
+fn without_search_domains(text: &[u8]) -> Vec<u8> {
+    let is_other = |line: &&[u8]| {
+        let line = line.trim_ascii_start();
+        !line.starts_with(b"search") && !line.starts_with(b"domain")
+    };
+    let lines: Vec<_> = text.split(|byte| *byte == b'\n').filter(is_other).collect();
+    lines.join(&b'\n')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn invalid_search_domain_does_not_take_the_name_servers_away() {
+        for domain in ["a..b", "-x.example", &"a".repeat(64)] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let text = format!("search demo.svc {domain}\nnameserver 10.96.0.10\noptions timeout:3\n");
+            fs::write(file.path(), text).unwrap();
+            let dns = SystemDns::read(file.path());
+            assert_eq!(dns.servers(), ["10.96.0.10:53".parse().unwrap()], "{domain}");
+            assert_eq!(dns.timeout(), Duration::from_secs(3), "{domain}");
+        }
+    }
 
     #[test]
     fn all_name_servers_are_read_in_order_with_their_timeout() {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::Context;
 use crate::decision::ObjectMetadata;
 use crate::denial::Denial;
+use crate::names::DEFAULT_DNS_METRICS_PORT;
 use crate::pod::PodResources;
 use crate::quantity::Quantity;
 use crate::reason::InjectionSource;
@@ -49,6 +50,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) dns_port: Option<u16>,
     /// Port of the sidecar's DNS server, which runs if the setting `builtinDNS.enabled` is true.
     pub(crate) served_dns_port: u16,
+    /// Port of the metrics of the sidecar's DNS server.
+    pub(crate) dns_metrics_port: u16,
     /// Whether the application's probes and HTTP lifecycle hooks are redirected to the proxy.
     pub(crate) virtual_probes: bool,
     pub(crate) virtual_probes_port: u16,
@@ -124,6 +127,7 @@ impl<'a> Plan<'a> {
             },
             dns_port: dns_port(settings, &annotations)?,
             served_dns_port: settings.builtin_dns.port,
+            dns_metrics_port: DEFAULT_DNS_METRICS_PORT,
             virtual_probes: virtual_probes(settings, &annotations, is_gateway)?,
             virtual_probes_port: annotations
                 .port(key::VIRTUAL_PROBES_PORT)?

@@ -1,14 +1,14 @@
 //! Ports of the sidecar that the application uses as well (docs/reference/injection.md#ports-of-the-sidecar). All
 //! containers share the addresses of the Pod, so one of two servers on the same port does not start. The sidecar
 //! therefore moves to a free port. Injection writes this port to an annotation of the Pod, for `kuma-init`, the CNI
-//! plugin and the control plane.
+//! plugin and the control plane, or to a variable of the sidecar, if only the sidecar has to know the port.
 
 use std::collections::BTreeSet;
 
 use kermode_crds::annotation as key;
 use serde_json::Value;
 
-use crate::names::SIDECAR;
+use crate::names::{DNS_METRICS_PORT_VARIABLE, SIDECAR};
 use crate::plan::Plan;
 use crate::pod::Pod;
 use crate::probes::FoundProbe;
@@ -21,8 +21,8 @@ const FIRST_UNPRIVILEGED: u16 = 1024;
 /// One port of the sidecar.
 struct OwnPort<'p> {
     port: &'p mut u16,
-    /// Annotation that sets the port, and that injection writes.
-    annotation: &'static str,
+    /// Annotation that sets the port, and that injection writes. Otherwise, variable of the sidecar.
+    name: &'static str,
     /// Whether the sidecar uses the port for UDP too.
     has_udp: bool,
 }
@@ -71,14 +71,14 @@ pub(crate) fn avoid_application_ports(
         trace.note(TraceTopic::Ports, || {
             format!(
                 "the application uses port {old}: the sidecar uses {new} ({})",
-                own.annotation
+                own.name
             )
         });
         let names_port = |value: &str| value.trim().parse() == Ok(old);
-        if annotations.get(own.annotation).is_some_and(names_port) && !was_injected {
+        if annotations.get(own.name).is_some_and(names_port) && !was_injected {
             warnings.push(format!(
                 "annotation {} on {}: the application uses port {old} itself; the sidecar uses {new} instead",
-                own.annotation, annotations.object
+                own.name, annotations.object
             ));
         }
     }
@@ -90,9 +90,9 @@ pub(crate) fn avoid_application_ports(
 
 /// Returns the ports at which the sidecar listens.
 fn own_ports<'p>(plan: &'p mut Plan<'_>, serves_dns: bool) -> Vec<OwnPort<'p>> {
-    let tcp = |port, annotation| OwnPort {
+    let tcp = |port, name| OwnPort {
         port,
-        annotation,
+        name,
         has_udp: false,
     };
     let mut own = vec![
@@ -114,9 +114,10 @@ fn own_ports<'p>(plan: &'p mut Plan<'_>, serves_dns: bool) -> Vec<OwnPort<'p>> {
     if serves_dns {
         own.push(OwnPort {
             port: &mut plan.served_dns_port,
-            annotation: key::BUILTIN_DNS_PORT,
+            name: key::BUILTIN_DNS_PORT,
             has_udp: true,
         });
+        own.push(tcp(&mut plan.dns_metrics_port, DNS_METRICS_PORT_VARIABLE));
     }
     own
 }

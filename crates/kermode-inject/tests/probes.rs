@@ -96,7 +96,7 @@ fn undeclared_port_of_a_probe_or_hook_moves_the_virtual_probes_port() {
 
 #[test]
 fn every_port_of_the_sidecar_moves_if_the_application_declares_it() {
-    let ports = [9901, 9000, 15001, 15006, 15010, 15053];
+    let ports = [9901, 9000, 15001, 15006, 15010, 15053, 19153];
     let ports: Vec<_> = ports.iter().map(|port| json!({"containerPort": port})).collect();
     // Ports of init containers count: a native sidecar runs beside them.
     let spec = json!({
@@ -118,6 +118,7 @@ fn every_port_of_the_sidecar_moves_if_the_application_declares_it() {
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(variable(&after, "KUMA_DATAPLANE_ADMIN_PORT"), "9903");
     assert_eq!(variable(&after, "KUMA_DNS_CORE_DNS_PORT"), "15054");
+    assert_eq!(variable(&after, "KUMA_DNS_PROMETHEUS_PORT"), "19154");
     assert_eq!(sidecar_of(&after)["readinessProbe"]["httpGet"]["port"], 9903);
     let init = after["spec"]["initContainers"][0]["args"].to_string();
     for arguments in [
@@ -339,7 +340,7 @@ fn port_of_the_sidecar_stays_with_a_warning_if_the_application_declares_every_po
     let (after, warnings) = injected(&mk_pod(json!({}), spec), SidecarMode::Native);
     assert_eq!(annotation(&after, "kuma.io/virtual-probes-port"), "9000");
     assert_eq!(annotation(&after, "kuma.io/envoy-admin-port"), "9901");
-    assert_eq!(warnings.len(), 6, "{warnings:?}");
+    assert_eq!(warnings.len(), 7, "{warnings:?}");
     assert!(
         warnings
             .iter()

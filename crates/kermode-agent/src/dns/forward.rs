@@ -97,13 +97,21 @@ impl NameServers {
             self.metrics.count_failure(failure);
         }
         last.unwrap_or_else(|| {
-            self.warn_of_silence();
+            self.warn_no_response();
             query.error_response(ResponseCode::ServFail)
         })
     }
 
-    fn warn_of_silence(&self) {
-        if let Some(suppressed) = self.warnings.lock().try_pass(Instant::now()) {
+    fn warn_no_response(&self) {
+        let Some(suppressed) = self.warnings.lock().try_pass(Instant::now()) else {
+            return;
+        };
+        if self.servers.is_empty() {
+            tracing::warn!(
+                suppressed,
+                "a DNS query cannot be forwarded: /etc/resolv.conf has no valid name server"
+            );
+        } else {
             tracing::warn!(
                 name_servers = ?self.servers,
                 suppressed,

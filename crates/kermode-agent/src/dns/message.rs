@@ -26,6 +26,7 @@ const FLAG_TRUNCATED: u8 = 0x02;
 const FLAG_RECURSION_DESIRED: u8 = 0x01;
 /// Flags of the fourth byte of the header: recursion available; reserved, authentic data and checking disabled.
 const FLAG_RECURSION_AVAILABLE: u8 = 0x80;
+const FLAG_CHECKING_DISABLED: u8 = 0x10;
 const MASK_QUERY_FLAGS: u8 = 0x70;
 /// Flag of an OPT record: the client accepts DNSSEC records.
 const FLAG_DNSSEC_OK: u16 = 0x8000;
@@ -290,7 +291,7 @@ impl Edns {
 fn empty_response(query: &[u8], question_end: usize, edns: Option<&Edns>, code: ResponseCode) -> Vec<u8> {
     let mut response = query[..question_end].to_vec();
     response[2] = FLAG_RESPONSE | response[2] & (MASK_OPCODE | FLAG_RECURSION_DESIRED);
-    response[3] = FLAG_RECURSION_AVAILABLE | code.low();
+    response[3] = FLAG_RECURSION_AVAILABLE | response[3] & FLAG_CHECKING_DISABLED | code.low();
     response[4..HEADER_LENGTH].fill(0);
     response[5] = u8::from(question_end > HEADER_LENGTH);
     if let Some(edns) = edns {

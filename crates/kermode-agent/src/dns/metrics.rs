@@ -106,7 +106,7 @@ impl Metrics {
         );
         let help = "Queries and connections that were not served, by reason";
         registry.register("dns_rejected", help, self.rejected.clone());
-        let help = "Queries that a name server did not answer usefully, by reason";
+        let help = "Queries to a name server that got no usable response, by reason";
         registry.register("dns_name_server_failures", help, self.failures.clone());
         let help = "Calls to the control plane about names of the mesh, by result";
         registry.register("dns_control_plane_calls", help, self.control_plane_calls.clone());

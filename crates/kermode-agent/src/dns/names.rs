@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use kermode_limit::rate::{Rate, TokenBucket};
+use kermode_limit::rate::{Rate, TokenBucket, Window};
 use kermode_protocol::client::Client;
 use kermode_protocol::names::{MAX_NAME_LENGTH, ResolveRequest, ResolveResponse};
 use parking_lot::Mutex;
@@ -38,7 +38,7 @@ const MAX_BYTES: usize = 256 * 1024;
 const MAX_ADDRESSES: usize = 256;
 /// Limit on concurrent calls. Each call is for another name.
 const MAX_CALLS: usize = 64;
-/// Limit on the rate of calls, of which each is for a name that is not known.
+/// Rate limit of all calls to the control plane.
 const CALL_RATE: Rate = Rate {
     burst: 200.0,
     per_second: 50.0,
@@ -53,8 +53,11 @@ const STALE_TTL: u32 = 5;
 const MAX_TTL: u32 = 300;
 /// Upper bound of the pause of calls after a failure.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// TTL of the absence of the domain's own records, in seconds: the domain exists and has none.
-const DOMAIN_TTL: u32 = 60;
+/// TTL of negative responses that do not depend on the mesh, in seconds: for the domain itself, and for names that cannot
+/// exist.
+const CONSTANT_TTL: u32 = 60;
+/// Period in which at most one failure of the control plane is logged.
+const WARNING_PERIOD: Duration = Duration::from_mins(1);
 
 /// Answer of the control plane about a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +98,11 @@ struct State {
     calls: HashMap<String, watch::Receiver<()>>,
     bucket: TokenBucket,
     backoff: Backoff,
+    /// Last pause; `None` after a successful call.
     pause: Option<Pause>,
+    warnings: Window,
+    /// Whether a warning was logged since the last successful call.
+    has_warned: bool,
 }
 
 /// Pause of calls after a failure.
@@ -134,7 +141,10 @@ impl NameSource for ControlPlaneNames {
             let response = match client.resolve_name(authorization, ResolveRequest { name }).await {
                 Ok(response) => response,
                 // A name that the control plane rejects is no failure, so it does not pause calls for other names.
-                Err(status) if status.code() == Code::InvalidArgument => ResolveResponse::default(),
+                Err(status) if status.code() == Code::InvalidArgument => ResolveResponse {
+                    ttl_seconds: CONSTANT_TTL,
+                    ..ResolveResponse::default()
+                },
                 Err(status) => return Err(status).context("resolving a name failed"),
             };
             let addresses = response.addresses.iter().take(MAX_ADDRESSES);
@@ -159,6 +169,8 @@ impl MeshNames {
                 bucket: TokenBucket::new(CALL_RATE, Instant::now().into_std()),
                 backoff: Backoff::default(),
                 pause: None,
+                warnings: Window::new(1, WARNING_PERIOD),
+                has_warned: false,
             }),
             metrics,
         })
@@ -181,9 +193,9 @@ impl MeshNames {
                     exists: true,
                     ..NameAnswer::default()
                 };
-                (Arc::new(domain), DOMAIN_TTL)
+                (Arc::new(domain), CONSTANT_TTL)
             }
-            Target::Impossible => (Arc::default(), DOMAIN_TTL),
+            Target::Impossible => (Arc::default(), CONSTANT_TTL),
             Target::Name(name) => self.state.lock().fresh(&name, Instant::now())?,
         };
         Some(respond(query, &answer))
@@ -210,9 +222,8 @@ impl MeshNames {
         let asked_at = Instant::now();
         let call = self.start_call(name);
         if let Some(mut call) = call {
-            let is_known = self.state.lock().last_known(name).is_some();
-            let wait = if is_known { STALE_WAIT } else { CALL_TIMEOUT };
-            // Nothing is sent: either the call ends, or the time. Both lead to the answer that is known then.
+            let wait = self.state.lock().wait_for_call(name);
+            // The channel carries no value: `changed` returns when the call has ended.
             let _ = timeout(wait, call.changed()).await;
         }
         let mut state = self.state.lock();
@@ -221,7 +232,7 @@ impl MeshNames {
             return Some(answer);
         }
         let (answer, received_at) = state.last_known(name)?;
-        // An answer with the TTL 0 is for the queries that waited for it.
+        // An answer with TTL 0 is served only to queries that were waiting when it arrived.
         let ttl = if received_at >= asked_at { 0 } else { STALE_TTL };
         Some((answer, ttl))
     }
@@ -261,10 +272,7 @@ impl MeshNames {
         let mut state = self.state.lock();
         match result {
             Ok(answer) => {
-                if state.pause.take().is_some() {
-                    tracing::info!("the control plane answers queries for names of the mesh again");
-                }
-                state.backoff.reset();
+                state.on_success();
                 state.insert(name, answer);
             }
             // An older control plane has no names. The answer of a newer replica is kept.
@@ -317,15 +325,36 @@ impl State {
         self.known.insert(name.as_bytes(), known, bytes);
     }
 
+    /// Returns the time for which a query waits for a running call for the name. If an answer is known and the last call
+    /// failed, the query does not wait: the call is for later queries.
+    fn wait_for_call(&mut self, name: &str) -> Duration {
+        match (self.last_known(name).is_some(), self.pause.is_some()) {
+            (true, true) => Duration::ZERO,
+            (true, false) => STALE_WAIT,
+            (false, _) => CALL_TIMEOUT,
+        }
+    }
+
+    fn on_success(&mut self) {
+        self.pause = None;
+        self.backoff.reset();
+        if std::mem::take(&mut self.has_warned) {
+            tracing::info!("the control plane answers queries for names of the mesh again");
+        }
+    }
+
     /// Pauses calls. Failures of calls that started before the pause do not lengthen it.
     fn on_failure(&mut self, error: &anyhow::Error, started_at: Instant) {
         if self.pause.is_some_and(|pause| started_at <= pause.since) {
             return;
         }
         let error = format!("{error:#}");
-        if self.pause.is_none() {
+        let suppressed = self.warnings.try_pass(Instant::now().into_std());
+        if let Some(suppressed) = suppressed {
+            self.has_warned = true;
             tracing::warn!(
                 error,
+                suppressed,
                 "the control plane does not answer queries for names of the mesh; known answers are still served"
             );
         } else {
@@ -394,6 +423,7 @@ fn respond(query: &Query, (answer, ttl): &ServedAnswer) -> Vec<u8> {
     let mut message = Message::response(query.id(), OpCode::Query);
     message.metadata.recursion_desired = query.metadata().recursion_desired;
     message.metadata.recursion_available = true;
+    message.metadata.checking_disabled = query.metadata().checking_disabled;
     message.metadata.authoritative = true;
     message.add_query(question.clone());
     let queried = question.query_type();
@@ -424,7 +454,7 @@ fn respond(query: &Query, (answer, ttl): &ServedAnswer) -> Vec<u8> {
     })
 }
 
-/// Returns the SOA record of the domain. Clients use only its last field, the TTL of the absence of a record.
+/// Returns the SOA record of the domain. Clients use only its field MINIMUM, the TTL of the absence of a record.
 fn start_of_authority(ttl: u32) -> Record {
     let domain = Name::from_labels([DOMAIN]).unwrap_or_default();
     let contact = Name::from_labels(["hostmaster", DOMAIN]).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! DNS over TCP (RFC 7766): messages with a length prefix, several of them on one connection.
 
+use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -85,15 +87,22 @@ pub(crate) async fn serve_connection<F: Future<Output = Option<Vec<u8>>>>(
     let (reader, mut writer) = stream.into_split();
     let mut queries = Frames::new(reader, MAX_QUERY);
     let mut responses = FuturesUnordered::<F>::new();
+    // Responses that came while another one was written.
+    let mut waiting = VecDeque::new();
     let mut is_open = true;
     let mut idle_at = Instant::now() + IDLE_TIMEOUT;
     while is_open || !responses.is_empty() {
         tokio::select! {
             Some(response) = responses.next() => {
-                let Some(response) = response else {
-                    return Ok(());
-                };
-                timeout(IDLE_TIMEOUT, write_message(&mut writer, &response)).await??;
+                waiting.push_back(response);
+                while let Some(response) = waiting.pop_front() {
+                    let Some(response) = response else {
+                        return Ok(());
+                    };
+                    let write = timeout(IDLE_TIMEOUT, write_message(&mut writer, &response));
+                    // Other queries go on meanwhile, because they hold permits that all connections share.
+                    complete_while(write, &mut responses, &mut waiting).await??;
+                }
                 idle_at = Instant::now() + IDLE_TIMEOUT;
             }
             query = queries.next(), if is_open && responses.len() < MAX_PIPELINED => match query? {
@@ -110,10 +119,28 @@ pub(crate) async fn serve_connection<F: Future<Output = Option<Vec<u8>>>>(
     Ok(())
 }
 
+/// Completes `main`, and moves what the futures in `others` return meanwhile to `finished`.
+async fn complete_while<M: Future, F: Future>(
+    main: M,
+    others: &mut FuturesUnordered<F>,
+    finished: &mut VecDeque<F::Output>,
+) -> M::Output {
+    let mut main = pin!(main);
+    loop {
+        tokio::select! {
+            output = &mut main => return output,
+            Some(output) = others.next() => finished.push_back(output),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
+    use nix::sys::socket::setsockopt;
+    use nix::sys::socket::sockopt::{RcvBuf, SndBuf};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -198,21 +225,21 @@ mod tests {
     async fn queries_beyond_the_limit_are_not_read_until_a_response_is_sent() {
         let (mut client, server) = mk_connection().await;
         let concurrent = std::cell::Cell::new(0);
-        let gate = tokio::sync::Semaphore::new(0);
+        let most = std::cell::Cell::new(0);
         let serving = serve_connection(server, async |query| {
             concurrent.set(concurrent.get() + 1);
-            if concurrent.get() == MAX_PIPELINED {
-                gate.add_permits(2 * MAX_PIPELINED);
+            most.set(most.get().max(concurrent.get()));
+            // All queries have arrived, so a server without the limit reads them while this one waits.
+            for _ in 0..10 * MAX_PIPELINED {
+                tokio::task::yield_now().await;
             }
-            gate.acquire().await.unwrap().forget();
-            assert!(concurrent.get() <= MAX_PIPELINED);
             concurrent.set(concurrent.get() - 1);
             Some(query)
         });
+        for _ in 0..2 * MAX_PIPELINED {
+            write_message(&mut client, b"q").await.unwrap();
+        }
         let asking = async {
-            for _ in 0..2 * MAX_PIPELINED {
-                write_message(&mut client, b"q").await.unwrap();
-            }
             client.shutdown().await.unwrap();
             let mut frames = Frames::new(&mut client, 1);
             let mut answered = 0;
@@ -224,6 +251,37 @@ mod tests {
         let (result, answered) = tokio::join!(serving, asking);
         result.unwrap();
         assert_eq!(answered, 2 * MAX_PIPELINED);
+        assert_eq!(most.get(), MAX_PIPELINED);
+    }
+
+    #[tokio::test]
+    async fn queries_go_on_while_the_client_does_not_read_a_response() {
+        let (mut client, server) = mk_connection().await;
+        // A response does not fit into these buffers.
+        setsockopt(&client, RcvBuf, &4096).unwrap();
+        setsockopt(&server, SndBuf, &4096).unwrap();
+        let all_arrived = Arc::new(tokio::sync::Barrier::new(4));
+        let (sender, mut finished) = tokio::sync::mpsc::unbounded_channel();
+        let serving = tokio::spawn(serve_connection(server, move |query: Vec<u8>| {
+            let sender = sender.clone();
+            let all_arrived = all_arrived.clone();
+            async move {
+                all_arrived.wait().await;
+                // The first response is known at once, the others while it is written.
+                if query != [0] {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    sender.send(query).unwrap();
+                }
+                Some(vec![0; usize::from(u16::MAX)])
+            }
+        }));
+        for id in 0..4 {
+            write_message(&mut client, &[id]).await.unwrap();
+        }
+        for _ in 1..4 {
+            finished.recv().await.unwrap();
+        }
+        serving.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use kermode_model::duration;
 use serde_json::{Value, json};
 
-use crate::names::{DEFAULT_ADMIN_PORT, TOKEN_DIRECTORY};
+use crate::names::{
+    DEFAULT_ADMIN_PORT, DEFAULT_DNS_METRICS_PORT, DNS_METRICS_PORT_VARIABLE, TOKEN_DIRECTORY,
+};
 use crate::plan::{Placement, Plan};
 use crate::settings::DrainMode;
 
@@ -69,6 +71,9 @@ fn rendered_variables(plan: &Plan<'_>, ca_file: Option<&str>) -> BTreeMap<String
     }
     set("KUMA_DNS_ENABLED", dns.enabled.to_string());
     if dns.enabled {
+        if plan.dns_metrics_port != DEFAULT_DNS_METRICS_PORT {
+            set(DNS_METRICS_PORT_VARIABLE, plan.dns_metrics_port.to_string());
+        }
         // Kuma's variables; `kuma-dp` reads only `KUMA_DNS_CORE_DNS_PORT`.
         set("KUMA_DNS_CORE_DNS_BINARY_PATH", "coredns".to_owned());
         let port = plan.served_dns_port;

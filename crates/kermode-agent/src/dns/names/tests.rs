@@ -234,10 +234,18 @@ async fn last_known_answer_is_served_while_the_control_plane_fails_or_is_silent(
             (vec![IPV4], Some(STALE_TTL))
         );
         assert!(asked_at.elapsed() <= STALE_WAIT + Duration::from_millis(10));
-        fake.set_behaviour(FakeBehaviour::Answers);
-        // A silent call ends, and then the pause.
+        // A silent call ends, and then the pause. Further queries do not wait for the next calls.
         tokio::time::sleep(CALL_TIMEOUT + MAX_PAUSE).await;
-        assert_eq!(addresses(&ask(&names, &query).await), (vec![IPV4], Some(TTL)));
+        let asked_at = Instant::now();
+        ask(&names, &query).await;
+        assert_eq!(asked_at.elapsed(), Duration::ZERO);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        fake.set_behaviour(FakeBehaviour::Answers);
+        tokio::time::sleep(CALL_TIMEOUT + MAX_PAUSE).await;
+        // The first query after the outage causes the call.
+        ask(&names, &query).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(addresses(&ask(&names, &query).await), (vec![IPV4], Some(TTL - 1)));
     }
 }
 
@@ -309,4 +317,18 @@ async fn many_addresses_are_answered_within_the_limit() {
     let response = Message::from_vec(&response).unwrap();
     assert_eq!(response.answers.len(), MAX_ADDRESSES);
     assert!(response.edns.is_none());
+}
+
+/// RFC 4035, section 3.2.2.
+#[tokio::test]
+async fn response_repeats_the_flag_checking_disabled() {
+    let names = mk_names(&FakeControlPlane::with_names([("web.mesh", vec![IPV4])]));
+    for flag in [0, 0x10] {
+        let mut query = mk_query(7, "web.mesh");
+        query[3] |= flag;
+        let response = names.respond(&parse(&query)).await;
+        assert_eq!(response[3] & 0x10, flag);
+        let error = parse(&query).error_response(ResponseCode::ServFail);
+        assert_eq!(error[3] & 0x10, flag);
+    }
 }
