@@ -20,7 +20,8 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::MatcherType;
-use kermode_envoy::{Resource, generate, names};
+use kermode_envoy::generate::{self, OnDemandAddresses};
+use kermode_envoy::{Resource, names};
 use kermode_model::{
     CertificateAuthority, Dataplane, Mesh, Mtls, MtlsMode, ObjectKey, ServiceName, TransparentProxying,
 };
@@ -118,7 +119,7 @@ impl Pods {
     /// Returns the generated listener, which no longer closes connections to its own port.
     fn matching_listener(&self) -> Result<Resource> {
         let addresses: BTreeSet<_> = self.addresses().collect();
-        let generated = generate::direct_access_listeners(&self.dataplane(), &addresses);
+        let generated = self.on_demand_listeners(&addresses);
         let generated = generated.into_iter().next().context("no listener")?;
         let mut listener = Listener::decode(generated.body.clone())?;
         let matcher = listener.filter_chain_matcher.as_mut();
@@ -165,9 +166,17 @@ impl Pods {
         })
     }
 
+    fn on_demand_listeners(&self, addresses: &BTreeSet<SocketAddr>) -> Vec<Resource> {
+        let on_demand = OnDemandAddresses {
+            direct_access: Some(addresses),
+            virtual_ips: None,
+        };
+        generate::on_demand_listeners(&self.dataplane(), on_demand)
+    }
+
     /// Returns the listener of Kuma's form for one address. In a Pod it would not be bound.
     fn listener_at(&self, address: SocketAddr) -> Result<Resource> {
-        let generated = generate::direct_access_listeners(&self.dataplane(), &BTreeSet::new());
+        let generated = self.on_demand_listeners(&BTreeSet::new());
         let generated = generated.into_iter().next().context("no listener")?;
         let mut listener = Listener::decode(generated.body.clone())?;
         let passthrough = listener

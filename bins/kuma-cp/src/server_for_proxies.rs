@@ -1,5 +1,5 @@
-//! The server for proxies, with four services: delta ADS, issuance of certificates, reports on endpoint removals, and
-//! reports of sidecars about closed ports. Each service authenticates proxies by their tokens.
+//! The server for proxies, with five services: delta ADS, issuance of certificates, reports on endpoint removals, reports
+//! of sidecars about closed ports, and resolution of names. Each service authenticates proxies by their tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use kermode_issuance::{CertificateIssuance, TokenAuthenticator};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{MeshName, ObjectKey};
+use kermode_names::NameService;
 use kermode_protocol::rpc::Rpc;
 use kermode_removals::{EndpointRemovals, RemovalService, Replicas};
 use kermode_runtime::shutdown::Shutdown;
@@ -32,6 +33,7 @@ pub(crate) struct RemovalDependencies {
 pub(crate) struct OtherServices {
     pub(crate) issuance: CertificateIssuance,
     pub(crate) closed_ports: ClosedPortService,
+    pub(crate) names: NameService,
 }
 
 /// The services for proxies, over HTTP/2.
@@ -83,6 +85,7 @@ impl ServerForProxies {
         ads.report_to(statuses);
         let routes = Routes::new(Rpc(other_services.issuance))
             .add_service(Rpc(other_services.closed_ports))
+            .add_service(Rpc(other_services.names))
             .add_service(Rpc(removal_service))
             .prepare();
         Self {

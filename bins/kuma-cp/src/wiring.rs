@@ -100,14 +100,13 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let servers_ready = readiness.register("servers");
 
     let client = api_server::connect().await?;
-    let namespace = config.store.kubernetes.system_namespace.clone();
-    api_server::retry(async || Ok(preflight::check(&client, &namespace).await?)).await?;
+    check_access(config, &client).await?;
     let serving_identity = load_serving_identity(config, &client).await?;
     let sidecar_roots = sidecar_roots(&mut components, config, &serving_identity, shutdown).await?;
 
     let state = SharedState::new(config, client.clone(), &registry);
     let (event_sender, event_receiver) = mpsc::channel(WATCH_QUEUE_CAPACITY);
-    spawn_engine_watches(&mut components, &client, &namespace, &event_sender, shutdown);
+    spawn_engine_watches(&mut components, config, &client, &event_sender, shutdown);
     spawn_controllers(&mut components, config, &client, &state, &registry, shutdown);
     spawn_leader_components(
         &mut components,
@@ -117,11 +116,14 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         serving_identity.roots(),
         shutdown,
     );
-    let roots_publisher = state.roots_publisher(client.clone(), sidecar_roots.clone(), &registry);
-    spawn(
+    spawn_config_map_writers(
         &mut components,
-        "publication of the control plane's roots",
-        run_until_shutdown(shutdown, roots_publisher.run()),
+        config,
+        &client,
+        &state,
+        sidecar_roots.clone(),
+        &registry,
+        shutdown,
     );
     if let Some(listener) = listeners.debug {
         spawn_debug(&mut components, listener, config, &state, shutdown);
@@ -136,11 +138,10 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         shutdown,
     )?;
     spawn(&mut components, "admission server", admission);
-    let (listener, certificate) = (listeners.proxies, serving_identity.certificate());
     spawn_server_for_proxies(
         &mut components,
-        listener,
-        certificate,
+        listeners.proxies,
+        serving_identity.certificate(),
         &client,
         &state,
         &registry,
@@ -155,6 +156,13 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     spawn(&mut components, "engine", run_until_shutdown(shutdown, engine));
     servers_ready.mark_ready();
     Ok(components)
+}
+
+/// Checks that the objects that this process watches can be listed. Waits for the API server.
+async fn check_access(config: &Config, client: &Client) -> anyhow::Result<()> {
+    let namespace = config.system_namespace();
+    let has_virtual_ips = config.virtual_ip_range().is_some();
+    api_server::retry(async || Ok(preflight::check(client, namespace, has_virtual_ips).await?)).await
 }
 
 /// Reads or creates the CA of the servers, and issues their certificate.
@@ -211,12 +219,16 @@ async fn sidecar_roots(
 /// Spawns the watches that feed the engine.
 fn spawn_engine_watches(
     components: &mut Components,
+    config: &Config,
     client: &Client,
-    namespace: &str,
     watch_events: &mpsc::Sender<WatchEvent>,
     shutdown: &Shutdown,
 ) {
-    for watch in watches::all(client, namespace, watch_events) {
+    let settings = watches::Settings {
+        system_namespace: config.system_namespace(),
+        virtual_ip_range: config.virtual_ip_range(),
+    };
+    for watch in watches::all(client, &settings, watch_events) {
         spawn(
             components,
             "watch of the engine",
@@ -264,6 +276,32 @@ fn spawn_controllers(
         "rotation of CAs",
         run_until_shutdown(shutdown, ca_rotation),
     );
+}
+
+/// Spawns the writers of ConfigMaps, which are active only while this replica holds the Lease.
+fn spawn_config_map_writers(
+    components: &mut Components,
+    config: &Config,
+    client: &Client,
+    state: &SharedState,
+    sidecar_roots: RootsReceiver,
+    registry: &Arc<Mutex<Registry>>,
+    shutdown: &Shutdown,
+) {
+    let roots_publisher = state.roots_publisher(client.clone(), sidecar_roots, registry);
+    spawn(
+        components,
+        "publication of the control plane's roots",
+        run_until_shutdown(shutdown, roots_publisher.run()),
+    );
+    if let Some(range) = config.virtual_ip_range() {
+        let writer = state.virtual_ip_writer(client.clone(), config.system_namespace(), range, registry);
+        spawn(
+            components,
+            "allocation of virtual IPs",
+            run_until_shutdown(shutdown, writer.run()),
+        );
+    }
 }
 
 /// Spawns the server of health, readiness and metrics.

@@ -13,7 +13,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
-use kermode_model::{DEFAULT_CLOCK_TOLERANCE, MAX_CLOCK_TOLERANCE, duration};
+use kermode_model::{
+    DEFAULT_CLOCK_TOLERANCE, DEFAULT_VIRTUAL_IP_RANGE, MAX_CLOCK_TOLERANCE, MESH_DOMAIN, VIRTUAL_IP_PORT,
+    VirtualIpRange, duration,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -38,6 +41,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// Server for proxies: xDS and certificates.
     pub dp_server: DpServer,
+    /// Names of the mesh.
+    pub dns_server: DnsServer,
     /// Server for operators: health, metrics and `/debug`.
     pub diagnostics: Diagnostics,
     /// Bootstrap configuration of Envoy.
@@ -150,6 +155,21 @@ pub struct DpServer {
 pub struct DpServerAuth {
     /// Whether the server also accepts tokens for the API server, besides tokens for the audience of sidecars.
     pub accept_api_server_tokens: bool,
+}
+
+/// Section `dnsServer`. Its name is that of Kuma; the control plane has no DNS server of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DnsServer {
+    /// Domain of the names. Only `mesh` is supported.
+    pub domain: String,
+    /// Range of virtual IPs, in CIDR notation.
+    #[serde(rename = "CIDR")]
+    pub cidr: String,
+    /// Whether services have virtual IPs.
+    pub service_vip_enabled: bool,
+    /// Port of virtual IPs. Only 80 is supported.
+    pub service_vip_port: u16,
 }
 
 /// Section `diagnostics`.
@@ -296,7 +316,16 @@ impl Config {
                  between 0 and 1"
             ));
         }
+        problems.extend(self.dns_server.problems());
         problems
+    }
+
+    /// Returns the range of virtual IPs; `None` if services have no virtual IPs.
+    pub fn virtual_ip_range(&self) -> Option<VirtualIpRange> {
+        let settings = &self.dns_server;
+        settings
+            .service_vip_enabled
+            .then(|| settings.cidr.parse().unwrap_or_default())
     }
 
     /// Returns the settings of the injector.
@@ -406,6 +435,41 @@ impl Default for DpServer {
             port: 5678,
             url: String::new(),
             auth: DpServerAuth::default(),
+        }
+    }
+}
+
+impl DnsServer {
+    /// Returns the problems of values that are not allowed.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Err(error) = self.cidr.parse::<VirtualIpRange>() {
+            problems.push(format!("dnsServer.CIDR (KUMA_DNS_SERVER_CIDR): {error}"));
+        }
+        if self.domain != MESH_DOMAIN {
+            let domain = &self.domain;
+            problems.push(format!(
+                "dnsServer.domain (KUMA_DNS_SERVER_DOMAIN): {domain:?} is not supported; the domain is always {MESH_DOMAIN:?}"
+            ));
+        }
+        if self.service_vip_port != VIRTUAL_IP_PORT {
+            let port = self.service_vip_port;
+            problems.push(format!(
+                "dnsServer.serviceVipPort (KUMA_DNS_SERVER_SERVICE_VIP_PORT): {port} is not supported; the port is always \
+                 {VIRTUAL_IP_PORT}"
+            ));
+        }
+        problems
+    }
+}
+
+impl Default for DnsServer {
+    fn default() -> Self {
+        Self {
+            domain: MESH_DOMAIN.to_owned(),
+            cidr: DEFAULT_VIRTUAL_IP_RANGE.to_owned(),
+            service_vip_enabled: true,
+            service_vip_port: VIRTUAL_IP_PORT,
         }
     }
 }

@@ -91,6 +91,28 @@ const CONTROL_PLANE_SETTINGS: &[(&str, &str, &str)] = &[
          replaced.",
     ),
     (
+        "dnsServer.CIDR",
+        "KUMA_DNS_SERVER_CIDR",
+        "IPv4 range of the virtual IPs to which the names of services resolve. The range must not contain addresses of \
+         Pods, Services, nodes or anything outside that applications call. Services whose virtual IP is outside of a new \
+         range get another one.",
+    ),
+    (
+        "dnsServer.serviceVipEnabled",
+        "KUMA_DNS_SERVER_SERVICE_VIP_ENABLED",
+        "Whether services have virtual IPs. Without them, only the names of the Pods of headless services resolve.",
+    ),
+    (
+        "dnsServer.domain",
+        "KUMA_DNS_SERVER_DOMAIN",
+        "Domain of the names of services. Only the default is supported.",
+    ),
+    (
+        "dnsServer.serviceVipPort",
+        "KUMA_DNS_SERVER_SERVICE_VIP_PORT",
+        "Port of the virtual IPs, which leads to the port of the service. Only the default is supported.",
+    ),
+    (
         "diagnostics.address",
         "KUMA_DIAGNOSTICS_ADDRESS",
         "Address that the server for health and metrics listens on.",

@@ -94,3 +94,27 @@ fn sampling_ratio_above_1_is_rejected() {
          between 0 and 1"
     );
 }
+
+#[test]
+fn unsupported_settings_of_mesh_names_are_reported() {
+    let text = "dnsServer: { CIDR: 10.0.0.0/31, domain: internal, serviceVipPort: 8080 }";
+    let problems = load_text(text).expect_err("three problems").to_string();
+    for problem in [
+        "dnsServer.CIDR (KUMA_DNS_SERVER_CIDR): 10.0.0.0/31 has too few addresses",
+        "dnsServer.domain (KUMA_DNS_SERVER_DOMAIN): \"internal\" is not supported; the domain is always \"mesh\"",
+        "dnsServer.serviceVipPort (KUMA_DNS_SERVER_SERVICE_VIP_PORT): 8080 is not supported; the port is always 80",
+    ] {
+        assert!(problems.contains(problem), "{problem:?} is missing: {problems}");
+    }
+}
+
+#[test]
+fn services_have_virtual_ips_of_the_configured_range_unless_disabled() {
+    let range = |text| load_text(text).expect("a valid configuration").virtual_ip_range();
+    assert_eq!(range("{}"), Some(VirtualIpRange::default()));
+    assert_eq!(
+        range("dnsServer: { CIDR: 241.0.0.0/8 }"),
+        "241.0.0.0/8".parse().ok()
+    );
+    assert_eq!(range("dnsServer: { serviceVipEnabled: false }"), None);
+}

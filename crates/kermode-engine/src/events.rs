@@ -1,6 +1,6 @@
 //! Watch events, which are the input of the engine, and the progress of the initial lists.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use kermode_crds::ContainerPatchSpec;
@@ -9,7 +9,7 @@ use kermode_k8s::convert::facts::{
     EndpointSliceFacts, IntermediateFacts, IntermediateKind, NamespaceFacts, NodeFacts, PodFacts,
     ServiceFacts,
 };
-use kermode_model::{Mesh, MeshName, TrafficPermission};
+use kermode_model::{Mesh, MeshName, TrafficPermission, VirtualIps};
 
 macro_rules! watch_kinds {
     ($($kind:ident = $name:literal,)*) => {
@@ -44,6 +44,7 @@ watch_kinds! {
     Services = "services",
     EndpointSlices = "endpointslices",
     Pods = "pods",
+    ConfigMaps = "configmaps",
 }
 
 /// One event of a watch, with the time at which the watch delivered it.
@@ -74,6 +75,8 @@ pub enum ObjectUpdate {
     Permission(Update<(MeshName, TrafficPermission)>),
     /// A ContainerPatch.
     ContainerPatch(Update<ContainerPatchSpec>),
+    /// The ConfigMap with the virtual IPs of all meshes.
+    VirtualIps(Update<BTreeMap<MeshName, VirtualIps>>),
 }
 
 /// Progress of the initial lists.
@@ -110,6 +113,7 @@ impl ObjectUpdate {
             Self::Mesh(Update::Synced) => Some(WatchKind::Meshes),
             Self::Permission(Update::Synced) => Some(WatchKind::Permissions),
             Self::ContainerPatch(Update::Synced) => Some(WatchKind::ContainerPatches),
+            Self::VirtualIps(Update::Synced) => Some(WatchKind::ConfigMaps),
             _ => None,
         }
     }
@@ -156,6 +160,7 @@ mod tests {
             WatchKind::Services => ObjectUpdate::Service(Update::Synced),
             WatchKind::EndpointSlices => ObjectUpdate::EndpointSlice(Update::Synced),
             WatchKind::Pods => ObjectUpdate::Pod(Update::Synced),
+            WatchKind::ConfigMaps => ObjectUpdate::VirtualIps(Update::Synced),
         }
     }
 

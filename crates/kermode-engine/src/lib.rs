@@ -15,7 +15,7 @@ mod metrics;
 mod tests;
 pub mod watches;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_k8s::service_changes::ServiceChanges;
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::view::{MeshView, Touched};
-use kermode_model::{Dataplane, Inbound, KubernetesVersion, MeshName, ObjectKey, ServiceName};
+use kermode_model::{Dataplane, Inbound, KubernetesVersion, MeshName, ObjectKey, ServiceName, VirtualIps};
 use kermode_removals::EndpointRemovals;
 use kermode_runtime::readiness::ReadinessGuard;
 use kermode_xds::publisher::Publisher;
@@ -321,6 +321,7 @@ impl Engine {
                 self.directory.write().container_patches.remove(&key.name);
                 Changes::default()
             }
+            ObjectUpdate::VirtualIps(update) => apply_virtual_ips(index, update),
             ObjectUpdate::Pod(Update::Synced)
             | ObjectUpdate::Service(Update::Synced)
             | ObjectUpdate::EndpointSlice(Update::Synced)
@@ -477,6 +478,14 @@ impl Engine {
         } else {
             self.event_recorder.warning(subject, reason, message);
         }
+    }
+}
+
+fn apply_virtual_ips(index: &mut Index, update: Update<BTreeMap<MeshName, VirtualIps>>) -> Changes {
+    match update {
+        Update::Applied(_, virtual_ips) => index.apply_virtual_ips(virtual_ips),
+        Update::Gone(_) => index.apply_virtual_ips(BTreeMap::new()),
+        Update::Synced => Changes::default(),
     }
 }
 

@@ -106,6 +106,7 @@ fn ends_of_lists() -> impl Iterator<Item = WatchEvent> {
         ObjectUpdate::Service(Update::Synced),
         ObjectUpdate::EndpointSlice(Update::Synced),
         ObjectUpdate::Pod(Update::Synced),
+        ObjectUpdate::VirtualIps(Update::Synced),
     ]
     .map(WatchEvent::from)
     .into_iter()
@@ -332,4 +333,43 @@ async fn namespaces_with_injection_or_a_sidecar_get_the_roots_of_the_control_pla
         mk_pod("web", "10.0.0.1"),
     ]);
     assert!(!namespaces.contains("demo") && !namespaces.contains("labelled"));
+}
+
+/// Runs an engine on these events. Returns the virtual IPs of the mesh `default` at the end.
+async fn virtual_ips_after(batches: impl IntoIterator<Item = ObjectUpdate>) -> VirtualIps {
+    let (client, _requests) = mk_client();
+    let (_is_leader_sender, is_leader) = watch::channel(false);
+    let engine = mk_engine(client, is_leader);
+    let index = engine.index.clone();
+    let (sender, events) = mpsc::channel(MAX_BATCH_SIZE);
+    for event in batches.into_iter().map(WatchEvent::from).chain(ends_of_lists()) {
+        sender.send(event).await.expect("the engine's channel is open");
+    }
+    drop(sender);
+    engine.run(events, Readiness::default().register("engine")).await;
+    let index = index.read();
+    index.view().virtual_ips(&"default".into()).clone()
+}
+
+#[tokio::test]
+async fn virtual_ips_belong_to_their_config_map_and_not_to_the_mesh() {
+    let config_map = || ObjectKey::new("system", "kuma-dns-vips");
+    let mesh = || ObjectKey::new("", "default");
+    let ips = VirtualIps::from([("web".into(), [240, 0, 0, 1].into())]);
+    let stored = || {
+        let by_mesh = [("default".into(), ips.clone())];
+        ObjectUpdate::VirtualIps(Update::Applied(config_map(), by_mesh.into()))
+    };
+    let deleted = || ObjectUpdate::VirtualIps(Update::Gone(config_map()));
+    let created = || ObjectUpdate::Mesh(Update::Applied(mesh(), kermode_model::Mesh::new("default")));
+    let mesh_deleted = || ObjectUpdate::Mesh(Update::Gone(mesh()));
+    assert_eq!(virtual_ips_after([stored(), created()]).await, ips);
+    // The new Mesh gets the addresses of the deleted one, in whatever order the watches report.
+    let events = [created(), stored(), mesh_deleted(), created()];
+    assert_eq!(virtual_ips_after(events).await, ips);
+    // No service is in use.
+    assert_eq!(
+        virtual_ips_after([created(), stored(), deleted()]).await,
+        VirtualIps::new()
+    );
 }

@@ -11,6 +11,8 @@ pub const ADMIN: &str = "kuma:envoy:admin";
 pub const PROBES: &str = "probe:listener";
 /// Name of the filter chain for direct access ([`kermode_model::direct_access`]), and prefix of its statistics.
 pub const DIRECT_ACCESS: &str = "direct_access";
+/// Name of the filter chain for virtual IPs of services, and prefix of its statistics.
+pub const VIRTUAL_IP: &str = "virtual_ip";
 
 /// Name of the inbound listener at an address. In all names, IPv6 addresses are in brackets.
 pub fn inbound(address: SocketAddr) -> String {
@@ -46,6 +48,11 @@ pub fn single_address(service: &ServiceName, address: SocketAddr) -> String {
 /// Name of the cluster for direct access to one address of a Pod.
 pub fn direct_access(address: SocketAddr) -> String {
     format!("{DIRECT_ACCESS}_{address}")
+}
+
+/// Name of the cluster for connections to the virtual IP of a service.
+pub fn virtual_ip(address: SocketAddr) -> String {
+    format!("{VIRTUAL_IP}_{address}")
 }
 
 /// Name of a passthrough listener and of its cluster. `direction` is `inbound` or `outbound`.

@@ -50,6 +50,7 @@ cases! {
     reachable_services,
     services_without_selector,
     strict,
+    virtual_ips,
 }
 
 fn golden_folder() -> PathBuf {

@@ -1,7 +1,7 @@
 //! Access rights of the control plane: only the verbs that it uses, and no wildcards (`docs/design.md#access-rights`).
 
 use kermode_crds::GROUP;
-use kermode_model::CONTROL_PLANE_CA_CONFIG_MAP;
+use kermode_model::{CONTROL_PLANE_CA_CONFIG_MAP, VIRTUAL_IPS_CONFIG_MAP};
 use serde_json::{Value, json};
 
 use crate::webhooks;
@@ -98,11 +98,16 @@ fn cluster_rules() -> Vec<Value> {
     ]
 }
 
-/// Rules that apply in the control plane's namespace: for Secrets of the CAs, the Lease, and custom resources that
-/// exist only there.
+/// Rules that apply in the control plane's namespace: for Secrets of the CAs, the ConfigMap of virtual IPs, the Lease, and
+/// custom resources that exist only there.
 fn namespace_rules() -> Vec<Value> {
     vec![
         rule("", &["secrets"], &["get", "list", "watch", "create"]),
+        // The virtual IPs are stored in a ConfigMap (docs/design.md#mesh-dns-names). The ClusterRole allows `create`.
+        with_names(
+            rule("", &["configmaps"], &["list", "watch", "patch"]),
+            json!([VIRTUAL_IPS_CONFIG_MAP]),
+        ),
         with_names(
             rule("coordination.k8s.io", &["leases"], &["get", "update"]),
             json!(["kuma-cp-leader"]),

@@ -20,11 +20,11 @@ mod read;
 mod slices;
 
 use std::collections::hash_map;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kermode_model::view::{MeshView, ServiceAddresses, Touched};
-use kermode_model::{Mesh, MeshName, ObjectKey, ServiceName, TrafficPermission};
+use kermode_model::{Mesh, MeshName, ObjectKey, ServiceName, TrafficPermission, VirtualIps};
 
 pub use self::addresses::of_service as service_addresses;
 pub use self::changes::{Changes, DataplaneChange, DesiredDataplane, PodIdentity};
@@ -164,9 +164,31 @@ impl Index {
         Changes::of_view(self.view.upsert_mesh(mesh))
     }
 
-    /// Removes a Mesh.
+    /// Removes a Mesh. Its virtual IPs stay as long as the ConfigMap contains them.
     pub fn remove_mesh(&mut self, name: &MeshName) -> Changes {
         Changes::of_view(self.view.remove_mesh(name))
+    }
+
+    /// Applies the virtual IPs that the ConfigMap contains, by mesh.
+    ///
+    /// A service of the index whose virtual IP is missing keeps it, unless another service has it now: the leader stores it
+    /// again. A damaged or deleted ConfigMap therefore changes nothing for clients.
+    pub fn apply_virtual_ips(&mut self, mut stored: BTreeMap<MeshName, VirtualIps>) -> Changes {
+        for mesh in self.view.meshes_with_virtual_ips() {
+            stored.entry(mesh.clone()).or_default();
+        }
+        let mut changes = Changes::default();
+        for (mesh, mut virtual_ips) in stored {
+            let taken: HashSet<_> = virtual_ips.values().copied().collect();
+            let former = self.view.virtual_ips(&mesh);
+            for (name, _) in self.view.services(&mesh) {
+                if let Some(ip) = former.get(name).filter(|ip| !taken.contains(ip)) {
+                    virtual_ips.entry(name.clone()).or_insert(*ip);
+                }
+            }
+            changes.extend(Changes::of_view(self.view.set_virtual_ips(&mesh, virtual_ips)));
+        }
+        changes
     }
 
     /// Adds or replaces a MeshTrafficPermission. `mesh` is the mesh of the new version; the replaced version may belong
@@ -392,7 +414,7 @@ fn intermediate_of(pod: &PodFacts) -> Option<IntermediateId> {
 }
 
 #[cfg(test)]
-mod builders;
+pub(crate) mod builders;
 #[cfg(test)]
 mod property;
 #[cfg(test)]

@@ -6,3 +6,4 @@ pub mod index;
 pub mod offline;
 pub mod service_changes;
 pub mod shared_index;
+pub mod virtual_ips;

@@ -30,6 +30,13 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
+    /// The services that the configuration of the proxy includes; `None` if it includes all services.
+    pub fn reachable_services(&self) -> Option<&[String]> {
+        let settings = self.transparent_proxying.as_ref()?;
+        let services = settings.reachable_services.as_slice();
+        (!services.is_empty()).then_some(services)
+    }
+
     /// All IPs of the Pod, [`Self::address`] first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         [self.address]

@@ -124,12 +124,18 @@ impl DirectAccess {
                 .collect()
         };
         let selects_all = called_services.iter().any(|name| name == ALL_SERVICES);
-        let reachable = &settings.reachable_services;
         Some(Self {
             proxy: dataplane.key.clone(),
             services: (!selects_all).then(|| to_set(called_services)),
-            reachable: (!reachable.is_empty()).then(|| to_set(reachable)),
+            reachable: dataplane.reachable_services().map(to_set),
         })
+    }
+
+    /// Whether the proxy provides direct access to the Pods of a service.
+    pub fn selects(&self, service: &ServiceName) -> bool {
+        self.services
+            .as_ref()
+            .is_none_or(|services| services.contains(service))
     }
 
     /// All addresses at which the proxy intercepts calls for direct access.

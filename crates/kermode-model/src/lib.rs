@@ -15,6 +15,7 @@ mod probe;
 mod protocol;
 mod tags;
 pub mod view;
+mod virtual_ip;
 
 pub use dataplane::{Dataplane, Gateway, GatewayKind, Inbound, Metrics, TransparentProxying};
 pub use kubernetes_version::KubernetesVersion;
@@ -29,3 +30,7 @@ pub use probe::{
 };
 pub use protocol::Protocol;
 pub use tags::{Tags, tag};
+pub use virtual_ip::{
+    DEFAULT_VIRTUAL_IP_RANGE, InvalidRange, MESH_DOMAIN, VIRTUAL_IP_PORT, VIRTUAL_IPS_CONFIG_MAP,
+    VirtualIpRange, VirtualIps,
+};

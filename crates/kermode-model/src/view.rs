@@ -6,12 +6,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::{
     Dataplane, Inbound, Mesh, MeshName, ObjectKey, PermissionSet, Protocol, ServiceName, Tags,
-    TrafficPermission,
+    TrafficPermission, VIRTUAL_IP_PORT, VirtualIps,
 };
 
 /// All meshes, Dataplanes, services and permissions of the control plane.
@@ -25,6 +25,8 @@ pub struct MeshView {
     addresses: HashMap<ServiceName, ServiceAddresses>,
     /// Service of each ClusterIP and service port.
     by_address: HashMap<SocketAddr, ServiceName>,
+    /// Virtual IPs of each mesh, including those of services without an endpoint and of Meshes that do not exist.
+    virtual_ips: HashMap<MeshName, VirtualIps>,
 }
 
 /// Addresses of a service, from its Kubernetes Service.
@@ -62,6 +64,8 @@ pub struct Service {
     /// Endpoints from the EndpointSlices of a Kubernetes Service without selector. A service with these endpoints has
     /// no other endpoints.
     pub slice_endpoints: BTreeMap<SocketAddr, SliceEndpoint>,
+    /// Virtual IP; `None` as long as the leader has not allocated one.
+    pub virtual_ip: Option<Ipv4Addr>,
 }
 
 /// Endpoint from an EndpointSlice that a user or operator wrote.
@@ -77,6 +81,23 @@ pub struct SliceEndpoint {
 impl Service {
     fn is_empty(&self) -> bool {
         self.endpoints.is_empty() && self.slice_endpoints.is_empty()
+    }
+
+    /// Whether clients can call the service by a virtual IP. A service has no virtual IP if it has no address at all,
+    /// such as that of a service-less Pod, or if only the client's node knows the endpoints and their identities. Clients
+    /// call a service of the second kind by its ClusterIP.
+    pub fn is_callable_by_virtual_ip(&self) -> bool {
+        let addresses = &self.addresses;
+        let only_node_knows_endpoints =
+            self.endpoints.is_empty() && addresses.balancing == Balancing::LeftToNode;
+        let has_address = addresses.headless || !addresses.cluster_addresses.is_empty();
+        has_address && !only_node_knows_endpoints
+    }
+
+    /// Address of the service's name: the virtual IP, with its port. `None` if clients cannot call it.
+    pub fn virtual_address(&self) -> Option<SocketAddr> {
+        let ip = self.virtual_ip.filter(|_| self.is_callable_by_virtual_ip())?;
+        Some(SocketAddr::new(ip.into(), VIRTUAL_IP_PORT))
     }
 
     /// The most specific protocol that [all endpoints have in common](Protocol::common); TCP if all endpoints
@@ -326,6 +347,36 @@ impl MeshView {
         touched
     }
 
+    /// The meshes with virtual IPs.
+    pub fn meshes_with_virtual_ips(&self) -> impl Iterator<Item = &MeshName> {
+        self.virtual_ips.keys()
+    }
+
+    /// The virtual IPs of a mesh.
+    pub fn virtual_ips(&self, mesh: &MeshName) -> &VirtualIps {
+        static EMPTY: VirtualIps = VirtualIps::new();
+        self.virtual_ips.get(mesh).unwrap_or(&EMPTY)
+    }
+
+    /// Replaces the virtual IPs of a mesh. Touches the services of the mesh whose virtual IP differs.
+    pub fn set_virtual_ips(&mut self, mesh: &MeshName, virtual_ips: VirtualIps) -> Vec<Touched> {
+        let mut touched = Vec::new();
+        let services = self.meshes.get_mut(mesh).into_iter();
+        for (name, service) in services.flat_map(|entry| &mut entry.services) {
+            let virtual_ip = virtual_ips.get(name).copied();
+            if service.virtual_ip != virtual_ip {
+                service.virtual_ip = virtual_ip;
+                touched.push(Touched::Service(mesh.clone(), name.clone()));
+            }
+        }
+        if virtual_ips.is_empty() {
+            self.virtual_ips.remove(mesh);
+        } else {
+            self.virtual_ips.insert(mesh.clone(), virtual_ips);
+        }
+        touched
+    }
+
     /// Sets the endpoints of a service that come from the EndpointSlices of a Kubernetes Service without selector.
     pub fn set_slice_endpoints(
         &mut self,
@@ -340,6 +391,7 @@ impl MeshView {
         let entry = self.meshes.entry(mesh.clone()).or_default();
         let service = entry.services.entry(name.clone()).or_insert_with(|| Service {
             addresses: self.addresses.get(name).cloned().unwrap_or_default(),
+            virtual_ip: virtual_ip(&self.virtual_ips, mesh, name),
             ..Service::default()
         });
         service.slice_endpoints = endpoints;
@@ -398,6 +450,7 @@ impl MeshView {
         for ((name, address), endpoint) in new_endpoints {
             let service = entry.services.entry(name.clone()).or_insert_with(|| Service {
                 addresses: self.addresses.get(&name).cloned().unwrap_or_default(),
+                virtual_ip: virtual_ip(&self.virtual_ips, &dataplane.mesh, &name),
                 ..Service::default()
             });
             if service.endpoints.get(&address) != Some(&endpoint) {
@@ -460,6 +513,14 @@ impl MeshView {
             }
         }
     }
+}
+
+fn virtual_ip(
+    virtual_ips: &HashMap<MeshName, VirtualIps>,
+    mesh: &MeshName,
+    service: &ServiceName,
+) -> Option<Ipv4Addr> {
+    virtual_ips.get(mesh)?.get(service).copied()
 }
 
 /// Service, and Pod IP and container port, of an endpoint.

@@ -6,12 +6,14 @@
 
 mod direct;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use kermode_envoy::generate::OnDemandAddresses;
 use kermode_envoy::{Resource, ResourceKind, generate, names};
 use kermode_model::view::{MeshView, Touched};
-use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey, ServiceName};
+use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey, ServiceName, VirtualIpRange};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
@@ -24,6 +26,8 @@ pub struct Publisher {
     store: Arc<Store>,
     /// Published proxies with direct access to Pods (`kuma.io/direct-access-services`).
     direct: DirectProxies,
+    /// Range of the virtual IPs; `None` if services have no virtual IPs.
+    virtual_ips: Option<VirtualIpRange>,
     metrics: Metrics,
 }
 
@@ -56,8 +60,15 @@ impl Publisher {
         Self {
             store,
             direct: DirectProxies::default(),
+            virtual_ips: None,
             metrics: Metrics::default(),
         }
+    }
+
+    /// Sets the range of the virtual IPs; `None` if services have no virtual IPs.
+    #[must_use]
+    pub fn with_virtual_ips(self, virtual_ips: Option<VirtualIpRange>) -> Self {
+        Self { virtual_ips, ..self }
     }
 
     /// Registers the counters.
@@ -203,8 +214,8 @@ impl Publisher {
             return;
         };
         let direct = self.direct.register(view, mesh, dataplane);
-        let addresses = direct.as_ref().map(|direct| &direct.addresses);
-        let mut resources = generate::proxy(mesh, dataplane, view.permissions(&mesh.name), addresses);
+        let on_demand = self.on_demand(direct.as_ref().map(|direct| &direct.addresses));
+        let mut resources = generate::proxy(mesh, dataplane, view.permissions(&mesh.name), on_demand);
         resources.extend(direct.into_iter().flat_map(|direct| direct.clusters));
         self.count_encoded(&resources);
         let changed = self.store.replace_proxy(key, profile(mesh, dataplane), resources);
@@ -235,8 +246,8 @@ impl Publisher {
             return;
         };
         let listeners = changes.addresses.iter();
-        let listeners =
-            listeners.flat_map(|addresses| generate::direct_access_listeners(dataplane, addresses));
+        let listeners = listeners
+            .flat_map(|addresses| generate::on_demand_listeners(dataplane, self.on_demand(Some(addresses))));
         let upserts: Vec<_> = listeners.chain(changes.clusters).collect();
         let removals = changes.removed.iter().map(|address| Key {
             kind: ResourceKind::Cluster,
@@ -248,6 +259,13 @@ impl Publisher {
         self.metrics
             .changed
             .inc_by(changed_count.unwrap_or_default() as u64);
+    }
+
+    fn on_demand<'a>(&self, direct_access: Option<&'a BTreeSet<SocketAddr>>) -> OnDemandAddresses<'a> {
+        OnDemandAddresses {
+            direct_access,
+            virtual_ips: self.virtual_ips,
+        }
     }
 
     fn count_encoded(&self, resources: &[Resource]) {
@@ -263,11 +281,7 @@ fn has_mesh(view: &MeshView, proxy: &ObjectKey) -> bool {
 
 /// Returns the profile of the proxy that a Dataplane describes.
 fn profile(mesh: &Mesh, dataplane: &Dataplane) -> Profile {
-    let reachable = dataplane
-        .transparent_proxying
-        .as_ref()
-        .map(|settings| &settings.reachable_services);
-    let visibility = match reachable.filter(|services| !services.is_empty()) {
+    let visibility = match dataplane.reachable_services() {
         None => ServiceSelection::All,
         Some(services) => ServiceSelection::Only(
             services

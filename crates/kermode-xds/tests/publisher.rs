@@ -562,6 +562,27 @@ proptest! {
     }
 }
 
+#[test]
+fn virtual_ip_adds_only_resources_on_demand() {
+    let headless = ServiceAddresses {
+        headless: true,
+        ..ServiceAddresses::default()
+    };
+    for addresses in [None, Some(headless)] {
+        let mut fixture = Fixture::new();
+        if addresses.is_some() {
+            fixture.change(|view| view.set_addresses(&"b".into(), addresses));
+        }
+        let mut watcher = fixture.open_watcher("a-0");
+        let virtual_ips = [("b".into(), [240, 0, 0, 1].into())];
+        fixture.change(|view| view.set_virtual_ips(&"default".into(), virtual_ips.into()));
+        let changed: BTreeSet<_> = read_changes(&mut watcher).into_iter().collect();
+        let name = || "virtual_ip_240.0.0.1:80".to_owned();
+        let expected = [(ResourceKind::Cluster, name()), (ResourceKind::Endpoints, name())];
+        assert_eq!(changed, BTreeSet::from(expected));
+    }
+}
+
 /// Returns the scope counts of a store with one mesh and this number of proxies.
 fn mk_scope_counts(proxies: usize) -> ScopeCounts {
     ScopeCounts { meshes: 1, proxies }

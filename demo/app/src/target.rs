@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hickory_resolver::TokioResolver;
+use hickory_resolver::proto::rr::Name;
 use tokio::net::TcpStream;
 
 /// A host, by name or address, and a port.
@@ -77,7 +78,9 @@ impl Connector {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }
-        let lookup = self.resolver.lookup_ip(host).await.context("name")?;
+        // Names of services have underscores, which the conversion of international names rejects.
+        let name = Name::from_ascii(host).context("name")?;
+        let lookup = self.resolver.lookup_ip(name).await.context("name")?;
         Ok(lookup.iter().collect())
     }
 }

@@ -2,6 +2,7 @@
 //! the IPs of Pods.
 
 use anyhow::{Context, Result};
+use kermode_envoy::generate::OnDemandAddresses;
 use kermode_envoy::{Resource, ResourceKind, generate, names};
 use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
 use kermode_model::view::{MeshView, ServiceAddresses};
@@ -76,7 +77,13 @@ pub(crate) fn resources_of(
     };
     let endpoints = EndpointAddresses::of(&view, &mesh.name);
     let addresses = access.addresses(&endpoints);
-    let mut resources = generate::direct_access_listeners(client, &addresses);
+    let mut resources = generate::on_demand_listeners(
+        client,
+        OnDemandAddresses {
+            direct_access: Some(&addresses),
+            virtual_ips: None,
+        },
+    );
     resources.extend(
         addresses
             .iter()

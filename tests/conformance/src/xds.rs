@@ -6,6 +6,7 @@ mod messages;
 mod tests;
 
 use anyhow::{Context, Result, bail};
+use kermode_envoy::generate::OnDemandAddresses;
 use kermode_envoy::{Resource, generate};
 use kermode_model::{
     Action, Dataplane, Inbound, Mesh, MeshName, ObjectKey, PermissionRule, PermissionSet, Principal,
@@ -21,8 +22,8 @@ use crate::suite::{Outcome, Runner};
 /// Runner of the suite.
 pub(crate) struct Xds;
 
-const NO_DNS_IN_ENVOY: &str = "Envoy has no DNS listener: kuma-dp answers DNS queries, and does not resolve .mesh names \
-                               yet (docs/design.md#mesh-dns-names)";
+const NO_DNS_IN_ENVOY: &str = "Envoy has no DNS listener: kuma-dp answers DNS queries, and asks the control plane for \
+                               .mesh names (docs/design.md#mesh-dns-names)";
 const NO_ADMIN_ADDRESS: &str = "the address of the admin interface is not a setting: it is always 127.0.0.1 \
                                 (docs/reference/envoy.md#readiness-and-probes)";
 const NO_ACCESS_LOG: &str = "Kermode has neither TrafficLog nor `logging` of a Mesh: no listener has an access log \
@@ -91,7 +92,12 @@ fn resources_of(
     is_compared: fn(&str) -> bool,
 ) -> Vec<Resource> {
     let mut resources = generate::mesh_shared(mesh);
-    resources.extend(generate::proxy(mesh, dataplane, permissions, None));
+    resources.extend(generate::proxy(
+        mesh,
+        dataplane,
+        permissions,
+        OnDemandAddresses::default(),
+    ));
     resources.retain(|resource| is_compared(&resource.name));
     resources
 }

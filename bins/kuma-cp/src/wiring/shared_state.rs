@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use kermode_admission::directory::Directory;
 use kermode_admission::{self as admission, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
@@ -9,12 +10,14 @@ use kermode_engine::{self as engine, Engine};
 use kermode_issuance::{self as issuance, AcceptedAudiences, CertificateIssuance, TokenAuthenticator};
 use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_k8s::controller::roots::{self, RootsPublisher, RootsReceiver, SidecarNamespaces};
+use kermode_k8s::controller::virtual_ips::{self, VirtualIpWriter};
 use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
 use kermode_k8s::service_changes::ServiceChanges;
 use kermode_k8s::shared_index::SharedIndex;
-use kermode_model::{KubernetesVersion, ObjectKey};
+use kermode_model::{KubernetesVersion, ObjectKey, VirtualIpRange};
+use kermode_names::NameService;
 use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_replicas::tracking;
 use kermode_runtime::shutdown::Shutdown;
@@ -60,6 +63,8 @@ pub(super) struct SharedState {
     pub(super) engine_metrics: engine::Metrics,
     /// Metric of the connections that the servers for proxies and webhooks close or refuse at a limit.
     pub(super) connection_metrics: ConnectionMetrics,
+    /// Whether services have virtual IPs.
+    pub(super) has_virtual_ips: bool,
 }
 
 impl SharedState {
@@ -71,7 +76,7 @@ impl SharedState {
         let event_recorder = EventRecorder::start(client.clone(), Some(config.instance_name().to_owned()));
         let writer_metrics = writer::Metrics::default();
         let store = Arc::new(Store::default());
-        let publisher = Publisher::new(store.clone());
+        let publisher = Publisher::new(store.clone()).with_virtual_ips(config.virtual_ip_range());
         let removals = EndpointRemovals::default();
         let engine_metrics = engine::Metrics::default();
         let connection_metrics = ConnectionMetrics::default();
@@ -113,6 +118,7 @@ impl SharedState {
             is_leader_sender,
             engine_metrics,
             connection_metrics,
+            has_virtual_ips: config.virtual_ip_range().is_some(),
         }
     }
 
@@ -159,6 +165,28 @@ impl SharedState {
             roots,
             is_leader: self.is_leader.clone(),
             metrics,
+        }
+    }
+
+    /// Returns the writer of the ConfigMap with virtual IPs, and registers its metrics.
+    pub(super) fn virtual_ip_writer(
+        &self,
+        client: Client,
+        namespace: &str,
+        range: VirtualIpRange,
+        registry: &Arc<Mutex<Registry>>,
+    ) -> VirtualIpWriter {
+        let metrics = virtual_ips::Metrics::default();
+        metrics.register(&mut registry.lock());
+        VirtualIpWriter {
+            client,
+            namespace: namespace.to_owned(),
+            range,
+            index: self.index.clone(),
+            service_changes: self.service_changes.clone(),
+            is_leader: self.is_leader.clone(),
+            metrics,
+            now: Timestamp::now,
         }
     }
 
@@ -240,6 +268,14 @@ impl SharedState {
             self.event_recorder.clone(),
             closed_port_metrics,
         );
+        let name_metrics = kermode_names::Metrics::default();
+        name_metrics.register(&mut registry);
+        let names = NameService::new(
+            authenticator.clone(),
+            self.index.clone(),
+            self.has_virtual_ips,
+            name_metrics,
+        );
         ServerForProxies::new(
             self.store.clone(),
             RemovalDependencies {
@@ -251,6 +287,7 @@ impl SharedState {
             OtherServices {
                 issuance,
                 closed_ports,
+                names,
             },
             self.statuses.clone(),
             &mut registry,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use kermode_envoy::generate::OnDemandAddresses;
 use kermode_envoy::{Resource, ResourceKind, generate};
 use kermode_identity::{
     Authority, Entitlement, IssuedCertificate, ServingAuthority, Term, TrustBundle, WorkloadKey,
@@ -263,7 +264,12 @@ impl ControlPlaneState {
             authority: CertificateAuthority::Builtin,
             certificate_lifetime: Duration::from_hours(24),
         });
-        generate::proxy(&mesh, &self.dataplane, &PermissionSet::new(), None)
+        generate::proxy(
+            &mesh,
+            &self.dataplane,
+            &PermissionSet::new(),
+            OnDemandAddresses::default(),
+        )
     }
 
     /// Returns the response to a subscription to one type: all resources of the type, or the resources that the request

@@ -276,7 +276,7 @@ impl MeshNames {
                 state.insert(name, answer);
             }
             // An older control plane has no names. The answer of a newer replica is kept.
-            Err(error) if is_unimplemented(&error) => {
+            Err(error) if has_code(&error, Code::Unimplemented) => {
                 if state.last_known(name).is_none_or(|(known, _)| !known.exists) {
                     let absence = NameAnswer {
                         ttl: STALE_TTL,
@@ -285,15 +285,21 @@ impl MeshNames {
                     state.insert(name, absence);
                 }
             }
+            // The control plane answers, so calls for other names are not paused.
+            Err(error) if has_code(&error, Code::FailedPrecondition) => {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "the control plane cannot resolve a name now"
+                );
+            }
             Err(error) => state.on_failure(&error, started_at),
         }
     }
 }
 
-/// Returns whether the control plane has no service that resolves names.
-fn is_unimplemented(error: &anyhow::Error) -> bool {
+fn has_code(error: &anyhow::Error, code: Code) -> bool {
     let status = error.downcast_ref::<Status>();
-    status.is_some_and(|status| status.code() == Code::Unimplemented)
+    status.is_some_and(|status| status.code() == code)
 }
 
 // === impl State ===

@@ -88,14 +88,17 @@ pub(crate) fn tcp_proxy(stat_prefix: &str, cluster: &str, connect_attempts: u32)
 
 /// Like [`tcp_proxy`], for a cluster that balances by hash: the address of the client chooses the endpoint.
 pub(crate) fn tcp_proxy_by_client(stat_prefix: &str, cluster: &str, connect_attempts: u32) -> Filter {
-    let source_ip = HashPolicy {
-        policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})),
-    };
     let proxy = TcpProxy {
-        hash_policy: vec![source_ip],
+        hash_policy: vec![source_ip()],
         ..new_tcp_proxy(stat_prefix, cluster, connect_attempts)
     };
     network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+fn source_ip() -> HashPolicy {
+    HashPolicy {
+        policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})),
+    }
 }
 
 /// Like [`tcp_proxy`], for a cluster whose name the filter state `envoy.tcp_proxy.cluster` contains. Envoy requests a
@@ -105,6 +108,21 @@ pub(crate) fn tcp_proxy_on_demand(stat_prefix: &str, discovery: OnDemand) -> Fil
         on_demand: Some(discovery),
         // No cluster has this name. Envoy requires the field.
         ..new_tcp_proxy(stat_prefix, stat_prefix, 1)
+    };
+    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+/// Like [`tcp_proxy_on_demand`], with several connection attempts. If the cluster balances by hash, the address of the
+/// client chooses the endpoint.
+pub(crate) fn tcp_proxy_on_demand_by_client(
+    stat_prefix: &str,
+    connect_attempts: u32,
+    discovery: OnDemand,
+) -> Filter {
+    let proxy = TcpProxy {
+        on_demand: Some(discovery),
+        hash_policy: vec![source_ip()],
+        ..new_tcp_proxy(stat_prefix, stat_prefix, connect_attempts)
     };
     network_filter("envoy.filters.network.tcp_proxy", &proxy)
 }

@@ -23,16 +23,26 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use kermode_model::view::Service;
-use kermode_model::{Dataplane, Mesh, PermissionSet, ServiceName};
+use kermode_model::{Dataplane, Mesh, PermissionSet, ServiceName, VirtualIpRange};
 
 pub use outbound::hidden_resource_names;
 
 use crate::Resource;
 
+/// Destinations of a proxy whose clusters Envoy requests when the application first connects to them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OnDemandAddresses<'a> {
+    /// Addresses for direct access ([`kermode_model::direct_access`]); `None` for a proxy without direct access.
+    pub direct_access: Option<&'a BTreeSet<SocketAddr>>,
+    /// Range of the virtual IPs; `None` if services have no virtual IPs.
+    pub virtual_ips: Option<VirtualIpRange>,
+}
+
 /// Default port of Envoy's admin interface on loopback, and of the listener in front of it on the Pod's address.
 pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 
-/// Generates the resources for the clients of a service: clusters, endpoints and outbound listeners. Clients
+/// Generates the resources for the clients of a service: clusters, endpoints and outbound listeners. The resources for
+/// the virtual IP of the service are on demand. Clients
 /// use outbound passthrough for a service without resources, for example one without an address.
 ///
 /// The resources are the same for all proxies of the mesh. A proxy gets all of them except those that
@@ -63,16 +73,14 @@ pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
 /// admin interface and virtual probes.
 ///
 /// `permissions` are the permissions of the mesh. With mTLS, an inbound without an allowing rule denies all callers.
-/// `direct_access` has the addresses for direct access ([`kermode_model::direct_access`]); it is `None` for a proxy
-/// without direct access.
 pub fn proxy(
     mesh: &Mesh,
     dataplane: &Dataplane,
     permissions: &PermissionSet,
-    direct_access: Option<&BTreeSet<SocketAddr>>,
+    on_demand: OnDemandAddresses<'_>,
 ) -> Vec<Resource> {
     let mut resources = inbound::generate(mesh, dataplane, permissions);
-    resources.extend(passthrough::generate(mesh, dataplane, direct_access));
+    resources.extend(passthrough::generate(mesh, dataplane, on_demand));
     resources.extend(admin::generate(dataplane));
     resources.extend(probe::generate(dataplane));
     resources
@@ -91,10 +99,9 @@ pub fn inbound_listeners(
     inbound::listeners_of_port(mesh, dataplane, port, permissions)
 }
 
-/// Generates the listeners that receive the connections for direct access to `addresses`: the outbound passthrough
-/// listeners.
-pub fn direct_access_listeners(dataplane: &Dataplane, addresses: &BTreeSet<SocketAddr>) -> Vec<Resource> {
-    passthrough::outbound_listeners(dataplane, Some(addresses))
+/// Generates the listeners that receive the connections to `on_demand`: the outbound passthrough listeners.
+pub fn on_demand_listeners(dataplane: &Dataplane, on_demand: OnDemandAddresses<'_>) -> Vec<Resource> {
+    passthrough::outbound_listeners(dataplane, on_demand)
 }
 
 /// Generates the cluster for direct access to one address. Envoy requests the cluster when the application first

@@ -14,12 +14,12 @@ use kermode_model::{Dataplane, Mesh, Protocol, ServiceName};
 
 use super::cluster::{self, ConnectionLimits, HttpVersion};
 use super::tls::MeshTls;
-use super::{http, listener};
+use super::{direct, http, listener};
 use crate::proto::{duration, number};
 use crate::{Resource, ResourceKind, names};
 
 /// Maximum number of connection attempts for each TCP connection of a client. Each attempt may use another endpoint.
-const CONNECT_ATTEMPTS: u32 = 5;
+pub(super) const CONNECT_ATTEMPTS: u32 = 5;
 /// Idle timeout of HTTP connections to endpoints. This timeout is shorter than that of the server's sidecar
 /// ([`listener::HTTP_IDLE_TIMEOUT`]). Otherwise, the client's sidecar could send a request on a connection that the server's
 /// sidecar is closing.
@@ -43,23 +43,39 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     let transport_socket = MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_service(name));
     let addresses = &service.addresses;
     let mut resources = Vec::new();
-    if addresses.balancing == Balancing::LeftToNode {
-        let cluster_addresses = cluster_addresses(addresses).into_iter();
-        let targets = cluster_addresses.map(|address| (address, protocol, transport_socket.clone()));
+    // Nodes choose no endpoint of a headless service.
+    if addresses.balancing == Balancing::LeftToNode && !addresses.headless {
+        let cluster_addresses = cluster_addresses(addresses);
+        // Every ClusterIP leads to the same endpoints.
+        let first = cluster_addresses.first().copied();
+        let targets = cluster_addresses
+            .into_iter()
+            .map(|address| (address, protocol, transport_socket.clone()));
         resources.extend(single_address_resources(
             name,
             targets,
             Some(LIMITS_OF_NODE_CHOICE),
         ));
-    } else if !addresses.cluster_addresses.is_empty() {
+        if let (Some(target), Some(address)) = (first, service.virtual_address()) {
+            let cluster = Cluster {
+                transport_socket,
+                connect_timeout: duration(cluster::ENDPOINT_CONNECT_TIMEOUT),
+                ..cluster::single_address(&names::virtual_ip(address), target)
+            };
+            let cluster = with_upstream_options(cluster, Protocol::Tcp, None);
+            resources.extend(direct::virtual_ip_resources(address, name, cluster, None));
+        }
+        return resources;
+    }
+    if has_common_cluster(service) {
         let cluster = Cluster {
             transport_socket: transport_socket.clone(),
             ..cluster::eds(name.as_str())
         };
         let ready_addresses = service.ready_endpoints().map(|(address, _)| *address);
         let endpoints = cluster::endpoints(name.as_str(), ready_addresses);
-        resources.extend(cluster_ip_resources(
-            name, addresses, protocol, cluster, &endpoints,
+        resources.extend(common_cluster_resources(
+            name, service, protocol, &cluster, &endpoints,
         ));
     }
     // The client itself chooses a Pod of a headless service. Unready endpoints are included, because the Pods of a
@@ -73,30 +89,44 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     resources
 }
 
-/// One cluster with its endpoints, and a listener for each ClusterIP. `cluster` must contain the TLS settings already.
-pub(super) fn cluster_ip_resources(
+/// Whether the service has an address that leads to all of its endpoints: a ClusterIP or a virtual IP.
+pub(super) fn has_common_cluster(service: &Service) -> bool {
+    !service.addresses.cluster_addresses.is_empty() || service.virtual_address().is_some()
+}
+
+/// With a ClusterIP: one cluster with its endpoints, and a listener for each ClusterIP. With a virtual IP: the resources on
+/// demand for it. `cluster` must contain the TLS settings already.
+pub(super) fn common_cluster_resources(
     name: &ServiceName,
-    addresses: &ServiceAddresses,
+    service: &Service,
     protocol: Protocol,
-    cluster: Cluster,
+    cluster: &Cluster,
     endpoints: &ClusterLoadAssignment,
 ) -> Vec<Resource> {
-    let by_client = addresses.balancing == Balancing::ByClient;
+    let by_client = service.addresses.balancing == Balancing::ByClient;
     let lb_policy = if by_client {
         LbPolicy::RingHash
     } else {
         LbPolicy::RoundRobin
     };
-    let cluster = Cluster {
+    let of_protocol = |protocol| Cluster {
         outlier_detection: Some(outlier_detection(protocol)),
         lb_policy: lb_policy.into(),
-        ..with_upstream_options(cluster, protocol, None)
+        ..with_upstream_options(cluster.clone(), protocol, None)
     };
-    let cluster = Resource::encode(ResourceKind::Cluster, name.as_str(), &cluster);
+    let mut resources = Vec::new();
+    if let Some(address) = service.virtual_address() {
+        let cluster = of_protocol(Protocol::Tcp);
+        resources = direct::virtual_ip_resources(address, name, cluster, Some(endpoints));
+    }
+    if service.addresses.cluster_addresses.is_empty() {
+        return resources;
+    }
+    let cluster = Resource::encode(ResourceKind::Cluster, name.as_str(), &of_protocol(protocol));
     let endpoints =
         Resource::encode(ResourceKind::Endpoints, name.as_str(), endpoints).with_cluster_version(&cluster);
-    let mut resources = vec![cluster, endpoints];
-    for address in cluster_addresses(addresses) {
+    resources.extend([cluster, endpoints]);
+    for address in cluster_addresses(&service.addresses) {
         let filter = filter_to_cluster(address, name, name.as_str(), protocol, by_client);
         resources.push(listener_at(address, filter));
     }

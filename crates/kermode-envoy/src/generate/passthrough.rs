@@ -7,7 +7,6 @@
 //! would deliver plain text to ports without an inbound (docs/design.md#strict-covers-every-port). For each connection
 //! that Envoy closes for this reason, Envoy sends an entry of an access log to the agent.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
@@ -15,7 +14,7 @@ use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch
 use kermode_model::{Dataplane, Mesh, TransparentProxying};
 use kermode_protocol::access_log::CLOSED_CONNECTIONS_LOG;
 
-use super::{cluster, direct, listener};
+use super::{OnDemandAddresses, cluster, direct, listener};
 use crate::proto::{boolean, number};
 use crate::{Resource, ResourceKind, names};
 
@@ -29,12 +28,11 @@ pub(crate) fn shared_clusters(mesh: &Mesh) -> Vec<Resource> {
     clusters(mesh, false)
 }
 
-/// The passthrough listeners of a proxy, and the IPv6 passthrough clusters if IPv6 is redirected. `direct_access` has the
-/// addresses for direct access; it is `None` for a proxy without direct access.
+/// The passthrough listeners of a proxy, and the IPv6 passthrough clusters if IPv6 is redirected.
 pub(crate) fn generate(
     mesh: &Mesh,
     dataplane: &Dataplane,
-    direct_access: Option<&BTreeSet<SocketAddr>>,
+    on_demand: OnDemandAddresses<'_>,
 ) -> Vec<Resource> {
     let Some(redirect) = &dataplane.transparent_proxying else {
         return Vec::new();
@@ -45,20 +43,23 @@ pub(crate) fn generate(
     } else {
         Vec::new()
     };
-    resources.extend(outbound_listeners(dataplane, direct_access));
+    resources.extend(outbound_listeners(dataplane, on_demand));
     let inbound_sockets = std::iter::once(any_v4(redirect.redirect_port_inbound)).chain(inbound_v6);
     let inbound_log = (!mesh.passes_through_inbound()).then_some(CLOSED_CONNECTIONS_LOG);
-    resources.extend(
-        inbound_sockets.map(|socket| passthrough_listener(INBOUND, socket, redirect, inbound_log, None)),
-    );
+    resources.extend(inbound_sockets.map(|socket| {
+        passthrough_listener(
+            INBOUND,
+            socket,
+            redirect,
+            inbound_log,
+            OnDemandAddresses::default(),
+        )
+    }));
     resources
 }
 
-/// The outbound passthrough listeners of a proxy. They also receive the connections for direct access.
-pub(crate) fn outbound_listeners(
-    dataplane: &Dataplane,
-    direct_access: Option<&BTreeSet<SocketAddr>>,
-) -> Vec<Resource> {
+/// The outbound passthrough listeners of a proxy. They also receive the connections to `on_demand`.
+pub(crate) fn outbound_listeners(dataplane: &Dataplane, on_demand: OnDemandAddresses<'_>) -> Vec<Resource> {
     let Some(redirect) = &dataplane.transparent_proxying else {
         return Vec::new();
     };
@@ -66,7 +67,7 @@ pub(crate) fn outbound_listeners(
     let v6 = redirect.redirect_port_inbound_v6.map(|_| any_v6(port));
     let sockets = std::iter::once(any_v4(port)).chain(v6);
     sockets
-        .map(|socket| passthrough_listener(OUTBOUND, socket, redirect, None, direct_access))
+        .map(|socket| passthrough_listener(OUTBOUND, socket, redirect, None, on_demand))
         .collect()
 }
 
@@ -100,7 +101,7 @@ fn passthrough_listener(
     socket: SocketAddr,
     redirect: &TransparentProxying,
     log_name: Option<&str>,
-    direct_access: Option<&BTreeSet<SocketAddr>>,
+    on_demand: OnDemandAddresses<'_>,
 ) -> Resource {
     let traffic_direction = if direction == INBOUND {
         TrafficDirection::Inbound
@@ -122,31 +123,35 @@ fn passthrough_listener(
         filter_chains: closing_chains.chain([passthrough_chain]).collect(),
         ..listener::new(&name, socket, traffic_direction)
     };
-    listener::encode(&match direct_access {
-        None => listener,
-        Some(addresses) => {
-            let addresses = addresses.iter().copied();
-            let of_family = addresses.filter(|address| address.is_ipv6() == socket.is_ipv6());
-            with_direct_access(listener, redirect, of_family)
-        }
-    })
+    listener::encode(&with_on_demand(listener, socket.is_ipv6(), redirect, on_demand))
 }
 
-/// Adds the filter chain for direct access to the outbound passthrough listener. A matcher replaces the conditions of
-/// the filter chains.
-fn with_direct_access(
+/// Adds the filter chains for addresses whose clusters are on demand to the outbound passthrough listener of an IP family.
+/// A matcher replaces the conditions of the filter chains.
+fn with_on_demand(
     mut listener: Listener,
+    is_ipv6: bool,
     redirect: &TransparentProxying,
-    addresses: impl Iterator<Item = SocketAddr>,
+    on_demand: OnDemandAddresses<'_>,
 ) -> Listener {
+    let virtual_ips = on_demand.virtual_ips.filter(|_| !is_ipv6);
+    if on_demand.direct_access.is_none() && virtual_ips.is_none() {
+        return listener;
+    }
     for chain in &mut listener.filter_chains {
         chain.filter_chain_match = None;
     }
-    listener.filter_chains.push(direct::filter_chain());
+    let direct = on_demand.direct_access.map(|_| direct::filter_chain());
+    listener.filter_chains.extend(direct);
+    let of_virtual_ips = virtual_ips.map(|_| direct::virtual_ip_chain());
+    listener.filter_chains.extend(of_virtual_ips);
     let closing = redirect_ports(redirect)
         .into_iter()
         .map(|port| (port, closing_chain_name(port)));
-    listener.filter_chain_matcher = Some(direct::matcher(closing, addresses, PASSTHROUGH_CHAIN));
+    let addresses = on_demand.direct_access.into_iter().flatten().copied();
+    let of_family = addresses.filter(|address| address.is_ipv6() == is_ipv6);
+    let matcher = direct::matcher(closing, of_family, virtual_ips, PASSTHROUGH_CHAIN);
+    listener.filter_chain_matcher = Some(matcher);
     listener
 }
 

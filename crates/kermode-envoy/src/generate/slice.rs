@@ -30,6 +30,7 @@ const PROTOCOL: Protocol = Protocol::Tcp;
 pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
     let mesh_tls = MeshTls::of(mesh);
     let addresses = &service.addresses;
+    let mut resources = Vec::new();
     if addresses.headless {
         // Connections to endpoints outside of the mesh use outbound passthrough.
         let endpoints = service.slice_endpoints.iter();
@@ -38,21 +39,23 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
             let transport_socket = mesh_tls.as_ref().map(|tls| tls.to_service(service));
             Some((*address, PROTOCOL, transport_socket))
         });
-        return outbound::single_address_resources(name, targets, None);
+        resources.extend(outbound::single_address_resources(name, targets, None));
     }
     // With `LeftToNode`, the client's node chooses the endpoint. The endpoint's identity is therefore unknown, and
     // connections use outbound passthrough.
-    if addresses.cluster_addresses.is_empty() || addresses.balancing == Balancing::LeftToNode {
-        return Vec::new();
+    if !outbound::has_common_cluster(service) || addresses.balancing == Balancing::LeftToNode {
+        return resources;
     }
     let cluster = Cluster {
         transport_socket_matches: mesh_tls.iter().flat_map(|tls| matches(tls, service)).collect(),
         ..cluster::eds(name.as_str())
     };
-    // As for kube-proxy, only endpoints count whose IP family is also that of a ClusterIP.
+    // As for kube-proxy, only endpoints count whose IP family is also that of a ClusterIP. Every endpoint of a headless
+    // service counts.
     let has_family = |address: &SocketAddr| {
         let mut cluster_addresses = addresses.cluster_addresses.iter();
-        cluster_addresses.any(|cluster_address| cluster_address.is_ipv6() == address.is_ipv6())
+        addresses.headless
+            || cluster_addresses.any(|cluster_address| cluster_address.is_ipv6() == address.is_ipv6())
     };
     let endpoints = service.slice_endpoints.iter();
     let ready = endpoints.filter(|(address, endpoint)| endpoint.ready && has_family(address));
@@ -60,7 +63,10 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
         name.as_str(),
         ready.map(|(address, endpoint)| (*address, metadata(endpoint))),
     );
-    outbound::cluster_ip_resources(name, addresses, PROTOCOL, cluster, &endpoints)
+    resources.extend(outbound::common_cluster_resources(
+        name, service, PROTOCOL, &cluster, &endpoints,
+    ));
+    resources
 }
 
 /// Returns the TLS contexts of a service's endpoints, one for each identity. Unready endpoints are included, so that a

@@ -1,9 +1,10 @@
 //! Input of tests: a mesh described in YAML, which is converted to a mesh view.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use kermode_envoy::generate::OnDemandAddresses;
 use kermode_envoy::{Resource, generate};
 use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
 use kermode_model::view::{Balancing, MeshView, ServiceAddresses, SliceEndpoint};
@@ -29,6 +30,8 @@ pub(crate) struct Input {
     #[serde(default)]
     services: BTreeMap<String, ServiceInput>,
     dataplanes: BTreeMap<String, DataplaneInput>,
+    /// Range of virtual IPs, in CIDR notation. Services have no virtual IPs when absent.
+    virtual_ip_range: Option<String>,
     /// `<name>.<namespace>` of the proxy.
     proxy: String,
 }
@@ -65,6 +68,7 @@ struct ServiceInput {
     addresses: Vec<SocketAddr>,
     #[serde(default)]
     headless: bool,
+    virtual_ip: Option<Ipv4Addr>,
     /// `ByClient` or `LeftToNode`; round robin when absent.
     balancing: Option<String>,
     /// Endpoints of a Service without selector.
@@ -175,7 +179,13 @@ impl Input {
             mesh,
             dataplane,
             view.permissions(&mesh.name),
-            direct_access.as_ref(),
+            OnDemandAddresses {
+                direct_access: direct_access.as_ref(),
+                virtual_ips: self
+                    .virtual_ip_range
+                    .as_deref()
+                    .map(|range| range.parse().expect("a range")),
+            },
         ));
         let direct_clusters = direct_access
             .into_iter()
@@ -211,6 +221,10 @@ impl Input {
         for (name, dataplane) in &self.dataplanes {
             view.upsert_dataplane(mk_dataplane(name, dataplane));
         }
+        let services = self.services.iter();
+        let virtual_ips =
+            services.filter_map(|(name, service)| Some((name.as_str().into(), service.virtual_ip?)));
+        view.set_virtual_ips(&MESH.into(), virtual_ips.collect());
         let permissions: Vec<_> = self.permissions.as_ref().map_or_else(
             || {
                 vec![TrafficPermission {

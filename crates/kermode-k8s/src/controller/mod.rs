@@ -1,5 +1,5 @@
-//! Kubernetes IO: watches objects, and writes Dataplanes, default objects, Secrets, Events, webhook registrations and the
-//! ConfigMaps of the control plane's roots.
+//! Kubernetes IO: watches objects, and writes Dataplanes, default objects, Secrets, Events, webhook registrations, and the
+//! ConfigMaps with the control plane's roots and with virtual IPs.
 //!
 //! All replicas watch. Only the leader ([`lease`]) writes Dataplanes, their Events, and the ConfigMaps.
 
@@ -13,6 +13,7 @@ pub mod registration;
 pub mod roots;
 pub mod secret;
 pub mod status;
+pub mod virtual_ips;
 pub mod watch;
 pub mod writer;
 

@@ -14,7 +14,7 @@ fn decode<T: DeserializeOwned>(object: Value) -> T {
 }
 
 /// Key of an object in the Namespace `demo`.
-pub(super) fn key(name: &str) -> ObjectKey {
+pub(crate) fn key(name: &str) -> ObjectKey {
     ObjectKey::new("demo", name)
 }
 
@@ -40,11 +40,11 @@ pub(super) fn read_pod(pod: &Value) -> PodFacts {
     PodFacts::from(&decode::<Pod>(pod.clone()))
 }
 
-pub(super) fn mk_pod(name: &str, ip: &str, labels: Value) -> PodFacts {
+pub(crate) fn mk_pod(name: &str, ip: &str, labels: Value) -> PodFacts {
     read_pod(&pod_json(name, ip, labels))
 }
 
-pub(super) fn mk_service(name: &str, cluster_ip: &str, selector: Value, ports: Value) -> ServiceFacts {
+pub(crate) fn mk_service(name: &str, cluster_ip: &str, selector: Value, ports: Value) -> ServiceFacts {
     ServiceFacts::from(&decode::<Service>(json!({
         "metadata": {"name": name, "namespace": "demo"},
         "spec": {"selector": selector, "clusterIP": cluster_ip, "ports": ports},

@@ -2,7 +2,7 @@
 //! After all writes, the state of the index equals the result of a conversion of all objects from scratch.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use kermode_model::view::{Endpoint, SliceEndpoint};
 use kermode_model::{Action, Dataplane, PermissionRule, Principal, Tags, tag};
@@ -33,6 +33,8 @@ enum Write {
     RemoveReplicaSet(u8),
     Permission(u8, PermissionShape),
     RemovePermission(u8),
+    /// Replaces the virtual IPs of the mesh `default`: bit set of the services that have one, and the IP of the first.
+    VirtualIps(u8, u8),
 }
 
 #[allow(clippy::struct_excessive_bools, reason = "each is an independent choice")]
@@ -171,6 +173,7 @@ fn any_write() -> impl Strategy<Value = Write> {
         1 => (0..2u8).prop_map(Write::RemoveReplicaSet),
         3 => (0..3u8, any_permission()).prop_map(|(name, shape)| Write::Permission(name, shape)),
         1 => (0..3u8).prop_map(Write::RemovePermission),
+        2 => (0..8u8, 1..3u8).prop_map(|(services, first)| Write::VirtualIps(services, first)),
     ]
 }
 
@@ -333,14 +336,27 @@ fn apply_write(index: &mut Index, write: &Write) -> Changes {
             index.apply_permission(&permission_key(*name), &mesh, permission)
         }
         Write::RemovePermission(name) => index.remove_permission(&permission_key(*name)),
+        Write::VirtualIps(services, first) => {
+            index.apply_virtual_ips([("default".into(), mk_virtual_ips(*services, *first))].into())
+        }
     }
 }
 
-/// Addresses, endpoints of selected Pods, and endpoints from EndpointSlices.
+fn mk_virtual_ips(services: u8, first: u8) -> VirtualIps {
+    let numbers = (0..3u8).filter(|number| services & (1 << number) != 0);
+    let ips = numbers.map(|number| {
+        let service = ServiceName::of_port(&format!("s{number}"), "demo", 80);
+        (service, [240, 0, 0, first + number].into())
+    });
+    ips.collect()
+}
+
+/// Addresses, endpoints of selected Pods, endpoints from EndpointSlices, and the virtual IP.
 type ServiceState = (
     ServiceAddresses,
     BTreeMap<SocketAddr, Endpoint>,
     BTreeMap<SocketAddr, SliceEndpoint>,
+    Option<Ipv4Addr>,
 );
 
 type Services = BTreeMap<(MeshName, ServiceName), ServiceState>;
@@ -417,6 +433,7 @@ fn services_of(view: &MeshView) -> Services {
             service.addresses.clone(),
             service.endpoints.clone(),
             service.slice_endpoints.clone(),
+            service.virtual_ip,
         );
         ((mesh.clone(), name.clone()), state)
     })
@@ -514,6 +531,8 @@ fn slice_endpoints_from_scratch(index: &Index, view: &MeshView) -> SliceEndpoint
 /// Returns the state that results from a conversion of all objects from scratch.
 fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     let mut view = MeshView::default();
+    let mesh = MeshName::from("default");
+    view.set_virtual_ips(&mesh, index.view().virtual_ips(&mesh).clone());
     for (key, (mesh, permission)) in permissions {
         view.upsert_permission(key, mesh, permission.clone());
     }
@@ -562,7 +581,7 @@ fn without_invalid_pods(mut state: IndexState, invalid: &BTreeSet<ObjectKey>) ->
     state.desired_dataplanes.retain(|key, _| !invalid.contains(key));
     state.view_dataplanes.retain(|key, _| !invalid.contains(key));
     state.rules.retain(|key, _| !invalid.contains(key));
-    for (_, endpoints, slice_endpoints) in state.services.values_mut() {
+    for (_, endpoints, slice_endpoints, _) in state.services.values_mut() {
         endpoints.retain(|_, endpoint| !invalid.contains(&endpoint.dataplane));
         // Any of these endpoints may depend on an invalid Pod.
         if !invalid.is_empty() {
@@ -572,7 +591,7 @@ fn without_invalid_pods(mut state: IndexState, invalid: &BTreeSet<ObjectKey>) ->
     // Whether a service without endpoints exists may depend on an invalid Pod.
     state
         .services
-        .retain(|_, (_, endpoints, slice_endpoints)| !endpoints.is_empty() || !slice_endpoints.is_empty());
+        .retain(|_, (_, endpoints, slice_endpoints, _)| !endpoints.is_empty() || !slice_endpoints.is_empty());
     state
 }
 

@@ -193,3 +193,84 @@ fn dataplane_loses_and_regains_its_endpoints() {
         [touched_service("web"), touched_dataplane("web-1")]
     );
 }
+
+/// Virtual IPs of these services of the mesh `default`.
+fn set_virtual_ips(view: &mut MeshView, ips: &[(&str, [u8; 4])]) -> Vec<Touched> {
+    let ips = ips
+        .iter()
+        .map(|(name, ip)| (ServiceName::from(*name), (*ip).into()));
+    view.set_virtual_ips(&"default".into(), ips.collect())
+}
+
+fn virtual_ip_of(view: &MeshView, service: &str) -> Option<Ipv4Addr> {
+    view.service(&"default".into(), &service.into())?.virtual_ip
+}
+
+#[test]
+fn virtual_ip_touches_only_services_that_have_another_one_before() {
+    let mut view = MeshView::default();
+    view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true), mk_inbound("other", 81, true)],
+    ));
+    let both = [("web", [240, 0, 0, 1]), ("other", [240, 0, 0, 2])];
+    assert_eq!(
+        set_virtual_ips(&mut view, &both),
+        [touched_service("other"), touched_service("web")]
+    );
+    assert_eq!(set_virtual_ips(&mut view, &both), []);
+    assert_eq!(virtual_ip_of(&view, "web"), Some(Ipv4Addr::new(240, 0, 0, 1)));
+    let changed = [("web", [240, 0, 0, 1]), ("other", [240, 0, 0, 3])];
+    assert_eq!(set_virtual_ips(&mut view, &changed), [touched_service("other")]);
+    assert_eq!(
+        set_virtual_ips(&mut view, &[]),
+        [touched_service("other"), touched_service("web")]
+    );
+    assert_eq!(virtual_ip_of(&view, "web"), None);
+}
+
+#[test]
+fn service_that_appears_after_its_virtual_ip_has_it_from_the_start() {
+    let mut view = MeshView::default();
+    assert_eq!(
+        set_virtual_ips(&mut view, &[("web", [240, 0, 0, 1]), ("slice", [240, 0, 0, 2])]),
+        []
+    );
+    let web = mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]);
+    view.upsert_dataplane(web.clone());
+    let endpoint = SliceEndpoint {
+        identity: None,
+        ready: true,
+    };
+    let endpoints = BTreeMap::from([("10.0.0.2:80".parse().expect("an address"), endpoint)]);
+    view.set_slice_endpoints(&"default".into(), &"slice".into(), endpoints);
+    assert_eq!(virtual_ip_of(&view, "web"), Some(Ipv4Addr::new(240, 0, 0, 1)));
+    assert_eq!(virtual_ip_of(&view, "slice"), Some(Ipv4Addr::new(240, 0, 0, 2)));
+    // The same service of another mesh has no virtual IP.
+    let other = Dataplane {
+        mesh: "other".into(),
+        ..web
+    };
+    view.upsert_dataplane(other);
+    let of_other = view.service(&"other".into(), &"web".into()).expect("the service");
+    assert_eq!(of_other.virtual_ip, None);
+}
+
+#[test]
+fn service_without_an_address_is_not_callable_by_virtual_ip() {
+    let mut service = Service {
+        virtual_ip: Some(Ipv4Addr::new(240, 0, 0, 1)),
+        ..Service::default()
+    };
+    let address = "240.0.0.1:80".parse().ok();
+    assert_eq!(service.virtual_address(), None);
+    service.addresses.headless = true;
+    assert_eq!(service.virtual_address(), address);
+    service.addresses.headless = false;
+    service.addresses.cluster_addresses = vec!["10.96.0.1:8080".parse().expect("an address")];
+    assert_eq!(service.virtual_address(), address);
+    // Only the client's node knows the endpoints, which are not Pods with a sidecar.
+    service.addresses.balancing = Balancing::LeftToNode;
+    assert_eq!(service.virtual_address(), None);
+}

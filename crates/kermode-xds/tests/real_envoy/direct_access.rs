@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::MatcherType;
+use kermode_envoy::generate::OnDemandAddresses;
 use kermode_envoy::{Resource, ResourceKind, generate, names};
 use kermode_model::{Dataplane, Mesh, ObjectKey, ServiceName, TransparentProxying};
 use prost::Message as _;
@@ -77,7 +78,11 @@ impl Pods {
             probes: None,
             metrics: None,
         };
-        let resource = generate::direct_access_listeners(&dataplane, addresses).remove(0);
+        let on_demand = OnDemandAddresses {
+            direct_access: Some(addresses),
+            virtual_ips: None,
+        };
+        let resource = generate::on_demand_listeners(&dataplane, on_demand).remove(0);
         let mut listener = Listener::decode(resource.body).expect("a listener");
         let matcher = listener.filter_chain_matcher.as_mut().expect("a matcher");
         let Some(MatcherType::MatcherList(list)) = &mut matcher.matcher_type else {

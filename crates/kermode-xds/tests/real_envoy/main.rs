@@ -14,6 +14,7 @@ mod control_plane;
 mod direct_access;
 mod envoy;
 mod resources;
+mod virtual_ip;
 
 use control_plane::{ControlPlane, ReportedStatus};
 use envoy::Envoy;

@@ -30,6 +30,8 @@ enum FakeBehaviour {
     Fails,
     /// Has no names, like an older control plane.
     Unimplemented,
+    /// Has no virtual IP for the name.
+    WithoutAddress,
     Silent,
 }
 
@@ -66,6 +68,9 @@ impl NameSource for FakeControlPlane {
                 FakeBehaviour::Fails => Err(anyhow::anyhow!("unavailable")),
                 FakeBehaviour::Unimplemented => {
                     Err(anyhow::Error::new(Status::unimplemented("unknown service")).context("a name"))
+                }
+                FakeBehaviour::WithoutAddress => {
+                    Err(anyhow::Error::new(Status::failed_precondition("no virtual IP")).context("a name"))
                 }
                 FakeBehaviour::Silent => std::future::pending().await,
             }
@@ -110,6 +115,17 @@ async fn older_control_plane_without_names_leads_to_nxdomain_and_keeps_known_ans
         );
     }
     assert_eq!(fake.calls(), 4, "calls are not paused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn name_of_a_service_without_virtual_ip_leads_to_servfail_and_pauses_no_other_name() {
+    let fake = FakeControlPlane::with_names([("web.mesh", vec![IPV4])]);
+    let names = mk_names(&fake);
+    fake.set_behaviour(FakeBehaviour::WithoutAddress);
+    let response = ask(&names, &mk_query(1, "new.mesh")).await;
+    assert_eq!(code(&response), ResponseCode::ServFail);
+    fake.set_behaviour(FakeBehaviour::Answers);
+    assert_eq!(addresses(&ask(&names, &mk_query(1, "web.mesh")).await).0, [IPV4]);
 }
 
 #[test]
