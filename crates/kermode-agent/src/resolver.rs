@@ -12,6 +12,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::Name;
 use hickory_resolver::system_conf::parse_resolv_conf;
 
 /// Port of name servers.
@@ -29,8 +30,8 @@ impl SystemDns {
     pub fn read(path: &Path) -> Self {
         let parsed = fs::read(path).map_err(NetError::from).and_then(|text| {
             parse_resolv_conf(&text).or_else(|error| {
-                let parsed = parse_resolv_conf(without_search_domains(&text))?;
-                tracing::warn!(path = %path.display(), %error, "search domains of the agent are ignored");
+                let parsed = parse_resolv_conf(without_invalid_domains(&text))?;
+                tracing::warn!(path = %path.display(), %error, "invalid search domains are ignored");
                 Ok(parsed)
             })
         });
@@ -79,15 +80,27 @@ impl SystemDns {
     }
 }
 
-/// Returns a `resolv.conf` without its search domains. `hickory` rejects the whole file if it does not accept a domain,
-/// such as one with a label of more than 63 bytes, which Kubernetes permits. Forwarded queries need no search domains.
-fn without_search_domains(text: &[u8]) -> Vec<u8> {
-    let is_other = |line: &&[u8]| {
-        let line = line.trim_ascii_start();
-        !line.starts_with(b"search") && !line.starts_with(b"domain")
-    };
-    let lines: Vec<_> = text.split(|byte| *byte == b'\n').filter(is_other).collect();
-    lines.join(&b'\n')
+/// Returns a `resolv.conf` without the search domains that `hickory` does not accept. It rejects the whole file because
+/// of one, such as a domain with a label of more than 63 bytes, which Kubernetes permits. The name of the control plane
+/// needs the other search domains.
+fn without_invalid_domains(text: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().map(|line| {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some(keyword @ ("search" | "domain")) => {
+                let valid = words.filter(|word| Name::from_str_relaxed(word).is_ok());
+                std::iter::once(keyword)
+                    .chain(valid)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            }
+            _ => line.to_owned(),
+        }
+    });
+    // A line without domains is invalid, too.
+    let lines = lines.filter(|line| !matches!(line.as_str(), "search" | "domain"));
+    lines.collect::<Vec<_>>().join("\n").into_bytes()
 }
 
 #[cfg(test)]
@@ -98,9 +111,11 @@ mod tests {
     fn invalid_search_domain_does_not_take_the_name_servers_away() {
         for domain in ["a..b", "-x.example", &"a".repeat(64)] {
             let file = tempfile::NamedTempFile::new().unwrap();
-            let text = format!("search demo.svc {domain}\nnameserver 10.96.0.10\noptions timeout:3\n");
+            let text = format!("search demo.svc {domain} svc\nnameserver 10.96.0.10\noptions timeout:3\n");
             fs::write(file.path(), text).unwrap();
             let dns = SystemDns::read(file.path());
+            let search: Vec<_> = dns.config.search().iter().map(Name::to_ascii).collect();
+            assert_eq!(search, ["demo.svc", "svc"], "{domain}");
             assert_eq!(dns.servers(), ["10.96.0.10:53".parse().unwrap()], "{domain}");
             assert_eq!(dns.timeout(), Duration::from_secs(3), "{domain}");
         }

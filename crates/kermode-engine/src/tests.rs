@@ -364,7 +364,7 @@ async fn virtual_ips_belong_to_their_config_map_and_not_to_the_mesh() {
     let created = || ObjectUpdate::Mesh(Update::Applied(mesh(), kermode_model::Mesh::new("default")));
     let mesh_deleted = || ObjectUpdate::Mesh(Update::Gone(mesh()));
     assert_eq!(virtual_ips_after([stored(), created()]).await, ips);
-    // The new Mesh gets the addresses of the deleted one, in whatever order the watches report.
+    // The new Mesh gets the addresses of the deleted one.
     let events = [created(), stored(), mesh_deleted(), created()];
     assert_eq!(virtual_ips_after(events).await, ips);
     // No service is in use.

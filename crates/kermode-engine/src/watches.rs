@@ -142,8 +142,8 @@ fn log_problems(mesh: &MeshName, problems: &[LineProblem]) {
         .collect();
     tracing::warn!(
         %mesh,
-        "entry {mesh} of ConfigMap {VIRTUAL_IPS_CONFIG_MAP} has {} invalid lines, which are ignored until the leader restores \
-         them: {}",
+        "entry {mesh} of ConfigMap {VIRTUAL_IPS_CONFIG_MAP} has {} invalid lines, which are ignored; the leader restores the \
+         virtual IPs of services in use: {}",
         problems.len(),
         first.join("; ")
     );

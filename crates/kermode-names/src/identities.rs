@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use kermode_authentication::{Authenticator, ProxyIdentity};
+use kermode_model::ObjectKey;
 use parking_lot::Mutex;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tonic::Status;
@@ -23,18 +24,25 @@ type TokenHash = [u8; SHA256_OUTPUT_LEN];
 /// An authenticator that reuses the identities of another one.
 pub(crate) struct KnownIdentities {
     reviewer: Box<dyn Authenticator>,
-    by_token: Mutex<HashMap<TokenHash, (ProxyIdentity, Instant)>>,
+    known: Mutex<Known>,
+}
+
+/// The cached identities. A Pod has one token, its last one, so it cannot fill the cache with forms of its token.
+#[derive(Default)]
+struct Known {
+    by_token: HashMap<TokenHash, (ProxyIdentity, Instant)>,
+    by_pod: HashMap<ObjectKey, TokenHash>,
 }
 
 impl KnownIdentities {
     pub(crate) fn new(reviewer: impl Authenticator) -> Self {
         Self {
             reviewer: Box::new(reviewer),
-            by_token: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
-    /// Returns the identity of the caller. Only accepted tokens are cached, so strangers cannot fill the cache.
+    /// Returns the identity of the caller. Only accepted tokens are cached.
     pub(crate) async fn authenticate(&self, metadata: &HeaderMap) -> Result<ProxyIdentity, Status> {
         let Some(hash) = hash(metadata) else {
             return self.reviewer.authenticate(metadata).await;
@@ -53,17 +61,22 @@ impl KnownIdentities {
     }
 
     fn known(&self, hash: &TokenHash, now: Instant) -> Option<ProxyIdentity> {
-        let by_token = self.by_token.lock();
-        let (identity, reviewed_at) = by_token.get(hash)?;
+        let known = self.known.lock();
+        let (identity, reviewed_at) = known.by_token.get(hash)?;
         is_fresh(*reviewed_at, now).then(|| identity.clone())
     }
 
     fn insert(&self, hash: TokenHash, identity: ProxyIdentity, now: Instant) {
-        let mut by_token = self.by_token.lock();
+        let Known { by_token, by_pod } = &mut *self.known.lock();
+        if let Some(former) = by_pod.remove(&identity.key) {
+            by_token.remove(&former);
+        }
         if by_token.len() >= MAX_IDENTITIES {
             by_token.retain(|_, (_, reviewed_at)| is_fresh(*reviewed_at, now));
+            by_pod.retain(|_, hash| by_token.contains_key(hash));
         }
         if by_token.len() < MAX_IDENTITIES {
+            by_pod.insert(identity.key.clone(), hash);
             by_token.insert(hash, (identity, now));
         }
     }
@@ -81,7 +94,6 @@ fn hash(metadata: &HeaderMap) -> Option<TokenHash> {
 #[cfg(test)]
 mod tests {
     use futures::future::BoxFuture;
-    use kermode_model::ObjectKey;
 
     use super::*;
 
@@ -97,9 +109,9 @@ mod tests {
         }
     }
 
-    fn identity() -> ProxyIdentity {
+    fn identity(pod: usize) -> ProxyIdentity {
         ProxyIdentity {
-            key: ObjectKey::new("shop", "web"),
+            key: ObjectKey::new("shop", format!("web-{pod}")),
             service_account: "web".into(),
             uid: "1".into(),
         }
@@ -115,9 +127,9 @@ mod tests {
     fn identity_is_reused_for_a_limited_time() {
         let identities = KnownIdentities::new(Unused);
         let start = Instant::now();
-        identities.insert(numbered(1), identity(), start);
+        identities.insert(numbered(1), identity(1), start);
         let just_before = start + IDENTITY_TTL.saturating_sub(Duration::from_secs(1));
-        assert_eq!(identities.known(&numbered(1), just_before), Some(identity()));
+        assert_eq!(identities.known(&numbered(1), just_before), Some(identity(1)));
         assert_eq!(identities.known(&numbered(1), start + IDENTITY_TTL), None);
         assert_eq!(identities.known(&numbered(2), start), None);
     }
@@ -127,11 +139,28 @@ mod tests {
         let identities = KnownIdentities::new(Unused);
         let start = Instant::now();
         for number in 0..=MAX_IDENTITIES {
-            identities.insert(numbered(number), identity(), start);
+            identities.insert(numbered(number), identity(number), start);
         }
-        assert_eq!(identities.by_token.lock().len(), MAX_IDENTITIES);
+        assert_eq!(identities.known.lock().by_token.len(), MAX_IDENTITIES);
         assert_eq!(identities.known(&numbered(MAX_IDENTITIES), start), None);
-        identities.insert(numbered(MAX_IDENTITIES), identity(), start + IDENTITY_TTL);
-        assert_eq!(identities.by_token.lock().len(), 1);
+        identities.insert(
+            numbered(MAX_IDENTITIES),
+            identity(MAX_IDENTITIES),
+            start + IDENTITY_TTL,
+        );
+        let known = identities.known.lock();
+        assert_eq!((known.by_token.len(), known.by_pod.len()), (1, 1));
+    }
+
+    #[test]
+    fn pod_has_one_entry_whatever_tokens_it_presents() {
+        let identities = KnownIdentities::new(Unused);
+        let start = Instant::now();
+        for number in 0..10 {
+            identities.insert(numbered(number), identity(1), start);
+        }
+        assert_eq!(identities.known.lock().by_token.len(), 1);
+        assert_eq!(identities.known(&numbered(9), start), Some(identity(1)));
+        assert_eq!(identities.known(&numbered(8), start), None);
     }
 }

@@ -13,14 +13,13 @@ mod tests;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use kermode_authentication::{Authenticator, ProxyIdentity};
 use kermode_k8s::shared_index::SharedIndex;
-use kermode_limit::caller::CallerLimit;
-use kermode_limit::rate::Rate;
-use kermode_model::MESH_DOMAIN;
+use kermode_limit::rate::{KeyedRateLimit, Rate};
+use kermode_model::{MESH_DOMAIN, ObjectKey};
 use kermode_protocol::names::{MAX_NAME_LENGTH, RESOLVE, ResolveRequest, ResolveResponse, SERVICE_NAME};
 use kermode_protocol::rpc::GrpcService;
 use parking_lot::Mutex;
@@ -62,7 +61,7 @@ struct ServiceInner {
     index: SharedIndex,
     /// Whether services have virtual IPs.
     has_virtual_ips: bool,
-    limit: Mutex<CallerLimit>,
+    limit: Mutex<KeyedRateLimit<ObjectKey>>,
     metrics: Metrics,
 }
 
@@ -82,7 +81,7 @@ impl NameService {
                 authenticator: KnownIdentities::new(authenticator),
                 index,
                 has_virtual_ips,
-                limit: Mutex::new(CallerLimit::new(PROXY_RATE)),
+                limit: Mutex::new(KeyedRateLimit::new(PROXY_RATE)),
                 metrics,
             }),
         }
@@ -109,11 +108,10 @@ impl ServiceInner {
     async fn on_request(&self, request: Request<ResolveRequest>) -> Result<Resolution, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let caller = self.limit.lock().check(&headers);
-        let caller = caller.ok_or_else(too_many_requests)?;
         let identity = self.authenticator.authenticate(&headers).await?;
         self.authenticator.authorize(&identity)?;
-        if !self.limit.lock().take(caller) {
+        let is_within_rate = self.limit.lock().try_take(identity.key.clone(), Instant::now());
+        if !is_within_rate {
             return Err(too_many_requests());
         }
         validate(&request.name)?;

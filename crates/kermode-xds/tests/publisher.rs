@@ -579,7 +579,14 @@ fn virtual_ip_adds_only_resources_on_demand() {
         let changed: BTreeSet<_> = read_changes(&mut watcher).into_iter().collect();
         let name = || "virtual_ip_240.0.0.1:80".to_owned();
         let expected = [(ResourceKind::Cluster, name()), (ResourceKind::Endpoints, name())];
-        assert_eq!(changed, BTreeSet::from(expected));
+        assert_eq!(changed, BTreeSet::from(expected.clone()));
+        watcher.read(|view, _| {
+            let view = view.expect("the view of the proxy");
+            for (kind, name) in expected {
+                let entry = view.get(kind, &name).expect("an entry");
+                assert!(entry.is_on_demand(), "{kind:?}");
+            }
+        });
     }
 }
 

@@ -94,8 +94,8 @@ pub(crate) struct MeshNames {
 
 struct State {
     known: BoundedMap<KnownName>,
-    /// Names whose calls are running. A receiver is notified by the end of the call, which drops its sender.
-    calls: HashMap<String, watch::Receiver<()>>,
+    /// Running calls, by name.
+    calls: HashMap<String, Call>,
     bucket: TokenBucket,
     backoff: Backoff,
     /// Last pause; `None` after a successful call.
@@ -103,6 +103,13 @@ struct State {
     warnings: Window,
     /// Whether a warning was logged since the last successful call.
     has_warned: bool,
+}
+
+/// Running call.
+struct Call {
+    started_at: Instant,
+    /// Notified by the end of the call, which drops the sender.
+    end: watch::Receiver<()>,
 }
 
 /// Pause of calls after a failure.
@@ -222,7 +229,7 @@ impl MeshNames {
         let asked_at = Instant::now();
         let call = self.start_call(name);
         if let Some(mut call) = call {
-            let wait = self.state.lock().wait_for_call(name);
+            let wait = self.state.lock().wait_for_call(name, asked_at);
             // The channel carries no value: `changed` returns when the call has ended.
             let _ = timeout(wait, call.changed()).await;
         }
@@ -242,14 +249,18 @@ impl MeshNames {
         let now = Instant::now();
         let mut state = self.state.lock();
         if let Some(call) = state.calls.get(name) {
-            return Some(call.clone());
+            return Some(call.end.clone());
         }
         let is_paused = state.pause.is_some_and(|pause| now < pause.until);
         if is_paused || state.calls.len() >= MAX_CALLS || !state.bucket.try_take(now.into_std()) {
             return None;
         }
         let (sender, receiver) = watch::channel(());
-        state.calls.insert(name.to_owned(), receiver.clone());
+        let call = Call {
+            started_at: now,
+            end: receiver.clone(),
+        };
+        state.calls.insert(name.to_owned(), call);
         let names = self.clone();
         let name = name.to_owned();
         tokio::spawn(async move {
@@ -268,7 +279,12 @@ impl MeshNames {
                 "the control plane did not answer within {CALL_TIMEOUT:?}"
             ))
         });
-        self.metrics.count_control_plane_call(result.is_ok());
+        // The control plane answers, although it has no address now.
+        let is_refused = result
+            .as_ref()
+            .is_err_and(|error| has_code(error, Code::FailedPrecondition));
+        self.metrics
+            .count_control_plane_call(result.is_ok() || is_refused);
         let mut state = self.state.lock();
         match result {
             Ok(answer) => {
@@ -277,6 +293,7 @@ impl MeshNames {
             }
             // An older control plane has no names. The answer of a newer replica is kept.
             Err(error) if has_code(&error, Code::Unimplemented) => {
+                state.on_success();
                 if state.last_known(name).is_none_or(|(known, _)| !known.exists) {
                     let absence = NameAnswer {
                         ttl: STALE_TTL,
@@ -285,8 +302,8 @@ impl MeshNames {
                     state.insert(name, absence);
                 }
             }
-            // The control plane answers, so calls for other names are not paused.
-            Err(error) if has_code(&error, Code::FailedPrecondition) => {
+            Err(error) if is_refused => {
+                state.on_success();
                 tracing::debug!(
                     error = format!("{error:#}"),
                     "the control plane cannot resolve a name now"
@@ -331,14 +348,14 @@ impl State {
         self.known.insert(name.as_bytes(), known, bytes);
     }
 
-    /// Returns the time for which a query waits for a running call for the name. If an answer is known and the last call
-    /// failed, the query does not wait: the call is for later queries.
-    fn wait_for_call(&mut self, name: &str) -> Duration {
-        match (self.last_known(name).is_some(), self.pause.is_some()) {
-            (true, true) => Duration::ZERO,
-            (true, false) => STALE_WAIT,
-            (false, _) => CALL_TIMEOUT,
+    /// Returns the time for which a query waits for a running call. If an answer is known, the time counts from the start
+    /// of the call, so that only the first queries of a call that gets no answer wait.
+    fn wait_for_call(&mut self, name: &str, now: Instant) -> Duration {
+        if self.last_known(name).is_none() {
+            return CALL_TIMEOUT;
         }
+        let started_at = self.calls.get(name).map_or(now, |call| call.started_at);
+        STALE_WAIT.saturating_sub(now.saturating_duration_since(started_at))
     }
 
     fn on_success(&mut self) {

@@ -29,8 +29,8 @@ use crate::proto::{address, any, boolean, duration, number, socket_address};
 
 /// Default timeout of a connection attempt, TLS handshake included (docs/reference/envoy.md#timeouts).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of a connection attempt to an endpoint that comes from ADS; it is short, because other endpoints may be
-/// tried. Two lost SYN packets do not exceed the timeout: the kernel repeats a SYN packet after 1 s and 3 s.
+/// Timeout of a connection attempt to an endpoint of a service, or to a ClusterIP whose endpoint the node chooses. It is
+/// short, because another endpoint may be tried. Two lost SYN packets do not exceed the timeout: the kernel repeats a SYN packet after 1 s and 3 s.
 pub(crate) const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum size of the headers of a request or response, in KiB, and maximum number of headers. Envoy's defaults, 60 KiB
@@ -249,11 +249,12 @@ pub(crate) fn http2_options() -> Http2ProtocolOptions {
 }
 
 /// PINGs of HTTP/2, to detect a node that disappears during a request. The kernel sends no keepalive probes while sent
-/// data is unacknowledged, and gives up after about 15 minutes.
+/// data is unacknowledged, and gives up after about 15 minutes. Envoy lengthens the interval by up to 15 % at random, so
+/// a node is noticed after 89 s at most.
 fn pings() -> KeepaliveSettings {
     KeepaliveSettings {
         interval: duration(Duration::from_mins(1)),
-        timeout: duration(Duration::from_secs(30)),
+        timeout: duration(Duration::from_secs(20)),
         ..Default::default()
     }
 }

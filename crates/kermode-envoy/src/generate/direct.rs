@@ -118,7 +118,10 @@ pub(crate) fn virtual_ip_resources(
             cluster_name: name.clone(),
             ..endpoints.clone()
         };
-        Resource::encode(ResourceKind::Endpoints, &name, &endpoints).with_cluster_version(&cluster)
+        Resource {
+            on_demand: Some(Box::new(OnDemand::default())),
+            ..Resource::encode(ResourceKind::Endpoints, &name, &endpoints).with_cluster_version(&cluster)
+        }
     });
     std::iter::once(cluster).chain(endpoints).collect()
 }

@@ -42,8 +42,8 @@ pub struct OnDemandAddresses<'a> {
 pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 
 /// Generates the resources for the clients of a service: clusters, endpoints and outbound listeners. The resources for
-/// the virtual IP of the service are on demand. Clients
-/// use outbound passthrough for a service without resources, for example one without an address.
+/// the virtual IP of the service are on demand. Clients use outbound passthrough for a service without resources, for
+/// example one without an address.
 ///
 /// The resources are the same for all proxies of the mesh. A proxy gets all of them except those that
 /// [`hidden_resource_names`] returns for its Dataplane.

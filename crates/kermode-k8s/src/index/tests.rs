@@ -578,3 +578,40 @@ fn change_of_a_pod_outside_of_endpoint_slices_touches_no_service_without_selecto
         ]
     );
 }
+
+#[test]
+fn service_in_use_keeps_its_virtual_ip_until_another_one_is_stored_or_another_service_has_it() {
+    let mut index = mk_index_of_web_and_old();
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    let ip = |last: u8| std::net::Ipv4Addr::new(240, 0, 0, last);
+    let store = |index: &mut Index, stored: &[(&str, u8)]| {
+        let stored = stored.iter().map(|(name, last)| ((*name).into(), ip(*last)));
+        index.apply_virtual_ips([("default".into(), stored.collect())].into())
+    };
+    let virtual_ip = |index: &Index| {
+        let mesh = "default".into();
+        let mut services = index.view().services(&mesh);
+        let (_, service) = services.find(|(name, _)| name.as_str() == "web_demo_svc_80")?;
+        service.virtual_ip
+    };
+    store(&mut index, &[("web_demo_svc_80", 1)]);
+    assert!(
+        index.apply_virtual_ips([].into()).is_empty(),
+        "the ConfigMap is deleted"
+    );
+    assert!(store(&mut index, &[]).is_empty(), "the line is deleted");
+    assert_eq!(virtual_ip(&index), Some(ip(1)));
+    store(&mut index, &[("web_demo_svc_80", 2)]);
+    assert_eq!(virtual_ip(&index), Some(ip(2)));
+    store(&mut index, &[("other_demo_svc_80", 2)]);
+    assert_eq!(virtual_ip(&index), None);
+    store(&mut index, &[("web_demo_svc_80", 3)]);
+    index.remove_pod(&key("web-1"));
+    store(&mut index, &[]);
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    assert_eq!(
+        virtual_ip(&index),
+        None,
+        "a service that is not in use keeps no address"
+    );
+}

@@ -62,8 +62,8 @@ pub(super) struct Scope {
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
     /// Keys of the resources that belong to no service.
     without_service: BTreeSet<Key>,
-    /// Number of on-demand entries of each kind.
-    on_demand_counts: [u32; ResourceKind::ALL.len()],
+    /// Number of entries of each kind that a stream may hold back, because they come after other resources.
+    holdable_counts: [u32; ResourceKind::ALL.len()],
     profile: Option<Profile>,
     /// The newest changes, oldest first.
     log: VecDeque<LogEntry>,
@@ -142,6 +142,12 @@ impl Entry {
         self.on_demand.is_some()
     }
 
+    /// Returns whether a stream may hold the resource back until other resources are acknowledged.
+    fn is_holdable(&self) -> bool {
+        let on_demand = self.on_demand.as_ref();
+        on_demand.is_some_and(|on_demand| !on_demand.after.is_empty())
+    }
+
     fn id(&self) -> EntryId {
         EntryId {
             key: self.key(),
@@ -201,9 +207,9 @@ impl Scope {
         group.into_iter().flatten()
     }
 
-    /// Returns whether any entry of this kind is on demand.
-    pub(super) fn has_on_demand(&self, kind: ResourceKind) -> bool {
-        self.on_demand_counts[kind as usize] > 0
+    /// Returns whether a stream may hold back any entry of this kind.
+    pub(super) fn has_holdable(&self, kind: ResourceKind) -> bool {
+        self.holdable_counts[kind as usize] > 0
     }
 
     pub(super) fn profile(&self) -> Option<&Profile> {
@@ -317,13 +323,13 @@ impl Scope {
             None => &mut self.without_service,
         };
         group.insert(key.clone());
-        self.on_demand_counts[key.kind as usize] += u32::from(entry.is_on_demand());
+        self.holdable_counts[key.kind as usize] += u32::from(entry.is_holdable());
         let candidates = self.entries[key.kind as usize].entry(key.name).or_default();
         entry.sequence = sequence;
         match candidates.binary_search_by(|old| old.service.cmp(&entry.service)) {
             Ok(at) => {
                 let replaced = &candidates[at];
-                self.on_demand_counts[key.kind as usize] -= u32::from(replaced.is_on_demand());
+                self.holdable_counts[key.kind as usize] -= u32::from(replaced.is_holdable());
                 entry.created = replaced.created;
                 candidates[at] = Arc::new(entry);
             }
@@ -344,7 +350,7 @@ impl Scope {
             return false;
         };
         let removed = candidates.remove(at);
-        self.on_demand_counts[id.key.kind as usize] -= u32::from(removed.is_on_demand());
+        self.holdable_counts[id.key.kind as usize] -= u32::from(removed.is_holdable());
         if candidates.is_empty() {
             names.remove(&id.key.name);
         }

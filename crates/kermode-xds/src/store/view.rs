@@ -73,10 +73,10 @@ impl<'a> View<'a> {
         Some(Entry::new(tombstone))
     }
 
-    /// Returns whether the proxy's scope or the shared scope contains any on-demand resource of this kind, visible or
-    /// not.
-    pub fn has_on_demand(&self, kind: ResourceKind) -> bool {
-        self.own.has_on_demand(kind) || self.shared.has_on_demand(kind)
+    /// Returns whether the proxy's scope or the shared scope contains any resource of this kind that a stream may hold
+    /// back, visible or not.
+    pub fn has_holdable(&self, kind: ResourceKind) -> bool {
+        self.own.has_holdable(kind) || self.shared.has_holdable(kind)
     }
 
     /// Returns the names and versions of the mesh's shared resources of a kind, or `None` if a wildcard subscription of

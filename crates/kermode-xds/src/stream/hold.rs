@@ -37,11 +37,11 @@ impl Holds {
     /// Recomputes the holds from the pending names. A hold that continues keeps its deadline.
     pub(super) fn update(&mut self, trackers: &[Tracker], view: &View<'_>) {
         let mut previous = std::mem::take(&mut self.0);
-        // A kind without on-demand resources has no holds, so its pending names are not searched.
-        let on_demand_kinds = ResourceKind::ALL
+        // The pending names of other kinds are not searched.
+        let kinds = ResourceKind::ALL
             .into_iter()
-            .filter(|kind| view.has_on_demand(*kind));
-        for tracker in on_demand_kinds.map(|kind| &trackers[kind as usize]) {
+            .filter(|kind| view.has_holdable(*kind));
+        for tracker in kinds.map(|kind| &trackers[kind as usize]) {
             for entry in tracker.pending_upserts(view) {
                 let after = entry.on_demand.iter().flat_map(|on_demand| &on_demand.after);
                 let mut awaited =

@@ -114,10 +114,11 @@ impl From<&Service> for ServiceFacts {
 }
 
 /// Annotations in place of the field `trafficDistribution` in older versions of Kubernetes.
+/// As in kube-proxy, the first one takes precedence.
 /// <https://kubernetes.io/docs/concepts/services-networking/topology-aware-routing/>
 const TOPOLOGY_ANNOTATIONS: [&str; 2] = [
-    "service.kubernetes.io/topology-mode",
     "service.kubernetes.io/topology-aware-hints",
+    "service.kubernetes.io/topology-mode",
 ];
 
 /// Returns the balancing of a Service (docs/reference/envoy.md#balancing). If the choice depends on the client's node,
@@ -244,13 +245,13 @@ mod tests {
             );
         }
         let contradicting = json!({
-            "service.kubernetes.io/topology-aware-hints": "auto",
-            "service.kubernetes.io/topology-mode": "Disabled",
+            "service.kubernetes.io/topology-aware-hints": "Disabled",
+            "service.kubernetes.io/topology-mode": "Auto",
         });
         assert_eq!(
             balancing(contradicting, selects),
             Balancing::RoundRobin,
-            "the newer annotation takes precedence"
+            "the older annotation takes precedence"
         );
         assert_eq!(
             balancing(json!({}), json!({"trafficDistribution": "PreferClose"})),
