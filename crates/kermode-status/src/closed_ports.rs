@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use kermode_authentication::{Authenticator, ProxyIdentity};
 use kermode_k8s::controller::recorder::{EventRecorder, Subject};
 use kermode_k8s::shared_index::SharedIndex;
-use kermode_limit::caller::CallerLimit;
+use kermode_limit::caller::{CallerId, CallerIds};
 use kermode_limit::rate::{KeyedRateLimit, Rate};
 use kermode_model::annotation::EXCLUDE_INBOUND_PORTS;
 use kermode_model::{Dataplane, Mesh};
@@ -63,7 +63,8 @@ struct ServiceInner {
 
 /// Rates of reports, by caller, and of Events, by namespace.
 struct Limits {
-    reports: CallerLimit,
+    caller_ids: CallerIds,
+    reports: KeyedRateLimit<CallerId>,
     events: KeyedRateLimit<Arc<str>>,
 }
 
@@ -146,7 +147,8 @@ impl ClosedPortService {
         metrics: ClosedPortMetrics,
     ) -> Self {
         let limits = Limits {
-            reports: CallerLimit::new(PROXY_RATE),
+            caller_ids: CallerIds::default(),
+            reports: KeyedRateLimit::new(PROXY_RATE),
             events: KeyedRateLimit::new(EVENT_RATE),
         };
         Self {
@@ -167,7 +169,26 @@ impl fmt::Debug for ClosedPortService {
     }
 }
 
-// === impl ServiceInner ===
+// === impl Limits ===
+
+impl Limits {
+    /// Checks the rate of a caller before its token is reviewed. Unauthenticated callers always pass, because only
+    /// reports of authenticated callers are counted ([`Self::take`]).
+    fn check(&mut self, headers: &http::HeaderMap) -> Result<CallerId, Status> {
+        let credentials = headers.get(http::header::AUTHORIZATION);
+        let caller = self
+            .caller_ids
+            .of(credentials.map(http::HeaderValue::as_bytes).unwrap_or_default());
+        let is_within_rate = self.reports.has_token(&caller, Instant::now());
+        is_within_rate.then_some(caller).ok_or_else(too_many_reports)
+    }
+
+    /// Counts a report of an authenticated caller.
+    fn take(&mut self, caller: CallerId) -> Result<(), Status> {
+        let is_within_rate = self.reports.try_take(caller, Instant::now());
+        is_within_rate.then_some(()).ok_or_else(too_many_reports)
+    }
+}
 
 fn too_many_reports() -> Status {
     Status::resource_exhausted("the proxy reports too many closed ports")
@@ -178,13 +199,10 @@ impl ServiceInner {
     async fn on_report(&self, request: Request<ReportClosedPortRequest>) -> Result<ReportResult, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let caller = self.limits.lock().reports.check(&headers);
-        let caller = caller.ok_or_else(too_many_reports)?;
+        let caller = self.limits.lock().check(&headers)?;
         let identity = self.authenticator.authenticate(&headers).await?;
         self.authenticator.authorize(&identity)?;
-        if !self.limits.lock().reports.take(caller) {
-            return Err(too_many_reports());
-        }
+        self.limits.lock().take(caller)?;
         let port = u16::try_from(request.port).ok().filter(|port| *port > 0);
         let port = port.ok_or_else(|| Status::invalid_argument("port is not between 1 and 65535"))?;
         let (dataplane, mesh) = self
