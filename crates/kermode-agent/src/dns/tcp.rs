@@ -267,9 +267,9 @@ mod tests {
             let all_arrived = all_arrived.clone();
             async move {
                 all_arrived.wait().await;
-                // The first response is known at once, the others while it is written.
+                // The first response is known at once, the others when they are polled again, while it is written.
                 if query != [0] {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::task::yield_now().await;
                     sender.send(query).unwrap();
                 }
                 Some(vec![0; usize::from(u16::MAX)])
