@@ -294,6 +294,23 @@ fn network_that_the_runtime_has_recorded_is_redirected_before_the_status_has_its
 }
 
 #[test]
+fn new_pod_without_an_address_is_redirected_once_the_runtime_has_recorded_its_network() {
+    let pod = mk_namespace("10.1.1.9/24");
+    let folder = mk_folder(&[&pod]);
+    let mut repairer = mk_repairer(folder.path());
+    let new = mk_pod(|pod| pod["status"] = json!({"phase": "Pending", "podIPs": []}));
+    assert_eq!(repairer.handle(Event::Apply(new)), []);
+    assert_eq!(repairer.search(), []);
+    record(folder.path(), "cni-0", "10.1.1.9/24");
+    let reports = repairer.search();
+    assert!(
+        matches!(&reports[..], [report] if report.is_redirected),
+        "{reports:?}"
+    );
+    assert!(rules(&pod).contains("kuma_mesh"));
+}
+
+#[test]
 fn pod_that_runs_in_the_recorded_network_gets_no_rules() {
     let pod = mk_namespace("10.1.1.2/24");
     let folder = mk_folder(&[&pod]);
