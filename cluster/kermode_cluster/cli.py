@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import applications, build, down, envoy, faults, images, node, paths, status, up
+from . import applications, build, down, envoy, faults, images, node, paths, reboot, status, up
 from .errors import ClusterError
 
 
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("stop", "kill a component and keep it down"), ("start", "start a stopped component")):
         stop_or_start = add_command(name, text, positional=False)
         stop_or_start.add_argument("component", help="such as kube-apiserver or etcd; status lists them")
+    add_command("reboot", "end all processes of the node, and start its components again", positional=False)
     execute = add_command("exec", "run a program inside the node's namespaces", positional=False)
     execute.add_argument("arguments", nargs=argparse.REMAINDER)
     return main_parser
@@ -110,6 +111,8 @@ def dispatch(options) -> int:
     elif options.command in ("stop", "start"):
         change = faults.stop if options.command == "stop" else faults.start
         change(status.require_running(options.name), options.component)
+    elif options.command == "reboot":
+        reboot.reboot(status.require_running(options.name))
     elif options.command == "kubectl":
         cluster = status.require_running(options.name)
         return replace_process([str(cluster.bin / "kubectl"), *after_separator(options.arguments)],

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from unittest import mock
 
-from kermode_cluster import build, cgroups, components, down, files, hostnet, node, paths, status, up
+from kermode_cluster import build, cgroups, components, down, files, hostnet, node, paths, reboot, status, up
 from kermode_cluster.addresses import Addresses
 from kermode_cluster.certificates import Authority
 from kermode_cluster.errors import ClusterError
@@ -222,6 +222,18 @@ class Failures(unittest.TestCase):
         one.until("the scheduler has restarted", lambda: (
             files.read_json(one.paths.state)["kube-scheduler"]["restarts"] == 1
             and files.read_json(one.paths.state)["kube-scheduler"]["ready"]))
+
+    def test_pod_responds_again_after_a_reboot(self):
+        two = CLUSTERS[1]
+        two.create_server("rebooted", ["serve", ":8080", "again"], 8080, 80, restartPolicy="Always")
+        before = two.pod("rebooted")["status"]["containerStatuses"][0]["containerID"]
+        reboot.reboot(two.paths)
+
+        def responds() -> bool:
+            current = two.pod("rebooted")["status"]
+            return (current["containerStatuses"][0].get("containerID") != before
+                    and fetch(f"http://{current['podIP']}:8080") == "again")
+        two.until("the Pod responds after the reboot", responds)
 
 
 class ZDown(unittest.TestCase):

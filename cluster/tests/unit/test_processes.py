@@ -6,7 +6,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from kermode_cluster import files, node, supervisor
+from kermode_cluster import files, node, reboot, supervisor
 from kermode_cluster.processes import ProcessIdentity, parent, process_state, start_time, wait_until
 
 STAT = "77 (odd) name (x) S 12 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 2 18446744073709551615"
@@ -46,6 +46,13 @@ class Processes(unittest.TestCase):
     def test_processes_of_a_node_are_process_1_and_its_descendants(self):
         parents = {1: 0, 10: 1, 11: 10, 12: 11, 20: 1}
         self.assertEqual(node.descendants(10, parents), {10, 11, 12})
+
+    def test_mounts_of_containers_and_pods_do_not_survive_a_reboot(self):
+        points = ["/", "/run", "/run/netns", "/run/netns/cni-1", "/var/lib/kubelet", "/var/lib/kubelet/pods/1/volumes/t"]
+        mountinfo = "".join(f"{number} 1 0:1 / {point} rw shared:1 - tmpfs tmpfs rw\n"
+                            for number, point in enumerate(points))
+        self.assertEqual(reboot.former_mounts(mountinfo),
+                         ["/var/lib/kubelet/pods/1/volumes/t", "/run/netns/cni-1", "/run/netns"])
 
 
 class Supervision(unittest.TestCase):
