@@ -114,8 +114,9 @@ fn interval(period: Duration) -> Interval {
 }
 
 impl Repairer {
-    /// Pods of the excluded Kubernetes namespaces get no rules.
-    pub(super) fn new(sandboxes: Sandboxes, excluded: Vec<String>, nft: Nft) -> Self {
+    /// Reads the records of the container runtime. Pods of the excluded Kubernetes namespaces get no rules.
+    pub(super) fn new(mut sandboxes: Sandboxes, excluded: Vec<String>, nft: Nft) -> Self {
+        sandboxes.refresh();
         Self {
             sandboxes,
             excluded,
@@ -258,10 +259,13 @@ impl Report {
 impl Candidate {
     /// Returns the network that the container runtime has recorded for the pod. Returns `None` if the pod may run in this
     /// network: its rules would break connections. The status of a pod that runs has the addresses of its network. A
-    /// status with other addresses is that of a former network, which ended with a reboot of the node, for example.
+    /// status with other addresses is that of a former network, which ended with a reboot of the node, for example. A
+    /// status without addresses says nothing about the network.
     fn new_sandbox(&self, sandboxes: &Sandboxes) -> Option<Sandbox> {
         let uid = self.reference.uid.as_deref()?;
-        let is_new = |sandbox: &Sandbox| self.is_pending || sandbox.addresses.is_disjoint(&self.addresses);
+        let is_former =
+            |sandbox: &Sandbox| !self.addresses.is_empty() && sandbox.addresses.is_disjoint(&self.addresses);
+        let is_new = |sandbox: &Sandbox| self.is_pending || is_former(sandbox);
         sandboxes.get(uid).filter(is_new)
     }
 }
@@ -299,12 +303,13 @@ fn candidate(pod: Pod) -> Option<Candidate> {
     })
 }
 
-/// Applies the rules of a pod in its network namespace, unless the namespace has rules. Without a record of the container
-/// runtime, the namespace is that with the address in the pod's status.
+/// Applies the rules of a pod in its network namespace, unless the namespace has rules. If the container runtime keeps no
+/// records, the namespace is that with the address in the pod's status. Otherwise, the address of a pod without a record is
+/// that of its former network, and may belong to another pod now.
 fn repair(sandboxes: &Sandboxes, candidate: &Candidate, nft: &Nft) -> Result<Outcome, String> {
     let (namespaces, addresses) = match candidate.new_sandbox(sandboxes) {
         Some(sandbox) => (vec![sandbox.namespace], sandbox.addresses),
-        None if candidate.is_pending && !candidate.addresses.is_empty() => {
+        None if candidate.is_pending && !candidate.addresses.is_empty() && !sandboxes.are_recorded() => {
             let folder = sandboxes.namespaces();
             let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
             let paths = entries.flatten().map(|entry| entry.path()).collect();

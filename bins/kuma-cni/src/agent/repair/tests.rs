@@ -294,6 +294,32 @@ fn network_that_the_runtime_has_recorded_is_redirected_before_the_status_has_its
 }
 
 #[test]
+fn former_address_of_a_pod_leads_to_no_other_pod_if_the_runtime_records_networks() {
+    let other = mk_namespace("10.1.1.2/24");
+    let folder = mk_folder(&[&other]);
+    // The record of the former network remains. The network of the other Pod is not recorded yet.
+    record(folder.path(), "cni-gone", "10.1.1.2/24");
+    let mut repairer = mk_repairer(folder.path());
+    assert_eq!(repairer.search(), []);
+    assert_eq!(repairer.handle(Event::Apply(mk_pod(|_| {}))), []);
+    assert_eq!(repairer.retry(), [], "the Pod has no network yet");
+    assert_eq!(rules(&other), "");
+}
+
+#[test]
+fn running_pod_whose_status_has_no_address_gets_no_rules() {
+    let pod = mk_namespace("10.1.1.2/24");
+    let folder = mk_folder(&[&pod]);
+    record(folder.path(), "cni-0", "10.1.1.2/24");
+    let mut repairer = mk_repairer(folder.path());
+    let running = mk_pod(|pod| pod["status"] = json!({"phase": "Running", "podIPs": []}));
+    assert_eq!(repairer.handle(Event::Apply(running)), []);
+    assert_eq!(repairer.search(), []);
+    assert_eq!(repairer.retry(), []);
+    assert_eq!(rules(&pod), "");
+}
+
+#[test]
 fn new_pod_without_an_address_is_redirected_once_the_runtime_has_recorded_its_network() {
     let pod = mk_namespace("10.1.1.9/24");
     let folder = mk_folder(&[&pod]);
