@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::Context;
 use crate::decision::ObjectMetadata;
 use crate::denial::Denial;
-use crate::names::DEFAULT_DNS_METRICS_PORT;
+use crate::names::{DEFAULT_DNS_METRICS_PORT, DNS_METRICS_PORT_VARIABLE};
 use crate::pod::PodResources;
 use crate::quantity::Quantity;
 use crate::reason::InjectionSource;
@@ -100,6 +100,7 @@ impl<'a> Plan<'a> {
         }
         let sidecar = &settings.sidecar_container;
         let is_gateway = annotations.is_gateway()?;
+        let env_vars = env_vars(settings, &annotations)?;
         Ok(Self {
             settings,
             control_plane_url: context.control_plane_url,
@@ -119,7 +120,8 @@ impl<'a> Plan<'a> {
             drain_time_is_annotated: annotations.get(key::SIDECAR_DRAIN_TIME).is_some(),
             drain_mode: drain_mode(settings, &annotations)?,
             log_level: annotations.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
-            env_vars: env_vars(settings, &annotations)?,
+            dns_metrics_port: configured_dns_metrics_port(&env_vars).unwrap_or(DEFAULT_DNS_METRICS_PORT),
+            env_vars,
             redirect_ports: RedirectPorts {
                 inbound: sidecar.redirect_port_inbound,
                 inbound_v6: sidecar.redirect_port_inbound_v6,
@@ -127,7 +129,6 @@ impl<'a> Plan<'a> {
             },
             dns_port: dns_port(settings, &annotations)?,
             served_dns_port: settings.builtin_dns.port,
-            dns_metrics_port: DEFAULT_DNS_METRICS_PORT,
             virtual_probes: virtual_probes(settings, &annotations, is_gateway)?,
             virtual_probes_port: annotations
                 .port(key::VIRTUAL_PROBES_PORT)?
@@ -288,6 +289,12 @@ fn env_vars(settings: &Settings, annotations: &Values<'_>) -> Result<BTreeMap<St
     let mut variables = settings.sidecar_container.env_vars.clone();
     variables.extend(annotations.map(key::SIDECAR_ENV_VARS)?);
     Ok(variables)
+}
+
+/// Returns the port of the metrics of DNS that a configured variable sets. `kuma-dp` rejects a value that is not a port.
+pub(crate) fn configured_dns_metrics_port(env_vars: &BTreeMap<String, String>) -> Option<u16> {
+    let port = env_vars.get(DNS_METRICS_PORT_VARIABLE)?.parse().ok()?;
+    (port != 0).then_some(port)
 }
 
 fn dns_port(settings: &Settings, annotations: &Values<'_>) -> Result<Option<u16>, Denial> {

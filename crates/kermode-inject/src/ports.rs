@@ -9,7 +9,7 @@ use kermode_crds::annotation as key;
 use serde_json::Value;
 
 use crate::names::{DNS_METRICS_PORT_VARIABLE, SIDECAR};
-use crate::plan::Plan;
+use crate::plan::{Plan, configured_dns_metrics_port};
 use crate::pod::Pod;
 use crate::probes::FoundProbe;
 use crate::trace::{Trace, TraceTopic};
@@ -46,6 +46,7 @@ pub(crate) fn avoid_application_ports(
     let application = ApplicationPorts::of(pod, found_probes);
     let serves_dns = plan.settings.builtin_dns.enabled;
     let old_dns_port = plan.served_dns_port;
+    let configured_metrics_port = configured_dns_metrics_port(&plan.env_vars);
     // The annotations of a Pod that was injected before are those of the injector, not the user's.
     let was_injected = annotations
         .get(key::SIDECAR_INJECTED)
@@ -75,12 +76,22 @@ pub(crate) fn avoid_application_ports(
             )
         });
         let names_port = |value: &str| value.trim().parse() == Ok(old);
-        if annotations.get(own.name).is_some_and(names_port) && !was_injected {
+        let location = if own.name == DNS_METRICS_PORT_VARIABLE {
+            configured_metrics_port.map(|_| format!("variable {} of the sidecar", own.name))
+        } else {
+            let annotated = annotations.get(own.name).filter(|value| names_port(value));
+            annotated.map(|_| format!("annotation {} on {}", own.name, annotations.object))
+        };
+        if let Some(location) = location.filter(|_| !was_injected) {
             warnings.push(format!(
-                "annotation {} on {}: the application uses port {old} itself; the sidecar uses {new} instead",
-                own.name, annotations.object
+                "{location}: the application uses port {old} itself; the sidecar uses {new} instead"
             ));
         }
+    }
+    // A configured variable replaces the rendered one, so it gets the new port, too.
+    if configured_metrics_port.is_some_and(|port| port != plan.dns_metrics_port) {
+        let new = plan.dns_metrics_port.to_string();
+        plan.env_vars.insert(DNS_METRICS_PORT_VARIABLE.to_owned(), new);
     }
     // DNS that is redirected to the sidecar's server follows the server.
     if plan.dns_port == Some(old_dns_port) {

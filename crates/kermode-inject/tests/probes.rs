@@ -159,6 +159,33 @@ fn annotated_port_that_the_application_uses_moves_with_a_warning() {
 }
 
 #[test]
+fn configured_port_of_dns_metrics_that_the_application_uses_moves_with_a_warning() {
+    let annotations = json!({"kuma.io/sidecar-env-vars": "KUMA_DNS_PROMETHEUS_PORT=8001"});
+    let pod = |port: u16| {
+        let spec = json!({"containers": [{"name": "a", "ports": [{"containerPort": port}]}]});
+        mk_pod(annotations.clone(), spec)
+    };
+    let (after, warnings) = injected(&pod(8001), SidecarMode::Native);
+    assert_eq!(variable(&after, "KUMA_DNS_PROMETHEUS_PORT"), "8002");
+    let [warning] = &*warnings else {
+        panic!("{warnings:?}")
+    };
+    assert!(
+        warning.contains("KUMA_DNS_PROMETHEUS_PORT") && warning.contains("8001") && warning.contains("8002"),
+        "{warning}"
+    );
+    // The application may use the default port, which the sidecar does not use.
+    let (after, warnings) = injected(&pod(19153), SidecarMode::Native);
+    assert_eq!(variable(&after, "KUMA_DNS_PROMETHEUS_PORT"), "8001");
+    assert_eq!(warnings, Vec::<String>::new());
+    // Another port of the sidecar does not move to this port.
+    let annotations = json!({"kuma.io/sidecar-env-vars": "KUMA_DNS_PROMETHEUS_PORT=9902"});
+    let spec = json!({"containers": [{"name": "a", "ports": [{"containerPort": 9901}]}]});
+    let (after, _) = injected(&mk_pod(annotations, spec), SidecarMode::Native);
+    assert_eq!(annotation(&after, "kuma.io/envoy-admin-port"), "9903");
+}
+
+#[test]
 fn probe_or_hook_that_cannot_be_rewritten_stays_unchanged_with_a_warning() {
     let container = json!({
         "name": "a",
