@@ -2,7 +2,7 @@
 
 import shutil
 
-from . import cgroups, files, hostnet, node, paths
+from . import cgroups, files, hostnet, kernel, node, paths
 from .addresses import Addresses
 
 
@@ -31,4 +31,4 @@ def remove(cluster: paths.ClusterPaths) -> None:
     # `up` creates the folder of a cluster under the same lock, so no cluster can be created after the check.
     with files.locked(paths.cache() / "locks" / "addresses.lock"):
         if not paths.all_clusters():
-            hostnet.restore_forwarding()
+            kernel.restore()

@@ -1,19 +1,10 @@
 """Host side of a node's network: a veth pair, a route to the Pods, masquerading."""
 
 import json
-from pathlib import Path
 
-from . import paths
 from .addresses import Addresses
 from .errors import ClusterError
 from .processes import run, wait_until
-
-FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-
-
-def forwarding_marker() -> Path:
-    """Returns the marker file that exists while IP forwarding is on only because of clusters."""
-    return paths.cache() / "clusters" / ".forwarding-was-off"
 
 
 def table(name: str) -> str:
@@ -58,9 +49,6 @@ def connect(name: str, addresses: Addresses, init_pid: int, mtu: int) -> None:
     run(*inside, "route", "add", "default", "via", addresses.host)
     run("ip", "route", "add", addresses.pods, "via", addresses.node)
     run("nft", "-f", "-", stdin=rules(name, addresses))
-    if FORWARDING.read_text(encoding="utf-8").strip() == "0":
-        forwarding_marker().touch()
-        FORWARDING.write_text("1", encoding="utf-8")
 
 
 def disconnect(name: str, addresses: Addresses) -> None:
@@ -76,10 +64,3 @@ def disconnect(name: str, addresses: Addresses) -> None:
                            f"run ip link delete {addresses.interface}")
     if f"table ip {table(name)}" in run("nft", "list", "tables").splitlines():
         run("nft", "delete", "table", "ip", table(name))
-
-
-def restore_forwarding() -> None:
-    """Switches IP forwarding off after the end of the last cluster, if `connect` switched it on."""
-    if forwarding_marker().exists():
-        FORWARDING.write_text("0", encoding="utf-8")
-        forwarding_marker().unlink()

@@ -1,7 +1,7 @@
 """Reboots the node of a running cluster, for tests. As after the reboot of a machine, only the node's files on disk and
 its connection to the host remain."""
 
-from . import faults, files, node, paths
+from . import cgroups, faults, files, node, paths
 from .errors import ClusterError
 from .processes import ProcessIdentity, run, wait_until
 
@@ -20,6 +20,10 @@ def reboot(cluster: paths.ClusterPaths) -> None:
         faults.wait_for_state(cluster, name, lambda state: state["pid"] is None, "ends")
     end_processes(cluster)
     clear_memory(cluster)
+    if cgroups.existing_folders(cluster.cgroup):
+        # The kubelet waits some seconds for each container whose cgroup exists.
+        cgroups.remove(cluster.cgroup)
+        cgroups.create(cluster.cgroup)
     faults.update_stopped(cluster, lambda _: set())
     for name in names:
         faults.wait_for_state(cluster, name, lambda state: state["ready"], "is ready")

@@ -5,8 +5,8 @@ import shutil
 import time
 from pathlib import Path
 
-from . import addresses, archives, build, cgroups, configuration, coredns, down, files, hostnet, node, paths
-from . import preflight, status
+from . import addresses, archives, build, cgroups, configuration, coredns, down, files, hostnet, kernel, node
+from . import paths, preflight, status
 from .api import Api
 from .certificates import Authority, api_server_names, service_account_keys
 from .components import components
@@ -57,6 +57,7 @@ def start(cluster, programs: Path, images: dict, api_only: bool, controllers: bo
     servers = usable_name_servers()
     configure(cluster, cluster_addresses, programs, images, mtu, servers)
     files.write_json(cluster.spec, components(cluster, cluster_addresses, programs, api_only, controllers))
+    kernel.raise_to(kernel.MINIMA)
     if not api_only:
         cgroups.create(cluster.cgroup)
     node.start(cluster, lambda pid: hostnet.connect(cluster.name, cluster_addresses, pid, mtu))

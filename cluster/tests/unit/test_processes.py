@@ -5,8 +5,9 @@ import subprocess
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
-from kermode_cluster import files, node, reboot, supervisor
+from kermode_cluster import files, kernel, node, reboot, supervisor
 from kermode_cluster.processes import ProcessIdentity, parent, process_state, start_time, wait_until
 
 STAT = "77 (odd) name (x) S 12 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 2 18446744073709551615"
@@ -102,6 +103,22 @@ class Files(unittest.TestCase):
         self.assertEqual(first, files.digest([one], "flags"))
         one.write_text("b")
         self.assertNotEqual(first, files.digest([one], "flags"))
+
+    def test_kernel_settings_are_raised_and_restored(self):
+        low, high = self.folder / "low", self.folder / "high"
+        low.write_text("128\n")
+        high.write_text("4096\n")
+        minima = {str(low): 1024, str(high): 1024}
+        with mock.patch.dict(os.environ, KERMODE_CACHE=str(self.folder)):
+            # The second cluster finds the raised value.
+            for _ in range(2):
+                kernel.raise_to(minima)
+                self.assertEqual((low.read_text(), high.read_text()), ("1024", "4096\n"))
+            kernel.restore()
+            self.assertEqual((low.read_text(), high.read_text()), ("128", "4096\n"))
+            low.write_text("256")
+            kernel.restore()
+            self.assertEqual(low.read_text(), "256")
 
     def test_truncated_file_reads_as_none(self):
         broken = self.folder / "x.json"
