@@ -66,7 +66,7 @@ impl Allocator {
                 services.contains(*service) == is_used && self.range.contains(entry.address)
             });
             for (service, entry) in usable {
-                let unused_since = unused_since(entry, is_used, now);
+                let unused_since = unused_since(&entry, is_used, now);
                 table.insert(
                     service.clone(),
                     Entry {
@@ -95,10 +95,7 @@ impl Allocator {
     fn add(&self, table: &mut Table, service: &ServiceName) -> bool {
         loop {
             if let Some(address) = self.free_address(table, service) {
-                let entry = Entry {
-                    address,
-                    unused_since: None,
-                };
+                let entry = Entry::new(address);
                 if table.text_length() + line_length(service, &entry) <= self.max_text_length {
                     return table.insert(service.clone(), entry);
                 }
@@ -129,7 +126,7 @@ fn first_position(mesh: &MeshName, service: &ServiceName, capacity: u32) -> u32 
     u32::try_from(hash).unwrap_or_default()
 }
 
-fn unused_since(entry: Entry, is_used: bool, now: Timestamp) -> Option<Timestamp> {
+fn unused_since(entry: &Entry, is_used: bool, now: Timestamp) -> Option<Timestamp> {
     let now = in_whole_seconds(now);
     // A time in the future comes from another clock, and would delay the removal.
     (!is_used).then(|| entry.unused_since.unwrap_or(now).min(now))

@@ -6,10 +6,14 @@
 //! 243.12.8.77 web_shop_svc_80
 //! 251.0.144.3 worker_shop_svc_9000 unused-since=2026-11-30T02:31:00Z
 //! ```
+//!
+//! The words after the service have the form `<key>=<value>`. Words with an unknown key are kept: a later version may
+//! have written them, and reads them again after a rollback of this version.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use kermode_model::{ServiceName, VirtualIpRange, VirtualIps};
@@ -18,7 +22,7 @@ use kermode_model::{ServiceName, VirtualIpRange, VirtualIps};
 /// and 63 for the namespace.
 const MAX_SERVICE_LENGTH: usize = 350;
 
-/// Start of the third word of a line: the time since which the service is unused.
+/// Start of the word with the time since which the service is unused.
 const UNUSED_SINCE: &str = "unused-since=";
 
 /// Virtual IPs of one mesh. No two services have the same.
@@ -33,12 +37,14 @@ pub struct Table {
 }
 
 /// Virtual IP of one service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The virtual IP.
     pub address: Ipv4Addr,
     /// Time since which the mesh does not have the service; `None` if the mesh has it.
     pub unused_since: Option<Timestamp>,
+    /// Words of the line with unknown keys, each after a blank; `None` without such words.
+    pub unknown_words: Option<Arc<str>>,
 }
 
 /// Line that was ignored.
@@ -52,12 +58,27 @@ pub struct LineProblem {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum Problem {
-    #[error("not of the form `<address> <service>`, optionally with `{UNUSED_SINCE}<time>`")]
+    #[error(
+        "not of the form `<address> <service>`, optionally with `{UNUSED_SINCE}<time>` or other `<key>=<value>`"
+    )]
     Form,
     #[error("{0} is not a usable address of {1}")]
     Range(Ipv4Addr, VirtualIpRange),
     #[error("another line has the same address or the same service")]
     Duplicate,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Creates the entry of a service in use.
+    pub fn new(address: Ipv4Addr) -> Self {
+        Self {
+            address,
+            unused_since: None,
+            unknown_words: None,
+        }
+    }
 }
 
 // === impl Table ===
@@ -74,23 +95,24 @@ impl Table {
         for (index, line) in text.lines().enumerate() {
             let line_number = index + 1;
             match parse_line(line, range) {
-                Ok((service, entry)) => valid.push((entry.unused_since, service, entry.address, line_number)),
+                Ok((service, entry)) => valid.push((service, entry, line_number)),
                 Err(problem) => problems.push(LineProblem {
                     line: line_number,
                     problem,
                 }),
             }
         }
-        valid.sort();
+        valid.sort_by_cached_key(|(service, entry, _)| {
+            (
+                entry.unused_since,
+                service.clone(),
+                entry.address,
+                entry.unknown_words.clone(),
+            )
+        });
         let mut table = Self::default();
-        for (unused_since, service, address, line) in valid {
-            if !table.insert(
-                service,
-                Entry {
-                    address,
-                    unused_since,
-                },
-            ) {
+        for (service, entry, line) in valid {
+            if !table.insert(service, entry) {
                 let problem = Problem::Duplicate;
                 problems.push(LineProblem { line, problem });
             }
@@ -102,11 +124,7 @@ impl Table {
     pub fn of(virtual_ips: &VirtualIps) -> Self {
         let mut table = Self::default();
         for (service, address) in virtual_ips {
-            let entry = Entry {
-                address: *address,
-                unused_since: None,
-            };
-            table.insert(service.clone(), entry);
+            table.insert(service.clone(), Entry::new(*address));
         }
         table
     }
@@ -139,7 +157,7 @@ impl Table {
 
     /// The entry of a service.
     pub fn get(&self, service: &ServiceName) -> Option<Entry> {
-        self.entries.get(service).copied()
+        self.entries.get(service).cloned()
     }
 
     /// Whether a service has this address.
@@ -149,7 +167,9 @@ impl Table {
 
     /// All entries, by service.
     pub fn entries(&self) -> impl Iterator<Item = (&ServiceName, Entry)> {
-        self.entries.iter().map(|(service, entry)| (service, *entry))
+        self.entries
+            .iter()
+            .map(|(service, entry)| (service, entry.clone()))
     }
 
     /// The service that has been unused for the longest time, and since when.
@@ -201,6 +221,7 @@ fn write_line(sink: &mut impl fmt::Write, service: &ServiceName, entry: &Entry) 
     if let Some(since) = entry.unused_since {
         write!(sink, " {UNUSED_SINCE}{since}")?;
     }
+    sink.write_str(entry.unknown_words.as_deref().unwrap_or_default())?;
     sink.write_char('\n')
 }
 
@@ -216,25 +237,25 @@ fn parse_line(line: &str, range: VirtualIpRange) -> Result<(ServiceName, Entry),
     let mut words = line.split_ascii_whitespace();
     let address = words.next().and_then(|word| word.parse::<Ipv4Addr>().ok());
     let service = words.next().filter(|word| word.len() <= MAX_SERVICE_LENGTH);
-    let unused_since = match words.next() {
-        None => Some(None),
-        Some(word) => word
-            .strip_prefix(UNUSED_SINCE)
-            .and_then(|time| time.parse().ok())
-            .map(|time| Some(in_whole_seconds(time))),
-    };
-    let (Some(address), Some(service), Some(unused_since), None) =
-        (address, service, unused_since, words.next())
-    else {
+    let (Some(address), Some(service)) = (address, service) else {
         return Err(Problem::Form);
     };
+    let mut entry = Entry::new(address);
+    let mut unknown_words = String::new();
+    for word in words {
+        if let Some(time) = word.strip_prefix(UNUSED_SINCE) {
+            let time = time.parse().map_err(|_| Problem::Form)?;
+            entry.unused_since = Some(in_whole_seconds(time));
+        } else if word.contains('=') {
+            unknown_words.extend([" ", word]);
+        } else {
+            return Err(Problem::Form);
+        }
+    }
+    entry.unknown_words = (!unknown_words.is_empty()).then(|| unknown_words.into());
     if !range.contains(address) {
         return Err(Problem::Range(address, range));
     }
-    let entry = Entry {
-        address,
-        unused_since,
-    };
     Ok((ServiceName::from(service), entry))
 }
 

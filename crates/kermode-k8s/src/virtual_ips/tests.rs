@@ -89,7 +89,7 @@ fn invalid_lines_are_ignored_and_reported() {
         table.to_string(),
         "240.0.0.7 last unused-since=2026-11-30T02:31:00Z\n240.0.0.1 same-address\n240.0.0.4 web\n"
     );
-    let form = "not of the form `<address> <service>`, optionally with `unused-since=<time>`";
+    let form = "not of the form `<address> <service>`, optionally with `unused-since=<time>` or other `<key>=<value>`";
     let expected = [
         format!("line 2: {form}"),
         format!("line 3: {form}"),
@@ -100,6 +100,28 @@ fn invalid_lines_are_ignored_and_reported() {
         "line 1: another line has the same address or the same service".to_owned(),
     ];
     assert_eq!(problems, expected);
+}
+
+#[test]
+fn words_of_a_later_version_are_kept_and_change_no_address() {
+    let text = "240.0.0.1 web port=8080 weight=2\n\
+                240.0.0.2 worker unused-since=2026-11-30T02:31:00Z port=9000\n";
+    let current = table(text);
+    assert_eq!(current.to_string(), text);
+    let reordered = table("240.0.0.2 worker port=9000 unused-since=2026-11-30T02:31:00Z\n");
+    assert_eq!(reordered.get(&"worker".into()), current.get(&"worker".into()));
+    // An unchanged text means that the leader does not write the ConfigMap.
+    let allocator = allocator("240.0.0.0/4");
+    let empty = Table::default();
+    let now = "2026-11-30T02:32:00Z".parse().expect("a time");
+    let allocate = |services| allocator.allocate(&current, &empty, &set(services), now).table;
+    assert_eq!(allocate(&["web"]).to_string(), text);
+    let both = allocate(&["web", "worker"]);
+    assert_eq!(
+        both.to_string(),
+        "240.0.0.1 web port=8080 weight=2\n240.0.0.2 worker port=9000\n"
+    );
+    assert_eq!(both.text_length(), both.to_string().len());
 }
 
 #[test]
@@ -134,8 +156,8 @@ fn service_that_disappears_keeps_its_address_for_a_day() {
     assert_eq!(
         unused.get(&"worker".into()),
         Some(Entry {
-            address: worker,
-            unused_since: Some(at(60))
+            unused_since: Some(at(60)),
+            ..Entry::new(worker)
         })
     );
     assert_eq!(
@@ -151,13 +173,7 @@ fn service_that_disappears_keeps_its_address_for_a_day() {
         "the time since which a service is unused does not change"
     );
     let again = allocator.allocate(&almost, &almost, &both, at(60 + day)).table;
-    assert_eq!(
-        again.get(&"worker".into()),
-        Some(Entry {
-            address: worker,
-            unused_since: None
-        })
-    );
+    assert_eq!(again.get(&"worker".into()), Some(Entry::new(worker)));
     let expired = allocator
         .allocate(&unused, &unused, &only_web, at(60 + day))
         .table;
