@@ -22,6 +22,12 @@ pub const DELTA_AGGREGATED_RESOURCES: &str =
 /// Name of the gRPC service, package included.
 pub const SERVICE_NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
+/// Maximum number of names without a resource to which a stream is subscribed beside a wildcard. These are on-demand
+/// resources, and an application chooses them by the addresses that it connects to, so a port scanner would subscribe to
+/// any number. The control plane and the agent respond to further names, but do not store them. A name takes about 500
+/// bytes of the agent, so that the agent needs at most 5 MB for them.
+pub const MAX_NAMES_WITHOUT_RESOURCE: usize = 10_000;
+
 /// Maximum size of a request that the control plane and the agent accept, in bytes. The largest request is the first
 /// one of a reconnecting Envoy: it lists the name and version of each of Envoy's resources.
 pub const MAX_REQUEST_SIZE: usize = 4 << 20;

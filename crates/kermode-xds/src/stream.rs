@@ -17,8 +17,8 @@
 //!   and does not request them again (envoyproxy/envoy#47302). Endpoints are therefore sent after every version of
 //!   their cluster.
 //! - **On-demand resources**: sent to a subscription by name, not to a wildcard subscription. For a name that does not
-//!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. An on-demand resource can be
-//!   held: it is not sent until other resources are acknowledged, or until a time limit ([`hold`]).
+//!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. Of names without a resource and
+//!   without a tombstone, at most [`Limits::names_without_resource`] stay subscribed. An on-demand resource can be held: it is not sent until other resources are acknowledged, or until a time limit ([`hold`]).
 
 mod hold;
 mod order;
@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kermode_envoy::ResourceKind;
-use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use kermode_protocol::ads::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use crate::store::{Changes, VersionedName, View};
 use hold::Holds;
@@ -44,6 +44,10 @@ pub struct Limits {
     pub response_bytes: usize,
     /// Maximum number of names that a client may subscribe to, of all kinds together.
     pub names: usize,
+    /// Maximum number of names that a client may subscribe to beside a wildcard although they have no resource. A
+    /// further name is reported as removed and not stored, so the stream does not send its resource if it is created
+    /// later.
+    pub names_without_resource: usize,
     /// Maximum number of changed names of one kind that are stored while a response is in flight. If more names change,
     /// the stream compares all names after the ACK or NACK.
     pub pending: usize,
@@ -90,6 +94,13 @@ pub enum Event {
         resources: Vec<Arc<VersionedName>>,
         /// Error message of the client.
         message: Arc<str>,
+    },
+    /// The client subscribed to names beyond [`Limits::names_without_resource`], which are not stored.
+    NamesIgnored {
+        /// Kind of the resources.
+        kind: ResourceKind,
+        /// Number of names.
+        count: usize,
     },
 }
 
@@ -141,6 +152,7 @@ impl Default for Limits {
         Self {
             response_bytes: 1 << 20,
             names: 50_000,
+            names_without_resource: ads::MAX_NAMES_WITHOUT_RESOURCE,
             pending: 8192,
             hold: Duration::from_secs(3),
         }
@@ -180,7 +192,11 @@ impl Stream {
                 };
                 let tracker = &mut self.trackers[kind as usize];
                 events.extend(tracker.on_ack_or_nack(&request));
-                tracker.on_subscription(&request, view);
+                let limit = self.limits.names_without_resource;
+                let count = tracker.on_subscription(&request, view, limit);
+                if count > 0 {
+                    events.push(Event::NamesIgnored { kind, count });
+                }
                 tracker.resend_subscribed(clusters_sent_before);
             }
             None => self.on_unserved(request),

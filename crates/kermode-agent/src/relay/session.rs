@@ -9,7 +9,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
+use kermode_protocol::ads::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_NAMES_WITHOUT_RESOURCE, Node, Resource,
+};
 use prost::Message as _;
 
 use super::cache::{Cache, EncodedResource, Entry};
@@ -435,7 +437,16 @@ impl Subscription {
                 Entry::Present(EncodedResource { encoded, ..item }),
             );
         }
+        let mut capacity = self.capacity_for_absent_names(&removed);
         for name in removed {
+            let is_absent_already = self.acknowledged.get(name.as_str()) == Some(&None);
+            if !is_absent_already && self.names.contains(&name) {
+                if capacity == 0 {
+                    self.names.remove(&name);
+                } else {
+                    capacity -= 1;
+                }
+            }
             // Caches the absence for a restarted Envoy that subscribes to the name.
             if self.names.contains(&name) {
                 let name: Arc<str> = name.into();
@@ -451,6 +462,20 @@ impl Subscription {
             cache.retain(&self.type_url, |name| self.acknowledged.contains_key(name));
             cache.set_complete(&self.type_url);
         }
+    }
+
+    /// Returns how many further names without a resource the subscription may store, before it stores any of `removed`.
+    /// Names without a wildcard are not limited, because they belong to resources that Envoy has.
+    fn capacity_for_absent_names(&self, removed: &[String]) -> usize {
+        if !self.is_wildcard || !removed.iter().any(|name| self.names.contains(name)) {
+            return usize::MAX;
+        }
+        let absent_count = self
+            .acknowledged
+            .values()
+            .filter(|version| version.is_none())
+            .count();
+        MAX_NAMES_WITHOUT_RESOURCE.saturating_sub(absent_count)
     }
 
     /// Returns the first request for this type on a new upstream stream, with the subscribed names, the acknowledged

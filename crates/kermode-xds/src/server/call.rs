@@ -274,6 +274,8 @@ struct Session {
     in_flight: Vec<(String, Instant)>,
     reporter: Reporter,
     acknowledgements: StreamAcknowledgements,
+    /// Whether names beyond the limit on names without a resource were ignored, and this was logged.
+    has_ignored_names: bool,
     /// Whether the session itself ended the stream with a status. If not, dropping the session logs that the proxy
     /// disconnected. The log line also covers superseded and evicted streams, whose sessions are dropped.
     has_ended_with_status: bool,
@@ -315,6 +317,7 @@ impl Session {
             in_flight: Vec::new(),
             reporter: Reporter::open(state.clone(), proxy.clone(), versions),
             proxy,
+            has_ignored_names: false,
             has_ended_with_status: false,
         });
         let first_step = session.on_request(first_request);
@@ -503,18 +506,31 @@ impl Session {
         StreamEnd::ClientGone
     }
 
-    /// Counts, logs and reports a rejection. Ignores other events.
-    fn record_event(&self, event: &Event) {
-        if let Event::Rejected {
-            kind,
-            resources,
-            message,
-        } = event
-        {
-            self.metrics.of(Some(*kind)).rejections.inc();
-            let names: Vec<_> = resources.iter().map(|resource| &*resource.name).collect();
-            tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "Envoy rejected configuration: {message}");
-            self.reporter.on_rejected(*kind, &names, message);
+    /// Counts, logs and reports a rejection. Counts ignored names, and logs the first ones of the stream. Ignores ACKs.
+    fn record_event(&mut self, event: &Event) {
+        match event {
+            Event::Acknowledged { .. } => {}
+            Event::Rejected {
+                kind,
+                resources,
+                message,
+            } => {
+                self.metrics.of(Some(*kind)).rejections.inc();
+                let names: Vec<_> = resources.iter().map(|resource| &*resource.name).collect();
+                tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "Envoy rejected configuration: {message}");
+                self.reporter.on_rejected(*kind, &names, message);
+            }
+            Event::NamesIgnored { kind, count } => {
+                self.metrics.names_ignored.inc_by(*count as u64);
+                if !std::mem::replace(&mut self.has_ignored_names, true) {
+                    tracing::warn!(
+                        proxy = %self.proxy.key,
+                        ?kind,
+                        "Envoy asked for too many resources that do not exist: the application may scan addresses; \
+                         connections to further addresses without a service fail, also if one of them gets a service later"
+                    );
+                }
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ pub struct Metrics {
     pub(super) waiting: Gauge,
     pub(super) failed: Counter,
     pub(super) evicted: Counter,
+    pub(super) names_ignored: Counter,
     responses: Family<KindLabels, Counter>,
     response_bytes: Family<KindLabels, Counter>,
     rejections: Family<KindLabels, Counter>,
@@ -97,6 +98,7 @@ impl Default for Metrics {
             waiting: Gauge::default(),
             failed: Counter::default(),
             evicted: Counter::default(),
+            names_ignored: Counter::default(),
             responses,
             response_bytes,
             rejections,
@@ -134,6 +136,8 @@ impl Metrics {
         registry.register("xds_streams_failed", help, self.failed.clone());
         let help = "Streams that were ended to rebalance proxies among replicas";
         registry.register("xds_streams_evicted", help, self.evicted.clone());
+        let help = "Names of resources that do not exist, beyond the limit of a stream";
+        registry.register("xds_names_ignored", help, self.names_ignored.clone());
         let help = "Time from sending a response to Envoy's ACK or NACK, by kind";
         registry.register_with_unit(
             "xds_acknowledgement",

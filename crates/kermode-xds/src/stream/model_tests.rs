@@ -413,6 +413,7 @@ impl Simulation {
                     let names = resources.iter().map(|resource| (kind, resource.name.to_string()));
                     self.acked_or_nacked.extend(names);
                 }
+                Event::NamesIgnored { .. } => panic!("the limit of names is not reached"),
                 Event::Rejected { kind, resources, .. } => {
                     for resource in resources {
                         let key = (kind, resource.name.to_string());

@@ -14,6 +14,7 @@ use crate::store::{Profile, ServiceSelection, Store, Tombstones, Watcher};
 const LIMITS: Limits = Limits {
     response_bytes: 1 << 20,
     names: 10,
+    names_without_resource: 10,
     pending: 1000,
     hold: Duration::from_secs(3),
 };
@@ -708,6 +709,66 @@ fn subscription_above_the_limit_of_names_is_an_error() {
             .is_err(),
         "the names of the failed request must still count"
     );
+}
+
+#[test]
+fn name_beyond_the_limit_of_names_without_resource_is_reported_as_removed_and_not_stored() {
+    let mut fixture = Fixture::with_shared(&[(Cluster, "existing=1")]);
+    fixture.stream = Stream::new(Limits {
+        names_without_resource: 4,
+        ..LIMITS
+    });
+    fixture.send_and_ack_all(subscribe(Cluster, &["*", "a", "b", "c", "d"]));
+    let output = fixture.send_for_output(subscribe(Cluster, &["e", "existing", "b", "f"]));
+    let ignored = Event::NamesIgnored {
+        kind: Cluster,
+        count: 2,
+    };
+    assert_eq!(output.events, [ignored]);
+    assert_eq!(
+        show_all(&output.responses),
+        ["Cluster existing=1 -b -e -f"],
+        "the limit applies neither to existing resources nor to stored names"
+    );
+    fixture.send(ack(&output.responses[0]));
+    let proxy_resources = ["a=1", "b=1", "e=1"].map(|text| mk_on_demand(text, &[]));
+    fixture
+        .store
+        .replace_proxy(&proxy_key(), profile(), proxy_resources.to_vec());
+    let responses = fixture.read_changes();
+    assert_eq!(show_all(&responses), ["Cluster a=1 b=1"]);
+    fixture.send(ack(&responses[0]));
+    // A name that is no longer subscribed makes room for another one.
+    fixture.send_and_ack_all(unsubscribe(Cluster, "a"));
+    assert_eq!(fixture.send_for_output(subscribe(Cluster, &["g"])).events, []);
+}
+
+#[test]
+fn names_without_resource_are_not_limited_without_a_wildcard() {
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.stream = Stream::new(Limits {
+        names_without_resource: 0,
+        ..LIMITS
+    });
+    let responses = fixture.send(subscribe(Endpoints, &["a"]));
+    assert_eq!(show_all(&responses), ["Endpoints -a"]);
+    fixture.send(ack(&responses[0]));
+    let responses = fixture.publish(&[(Endpoints, "a=1")]);
+    assert_eq!(show_all(&responses), ["Endpoints a=1"]);
+}
+
+#[test]
+fn ignored_names_do_not_accumulate_while_the_client_does_not_ack() {
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.stream = Stream::new(Limits {
+        names_without_resource: 2,
+        ..LIMITS
+    });
+    let first = fixture.send(subscribe(Cluster, &["*", "a", "b"]));
+    for name in ["c", "d", "e"] {
+        assert_eq!(fixture.send(subscribe(Cluster, &[name])), []);
+    }
+    assert_eq!(show_all(&fixture.send(ack(&first[0]))), ["Cluster -c -d"]);
 }
 
 #[test]

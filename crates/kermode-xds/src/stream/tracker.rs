@@ -6,7 +6,7 @@ mod overlay;
 mod sending;
 mod subscription;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use kermode_envoy::ResourceKind;
@@ -43,6 +43,8 @@ pub(super) struct Tracker {
     has_wildcard: bool,
     /// Names that the client subscribed to explicitly.
     explicit_names: Overlay<Arc<str>>,
+    /// Explicit names that had no resource and no tombstone when the client subscribed to them beside a wildcard.
+    names_without_resource: HashSet<Arc<str>>,
     /// Versions that the client has, or will have after an ACK of the response in flight.
     client_versions: Overlay<Arc<VersionedName>>,
     /// Resources that the client rejected and that have not changed since, by name.
@@ -130,6 +132,7 @@ impl Tracker {
             is_requested: false,
             has_wildcard: false,
             explicit_names: Overlay::new(),
+            names_without_resource: HashSet::new(),
             client_versions: Overlay::new(),
             rejected: BTreeMap::new(),
             pending: BTreeMap::new(),

@@ -308,6 +308,64 @@ fn empty_subscription_is_not_resumed() {
 }
 
 #[test]
+fn restarted_envoy_gets_the_on_demand_resources_that_it_had_without_a_control_plane() {
+    let mut cache = mk_cache();
+    let mut session = mk_configured(&mut cache);
+    session.on_request(subscribe(CDS, &["on-demand"]), &mut cache);
+    let cluster = session.on_response(response(CDS, "3", &[("on-demand", "1")], &[]));
+    session.on_request(ack(&cluster), &mut cache);
+    session.on_request(subscribe(EDS, &["on-demand"]), &mut cache);
+    let endpoints = session.on_response(response(EDS, "4", &[("on-demand", "2")], &[]));
+    session.on_request(ack(&endpoints), &mut cache);
+
+    let mut restarted = Session::default();
+    restarted.on_request(subscribe(CDS, &[]), &mut cache);
+    restarted.on_opening();
+    restarted.on_closed();
+    let clusters = restarted.go_offline(&cache).remove(0);
+    assert_eq!(
+        versions_in(&clusters),
+        mk_versions(&[("a", "1"), ("b", "1"), ("on-demand", "1")])
+    );
+    restarted.on_request(ack(&clusters), &mut cache);
+    let output = restarted.on_request(subscribe(EDS, &["on-demand"]), &mut cache);
+    assert_eq!(
+        versions_in(&output.responses[0]),
+        mk_versions(&[("on-demand", "2")])
+    );
+}
+
+#[test]
+fn names_beyond_the_limit_of_names_without_a_resource_are_not_resumed() {
+    let mut cache = mk_cache();
+    let mut session = Session::default();
+    let absent: Vec<_> = (0..MAX_NAMES_WITHOUT_RESOURCE)
+        .map(|index| index.to_string())
+        .collect();
+    let absent: Vec<_> = absent.iter().map(String::as_str).collect();
+    let mut acknowledge = |nonce: &str, names: &[&str], items: &[(&str, &str)], removed: &[&str]| {
+        session.on_request(subscribe(CDS, names), &mut cache);
+        let answer = session.on_response(response(CDS, nonce, items, removed));
+        session.on_request(ack(&answer), &mut cache);
+        session.on_opening().remove(0).resource_names_subscribe
+    };
+    acknowledge("1", &["*", "used"], &[("used", "1")], &[]);
+    let resumed = acknowledge("2", &absent, &[], &absent);
+    assert_eq!(resumed.len(), absent.len() + 2);
+    // The second name is stored already, so only the first one exceeds the limit.
+    assert_eq!(
+        acknowledge("3", &["further"], &[], &["further", absent[0]]),
+        resumed
+    );
+    // A name that gets a resource makes room for another one.
+    acknowledge("4", &[], &[(absent[0], "1")], &[]);
+    assert_eq!(
+        acknowledge("5", &["other"], &[], &["other"]).len(),
+        resumed.len() + 1
+    );
+}
+
+#[test]
 fn explicit_names_are_resumed_together_with_the_wildcard() {
     let mut cache = mk_cache();
     let mut session = mk_configured(&mut cache);

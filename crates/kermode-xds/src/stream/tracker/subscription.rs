@@ -22,13 +22,17 @@ impl Tracker {
         self.explicit_names.len()
     }
 
-    /// Applies the subscription changes of a request. `view` serves only to save memory: the tracker shares the copies
-    /// of names and versions that the store holds.
+    /// Applies the subscription changes of a request. The tracker shares the copies of names and versions that the
+    /// store holds. `limit` is the limit on names without a resource ([`Limits::names_without_resource`]); it does not
+    /// apply without a view. Returns the number of names beyond the limit.
+    ///
+    /// [`Limits::names_without_resource`]: crate::stream::Limits::names_without_resource
     pub(in crate::stream) fn on_subscription(
         &mut self,
         request: &DeltaDiscoveryRequest,
         view: Option<&View<'_>>,
-    ) {
+        limit: usize,
+    ) -> usize {
         let is_first_request = !self.is_requested;
         self.is_requested = true;
         if is_first_request {
@@ -43,9 +47,21 @@ impl Tracker {
         for name in &request.resource_names_unsubscribe {
             self.unsubscribe(name);
         }
-        for name in &request.resource_names_subscribe {
-            if name == WILDCARD {
-                self.subscribe_wildcard(is_first_request);
+        let (wildcards, names): (Vec<_>, Vec<_>) = request
+            .resource_names_subscribe
+            .iter()
+            .partition(|name| *name == WILDCARD);
+        if !wildcards.is_empty() {
+            self.subscribe_wildcard(is_first_request);
+        }
+        let mut ignored_count = 0;
+        for name in names {
+            if self.exceeds_limit(name, view, limit) {
+                ignored_count += 1;
+                // The number of pending names is limited, because the client may never ACK a response.
+                if self.pending.len() < limit {
+                    self.report_as_removed(name);
+                }
             } else {
                 self.subscribe(name, is_first_request, view);
             }
@@ -56,6 +72,7 @@ impl Tracker {
         if is_first_request {
             self.compare_all(UNKNOWN_SINCE);
         }
+        ignored_count
     }
 
     /// Schedules resources to be sent again. Ignores names to which the client has no explicit subscription.
@@ -117,6 +134,30 @@ impl Tracker {
         self.enqueue_unchanged(name, is_forced);
     }
 
+    /// Counts a name that has neither a resource nor a tombstone, if the client has a wildcard subscription. Returns
+    /// whether the name exceeds the limit on such names, and is not counted for this reason.
+    fn exceeds_limit(&mut self, name: &str, view: Option<&View<'_>>, limit: usize) -> bool {
+        let Some(view) = view.filter(|_| self.has_wildcard && !self.explicit_names.contains(name)) else {
+            return false;
+        };
+        let name = Arc::from(name);
+        if view.get(self.kind, &name).is_some() || view.tombstone(self.kind, &name).is_some() {
+            return false;
+        }
+        if self.names_without_resource.len() >= limit {
+            return true;
+        }
+        self.names_without_resource.insert(name);
+        false
+    }
+
+    /// Schedules a response that reports a name without a subscription as removed.
+    fn report_as_removed(&mut self, name: &str) {
+        // Has this effect because the client has a wildcard subscription, and the name has no resource.
+        let is_forced = true;
+        self.enqueue_unchanged(name.into(), is_forced);
+    }
+
     fn unsubscribe(&mut self, name: &str) {
         if name == WILDCARD {
             self.has_wildcard = false;
@@ -129,6 +170,7 @@ impl Tracker {
         let Some(name) = self.explicit_names.remove(name) else {
             return;
         };
+        self.names_without_resource.remove(&name);
         if self.has_wildcard {
             // The protocol requires a response: the resource, or its removal if the wildcard does not include it.
             let is_forced = true;
