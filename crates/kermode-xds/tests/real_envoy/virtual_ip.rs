@@ -1,8 +1,10 @@
-//! Virtual IPs with the real Envoy: clusters on demand, and services whose virtual IP changes.
+//! Virtual IPs with the real Envoy: clusters on demand, services whose virtual IP changes, and the upgrade of a listener
+//! to virtual IPs.
 //!
 //! Connections are not redirected here, so a virtual IP is a loopback address, at the port of the listener itself. The
-//! tests change two things in the generated resources for this reason: the listener selects the filter chain for virtual
-//! IPs for every connection, and the resources for a virtual IP are named after the port of the listener.
+//! tests change three things in the generated resources for this reason: the listener does not close connections to its
+//! own port, it selects the filter chain for virtual IPs for every connection, and the resources for a virtual IP are
+//! named after the port of the listener.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -22,12 +24,12 @@ use kermode_model::{
     VirtualIpRange,
 };
 use prost::Message as _;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::control_plane::ControlPlane;
 use crate::envoy::Envoy;
-use crate::resources::{Backend, encode, free_port};
+use crate::resources::{Backend, cluster, encode, endpoints, free_port};
 
 const A: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const B: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
@@ -57,29 +59,35 @@ impl Services {
     /// Returns the listener, and the resources of the services with these virtual IPs.
     fn resources(&self, virtual_ips: [Option<Ipv4Addr>; 2]) -> Vec<Resource> {
         let services = self.backends.iter().zip(virtual_ips);
-        let of_services = services.flat_map(|((name, backend), ip)| self.of_service(name, backend, ip));
-        std::iter::once(self.listener()).chain(of_services).collect()
+        let of_services = services.flat_map(|((name, backend), ip)| self.of_service(name, backend.port, ip));
+        let listener = self.listener(Some(VirtualIpRange::default()));
+        std::iter::once(listener).chain(of_services).collect()
     }
 
-    fn listener(&self) -> Resource {
+    fn listener(&self, virtual_ips: Option<VirtualIpRange>) -> Resource {
         let on_demand = OnDemandAddresses {
             direct_access: None,
-            virtual_ips: Some(VirtualIpRange::default()),
+            virtual_ips,
         };
         let resource = generate::on_demand_listeners(&mk_dataplane(self.port), on_demand).remove(0);
         let mut listener = Listener::decode(resource.body).expect("a listener");
-        let matcher = listener.filter_chain_matcher.as_mut().expect("a matcher");
-        let Some(MatcherType::MatcherList(list)) = &mut matcher.matcher_type else {
-            panic!("not a list: {matcher:?}");
-        };
-        let own_port = format!("{:?}", self.port.to_string());
-        list.matchers
-            .retain(|matcher| !format!("{matcher:?}").contains(&own_port));
-        matcher.on_no_match = Some(Box::new(to_chain(names::VIRTUAL_IP)));
+        let own_chain = format!(":{}", self.port);
+        listener
+            .filter_chains
+            .retain(|chain| !chain.name.ends_with(&own_chain));
+        if let Some(matcher) = &mut listener.filter_chain_matcher {
+            let Some(MatcherType::MatcherList(list)) = &mut matcher.matcher_type else {
+                panic!("not a list: {matcher:?}");
+            };
+            let own_port = format!("{:?}", self.port.to_string());
+            list.matchers
+                .retain(|matcher| !format!("{matcher:?}").contains(&own_port));
+            matcher.on_no_match = Some(Box::new(to_chain(names::VIRTUAL_IP)));
+        }
         encode(ResourceKind::Listener, &resource.name, &listener)
     }
 
-    fn of_service(&self, name: &str, backend: &Backend, virtual_ip: Option<Ipv4Addr>) -> Vec<Resource> {
+    fn of_service(&self, name: &str, backend_port: u16, virtual_ip: Option<Ipv4Addr>) -> Vec<Resource> {
         let endpoint = Endpoint {
             dataplane: ObjectKey::new("shop", name),
             position: AddressPosition::Only,
@@ -92,7 +100,7 @@ impl Services {
                 headless: true,
                 ..ServiceAddresses::default()
             },
-            endpoints: [((Ipv4Addr::LOCALHOST, backend.port).into(), endpoint)].into(),
+            endpoints: [((Ipv4Addr::LOCALHOST, backend_port).into(), endpoint)].into(),
             virtual_ip,
             ..Service::default()
         };
@@ -186,13 +194,39 @@ fn to_chain(name: &str) -> OnMatch {
 }
 
 async fn start(services: &Services, virtual_ips: [Option<Ipv4Addr>; 2]) -> (ControlPlane, Envoy) {
+    start_with(services.resources(virtual_ips)).await
+}
+
+async fn start_with(resources: Vec<Resource>) -> (ControlPlane, Envoy) {
     let control_plane = ControlPlane::start().await;
-    control_plane.publish_proxy(services.resources(virtual_ips));
+    control_plane.publish_proxy(resources);
     let envoy = Envoy::start(control_plane.address()).await;
     envoy
         .wait_until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
         .await;
     (control_plane, envoy)
+}
+
+/// A connection through Envoy.
+struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Connection {
+    async fn open(address: SocketAddr, backend: &TcpListener) -> Self {
+        let client = TcpStream::connect(address).await.expect("a connection");
+        let (server, _) = backend.accept().await.expect("a connection");
+        Self { client, server }
+    }
+
+    async fn check(&mut self) {
+        self.server.write_all(b"data").await.expect("an open connection");
+        let mut received = [0; 4];
+        let read = self.client.read_exact(&mut received).await;
+        read.expect("an open connection");
+        assert_eq!(&received, b"data");
+    }
 }
 
 #[tokio::test]
@@ -229,4 +263,46 @@ async fn changed_virtual_ips_lead_to_the_services_that_have_them_now() {
     ] {
         assert_eq!(envoy.stat(stat).await, 0, "{stat}");
     }
+}
+
+#[tokio::test]
+async fn open_connections_survive_the_upgrade_of_the_listener_to_virtual_ips_and_the_rollback() {
+    let services = Services::start().await;
+    let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let backend_port = backend.local_addr().expect("an address").port();
+    let resources = |virtual_ips: Option<VirtualIpRange>| {
+        let listener = services.listener(virtual_ips);
+        // The cluster for passthrough has the name of the listener. This one has an endpoint, in place of the original
+        // destination.
+        let passthrough = [
+            cluster(&listener.name, 1),
+            endpoints(&listener.name, &[backend_port]),
+        ];
+        let of_service = services.of_service("held", backend_port, virtual_ips.map(|_| A));
+        of_service
+            .into_iter()
+            .chain(passthrough)
+            .chain([listener])
+            .collect()
+    };
+    let address = SocketAddr::from((A, services.port));
+    let (control_plane, envoy) = start_with(resources(None)).await;
+    let mut passed_through = Connection::open(address, &backend).await;
+    control_plane.publish_proxy(resources(Some(VirtualIpRange::default())));
+    envoy
+        .wait_for_stat("listener_manager.listener_in_place_updated", 1)
+        .await;
+    passed_through.check().await;
+    let mut to_virtual_ip = Connection::open(address, &backend).await;
+    assert_eq!(envoy.stat("tcp.virtual_ip.downstream_cx_total").await, 1);
+    control_plane.publish_proxy(resources(None));
+    envoy
+        .wait_for_stat("listener_manager.listener_in_place_updated", 2)
+        .await;
+    passed_through.check().await;
+    // Envoy keeps the connection until its drain time is over.
+    to_virtual_ip.check().await;
+    Connection::open(address, &backend).await.check().await;
+    assert_eq!(envoy.stat("tcp.virtual_ip.downstream_cx_total").await, 1);
+    assert_eq!(envoy.stat("listener_manager.lds.update_rejected").await, 0);
 }
