@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -78,7 +79,11 @@ impl RunningEnvoy {
     /// Stops the process by a signal. Its connections stay open, and nothing reads from them.
     pub(crate) fn stop(&self) {
         let pid = i32::try_from(self.child.id()).expect("a process ID");
-        nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("a running process");
+        let pid = Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("a running process");
+        // The signal is asynchronous: the process may run until it is reported as stopped.
+        let status = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("a child");
+        assert_eq!(status, WaitStatus::Stopped(pid, Signal::SIGSTOP));
     }
 
     /// Returns the address that a listener is bound to.
@@ -89,13 +94,9 @@ impl RunningEnvoy {
         let status = statuses.iter().find(|status| status["name"] == listener);
         let status = status.unwrap_or_else(|| panic!("no listener {listener} in {listeners}"));
         let address = &status["local_address"]["socket_address"];
-        format!(
-            "{}:{}",
-            address["address"].as_str().expect("an address"),
-            address["port_value"]
-        )
-        .parse()
-        .expect("an address")
+        let ip = address["address"].as_str().expect("an address");
+        let port = address["port_value"].to_string();
+        SocketAddr::new(ip.parse().expect("an address"), port.parse().expect("a port"))
     }
 
     /// Returns the sum of the counters whose names match the regular expression.

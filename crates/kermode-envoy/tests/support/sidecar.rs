@@ -1,7 +1,8 @@
 //! Sidecars on loopback: Envoy with the generated resources of a proxy.
 //!
 //! Some parts of the generated resources work only in a Pod, so they are replaced. Listeners bind free ports instead of
-//! receiving redirected connections. Secrets come from files instead of `kuma-dp`. Endpoints are part of their clusters,
+//! receiving redirected connections. Envoy connects to applications over IPv6 from any address, because the exempt one
+//! exists only in a Pod. Secrets come from files instead of `kuma-dp`. Endpoints are part of their clusters,
 //! with the ports that the listeners are bound to.
 
 use std::collections::HashMap;
@@ -49,6 +50,12 @@ pub(crate) fn mk_config(input: &str, secrets_folder: &Path, ports: &HashMap<u16,
         .as_array_mut()
         .expect("clusters")
     {
+        if is_ipv6(&cluster["upstreamBindConfig"]["sourceAddress"]["address"]) {
+            cluster
+                .as_object_mut()
+                .expect("an object")
+                .remove("upstreamBindConfig");
+        }
         if cluster["type"] == "EDS" {
             cluster["type"] = json!("STATIC");
             cluster
@@ -65,10 +72,16 @@ pub(crate) fn mk_config(input: &str, secrets_folder: &Path, ports: &HashMap<u16,
         .expect("listeners")
     {
         listener.as_object_mut().expect("an object").remove("bindToPort");
-        listener["address"] = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } });
+        let generated = &listener["address"]["socketAddress"]["address"];
+        let address = if is_ipv6(generated) { "::1" } else { "127.0.0.1" };
+        listener["address"] = json!({ "socket_address": { "address": address, "port_value": 0 } });
     }
     refer_to_secret_files(&mut config, secrets_folder);
     config
+}
+
+fn is_ipv6(address: &Value) -> bool {
+    address.as_str().is_some_and(|address| address.contains(':'))
 }
 
 /// Replaces the ports of endpoints, at any depth of the value.

@@ -2,159 +2,26 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
+mod http2;
+mod ipv6;
+mod keepalive;
+mod sidecars;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
 use serde_json::Value;
-use support::certificates::Authority;
+use sidecars::{Sidecars, connect, mk_input, read_text, read_to_end, read_until, start_application};
 use support::input::Input;
-use support::process::RunningEnvoy;
 use support::readable;
-use support::secrets::{for_each_child, write_secrets};
-use support::sidecar::{mk_config, start_proxy};
-use tempfile::TempDir;
+use support::secrets::for_each_child;
 
 /// Timeout of every wait; long enough for a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
-
-/// The sidecars of a client and of a server. The server has one application for each service.
-struct Sidecars {
-    client: RunningEnvoy,
-    server: RunningEnvoy,
-    _secrets: [TempDir; 2],
-}
-
-impl Sidecars {
-    /// Starts the sidecars for services, each with its protocol and the address of its application.
-    fn start(services: &[(&str, SocketAddr)]) -> Self {
-        Self::start_with(services, |_| {})
-    }
-
-    /// Starts the sidecars for services. `change` changes the configuration of the client's sidecar.
-    fn start_with(services: &[(&str, SocketAddr)], change: impl FnOnce(&mut Value)) -> Self {
-        let input = mk_input(services);
-        let authority = Authority::new();
-        let identities: Vec<_> = services
-            .iter()
-            .map(|(protocol, _)| format!("spiffe://default/{protocol}_demo_svc_80"))
-            .collect();
-        let identities: Vec<_> = identities.iter().map(String::as_str).collect();
-        let secrets = [
-            write_secrets(&authority, &identities),
-            write_secrets(&authority, &["spiffe://default/client_demo_svc"]),
-        ];
-        let server = start_proxy(
-            &format!("{input}proxy: server-0.demo\n"),
-            secrets[0].path(),
-            &HashMap::new(),
-        );
-        let bound_port = |(_, address): &(&str, SocketAddr)| {
-            let inbound = server.address_of(&format!("inbound:{address}"));
-            (address.port(), inbound.port())
-        };
-        let bound_ports = services.iter().map(bound_port).collect();
-        let mut client = mk_config(
-            &format!("{input}proxy: client-0.demo\n"),
-            secrets[1].path(),
-            &bound_ports,
-        );
-        change(&mut client);
-        let client = RunningEnvoy::start(&client);
-        Self {
-            client,
-            server,
-            _secrets: secrets,
-        }
-    }
-
-    /// Starts the sidecars for a single service. Returns them with the address that the client connects to.
-    fn start_one(protocol: &str, application: SocketAddr) -> (Self, SocketAddr) {
-        let sidecars = Self::start(&[(protocol, application)]);
-        let address = sidecars.outbound(0);
-        (sidecars, address)
-    }
-
-    /// Returns the address at which the client's sidecar accepts connections to the service with this index.
-    fn outbound(&self, index: usize) -> SocketAddr {
-        self.client
-            .address_of(&format!("outbound:10.96.0.{}:80", index + 1))
-    }
-}
-
-/// Returns the mesh as YAML for [`Input::parse`], without the key `proxy`. The name of a service is its protocol.
-fn mk_input(services: &[(&str, SocketAddr)]) -> String {
-    let address = |(index, (protocol, _)): (usize, &(&str, SocketAddr))| {
-        let ip = format!("10.96.0.{}", index + 1);
-        format!("  {protocol}_demo_svc_80: {{ addresses: [\"{ip}:80\"] }}\n")
-    };
-    let inbound = |(protocol, application): &(&str, SocketAddr)| {
-        let service = format!("{protocol}_demo_svc_80");
-        let port = application.port();
-        format!(
-            "      - {{ port: {port}, tags: {{ kuma.io/service: {service}, kuma.io/protocol: {protocol} }} }}\n"
-        )
-    };
-    let addresses: String = services.iter().enumerate().map(address).collect();
-    let inbounds: String = services.iter().map(inbound).collect();
-    format!(
-        "mtls: STRICT\nservices:\n{addresses}dataplanes:\n  client-0.demo: {{ address: 127.0.0.9 }}\n  \
-         server-0.demo:\n    address: 127.0.0.1\n    inbound:\n{inbounds}"
-    )
-}
-
-fn connect(address: SocketAddr) -> TcpStream {
-    let socket = TcpStream::connect(address).expect("a connection");
-    socket.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
-    socket
-}
-
-/// Reads until the received bytes end with `end`. Panics if the connection ends earlier.
-fn read_until(socket: &mut TcpStream, end: &[u8]) -> Vec<u8> {
-    let mut received = Vec::new();
-    let mut chunk = vec![0; 1 << 16];
-    while !received.ends_with(end) {
-        let length = socket.read(&mut chunk).unwrap_or_default();
-        assert!(
-            length > 0,
-            "the connection ends before {:?}: {}",
-            String::from_utf8_lossy(end),
-            String::from_utf8_lossy(&received)
-        );
-        received.extend(&chunk[..length]);
-    }
-    received
-}
-
-fn read_text(socket: &mut TcpStream, end: &str) -> String {
-    String::from_utf8_lossy(&read_until(socket, end.as_bytes())).into_owned()
-}
-
-fn read_to_end(socket: &mut TcpStream) -> String {
-    let mut received = Vec::new();
-    let _ = socket.read_to_end(&mut received);
-    String::from_utf8_lossy(&received).into_owned()
-}
-
-/// Listens at a free port and runs `serve` for each connection, in a thread of its own.
-fn start_application(serve: impl Fn(&mut TcpStream) + Clone + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    std::thread::spawn(move || {
-        for mut connection in listener.incoming().map_while(Result::ok) {
-            let serve = serve.clone();
-            std::thread::spawn(move || serve(&mut connection));
-        }
-    });
-    address
-}
 
 /// A request and a response of HTTP/1.1, and the parts that must arrive.
 struct Exchange<'a> {
@@ -547,98 +414,6 @@ fn tcp_server_may_send_first_and_each_side_may_close_its_direction_first() {
     client.write_all(b"late").expect("the other direction is open");
     client.shutdown(Shutdown::Write).expect("an open socket");
     assert_eq!(late.recv_timeout(TIMEOUT).expect("the bytes"), "late");
-}
-
-/// An application of HTTP/2. Responds with the header `grpc-timeout` of the request and echoes each part of the body.
-/// The trailers of the response are those of the request, and `grpc-status`.
-async fn serve_http2(listener: tokio::net::TcpListener) {
-    while let Ok((socket, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let mut connection = h2::server::handshake(socket).await.expect("HTTP/2");
-            while let Some(Ok((request, mut responder))) = connection.accept().await {
-                let timeout = request.headers().get("grpc-timeout").cloned();
-                let response = timeout.iter().fold(Response::builder(), |response, timeout| {
-                    response.header("grpc-timeout", timeout)
-                });
-                let response = response.body(()).expect("a response");
-                let responses = responder.send_response(response, false).expect("an open stream");
-                tokio::spawn(echo(request.into_body(), responses));
-            }
-        });
-    }
-}
-
-async fn echo(mut requests: RecvStream, mut responses: SendStream<Bytes>) {
-    while let Some(Ok(part)) = requests.data().await {
-        let _ = requests.flow_control().release_capacity(part.len());
-        responses.send_data(part, false).expect("an open stream");
-    }
-    let trailers = requests.trailers().await.expect("an open stream");
-    let mut trailers = trailers.unwrap_or_default();
-    trailers.insert("grpc-status", "0".parse().expect("a value"));
-    responses.send_trailers(trailers).expect("an open stream");
-}
-
-/// Calls a method with gRPC's headers over HTTP/2 with prior knowledge, and checks that both directions of the call stay
-/// open until the client closes its direction.
-async fn check_streams(address: SocketAddr) {
-    let socket = tokio::net::TcpStream::connect(address)
-        .await
-        .expect("a connection");
-    let (client, connection) = h2::client::handshake(socket).await.expect("HTTP/2");
-    tokio::spawn(connection);
-    let mut client = client.ready().await.expect("an open connection");
-    let request = Request::post("http://web/shop.Cart/Watch")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("grpc-timeout", "10S")
-        .body(())
-        .expect("a request");
-    let (response, mut requests) = client.send_request(request, false).expect("an open connection");
-    let response = response.await.expect("a response");
-    assert_eq!(response.status(), 200);
-    assert_eq!(response.headers()["grpc-timeout"], "10S");
-    let mut responses = response.into_body();
-    for part in ["first", "second"] {
-        requests.send_data(part.into(), false).expect("an open stream");
-        let received = responses.data().await.expect("a part").expect("an open stream");
-        assert_eq!(received, part);
-    }
-    let trailers = HeaderMap::from_iter([("x-sum".parse().expect("a name"), "2".parse().expect("a value"))]);
-    requests.send_trailers(trailers).expect("an open stream");
-    assert!(responses.data().await.is_none());
-    let trailers = responses
-        .trailers()
-        .await
-        .expect("an open stream")
-        .expect("trailers");
-    assert_eq!(trailers["grpc-status"], "0");
-    assert_eq!(trailers["x-sum"], "2");
-}
-
-#[tokio::test]
-async fn grpc_streams_in_both_directions_keep_their_deadline_and_trailers() {
-    let mut applications = Vec::new();
-    for protocol in ["grpc", "http2", "tcp"] {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a free port");
-        applications.push((protocol, listener.local_addr().expect("an address")));
-        tokio::spawn(serve_http2(listener));
-    }
-    let services = applications.clone();
-    let start = tokio::task::spawn_blocking(move || {
-        let sidecars = Sidecars::start(&services);
-        let addresses: Vec<_> = (0..services.len())
-            .map(|index| sidecars.outbound(index))
-            .collect();
-        (sidecars, addresses)
-    });
-    let (_sidecars, addresses) = start.await.expect("the sidecars");
-    for (address, (protocol, _)) in addresses.into_iter().zip(applications) {
-        let check = tokio::time::timeout(TIMEOUT, check_streams(address));
-        check.await.unwrap_or_else(|_| panic!("{protocol}: no response"));
-    }
 }
 
 #[test]
