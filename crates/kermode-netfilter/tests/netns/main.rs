@@ -12,6 +12,7 @@ mod golden;
 mod applying;
 mod dns;
 mod exclusions;
+mod icmp;
 mod inbound;
 mod lab;
 mod outbound;

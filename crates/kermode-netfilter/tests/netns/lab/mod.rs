@@ -16,6 +16,7 @@ use kermode_netfilter::{AppliedRules, Nft, TrafficConfig, set_up};
 
 pub(crate) use namespace::Namespace;
 use simulated_server::SimulatedServer;
+use socket::ping;
 pub(crate) use socket::{Transport, request, request_from};
 
 /// UID of the application.
@@ -119,6 +120,16 @@ impl NetnsLab {
     /// Sends a query over UDP from the pod, as a user. Returns the response.
     pub(crate) fn pod_udp(&self, uid: u32, target: &str) -> String {
         request(&self.pod, uid, Transport::Udp, target)
+    }
+
+    /// Sends an echo request of ICMP from the pod. Returns the data of the response.
+    pub(crate) fn pod_ping(&self, target: &str) -> String {
+        ping(&self.pod, target)
+    }
+
+    /// Sends an echo request of ICMP from the client. Returns the data of the response.
+    pub(crate) fn client_ping(&self, target: &str) -> String {
+        ping(&self.client, target)
     }
 
     /// Connects over TCP from the client. Returns the response.

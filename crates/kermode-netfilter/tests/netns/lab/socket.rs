@@ -1,14 +1,15 @@
-//! Requests of the tests, from sockets of a given user and, optionally, a given source address.
+//! Requests of the tests, from sockets of a given user and, optionally, a given source address; and echo requests of ICMP.
 
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 use nix::unistd::{Uid, setfsuid};
@@ -74,11 +75,49 @@ fn connect_socket(
     if let Some(source) = source {
         bind_when_free(&socket, source)?;
     }
-    let timeout = TimeVal::new(TIMEOUT.as_secs().try_into().unwrap_or(1), 0);
-    setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
+    set_timeouts(&socket)?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
     Ok(socket)
+}
+
+/// Sends an echo request of ICMP from the namespace. Returns the data of the response, or the error.
+pub(crate) fn ping(namespace: &Namespace, target: &str) -> String {
+    // The kernel fills in identifier and checksum, for the groups in this range.
+    let range = "net.ipv4.ping_group_range=0 0";
+    namespace.command("sysctl", &["--quiet", "--write", range], "");
+    let target: IpAddr = target.parse().expect("an address");
+    let response = namespace.run(|| echo_request(target));
+    response.unwrap_or_else(|error| format!("error: {error}"))
+}
+
+fn echo_request(target: IpAddr) -> io::Result<String> {
+    const HEADER_LENGTH: usize = 8;
+    let (family, protocol, request_type) = if target.is_ipv4() {
+        (AddressFamily::Inet, SockProtocol::Icmp, 8)
+    } else {
+        (AddressFamily::Inet6, SockProtocol::IcmpV6, 128)
+    };
+    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?;
+    set_timeouts(&socket)?;
+    connect(
+        socket.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(target, 0)),
+    )?;
+    let socket = UdpSocket::from(socket);
+    let mut message = vec![request_type, 0, 0, 0, 0, 0, 0, 1];
+    message.extend(b"ping");
+    socket.send(&message)?;
+    let mut response = [0; 200];
+    let length = socket.recv(&mut response)?;
+    let data = response.get(HEADER_LENGTH..length).unwrap_or_default();
+    Ok(String::from_utf8_lossy(data).into_owned())
+}
+
+fn set_timeouts(socket: &OwnedFd) -> io::Result<()> {
+    let timeout = TimeVal::new(TIMEOUT.as_secs().try_into().unwrap_or(1), 0);
+    setsockopt(socket, sockopt::SendTimeout, &timeout)?;
+    setsockopt(socket, sockopt::ReceiveTimeout, &timeout)?;
+    Ok(())
 }
 
 /// Binds a socket, and retries while the address is in use: a child process that another test has just forked keeps a
