@@ -1,6 +1,7 @@
 //! Suite `xds`: the resources that Envoy gets, and its bootstrap. Each kind of case compares a part of the resources.
 
 mod bootstrap;
+mod dns;
 mod messages;
 #[cfg(test)]
 mod tests;
@@ -22,8 +23,6 @@ use crate::suite::{Outcome, Runner};
 /// Runner of the suite.
 pub(crate) struct Xds;
 
-const NO_DNS_IN_ENVOY: &str = "Envoy has no DNS listener: kuma-dp answers DNS queries, and asks the control plane for \
-                               .mesh names (docs/design.md#mesh-dns-names)";
 const NO_ADMIN_ADDRESS: &str = "the address of the admin interface is not a setting: it is always 127.0.0.1 \
                                 (docs/reference/envoy.md#readiness-and-probes)";
 const NO_ACCESS_LOG: &str = "Kermode has neither TrafficLog nor `logging` of a Mesh: no listener has an access log \
@@ -46,7 +45,7 @@ impl Runner for Xds {
                 &proxy_resources(case, |name| name.contains(":passthrough:"))?,
             ),
             "probe-listener" => compare(case, &proxy_resources(case, |name| name.starts_with("probe:"))?),
-            "dns-listener" => Ok(Outcome::Skipped(NO_DNS_IN_ENVOY.to_owned())),
+            "dns-listener" => dns::compare(case),
             "admin-listener" if case.json["files"]["expected"].is_null() => {
                 Ok(Outcome::Skipped(NO_ADMIN_ADDRESS.to_owned()))
             }

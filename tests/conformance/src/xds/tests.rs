@@ -101,6 +101,33 @@ fn wrong_address_of_direct_access_is_found() {
 }
 
 #[test]
+fn wrong_virtual_ip_of_a_name_is_found() {
+    let outbound = |address: &str, service: &str| json!({ "address": address, "port": 80, "tags": { "kuma.io/service": service } });
+    let client = json!({ "networking": { "outbound": [
+        outbound("240.0.0.1", "web_shop_svc_80"),
+        outbound("240.0.0.2", "api_shop_svc_80"),
+    ]}});
+    let domains = json!([
+        { "address": "240.0.0.1", "domains": ["web_shop_svc_80.mesh"] },
+        { "address": "240.0.0.9", "domains": ["missing_shop_svc_80.mesh"] },
+    ]);
+    let case = json!({ "kind": "dns-listener", "settings": { "vipDomains": domains } });
+    let domain = json!({
+        "name": "web_shop_svc_80.mesh",
+        "endpoint": { "addressList": { "address": ["240.0.0.1"] } },
+    });
+    let table = json!({ "inlineDnsTable": { "virtualDomains": [domain] } });
+    let filter = json!({ "typedConfig": { "serverConfig": table } });
+    let expected = json!({ "resources": [
+        resource(LISTENER, "kuma:dns", json!({ "listenerFilters": [filter] })),
+    ]});
+    let address = "/resources/0/resource/listenerFilters/0/typedConfig/serverConfig/inlineDnsTable/virtualDomains/0\
+                   /endpoint/addressList/address/0";
+    let finding = (address, json!("240.0.0.2"), "web_shop_svc_80.mesh");
+    assert_finds(&case, &client, &expected, finding);
+}
+
+#[test]
 fn wrong_address_of_an_inbound_is_found() {
     let dataplane = json!({ "networking": {
         "address": "192.0.2.2",
