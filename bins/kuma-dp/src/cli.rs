@@ -22,6 +22,9 @@ pub(crate) enum Command {
     /// Run Envoy and the components that serve it. Ends after the drain that a signal starts, or when Envoy ends and is
     /// not restarted.
     Run(Box<RunArgs>),
+    /// Start the drain of a running `kuma-dp run`, which serves until its own signal. The preStop hook of a native sidecar
+    /// runs this command when the Pod begins to terminate.
+    Drain(DrainArgs),
     /// Wait until a URL responds with a success status, for hooks and probes of images without a shell.
     Wait(WaitArgs),
     /// Replace this process by Envoy. The kernel kills Envoy when the parent process, `kuma-dp run`, ends.
@@ -67,8 +70,12 @@ pub(crate) struct RunArgs {
     /// Time to keep serving after the first SIGTERM or SIGINT, in Go's notation (30s, 1m30s).
     #[arg(long, env = "KUMA_DATAPLANE_DRAIN_TIME", default_value = "30s")]
     pub(crate) drain_time: String,
-    /// Whether this container is a native sidecar. A native sidecar is signalled after the workload has ended, so its
-    /// drain ends early when the last connection closes.
+    /// Condition that ends the drain: wait (the end of the drain time), or acknowledged (no proxy sends requests to this
+    /// endpoint and no connection is open; at the latest, the end of the drain time).
+    #[arg(long, env = "KUMA_DATAPLANE_DRAIN_MODE", default_value = "wait")]
+    pub(crate) drain_mode: String,
+    /// Whether this container is a native sidecar. A native sidecar is signalled after the workload has ended, so it then
+    /// waits only for what is in progress.
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
     /// File with the token that authenticates this proxy; read for every call to the control plane.
@@ -119,6 +126,13 @@ pub(crate) struct RunArgs {
         value_parser = path()
     )]
     pub(crate) resolv_conf: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Directory of the socket of kuma-dp run; defaults to the temporary directory.
+    #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_SOCKET_DIR", value_parser = path())]
+    pub(crate) socket_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Arg, Args as _, Command};
 use kermode_agent::control_plane::ControlPlaneConfig;
 use kermode_agent::envoy::EnvoyConfig;
+use kermode_agent::shutdown::{DrainMode, ShutdownConfig};
 use kermode_agent::wait::Wait;
 use kermode_identity::TrustBundle;
 use kermode_model::{MeshName, ObjectKey, duration, notation};
@@ -24,9 +25,7 @@ pub(crate) struct Config {
     pub(crate) mesh: MeshName,
     pub(crate) proxy: ObjectKey,
     pub(crate) envoy: EnvoyConfig,
-    /// Whether this container is a native sidecar. The kubelet sends SIGTERM to a native sidecar after the containers
-    /// of the application have ended.
-    pub(crate) is_native_sidecar: bool,
+    pub(crate) shutdown: ShutdownConfig,
     /// DNS server; `None` if `kuma-dp` serves no DNS.
     pub(crate) dns: Option<DnsConfig>,
     /// File with the name servers that DNS queries are forwarded to.
@@ -91,6 +90,7 @@ impl RunArgs {
         let proxy = errors.value_of("name", required(self.name).and_then(|text| proxy_name(&text)));
         let mesh = errors.value_of("mesh", required(Some(self.mesh)));
         let drain_time = errors.value_of("drain_time", positive_duration(&self.drain_time));
+        let drain_mode = errors.value_of("drain_mode", parse_drain_mode(&self.drain_mode));
         let is_native_sidecar = errors.value_of("native_sidecar", boolean(&self.native_sidecar));
         let binary = errors.value_of("binary_path", required(Some(self.binary_path)));
         let admin_port = errors.value_of("admin_port", port(&self.admin_port));
@@ -127,13 +127,14 @@ impl RunArgs {
                     admin_port: admin_port?,
                     drain_time: drain_time?,
                 },
-                is_native_sidecar: is_native_sidecar?,
+                shutdown: ShutdownConfig {
+                    drain_time: drain_time?,
+                    drain_mode: drain_mode?,
+                    is_native_sidecar: is_native_sidecar?,
+                },
                 dns: dns.map(|(is_enabled, dns)| is_enabled.then_some(dns))?,
                 resolv_conf: resolv_conf?,
-                socket_dir: self
-                    .socket_dir
-                    .filter(|path| !path.is_empty())
-                    .unwrap_or_else(std::env::temp_dir),
+                socket_dir: socket_dir(self.socket_dir),
             })
         })();
         match config {
@@ -141,6 +142,13 @@ impl RunArgs {
             _ => Err(InvalidOptions(errors.0)),
         }
     }
+}
+
+/// Returns the directory of the unix socket between Envoy and `kuma-dp run`.
+pub(crate) fn socket_dir(configured: Option<PathBuf>) -> PathBuf {
+    configured
+        .filter(|path| !path.is_empty())
+        .unwrap_or_else(std::env::temp_dir)
 }
 
 /// Errors of the settings validated so far. Each error starts with the flag and the environment variable of its
@@ -236,6 +244,15 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
         Err("it must be more than zero".to_owned())
     } else {
         Ok(value)
+    }
+}
+
+/// Parses a drain mode. An empty text, such as the value of an empty environment variable, means the default.
+fn parse_drain_mode(text: &str) -> Result<DrainMode, String> {
+    match text {
+        "" | "wait" => Ok(DrainMode::Wait),
+        "acknowledged" => Ok(DrainMode::Acknowledged),
+        _ => Err(format!("`{text}` is neither wait nor acknowledged")),
     }
 }
 

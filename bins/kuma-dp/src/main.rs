@@ -7,7 +7,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use kermode_agent::envoy;
+use kermode_agent::{envoy, termination};
 use kermode_runtime::logging;
 use tokio::runtime;
 
@@ -20,6 +20,9 @@ fn main() -> ExitCode {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "kuma-dp starts");
             block_on(run::run(config))
         }),
+        Command::Drain(args) => {
+            block_on(termination::report(&config::socket_dir(args.socket_dir))).map(|()| ExitCode::SUCCESS)
+        }
         Command::Wait(args) => args
             .into_wait()
             .and_then(|wait| block_on(wait.run()))

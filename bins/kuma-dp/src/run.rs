@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use kermode_agent::certificate::Renewal;
-use kermode_agent::closed_ports::{AccessLogService, closed_ports};
+use kermode_agent::closed_ports::closed_ports;
 use kermode_agent::control_plane::ControlPlane;
 use kermode_agent::dns::{self, ControlPlaneNames, NameServers};
 use kermode_agent::envoy::{self, Admin, Envoy};
@@ -15,9 +15,9 @@ use kermode_agent::relay::Relay;
 use kermode_agent::removal::RemovalWatch;
 use kermode_agent::resolver::SystemDns;
 use kermode_agent::sds::SecretService;
-use kermode_agent::shutdown::EnvoyShutdown;
 use kermode_agent::socket::AgentSocket;
-use kermode_agent::supervisor;
+use kermode_agent::supervisor::{self, DrainSources};
+use kermode_agent::termination::{TerminationService, termination};
 use kermode_agent::token::TokenFile;
 use kermode_protocol::ads::Versions;
 use kermode_protocol::bootstrap::BootstrapConfig;
@@ -47,11 +47,16 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let envoy_arguments = envoy::arguments(&config.envoy, &envoy_bootstrap(&config, &socket)?);
     let start_envoy = || Envoy::start(&config.envoy.binary, envoy_arguments.clone());
     let envoy = start_envoy()?;
-    let (mut components, removal_watch) = start_components(&config, listener).await?;
+    let (termination_service, pod_termination) = termination();
+    let (mut components, removal_watch) = start_components(&config, listener, termination_service).await?;
     let admin = Admin::new(config.envoy.admin_port);
-    let new_shutdown = || EnvoyShutdown::new(config.envoy.drain_time, config.is_native_sidecar);
+    let sources = DrainSources {
+        signals,
+        pod_termination,
+        removal_watch,
+    };
     tokio::select! {
-        code = supervisor::supervise(envoy, start_envoy, admin, signals, new_shutdown, removal_watch) => {
+        code = supervisor::supervise(envoy, start_envoy, admin, sources, config.shutdown) => {
             code.map(ExitCode::from)
         }
         ended = components.join_next() => match ended {
@@ -99,6 +104,7 @@ fn envoy_bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Valu
 async fn start_components(
     config: &Config,
     listener: UnixListener,
+    termination_service: TerminationService,
 ) -> anyhow::Result<(Components, RemovalWatch)> {
     let mut components = Components::new();
     let system_dns = SystemDns::read(&config.resolv_conf);
@@ -116,7 +122,18 @@ async fn start_components(
         token: token.clone(),
     };
     let (access_log_service, closed_port_reporter) = closed_ports(client.clone(), token.clone());
-    components.spawn(serve_envoy(listener, relay, secret_service, access_log_service));
+    let router = Server::builder()
+        .add_service(Rpc(relay))
+        .add_service(Rpc(secret_service))
+        .add_service(Rpc(access_log_service))
+        .add_service(Rpc(ProbeService::default()))
+        .add_service(Rpc(termination_service));
+    components.spawn(async {
+        router
+            .serve_with_incoming(UnixListenerStream::new(listener))
+            .await
+            .context("the server on the unix socket failed")
+    });
     components.spawn(async {
         closed_port_reporter.run().await;
         bail!("the reporter of closed ports ended")
@@ -168,21 +185,4 @@ async fn start_dns(
         bail!("the server of metrics ended")
     });
     Ok(())
-}
-
-/// Serves ADS, SDS, the access log and probes to Envoy on the unix socket.
-async fn serve_envoy(
-    listener: UnixListener,
-    relay: Relay,
-    secret_service: SecretService,
-    access_log_service: AccessLogService,
-) -> anyhow::Result<()> {
-    Server::builder()
-        .add_service(Rpc(relay))
-        .add_service(Rpc(secret_service))
-        .add_service(Rpc(access_log_service))
-        .add_service(Rpc(ProbeService::default()))
-        .serve_with_incoming(UnixListenerStream::new(listener))
-        .await
-        .context("the server for Envoy on the unix socket failed")
 }

@@ -10,7 +10,8 @@
 //!                                           ──RPC──▶ control plane, for names of the mesh
 //! ```
 //!
-//! During a drain, [`removal`] watches the removal of the sidecar's endpoint.
+//! The preStop hook of a native sidecar reports the termination of the Pod ([`termination`]). During a drain, [`removal`]
+//! watches the removal of the sidecar's endpoint.
 
 mod backoff;
 pub mod certificate;
@@ -28,5 +29,6 @@ pub mod sds;
 pub mod shutdown;
 pub mod socket;
 pub mod supervisor;
+pub mod termination;
 pub mod token;
 pub mod wait;

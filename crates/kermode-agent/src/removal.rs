@@ -2,8 +2,8 @@
 //! endpoint.
 //!
 //! Each replica of the control plane tracks the acknowledgements of its own proxies only, so the agent calls all
-//! replicas. The result goes to the log: an operator sees how much of the drain time was needed. The drain does not
-//! wait for the result.
+//! replicas. The result goes to the log: an operator sees how much of the drain time was needed. The drain of a native
+//! sidecar, and of drain mode `acknowledged`, may end earlier with this result (`docs/reference/sidecar.md#shutdown`).
 
 mod replicas;
 
@@ -43,8 +43,9 @@ enum Report {
 }
 
 impl RemovalWatch {
-    /// Runs until every proxy has acknowledged the removal, or a replica responds that it does not implement the call.
-    pub async fn run(self) {
+    /// Runs until every proxy has acknowledged the removal, and returns true. Returns false if a replica responds that it
+    /// does not implement the call.
+    pub async fn run(self) -> bool {
         let (sender, mut reports) = mpsc::channel(MAX_QUEUED_REPORTS);
         // Dropping the set ends all calls.
         let mut calls = JoinSet::new();
@@ -59,7 +60,7 @@ impl RemovalWatch {
                 Report::Disconnected => replicas.on_disconnected(replica),
                 Report::Unimplemented => {
                     tracing::debug!("the control plane does not report endpoint removals");
-                    return;
+                    return false;
                 }
             };
             match progress {
@@ -80,10 +81,12 @@ impl RemovalWatch {
                         replicas = replica_count,
                         "every proxy has acknowledged that this endpoint is gone"
                     );
-                    return;
+                    return true;
                 }
             }
         }
+        // Not reached: the calls end only when they are dropped.
+        false
     }
 
     /// Calls one replica repeatedly, with a backoff between calls. Sends a report for each response and for the end of

@@ -1,4 +1,4 @@
-//! State machine of the shutdown of Envoy and of the agent, from the first signal to the exit of the agent. No IO.
+//! State machine of the shutdown of Envoy and of the agent, from the start of the drain to the exit of the agent. No IO.
 //! See `docs/reference/sidecar.md#shutdown`.
 //!
 //! The supervisor passes in [`Event`]s with the time and executes the returned [`Action`]s.
@@ -13,18 +13,32 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 /// Input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// The Pod has begun to terminate. The application is still running.
+    PodTerminates,
     /// The agent received `SIGTERM` or `SIGINT`.
     Signal,
     /// Envoy now fails its health check, as requested. Its clients then use other endpoints.
     DrainStarted,
     /// The request to Envoy to fail its health check has failed.
     DrainNotStarted,
-    /// Envoy has no downstream connections.
-    Idle,
+    /// Every proxy has acknowledged the removal of this endpoint, so none of them starts another request.
+    EndpointRemoved,
+    /// Envoy has this activity.
+    Activity(Activity),
     /// [`EnvoyShutdown::deadline`] has passed.
     Deadline,
     /// Envoy ended with this exit code.
     EnvoyEnded(u8),
+}
+
+/// Activity of Envoy's listeners, without the admin interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// Number of open connections.
+    pub connections: u64,
+    /// Number of HTTP requests without a complete response, and of open connections that are not HTTP. Closing the other
+    /// connections interrupts nothing.
+    pub in_progress: u64,
 }
 
 /// Output of the state machine.
@@ -32,8 +46,9 @@ pub enum Event {
 pub enum Action {
     /// Do nothing.
     None,
-    /// Request Envoy to fail its health check, then report [`Event::DrainStarted`] or [`Event::DrainNotStarted`].
-    FailHealthcheck,
+    /// Request Envoy to fail its health check, then report [`Event::DrainStarted`] or [`Event::DrainNotStarted`]. Watch
+    /// the removal of this endpoint, then report [`Event::EndpointRemoved`].
+    StartDrain,
     /// Send `SIGTERM` to Envoy.
     Terminate,
     /// Send `SIGKILL` to Envoy.
@@ -42,21 +57,46 @@ pub enum Action {
     Exit(u8),
 }
 
+/// Condition that ends the drain of a classic sidecar (docs/design.md#drain-modes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainMode {
+    /// The end of the drain time.
+    #[default]
+    Wait,
+    /// Every proxy has acknowledged the removal of the endpoint, and no connection is open. At the latest, the end of
+    /// the drain time.
+    Acknowledged,
+}
+
+/// Settings of the shutdown.
+#[derive(Clone, Copy, Debug)]
+pub struct ShutdownConfig {
+    /// Maximum duration of the drain after the first signal.
+    pub drain_time: Duration,
+    /// Condition that ends the drain of a classic sidecar.
+    pub drain_mode: DrainMode,
+    /// Whether Kubernetes signals this sidecar after the containers of the application have ended.
+    pub is_native_sidecar: bool,
+}
+
 /// State machine of the shutdown of one Envoy. A restarted Envoy gets a new state machine.
 #[derive(Debug)]
 pub struct EnvoyShutdown {
-    drain_time: Duration,
-    is_native_sidecar: bool,
+    config: ShutdownConfig,
     state: State,
+    is_endpoint_removed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// No signal was received.
-    NotBegun,
+    /// The drain has not started, and no signal was received.
+    Running,
+    /// The Pod terminates. The request to Envoy to fail its health check is in progress or has ended. Envoy serves until
+    /// the first signal, however long the application runs.
+    PodTerminating { is_drain_started: bool },
     /// The first signal was received; the request to Envoy to fail its health check is in progress.
     StartingDrain,
-    /// Envoy fails its health check and still serves.
+    /// The first signal was received; Envoy fails its health check and still serves.
     Draining { until: Instant },
     /// Envoy received `SIGTERM`.
     Terminating { kill_at: Instant },
@@ -67,19 +107,20 @@ enum State {
 impl EnvoyShutdown {
     /// Creates the state machine of a running Envoy.
     ///
-    /// Kubernetes signals a native sidecar after the application's containers have ended, so a native sidecar drains
-    /// only until its last connection is closed. A classic sidecar drains for all of `drain_time`.
-    pub fn new(drain_time: Duration, is_native_sidecar: bool) -> Self {
+    /// Kubernetes signals a native sidecar after the application's containers have ended, so a native sidecar then waits
+    /// only for what is in progress. A classic sidecar drains for all of the drain time, unless its drain mode is
+    /// [`DrainMode::Acknowledged`].
+    pub fn new(config: ShutdownConfig) -> Self {
         Self {
-            drain_time,
-            is_native_sidecar,
-            state: State::NotBegun,
+            config,
+            state: State::Running,
+            is_endpoint_removed: false,
         }
     }
 
     /// Returns whether the agent has received a signal.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.state != State::NotBegun
+    pub(crate) fn is_signalled(&self) -> bool {
+        !matches!(self.state, State::Running | State::PodTerminating { .. })
     }
 
     /// Returns the time of the next [`Event::Deadline`]: the end of the drain time, or the time of `SIGKILL`.
@@ -87,31 +128,64 @@ impl EnvoyShutdown {
         match self.state {
             State::Draining { until } => Some(until),
             State::Terminating { kill_at } => Some(kill_at),
-            State::NotBegun | State::StartingDrain | State::Killed => None,
+            State::Running | State::PodTerminating { .. } | State::StartingDrain | State::Killed => None,
         }
     }
 
-    /// Returns whether [`Event::Idle`] has an effect. If not, the supervisor need not count connections.
-    pub(crate) fn ends_when_idle(&self) -> bool {
-        self.is_native_sidecar && matches!(self.state, State::Draining { .. })
+    /// Returns whether [`Event::Activity`] may have an effect. If not, the supervisor need not count connections.
+    pub(crate) fn needs_activity(&self) -> bool {
+        let ends_early = self.config.is_native_sidecar
+            || self.config.drain_mode == DrainMode::Acknowledged && self.is_endpoint_removed;
+        ends_early && matches!(self.state, State::Draining { .. })
     }
 
     /// Handles an event.
     pub fn on_event(&mut self, event: Event, now: Instant) -> Action {
         match (self.state, event) {
-            (State::NotBegun, Event::Signal) => {
-                self.state = State::StartingDrain;
-                Action::FailHealthcheck
+            (_, Event::EndpointRemoved) => {
+                self.is_endpoint_removed = true;
+                Action::None
             }
-            (State::StartingDrain, Event::DrainStarted) => {
-                self.state = State::Draining {
-                    until: now + self.drain_time,
+            (State::Running, Event::PodTerminates) => {
+                self.state = State::PodTerminating {
+                    is_drain_started: false,
+                };
+                Action::StartDrain
+            }
+            (State::PodTerminating { .. }, Event::DrainStarted) => {
+                self.state = State::PodTerminating {
+                    is_drain_started: true,
                 };
                 Action::None
             }
+            (
+                State::PodTerminating {
+                    is_drain_started: true,
+                },
+                Event::Signal,
+            )
+            | (State::StartingDrain, Event::DrainStarted) => {
+                self.state = State::Draining {
+                    until: now + self.config.drain_time,
+                };
+                Action::None
+            }
+            // The request of a terminating Pod may have failed, so another one is sent.
+            (
+                State::Running
+                | State::PodTerminating {
+                    is_drain_started: false,
+                },
+                Event::Signal,
+            ) => {
+                self.state = State::StartingDrain;
+                Action::StartDrain
+            }
             (State::StartingDrain, Event::DrainNotStarted | Event::Signal)
             | (State::Draining { .. }, Event::Signal | Event::Deadline) => self.terminate(now),
-            (State::Draining { .. }, Event::Idle) if self.is_native_sidecar => self.terminate(now),
+            (State::Draining { .. }, Event::Activity(activity)) if self.is_complete(activity) => {
+                self.terminate(now)
+            }
             // A further signal means that the sender does not want to wait for Envoy's end.
             (State::Terminating { .. } | State::Killed, Event::Signal) => Action::Exit(1),
             (State::Terminating { .. }, Event::Deadline) => {
@@ -121,7 +195,31 @@ impl EnvoyShutdown {
             // The agent terminated Envoy, so Envoy's exit code is not an error.
             (State::Terminating { .. } | State::Killed, Event::EnvoyEnded(_)) => Action::Exit(0),
             (_, Event::EnvoyEnded(code)) => Action::Exit(code),
-            (_, Event::DrainStarted | Event::DrainNotStarted | Event::Idle | Event::Deadline) => Action::None,
+            (
+                _,
+                Event::PodTerminates
+                | Event::DrainStarted
+                | Event::DrainNotStarted
+                | Event::Activity(_)
+                | Event::Deadline,
+            ) => Action::None,
+        }
+    }
+
+    /// Returns whether the drain is complete before the end of the drain time.
+    ///
+    /// The application of a native sidecar has ended, so a request on an idle connection could get only an error. A
+    /// proxy repeats the request at another endpoint after such an error, but not after the end of the connection. Idle
+    /// connections are therefore kept until no proxy sends requests.
+    fn is_complete(&self, activity: Activity) -> bool {
+        let Activity {
+            connections,
+            in_progress,
+        } = activity;
+        if self.config.is_native_sidecar {
+            connections == 0 || in_progress == 0 && self.is_endpoint_removed
+        } else {
+            self.config.drain_mode == DrainMode::Acknowledged && self.is_endpoint_removed && connections == 0
         }
     }
 

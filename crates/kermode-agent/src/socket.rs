@@ -4,7 +4,7 @@
 //! would need no directory, but every container of the Pod could connect to it: the containers share the network
 //! namespace.
 
-use std::fs::{DirBuilder, remove_dir_all};
+use std::fs::{DirBuilder, read_dir, remove_dir_all};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,13 @@ use tokio::net::UnixListener;
 
 /// Limit on the length of the path, in bytes: `sockaddr_un` has room for 108 bytes, including a terminating zero.
 const MAX_PATH_LENGTH: usize = 107;
+
+/// Start of the name of the socket's directory. The process ID of the agent follows.
+const DIRECTORY_PREFIX: &str = "kuma-dp-";
+/// Name of the socket in its directory.
+const FILE_NAME: &str = "agent.sock";
+/// Limit on the number of sockets that [`paths`] returns. Each killed agent leaves at most one socket behind.
+const MAX_PATHS: usize = 32;
 
 /// Path of the bound socket. Dropping this value removes the directory of the socket.
 #[derive(Debug)]
@@ -28,8 +35,8 @@ impl AgentSocket {
     /// # Errors
     /// Fails when `parent` does not exist or is not writable, or the path is too long.
     pub fn bind(parent: &Path) -> anyhow::Result<(Self, UnixListener)> {
-        let directory = parent.join(format!("kuma-dp-{}", std::process::id()));
-        let path = directory.join("agent.sock");
+        let directory = parent.join(format!("{DIRECTORY_PREFIX}{}", std::process::id()));
+        let path = directory.join(FILE_NAME);
         let remedy =
             "check KUMA_DATAPLANE_RUNTIME_SOCKET_DIR: with a read-only root file system a volume is needed";
         let path_text = path.display().to_string();
@@ -62,6 +69,26 @@ impl AgentSocket {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Returns the paths of the sockets that agents have bound below `parent`. Some of the agents may have ended.
+///
+/// # Errors
+/// Fails when `parent` cannot be read.
+pub(crate) fn paths(parent: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = read_dir(parent).with_context(|| {
+        format!(
+            "reading {}; check KUMA_DATAPLANE_RUNTIME_SOCKET_DIR",
+            parent.display()
+        )
+    })?;
+    let directories = entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(DIRECTORY_PREFIX));
+    Ok(directories
+        .map(|directory| directory.path().join(FILE_NAME))
+        .take(MAX_PATHS)
+        .collect())
 }
 
 impl Drop for AgentSocket {

@@ -7,19 +7,35 @@ use std::time::Duration;
 
 use kermode_runtime::shutdown::Signals;
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::envoy::{Admin, Envoy};
 use crate::removal::RemovalWatch;
 use crate::restarts::{RestartDecision, Restarts};
-use crate::shutdown::{Action, EnvoyShutdown, Event};
+use crate::shutdown::{Action, Activity, EnvoyShutdown, Event, ShutdownConfig};
 
-/// Interval at which Envoy's connections are counted during the drain of a native sidecar.
-const CONNECTION_COUNT_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval at which Envoy's connections and requests are counted during a drain that may end early.
+const ACTIVITY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Time within which Envoy must have started to drain. A healthy Envoy starts within a second and responds within
+/// milliseconds.
+const DRAIN_START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two requests to drain.
+const DRAIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Sources of the events that start and end the drain.
+pub struct DrainSources {
+    /// Signals to the agent.
+    pub signals: Signals,
+    /// Becomes true when the Pod begins to terminate. The sender is kept while the agent runs.
+    pub pod_termination: watch::Receiver<bool>,
+    /// Watch of the removal of this sidecar's endpoint.
+    pub removal_watch: RemovalWatch,
+}
 
 /// Supervises `envoy` and, after crashes, the replacements that `start_envoy` returns. Each Envoy gets its own
-/// [`EnvoyShutdown`] from `new_shutdown`. During the drain, `removal_watch` logs the removal of this sidecar's
-/// endpoint. Returns the exit code for the agent.
+/// [`EnvoyShutdown`] with `config`. Returns the exit code for the agent.
 ///
 /// # Errors
 /// Fails when Envoy cannot be started or waited for.
@@ -27,14 +43,14 @@ pub async fn supervise(
     mut envoy: Envoy,
     start_envoy: impl Fn() -> anyhow::Result<Envoy>,
     admin: Admin,
-    mut signals: Signals,
-    new_shutdown: impl Fn() -> EnvoyShutdown,
-    removal_watch: RemovalWatch,
+    mut sources: DrainSources,
+    config: ShutdownConfig,
 ) -> anyhow::Result<u8> {
     let mut restarts = Restarts::default();
     loop {
         let started = Instant::now();
-        let code = match supervise_one(envoy, admin, &mut signals, new_shutdown(), &removal_watch).await? {
+        let shutdown = EnvoyShutdown::new(config);
+        let code = match supervise_one(envoy, admin, &mut sources, shutdown).await? {
             End::ShutdownComplete(code) => return Ok(code),
             End::EnvoyEnded(code) => code,
         };
@@ -48,7 +64,7 @@ pub async fn supervise(
                 );
                 tokio::select! {
                     () = sleep(delay) => {}
-                    signal = signals.next() => {
+                    signal = sources.signals.next() => {
                         tracing::info!(signal, "signal received while Envoy is not running; the agent exits");
                         return Ok(0);
                     }
@@ -79,11 +95,17 @@ enum End {
 async fn supervise_one(
     mut envoy: Envoy,
     admin: Admin,
-    signals: &mut Signals,
+    sources: &mut DrainSources,
     mut shutdown: EnvoyShutdown,
-    removal_watch: &RemovalWatch,
 ) -> anyhow::Result<End> {
-    // Both futures are set when the first signal is received.
+    let DrainSources {
+        signals,
+        pod_termination,
+        removal_watch,
+    } = sources;
+    // A restarted Envoy drains as well if the Pod terminates already.
+    let mut pod_termination = pin!(Some(until_true(pod_termination.clone())));
+    // Both futures are set when the drain starts.
     let mut drain_start = pin!(None);
     let mut running_removal_watch = pin!(None);
     loop {
@@ -92,10 +114,15 @@ async fn supervise_one(
                 tracing::info!(signal, "signal received");
                 Event::Signal
             }
+            () = when_some(pod_termination.as_mut().as_pin_mut()) => {
+                pod_termination.set(None);
+                tracing::info!("the Pod terminates");
+                Event::PodTerminates
+            }
             code = envoy.wait() => {
                 let code = code?;
                 tracing::info!(code, "Envoy ended");
-                if !shutdown.has_begun() {
+                if !shutdown.is_signalled() {
                     return Ok(End::EnvoyEnded(code));
                 }
                 Event::EnvoyEnded(code)
@@ -104,18 +131,22 @@ async fn supervise_one(
                 drain_start.set(None);
                 if has_drain_started { Event::DrainStarted } else { Event::DrainNotStarted }
             }
-            () = when_some(running_removal_watch.as_mut().as_pin_mut()) => {
+            is_removed = when_some(running_removal_watch.as_mut().as_pin_mut()) => {
                 running_removal_watch.set(None);
-                continue;
+                let is_removed: bool = is_removed;
+                if !is_removed {
+                    continue;
+                }
+                Event::EndpointRemoved
             }
-            () = wait_until_idle(admin), if shutdown.ends_when_idle() => Event::Idle,
+            activity = next_activity(admin), if shutdown.needs_activity() => Event::Activity(activity),
             () = sleep_until(shutdown.deadline().unwrap_or_else(Instant::now)), if shutdown.deadline().is_some() => {
                 Event::Deadline
             }
         };
         match shutdown.on_event(event, Instant::now()) {
             Action::None => {}
-            Action::FailHealthcheck => {
+            Action::StartDrain => {
                 drain_start.set(Some(start_drain(admin)));
                 running_removal_watch.set(Some(removal_watch.clone().run()));
             }
@@ -129,35 +160,51 @@ async fn supervise_one(
     }
 }
 
-/// Requests Envoy to fail its health check. Returns whether Envoy has started to drain.
+/// Requests Envoy to fail its health check. Repeats the request, because an Envoy that has just started does not respond
+/// yet. Returns whether Envoy has started to drain.
 async fn start_drain(admin: Admin) -> bool {
-    match admin.fail_healthcheck().await {
-        Ok(()) => {
-            tracing::info!("the drain has started");
-            true
+    let repeated = async {
+        while let Err(error) = admin.fail_healthcheck().await {
+            tracing::debug!(error = format!("{error:#}"), "Envoy does not drain yet");
+            sleep(DRAIN_RETRY_INTERVAL).await;
         }
-        Err(error) => {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "Envoy does not drain; it is terminated immediately"
-            );
-            false
-        }
+    };
+    let has_started = timeout(DRAIN_START_TIMEOUT, repeated).await.is_ok();
+    if has_started {
+        tracing::info!("the drain has started");
+    } else {
+        tracing::warn!(
+            "Envoy does not drain within {DRAIN_START_TIMEOUT:?}; it ends as soon as the agent is signalled"
+        );
     }
+    has_started
 }
 
-/// Completes when Envoy has no downstream connections.
-async fn wait_until_idle(admin: Admin) {
+/// Returns Envoy's activity after an interval. Repeats a count that fails.
+async fn next_activity(admin: Admin) -> Activity {
     loop {
-        match admin.open_connections().await {
-            Ok(0) => return,
-            Ok(connections) => tracing::debug!(connections, "Envoy has open connections"),
+        sleep(ACTIVITY_INTERVAL).await;
+        match admin.activity().await {
+            Ok(activity) => {
+                let Activity {
+                    connections,
+                    in_progress,
+                } = activity;
+                tracing::debug!(connections, in_progress, "activity of Envoy");
+                return activity;
+            }
             Err(error) => tracing::debug!(
                 error = format!("{error:#}"),
                 "Envoy's connections cannot be counted"
             ),
         }
-        sleep(CONNECTION_COUNT_INTERVAL).await;
+    }
+}
+
+/// Completes when the value is true. Never completes if the sender is dropped before.
+async fn until_true(mut receiver: watch::Receiver<bool>) {
+    if receiver.wait_for(|value| *value).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -354,6 +354,10 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
         "drainMode",
         "Default of `kuma.io/drain-mode`: `wait` or `acknowledged`.",
     ),
+    (
+        "applicationStopDelay",
+        "Default of `kuma.io/application-stop-delay`. `0s` delays no stop.",
+    ),
 ];
 
 /// Returns all settings in the order of the reference.

@@ -12,14 +12,12 @@ use crate::trace::{Trace, TraceTopic};
 /// Part of the grace period that remains for stopping Envoy and the agent after the drain.
 const STOP_RESERVE: Duration = Duration::from_secs(5);
 /// Kubernetes' default `terminationGracePeriodSeconds`. The API server sets it before webhooks run.
-const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Minimum drain time: `kuma-dp` does not accept zero.
 const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
 /// A limit below this value gives a warning even if no drain time was configured, because clients may not stop using
 /// the endpoint within such a drain time. Only a grace period below 10 s leads to such a limit.
 const SHORT_DRAIN: Duration = Duration::from_secs(5);
-/// Environment variable of the drain mode.
-const DRAIN_MODE_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_MODE";
 /// Environment variable of the drain time.
 const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
@@ -99,18 +97,13 @@ pub(crate) fn limit_drain_time(
     *value = Value::String(max_text);
 }
 
-/// Warns about a drain mode other than `wait`, wherever the mode was set: the sidecar does not read the mode yet
-/// (docs/design.md#drain-modes).
-pub(crate) fn warn_of_ignored_drain_mode(sidecar: &Value, warnings: &mut Vec<String>) {
-    let mut variables = sidecar.get("env").and_then(Value::as_array).into_iter().flatten();
-    let variable = variables.find(|variable| variable["name"] == DRAIN_MODE_VARIABLE);
-    let mode = variable.and_then(|variable| variable["value"].as_str());
-    if let Some(mode) = mode.filter(|mode| *mode != "wait") {
-        warnings.push(format!(
-            "drain mode {mode:?} has no effect yet, so the sidecar drains for its whole drain time: remove \
-             kuma.io/drain-mode or the setting drainMode",
-        ));
-    }
+/// Returns the drain time of a rendered sidecar; `None` if it has none or an invalid one.
+pub(crate) fn drain_time(sidecar: &Value) -> Option<Duration> {
+    let variables = sidecar.get("env")?.as_array()?;
+    let variable = variables
+        .iter()
+        .find(|variable| variable["name"] == DRAIN_TIME_VARIABLE)?;
+    duration::parse(variable["value"].as_str()?).ok()
 }
 
 fn drain_time_of(sidecar: &mut Value) -> Option<&mut Value> {

@@ -23,7 +23,7 @@ use crate::render::{self, TokenAndRoots};
 use crate::settings::Settings;
 use crate::trace::{InjectionExplanation, Trace, TraceTopic};
 use crate::values::Values;
-use crate::{annotations, drain, ports, uid, volumes, warnings};
+use crate::{annotations, drain, ports, stop, timeline, uid, volumes, warnings};
 
 /// Inputs of injection besides the Pod and the settings.
 #[derive(Clone, Copy)]
@@ -299,6 +299,9 @@ impl Rendering<'_> {
             probes::restore(found_probes)
         };
         builder.change_probes(&probes);
+        let sleep_hooks = stop::hooks(pod, plan, warnings, trace);
+        timeline::check(pod, plan, &sidecar, &sleep_hooks, warnings, trace);
+        builder.add_sleep_hooks(&sleep_hooks);
         let volumes = needed_volumes(plan, token_volume, &sidecar);
         builder.change_volumes(volumes::changes(
             pod,
@@ -355,7 +358,6 @@ impl Rendering<'_> {
             warnings,
             trace,
         );
-        drain::warn_of_ignored_drain_mode(&sidecar, warnings);
         Ok(sidecar)
     }
 

@@ -28,6 +28,8 @@ mod quantity;
 mod reason;
 mod render;
 pub mod settings;
+mod stop;
+mod timeline;
 mod trace;
 mod uid;
 mod values;

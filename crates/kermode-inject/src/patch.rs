@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::pod::{Missing, Pod};
 use crate::probes::{Change, RewrittenProbe};
+use crate::stop::SleepHook;
 use crate::volumes::VolumeChanges;
 
 /// Lists and maps of a Pod that injection changes: the parent's key, and the key in the parent.
@@ -124,6 +125,20 @@ impl PatchBuilder {
                     self.remove(&path_in_probe(&["httpGet"]));
                     self.add(&path_in_probe(&["grpc"]), json!({"port": port, "service": path}));
                 }
+            }
+        }
+    }
+
+    /// Adds preStop hooks. Must be called before containers are inserted, like [`Self::change_probes`].
+    pub(crate) fn add_sleep_hooks(&mut self, hooks: &[SleepHook]) {
+        for hook in hooks {
+            let index = hook.container.to_string();
+            let pre_stop = json!({"sleep": {"seconds": hook.seconds}});
+            if hook.has_lifecycle {
+                self.add(&["spec", "containers", &index, "lifecycle", "preStop"], pre_stop);
+            } else {
+                let lifecycle = json!({"preStop": pre_stop});
+                self.add(&["spec", "containers", &index, "lifecycle"], lifecycle);
             }
         }
     }

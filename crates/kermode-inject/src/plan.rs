@@ -41,6 +41,12 @@ pub(crate) struct Plan<'a> {
     /// Whether an annotation of the Pod sets the drain time.
     pub(crate) drain_time_is_annotated: bool,
     pub(crate) drain_mode: DrainMode,
+    /// Time between the start of the Pod's termination and the stop of the application; zero if there is no delay.
+    pub(crate) application_stop_delay: Duration,
+    /// Whether an annotation of the Pod sets the delay.
+    pub(crate) application_stop_delay_is_annotated: bool,
+    /// Whether the API server and every kubelet support the lifecycle handler `sleep`.
+    pub(crate) supports_sleep_hooks: bool,
     /// Envoy's log level, if the Pod sets it.
     pub(crate) log_level: Option<String>,
     /// Environment variables of the sidecar that the Pod or the settings configure.
@@ -119,6 +125,14 @@ impl<'a> Plan<'a> {
                 .unwrap_or(sidecar.drain_time),
             drain_time_is_annotated: annotations.get(key::SIDECAR_DRAIN_TIME).is_some(),
             drain_mode: drain_mode(settings, &annotations)?,
+            application_stop_delay: annotations
+                .duration_or_zero(key::APPLICATION_STOP_DELAY)?
+                .unwrap_or(settings.application_stop_delay),
+            application_stop_delay_is_annotated: annotations.get(key::APPLICATION_STOP_DELAY).is_some(),
+            supports_sleep_hooks: settings.sleep_hooks_supported
+                && context
+                    .oldest_node
+                    .is_none_or(|(_, version)| version.supports_sleep_hooks()),
             log_level: annotations.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
             dns_metrics_port: configured_dns_metrics_port(&env_vars).unwrap_or(DEFAULT_DNS_METRICS_PORT),
             env_vars,

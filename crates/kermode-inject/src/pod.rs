@@ -17,6 +17,7 @@ const WINDOWS: &str = "windows";
 
 /// The fields of a Pod that injection reads.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent fields
 pub(crate) struct Pod<'a> {
     /// `metadata.name`, or `metadata.generateName` followed by `*`.
     pub(crate) name: String,
@@ -29,6 +30,8 @@ pub(crate) struct Pod<'a> {
     pub(crate) image_pull_secrets: Vec<&'a str>,
     /// `spec.terminationGracePeriodSeconds`. The API server sets its default of 30 before webhooks run.
     pub(crate) termination_grace_period_seconds: Option<u64>,
+    /// Whether `spec.restartPolicy` is `Always`, the default.
+    pub(crate) is_always_restarted: bool,
     /// `spec.securityContext.runAsUser`.
     pub(crate) run_as_user: Option<i64>,
     /// `spec.securityContext.runAsNonRoot`.
@@ -107,6 +110,9 @@ impl<'a> Pod<'a> {
                 whole_number,
             )?
             .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
+            is_always_restarted: spec
+                .get("restartPolicy")
+                .is_none_or(|policy| policy.is_null() || policy == "Always"),
             run_as_user: member(
                 "/spec/securityContext",
                 security_context,

@@ -7,7 +7,9 @@ mod problems;
 mod sidecar;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use kermode_model::KubernetesVersion;
 use serde::{Deserialize, Serialize};
 
 pub use self::sidecar::{ProbeSettings, ResourceAmounts, Resources, SidecarContainer};
@@ -53,10 +55,18 @@ pub struct Settings {
     pub security_profile: SecurityProfile,
     /// Condition that ends the sidecar's drain (docs/design.md#drain-modes).
     pub drain_mode: DrainMode,
+    /// Time between the start of a Pod's termination and the stop of its application, for containers without a preStop
+    /// hook (docs/design.md#delayed-stop). Zero adds no hooks. Rounded up to whole seconds.
+    #[serde(with = "kermode_model::duration::go_notation")]
+    pub application_stop_delay: Duration,
     /// Whether the API server supports restartable init containers (1.29 and later). This is not configuration: the
     /// control plane derives it from the API server's version.
     #[serde(skip)]
     pub native_sidecars_supported: bool,
+    /// Whether the API server supports the lifecycle handler `sleep` (1.30 and later). The control plane derives it from
+    /// the API server's version, too.
+    #[serde(skip)]
+    pub sleep_hooks_supported: bool,
 }
 
 /// Pods that are never injected.
@@ -144,6 +154,14 @@ pub enum DrainMode {
 
 // === impl Settings ===
 
+impl Settings {
+    /// Derives the settings that depend on the version of the API server. `None` is a version that cannot be parsed.
+    pub fn set_api_server_version(&mut self, version: Option<KubernetesVersion>) {
+        self.native_sidecars_supported = version.is_some_and(KubernetesVersion::supports_native_sidecars);
+        self.sleep_hooks_supported = version.is_some_and(KubernetesVersion::supports_sleep_hooks);
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -163,7 +181,9 @@ impl Default for Settings {
             sidecar_mode: SidecarMode::default(),
             security_profile: SecurityProfile::default(),
             drain_mode: DrainMode::default(),
+            application_stop_delay: Duration::from_secs(5),
             native_sidecars_supported: false,
+            sleep_hooks_supported: false,
         }
     }
 }

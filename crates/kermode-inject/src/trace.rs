@@ -47,6 +47,10 @@ pub enum TraceTopic {
     ContainerPatches,
     /// Drain time and grace period.
     Drain,
+    /// Delay of the application's stop.
+    Stop,
+    /// Order of events when the Pod terminates.
+    Termination,
     /// The init container.
     Init,
     /// Ports of the sidecar that the application uses as well.
@@ -130,6 +134,8 @@ impl TraceTopic {
             Self::Token => "token",
             Self::ContainerPatches => "container patches",
             Self::Drain => "drain time",
+            Self::Stop => "stop of the application",
+            Self::Termination => "termination",
             Self::Init => "init container",
             Self::Ports => "ports",
             Self::Probes => "probes",

@@ -129,14 +129,22 @@ impl<'a> Values<'a> {
 
     /// Parses a duration above zero.
     pub(crate) fn duration(&self, key: &'static str) -> Result<Option<Duration>, Denial> {
+        let duration = self.duration_or_zero(key)?;
+        if duration.is_some_and(|duration| duration.is_zero()) {
+            return Err(self.unparsable(key, "the duration must be above zero".to_owned()));
+        }
+        Ok(duration)
+    }
+
+    /// Parses a duration, which may be zero.
+    pub(crate) fn duration_or_zero(&self, key: &'static str) -> Result<Option<Duration>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(None);
         };
-        match duration::parse(text) {
-            Ok(duration) if !duration.is_zero() => Ok(Some(duration)),
-            Ok(_) => Err(self.unparsable(key, "the duration must be above zero".to_owned())),
-            Err(error) => Err(self.unparsable(key, error.to_string())),
-        }
+        let duration = duration::parse(text);
+        duration
+            .map(Some)
+            .map_err(|error| self.unparsable(key, error.to_string()))
     }
 
     /// Parses one of several fixed words. Returns the value that `choices` has for the word.

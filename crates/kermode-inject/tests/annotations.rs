@@ -9,7 +9,6 @@
 
 mod fixture;
 
-use kermode_inject::settings::DrainMode;
 use kermode_inject::{Denial, Outcome, Settings, inject};
 use serde_json::{Value, json};
 
@@ -234,42 +233,6 @@ fn named_token_volume_without_a_token_for_the_control_plane_causes_a_warning() {
             "{source}"
         );
         assert_eq!(warnings.len(), usize::from(is_warned), "{source}: {warnings:?}");
-    }
-}
-
-#[test]
-fn drain_mode_that_has_no_effect_gives_a_warning_wherever_it_is_set() {
-    let warnings = |annotations: Value, settings: &Settings| -> Vec<String> {
-        let pod = json!({
-            "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": annotations},
-            "spec": {"containers": [{"name": "app"}]},
-        });
-        match Fixture::default().with(|context| inject(&pod, settings, context)) {
-            Ok(Outcome::Injected(injection)) => injection.warnings,
-            other => panic!("{other:?}"),
-        }
-    };
-    let default = Settings::default();
-    let acknowledged = Settings {
-        drain_mode: DrainMode::Acknowledged,
-        ..Settings::default()
-    };
-    for (annotations, settings, warns) in [
-        (json!({}), &default, false),
-        (json!({"kuma.io/drain-mode": "acknowledged"}), &default, true),
-        (
-            json!({"kuma.io/sidecar-env-vars": "KUMA_DATAPLANE_DRAIN_MODE=acknowledged"}),
-            &default,
-            true,
-        ),
-        (json!({}), &acknowledged, true),
-        (json!({"kuma.io/drain-mode": "wait"}), &acknowledged, false),
-    ] {
-        let warnings = warnings(annotations.clone(), settings);
-        let warned = warnings
-            .iter()
-            .any(|warning| warning.starts_with("drain mode \"acknowledged\" has no effect"));
-        assert_eq!(warned, warns, "{annotations}: {warnings:?}");
     }
 }
 

@@ -42,10 +42,13 @@ fn settings(name: &str) -> Settings {
         return Settings::default();
     }
     let mut value: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    // This setting is not part of the configuration, because it depends on the API server.
-    let native = value.as_object_mut().unwrap().remove("nativeSidecarsSupported");
+    // These settings are not part of the configuration, because they depend on the API server.
+    let mut of_api_server = |name: &str| value.as_object_mut().unwrap().remove(name) == Some(json!(true));
+    let native = of_api_server("nativeSidecarsSupported");
+    let sleep_hooks = of_api_server("sleepHooksSupported");
     let mut settings: Settings = serde_json::from_value(value).unwrap();
-    settings.native_sidecars_supported = native == Some(json!(true));
+    settings.native_sidecars_supported = native;
+    settings.sleep_hooks_supported = sleep_hooks;
     assert_eq!(settings.problems(), Vec::<String>::new(), "{name}");
     settings
 }

@@ -328,6 +328,7 @@ fn any_block() -> impl Strategy<Value = JsonPatchBlock> {
 fn settings(native: bool) -> Settings {
     Settings {
         native_sidecars_supported: native,
+        sleep_hooks_supported: native,
         ..Settings::default()
     }
 }

@@ -124,6 +124,9 @@ keys! {
     /// Condition for the end of the drain: `wait` is the full drain time, `acknowledged` is the acknowledgement
     /// of the endpoint removal by every proxy, with the drain time as upper bound.
     DRAIN_MODE = "kuma.io/drain-mode", "annotation of a Pod", Notation::Words(&["wait", "acknowledged"]), "setting `drainMode`";
+    /// Time between the start of the Pod's termination and the stop of the application's containers that have no preStop
+    /// hook; `0s` for none.
+    APPLICATION_STOP_DELAY = "kuma.io/application-stop-delay", "annotation of a Pod", Notation::Duration, "setting `applicationStopDelay`";
     /// Port of the metrics endpoint, written to `spec.metrics` of the Dataplane.
     METRICS_PORT = "prometheus.metrics.kuma.io/port", "annotation of a Pod", Notation::Port, "";
     /// Path of the metrics endpoint, written to `spec.metrics` of the Dataplane.

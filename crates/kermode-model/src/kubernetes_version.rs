@@ -1,4 +1,4 @@
-//! Versions of API servers and kubelets, which decide whether native sidecars work.
+//! Versions of API servers and kubelets, which decide whether native sidecars and sleep hooks work.
 
 use std::fmt;
 
@@ -12,6 +12,9 @@ pub struct KubernetesVersion {
 impl KubernetesVersion {
     /// First version that runs native sidecars (restartable init containers) by default.
     const NATIVE_SIDECARS: Self = Self::new(1, 29);
+
+    /// First version that supports the lifecycle handler `sleep` by default (feature `PodLifecycleSleepAction`).
+    const SLEEP_HOOKS: Self = Self::new(1, 30);
 
     /// Creates a version.
     pub const fn new(major: u32, minor: u32) -> Self {
@@ -30,6 +33,11 @@ impl KubernetesVersion {
     /// Whether this version runs native sidecars (docs/design.md#sidecar-modes).
     pub fn supports_native_sidecars(self) -> bool {
         self >= Self::NATIVE_SIDECARS
+    }
+
+    /// Whether this version supports the lifecycle handler `sleep` (docs/design.md#delayed-stop).
+    pub fn supports_sleep_hooks(self) -> bool {
+        self >= Self::SLEEP_HOOKS
     }
 }
 

@@ -18,6 +18,7 @@ mod inner_network;
 mod install;
 mod job;
 mod kuma_manual;
+mod leaving;
 mod mesh;
 mod modes;
 mod observability;
@@ -102,6 +103,7 @@ fn application_tests() -> Vec<Test> {
         mesh::requests_that_leave_the_mesh_fail_without_passthrough,
         mesh::pods_of_a_mesh_that_was_deleted_and_created_again_talk_under_its_new_ca,
         permission::server_sidecar_responds_403_to_a_client_without_permission_and_says_why,
+        leaving::native_sidecar_drains_while_the_application_runs_and_ends_with_it,
         job::job_uses_the_mesh_in_its_init_container_and_completes,
         init_containers::annotations_let_init_containers_of_a_uid_use_https_and_dns_without_the_sidecar,
         admission::denial_of_an_invalid_injection_label_names_key_and_value,

@@ -223,8 +223,7 @@ impl SharedState {
         registry: &Arc<Mutex<Registry>>,
     ) -> anyhow::Result<Webhooks> {
         let mut settings = config.runtime.kubernetes.injector.clone();
-        settings.native_sidecars_supported =
-            api_server::retry(async || supports_native_sidecars(client).await).await?;
+        settings.set_api_server_version(api_server::retry(async || api_server_version(client).await).await?);
         let metrics = admission::Metrics::default();
         metrics.register(&mut registry.lock());
         Ok(Webhooks {
@@ -296,11 +295,13 @@ impl SharedState {
     }
 }
 
-/// Returns whether the API server supports native sidecars. In the sidecar mode `auto`, the injector uses the result
-/// only while no Node is known; see [`kermode_inject::Context::oldest_node`]. In the mode `native`, support by either
-/// the API server or the oldest kubelet is enough.
-async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
+/// Returns the version of the API server; `None` if it cannot be parsed. The injector uses it for the sidecar mode `auto`
+/// only while no Node is known; see [`kermode_inject::Context::oldest_node`]. In the mode `native`, support by either the
+/// API server or the oldest kubelet is enough.
+async fn api_server_version(client: &Client) -> anyhow::Result<Option<KubernetesVersion>> {
     let version = client.apiserver_version().await?;
-    let version = KubernetesVersion::parse(&format!("{}.{}", version.major, version.minor));
-    Ok(version.is_some_and(KubernetesVersion::supports_native_sidecars))
+    Ok(KubernetesVersion::parse(&format!(
+        "{}.{}",
+        version.major, version.minor
+    )))
 }

@@ -46,7 +46,8 @@ fn arguments_of_the_injector_are_accepted() {
     let dns = config.dns.unwrap();
     assert_eq!((dns.port.get(), dns.metrics_port.get()), (15053, 19153));
     assert!(dns.is_cache_enabled);
-    assert!(!config.is_native_sidecar);
+    assert!(!config.shutdown.is_native_sidecar);
+    assert_eq!(config.shutdown.drain_mode, DrainMode::Wait);
 }
 
 #[test]
@@ -60,6 +61,7 @@ fn all_errors_are_reported_at_once_each_with_its_flag_and_variable() {
         "--name=web",
         "--mesh=",
         "--native-sidecar=maybe",
+        "--drain-mode=maybe",
         "--dns-port=0",
         "--dns-cache-enabled=maybe",
         "--dns-prometheus-port=0",

@@ -141,6 +141,22 @@ impl Agent {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
+    /// Runs `kuma-dp drain`, as the preStop hook of a native sidecar does.
+    pub(crate) async fn report_termination(&self) {
+        let output = Command::new(kuma_dp_path())
+            .arg("drain")
+            .env_clear()
+            .env("TMPDIR", self.directory.path())
+            .output()
+            .await
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     /// Waits for the end of `kuma-dp`.
     pub(crate) async fn wait_for_end(&mut self) -> ExitStatus {
         match timeout(TIMEOUT, self.child.wait()).await {

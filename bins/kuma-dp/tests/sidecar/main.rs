@@ -15,12 +15,13 @@ mod control_plane;
 mod crashes;
 mod probes;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{Agent, is_running, kilobytes};
-use control_plane::{Behaviour, ControlPlane, SPIFFE_ID, free_address};
+use control_plane::{Behaviour, ControlPlane, POD_IP, SPIFFE_ID, free_address};
+use kermode_model::{ApplicationProbe, ProbeProtocol, Probes};
 use nix::sys::signal::Signal;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
@@ -350,6 +351,55 @@ async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_
         .await;
     drop(open_connection);
     assert_eq!(agent.wait_for_end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn native_sidecar_drains_from_the_termination_of_the_pod_until_its_signal_also_after_a_crash() {
+    // Nothing listens on the application's port, so Envoy responds to the probe itself.
+    let application = free_address(POD_IP).await;
+    let probe = ApplicationProbe::new(ProbeProtocol::Http, application.port(), "/");
+    let listener = free_address(POD_IP).await;
+    let probes = Probes {
+        port: listener.port(),
+        endpoints: vec![probe.clone()],
+    };
+    let control_plane = ControlPlane::start_with_probes(MTLS, Some(probes)).await;
+    let overrides = [
+        ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
+        ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
+    ];
+    let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
+    agent.wait_for_ready_status(200).await;
+    let response = async || response_head(listener, &probe.path).await;
+    let head = agent.eventually("Envoy responds", response).await;
+    assert!(!head.contains("connection: close"), "{head}");
+
+    agent.report_termination().await;
+    agent.wait_for_ready_status(503).await;
+    let head = response().await.expect("Envoy still serves");
+    assert!(head.contains("connection: close"), "{head}");
+
+    agent.crash_envoy().await;
+    agent
+        .eventually("the restarted Envoy drains", async || {
+            let head = response().await?;
+            head.contains("connection: close").then_some(())
+        })
+        .await;
+    agent.send_signal(Signal::SIGTERM);
+    assert_eq!(agent.wait_for_end().await.code(), Some(0));
+}
+
+/// Sends a GET request. Returns the head of the response, or `None` if there is no response.
+async fn response_head(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: web\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
 }
 
 #[tokio::test]

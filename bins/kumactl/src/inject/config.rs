@@ -7,6 +7,9 @@ use clap::Args;
 use kermode_config::Config;
 use kermode_model::KubernetesVersion;
 
+/// Assumed version of the API server. It supports everything that injection uses.
+const DEFAULT_VERSION: KubernetesVersion = KubernetesVersion::new(1, 34);
+
 /// Flags for the configuration of the control plane.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ConfigArgs {
@@ -14,8 +17,8 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Version of the API server, which supports native sidecars from 1.29. Without this flag, the API server is
-    /// assumed to support them. With Nodes in the input, the sidecar mode `auto` uses the version of their oldest
+    /// Version of the API server, which supports native sidecars from 1.29 and sleep hooks from 1.30. Without this flag,
+    /// the API server is assumed to support both. With Nodes in the input, the sidecar mode `auto` uses the version of their oldest
     /// kubelet instead of the API server's version. The mode `native` requires that the API server or the oldest
     /// kubelet supports native sidecars.
     #[arg(long, value_name = "MAJOR.MINOR")]
@@ -26,10 +29,15 @@ pub(crate) struct ConfigArgs {
 /// plane.
 pub(crate) fn load(args: &ConfigArgs) -> Result<Config> {
     let mut config = Config::load(args.config.as_deref(), |_| None)?;
-    config.runtime.kubernetes.injector.native_sidecars_supported = match &args.kubernetes_version {
-        Some(version) => supports_native_sidecars(version)?,
-        None => true,
+    let version = match &args.kubernetes_version {
+        Some(version) => parse_version(version)?,
+        None => DEFAULT_VERSION,
     };
+    config
+        .runtime
+        .kubernetes
+        .injector
+        .set_api_server_version(Some(version));
     Ok(config)
 }
 
@@ -44,9 +52,6 @@ pub(crate) fn ca_pem(config: &Config, file: Option<&Path>) -> Result<String> {
     Ok(std::fs::read_to_string(configured).unwrap_or_default())
 }
 
-/// Whether an API server of this version supports native sidecars.
-fn supports_native_sidecars(version: &str) -> Result<bool> {
-    let parsed = KubernetesVersion::parse(version);
-    let parsed = parsed.with_context(|| format!("--kubernetes-version {version:?}: write it as 1.34"))?;
-    Ok(parsed.supports_native_sidecars())
+fn parse_version(text: &str) -> Result<KubernetesVersion> {
+    KubernetesVersion::parse(text).with_context(|| format!("--kubernetes-version {text:?}: write it as 1.34"))
 }

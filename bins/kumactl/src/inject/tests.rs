@@ -301,8 +301,9 @@ fn defaults_of_the_injector_are_used_without_flags() {
     let args = ConfigArgs::default();
     let config = config::load(&args).expect("defaults");
     let expected = kermode_inject::Settings {
-        // Without the flag `--kubernetes-version`, native sidecars are assumed to be supported.
+        // Without the flag `--kubernetes-version`, native sidecars and sleep hooks are assumed to be supported.
         native_sidecars_supported: true,
+        sleep_hooks_supported: true,
         ..kermode_inject::Settings::default()
     };
     assert_eq!(config.injector(), &expected);

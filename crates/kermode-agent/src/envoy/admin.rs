@@ -13,12 +13,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::shutdown::Activity;
+
 /// Limit on a response body, in bytes. A filtered statistics page is far smaller.
 const MAX_RESPONSE: usize = 1024 * 1024;
 /// Timeout of one request. Envoy responds within milliseconds unless its main thread is stuck.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Path and query of the connection gauges of all listeners.
-const CONNECTION_GAUGES: &str = "/stats?filter=^listener%5C..*%5C.downstream_cx_active$";
+/// Path and query of the gauges of connections of all listeners, and of connections and requests of all HTTP filters.
+const ACTIVITY_GAUGES: &str = "/stats?filter=^(listener%7Chttp)%5C..*%5C.downstream_(cx%7Crq)_active$";
 
 /// Admin interface on 127.0.0.1.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +50,14 @@ impl Admin {
         Ok(())
     }
 
-    /// Returns the number of open downstream connections, without connections to the admin interface.
-    pub(crate) async fn open_connections(self) -> anyhow::Result<u64> {
-        let (status, body) = self.request(Method::GET, CONNECTION_GAUGES).await?;
+    /// Returns the activity of the listeners, without that of the admin interface.
+    pub(crate) async fn activity(self) -> anyhow::Result<Activity> {
+        let (status, body) = self.request(Method::GET, ACTIVITY_GAUGES).await?;
         ensure!(
             status == StatusCode::OK,
-            "Envoy responded with {status} to {CONNECTION_GAUGES}"
+            "Envoy responded with {status} to {ACTIVITY_GAUGES}"
         );
-        Ok(count_connections(&String::from_utf8_lossy(&body)))
+        Ok(read_activity(&String::from_utf8_lossy(&body)))
     }
 
     async fn request(self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
@@ -125,15 +127,32 @@ pub(crate) fn literal_address(url: &Uri) -> anyhow::Result<SocketAddr> {
     Ok((ip, url.port_u16().unwrap_or(80)).into())
 }
 
-/// Returns the sum of gauges of the form `listener.<name>.downstream_cx_active: <count>`.
-fn count_connections(statistics: &str) -> u64 {
-    let gauges = statistics.lines().filter_map(|line| line.rsplit_once(": "));
-    gauges
-        // Excludes the admin listener, which serves this request, and the gauges of workers, which repeat the gauge of
-        // their listener.
-        .filter(|(name, _)| !name.starts_with("listener.admin.") && !name.contains(".worker_"))
-        .filter_map(|(_, count)| count.trim().parse::<u64>().ok())
-        .sum()
+/// Reads lines of the forms `listener.<name>.downstream_cx_active: <count>`, `http.<name>.downstream_cx_active: <count>`
+/// and `http.<name>.downstream_rq_active: <count>`.
+fn read_activity(statistics: &str) -> Activity {
+    let (mut connections, mut http_connections, mut requests) = (0_u64, 0_u64, 0_u64);
+    for (name, count) in statistics.lines().filter_map(|line| line.rsplit_once(": ")) {
+        let Ok(count) = count.trim().parse::<u64>() else {
+            continue;
+        };
+        let (kind, name) = name.split_once('.').unwrap_or_default();
+        // Leaves out the admin interface, which serves this request, and the gauges of workers, which repeat the gauge
+        // of their listener.
+        if name.starts_with("admin.") || name.contains(".worker_") {
+            continue;
+        }
+        let sum = match (kind, name.ends_with(".downstream_rq_active")) {
+            ("listener", false) => &mut connections,
+            ("http", false) => &mut http_connections,
+            ("http", true) => &mut requests,
+            _ => continue,
+        };
+        *sum += count;
+    }
+    Activity {
+        connections,
+        in_progress: requests + connections.saturating_sub(http_connections),
+    }
 }
 
 #[cfg(test)]
@@ -141,14 +160,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_of_the_admin_interface_and_gauges_of_workers_are_not_counted() {
+    fn requests_and_connections_that_are_not_http_are_in_progress() {
+        let statistics = "listener.10.0.0.1_80.downstream_cx_active: 4\n\
+                          listener.0.0.0.0_15001.downstream_cx_active: 3\n\
+                          http.inbound_web.downstream_cx_active: 4\n\
+                          http.inbound_web.downstream_rq_active: 2\n\
+                          http.outbound_api.downstream_cx_active: 1\n";
+        let expected = Activity {
+            connections: 7,
+            in_progress: 4,
+        };
+        assert_eq!(read_activity(statistics), expected);
+    }
+
+    #[test]
+    fn admin_interface_and_gauges_of_workers_are_not_counted() {
         let statistics = "listener.10.0.0.1_80.downstream_cx_active: 2\n\
                           listener.10.0.0.1_80.worker_0.downstream_cx_active: 2\n\
                           listener.admin.downstream_cx_active: 1\n\
                           listener.admin.main_thread.downstream_cx_active: 1\n\
-                          listener.0.0.0.0_15001.downstream_cx_active: 3\n";
-        assert_eq!(count_connections(statistics), 5);
-        assert_eq!(count_connections(""), 0);
+                          http.admin.downstream_cx_active: 1\n\
+                          http.admin.downstream_rq_active: 1\n";
+        let expected = Activity {
+            connections: 2,
+            in_progress: 2,
+        };
+        assert_eq!(read_activity(statistics), expected);
+        let none = Activity {
+            connections: 0,
+            in_progress: 0,
+        };
+        assert_eq!(read_activity(""), none);
     }
 
     #[test]

@@ -4,18 +4,41 @@ use super::*;
 
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
-/// Returns the state machine of a sidecar whose drain started at `now`.
-fn mk_draining(is_native_sidecar: bool, now: Instant) -> EnvoyShutdown {
-    let mut shutdown = EnvoyShutdown::new(DRAIN_TIME, is_native_sidecar);
-    assert_eq!(shutdown.on_event(Event::Signal, now), Action::FailHealthcheck);
+const CLASSIC: ShutdownConfig = ShutdownConfig {
+    drain_time: DRAIN_TIME,
+    drain_mode: DrainMode::Wait,
+    is_native_sidecar: false,
+};
+
+const NATIVE: ShutdownConfig = ShutdownConfig {
+    is_native_sidecar: true,
+    ..CLASSIC
+};
+
+const ACKNOWLEDGED: ShutdownConfig = ShutdownConfig {
+    drain_mode: DrainMode::Acknowledged,
+    ..CLASSIC
+};
+
+/// Returns the state machine of a sidecar whose drain started at `now`, with a signal.
+fn mk_draining(config: ShutdownConfig, now: Instant) -> EnvoyShutdown {
+    let mut shutdown = EnvoyShutdown::new(config);
+    assert_eq!(shutdown.on_event(Event::Signal, now), Action::StartDrain);
     assert_eq!(shutdown.on_event(Event::DrainStarted, now), Action::None);
     shutdown
+}
+
+fn activity(connections: u64, in_progress: u64) -> Event {
+    Event::Activity(Activity {
+        connections,
+        in_progress,
+    })
 }
 
 #[test]
 fn envoy_is_terminated_after_the_drain_time_and_then_killed() {
     let now = Instant::now();
-    let mut shutdown = mk_draining(false, now);
+    let mut shutdown = mk_draining(CLASSIC, now);
     assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
     assert_eq!(
         shutdown.on_event(Event::Deadline, now + DRAIN_TIME),
@@ -36,26 +59,78 @@ fn envoy_is_terminated_after_the_drain_time_and_then_killed() {
 #[test]
 fn classic_sidecar_drains_for_the_whole_drain_time() {
     let now = Instant::now();
-    let mut shutdown = mk_draining(false, now);
-    assert!(!shutdown.ends_when_idle());
-    assert_eq!(shutdown.on_event(Event::Idle, now), Action::None);
+    let mut shutdown = mk_draining(CLASSIC, now);
+    assert_eq!(shutdown.on_event(Event::EndpointRemoved, now), Action::None);
+    assert!(!shutdown.needs_activity());
+    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::None);
     assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
+}
+
+#[test]
+fn drain_mode_acknowledged_ends_the_drain_once_the_endpoint_is_removed_and_no_connection_is_open() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(ACKNOWLEDGED, now);
+    assert!(!shutdown.needs_activity());
+    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::None);
+    shutdown.on_event(Event::EndpointRemoved, now);
+    assert!(shutdown.needs_activity());
+    assert_eq!(shutdown.on_event(activity(1, 0), now), Action::None);
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
+    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::Terminate);
 }
 
 #[test]
 fn native_sidecar_is_terminated_when_its_last_connection_is_closed() {
     let now = Instant::now();
-    let mut shutdown = mk_draining(true, now);
-    assert!(shutdown.ends_when_idle());
-    assert_eq!(shutdown.on_event(Event::Idle, now), Action::Terminate);
-    assert!(!shutdown.ends_when_idle());
+    let mut shutdown = mk_draining(NATIVE, now);
+    assert!(shutdown.needs_activity());
+    assert_eq!(shutdown.on_event(activity(1, 0), now), Action::None);
+    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::Terminate);
+    assert!(!shutdown.needs_activity());
     assert_eq!(shutdown.on_event(Event::EnvoyEnded(0), now), Action::Exit(0));
+}
+
+#[test]
+fn native_sidecar_does_not_wait_for_idle_connections_once_the_endpoint_is_removed() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(NATIVE, now);
+    shutdown.on_event(Event::EndpointRemoved, now);
+    assert_eq!(shutdown.on_event(activity(3, 1), now), Action::None);
+    assert_eq!(shutdown.on_event(activity(3, 0), now), Action::Terminate);
+}
+
+#[test]
+fn drain_starts_when_the_pod_terminates_and_lasts_until_the_signal() {
+    let now = Instant::now();
+    let mut shutdown = EnvoyShutdown::new(NATIVE);
+    assert_eq!(shutdown.on_event(Event::PodTerminates, now), Action::StartDrain);
+    assert_eq!(shutdown.on_event(Event::DrainStarted, now), Action::None);
+    assert_eq!(shutdown.on_event(Event::EndpointRemoved, now), Action::None);
+    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::None);
+    assert_eq!(shutdown.deadline(), None, "the application may still run");
+    assert!(!shutdown.is_signalled() && !shutdown.needs_activity());
+    // The application has ended.
+    let later = now + Duration::from_mins(10);
+    assert_eq!(shutdown.on_event(Event::Signal, later), Action::None);
+    assert_eq!(shutdown.deadline(), Some(later + DRAIN_TIME));
+    assert_eq!(shutdown.on_event(activity(1, 0), later), Action::Terminate);
+}
+
+#[test]
+fn signal_repeats_the_request_to_drain_if_that_of_the_terminating_pod_has_no_result() {
+    let now = Instant::now();
+    let mut shutdown = EnvoyShutdown::new(NATIVE);
+    shutdown.on_event(Event::PodTerminates, now);
+    assert_eq!(shutdown.on_event(Event::DrainNotStarted, now), Action::None);
+    assert_eq!(shutdown.on_event(Event::Signal, now), Action::StartDrain);
+    assert_eq!(shutdown.on_event(Event::DrainStarted, now), Action::None);
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
 }
 
 #[test]
 fn native_sidecar_drains_at_most_for_the_drain_time() {
     let now = Instant::now();
-    let mut shutdown = mk_draining(true, now);
+    let mut shutdown = mk_draining(NATIVE, now);
     assert_eq!(
         shutdown.on_event(Event::Deadline, now + DRAIN_TIME),
         Action::Terminate
@@ -65,7 +140,7 @@ fn native_sidecar_drains_at_most_for_the_drain_time() {
 #[test]
 fn envoy_that_cannot_be_drained_is_terminated() {
     let now = Instant::now();
-    let mut shutdown = EnvoyShutdown::new(DRAIN_TIME, false);
+    let mut shutdown = EnvoyShutdown::new(CLASSIC);
     shutdown.on_event(Event::Signal, now);
     assert_eq!(shutdown.on_event(Event::DrainNotStarted, now), Action::Terminate);
 }
@@ -73,7 +148,7 @@ fn envoy_that_cannot_be_drained_is_terminated() {
 #[test]
 fn second_signal_ends_the_drain_and_third_signal_exits() {
     let now = Instant::now();
-    let mut shutdown = mk_draining(false, now);
+    let mut shutdown = mk_draining(CLASSIC, now);
     assert_eq!(shutdown.on_event(Event::Signal, now), Action::Terminate);
     assert_eq!(shutdown.on_event(Event::Signal, now), Action::Exit(1));
 }
@@ -81,7 +156,7 @@ fn second_signal_ends_the_drain_and_third_signal_exits() {
 #[test]
 fn second_signal_before_the_drain_terminates_envoy() {
     let now = Instant::now();
-    let mut shutdown = EnvoyShutdown::new(DRAIN_TIME, false);
+    let mut shutdown = EnvoyShutdown::new(CLASSIC);
     shutdown.on_event(Event::Signal, now);
     assert_eq!(shutdown.on_event(Event::Signal, now), Action::Terminate);
     assert_eq!(shutdown.on_event(Event::DrainStarted, now), Action::None);
@@ -92,15 +167,15 @@ fn second_signal_before_the_drain_terminates_envoy() {
 fn exit_code_of_an_envoy_that_ends_by_itself_is_passed_on() {
     let now = Instant::now();
     assert_eq!(
-        EnvoyShutdown::new(DRAIN_TIME, false).on_event(Event::EnvoyEnded(0), now),
+        EnvoyShutdown::new(CLASSIC).on_event(Event::EnvoyEnded(0), now),
         Action::Exit(0)
     );
     assert_eq!(
-        EnvoyShutdown::new(DRAIN_TIME, false).on_event(Event::EnvoyEnded(139), now),
+        EnvoyShutdown::new(CLASSIC).on_event(Event::EnvoyEnded(139), now),
         Action::Exit(139)
     );
     assert_eq!(
-        mk_draining(false, now).on_event(Event::EnvoyEnded(3), now),
+        mk_draining(CLASSIC, now).on_event(Event::EnvoyEnded(3), now),
         Action::Exit(3)
     );
 }

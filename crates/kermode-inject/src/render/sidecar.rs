@@ -39,6 +39,9 @@ pub(crate) fn sidecar(plan: &Plan<'_>, token_and_roots: &TokenAndRoots) -> Value
         Placement::Native => {
             container["restartPolicy"] = "Always".into();
             container["startupProbe"] = startup_probe(plan);
+            // The kubelet runs the hook when the Pod begins to terminate, and sends SIGTERM after the application has
+            // ended.
+            container["lifecycle"] = json!({"preStop": {"exec": {"command": ["kuma-dp", "drain"]}}});
         }
         // The kubelet starts the next container after the postStart hook has returned.
         Placement::Classic if plan.wait_for_ready => {

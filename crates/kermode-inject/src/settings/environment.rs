@@ -188,6 +188,10 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_DRAIN_MODE",
         "runtime.kubernetes.injector.drainMode",
     ),
+    (
+        "KUMA_RUNTIME_KUBERNETES_INJECTOR_APPLICATION_STOP_DELAY",
+        "runtime.kubernetes.injector.applicationStopDelay",
+    ),
 ];
 
 #[cfg(test)]

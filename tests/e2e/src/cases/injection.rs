@@ -181,8 +181,9 @@ async fn wait_for_sidecar_mode(fixture: &Fixture, native: bool) -> Result<()> {
     .await
 }
 
-/// Checks that a container of an injected Pod equals the container of the template. Two differences are expected: the
-/// mount of the token, which the API server adds, and HTTP probes, which injection changes to virtual probes.
+/// Checks that a container of an injected Pod equals the container of the template. Three differences are expected: the
+/// mount of the token, which the API server adds, HTTP probes, which injection changes to virtual probes, and a preStop
+/// hook that delays the stop.
 fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
     let (mut original, mut injected) = (json!(original), json!(injected));
     for probe in ["readinessProbe", "livenessProbe"] {
@@ -192,6 +193,11 @@ fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
             "{probe}: {before} became {after}"
         );
     }
+    let lifecycle = injected["lifecycle"].take();
+    ensure!(
+        original["lifecycle"].is_null() && lifecycle == json!({"preStop": {"sleep": {"seconds": 5}}}),
+        "lifecycle became {lifecycle}"
+    );
     if let Some(mounts) = injected["volumeMounts"].as_array_mut() {
         mounts.retain(|mount| mount["mountPath"] != TOKEN_MOUNT_PATH);
         if mounts.is_empty() {
@@ -244,11 +250,12 @@ mod tests {
             json!({"path": "/8080/healthz", "port": 9000, "scheme": "HTTP"});
         injected["volumeMounts"] =
             json!([{"name": "kube-api-access", "mountPath": TOKEN_MOUNT_PATH, "readOnly": true}]);
+        injected["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 5}}});
         injected
     }
 
     #[test]
-    fn token_mount_and_virtual_probe_are_allowed() {
+    fn token_mount_virtual_probe_and_delayed_stop_are_allowed() {
         check_unchanged(&container(original()), &container(injected())).expect("no difference");
     }
 
