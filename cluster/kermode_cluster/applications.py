@@ -80,7 +80,8 @@ def image(name: str, recipe: dict, selection: dict) -> Image:
                 Entry("usr/bin/awk", link="mawk")]
     return Image([], [debian.layer(base) + debian.merged_links(), debian.layer(own),
                       images.accounts(**recipe["users"]) + settings],
-                 user=f"{user}:{user}", env=[f"PATH={recipe['path']}:/usr/bin:/usr/sbin"] if "path" in recipe else [])
+                 user=f"{user}:{user}", env=[f"PATH={recipe['path']}:/usr/bin:/usr/sbin"] if "path" in recipe else [],
+                 stop_signal=recipe.get("stop-signal", ""))
 
 
 def build(names: list) -> dict:

@@ -40,6 +40,8 @@ class Image:
     env: list = field(default_factory=list)
     labels: dict = field(default_factory=dict)
     volumes: list = field(default_factory=list)
+    # Signal that ends the program; empty means SIGTERM.
+    stop_signal: str = ""
 
 
 def header(entry: Entry) -> tarfile.TarInfo:
@@ -103,6 +105,8 @@ def configuration(image: Image, layers: list) -> dict:
               "Env": path + image.env, "Labels": image.labels}
     if image.volumes:
         config["Volumes"] = {path: {} for path in image.volumes}
+    if image.stop_signal:
+        config["StopSignal"] = image.stop_signal
     machine = platform.machine()
     return {
         "architecture": ARCHITECTURES.get(machine, machine),

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from unittest import mock
 
-from kermode_cluster import applications, debian, files, paths
+from kermode_cluster import applications, debian, files, oci, paths
 from kermode_cluster.errors import ClusterError
 from kermode_cluster.oci import Entry
 
@@ -121,12 +121,13 @@ class Recipes(unittest.TestCase):
                 self.assertFalse(set(lock["images"][name]) & set(wanted["without"]), name)
                 self.assertLessEqual(set(lock["images"][name]), set(lock["sha256"]), name)
 
-    def test_image_runs_as_the_first_user_of_its_recipe_and_has_its_path(self):
-        recipe = {"packages": ["app"], "users": {"app": 999}, "path": "/opt/bin"}
+    def test_image_has_the_first_user_the_path_and_the_stop_signal_of_its_recipe(self):
+        recipe = {"packages": ["app"], "users": {"app": 999}, "path": "/opt/bin", "stop-signal": "SIGQUIT"}
         with mock.patch.object(debian, "layer", return_value=[Entry("usr/bin/app", text="")]):
             image = applications.image("app", recipe, {"base": {}, "app": {"app": "1"}})
         self.assertEqual(image.user, "999:999")
         self.assertEqual(image.env, ["PATH=/opt/bin:/usr/bin:/usr/sbin"])
+        self.assertEqual(oci.configuration(image, [])["config"]["StopSignal"], "SIGQUIT")
 
     def test_image_without_a_recipe_is_named(self):
         with self.assertRaisesRegex(ClusterError, "image unknown has no recipe"):
