@@ -115,12 +115,18 @@ test-api-server: cluster-packages ## the Dataplane writer, schemas, webhook cond
 		cargo test --package kermode-k8s --features api-server --test api_server; \
 	result=$$?; $(CLUSTER_TOOL) down $(API_TEST_CLUSTER) >/dev/null; exit $$result
 
-.PHONY: test-e2e test-e2e-run
+.PHONY: test-e2e test-apps test-e2e-run
 test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILTER=text, LONG=1: see tests/e2e/README.md
 	@python3 tests/run.py e2e
 
-# Called by tests/run.py for the suite `e2e`.
+test-apps: cluster-packages ## Redis, MariaDB, PostgreSQL and nginx in the mesh, each restarted under load (root)
+	@$(CLUSTER_TOOL) application-images
+	@$(MAKE) --no-print-directory test-e2e-run FILTER=applications:: LONG=1
+
+# Called by tests/run.py for the suite `e2e`. The images of applications are built here, because their first build needs
+# Debian's archive and may exceed the time limit of a test. If it fails, the test builds them again and reports the error.
 test-e2e-run: images
+	-@$(if $(FILTER),,$(CLUSTER_TOOL) application-images redis mariadb)
 	@cargo test --quiet --package kermode-e2e
 	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)') $(if $(LONG),--long)
 

@@ -1,6 +1,7 @@
 //! The list of tests, in their order of execution. Each module contains the tests of one subject.
 
 mod admission;
+mod applications;
 mod balancing;
 mod certificate;
 mod cni;
@@ -119,6 +120,7 @@ fn application_tests() -> Vec<Test> {
         probes::failing_probe_of_every_protocol_keeps_its_container_unready,
         probes::applications_on_ports_of_the_sidecar_become_ready,
         probes::start_of_a_sidecar_causes_no_event_about_a_failed_probe,
+        applications::redis_and_mariadb_serve_clients_of_the_mesh_only,
         server_changes::added_pods_get_requests,
         server_changes::removed_pods_get_no_requests,
         server_changes::only_new_pods_get_requests_after_a_rollout_restart,
@@ -136,7 +138,14 @@ fn application_tests() -> Vec<Test> {
 
 /// Long tests of the application with one replica of the control plane.
 fn long_application_tests() -> Vec<Test> {
-    tests![admission::pods_are_admitted_while_other_pods_hold_all_connections_to_the_webhook]
+    tests![
+        admission::pods_are_admitted_while_other_pods_hold_all_connections_to_the_webhook,
+        applications::redis_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
+        applications::mariadb_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
+        applications::postgres_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
+        applications::nginx_loses_no_request_when_it_restarts_under_load,
+        applications::nginx_in_front_of_another_service_loses_no_request_when_either_restarts_under_load,
+    ]
 }
 
 /// Long tests with three replicas of the control plane.

@@ -30,6 +30,8 @@ pub(crate) const DIAGNOSTICS_PORT: u16 = 5680;
 pub(crate) const DEBUG_PORT: u16 = 5684;
 /// Namespace of the application in the mesh.
 pub(crate) const APP_NAMESPACE: &str = "e2e-mesh";
+/// Namespace of ordinary applications, such as Redis, in the mesh.
+pub(crate) const APPLICATIONS_NAMESPACE: &str = "e2e-applications";
 /// Namespace outside of the mesh.
 pub(crate) const OUTSIDE_NAMESPACE: &str = "e2e-outside";
 /// Value of the tag `kuma.io/service` of the application's server. Envoy's cluster for the server has the same name.
@@ -75,12 +77,17 @@ impl Fixture {
     /// ignored.
     pub(crate) async fn uninstall_and_delete_test_objects(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
-        for namespace in [APP_NAMESPACE, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE] {
+        for namespace in [
+            APP_NAMESPACE,
+            APPLICATIONS_NAMESPACE,
+            OUTSIDE_NAMESPACE,
+            SYSTEM_NAMESPACE,
+        ] {
             let namespace_flag = format!("--namespace={namespace}");
             kubectl
                 .run(&[
                     "delete",
-                    "deployments,pods",
+                    "deployments,statefulsets,pods",
                     "--all",
                     "--force",
                     "--grace-period=0",
@@ -93,6 +100,13 @@ impl Fixture {
         kubectl
             .delete(&self.with_demo_image(OUTSIDE_MANIFEST)?, true)
             .await?;
+        let applications = [
+            "delete",
+            "namespace",
+            "--ignore-not-found",
+            APPLICATIONS_NAMESPACE,
+        ];
+        kubectl.run(&applications).await?;
         Ok(())
     }
 

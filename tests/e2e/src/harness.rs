@@ -1,6 +1,7 @@
 //! Test harness: the cluster, kubectl, programs on the host, waits with time limits, Envoy's statistics, faults,
-//! networks inside Pods, and packet captures.
+//! networks inside Pods, packet captures, and ordinary applications.
 
+pub(crate) mod application;
 pub(crate) mod capture;
 pub(crate) mod cluster;
 pub(crate) mod demo;

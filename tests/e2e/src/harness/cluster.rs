@@ -92,6 +92,22 @@ impl Cluster {
         Ok(reference.with_context(|| format!("image {name} does not exist: run make images"))?)
     }
 
+    /// Builds images of applications (`images/applications.json`) unless they exist, and loads missing ones. Returns the
+    /// references of all built ones by name.
+    ///
+    /// # Errors
+    /// The cluster tool fails; it prints the reason.
+    pub(crate) async fn load_application_images(&self, names: &[&str]) -> Result<BTreeMap<String, String>> {
+        let arguments = [&["load-application-images", "--name", &self.name], names].concat();
+        run_cluster_tool(&self.config, &arguments).await?;
+        read_json(
+            self.config
+                .checkout
+                .target
+                .join("images/applications/images.json"),
+        )
+    }
+
     /// Returns a command that runs a program of this machine in the node's network namespace.
     pub(crate) fn in_node_network(&self, program: &str) -> Command {
         host::in_network_of(self.node_pid, program)

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE};
+use crate::fixture::{APP_NAMESPACE, APPLICATIONS_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE};
 use crate::harness::cluster::Cluster;
 
 /// Maximum number of lines that the terminal shows of each part: the last relevant ones.
@@ -72,7 +72,12 @@ async fn parts(cluster: &Cluster) -> Vec<Part> {
             terminal_words: &[],
         },
     ];
-    for namespace in [SYSTEM_NAMESPACE, APP_NAMESPACE, OUTSIDE_NAMESPACE] {
+    for namespace in [
+        SYSTEM_NAMESPACE,
+        APP_NAMESPACE,
+        APPLICATIONS_NAMESPACE,
+        OUTSIDE_NAMESPACE,
+    ] {
         parts.extend(namespace_parts(cluster, namespace).await);
     }
     parts

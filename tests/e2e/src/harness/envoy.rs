@@ -10,16 +10,17 @@ use serde_json::Value;
 use super::demo;
 use super::kubectl::Kubectl;
 
-/// URL of Envoy's admin interface, on loopback in the Pod.
-const ADMIN_URL: &str = "http://127.0.0.1:9901";
+/// Port of Envoy's admin interface, on loopback in the Pod.
+const ADMIN_PORT: u16 = 9901;
 
-/// Envoy of a Pod, and the container from which Envoy's admin interface is read.
+/// Envoy of a Pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Envoy<'k> {
     kubectl: &'k Kubectl,
     namespace: String,
     pod: String,
-    container: String,
+    /// Container from which the demo program reads the admin interface. If it is unset, kubectl forwards the port.
+    container: Option<String>,
 }
 
 /// Values of Envoy's counters and gauges, by name. Statistics that Envoy has never updated are missing.
@@ -43,7 +44,17 @@ impl<'k> Envoy<'k> {
             kubectl,
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
-            container: container.to_owned(),
+            container: Some(container.to_owned()),
+        }
+    }
+
+    /// Returns the Envoy of a Pod that has no container with the demo program.
+    pub(crate) fn by_port_forward(kubectl: &'k Kubectl, namespace: &str, pod: &str) -> Self {
+        Self {
+            kubectl,
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            container: None,
         }
     }
 
@@ -68,14 +79,15 @@ impl<'k> Envoy<'k> {
     }
 
     async fn get(&self, path: &str) -> Result<String> {
-        demo::get(
-            self.kubectl,
-            &self.namespace,
-            &self.pod,
-            &self.container,
-            &format!("{ADMIN_URL}{path}"),
-        )
-        .await
+        let (kubectl, namespace) = (self.kubectl, &self.namespace);
+        if let Some(container) = &self.container {
+            let url = format!("http://127.0.0.1:{ADMIN_PORT}{path}");
+            demo::get(kubectl, namespace, &self.pod, container, &url).await
+        } else {
+            let pod = format!("pod/{}", self.pod);
+            let admin = kubectl.port_forward(namespace, &pod, ADMIN_PORT).await?;
+            admin.get(path).await
+        }
     }
 }
 

@@ -125,7 +125,7 @@ impl PortForward {
     /// There is no response, or its status is not 200.
     pub(crate) async fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut response = String::new();
         stream.read_to_string(&mut response).await?;
@@ -137,7 +137,29 @@ impl PortForward {
             status.ends_with(" 200 OK"),
             "GET {path} returned {status}: {body}"
         );
-        Ok(body.to_owned())
+        let is_chunked = head
+            .to_ascii_lowercase()
+            .contains("\r\ntransfer-encoding: chunked");
+        if is_chunked {
+            join_chunks(body)
+        } else {
+            Ok(body.to_owned())
+        }
+    }
+}
+
+/// Returns a body without the sizes of its chunks (RFC 9112, section 7.1).
+fn join_chunks(mut body: &str) -> Result<String> {
+    let mut joined = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").context("a chunk has no size")?;
+        let size = usize::from_str_radix(size, 16).context("a chunk has an invalid size")?;
+        if size == 0 {
+            return Ok(joined);
+        }
+        let chunk = rest.get(..size).context("a chunk is incomplete")?;
+        joined.push_str(chunk);
+        body = rest[size..].strip_prefix("\r\n").context("a chunk has no end")?;
     }
 }
 
@@ -177,5 +199,20 @@ impl Kubectl {
             _kubectl: child,
             _stdout: stdout,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined_and_an_incomplete_chunk_is_an_error() {
+        assert_eq!(
+            join_chunks("3\r\na: \r\n2\r\n1\n\r\n0\r\n\r\n").expect("valid"),
+            "a: 1\n"
+        );
+        join_chunks("3\r\na:").expect_err("the chunk is shorter than its size");
+        join_chunks("").expect_err("the last chunk is missing");
     }
 }

@@ -1,0 +1,65 @@
+//! Ordinary applications with their clients and load tools, in a mesh with mTLS STRICT. Each server restarts once under
+//! load. The short test runs Redis and MariaDB without a restart.
+
+mod database;
+mod mariadb;
+mod nginx;
+mod postgres;
+mod redis;
+
+use anyhow::Result;
+
+use self::database::{check_restart, check_stored_text, new_text};
+use self::mariadb::MARIADB;
+use self::nginx::{check_nginx, check_proxy};
+use self::postgres::POSTGRES;
+use self::redis::REDIS;
+use crate::fixture::Fixture;
+use crate::harness::application::{check_that_outsiders_get_no_response, with_applications};
+use crate::harness::runner::Note;
+
+pub(super) async fn redis_and_mariadb_serve_clients_of_the_mesh_only(fixture: &Fixture) -> Result<Note> {
+    let applications = [&REDIS.application, &MARIADB.application];
+    with_applications(fixture, &applications, async || {
+        let text = new_text()?;
+        for database in [&REDIS, &MARIADB] {
+            database.store(fixture, &text).await?;
+            check_stored_text(fixture, database, &text).await?;
+        }
+        check_that_outsiders_get_no_response(fixture, &applications).await?;
+        let (redis, mariadb) = (
+            applications[0].check_mtls(fixture).await?,
+            applications[1].check_mtls(fixture).await?,
+        );
+        Ok(format!("Redis: {redis}; MariaDB: {mariadb}"))
+    })
+    .await
+}
+
+pub(super) async fn redis_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load(
+    fixture: &Fixture,
+) -> Result<Note> {
+    check_restart(fixture, &REDIS).await
+}
+
+pub(super) async fn mariadb_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load(
+    fixture: &Fixture,
+) -> Result<Note> {
+    check_restart(fixture, &MARIADB).await
+}
+
+pub(super) async fn postgres_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load(
+    fixture: &Fixture,
+) -> Result<Note> {
+    check_restart(fixture, &POSTGRES).await
+}
+
+pub(super) async fn nginx_loses_no_request_when_it_restarts_under_load(fixture: &Fixture) -> Result<Note> {
+    check_nginx(fixture).await
+}
+
+pub(super) async fn nginx_in_front_of_another_service_loses_no_request_when_either_restarts_under_load(
+    fixture: &Fixture,
+) -> Result<Note> {
+    check_proxy(fixture).await
+}

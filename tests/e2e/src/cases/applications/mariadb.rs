@@ -1,0 +1,28 @@
+//! MariaDB, mariadb and mysqlslap. The server sends the first bytes of a connection.
+
+use super::database::Database;
+use crate::harness::application::Application;
+
+pub(super) const MARIADB: Database = Database {
+    application: Application {
+        name: "mariadb",
+        workload: "deployment/mariadb",
+        manifests: include_str!("../../../manifests/applications/mariadb.yaml"),
+        images: &["mariadb"],
+        client_image: "mariadb",
+        services: &["mariadb_e2e-applications_svc_3306"],
+        probe: "mariadb --host=mariadb.e2e-applications --user=app --password=secret --execute='SELECT 1'",
+    },
+    store: "mariadb --host=mariadb.e2e-applications --user=app --password=secret app --execute='
+        CREATE OR REPLACE TABLE texts (text TEXT); INSERT INTO texts VALUES (\"STORED\")'",
+    show: "mariadb --host=mariadb.e2e-applications --user=app --password=secret app --skip-column-names \
+           --execute='SELECT text FROM texts'",
+    benchmark: "mysqlslap --host=mariadb.e2e-applications --user=app --password=secret --create-schema=slap \
+                --auto-generate-sql --auto-generate-sql-load-type=mixed --concurrency=8 --number-of-queries=4000",
+    lost: &[
+        "Lost connection to server",
+        "Server has gone away",
+        "Can't connect to server",
+    ],
+    figure: "Average number of seconds",
+};

@@ -1,0 +1,128 @@
+//! nginx with two replicas, alone and as a proxy in front of another meshed service, and the load tools wrk (HTTP/1.1) and
+//! h2load (HTTP/2).
+
+use anyhow::{Context, Result, ensure};
+
+use crate::fixture::Fixture;
+use crate::harness::application::{Application, check_that_outsiders_get_no_response, with_applications};
+use crate::harness::runner::Note;
+
+const NGINX: Application = Application {
+    name: "nginx",
+    workload: "deployment/nginx",
+    manifests: include_str!("../../../manifests/applications/nginx.yaml"),
+    images: &["nginx", "load"],
+    client_image: "load",
+    services: &["nginx_e2e-applications_svc_80", "nginx_e2e-applications_svc_81"],
+    probe: "h2load --h1 http://nginx.e2e-applications | grep '1 succeeded' &&
+        h2load http://nginx.e2e-applications:81 | grep '1 succeeded'",
+};
+
+const PROXY: Application = Application {
+    name: "proxy",
+    workload: "deployment/proxy",
+    manifests: concat!(
+        include_str!("../../../manifests/applications/nginx.yaml"),
+        "---\n",
+        include_str!("../../../manifests/applications/proxy.yaml")
+    ),
+    images: &["nginx", "load"],
+    client_image: "load",
+    services: &["proxy_e2e-applications_svc_80"],
+    probe: "h2load --h1 http://proxy.e2e-applications | grep '1 succeeded'",
+};
+
+/// Prints the body of the response: the identities of server and caller.
+const IDENTITIES: &str = "nghttp http://nginx.e2e-applications:81/identity";
+/// Load on the server.
+const NGINX_LOAD: &str = "wrk --threads 1 --connections 8 --duration 5s http://nginx.e2e-applications &&
+    h2load --clients 8 --max-concurrent-streams 10 --requests 5000 http://nginx.e2e-applications:81";
+/// Load on the proxy.
+const PROXY_LOAD: &str = "wrk --threads 1 --connections 8 --duration 5s http://proxy.e2e-applications";
+
+/// Restarts nginx under load of wrk and h2load.
+pub(super) async fn check_nginx(fixture: &Fixture) -> Result<Note> {
+    with_applications(fixture, &[&NGINX], async || {
+        let identities = NGINX.client(fixture, IDENTITIES).await?;
+        for identity in [
+            "By=spiffe://default/nginx_e2e-applications_svc_81",
+            "URI=spiffe://default/nginx-client_e2e-applications_svc",
+        ] {
+            ensure!(
+                identities.contains(identity),
+                "{identity} is missing: {identities}"
+            );
+        }
+        check_that_outsiders_get_no_response(fixture, &[&NGINX]).await?;
+        check_restart(fixture, &NGINX, &NGINX, NGINX_LOAD).await
+    })
+    .await
+}
+
+/// Restarts the proxy, then the service behind it, under load of wrk.
+pub(super) async fn check_proxy(fixture: &Fixture) -> Result<Note> {
+    with_applications(fixture, &[&PROXY], async || {
+        check_that_outsiders_get_no_response(fixture, &[&PROXY]).await?;
+        let proxy = check_restart(fixture, &PROXY, &PROXY, PROXY_LOAD).await?;
+        let server = check_restart(fixture, &PROXY, &NGINX, PROXY_LOAD).await?;
+        Ok(format!(
+            "restart of the proxy: {proxy}; restart of the server: {server}"
+        ))
+    })
+    .await
+}
+
+/// Restarts a server while the client of an application runs a load tool. Checks that no request fails.
+async fn check_restart(
+    fixture: &Fixture,
+    application: &Application,
+    restarted: &Application,
+    load: &str,
+) -> Result<Note> {
+    let restart = async || restarted.restart(fixture).await;
+    let runs = application.under_load(fixture, load, restart).await?;
+    for run in &runs {
+        ensure!(run.succeeded, "the load tool failed: {run:?}");
+        let failures = failures(&run.output);
+        ensure!(
+            failures.is_empty(),
+            "requests failed during the restart of {}: {failures:?}",
+            restarted.name
+        );
+    }
+    let last = runs.last().context("no run of the load tool")?;
+    let is_figure = |line: &&str| line.starts_with("Requests/sec") || line.starts_with("finished in");
+    let figures: Vec<&str> = last.output.lines().filter(is_figure).collect();
+    let handshakes = application.check_mtls(fixture).await?;
+    Ok(format!(
+        "{} runs without a failed request, the last one: {}; {handshakes}",
+        runs.len(),
+        figures.join(", ")
+    ))
+}
+
+/// Returns the lines in which wrk and h2load report failed requests. wrk prints these lines only if requests failed; h2load
+/// always prints numbers.
+fn failures(output: &str) -> Vec<&str> {
+    let reports_failure = |line: &&str| {
+        let of_wrk = line.starts_with("Non-2xx or 3xx responses:") || line.starts_with("Socket errors:");
+        let of_h2load = line.starts_with("requests:") && !line.ends_with(" 0 failed, 0 errored, 0 timeout");
+        of_wrk || of_h2load
+    };
+    output.lines().map(str::trim).filter(reports_failure).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_requests_of_both_load_tools_are_found() {
+        let success = "  54615 requests in 2.00s, 44.06MB read\nRequests/sec:  27283.50\nrequests: 50 total, \
+                       50 started, 50 done, 50 succeeded, 0 failed, 0 errored, 0 timeout";
+        assert!(failures(success).is_empty());
+        let failure = "  Socket errors: connect 0, read 2, write 0, timeout 0\n  Non-2xx or 3xx responses: 8\n\
+                       requests: 50 total, 50 started, 50 done, 40 succeeded, 10 failed, 10 errored, 0 timeout";
+        assert_eq!(failures(failure).len(), 3);
+    }
+}

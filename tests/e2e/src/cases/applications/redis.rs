@@ -1,0 +1,25 @@
+//! Redis, redis-cli and redis-benchmark.
+
+use super::database::Database;
+use crate::harness::application::Application;
+
+pub(super) const REDIS: Database = Database {
+    application: Application {
+        name: "redis",
+        workload: "deployment/redis",
+        manifests: include_str!("../../../manifests/applications/redis.yaml"),
+        images: &["redis"],
+        client_image: "redis",
+        services: &["redis_e2e-applications_svc_6379"],
+        probe: "redis-cli -h redis.e2e-applications ping | grep PONG",
+    },
+    store: "redis-cli -h redis.e2e-applications set text STORED | grep OK",
+    show: "redis-cli -h redis.e2e-applications get text",
+    benchmark: "redis-benchmark -h redis.e2e-applications -c 16 -n 20000 -q -t set,get,lrange_100",
+    lost: &[
+        "Server closed the connection",
+        "Connection reset by peer",
+        "Could not connect to Redis",
+    ],
+    figure: "requests per second",
+};

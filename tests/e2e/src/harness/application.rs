@@ -1,0 +1,309 @@
+//! Ordinary applications in images of Debian packages (`images/applications.json`): servers in the mesh, a client in the
+//! mesh, and a client outside of it.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::envoy::Envoy;
+use super::runner::Note;
+use super::wait::{done_if, wait_for};
+use crate::fixture::{APPLICATIONS_NAMESPACE, Fixture, OUTSIDE_NAMESPACE};
+
+/// Manifests of the clients of an application. `NAME` stands for the application, `IMAGE` for the clients' image.
+const CLIENTS: &str = include_str!("../../manifests/applications/clients.yaml");
+/// Container of a client.
+const CONTAINER: &str = "client";
+/// Time limit of each condition.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// Time limit of a client outside of the mesh, in seconds. It exceeds the time after which a sidecar in mode PERMISSIVE
+/// treats a connection as plain text if its client waits for the server to send first.
+const PROBE_SECONDS: &str = "5";
+/// Number of bytes of a client after which the server is under load.
+const LOAD_BYTES: u64 = 100_000;
+
+/// Application with its clients. All commands are scripts of `sh`.
+pub(crate) struct Application {
+    /// Name in the manifests of the clients, and value of the label `app` of the server's Pods.
+    pub(crate) name: &'static str,
+    /// Deployment or StatefulSet of the server, as `kind/name`.
+    pub(crate) workload: &'static str,
+    /// Manifests of the server. They name images as `app-<image>`.
+    pub(crate) manifests: &'static str,
+    /// Images of the server and of the clients.
+    pub(crate) images: &'static [&'static str],
+    /// Image of the clients.
+    pub(crate) client_image: &'static str,
+    /// Values of `kuma.io/service` of the services that the probe calls.
+    pub(crate) services: &'static [&'static str],
+    /// Command that succeeds if the server responds.
+    pub(crate) probe: &'static str,
+}
+
+/// End of a command in a client.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Whether the exit code was 0.
+    pub(crate) succeeded: bool,
+    /// Standard output, then standard error.
+    pub(crate) output: String,
+}
+
+/// Deploys applications, runs a check, and deletes the applications. After a failure they stay for the diagnosis.
+pub(crate) async fn with_applications(
+    fixture: &Fixture,
+    applications: &[&Application],
+    check: impl AsyncFnOnce() -> Result<Note>,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    for application in applications {
+        application.apply(fixture).await?;
+    }
+    for application in applications {
+        application.wait_until_ready(fixture).await?;
+    }
+    let note = check().await?;
+    for application in applications {
+        application.delete(fixture).await?;
+    }
+    Ok(note)
+}
+
+/// Checks that clients outside of the mesh get no response. For comparison, the same clients get a response in mode
+/// PERMISSIVE.
+pub(crate) async fn check_that_outsiders_get_no_response(
+    fixture: &Fixture,
+    applications: &[&Application],
+) -> Result<()> {
+    for application in applications {
+        let run = application.probe_from_outside(fixture).await?;
+        ensure!(
+            !run.succeeded,
+            "{} responded outside of the mesh: {run:?}",
+            application.name
+        );
+    }
+    let permissive = [
+        "patch",
+        "mesh",
+        "default",
+        "--type=json",
+        "--patch=[{\"op\": \"replace\", \"path\": \"/spec/mtls/backends/0/mode\", \"value\": \"PERMISSIVE\"}]",
+    ];
+    fixture.cluster.kubectl.run(&permissive).await?;
+    let comparison = wait_for_outsiders(fixture, applications, true).await;
+    fixture.apply_strict_mesh().await?;
+    comparison?;
+    wait_for_outsiders(fixture, applications, false).await
+}
+
+/// Waits until the clients outside of the mesh get responses, or get none.
+async fn wait_for_outsiders(fixture: &Fixture, applications: &[&Application], responds: bool) -> Result<()> {
+    for application in applications {
+        let (state, mode) = if responds {
+            ("a response", "PERMISSIVE")
+        } else {
+            ("no response", "STRICT")
+        };
+        let condition = format!(
+            "{state} of {} to a client outside of the mesh in mode {mode}",
+            application.name
+        );
+        wait_for(&condition, TIMEOUT, async || {
+            let run = application.probe_from_outside(fixture).await?;
+            Ok(done_if(run.succeeded == responds, (), || format!("{run:?}")))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+// === impl Application ===
+
+impl Application {
+    /// Runs a command in the client.
+    ///
+    /// # Errors
+    /// The exit code is not 0; the error contains the output.
+    pub(crate) async fn client(&self, fixture: &Fixture, command: &str) -> Result<String> {
+        let run = self.client_run(fixture, command).await?;
+        ensure!(run.succeeded, "{command}: {}", run.output);
+        Ok(run.output)
+    }
+
+    /// Runs a command in the client. A failure of the command is not an error.
+    pub(crate) async fn client_run(&self, fixture: &Fixture, command: &str) -> Result<Run> {
+        let pod = format!("{}-client", self.name);
+        run(fixture, APPLICATIONS_NAMESPACE, &pod, &["sh", "-c", command]).await
+    }
+
+    /// Runs the probe in the client outside of the mesh.
+    async fn probe_from_outside(&self, fixture: &Fixture) -> Result<Run> {
+        let pod = format!("{}-outsider", self.name);
+        let command = ["timeout", PROBE_SECONDS, "sh", "-c", self.probe];
+        run(fixture, OUTSIDE_NAMESPACE, &pod, &command).await
+    }
+
+    /// Checks that the client's sidecar has made TLS handshakes with each service, and each server's sidecar with clients.
+    /// Returns the numbers of handshakes.
+    pub(crate) async fn check_mtls(&self, fixture: &Fixture) -> Result<Note> {
+        let client = self.client_envoy(fixture).statistics("ssl.handshake").await?;
+        let mut outgoing = 0;
+        for service in self.services {
+            let handshakes = client.sum(&format!("cluster.{service}"), ".ssl.handshake");
+            ensure!(
+                handshakes > 0,
+                "the client's Envoy made no TLS handshake with {service}"
+            );
+            outgoing += handshakes;
+        }
+        let mut incoming = 0;
+        for server in fixture.ready_pods(APPLICATIONS_NAMESPACE, self.name).await? {
+            let name = server.metadata.name.as_deref().unwrap_or_default();
+            let envoy = Envoy::by_port_forward(&fixture.cluster.kubectl, APPLICATIONS_NAMESPACE, name);
+            let handshakes = envoy
+                .statistics("ssl.handshake")
+                .await?
+                .sum("listener.", ".ssl.handshake");
+            ensure!(handshakes > 0, "the Envoy of server {name} made no TLS handshake");
+            incoming += handshakes;
+        }
+        ensure!(incoming > 0, "{} has no ready server", self.name);
+        Ok(format!(
+            "{outgoing} handshakes by the client, {incoming} by servers"
+        ))
+    }
+
+    /// Repeats a command in the client until `change` is complete. `change` starts when the server is under load. Returns
+    /// the runs of the command.
+    pub(crate) async fn under_load(
+        &self,
+        fixture: &Fixture,
+        command: &str,
+        change: impl AsyncFnOnce() -> Result<()>,
+    ) -> Result<Vec<Run>> {
+        let is_complete = Cell::new(false);
+        let load = async {
+            let mut runs = Vec::new();
+            while !is_complete.get() {
+                runs.push(self.client_run(fixture, command).await?);
+            }
+            Ok(runs)
+        };
+        let change = async {
+            let outcome = async {
+                self.wait_for_load(fixture).await?;
+                change().await
+            };
+            let outcome = outcome.await;
+            is_complete.set(true);
+            outcome
+        };
+        let (runs, outcome) = tokio::join!(load, change);
+        outcome?;
+        runs
+    }
+
+    /// Restarts the server as `kubectl rollout restart` does, and waits until the new Pods are ready.
+    pub(crate) async fn restart(&self, fixture: &Fixture) -> Result<()> {
+        let namespace = format!("--namespace={APPLICATIONS_NAMESPACE}");
+        let arguments = ["rollout", "restart", self.workload, &namespace];
+        fixture.cluster.kubectl.run(&arguments).await?;
+        self.wait_for_rollout(fixture).await
+    }
+
+    /// Waits until the client has sent a few more bytes.
+    async fn wait_for_load(&self, fixture: &Fixture) -> Result<()> {
+        let before = self.sent_bytes(fixture).await?;
+        wait_for("load on the server", TIMEOUT, async || {
+            let sent = self.sent_bytes(fixture).await?.saturating_sub(before);
+            Ok(done_if(sent >= LOAD_BYTES, (), || format!("{sent} bytes")))
+        })
+        .await
+    }
+
+    /// Returns the number of bytes that the client's sidecar has sent to the services.
+    async fn sent_bytes(&self, fixture: &Fixture) -> Result<u64> {
+        let statistics = self
+            .client_envoy(fixture)
+            .statistics("upstream_cx_tx_bytes_total")
+            .await?;
+        let bytes = |service| statistics.sum(&format!("cluster.{service}"), ".upstream_cx_tx_bytes_total");
+        Ok(self.services.iter().map(bytes).sum())
+    }
+
+    fn client_envoy<'f>(&self, fixture: &'f Fixture) -> Envoy<'f> {
+        let pod = format!("{}-client", self.name);
+        Envoy::by_port_forward(&fixture.cluster.kubectl, APPLICATIONS_NAMESPACE, &pod)
+    }
+
+    async fn apply(&self, fixture: &Fixture) -> Result<()> {
+        let references = fixture.cluster.load_application_images(self.images).await?;
+        let mut manifests = self.all_manifests();
+        for (name, reference) in references {
+            manifests = manifests.replace(&format!("image: app-{name}\n"), &format!("image: {reference}\n"));
+        }
+        fixture.cluster.kubectl.apply(&manifests).await?;
+        Ok(())
+    }
+
+    async fn wait_until_ready(&self, fixture: &Fixture) -> Result<()> {
+        self.wait_for_rollout(fixture).await?;
+        for (namespace, pod) in [
+            (APPLICATIONS_NAMESPACE, "client"),
+            (OUTSIDE_NAMESPACE, "outsider"),
+        ] {
+            let (pod, namespace) = (
+                format!("pod/{}-{pod}", self.name),
+                format!("--namespace={namespace}"),
+            );
+            let arguments = ["wait", "--for=condition=Ready", &pod, &namespace, "--timeout=60s"];
+            fixture.cluster.kubectl.run(&arguments).await?;
+        }
+        let condition = format!("a response of {}", self.name);
+        wait_for(&condition, TIMEOUT, async || {
+            let run = self.client_run(fixture, self.probe).await?;
+            Ok(done_if(run.succeeded, (), || format!("{run:?}")))
+        })
+        .await
+    }
+
+    async fn wait_for_rollout(&self, fixture: &Fixture) -> Result<()> {
+        let namespace = format!("--namespace={APPLICATIONS_NAMESPACE}");
+        let arguments = ["rollout", "status", self.workload, &namespace, "--timeout=90s"];
+        fixture.cluster.kubectl.run(&arguments).await?;
+        Ok(())
+    }
+
+    /// Deletes the application and its namespace, and waits until they are gone.
+    async fn delete(&self, fixture: &Fixture) -> Result<()> {
+        fixture
+            .cluster
+            .kubectl
+            .delete(&self.all_manifests(), true)
+            .await?;
+        Ok(())
+    }
+
+    fn all_manifests(&self) -> String {
+        let clients = CLIENTS
+            .replace("NAME", self.name)
+            .replace("IMAGE", self.client_image);
+        format!("{clients}---\n{}", self.manifests)
+    }
+}
+
+async fn run(fixture: &Fixture, namespace: &str, pod: &str, command: &[&str]) -> Result<Run> {
+    let namespace = format!("--namespace={namespace}");
+    let container = format!("--container={CONTAINER}");
+    let mut arguments = vec!["exec", pod, &namespace, &container, "--"];
+    arguments.extend(command);
+    let output = fixture.cluster.kubectl.output(&arguments, "").await?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    Ok(Run {
+        succeeded: output.status.success(),
+        output: text,
+    })
+}
