@@ -130,6 +130,20 @@ test-e2e-run: images
 	@cargo test --quiet --package kermode-e2e
 	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)') $(if $(LONG),--long)
 
+##@ Lifecycle scenarios (see tests/lifecycle/README.md)
+
+.PHONY: lifecycle
+LIFECYCLE = cargo run --quiet --package kermode-lifecycle --
+LIFECYCLE_CLUSTER = $(if $(filter-out file default,$(origin CLUSTER)),$(CLUSTER),lifecycle)
+lifecycle: ## failed requests while servers start and end, in a mesh and without it (root); ARGS='--restarts=3' …
+ifdef LIFECYCLE_IMAGE
+	@$(LIFECYCLE) --image='$(LIFECYCLE_IMAGE)' $(ARGS)
+else
+	@$(DEMO) install --cluster=$(LIFECYCLE_CLUSTER)
+	@$(LIFECYCLE) --cluster=$(LIFECYCLE_CLUSTER) $(ARGS); \
+		result=$$?; [ -n "$$KERMODE_KEEP" ] || $(CLUSTER_TOOL) down $(LIFECYCLE_CLUSTER); exit $$result
+endif
+
 ##@ Demo (CLUSTER=name selects a local cluster; KUBECONFIG and KERMODE_REGISTRY select your own: see demo/README.md)
 
 DEMO = PYTHONPATH=$(CURDIR)/cluster:$(CURDIR)/demo python3 -m kermode_demo

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{client, echo, get, server, tcp_probe};
+use crate::{client, echo, echo_client, get, server, tcp_probe};
 
 /// Demo application of Kermode. It does not depend on a mesh.
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Server(server::Args),
     /// Call a server at a fixed interval, and count results.
     Client(client::Args),
+    /// Keep TCP connections to an echo server open, and record when one ends.
+    EchoClient(echo_client::Args),
     /// Echo TCP data.
     Echo(echo::Args),
     /// Make HTTP requests; the exit code is 0 when they succeed.

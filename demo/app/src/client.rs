@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use http::{Request, StatusCode};
@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::counters::Counters;
-use crate::request::{Requester, Url, summary};
+use crate::request::{Protocol, Requester, Url, summary};
 use crate::shutdown::Shutdown;
 use crate::{listener, output};
 
@@ -26,44 +26,66 @@ pub(crate) struct Args {
     /// Timeout of a request.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Reuse connections. By default, every request opens a connection.
+    /// Protocol of the requests.
+    #[arg(long, default_value = "http1")]
+    protocol: Protocol,
+    /// Reuse connections. By default, every HTTP/1.1 request opens a connection.
     #[arg(long)]
     keep_alive: bool,
+    /// Number of connections over which the requests are spread, with --keep-alive or HTTP/2. With HTTP/1.1, more are
+    /// opened if all are in use.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
     /// Address that serves the counters.
     #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 }
 
 /// Counters that the requests, the log and the listener share.
-type SharedCounters = Arc<Mutex<Counters>>;
+pub(crate) type SharedCounters = Arc<Mutex<Counters>>;
 
 /// Runs the client until SIGTERM.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let mut shutdown = Shutdown::new()?;
     let counters = SharedCounters::default();
-    let listener = listener::bind(args.listen).await?;
-    let requester = Requester::new(args.timeout, args.keep_alive)?;
-    let calls = tokio::spawn(call_repeatedly(
-        requester,
-        args.url,
-        args.interval,
-        Arc::clone(&counters),
-    ));
+    let requester = if args.keep_alive || args.protocol != Protocol::Http1 {
+        Requester::with_connections(args.timeout, args.protocol, args.connections)?
+    } else {
+        Requester::new(args.timeout, false)?
+    };
+    let calls = call_repeatedly(requester, args.url, args.interval, Arc::clone(&counters));
+    run_load(args.listen, calls, counters).await
+}
+
+/// Runs a load until SIGTERM, logs one line each second, and serves the counters.
+pub(crate) async fn run_load(
+    address: SocketAddr,
+    load: impl Future<Output = ()> + Send + 'static,
+    counters: SharedCounters,
+) -> Result<()> {
+    let mut shutdown = Shutdown::new()?;
+    let listener = listener::bind(address).await?;
+    let load = tokio::spawn(load);
     let log = tokio::spawn(log_each_second(Arc::clone(&counters)));
     let served_counters = Arc::clone(&counters);
-    let handler = move |request: Request<Incoming>, _| match request.uri().path() {
-        "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
-        _ => listener::json(
-            StatusCode::OK,
-            &json!(with_locked(&served_counters, |counters| counters.clone())),
-        ),
+    let handler = move |request: Request<Incoming>, _| {
+        std::future::ready(match request.uri().path() {
+            "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
+            _ => listener::json(StatusCode::OK, &snapshot(&served_counters)),
+        })
     };
     listener::serve(listener, None, handler, shutdown.wait()).await;
-    calls.abort();
+    load.abort();
     log.abort();
     let since_start = with_locked(&counters, |counters| counters.line_since(&Counters::default()));
     output::line(&format!("ended: {since_start}"));
     Ok(())
+}
+
+/// Returns the counters, and the time in milliseconds since the Unix epoch as `now`.
+fn snapshot(counters: &SharedCounters) -> serde_json::Value {
+    let mut value = json!(with_locked(counters, |counters| counters.clone()));
+    value["now"] = unix_milliseconds().into();
+    value
 }
 
 async fn call_repeatedly(requester: Requester, url: Url, period: Duration, counters: SharedCounters) {
@@ -74,13 +96,21 @@ async fn call_repeatedly(requester: Requester, url: Url, period: Duration, count
         ticks.tick().await;
         let (requester, url, counters) = (requester.clone(), url.clone(), Arc::clone(&counters));
         tokio::spawn(async move {
+            let start = Instant::now();
             let outcome = requester.get(&url).await;
+            let (latency, now) = (start.elapsed(), unix_milliseconds());
             with_locked(&counters, |counters| match &outcome {
-                Ok(response) => counters.record_response(response.status, &response.body),
-                Err(error) => counters.record_failure(&summary(error)),
+                Ok(response) => counters.record_response(response.status, &response.body, latency, now),
+                Err(error) => counters.record_failure(&summary(error), now),
             });
         });
     }
+}
+
+/// Returns the number of milliseconds since the Unix epoch.
+pub(crate) fn unix_milliseconds() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn log_each_second(counters: SharedCounters) {
@@ -96,6 +126,7 @@ async fn log_each_second(counters: SharedCounters) {
     }
 }
 
-fn with_locked<T>(counters: &SharedCounters, action: impl FnOnce(&mut Counters) -> T) -> T {
+/// Runs an action on the counters.
+pub(crate) fn with_locked<T>(counters: &SharedCounters, action: impl FnOnce(&mut Counters) -> T) -> T {
     action(&mut counters.lock().unwrap_or_else(PoisonError::into_inner))
 }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::shutdown::Shutdown;
 use crate::{listener, output};
@@ -23,19 +25,35 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         "echo listens on {}",
         socket.local_addr().context("the listener has no address")?
     ));
+    serve(socket, "", shutdown.wait()).await;
+    Ok(())
+}
+
+/// Echoes the data of every connection, after a greeting, until `stop` completes. Connections stay open until the
+/// process ends.
+pub(crate) async fn serve(socket: TcpListener, greeting: &str, stop: impl Future<Output = ()>) {
+    let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            () = shutdown.wait() => return Ok(()),
+            () = &mut stop => return,
         };
-        let Ok((mut stream, _)) = accepted else {
+        let Ok((stream, _)) = accepted else {
             listener::pause_after_failure().await;
             continue;
         };
+        let greeting = greeting.to_owned();
         tokio::spawn(async move {
-            let (mut reader, mut writer) = stream.split();
             // An error ends only this connection, and the client sees it closed.
-            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ = serve_connection(stream, &greeting).await;
         });
     }
+}
+
+async fn serve_connection(mut stream: TcpStream, greeting: &str) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.write_all(greeting.as_bytes()).await?;
+    let (mut reader, mut writer) = stream.split();
+    tokio::io::copy(&mut reader, &mut writer).await?;
+    Ok(())
 }

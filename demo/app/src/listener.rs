@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 /// Time that open requests have to complete once the shutdown has begun.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// Body of a response.
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
@@ -36,13 +36,14 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
 
 /// Serves every request with `handler` until `stop` completes. Then accepts no more connections, closes idle
 /// connections, and lets open requests complete. With `tls`, clients must use TLS.
-pub(crate) async fn serve<H>(
+pub(crate) async fn serve<H, F>(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     handler: H,
     stop: impl Future<Output = ()>,
 ) where
-    H: Fn(Request<Incoming>, SocketAddr) -> Response<Body> + Clone + Send + 'static,
+    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     let connections = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
@@ -73,20 +74,21 @@ pub(crate) async fn serve<H>(
 }
 
 /// Serves the requests of one connection.
-async fn serve_connection<H>(
+async fn serve_connection<H, F>(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     remote: SocketAddr,
     handler: H,
     watcher: Watcher,
 ) where
-    H: Fn(Request<Incoming>, SocketAddr) -> Response<Body> + Send + 'static,
+    H: Fn(Request<Incoming>, SocketAddr) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new());
     server.http2().timer(TokioTimer::new());
     let service = service_fn(move |request| {
         let response = handler(request, remote);
-        async move { Ok::<_, Infallible>(response) }
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = server.serve_connection(TokioIo::new(stream), service);
     // An error ends only this connection, and the client sees it closed.

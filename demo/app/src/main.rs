@@ -8,14 +8,17 @@ mod cli;
 mod client;
 mod counters;
 mod echo;
+mod echo_client;
 mod get;
 mod listener;
 mod output;
+mod pool;
 mod request;
 mod server;
 mod shutdown;
 mod target;
 mod tcp_probe;
+mod termination;
 mod tls;
 
 use std::process::ExitCode;
@@ -29,6 +32,7 @@ async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Server(args) => server::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Client(args) => client::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::EchoClient(args) => echo_client::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Echo(args) => echo::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Get(args) => get::run(args).await,
         Command::TcpProbe(args) => tcp_probe::run(args).await,

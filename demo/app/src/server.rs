@@ -1,7 +1,10 @@
 //! `kermode-demo server`: responds to every request with a description of the request and the name of the server's Pod,
-//! and to the health checks of HTTP and gRPC.
+//! and to the health checks of HTTP and gRPC. On request, it also echoes TCP data.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -10,11 +13,13 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::listener::{self, Body};
-use crate::output;
 use crate::shutdown::Shutdown;
-use crate::tls;
+use crate::{echo, output, termination, tls};
 
 /// Path of the health check of gRPC.
 const GRPC_HEALTH_PATH: &str = "/grpc.health.v1.Health/Check";
@@ -22,9 +27,12 @@ const GRPC_HEALTH_PATH: &str = "/grpc.health.v1.Health/Check";
 /// Flags of the server.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Address to listen on.
+    /// Address to listen on; may be repeated.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
+    /// Address on which the server greets TCP connections with the name of its Pod, and echoes their data.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    echo_listen: Option<SocketAddr>,
     /// Serve HTTPS instead of HTTP, with a self-signed certificate.
     #[arg(long)]
     tls: bool,
@@ -34,31 +42,133 @@ pub(crate) struct Args {
     /// Print path and query of each request.
     #[arg(long)]
     log_requests: bool,
+    /// Time between a request and its response. Health checks over HTTP are answered at once.
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    delay: Duration,
+    /// Behaviour on SIGTERM.
+    #[arg(long, default_value = "drain")]
+    on_sigterm: OnSigterm,
+}
+
+/// Behaviour of the server on SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnSigterm {
+    /// Accept no more connections, close idle connections, let open requests complete within 5 s, and exit.
+    Drain,
+    /// Exit at once, with open connections and requests.
+    Exit,
+    /// Keep serving, until SIGKILL.
+    Ignore,
+}
+
+/// Number of requests of a listener that are in progress.
+#[derive(Clone, Debug, Default)]
+struct InProgress(Arc<AtomicUsize>);
+
+/// Request in progress, until this value is dropped.
+struct StartedRequest(InProgress);
+
+// === impl InProgress ===
+
+impl InProgress {
+    fn start(&self) -> StartedRequest {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        StartedRequest(self.clone())
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for StartedRequest {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Runs the server until SIGTERM.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
     let name = pod_name()?;
-    let tls = args.tls.then(tls::acceptor).transpose()?;
-    let listener = listener::bind(args.listen).await?;
-    output::line(&format!(
-        "{name} listens on {}",
-        listener.local_addr().context("the listener has no address")?
-    ));
-    let handler = move |request: Request<Incoming>, remote| {
-        if args.log_requests {
-            output::line(&format!("request {}", request.uri()));
+    let mut sockets = Vec::new();
+    for address in &args.listen {
+        let socket = listener::bind(*address).await?;
+        let address = socket.local_addr().context("the listener has no address")?;
+        output::line(&format!("{name} listens on {address}"));
+        sockets.push(socket);
+    }
+    let (stop_sender, stop) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    let mut in_progress = Vec::new();
+    for socket in sockets {
+        in_progress.push(serve_http(socket, &args, &name, &stop, &mut servers)?);
+    }
+    if let Some(address) = args.echo_listen {
+        let (socket, greeting, stop) = (listener::bind(address).await?, format!("{name}\n"), stop.clone());
+        servers.spawn(async move { echo::serve(socket, &greeting, stopped(stop)).await });
+    }
+    shutdown.wait().await;
+    match args.on_sigterm {
+        OnSigterm::Drain => {
+            // The listeners run as tasks, which hold receivers until they end.
+            let _ = stop_sender.send(true);
+            while servers.join_next().await.is_some() {}
         }
-        match request.uri().path() {
-            "/healthz" => health(args.unhealthy),
-            GRPC_HEALTH_PATH => grpc_health(args.unhealthy),
-            _ => listener::json(StatusCode::OK, &description(&name, &request, remote)),
+        OnSigterm::Exit => {}
+        OnSigterm::Ignore => {
+            output::line("SIGTERM is ignored");
+            std::future::pending::<()>().await;
+        }
+    }
+    let unfinished: Vec<_> = in_progress.iter().map(InProgress::count).collect();
+    termination::report(&json!({"requestsInProgress": unfinished}));
+    let sum: usize = unfinished.iter().sum();
+    output::line(&format!("ended with {sum} requests in progress"));
+    Ok(())
+}
+
+/// Adds a task that serves HTTP until `stop` has the value true. Returns the number of requests in progress.
+fn serve_http(
+    socket: TcpListener,
+    args: &Args,
+    name: &str,
+    stop: &watch::Receiver<bool>,
+    servers: &mut JoinSet<()>,
+) -> Result<InProgress> {
+    let tls = args.tls.then(tls::acceptor).transpose()?;
+    let (unhealthy, log_requests, delay) = (args.unhealthy, args.log_requests, args.delay);
+    let (name, in_progress) = (Arc::<str>::from(name), InProgress::default());
+    let counter = in_progress.clone();
+    let handler = move |request: Request<Incoming>, remote| {
+        let (name, started) = (Arc::clone(&name), counter.start());
+        async move {
+            let _started = started;
+            if log_requests {
+                output::line(&format!("request {}", request.uri()));
+            }
+            let path = request.uri().path();
+            if path == "/healthz" {
+                return health(unhealthy);
+            }
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            match path {
+                GRPC_HEALTH_PATH => grpc_health(unhealthy),
+                _ => listener::json(StatusCode::OK, &description(&name, &request, remote)),
+            }
         }
     };
-    listener::serve(listener, tls, handler, shutdown.wait()).await;
-    output::line("ended");
-    Ok(())
+    let stop = stop.clone();
+    servers.spawn(async move { listener::serve(socket, tls, handler, stopped(stop)).await });
+    Ok(in_progress)
+}
+
+/// Completes when the value is true.
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // The sender is dropped only at the end of the program.
+    let _ = stop.wait_for(|value| *value).await;
 }
 
 fn health(unhealthy: bool) -> Response<Body> {

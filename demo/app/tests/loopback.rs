@@ -70,8 +70,7 @@ fn server_describes_the_request_and_ends_on_sigterm() {
     let (code, text) = run(&["get", &format!("http://{address}/some/path?query")]);
     assert_eq!(code, 0, "{text}");
     let response: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
-    let host = nix::unistd::gethostname().expect("a host name");
-    assert_eq!(response["pod"].as_str(), host.to_str());
+    assert_eq!(response["pod"], host_name());
     assert_eq!(response["path"], "/some/path");
     assert_eq!(response["headers"]["host"], address);
     assert!(
@@ -162,10 +161,7 @@ fn tcp_probe_that_sends_a_text_requires_a_response() {
 #[test]
 fn client_counts_requests_and_serves_its_counters() {
     let (_server, address) = RoleProcess::listening("server");
-    // Finds a free port for the client.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let counters_address = listener.local_addr().expect("an address").to_string();
-    drop(listener);
+    let counters_address = free_address();
     let (mut client, line) = RoleProcess::start(&[
         "client",
         &format!("http://{address}/"),
@@ -173,9 +169,7 @@ fn client_counts_requests_and_serves_its_counters() {
         &format!("--listen={counters_address}"),
     ]);
     assert!(line.starts_with("requests="), "{line}");
-    let (code, text) = run(&["get", &format!("http://{counters_address}/")]);
-    assert_eq!(code, 0, "{text}");
-    let counters: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
+    let counters = read_counters(&counters_address);
     assert!(
         counters["succeeded"].as_u64().is_some_and(|count| count > 0),
         "{counters}"
@@ -184,6 +178,116 @@ fn client_counts_requests_and_serves_its_counters() {
     assert_eq!(counters["byPod"].as_object().map(serde_json::Map::len), Some(1));
     assert_eq!(counters["lastAnswer"]["path"], "/");
     assert!(client.terminate().success());
+}
+
+#[test]
+fn client_counts_requests_of_every_protocol() {
+    let (_server, address) = RoleProcess::listening("server");
+    for (protocol, path) in [
+        ("http1", ""),
+        ("http2", ""),
+        ("grpc", "grpc.health.v1.Health/Check"),
+    ] {
+        let url = format!("http://{address}/{path}");
+        let protocol = format!("--protocol={protocol}");
+        let counters = counters_of(&["client", &url, &protocol, "--interval=10ms", "--connections=3"]);
+        assert!(
+            counters["succeeded"].as_u64() > Some(10),
+            "{protocol}: {counters}"
+        );
+        assert_eq!(counters["failed"], 0, "{protocol}: {counters}");
+    }
+    let (_server, address) = RoleProcess::listening_with(&["server", "--tls"]);
+    let counters = counters_of(&[
+        "client",
+        &format!("http://{address}/"),
+        "--protocol=http2",
+        "--interval=10ms",
+    ]);
+    assert_eq!(counters["succeeded"], 0, "plain text to a TLS server: {counters}");
+    assert!(counters["failures"][0]["count"].as_u64() > Some(0), "{counters}");
+}
+
+/// Runs a client for a second. Returns its counters.
+fn counters_of(args: &[&str]) -> Value {
+    let address = free_address();
+    let (_client, _first_second) = RoleProcess::start(&[args, &[&format!("--listen={address}")]].concat());
+    read_counters(&address)
+}
+
+fn read_counters(address: &str) -> Value {
+    let (code, text) = run(&["get", &format!("http://{address}/")]);
+    assert_eq!(code, 0, "{text}");
+    serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON")
+}
+
+/// Returns an address with a free port.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    listener.local_addr().expect("an address").to_string()
+}
+
+#[test]
+fn server_that_exits_on_sigterm_reports_the_requests_in_progress() {
+    for (behaviour, unfinished) in [("exit", 1), ("drain", 0)] {
+        let on_sigterm = format!("--on-sigterm={behaviour}");
+        let mut child = Command::new(PROGRAM)
+            .args([
+                "server",
+                "--listen=127.0.0.1:0",
+                "--delay=2s",
+                &on_sigterm,
+                "--log-requests",
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut server = RoleProcess(child);
+        let mut next_line = || lines.next().expect("a line").expect("text");
+        let address = next_line().rsplit(' ').next().expect("an address").to_owned();
+        let client = std::thread::spawn(move || run(&["get", &format!("http://{address}/")]).0);
+        assert_eq!(next_line(), "request /");
+        assert!(server.terminate().success());
+        assert_eq!(
+            next_line(),
+            format!("ended with {unfinished} requests in progress")
+        );
+        assert_eq!(client.join().expect("the thread ends"), unfinished);
+    }
+}
+
+#[test]
+fn echo_client_records_the_end_of_a_connection_that_it_did_not_close() {
+    let echo_address = free_address();
+    let echo_listen = format!("--echo-listen={echo_address}");
+    let (mut server, _) = RoleProcess::listening_with(&["server", &echo_listen, "--on-sigterm=exit"]);
+    let address = free_address();
+    let (_client, first_second) = RoleProcess::start(&[
+        "echo-client",
+        &echo_address,
+        "--connections=2",
+        "--interval=10ms",
+        &format!("--listen={address}"),
+    ]);
+    assert!(first_second.contains("failed=0"), "{first_second}");
+    assert!(server.terminate().success());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let counters = loop {
+        let counters = read_counters(&address);
+        let ended = counters["endedConnections"].as_array().map_or(0, Vec::len);
+        if ended == 2 || std::time::Instant::now() > deadline {
+            break counters;
+        }
+    };
+    let ended = counters["endedConnections"].as_array().expect("a list");
+    assert_eq!(ended.len(), 2, "{counters}");
+    assert!(ended.iter().all(|end| end["pod"] == host_name()), "{counters}");
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().expect("a host name");
+    name.to_string_lossy().into_owned()
 }
 
 /// Sends a request with curl, which accepts any certificate. Returns the response as curl writes it.

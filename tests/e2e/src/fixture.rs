@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
+use kermode_harness::deployment;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use tokio::sync::OnceCell;
@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::harness::cluster::Cluster;
 use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::harness::{demo, host};
-use crate::pods::{check_injection_in_dry_run, is_ready};
+use crate::pods::check_injection_in_dry_run;
 
 /// Namespace of the control plane.
 pub(crate) const SYSTEM_NAMESPACE: &str = "kong-mesh-system";
@@ -268,11 +268,7 @@ impl Fixture {
     /// Returns the ready Pods of the Deployment `app`, by their label `app`. The Pods are sorted by name; Pods that are
     /// being deleted are left out.
     pub(crate) async fn ready_pods(&self, namespace: &str, app: &str) -> Result<Vec<Pod>> {
-        let selector = ListParams::default().labels(&format!("app={app}"));
-        let mut pods = self.pods(namespace).list(&selector).await?.items;
-        pods.retain(is_ready);
-        pods.sort_by_key(ResourceExt::name_any);
-        Ok(pods)
+        deployment::ready_pods(&self.pods(namespace), app).await
     }
 
     /// Returns the name of the first ready Pod of a Deployment.
@@ -295,33 +291,9 @@ impl Fixture {
 
     /// Waits until a Deployment is rolled out.
     pub(crate) async fn wait_for_rollout(&self, namespace: &str, name: &str) -> Result<()> {
-        let deployments = self.deployments(namespace);
-        wait_for(
-            &format!("the rollout of Deployment {namespace}/{name}"),
-            ROLLOUT_TIMEOUT,
-            async || {
-                let deployment = deployments.get(name).await?;
-                let desired = deployment
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.replicas)
-                    .unwrap_or(1);
-                let status = deployment.status.clone().unwrap_or_default();
-                let is_observed = status.observed_generation >= deployment.metadata.generation;
-                let (updated, available) = (
-                    status.updated_replicas.unwrap_or(0),
-                    status.available_replicas.unwrap_or(0),
-                );
-                let done = is_observed
-                    && updated == desired
-                    && available >= desired
-                    && status.replicas.unwrap_or(0) == desired;
-                Ok(done_if(done, (), || {
-                    format!("{available} of {desired} available, {updated} up to date")
-                }))
-            },
-        )
-        .await
+        deployment::wait_for_rollout(&self.deployments(namespace), name, ROLLOUT_TIMEOUT)
+            .await
+            .with_context(|| format!("namespace {namespace}"))
     }
 
     /// Returns the counters of the application's client since its start.

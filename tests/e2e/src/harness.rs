@@ -4,14 +4,13 @@
 pub(crate) mod application;
 pub(crate) mod capture;
 pub(crate) mod cluster;
-pub(crate) mod demo;
 pub(crate) mod diagnosis;
 pub(crate) mod envoy;
 pub(crate) mod fault;
 pub(crate) mod host;
 pub(crate) mod idle_connections;
 pub(crate) mod inner_network;
-pub(crate) mod kubectl;
 pub(crate) mod packet;
 pub(crate) mod runner;
-pub(crate) mod wait;
+
+pub(crate) use kermode_harness::{demo, kubectl, wait};

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
+pub(crate) use kermode_harness::deployment::is_ready;
 use kube::ResourceExt;
 use kube::api::PostParams;
 use serde_json::json;
@@ -80,16 +81,6 @@ pub(crate) fn container_names(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
             .map(|container| container.name.as_str())
             .collect(),
     )
-}
-
-/// Whether a Pod is ready and not being deleted.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let mut conditions = pod
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    ready && pod.metadata.deletion_timestamp.is_none()
 }
 
 /// Returns the IP address of a Pod.

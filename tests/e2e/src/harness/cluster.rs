@@ -2,12 +2,10 @@
 //! kubectl and an API client.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kermode_harness::local::{self, read_json};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tokio::process::Command;
 
 use super::host;
@@ -55,13 +53,13 @@ impl Cluster {
         run_cluster_tool(config, &["up", name]).await?;
         run_cluster_tool(config, &["load-images", name]).await?;
         let folder = config.checkout.cluster_folder(name);
-        let kubeconfig = folder.join("kubeconfig");
-        let init: NodeInit = read_json(folder.join("init.json"))?;
+        let kubectl = local::kubectl(&config.checkout, name);
+        let init: NodeInit = read_json(&folder.join("init.json"))?;
         Ok(Self {
-            client: client(&kubeconfig).await?,
-            kubectl: Kubectl::new(folder.join("bin/kubectl"), kubeconfig),
-            addresses: read_json(folder.join("cluster.json"))?,
-            images: read_json(config.checkout.target.join("images/images.json"))?,
+            client: local::client(kubectl.kubeconfig()).await?,
+            kubectl,
+            addresses: read_json(&folder.join("cluster.json"))?,
+            images: local::images(&config.checkout)?,
             node_pid: init.pid,
             name: name.to_owned(),
             config: config.clone(),
@@ -125,15 +123,4 @@ async fn run_cluster_tool(config: &Config, arguments: &[&str]) -> Result<()> {
         arguments.join(" ")
     );
     Ok(())
-}
-
-async fn client(kubeconfig: &PathBuf) -> Result<kube::Client> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(kube::Client::try_from(config)?)
-}
-
-fn read_json<T: DeserializeOwned>(path: PathBuf) -> Result<T> {
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("cannot decode {}", path.display()))
 }

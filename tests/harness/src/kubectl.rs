@@ -10,23 +10,24 @@ use tokio::process::{Child, ChildStdout, Command};
 
 /// kubectl for one cluster.
 #[derive(Clone, Debug)]
-pub(crate) struct Kubectl {
+pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
 }
 
 impl Kubectl {
-    pub(crate) fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
+    /// Returns kubectl with this program and kubeconfig.
+    pub fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
         Self { program, kubeconfig }
     }
 
     /// Returns the path of the kubeconfig.
-    pub(crate) fn kubeconfig(&self) -> &Path {
+    pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
     /// Runs kubectl and returns its output and exit status. A failure of kubectl is not an error.
-    pub(crate) async fn output(&self, arguments: &[&str], stdin: &str) -> Result<Output> {
+    pub async fn output(&self, arguments: &[&str], stdin: &str) -> Result<Output> {
         let mut child = Command::new(&self.program)
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
@@ -47,21 +48,21 @@ impl Kubectl {
     ///
     /// # Errors
     /// kubectl fails; the error contains its output.
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         self.run_with_input(arguments, "").await
     }
 
     /// Applies manifests, as `kubectl apply -f -` does.
-    pub(crate) async fn apply(&self, manifests: &str) -> Result<String> {
+    pub async fn apply(&self, manifests: &str) -> Result<String> {
         self.run_with_input(&["apply", "--filename=-"], manifests).await
     }
 
     /// Applies manifests server-side and takes over the ownership of fields.
-    pub(crate) async fn apply_server_side(&self, manifests: &str) -> Result<String> {
+    pub async fn apply_server_side(&self, manifests: &str) -> Result<String> {
         let arguments = [
             "apply",
             "--server-side",
-            "--field-manager=kermode-e2e",
+            "--field-manager=kermode-tests",
             "--force-conflicts",
             "--filename=-",
         ];
@@ -69,7 +70,7 @@ impl Kubectl {
     }
 
     /// Deletes the objects of manifests, and waits until they are gone if `wait` is true. Missing objects are ignored.
-    pub(crate) async fn delete(&self, manifests: &str, wait: bool) -> Result<String> {
+    pub async fn delete(&self, manifests: &str, wait: bool) -> Result<String> {
         let wait_flag = format!("--wait={wait}");
         self.run_with_input(
             &["delete", "--ignore-not-found", &wait_flag, "--filename=-"],
@@ -82,7 +83,7 @@ impl Kubectl {
     ///
     /// # Errors
     /// The program cannot be run or its exit code is not 0; the error contains its output.
-    pub(crate) async fn exec(
+    pub async fn exec(
         &self,
         namespace: &str,
         pod: &str,
@@ -110,7 +111,7 @@ impl Kubectl {
 /// Running `kubectl port-forward`: a port of a Pod is reachable on loopback of this machine until this value is
 /// dropped.
 #[derive(Debug)]
-pub(crate) struct PortForward {
+pub struct PortForward {
     /// Port on loopback of this machine.
     port: u16,
     _kubectl: Child,
@@ -123,7 +124,7 @@ impl PortForward {
     ///
     /// # Errors
     /// There is no response, or its status is not 200.
-    pub(crate) async fn get(&self, path: &str) -> Result<String> {
+    pub async fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
@@ -166,7 +167,7 @@ fn join_chunks(mut body: &str) -> Result<String> {
 impl Kubectl {
     /// Forwards a port of a Pod, even if the Pod listens only on loopback. `target` is `pod/<name>` or
     /// `deployment/<name>`.
-    pub(crate) async fn port_forward(&self, namespace: &str, target: &str, port: u16) -> Result<PortForward> {
+    pub async fn port_forward(&self, namespace: &str, target: &str, port: u16) -> Result<PortForward> {
         let mut child = Command::new(&self.program)
             .args([
                 "port-forward",

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Result of a check.
-pub(crate) enum Progress<T> {
+pub enum Progress<T> {
     /// The condition holds.
     Done(T),
     /// The condition does not hold yet. The text describes the current state, for the error at the time limit.
@@ -21,7 +21,7 @@ pub(crate) enum Progress<T> {
 ///
 /// # Errors
 /// A check fails, or the condition does not hold after `within`. The second error contains the state of the last check.
-pub(crate) async fn wait_for<T>(
+pub async fn wait_for<T>(
     condition: &str,
     within: Duration,
     mut check: impl AsyncFnMut() -> Result<Progress<T>>,
@@ -40,7 +40,7 @@ pub(crate) async fn wait_for<T>(
 }
 
 /// Returns `Done` if `holds`, otherwise `NotYet` with the current state.
-pub(crate) fn done_if<T>(holds: bool, value: T, state: impl FnOnce() -> String) -> Progress<T> {
+pub fn done_if<T>(holds: bool, value: T, state: impl FnOnce() -> String) -> Progress<T> {
     if holds {
         Progress::Done(value)
     } else {
