@@ -130,6 +130,10 @@ test-e2e-run: images
 	@cargo test --quiet --package kermode-e2e
 	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)') $(if $(LONG),--long)
 
+.PHONY: test-cni-starts
+test-cni-starts: cluster-packages ## at least 200 starts of Pods with the CNI plugin, under faults; about ten minutes (root)
+	@$(MAKE) --no-print-directory test-e2e-run FILTER=cni_starts
+
 ##@ Lifecycle scenarios (see tests/lifecycle/README.md)
 
 .PHONY: lifecycle

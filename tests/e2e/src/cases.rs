@@ -5,6 +5,7 @@ mod applications;
 mod balancing;
 mod certificate;
 mod cni;
+mod cni_starts;
 mod dataplane;
 mod direct_access;
 mod dns;
@@ -50,6 +51,7 @@ pub(crate) fn all() -> Vec<Test> {
     let mut faults = fault_tests();
     faults.extend(long_fault_tests().into_iter().map(Test::long));
     faults.extend(uninstallation_tests());
+    faults.extend(long_uninstallation_tests().into_iter().map(Test::long));
     all.extend(faults.into_iter().map(|test| test.on("e2e-faults")));
     all
 }
@@ -176,4 +178,9 @@ fn uninstallation_tests() -> Vec<Test> {
         // Its Pods start after the removal of the CNI plugin, so the removal must leave the network as it was.
         outside::application_works_with_a_control_plane_outside_the_cluster,
     ]
+}
+
+/// Long tests that install the control plane themselves.
+fn long_uninstallation_tests() -> Vec<Test> {
+    tests![cni_starts::pods_send_no_plain_text_whenever_they_start]
 }

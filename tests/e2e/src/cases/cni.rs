@@ -1,11 +1,12 @@
 //! The CNI plugin in place of the init container: Pods that start before and after the installer of the plugin.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerState, Pod};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
@@ -30,22 +31,11 @@ pub(super) async fn pods_without_privileges_are_redirected_before_and_after_the_
 }
 
 async fn check(fixture: &Fixture) -> Result<Note> {
-    let manifests = fixture.manifests(&["--cni-enabled"]).await?;
-    let is_installer = |document: &&str| document.contains("kind: DaemonSet");
-    let (installer, others): (Vec<&str>, Vec<&str>) = manifests.split("\n---\n").partition(is_installer);
-    ensure!(
-        installer.len() == 1,
-        "the manifests have {} DaemonSets",
-        installer.len()
-    );
-    fixture.cluster.kubectl.apply(&others.join("\n---\n")).await?;
-    fixture.wait_for_rollout(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
-    fixture.wait_for_admission().await?;
-    fixture.wait_for_default_mesh().await?;
+    let installer = install_control_plane(fixture, &[]).await?;
     fixture.apply_strict_mesh().await?;
     fixture.apply_application().await?;
-    let early = wait_for_validation(fixture).await?;
-    fixture.cluster.kubectl.apply(&installer.concat()).await?;
+    let early = wait_for_validation(fixture, "server").await?;
+    fixture.cluster.kubectl.apply(&installer).await?;
     // Returns once the client gets responses.
     fixture.deploy_application().await?;
     let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?;
@@ -62,7 +52,7 @@ async fn check(fixture: &Fixture) -> Result<Note> {
     }
     let redirected = redirected_pods(fixture).await?;
     ensure!(
-        redirected.is_superset(&early),
+        early.iter().all(|uid| redirected.contains_key(uid)),
         "Events about redirected Pods: {redirected:?}; Pods that started before the installer: {early:?}"
     );
     // The plugin redirects the new Pods, so the installer finds nothing to repair.
@@ -79,9 +69,29 @@ async fn check(fixture: &Fixture) -> Result<Note> {
     Ok(String::new())
 }
 
-/// Waits until the Pods of the server wait for their redirection. Returns their UIDs.
-async fn wait_for_validation(fixture: &Fixture) -> Result<BTreeSet<String>> {
-    let selector = ListParams::default().labels("app=server");
+/// Installs the control plane for the CNI plugin and with these flags, but not the plugin. Returns the manifest of the
+/// plugin's installer.
+pub(super) async fn install_control_plane(fixture: &Fixture, flags: &[&str]) -> Result<String> {
+    let manifests = fixture.manifests(&[&["--cni-enabled"], flags].concat()).await?;
+    let is_installer = |document: &&str| document.contains("kind: DaemonSet");
+    let (installer, others): (Vec<&str>, Vec<&str>) = manifests.split("\n---\n").partition(is_installer);
+    ensure!(
+        installer.len() == 1,
+        "the manifests have {} DaemonSets",
+        installer.len()
+    );
+    fixture.cluster.kubectl.apply(&others.join("\n---\n")).await?;
+    fixture.wait_for_rollout(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
+    fixture.wait_for_admission().await?;
+    fixture.wait_for_default_mesh().await?;
+    Ok(installer.concat())
+}
+
+/// Waits until all Pods of a Deployment wait for their redirection. Returns their UIDs.
+pub(super) async fn wait_for_validation(fixture: &Fixture, app: &str) -> Result<BTreeSet<String>> {
+    let desired = fixture.deployments(APP_NAMESPACE).get(app).await?.spec;
+    let desired = desired.and_then(|spec| spec.replicas).unwrap_or(1);
+    let selector = ListParams::default().labels(&format!("app={app}"));
     wait_for("the Pods to wait for their redirection", TIMEOUT, async || {
         let pods = fixture.pods(APP_NAMESPACE).list(&selector).await?.items;
         let waiting: BTreeSet<String> = pods
@@ -89,28 +99,37 @@ async fn wait_for_validation(fixture: &Fixture) -> Result<BTreeSet<String>> {
             .filter(|pod| is_validating(pod))
             .filter_map(|pod| pod.metadata.uid.clone())
             .collect();
-        let is_done = !pods.is_empty() && waiting.len() == pods.len();
-        Ok(done_if(is_done, waiting, || format!("{} Pods", pods.len())))
+        let is_done = i32::try_from(waiting.len())? == desired;
+        Ok(done_if(is_done, waiting, || format!("{} Pods exist", pods.len())))
     })
     .await
 }
 
 fn is_validating(pod: &Pod) -> bool {
-    let status = pod.status.iter();
-    let mut statuses = status.flat_map(|status| status.init_container_statuses.iter().flatten());
-    statuses.any(|status| {
-        status.name == VALIDATION && status.state.as_ref().is_some_and(|state| state.running.is_some())
-    })
+    validation_state(pod).is_some_and(|state| state.running.is_some())
 }
 
-/// Returns the UIDs of the Pods about which an Event says that the installer has redirected them.
-async fn redirected_pods(fixture: &Fixture) -> Result<BTreeSet<String>> {
+/// Returns the state of the init container that checks the redirection.
+pub(super) fn validation_state(pod: &Pod) -> Option<&ContainerState> {
+    let mut statuses = pod.status.as_ref()?.init_container_statuses.iter().flatten();
+    statuses.find(|status| status.name == VALIDATION)?.state.as_ref()
+}
+
+/// Returns the UIDs of the Pods about which an Event says that the installer has redirected them, with the time of the last
+/// redirection.
+pub(super) async fn redirected_pods(fixture: &Fixture) -> Result<BTreeMap<String, Timestamp>> {
     let events = Api::<Event>::namespaced(fixture.cluster.client.clone(), APP_NAMESPACE);
     let events = events.list(&ListParams::default()).await?.items;
     let redirected = events
         .into_iter()
         .filter(|event| event.reason.as_deref() == Some("TrafficRedirected"));
-    Ok(redirected.filter_map(|event| event.regarding?.uid).collect())
+    let last_time = |event: &Event| {
+        let repeated = event.series.as_ref().map(|series| series.last_observed_time.0);
+        repeated.or_else(|| Some(event.event_time.as_ref()?.0))
+    };
+    Ok(redirected
+        .filter_map(|event| Some((event.regarding.as_ref()?.uid.clone()?, last_time(&event)?)))
+        .collect())
 }
 
 /// Checks that no container of a Pod adds capabilities, runs as root by its own setting, or is privileged.

@@ -163,7 +163,6 @@ async fn observe_requests(fixture: &Fixture) -> Result<Observation> {
     let kubectl = &fixture.cluster.kubectl;
     let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
     let client_ip = ip(&fixture.pods(APP_NAMESPACE).get(&client).await?)?.to_owned();
-    let outsider = fixture.ready_pod_name(OUTSIDE_NAMESPACE, "outsider").await?;
     let (mesh_marker, outside_marker) = (format!("{MARKER}-in-the-mesh"), format!("{MARKER}-outside"));
 
     let capture = Capture::start(&fixture.cluster).await?;
@@ -179,27 +178,7 @@ async fn observe_requests(fixture: &Fixture) -> Result<Observation> {
         response.contains(&mesh_marker),
         "the server does not repeat the marker: {response}"
     );
-    // The comparison request is sent after the request in the mesh. Once the capture contains it, the capture also
-    // contains all earlier packets.
-    demo::get(
-        kubectl,
-        OUTSIDE_NAMESPACE,
-        &outsider,
-        "client",
-        &format!("http://server.{OUTSIDE_NAMESPACE}.svc/{outside_marker}"),
-    )
-    .await?;
-    wait_for(
-        "the capture to contain the request outside of the mesh",
-        TIMEOUT,
-        async || {
-            let count = segments_with(&capture.segments_so_far()?, &outside_marker).len();
-            Ok(done_if(count > 0, (), || {
-                "the capture does not contain the request".to_owned()
-            }))
-        },
-    )
-    .await?;
+    capture_request_outside(fixture, &capture, &outside_marker).await?;
     let segments = capture.end().await?;
     let servers: Vec<SocketAddrV4> = fixture
         .ready_pods(APP_NAMESPACE, "server")
@@ -221,7 +200,33 @@ async fn observe_requests(fixture: &Fixture) -> Result<Observation> {
     })
 }
 
-fn segments_with(segments: &[Segment], text: &str) -> Vec<Segment> {
+/// Sends a comparison request with a marker, outside of the mesh, until the capture contains it. The capture then also
+/// contains all packets before this request.
+pub(super) async fn capture_request_outside(
+    fixture: &Fixture,
+    capture: &Capture,
+    marker: &str,
+) -> Result<()> {
+    let url = format!("http://server.{OUTSIDE_NAMESPACE}.svc/{marker}");
+    wait_for(
+        "the capture to contain the request outside of the mesh",
+        TIMEOUT,
+        async || {
+            let outsider = fixture.ready_pod_name(OUTSIDE_NAMESPACE, "outsider").await?;
+            let kubectl = &fixture.cluster.kubectl;
+            let response = demo::get(kubectl, OUTSIDE_NAMESPACE, &outsider, "client", &url).await;
+            let is_captured = !segments_with(&capture.segments_so_far()?, marker).is_empty();
+            Ok(done_if(is_captured, (), || match response {
+                Ok(_) => "the capture does not contain the request".to_owned(),
+                Err(error) => format!("{error:#}"),
+            }))
+        },
+    )
+    .await
+}
+
+/// Returns the segments that contain a text.
+pub(super) fn segments_with(segments: &[Segment], text: &str) -> Vec<Segment> {
     segments
         .iter()
         .filter(|segment| segment.contains_text(text))

@@ -15,6 +15,11 @@ use tokio::task::JoinHandle;
 use super::cluster::Cluster;
 use super::packet::{Segment, segments};
 
+/// Number of bytes that are captured of each packet: the beginning of a message, with its first line and headers. tcpdump
+/// reserves this size for each packet in its buffer, so a larger value makes it lose packets on a busy machine.
+const CAPTURED_BYTES: &str = "4096";
+/// Size of the buffer in KiB.
+const BUFFER_KIB: &str = "65536";
 /// Timeout for each line that tcpdump prints while it starts or ends.
 const TCPDUMP_LINE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -41,9 +46,9 @@ impl Capture {
                 "--immediate-mode",
                 "-n",
                 "-s",
-                "0",
+                CAPTURED_BYTES,
                 "-B",
-                "16384",
+                BUFFER_KIB,
                 "-U",
                 "-w",
                 "-",

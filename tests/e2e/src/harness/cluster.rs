@@ -84,6 +84,11 @@ impl Cluster {
         run_cluster_tool(&self.config, &["start", "--name", &self.name, component]).await
     }
 
+    /// Ends all processes of the node, removes the networks of its Pods, and starts its components again.
+    pub(crate) async fn reboot(&self) -> Result<()> {
+        run_cluster_tool(&self.config, &["reboot", "--name", &self.name]).await
+    }
+
     /// Returns the reference of the image with this short name.
     pub(crate) fn image(&self, name: &str) -> Result<&str> {
         let reference = self.images.get(name);
@@ -104,6 +109,11 @@ impl Cluster {
                 .target
                 .join("images/applications/images.json"),
         )
+    }
+
+    /// Returns a command that runs a program of this machine with the files of the node.
+    pub(crate) fn with_node_files(&self, program: &str) -> Command {
+        host::in_mounts_of(self.node_pid, program)
     }
 
     /// Returns a command that runs a program of this machine in the node's network namespace.

@@ -16,6 +16,8 @@ use crate::pods::ip;
 
 /// nftables table, in the node's network namespace, whose rules drop the packets of severed connections.
 const TABLE: &str = "inet kermode-e2e-severed";
+/// nftables table, in the node's network namespace, whose rule rejects connections of the node to an address.
+const REJECTING_TABLE: &str = "inet kermode-e2e-rejected";
 
 /// Sends SIGKILL to the process named `program` in a Pod.
 ///
@@ -75,6 +77,41 @@ fn runs_program(pid: i32, pod_uid: &str, program: &str) -> bool {
     let folder = Path::new("/proc").join(pid.to_string());
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
     read("comm").trim() == program && read("cgroup").contains(&format!("pod{pod_uid}"))
+}
+
+/// Returns the number of processes of the node, outside of its containers, that run a program.
+pub(crate) fn node_processes(cluster: &Cluster, program: &str) -> Result<usize> {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let node = namespace(&cluster.node_pid.to_string()).context("the node has ended")?;
+    let names = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_counted = |pid: &String| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == program)
+            && namespace(pid).as_ref() == Some(&node)
+    };
+    Ok(names.filter(is_counted).count())
+}
+
+/// Address that no process of the node can connect to until [`RejectedAddress::restore`]. Pods still can.
+pub(crate) struct RejectedAddress<'c> {
+    cluster: &'c Cluster,
+}
+
+impl<'c> RejectedAddress<'c> {
+    /// Rejects connections to a port of an IPv4 address, which may be that of a Service.
+    pub(crate) async fn reject(cluster: &'c Cluster, address: &str, port: u16) -> Result<Self> {
+        // The priority precedes that of kube-proxy, which replaces the address of a Service by that of an endpoint.
+        let rules = format!(
+            "table {REJECTING_TABLE} {{\nchain output {{ type filter hook output priority raw; \
+             ip daddr {address} tcp dport {port} reject with tcp reset; }}\n}}\n"
+        );
+        nft(cluster, &rules).await?;
+        Ok(Self { cluster })
+    }
+
+    /// Removes the rule.
+    pub(crate) async fn restore(self) -> Result<()> {
+        nft(self.cluster, &format!("delete table {REJECTING_TABLE}\n")).await
+    }
 }
 
 /// Connections whose packets are dropped until [`SeveredConnections::restore`].

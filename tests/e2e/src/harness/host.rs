@@ -36,13 +36,22 @@ pub(crate) async fn run(program: &Path, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Returns a command that runs a program of this machine in the network namespace of a process. `nsenter` replaces itself
-/// by the program, so signals to the child process reach the program.
+/// Returns a command that runs a program of this machine in the network namespace of a process.
 pub(crate) fn in_network_of(process: impl std::fmt::Display, program: &str) -> Command {
+    in_namespace_of(process, "--net", program)
+}
+
+/// Returns a command that runs a program of this machine in the mount namespace of a process.
+pub(crate) fn in_mounts_of(process: impl std::fmt::Display, program: &str) -> Command {
+    in_namespace_of(process, "--mount", program)
+}
+
+/// `nsenter` replaces itself by the program, so signals to the child process reach the program.
+fn in_namespace_of(process: impl std::fmt::Display, kind: &str, program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command
         .arg(format!("--target={process}"))
-        .args(["--net", "--", program]);
+        .args([kind, "--", program]);
     command.kill_on_drop(true);
     command
 }

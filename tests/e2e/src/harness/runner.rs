@@ -12,8 +12,11 @@ use futures::future::LocalBoxFuture;
 use super::diagnosis;
 use crate::fixture::Fixture;
 
-/// Time limit of a test. The configured length of the API server's outage is added to it.
+/// Time limit of a test that is not long. The configured length of the API server's outage is added to it.
 const TEST_TIMEOUT: Duration = Duration::from_mins(3);
+
+/// Time limit of a long test.
+const LONG_TEST_TIMEOUT: Duration = Duration::from_mins(20);
 
 /// Measurements that a passed test reports as text, such as the number of requests; may be empty.
 pub(crate) type Note = String;
@@ -100,7 +103,12 @@ pub(crate) async fn run(fixture: &Fixture, tests: &[Test]) -> Report {
     let mut report = Report::default();
     for test in tests {
         let start = Instant::now();
-        let timeout = TEST_TIMEOUT + fixture.config.outage;
+        let limit = if test.is_long {
+            LONG_TEST_TIMEOUT
+        } else {
+            TEST_TIMEOUT
+        };
+        let timeout = limit + fixture.config.outage;
         let outcome = tokio::time::timeout(timeout, (test.run)(fixture))
             .await
             .with_context(|| format!("the test has not ended after {timeout:?}"))
