@@ -2,6 +2,7 @@
 //! load. The short test runs Redis and MariaDB without a restart.
 
 mod database;
+mod etcd;
 mod mariadb;
 mod nginx;
 mod postgres;
@@ -10,6 +11,7 @@ mod redis;
 use anyhow::Result;
 
 use self::database::{check_restart, check_stored_text, new_text};
+use self::etcd::ETCD;
 use self::mariadb::MARIADB;
 use self::nginx::{check_nginx, check_proxy};
 use self::postgres::POSTGRES;
@@ -52,6 +54,12 @@ pub(super) async fn postgres_keeps_its_data_and_its_clients_recover_when_it_rest
     fixture: &Fixture,
 ) -> Result<Note> {
     check_restart(fixture, &POSTGRES).await
+}
+
+pub(super) async fn etcd_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load(
+    fixture: &Fixture,
+) -> Result<Note> {
+    check_restart(fixture, &ETCD).await
 }
 
 pub(super) async fn nginx_loses_no_request_when_it_restarts_under_load(fixture: &Fixture) -> Result<Note> {

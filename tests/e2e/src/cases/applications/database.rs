@@ -22,12 +22,19 @@ pub(super) struct Database {
     pub(super) store: &'static str,
     /// Prints the stored text.
     pub(super) show: &'static str,
-    /// Load tool. It runs for a few seconds.
-    pub(super) benchmark: &'static str,
+    /// Load tool that runs during the restart.
+    pub(super) benchmark: Load,
+    /// Load tools that run after the restart; if unset, those of `benchmark`.
+    pub(super) last_benchmark: Option<Load>,
     /// Messages of the load tool about a lost connection, or a connection that cannot be opened.
     pub(super) lost: &'static [&'static str],
+}
+
+/// Load tool.
+pub(super) struct Load {
+    pub(super) command: &'static str,
     /// Text in each line in which the load tool prints a result.
-    pub(super) figure: &'static str,
+    pub(super) result: &'static str,
 }
 
 impl Database {
@@ -37,11 +44,19 @@ impl Database {
         self.application.client(fixture, &command).await?;
         Ok(())
     }
+}
 
-    /// Whether a run of the load tool is complete. The exit code alone does not show this: after an error, that of mysqlslap
-    /// is 0.
+impl Load {
+    /// Whether a run is complete. The exit code alone does not show this: after an error, that of mysqlslap is 0.
     fn is_complete(&self, run: &Run) -> bool {
-        run.succeeded && run.output.contains(self.figure)
+        run.succeeded && run.output.contains(self.result)
+    }
+
+    /// Returns the results that a run has printed.
+    fn results(&self, run: &Run) -> String {
+        let lines = run.output.split(['\r', '\n']).map(str::trim);
+        let results: Vec<&str> = lines.filter(|line| line.contains(self.result)).collect();
+        results.join(", ")
     }
 }
 
@@ -69,11 +84,10 @@ pub(super) async fn check_restart(fixture: &Fixture, database: &Database) -> Res
         check_that_outsiders_get_no_response(fixture, &[application]).await?;
         let text = new_text()?;
         database.store(fixture, &text).await?;
+        let load = &database.benchmark;
         let restart = async || application.restart(fixture).await;
-        let runs = application
-            .under_load(fixture, database.benchmark, restart)
-            .await?;
-        let (succeeded, failed): (Vec<_>, Vec<_>) = runs.iter().partition(|run| database.is_complete(run));
+        let runs = application.under_load(fixture, load.command, restart).await?;
+        let failed: Vec<_> = runs.iter().filter(|run| !load.is_complete(run)).collect();
         for run in &failed {
             ensure!(
                 database.lost.iter().any(|message| run.output.contains(message)),
@@ -85,19 +99,18 @@ pub(super) async fn check_restart(fixture: &Fixture, database: &Database) -> Res
             "no run of the load tool failed, so the server did not restart under load"
         );
         check_stored_text(fixture, database, &text).await?;
-        let last = application.client_run(fixture, database.benchmark).await?;
+        let load = database.last_benchmark.as_ref().unwrap_or(load);
+        let last = application.client_run(fixture, load.command).await?;
         ensure!(
-            database.is_complete(&last),
+            load.is_complete(&last),
             "the load tool failed after the restart: {last:?}"
         );
         let handshakes = application.check_mtls(fixture).await?;
-        let lines = last.output.split(['\r', '\n']).map(str::trim);
-        let figures: Vec<&str> = lines.filter(|line| line.contains(database.figure)).collect();
         Ok(format!(
             "{} of {} runs lost connections during the restart; after it: {}; {handshakes}",
             failed.len(),
-            succeeded.len() + failed.len(),
-            figures.join(", ")
+            runs.len(),
+            load.results(&last)
         ))
     })
     .await

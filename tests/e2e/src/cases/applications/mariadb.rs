@@ -1,6 +1,6 @@
 //! MariaDB, mariadb and mysqlslap. The server sends the first bytes of a connection.
 
-use super::database::Database;
+use super::database::{Database, Load};
 use crate::harness::application::Application;
 
 pub(super) const MARIADB: Database = Database {
@@ -17,12 +17,15 @@ pub(super) const MARIADB: Database = Database {
         CREATE OR REPLACE TABLE texts (text TEXT); INSERT INTO texts VALUES (\"STORED\")'",
     show: "mariadb --host=mariadb.e2e-applications --user=app --password=secret app --skip-column-names \
            --execute='SELECT text FROM texts'",
-    benchmark: "mysqlslap --host=mariadb.e2e-applications --user=app --password=secret --create-schema=slap \
+    benchmark: Load {
+        command: "mysqlslap --host=mariadb.e2e-applications --user=app --password=secret --create-schema=slap \
                 --auto-generate-sql --auto-generate-sql-load-type=mixed --concurrency=8 --number-of-queries=4000",
+        result: "Average number of seconds",
+    },
+    last_benchmark: None,
     lost: &[
         "Lost connection to server",
         "Server has gone away",
         "Can't connect to server",
     ],
-    figure: "Average number of seconds",
 };

@@ -1,7 +1,7 @@
 //! PostgreSQL, psql and pgbench. The server is a StatefulSet, which its clients call by the headless name of its Pod and
 //! by a Service with a ClusterIP.
 
-use super::database::Database;
+use super::database::{Database, Load};
 use crate::harness::application::Application;
 
 pub(super) const POSTGRES: Database = Database {
@@ -26,15 +26,18 @@ pub(super) const POSTGRES: Database = Database {
     show: "export PGUSER=postgres PGPASSWORD=secret
         psql --host=postgres-0.postgres.e2e-applications --tuples-only --command='SELECT text FROM texts' &&
         psql --host=postgres-primary.e2e-applications --tuples-only --command='SELECT text FROM texts'",
-    benchmark: "export PGUSER=postgres PGPASSWORD=secret
+    benchmark: Load {
+        command: "export PGUSER=postgres PGPASSWORD=secret
         pgbench --host=postgres-0.postgres.e2e-applications --initialize --quiet &&
         pgbench --host=postgres-0.postgres.e2e-applications --client=8 --time=3 &&
         pgbench --host=postgres-primary.e2e-applications --client=8 --time=3",
+        result: "tps = ",
+    },
+    last_benchmark: None,
     lost: &[
         "server closed the connection unexpectedly",
         "terminating connection due to administrator command",
         "could not translate host name",
         "the database system is shutting down",
     ],
-    figure: "tps = ",
 };

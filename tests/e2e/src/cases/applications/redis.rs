@@ -1,6 +1,6 @@
 //! Redis, redis-cli and redis-benchmark.
 
-use super::database::Database;
+use super::database::{Database, Load};
 use crate::harness::application::Application;
 
 pub(super) const REDIS: Database = Database {
@@ -15,11 +15,14 @@ pub(super) const REDIS: Database = Database {
     },
     store: "redis-cli -h redis.e2e-applications set text STORED | grep OK",
     show: "redis-cli -h redis.e2e-applications get text",
-    benchmark: "redis-benchmark -h redis.e2e-applications -c 16 -n 20000 -q -t set,get,lrange_100",
+    benchmark: Load {
+        command: "redis-benchmark -h redis.e2e-applications -c 16 -n 20000 -q -t set,get,lrange_100",
+        result: "requests per second",
+    },
+    last_benchmark: None,
     lost: &[
         "Server closed the connection",
         "Connection reset by peer",
         "Could not connect to Redis",
     ],
-    figure: "requests per second",
 };
