@@ -125,8 +125,8 @@ async fn check_unary(address: SocketAddr) {
     assert!(response.body().is_end_stream());
 }
 
-/// Starts the sidecars for an application of HTTP/2 with each of these protocols. Calls `check` with the address of
-/// each service.
+/// Starts the sidecars for an application of HTTP/2 with each of these protocols. Calls `check` with the address of each
+/// service, and with that of its Pod for direct access.
 async fn check_applications(protocols: [&'static str; 3], check: impl AsyncFn(SocketAddr)) {
     let mut applications = Vec::new();
     for protocol in protocols {
@@ -137,17 +137,21 @@ async fn check_applications(protocols: [&'static str; 3], check: impl AsyncFn(So
         tokio::spawn(serve_http2(listener));
     }
     let (_sidecars, addresses) = start(applications).await;
-    for (address, protocol) in addresses.into_iter().zip(protocols) {
-        let check = tokio::time::timeout(TIMEOUT, check(address));
-        check.await.unwrap_or_else(|_| panic!("{protocol}: no response"));
+    for (of_service_and_pod, protocol) in addresses.into_iter().zip(protocols) {
+        for address in of_service_and_pod {
+            let check = tokio::time::timeout(TIMEOUT, check(address));
+            check.await.unwrap_or_else(|_| panic!("{protocol}: no response"));
+        }
     }
 }
 
-/// Starts the sidecars for services. Returns them with the addresses that the client connects to.
-async fn start(services: Vec<(&'static str, SocketAddr)>) -> (Sidecars, Vec<SocketAddr>) {
+/// Starts the sidecars for services. Returns them with the addresses that the client connects to: that of each service,
+/// and that of its Pod for direct access.
+async fn start(services: Vec<(&'static str, SocketAddr)>) -> (Sidecars, Vec<[SocketAddr; 2]>) {
     let start = tokio::task::spawn_blocking(move || {
         let sidecars = Sidecars::start(&services);
-        let addresses = (0..services.len()).map(|index| sidecars.outbound(index));
+        let indices = 0..services.len();
+        let addresses = indices.map(|index| [sidecars.outbound(index), sidecars.direct(index)]);
         let addresses = addresses.collect();
         (sidecars, addresses)
     });
@@ -173,16 +177,18 @@ async fn client_of_http_2_is_served_by_an_application_of_http_1_1() {
         connection.write_all(OK.as_bytes()).expect("a response");
     });
     let (_sidecars, addresses) = start(vec![("http", application)]).await;
-    let mut client = open(addresses[0]).await;
-    let request = Request::get("http://web/cart").body(()).expect("a request");
-    let (response, _) = client.send_request(request, true).expect("an open connection");
-    let response = tokio::time::timeout(TIMEOUT, response).await.expect("no timeout");
-    let mut body = response.expect("a response").into_body();
-    let received = body.data().await.expect("a body").expect("an open stream");
-    assert_eq!(received, "ok");
-    let request = requests.try_recv().expect("a request");
-    assert!(
-        request.starts_with("GET /cart HTTP/1.1\r\nhost: web\r\n"),
-        "{request}"
-    );
+    for address in addresses[0] {
+        let mut client = open(address).await;
+        let request = Request::get("http://web/cart").body(()).expect("a request");
+        let (response, _) = client.send_request(request, true).expect("an open connection");
+        let response = tokio::time::timeout(TIMEOUT, response).await.expect("no timeout");
+        let mut body = response.expect("a response").into_body();
+        let received = body.data().await.expect("a body").expect("an open stream");
+        assert_eq!(received, "ok");
+        let request = requests.try_recv().expect("a request");
+        assert!(
+            request.starts_with("GET /cart HTTP/1.1\r\nhost: web\r\n"),
+            "{request}"
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
+mod direct;
 mod http2;
 mod ipv6;
 mod keepalive;

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::TIMEOUT;
 use crate::support::certificates::Authority;
 use crate::support::process::RunningEnvoy;
 use crate::support::secrets::write_secrets;
-use crate::support::sidecar::{mk_config, start_proxy};
+use crate::support::sidecar::{DIRECT_ACCESS, mk_config, start_proxy};
 
 /// The sidecars of a client and of a server. The server has one application for each service.
 pub(crate) struct Sidecars {
@@ -20,6 +20,8 @@ pub(crate) struct Sidecars {
     pub(crate) server: RunningEnvoy,
     /// Address of each service.
     services: Vec<SocketAddr>,
+    /// Address of the application of each service.
+    applications: Vec<SocketAddr>,
     _secrets: [TempDir; 2],
 }
 
@@ -57,12 +59,14 @@ impl Sidecars {
             secrets[1].path(),
             &bound_ports,
         );
+        add_direct_listeners(&mut client);
         change(&mut client);
         let client = RunningEnvoy::start(&client);
         Self {
             client,
             server,
             services: cluster_addresses(services).collect(),
+            applications: services.iter().map(|(_, application)| *application).collect(),
             _secrets: secrets,
         }
     }
@@ -79,6 +83,42 @@ impl Sidecars {
         self.client
             .address_of(&format!("outbound:{}", self.services[index]))
     }
+}
+
+impl Sidecars {
+    /// Returns the address at which the client's sidecar accepts connections to the Pod of the service with this index.
+    pub(crate) fn direct(&self, index: usize) -> SocketAddr {
+        let application = self.applications[index];
+        self.client.address_of(&format!("{DIRECT_ACCESS}{application}"))
+    }
+}
+
+/// Adds a listener for each cluster of direct access. In a Pod, the outbound passthrough listener selects the cluster by
+/// the original destination of a connection; here, no connection is redirected.
+fn add_direct_listeners(client: &mut Value) {
+    let clusters = client["static_resources"]["clusters"].as_array();
+    let names = clusters
+        .into_iter()
+        .flatten()
+        .filter_map(|cluster| cluster["name"].as_str());
+    let direct = names.filter(|name| name.starts_with(DIRECT_ACCESS));
+    let listeners: Vec<_> = direct
+        .map(|name| {
+            let proxy = json!({
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                "stat_prefix": name,
+                "cluster": name,
+            });
+            let filter = json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": proxy });
+            json!({
+                "name": name,
+                "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } },
+                "filter_chains": [{ "filters": [filter] }],
+            })
+        })
+        .collect();
+    let all = client["static_resources"]["listeners"].as_array_mut();
+    all.expect("listeners").extend(listeners);
 }
 
 /// Returns the ClusterIP and the port of each service.
@@ -117,7 +157,8 @@ pub(crate) fn mk_input(services: &[(&str, SocketAddr)]) -> String {
         ["\"::9\"", "\"::1\""]
     };
     format!(
-        "mtls: STRICT\nservices:\n{addresses}dataplanes:\n  client-0.demo: {{ address: {client} }}\n  \
+        "mtls: STRICT\nservices:\n{addresses}dataplanes:\n  client-0.demo: \
+         {{ address: {client}, directAccessServices: [\"*\"] }}\n  \
          server-0.demo:\n    address: {server}\n    inbound:\n{inbounds}"
     )
 }

@@ -16,6 +16,9 @@ use super::process::RunningEnvoy;
 use super::secrets::{for_each_child, refer_to_secret_files};
 use super::{envoy, readable};
 
+/// Prefix of the names of clusters for direct access.
+pub(crate) const DIRECT_ACCESS: &str = "direct_access_";
+
 /// Starts the Envoy of the proxy that `input` names. `ports` maps the port of each generated endpoint to the port that
 /// the inbound listener of the endpoint is bound to in this test.
 pub(crate) fn start_proxy(input: &str, secrets_folder: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
@@ -55,6 +58,12 @@ pub(crate) fn mk_config(input: &str, secrets_folder: &Path, ports: &HashMap<u16,
                 .as_object_mut()
                 .expect("an object")
                 .remove("upstreamBindConfig");
+        }
+        if cluster["name"]
+            .as_str()
+            .is_some_and(|name| name.starts_with(DIRECT_ACCESS))
+        {
+            replace_ports(&mut cluster["loadAssignment"], ports);
         }
         if cluster["type"] == "EDS" {
             cluster["type"] = json!("STATIC");
