@@ -103,12 +103,12 @@ impl Cluster {
     pub(crate) async fn load_application_images(&self, names: &[&str]) -> Result<BTreeMap<String, String>> {
         let arguments = [&["load-application-images", "--name", &self.name], names].concat();
         run_cluster_tool(&self.config, &arguments).await?;
-        read_json(
-            self.config
-                .checkout
-                .target
-                .join("images/applications/images.json"),
-        )
+        let references = self
+            .config
+            .checkout
+            .target
+            .join("images/applications/images.json");
+        read_json(&references)
     }
 
     /// Returns a command that runs a program of this machine with the files of the node.
