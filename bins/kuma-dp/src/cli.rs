@@ -22,8 +22,8 @@ pub(crate) enum Command {
     /// Run Envoy and the components that serve it. Ends after the drain that a signal starts, or when Envoy ends and is
     /// not restarted.
     Run(Box<RunArgs>),
-    /// Start the drain of a running `kuma-dp run`, which serves until its own signal. The preStop hook of a native sidecar
-    /// runs this command when the Pod begins to terminate.
+    /// Start the drain of a running `kuma-dp run`, which keeps serving until it receives SIGTERM. The preStop hook of a
+    /// native sidecar runs this command when the Pod begins to terminate.
     Drain(DrainArgs),
     /// Wait until a URL responds with a success status, for hooks and probes of images without a shell.
     Wait(WaitArgs),
@@ -70,12 +70,16 @@ pub(crate) struct RunArgs {
     /// Time to keep serving after the first SIGTERM or SIGINT, in Go's notation (30s, 1m30s).
     #[arg(long, env = "KUMA_DATAPLANE_DRAIN_TIME", default_value = "30s")]
     pub(crate) drain_time: String,
-    /// Condition that ends the drain: wait (the end of the drain time), or acknowledged (no proxy sends requests to this
-    /// endpoint and no connection is open; at the latest, the end of the drain time).
+    /// Condition that ends the drain of a classic sidecar: wait (the end of the drain time), or acknowledged (no proxy
+    /// sends requests to this endpoint, no connection is open and --min-drain-time has passed; at the latest, the end of
+    /// the drain time). A native sidecar ignores the mode.
     #[arg(long, env = "KUMA_DATAPLANE_DRAIN_MODE", default_value = "wait")]
     pub(crate) drain_mode: String,
-    /// Whether this container is a native sidecar. A native sidecar is signalled after the workload has ended, so it then
-    /// waits only for what is in progress.
+    /// Minimum duration of a drain with the mode acknowledged, in Go's notation. The application may still run that long.
+    #[arg(long, env = "KUMA_DATAPLANE_MIN_DRAIN_TIME", default_value = "0s")]
+    pub(crate) min_drain_time: String,
+    /// Whether this container is a native sidecar. A native sidecar is signalled after the workload has ended, so after the
+    /// signal it waits only for requests and TCP connections in progress.
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
     /// File with the token that authenticates this proxy; read for every call to the control plane.

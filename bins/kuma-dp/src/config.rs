@@ -70,6 +70,7 @@ impl RunArgs {
     /// Validates the arguments and converts them.
     pub(crate) fn into_config(self) -> Result<Config, InvalidOptions> {
         let mut errors = Errors::default();
+        let shutdown = errors.shutdown(&self);
         let log_level = errors
             .value_of("log_level", parse_log_level(&self.log_level))
             .unwrap_or(LevelFilter::INFO);
@@ -89,9 +90,6 @@ impl RunArgs {
         let token_path = errors.value_of("token_path", required(self.token_path));
         let proxy = errors.value_of("name", required(self.name).and_then(|text| proxy_name(&text)));
         let mesh = errors.value_of("mesh", required(Some(self.mesh)));
-        let drain_time = errors.value_of("drain_time", positive_duration(&self.drain_time));
-        let drain_mode = errors.value_of("drain_mode", parse_drain_mode(&self.drain_mode));
-        let is_native_sidecar = errors.value_of("native_sidecar", boolean(&self.native_sidecar));
         let binary = errors.value_of("binary_path", required(Some(self.binary_path)));
         let admin_port = errors.value_of("admin_port", port(&self.admin_port));
         let concurrency = match self.concurrency.filter(|text| !text.is_empty()) {
@@ -125,13 +123,9 @@ impl RunArgs {
                     concurrency: NonZeroU32::new(concurrency?),
                     log_level: envoy_log_level?,
                     admin_port: admin_port?,
-                    drain_time: drain_time?,
+                    drain_time: shutdown?.drain_time,
                 },
-                shutdown: ShutdownConfig {
-                    drain_time: drain_time?,
-                    drain_mode: drain_mode?,
-                    is_native_sidecar: is_native_sidecar?,
-                },
+                shutdown: shutdown?,
                 dns: dns.map(|(is_enabled, dns)| is_enabled.then_some(dns))?,
                 resolv_conf: resolv_conf?,
                 socket_dir: socket_dir(self.socket_dir),
@@ -163,6 +157,20 @@ impl Errors {
         result
             .map_err(|reason| self.0.push(format!("{}: {reason}", setting_name(field))))
             .ok()
+    }
+
+    fn shutdown(&mut self, args: &RunArgs) -> Option<ShutdownConfig> {
+        let min_drain_time = duration::parse(&args.min_drain_time).map_err(|error| error.to_string());
+        let drain_time = self.value_of("drain_time", positive_duration(&args.drain_time));
+        let drain_mode = self.value_of("drain_mode", parse_drain_mode(&args.drain_mode));
+        let min_drain_time = self.value_of("min_drain_time", min_drain_time);
+        let is_native_sidecar = self.value_of("native_sidecar", boolean(&args.native_sidecar));
+        Some(ShutdownConfig {
+            drain_time: drain_time?,
+            drain_mode: drain_mode?,
+            min_drain_time: min_drain_time?,
+            is_native_sidecar: is_native_sidecar?,
+        })
     }
 
     /// Returns whether the DNS server is enabled, and its configuration.

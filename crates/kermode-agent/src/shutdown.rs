@@ -9,6 +9,10 @@ use tokio::time::Instant;
 
 /// Time after which Envoy gets `SIGKILL` if it has not ended by `SIGTERM`.
 const KILL_AFTER: Duration = Duration::from_secs(5);
+/// Time for which a native sidecar keeps idle connections after its application has ended, if not every proxy has
+/// acknowledged the removal of the endpoint. Usually all of them have done so long before; if a replica of the control
+/// plane does not respond, the Pod still ends soon.
+const MAX_IDLE_WAIT: Duration = Duration::from_secs(5);
 
 /// Input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +67,8 @@ pub enum DrainMode {
     /// The end of the drain time.
     #[default]
     Wait,
-    /// Every proxy has acknowledged the removal of the endpoint, and no connection is open. At the latest, the end of
-    /// the drain time.
+    /// Every proxy has acknowledged the removal of the endpoint, no connection is open, and
+    /// [`ShutdownConfig::min_drain_time`] has passed. At the latest, the end of the drain time.
     Acknowledged,
 }
 
@@ -73,6 +77,8 @@ pub enum DrainMode {
 pub struct ShutdownConfig {
     /// Maximum duration of the drain after the first signal.
     pub drain_time: Duration,
+    /// Minimum duration of a drain with [`DrainMode::Acknowledged`]: the application may still run, and needs the sidecar.
+    pub min_drain_time: Duration,
     /// Condition that ends the drain of a classic sidecar.
     pub drain_mode: DrainMode,
     /// Whether Kubernetes signals this sidecar after the containers of the application have ended.
@@ -97,9 +103,9 @@ enum State {
     /// The first signal was received; the request to Envoy to fail its health check is in progress.
     StartingDrain,
     /// The first signal was received; Envoy fails its health check and still serves.
-    Draining { until: Instant },
+    Draining { since: Instant },
     /// Envoy received `SIGTERM`.
-    Terminating { kill_at: Instant },
+    Stopping { kill_at: Instant },
     /// Envoy received `SIGKILL`.
     Killed,
 }
@@ -126,8 +132,8 @@ impl EnvoyShutdown {
     /// Returns the time of the next [`Event::Deadline`]: the end of the drain time, or the time of `SIGKILL`.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Draining { until } => Some(until),
-            State::Terminating { kill_at } => Some(kill_at),
+            State::Draining { since } => Some(since + self.config.drain_time),
+            State::Stopping { kill_at } => Some(kill_at),
             State::Running | State::PodTerminating { .. } | State::StartingDrain | State::Killed => None,
         }
     }
@@ -165,9 +171,7 @@ impl EnvoyShutdown {
                 Event::Signal,
             )
             | (State::StartingDrain, Event::DrainStarted) => {
-                self.state = State::Draining {
-                    until: now + self.config.drain_time,
-                };
+                self.state = State::Draining { since: now };
                 Action::None
             }
             // The request of a terminating Pod may have failed, so another one is sent.
@@ -183,17 +187,26 @@ impl EnvoyShutdown {
             }
             (State::StartingDrain, Event::DrainNotStarted | Event::Signal)
             | (State::Draining { .. }, Event::Signal | Event::Deadline) => self.terminate(now),
-            (State::Draining { .. }, Event::Activity(activity)) if self.is_complete(activity) => {
+            // Envoy does not respond. The application still runs, so the request is repeated instead of giving up.
+            (
+                State::PodTerminating {
+                    is_drain_started: false,
+                },
+                Event::DrainNotStarted,
+            ) => Action::StartDrain,
+            (State::Draining { since }, Event::Activity(activity))
+                if self.is_complete(activity, now.saturating_duration_since(since)) =>
+            {
                 self.terminate(now)
             }
             // A further signal means that the sender does not want to wait for Envoy's end.
-            (State::Terminating { .. } | State::Killed, Event::Signal) => Action::Exit(1),
-            (State::Terminating { .. }, Event::Deadline) => {
+            (State::Stopping { .. } | State::Killed, Event::Signal) => Action::Exit(1),
+            (State::Stopping { .. }, Event::Deadline) => {
                 self.state = State::Killed;
                 Action::Kill
             }
             // The agent terminated Envoy, so Envoy's exit code is not an error.
-            (State::Terminating { .. } | State::Killed, Event::EnvoyEnded(_)) => Action::Exit(0),
+            (State::Stopping { .. } | State::Killed, Event::EnvoyEnded(_)) => Action::Exit(0),
             (_, Event::EnvoyEnded(code)) => Action::Exit(code),
             (
                 _,
@@ -210,21 +223,25 @@ impl EnvoyShutdown {
     ///
     /// The application of a native sidecar has ended, so a request on an idle connection could get only an error. A
     /// proxy repeats the request at another endpoint after such an error, but not after the end of the connection. Idle
-    /// connections are therefore kept until no proxy sends requests.
-    fn is_complete(&self, activity: Activity) -> bool {
+    /// connections are therefore kept until no proxy sends requests, at most for [`MAX_IDLE_WAIT`].
+    fn is_complete(&self, activity: Activity, drained_for: Duration) -> bool {
         let Activity {
             connections,
             in_progress,
         } = activity;
         if self.config.is_native_sidecar {
-            connections == 0 || in_progress == 0 && self.is_endpoint_removed
+            let is_idle = in_progress == 0 && (self.is_endpoint_removed || drained_for >= MAX_IDLE_WAIT);
+            connections == 0 || is_idle
         } else {
-            self.config.drain_mode == DrainMode::Acknowledged && self.is_endpoint_removed && connections == 0
+            self.config.drain_mode == DrainMode::Acknowledged
+                && drained_for >= self.config.min_drain_time
+                && self.is_endpoint_removed
+                && connections == 0
         }
     }
 
     fn terminate(&mut self, now: Instant) -> Action {
-        self.state = State::Terminating {
+        self.state = State::Stopping {
             kill_at: now + KILL_AFTER,
         };
         Action::Terminate

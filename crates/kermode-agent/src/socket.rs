@@ -19,9 +19,6 @@ const MAX_PATH_LENGTH: usize = 107;
 const DIRECTORY_PREFIX: &str = "kuma-dp-";
 /// Name of the socket in its directory.
 const FILE_NAME: &str = "agent.sock";
-/// Limit on the number of sockets that [`paths`] returns. Each killed agent leaves at most one socket behind.
-const MAX_PATHS: usize = 32;
-
 /// Path of the bound socket. Dropping this value removes the directory of the socket.
 #[derive(Debug)]
 pub struct AgentSocket {
@@ -71,7 +68,7 @@ impl AgentSocket {
     }
 }
 
-/// Returns the paths of the sockets that agents have bound below `parent`. Some of the agents may have ended.
+/// Returns the paths of the sockets that agents have bound below `parent`. Each killed agent leaves its socket behind.
 ///
 /// # Errors
 /// Fails when `parent` cannot be read.
@@ -87,7 +84,6 @@ pub(crate) fn paths(parent: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(DIRECTORY_PREFIX));
     Ok(directories
         .map(|directory| directory.path().join(FILE_NAME))
-        .take(MAX_PATHS)
         .collect())
 }
 

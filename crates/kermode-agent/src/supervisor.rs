@@ -103,7 +103,7 @@ async fn supervise_one(
         pod_termination,
         removal_watch,
     } = sources;
-    // A restarted Envoy drains as well if the Pod terminates already.
+    // A restarted Envoy drains as well if the Pod is already terminating.
     let mut pod_termination = pin!(Some(until_true(pod_termination.clone())));
     // Both futures are set when the drain starts.
     let mut drain_start = pin!(None);
@@ -116,7 +116,7 @@ async fn supervise_one(
             }
             () = when_some(pod_termination.as_mut().as_pin_mut()) => {
                 pod_termination.set(None);
-                tracing::info!("the Pod terminates");
+                tracing::info!("the Pod is terminating");
                 Event::PodTerminates
             }
             code = envoy.wait() => {
@@ -173,9 +173,7 @@ async fn start_drain(admin: Admin) -> bool {
     if has_started {
         tracing::info!("the drain has started");
     } else {
-        tracing::warn!(
-            "Envoy does not drain within {DRAIN_START_TIMEOUT:?}; it ends as soon as the agent is signalled"
-        );
+        tracing::warn!("Envoy has not started to drain within {DRAIN_START_TIMEOUT:?}");
     }
     has_started
 }

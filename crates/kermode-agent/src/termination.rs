@@ -60,8 +60,8 @@ pub async fn report(socket_dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Calls every agent with a socket below `socket_dir`. An agent that was killed leaves its socket behind, so a failed
-/// call is an error only if no call succeeds.
+/// Calls the agents whose sockets are below `socket_dir`, until one responds. An agent that was killed leaves its socket
+/// behind, so a failed call is an error only if no call succeeds.
 async fn report_to_any(socket_dir: &Path) -> anyhow::Result<()> {
     let mut last_error = anyhow::anyhow!(
         "no socket of kuma-dp run in {}; check KUMA_DATAPLANE_RUNTIME_SOCKET_DIR",

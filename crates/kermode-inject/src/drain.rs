@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kermode_model::duration;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::settings::SidecarContainer;
 use crate::trace::{Trace, TraceTopic};
@@ -18,6 +18,12 @@ const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
 /// A limit below this value gives a warning even if no drain time was configured, because clients may not stop using
 /// the endpoint within such a drain time. Only a grace period below 10 s leads to such a limit.
 const SHORT_DRAIN: Duration = Duration::from_secs(5);
+/// Environment variable of the drain mode.
+const DRAIN_MODE_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_MODE";
+/// Drain mode that ends the drain early.
+const ACKNOWLEDGED: &str = "acknowledged";
+/// Environment variable of the minimum duration of the drain.
+const MIN_DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_MIN_DRAIN_TIME";
 /// Environment variable of the drain time.
 const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
@@ -95,6 +101,38 @@ pub(crate) fn limit_drain_time(
          raise spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
     ));
     *value = Value::String(max_text);
+}
+
+/// Warns about a drain mode that `kuma-dp` rejects. The mode may come from an environment variable or a ContainerPatch.
+pub(crate) fn check_mode(sidecar: &Value, warnings: &mut Vec<String>) {
+    let mode = drain_mode(sidecar);
+    if !["", "wait", ACKNOWLEDGED].contains(&mode) {
+        warnings.push(format!(
+            "{DRAIN_MODE_VARIABLE} of kuma-sidecar is {mode:?}, so the sidecar will not start: write wait or {ACKNOWLEDGED}"
+        ));
+    }
+}
+
+/// Whether a rendered sidecar has the drain mode `acknowledged`.
+pub(crate) fn ends_when_acknowledged(sidecar: &Value) -> bool {
+    drain_mode(sidecar) == ACKNOWLEDGED
+}
+
+/// Sets the minimum duration of the drain, which matters only if the drain may end before the drain time.
+pub(crate) fn set_min_drain_time(sidecar: &mut Value, min: Duration) {
+    let Some(variables) = sidecar.get_mut("env").and_then(Value::as_array_mut) else {
+        return;
+    };
+    variables.retain(|variable| variable["name"] != MIN_DRAIN_TIME_VARIABLE);
+    variables.push(json!({"name": MIN_DRAIN_TIME_VARIABLE, "value": duration::format(min)}));
+}
+
+fn drain_mode(sidecar: &Value) -> &str {
+    let mut variables = sidecar.get("env").and_then(Value::as_array).into_iter().flatten();
+    let variable = variables.find(|variable| variable["name"] == DRAIN_MODE_VARIABLE);
+    variable
+        .and_then(|variable| variable["value"].as_str())
+        .unwrap_or_default()
 }
 
 /// Returns the drain time of a rendered sidecar; `None` if it has none or an invalid one.

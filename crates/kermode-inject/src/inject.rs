@@ -278,7 +278,13 @@ impl Rendering<'_> {
         let (pod, plan) = (self.pod, self.plan);
         uid::check(pod, plan.settings.sidecar_container.uid, warnings)?;
         let mut builder = PatchBuilder::new(pod);
-        builder.set_annotations(&pod.annotations, &self.new_annotations());
+        let sleep_hooks = stop::hooks(pod, plan, &containers.sidecar, warnings, trace);
+        let mut new_annotations = self.new_annotations();
+        new_annotations.extend(stop::record(pod, &sleep_hooks));
+        builder.set_annotations(&pod.annotations, &new_annotations);
+        if sleep_hooks.is_empty() && pod.annotations.contains_key(key::APPLICATION_STOP_DELAYED) {
+            builder.remove_annotation(key::APPLICATION_STOP_DELAYED);
+        }
         match annotations::networks_without_cni(plan, &self.annotations) {
             Some(networks) if networks.is_empty() => builder.remove_annotation(key::CNI_NETWORKS),
             Some(networks) => {
@@ -289,7 +295,7 @@ impl Rendering<'_> {
         }
         let InjectedContainers {
             init,
-            sidecar,
+            mut sidecar,
             excluded_inbound_ports,
             token_volume,
         } = containers;
@@ -299,8 +305,7 @@ impl Rendering<'_> {
             probes::restore(found_probes)
         };
         builder.change_probes(&probes);
-        let sleep_hooks = stop::hooks(pod, plan, warnings, trace);
-        timeline::check(pod, plan, &sidecar, &sleep_hooks, warnings, trace);
+        timeline::check(pod, plan, &mut sidecar, &sleep_hooks, warnings, trace);
         builder.add_sleep_hooks(&sleep_hooks);
         let volumes = needed_volumes(plan, token_volume, &sidecar);
         builder.change_volumes(volumes::changes(
@@ -358,6 +363,7 @@ impl Rendering<'_> {
             warnings,
             trace,
         );
+        drain::check_mode(&sidecar, warnings);
         Ok(sidecar)
     }
 

@@ -9,6 +9,7 @@ use kermode_crds::annotation::{SIDECAR_INJECTED, marks_injected};
 use serde_json::{Map, Value};
 
 use crate::names::{INIT, INIT_PROGRAM, SIDECAR, VALIDATION};
+use crate::stop;
 
 /// Members of a container that an up-to-date container may have in addition to the rendered ones: the defaults of the
 /// API server, and what other webhooks commonly add.
@@ -43,7 +44,7 @@ pub(crate) fn is_annotated(pod: &Value) -> bool {
         .is_some_and(marks_injected)
 }
 
-/// Returns a copy of the Pod without the containers of an earlier injection, and these containers. Returns `None` if
+/// Returns a copy of the Pod without the containers and preStop hooks of an earlier injection, and these containers. Returns `None` if
 /// the Pod has no such containers and its annotations do not say that it was injected.
 pub(crate) fn removed_from(pod: &Value) -> Option<(Value, Leftovers)> {
     let pod_is_annotated = is_annotated(pod);
@@ -57,6 +58,7 @@ pub(crate) fn removed_from(pod: &Value) -> Option<(Value, Leftovers)> {
     }
     let (mut stripped, mut leftovers) = (pod.clone(), Leftovers::default());
     leftovers.remove(&mut stripped, is_leftover);
+    stop::remove_recorded(&mut stripped);
     Some((stripped, leftovers))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kermode_crds::annotation;
 use kermode_model::duration;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::drain;
 use crate::plan::{Placement, Plan};
@@ -24,12 +24,17 @@ enum HookDuration {
     Unknown,
 }
 
-/// Adds the timeline to the trace. Warns about preStop hooks that the grace period or the drain of a classic sidecar is
-/// too short for. `sidecar` is the rendered container, `hooks` are those that injection adds.
+/// Time that an application is expected to need after its preStop hook, before the sidecar with the drain mode
+/// `acknowledged` may end.
+const STOP_TIME: Duration = Duration::from_secs(2);
+
+/// Adds the timeline to the trace. Warns about preStop hooks of the application for which the grace period or the drain of a
+/// classic sidecar is too short. Keeps a classic sidecar with the drain mode `acknowledged` until the hooks have ended.
+/// `sidecar` is the rendered container, and `hooks` are those that injection adds.
 pub(crate) fn check(
     pod: &Pod<'_>,
     plan: &Plan<'_>,
-    sidecar: &Value,
+    sidecar: &mut Value,
     hooks: &[SleepHook],
     warnings: &mut Vec<String>,
     trace: &mut Trace,
@@ -46,6 +51,25 @@ pub(crate) fn check(
         .collect();
     for (name, hook) in &stops {
         warnings.extend(problem(name, *hook, plan, drain_time, grace_period));
+    }
+    let has_drain_hook =
+        sidecar.pointer("/lifecycle/preStop/exec/command") == Some(&json!(["kuma-dp", "drain"]));
+    if plan.placement == Placement::Native && !has_drain_hook {
+        warnings.push(
+            "a ContainerPatch replaces the preStop hook of kuma-sidecar, so the sidecar drains only after the application has \
+             ended: let the hook run kuma-dp drain"
+                .to_owned(),
+        );
+    }
+    let ends_early = plan.placement == Placement::Classic && drain::ends_when_acknowledged(sidecar);
+    if ends_early {
+        let hooks = stops.iter().map(|(_, hook)| match hook {
+            HookDuration::None => Duration::ZERO,
+            HookDuration::Seconds(seconds) => Duration::from_secs(*seconds),
+            HookDuration::Unknown => drain_time,
+        });
+        let longest = hooks.max().unwrap_or_default();
+        drain::set_min_drain_time(sidecar, (longest + STOP_TIME).min(drain_time));
     }
     let grace_text = duration::format(grace_period);
     let drain_text = duration::format(drain_time);
@@ -120,14 +144,25 @@ fn hook_duration(index: usize, container: &Container<'_>, hooks: &[SleepHook]) -
     }
 }
 
-/// Returns the duration of a hook with the handler `sleep`, or whose command is `sleep` with whole seconds.
+/// Returns the duration of a hook with the handler `sleep`, or whose command is `sleep` with whole seconds, also in a
+/// shell.
 fn sleep_seconds(hook: &Value) -> Option<u64> {
     if let Some(seconds) = hook.pointer("/sleep/seconds") {
         return seconds.as_u64();
     }
-    match hook.pointer("/exec/command")?.as_array()?.as_slice() {
-        [program, seconds] if program.as_str()?.rsplit('/').next() == Some("sleep") => {
-            seconds.as_str()?.trim_end_matches('s').parse().ok()
+    let command: Vec<&str> = hook
+        .pointer("/exec/command")?
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let words: Vec<&str> = match command.as_slice() {
+        [_, "-c", script] => script.split_whitespace().collect(),
+        words => words.to_vec(),
+    };
+    match words.as_slice() {
+        [program, seconds] if program.rsplit('/').next() == Some("sleep") => {
+            seconds.strip_suffix('s').unwrap_or(seconds).parse().ok()
         }
         _ => None,
     }

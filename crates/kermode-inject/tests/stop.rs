@@ -167,7 +167,7 @@ fn cluster_without_sleep_hooks_gets_none_and_an_annotation_gives_a_warning() {
 }
 
 #[test]
-fn hook_that_the_grace_period_or_the_drain_of_a_classic_sidecar_is_too_short_for_gives_a_warning() {
+fn hook_longer_than_the_grace_period_or_the_drain_of_a_classic_sidecar_gives_a_warning() {
     let classic = Settings::default();
     for (command, annotation, settings, warning) in [
         (["/bin/sleep", "15"], "25s", &classic, None),
@@ -201,6 +201,110 @@ fn hook_that_the_grace_period_or_the_drain_of_a_classic_sidecar_is_too_short_for
             Some(text) => assert!(found.len() == 1 && found[0].contains(text), "{found:?}"),
             None => assert!(found.is_empty(), "{command:?} {annotation}: {found:?}"),
         }
+    }
+}
+
+/// Returns the environment variable of the sidecar.
+fn variable<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
+    let lists = ["containers", "initContainers"].map(|list| pod["spec"][list].as_array());
+    let mut containers = lists.into_iter().flatten().flatten();
+    let sidecar = containers.find(|container| container["name"] == "kuma-sidecar");
+    let variables = sidecar.expect("a sidecar")["env"].as_array().unwrap();
+    let variable = variables.iter().find(|variable| variable["name"] == name);
+    variable.and_then(|variable| variable["value"].as_str())
+}
+
+#[test]
+fn application_stops_before_its_classic_sidecar() {
+    for (drain_time, grace_period, expected) in [
+        (None, 30, sleep(5)),
+        (Some("9s"), 30, sleep(3)),
+        (Some("2s"), 30, Value::Null),
+        (None, 10, sleep(1)),
+        (None, 7, Value::Null),
+    ] {
+        let mut pod = mk_pod(None, json!({"terminationGracePeriodSeconds": grace_period}));
+        let annotations = &mut pod["metadata"]["annotations"];
+        annotations["kuma.io/sidecar-mode"] = "classic".into();
+        if let Some(drain_time) = drain_time {
+            annotations["kuma.io/sidecar-drain-time"] = drain_time.into();
+        }
+        let (lifecycle, _) = lifecycle_of(&pod, &settings());
+        assert_eq!(lifecycle, expected, "{drain_time:?} {grace_period}");
+        let (_, injection) = inject_with(&pod, &settings(), &Fixture::default());
+        let hook_warning = |warning: &&String| warning.starts_with("container app: its preStop hook");
+        assert_eq!(injection.warnings.iter().find(hook_warning), None);
+    }
+}
+
+#[test]
+fn classic_sidecar_with_drain_mode_acknowledged_outlasts_the_known_hooks() {
+    for (hook, expected) in [
+        (json!(null), "7s"),
+        (json!({"sleep": {"seconds": 12}}), "14s"),
+        (json!({"exec": {"command": ["sh", "-c", "sleep 13"]}}), "15s"),
+        // The duration of this hook is not known, so the drain lasts its whole time.
+        (json!({"exec": {"command": ["/drain"]}}), "25s"),
+    ] {
+        let containers =
+            json!({"containers": [{"name": "app", "image": "x", "lifecycle": {"preStop": hook}}]});
+        let mut pod = mk_pod(None, containers);
+        let annotations = &mut pod["metadata"]["annotations"];
+        annotations["kuma.io/sidecar-mode"] = "classic".into();
+        annotations["kuma.io/drain-mode"] = "acknowledged".into();
+        let (after, _) = inject_with(&pod, &settings(), &Fixture::default());
+        assert_eq!(
+            variable(&after, "KUMA_DATAPLANE_MIN_DRAIN_TIME"),
+            Some(expected),
+            "{hook}"
+        );
+        let again = Fixture::default().with(|context| inject(&after, &settings(), context));
+        assert!(matches!(again, Ok(Outcome::Skipped(_))), "{again:?}");
+    }
+}
+
+#[test]
+fn drain_mode_that_the_sidecar_rejects_gives_a_warning() {
+    for (variables, warns) in [
+        ("KUMA_DATAPLANE_DRAIN_MODE=Acknowledged", true),
+        ("KUMA_DATAPLANE_DRAIN_MODE=acknowledged", false),
+        ("A=b", false),
+    ] {
+        let mut pod = mk_pod(None, json!({}));
+        pod["metadata"]["annotations"]["kuma.io/sidecar-env-vars"] = variables.into();
+        let (_, injection) = inject_with(&pod, &settings(), &Fixture::default());
+        let warned = injection
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("will not start"));
+        assert_eq!(warned, warns, "{variables}: {:?}", injection.warnings);
+    }
+}
+
+#[test]
+fn repeated_injection_follows_the_annotation_and_the_grace_period_of_now() {
+    let (after, _) = inject_with(&mk_pod(None, json!({})), &settings(), &Fixture::default());
+    for (pointer, value, expected) in [
+        (
+            "/metadata/annotations/kuma.io~1application-stop-delay",
+            json!("0s"),
+            Value::Null,
+        ),
+        (
+            "/metadata/annotations/kuma.io~1application-stop-delay",
+            json!("8s"),
+            sleep(8),
+        ),
+        ("/spec/terminationGracePeriodSeconds", json!(3), sleep(1)),
+    ] {
+        let mut changed = after.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        changed.pointer_mut(parent).unwrap()[key.replace("~1", "/")] = value;
+        let (again, _) = inject_with(&changed, &settings(), &Fixture::default());
+        let containers = again["spec"]["containers"].as_array().unwrap();
+        assert_eq!(containers[0]["lifecycle"], expected, "{pointer}");
+        let is_recorded = again["metadata"]["annotations"]["kuma.io/application-stop-delayed"].is_string();
+        assert_eq!(is_recorded, expected != Value::Null);
     }
 }
 

@@ -121,12 +121,15 @@ keys! {
     WAIT_FOR_DATAPLANE_READY = "kuma.io/wait-for-dataplane-ready", "annotation of a Pod", Notation::Boolean, "setting `sidecarContainer.waitForDataplaneReady`";
     /// Puts `kuma-init` before the Pod's own init containers.
     INIT_FIRST = "kuma.io/init-first", "annotation of a Pod", Notation::Boolean, "`false`";
-    /// Condition for the end of the drain: `wait` is the full drain time, `acknowledged` is the acknowledgement
-    /// of the endpoint removal by every proxy, with the drain time as upper bound.
+    /// Condition for the end of the drain of a classic sidecar: `wait` is the full drain time. With `acknowledged`, the
+    /// drain ends once every proxy has acknowledged the removal of the endpoint, no connection is open, and the known
+    /// preStop hooks have ended, with the drain time as upper bound.
     DRAIN_MODE = "kuma.io/drain-mode", "annotation of a Pod", Notation::Words(&["wait", "acknowledged"]), "setting `drainMode`";
     /// Time between the start of the Pod's termination and the stop of the application's containers that have no preStop
     /// hook; `0s` for none.
     APPLICATION_STOP_DELAY = "kuma.io/application-stop-delay", "annotation of a Pod", Notation::Duration, "setting `applicationStopDelay`";
+    /// Containers whose stop injection delays, with the seconds: `<container>=<seconds>`. The injector writes it.
+    APPLICATION_STOP_DELAYED = "kuma.io/application-stop-delayed", "annotation of a Pod", Notation::Text, "";
     /// Port of the metrics endpoint, written to `spec.metrics` of the Dataplane.
     METRICS_PORT = "prometheus.metrics.kuma.io/port", "annotation of a Pod", Notation::Port, "";
     /// Path of the metrics endpoint, written to `spec.metrics` of the Dataplane.

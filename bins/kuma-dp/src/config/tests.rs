@@ -48,6 +48,10 @@ fn arguments_of_the_injector_are_accepted() {
     assert!(dns.is_cache_enabled);
     assert!(!config.shutdown.is_native_sidecar);
     assert_eq!(config.shutdown.drain_mode, DrainMode::Wait);
+    let arguments = ["--drain-mode=acknowledged", "--min-drain-time=7s"];
+    let shutdown = mk_args(&arguments).into_config().unwrap().shutdown;
+    assert_eq!(shutdown.drain_mode, DrainMode::Acknowledged);
+    assert_eq!(shutdown.min_drain_time, Duration::from_secs(7));
 }
 
 #[test]

@@ -354,7 +354,7 @@ async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_
 }
 
 #[tokio::test]
-async fn native_sidecar_drains_from_the_termination_of_the_pod_until_its_signal_also_after_a_crash() {
+async fn terminating_pod_drains_its_native_sidecar_until_the_signal_even_after_a_crash() {
     // Nothing listens on the application's port, so Envoy responds to the probe itself.
     let application = free_address(POD_IP).await;
     let probe = ApplicationProbe::new(ProbeProtocol::Http, application.port(), "/");

@@ -57,7 +57,8 @@ impl Admin {
             status == StatusCode::OK,
             "Envoy responded with {status} to {ACTIVITY_GAUGES}"
         );
-        Ok(read_activity(&String::from_utf8_lossy(&body)))
+        read_activity(&String::from_utf8_lossy(&body))
+            .with_context(|| format!("Envoy's response to {ACTIVITY_GAUGES} names no listener"))
     }
 
     async fn request(self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
@@ -128,9 +129,11 @@ pub(crate) fn literal_address(url: &Uri) -> anyhow::Result<SocketAddr> {
 }
 
 /// Reads lines of the forms `listener.<name>.downstream_cx_active: <count>`, `http.<name>.downstream_cx_active: <count>`
-/// and `http.<name>.downstream_rq_active: <count>`.
-fn read_activity(statistics: &str) -> Activity {
+/// and `http.<name>.downstream_rq_active: <count>`. Returns `None` if there is no listener: Envoy always has some, so the
+/// statistics are not complete.
+fn read_activity(statistics: &str) -> Option<Activity> {
     let (mut connections, mut http_connections, mut requests) = (0_u64, 0_u64, 0_u64);
+    let mut has_listener = false;
     for (name, count) in statistics.lines().filter_map(|line| line.rsplit_once(": ")) {
         let Ok(count) = count.trim().parse::<u64>() else {
             continue;
@@ -142,17 +145,20 @@ fn read_activity(statistics: &str) -> Activity {
             continue;
         }
         let sum = match (kind, name.ends_with(".downstream_rq_active")) {
-            ("listener", false) => &mut connections,
+            ("listener", false) => {
+                has_listener = true;
+                &mut connections
+            }
             ("http", false) => &mut http_connections,
             ("http", true) => &mut requests,
             _ => continue,
         };
         *sum += count;
     }
-    Activity {
+    has_listener.then_some(Activity {
         connections,
         in_progress: requests + connections.saturating_sub(http_connections),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -170,7 +176,7 @@ mod tests {
             connections: 7,
             in_progress: 4,
         };
-        assert_eq!(read_activity(statistics), expected);
+        assert_eq!(read_activity(statistics), Some(expected));
     }
 
     #[test]
@@ -185,12 +191,14 @@ mod tests {
             connections: 2,
             in_progress: 2,
         };
-        assert_eq!(read_activity(statistics), expected);
-        let none = Activity {
-            connections: 0,
-            in_progress: 0,
-        };
-        assert_eq!(read_activity(""), none);
+        assert_eq!(read_activity(statistics), Some(expected));
+    }
+
+    #[test]
+    fn page_without_a_listener_is_not_read_as_idle() {
+        for page in ["", "http.inbound_web.downstream_rq_active: 0\n"] {
+            assert_eq!(read_activity(page), None);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(30);
 const CLASSIC: ShutdownConfig = ShutdownConfig {
     drain_time: DRAIN_TIME,
     drain_mode: DrainMode::Wait,
+    min_drain_time: Duration::ZERO,
     is_native_sidecar: false,
 };
 
@@ -17,6 +18,7 @@ const NATIVE: ShutdownConfig = ShutdownConfig {
 
 const ACKNOWLEDGED: ShutdownConfig = ShutdownConfig {
     drain_mode: DrainMode::Acknowledged,
+    min_drain_time: Duration::from_secs(7),
     ..CLASSIC
 };
 
@@ -74,9 +76,15 @@ fn drain_mode_acknowledged_ends_the_drain_once_the_endpoint_is_removed_and_no_co
     assert_eq!(shutdown.on_event(activity(0, 0), now), Action::None);
     shutdown.on_event(Event::EndpointRemoved, now);
     assert!(shutdown.needs_activity());
-    assert_eq!(shutdown.on_event(activity(1, 0), now), Action::None);
+    let application_end = now + ACKNOWLEDGED.min_drain_time;
+    let before = application_end.checked_sub(Duration::from_millis(1)).unwrap();
+    assert_eq!(shutdown.on_event(activity(0, 0), before), Action::None);
+    assert_eq!(shutdown.on_event(activity(1, 0), application_end), Action::None);
     assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
-    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::Terminate);
+    assert_eq!(
+        shutdown.on_event(activity(0, 0), application_end),
+        Action::Terminate
+    );
 }
 
 #[test]
@@ -88,6 +96,16 @@ fn native_sidecar_is_terminated_when_its_last_connection_is_closed() {
     assert_eq!(shutdown.on_event(activity(0, 0), now), Action::Terminate);
     assert!(!shutdown.needs_activity());
     assert_eq!(shutdown.on_event(Event::EnvoyEnded(0), now), Action::Exit(0));
+}
+
+#[test]
+fn native_sidecar_waits_only_some_seconds_for_idle_connections_if_the_removal_is_not_acknowledged() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(NATIVE, now);
+    assert_eq!(shutdown.on_event(activity(3, 0), now), Action::None);
+    let later = now + MAX_IDLE_WAIT;
+    assert_eq!(shutdown.on_event(activity(3, 1), later), Action::None);
+    assert_eq!(shutdown.on_event(activity(3, 0), later), Action::Terminate);
 }
 
 #[test]
@@ -117,11 +135,11 @@ fn drain_starts_when_the_pod_terminates_and_lasts_until_the_signal() {
 }
 
 #[test]
-fn signal_repeats_the_request_to_drain_if_that_of_the_terminating_pod_has_no_result() {
+fn request_to_drain_is_repeated_while_the_pod_is_terminating_and_at_the_signal() {
     let now = Instant::now();
     let mut shutdown = EnvoyShutdown::new(NATIVE);
     shutdown.on_event(Event::PodTerminates, now);
-    assert_eq!(shutdown.on_event(Event::DrainNotStarted, now), Action::None);
+    assert_eq!(shutdown.on_event(Event::DrainNotStarted, now), Action::StartDrain);
     assert_eq!(shutdown.on_event(Event::Signal, now), Action::StartDrain);
     assert_eq!(shutdown.on_event(Event::DrainStarted, now), Action::None);
     assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));

@@ -7,7 +7,6 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService, TcpKeepalive, TrafficDirection};
-use envoy_types::pb::envoy::config::listener::v3::listener::DrainType;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
     CommonGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
@@ -48,14 +47,6 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
         enable_reuse_port: if is_inbound { boolean(false) } else { None },
         // The clients of outbound listeners are in the same Pod.
         tcp_keepalive: is_inbound.then(keepalive),
-        // The drain of a terminating Pod ends the connections of its clients. The application's own connections to other
-        // services are kept (docs/design.md#native-sidecars-drain-early).
-        drain_type: if is_inbound {
-            DrainType::Default
-        } else {
-            DrainType::ModifyOnly
-        }
-        .into(),
         ..Default::default()
     }
 }

@@ -1,10 +1,8 @@
 //! The end of a Pod: what its sidecar does from the start of the termination to the end of the application.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
@@ -60,6 +58,7 @@ async fn check(fixture: &Fixture) -> Result<Note> {
         .await
         .context("Envoy is not ready before the termination")?;
 
+    let start = Instant::now();
     pods.delete(NAME, &DeleteParams::default()).await?;
     wait_for("Envoy's /ready to fail", TIMEOUT, async || {
         let arguments = ["kermode-demo", "get", READY_URL];
@@ -74,45 +73,25 @@ async fn check(fixture: &Fixture) -> Result<Note> {
     demo::get(kubectl, APP_NAMESPACE, NAME, "client", SERVER_URL)
         .await
         .context("the application of the terminating Pod calls a service")?;
-
-    let mut last_seen = None;
     wait_for("the end of the Pod", TIMEOUT, async || {
         let pod = pods.get_opt(NAME).await?;
-        let is_gone = pod.is_none();
-        if let Some(end) = pod.as_ref().and_then(application_end) {
-            last_seen = Some(end);
-        }
-        Ok(done_if(is_gone, (), || {
+        Ok(done_if(pod.is_none(), (), || {
             format!("{:?}", pod.map(|pod| pod.status))
         }))
     })
     .await?;
-    // The Pod usually disappears before the end of its application is in its status.
-    let Some(application_end) = last_seen else {
-        return Ok("the Pod was gone once its application had ended".to_owned());
-    };
-    let waited = Timestamp::now().duration_since(application_end);
+    let took = start.elapsed();
+    let hook = Duration::from_secs(HOOK_SECONDS);
     ensure!(
-        waited.as_secs() < i64::try_from(DRAIN_TIME.as_secs())? / 2,
-        "the Pod was gone {waited:#} after the end of its application"
+        took >= hook,
+        "the Pod ended after {took:?}, before its preStop hook of {hook:?}"
+    );
+    ensure!(
+        took < hook + DRAIN_TIME / 2,
+        "the Pod ended after {took:?}, although its application ended after {hook:?}"
     );
     Ok(format!(
-        "the Pod was gone {waited:#} after the end of its application"
+        "the Pod ended {:.1} s after the hook of its application",
+        took.saturating_sub(hook).as_secs_f32()
     ))
-}
-
-/// Returns the time at which the application's container ended.
-fn application_end(pod: &Pod) -> Option<Timestamp> {
-    let mut statuses = pod.status.as_ref()?.container_statuses.iter().flatten();
-    let status = statuses.find(|status| status.name == "client")?;
-    Some(
-        status
-            .state
-            .as_ref()?
-            .terminated
-            .as_ref()?
-            .finished_at
-            .as_ref()?
-            .0,
-    )
 }
