@@ -10,7 +10,6 @@
 //! reason, and makes Envoy read its certificate from a file instead of requesting it from `kuma-dp`.
 
 mod ads;
-mod envoy;
 mod resources;
 mod servers;
 
@@ -24,11 +23,13 @@ use tokio::net::TcpStream;
 
 pub use resources::Form;
 
-use self::envoy::Envoy;
 use self::resources::Pods;
+use crate::envoy::Envoy;
 
 /// Maximum number of Pods that are called.
 const MAX_CALLED: usize = 50;
+/// Number of worker threads of Envoy: the default of a sidecar.
+const WORKERS: u32 = 2;
 /// Time limit of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -75,7 +76,7 @@ pub async fn measure(envoy: &Path, form: Form, pods: usize) -> Result<Costs> {
         .map(|resource| resource.body.len())
         .sum();
     let control_plane = ads::start(folder.path(), resources)?;
-    let envoy = Envoy::start(envoy, folder.path()).await?;
+    let envoy = Envoy::start(envoy, folder.path(), ads::bootstrap(folder.path()), WORKERS).await?;
     let (allocated, resident) = (envoy.allocated_bytes().await?, envoy.resident_bytes()?);
     let mut costs = Costs {
         listeners: envoy.statistic("listener_manager.total_listeners_active").await?,

@@ -13,6 +13,7 @@ use kermode_model::ObjectKey;
 use kermode_removals::EndpointRemovals;
 use kermode_xds::server::{AdsServer, Metrics, Settings, Transport};
 use kermode_xds::store::{Profile, Store};
+use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,7 +21,7 @@ use tonic::Status;
 use tonic::service::Routes;
 
 /// Name of the socket in the folder of a measurement.
-pub(super) const SOCKET: &str = "control-plane.sock";
+const SOCKET: &str = "control-plane.sock";
 
 /// A running control plane. Dropping it ends the server.
 pub(super) struct ControlPlane {
@@ -64,6 +65,37 @@ pub(super) fn start(folder: &Path, resources: Vec<Resource>) -> Result<ControlPl
     Ok(ControlPlane {
         task,
         _shutdown: shutdown,
+    })
+}
+
+/// Returns the bootstrap of an Envoy that gets its configuration from the control plane in `folder`.
+pub(super) fn bootstrap(folder: &Path) -> Value {
+    let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
+    json!({
+        "node": { "id": "default.client.bench", "cluster": "client" },
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{ "envoy_grpc": { "cluster_name": "control_plane" } }],
+            },
+            "cds_config": ads,
+            "lds_config": ads,
+        },
+        "static_resources": { "clusters": [{
+            "name": "control_plane",
+            "type": "STATIC",
+            "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": { "http2_protocol_options": {} },
+            }},
+            "load_assignment": { "cluster_name": "control_plane", "endpoints": [{ "lb_endpoints": [{
+                "endpoint": { "address": { "pipe": { "path": folder.join(SOCKET) } } },
+            }]}]},
+        }]},
+        // As in a sidecar's bootstrap.
+        "deferred_stat_options": { "enable_deferred_creation_stats": true },
+        "stats_flush_on_admin": true,
     })
 }
 

@@ -22,12 +22,11 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_c
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::MatcherType;
 use kermode_envoy::generate::{self, OnDemandAddresses};
 use kermode_envoy::{Resource, names};
-use kermode_model::{
-    CertificateAuthority, Dataplane, Mesh, Mtls, MtlsMode, ObjectKey, ServiceName, TransparentProxying,
-};
+use kermode_model::{Dataplane, Mesh, ServiceName, TransparentProxying};
 use prost::Message as _;
 
-use super::servers::{self, IDENTITY_FILE, SERVICE, TRUST_FILE};
+use super::servers::SERVICE;
+use crate::mesh::{self, IDENTITY_FILE, TRUST_FILE};
 
 /// Name of the only cluster in Kuma's form.
 const SHARED_CLUSTER: &str = "direct_access";
@@ -56,13 +55,6 @@ pub(super) struct Pods {
 
 impl Pods {
     pub(super) fn new(count: usize, listener_port: u16, server_port: u16, folder: &Path) -> Result<Self> {
-        let mut mesh = Mesh::new(servers::mesh().as_str());
-        mesh.mtls = Some(Mtls {
-            backend: "ca-1".into(),
-            mode: MtlsMode::Strict,
-            authority: CertificateAuthority::Builtin,
-            certificate_lifetime: std::time::Duration::from_hours(24),
-        });
         ensure!(
             count <= 255 * PODS_PER_NETWORK,
             "at most {} Pods are possible",
@@ -73,7 +65,7 @@ impl Pods {
             listener_port,
             server_port,
             folder: folder.to_owned(),
-            mesh,
+            mesh: mesh::strict(),
         })
     }
 
@@ -241,12 +233,6 @@ impl Pods {
 
     fn dataplane(&self) -> Dataplane {
         Dataplane {
-            key: ObjectKey::new("bench", "client"),
-            mesh: self.mesh.name.clone(),
-            address: Ipv4Addr::LOCALHOST.into(),
-            additional_addresses: Vec::new(),
-            inbounds: Vec::new(),
-            gateway: None,
             transparent_proxying: Some(TransparentProxying {
                 redirect_port_inbound: 1,
                 redirect_port_inbound_v6: None,
@@ -254,9 +240,7 @@ impl Pods {
                 direct_access_services: vec!["*".into()],
                 reachable_services: Vec::new(),
             }),
-            admin_port: None,
-            probes: None,
-            metrics: None,
+            ..mesh::dataplane("client", Ipv4Addr::LOCALHOST.into(), Vec::new())
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An Envoy of the benchmark: its process, and its admin interface on a unix socket.
+//! An Envoy of a benchmark: its process, and its admin interface on a unix socket.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,46 +9,49 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::ads;
 use crate::process::Process;
 
 /// Time limit of Envoy's start.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-pub(super) struct Envoy {
+/// A running Envoy. Dropping it ends the process.
+pub(crate) struct Envoy {
     child: Child,
     admin: PathBuf,
     log: PathBuf,
 }
 
 impl Envoy {
-    /// Starts Envoy with the control plane in `folder`, and waits until Envoy has its configuration.
-    pub(super) async fn start(executable: &Path, folder: &Path) -> Result<Self> {
+    /// Starts Envoy with a bootstrap, whose admin interface is replaced, and waits until Envoy has its configuration.
+    /// `folder` gets its files. `workers` is the number of worker threads.
+    pub(crate) async fn start(
+        executable: &Path,
+        folder: &Path,
+        mut bootstrap: Value,
+        workers: u32,
+    ) -> Result<Self> {
         let admin = folder.join("admin.sock");
+        bootstrap["admin"] = json!({ "address": { "pipe": { "path": admin } } });
         let path = folder.join("bootstrap.json");
-        std::fs::write(&path, bootstrap(folder, &admin).to_string())?;
+        std::fs::write(&path, bootstrap.to_string())?;
         let log = folder.join("envoy.log");
         let log_file = std::fs::File::create(&log)?;
         let child = Command::new(executable)
-            .args([
-                "--concurrency",
-                "2",
-                "--disable-hot-restart",
-                "--log-level",
-                "warning",
-            ])
+            .args(["--disable-hot-restart", "--log-level", "warning"])
+            .args(["--concurrency", &workers.to_string()])
             .arg("--config-path")
             .arg(&path)
             .stdout(Stdio::null())
             .stderr(log_file)
             .spawn()
             .with_context(|| format!("cannot start {}", executable.display()))?;
-        let envoy = Self { child, admin, log };
+        let mut envoy = Self { child, admin, log };
         let started_at = Instant::now();
         loop {
             match envoy.get("/ready").await {
                 Ok(state) if state.trim() == "LIVE" => return Ok(envoy),
+                _ if envoy.child.try_wait()?.is_some() => bail!("Envoy has ended; log: {}", envoy.log()),
                 _ if started_at.elapsed() > START_TIMEOUT => {
                     bail!("Envoy is not live after {START_TIMEOUT:?}; log: {}", envoy.log())
                 }
@@ -58,12 +61,12 @@ impl Envoy {
     }
 
     /// Returns the log of Envoy.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Returns the value of a counter or gauge.
-    pub(super) async fn statistic(&self, name: &str) -> Result<u64> {
+    pub(crate) async fn statistic(&self, name: &str) -> Result<u64> {
         let text = self.get(&format!("/stats?filter=^{name}$")).await?;
         let value = text.trim().rsplit_once(": ").map(|(_, value)| value);
         value
@@ -73,16 +76,22 @@ impl Envoy {
     }
 
     /// Returns the memory that Envoy has allocated.
-    pub(super) async fn allocated_bytes(&self) -> Result<f64> {
+    pub(crate) async fn allocated_bytes(&self) -> Result<f64> {
         let memory: Value = serde_json::from_str(&self.get("/memory").await?)?;
         let allocated = memory["allocated"].as_str().context("no allocated memory")?;
         Ok(allocated.parse()?)
     }
 
-    pub(super) fn resident_bytes(&self) -> Result<f64> {
+    /// Returns the resident memory.
+    pub(crate) fn resident_bytes(&self) -> Result<f64> {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let bytes = Process::new(self.child.id())?.resident_bytes()? as f64;
+        let bytes = self.process()?.resident_bytes()? as f64;
         Ok(bytes)
+    }
+
+    /// Returns the process.
+    pub(crate) fn process(&self) -> Result<Process> {
+        Process::new(self.child.id())
     }
 
     /// Returns a page of the admin interface.
@@ -121,37 +130,6 @@ fn dechunk(mut body: &str) -> String {
         body = rest.trim_start_matches("\r\n");
     }
     content
-}
-
-fn bootstrap(folder: &Path, admin: &Path) -> Value {
-    let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
-    json!({
-        "node": { "id": "default.client.bench", "cluster": "client" },
-        "admin": { "address": { "pipe": { "path": admin } } },
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC",
-                "transport_api_version": "V3",
-                "grpc_services": [{ "envoy_grpc": { "cluster_name": "control_plane" } }],
-            },
-            "cds_config": ads,
-            "lds_config": ads,
-        },
-        "static_resources": { "clusters": [{
-            "name": "control_plane",
-            "type": "STATIC",
-            "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": { "http2_protocol_options": {} },
-            }},
-            "load_assignment": { "cluster_name": "control_plane", "endpoints": [{ "lb_endpoints": [{
-                "endpoint": { "address": { "pipe": { "path": folder.join(ads::SOCKET) } } },
-            }]}]},
-        }]},
-        // As in a sidecar's bootstrap.
-        "deferred_stat_options": { "enable_deferred_creation_stats": true },
-        "stats_flush_on_admin": true,
-    })
 }
 
 #[cfg(test)]
