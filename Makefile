@@ -208,6 +208,11 @@ bench-exchange: ## the transport alone: CPU time to send a message to each of 10
 	@$(RELEASE) --package kermode-bench
 	@nice -n -10 $(BENCH)/exchange
 
+.PHONY: bench-latency
+bench-latency: ## what two sidecars cost a request, beside two bare Envoys: latency, CPU time, memory (PROTOCOLS=http,grpc, SIZES=16; INGREDIENTS=1: parts of the configuration)
+	@$(RELEASE) --package kermode-bench
+	@$(ENVOY) nice -n -10 unshare --net $(BENCH)/latency
+
 .PHONY: bench-webhook
 bench-webhook: cluster-packages ## the injection webhook over HTTPS: latency, CPU time, memory
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench

@@ -43,13 +43,11 @@ pub struct Figures(Vec<Figure>);
 impl Figures {
     /// Adds a figure and prints it. `rounds` are the values of the rounds.
     pub fn add(&mut self, figure: &str, rounds: &Spread, unit: &'static str, target: Target) {
-        let value = rounds.median();
-        let (target, met) = match target {
-            Target::AtMost(limit) => (Some(format!("<= {}", format_short(limit))), Some(value <= limit)),
-            Target::AtLeast(limit) => (Some(format!(">= {}", format_short(limit))), Some(value >= limit)),
-            Target::None => (None, None),
+        self.record(figure, rounds, unit, target);
+        let Some(Figure { target, met, .. }) = self.0.last() else {
+            return;
         };
-        let verdict = match (&target, met) {
+        let verdict = match (target, met) {
             (Some(target), Some(true)) => format!("   target {target}: met"),
             (Some(target), _) => format!("   target {target}: MISSED"),
             (None, _) => String::new(),
@@ -58,6 +56,16 @@ impl Figures {
             "{figure:<46} {:>24} {unit}{verdict}",
             rounds.to_string()
         ));
+    }
+
+    /// Adds a figure without printing it. The caller prints it as part of a table.
+    pub fn record(&mut self, figure: &str, rounds: &Spread, unit: &'static str, target: Target) {
+        let value = rounds.median();
+        let (target, met) = match target {
+            Target::AtMost(limit) => (Some(format!("<= {}", format_short(limit))), Some(value <= limit)),
+            Target::AtLeast(limit) => (Some(format!(">= {}", format_short(limit))), Some(value >= limit)),
+            Target::None => (None, None),
+        };
         self.0.push(Figure {
             figure: figure.to_owned(),
             value,

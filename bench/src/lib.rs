@@ -8,7 +8,7 @@
 //!
 //! `exchange` uses neither a cluster nor a control plane. It measures connections alone, for comparison.
 //! `direct-access` measures an Envoy that the ADS server of the same process configures. `dns` measures `kuma-dp` beside
-//! CoreDNS. `cni` measures the CNI plugin, which `cnitool` runs.
+//! CoreDNS. `latency` measures two sidecars beside two bare Envoys. `cni` measures the CNI plugin, which `cnitool` runs.
 //!
 //! Other processes may use the machine at the same time. Therefore CPU time and ratios are more reliable than wall
 //! time, and most figures are the median of several rounds, shown with their spread.
@@ -24,6 +24,7 @@ mod envoy;
 pub mod exchange;
 pub mod figures;
 pub mod https;
+pub mod latency;
 mod mesh;
 pub mod process;
 pub mod sidecars;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 
 /// A process of this machine, or a thread of the calling process.
@@ -55,6 +55,25 @@ impl Process {
         self.to_duration(parse_cpu_ticks(&text, 14))
     }
 
+    /// Returns the CPU time of all threads that the process has now, with a resolution of nanoseconds.
+    ///
+    /// # Errors
+    /// When the process has ended, or the kernel has no statistics of its scheduler.
+    pub fn cpu_time_of_threads(&self) -> Result<Duration> {
+        let threads = std::fs::read_dir(self.folder.join("task"))
+            .with_context(|| format!("process {} has ended", self.id))?;
+        let mut sum = Duration::ZERO;
+        for thread in threads {
+            // A thread may end meanwhile.
+            if let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) {
+                sum +=
+                    parse_run_time(&text).context("/proc/PID/task/TID/schedstat has an unexpected format")?;
+            }
+        }
+        ensure!(!sum.is_zero(), "the kernel has no statistics of its scheduler");
+        Ok(sum)
+    }
+
     /// Returns the CPU time of the process's child processes that have ended, and of their children. The resolution is
     /// usually 10 ms.
     ///
@@ -102,6 +121,12 @@ fn parse_cpu_ticks(stat: &str, first: usize) -> Option<u64> {
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
+/// Returns the time that a thread has run, from `/proc/PID/task/TID/schedstat`.
+fn parse_run_time(schedstat: &str) -> Option<Duration> {
+    let nanoseconds = schedstat.split_ascii_whitespace().next()?;
+    Some(Duration::from_nanos(nanoseconds.parse().ok()?))
+}
+
 /// Returns the resident memory in bytes, from `/proc/PID/smaps_rollup`.
 fn parse_resident_bytes(smaps: &str) -> Option<u64> {
     let line = smaps.lines().find_map(|line| line.strip_prefix("Rss:"))?;
@@ -129,10 +154,17 @@ mod tests {
     }
 
     #[test]
+    fn time_of_a_thread_is_the_first_number() {
+        assert_eq!(parse_run_time("1500 20 3\n"), Some(Duration::from_nanos(1500)));
+        assert_eq!(parse_run_time(""), None);
+    }
+
+    #[test]
     fn own_process_has_memory_and_cpu_time() {
         let process = Process::new(std::process::id()).expect("ticks");
         assert!(process.resident_bytes().expect("memory") > 100_000);
         let before = process.cpu_time().expect("time");
         while process.cpu_time().expect("time") == before {}
+        assert!(process.cpu_time_of_threads().expect("time") > Duration::ZERO);
     }
 }
