@@ -141,7 +141,9 @@ fn container(installation: &Installation, cni: &Cni) -> Value {
             "failureThreshold": 1,
         },
         "resources": {
-            "requests": {"cpu": "10m", "memory": "32Mi"},
+            // On a busy node, the CPU request is the installer's share of the CPU, and Pods that started without the plugin
+            // wait for the installer. The value is that of Kuma's chart.
+            "requests": {"cpu": "100m", "memory": "32Mi"},
             "limits": {"memory": "256Mi"},
         },
         // NET_ADMIN and SYS_ADMIN: rules in the network namespaces of Pods. DAC_OVERRIDE: folders of the node that belong to
