@@ -34,7 +34,7 @@ async fn check(fixture: &Fixture) -> Result<Note> {
     let installer = install_control_plane(fixture, &[]).await?;
     fixture.apply_strict_mesh().await?;
     fixture.apply_application().await?;
-    let early = wait_for_validation(fixture, "server").await?;
+    let early = wait_for_validation(fixture, "server", TIMEOUT).await?;
     fixture.cluster.kubectl.apply(&installer).await?;
     // Returns once the client gets responses.
     fixture.deploy_application().await?;
@@ -88,11 +88,15 @@ pub(super) async fn install_control_plane(fixture: &Fixture, flags: &[&str]) -> 
 }
 
 /// Waits until all Pods of a Deployment wait for their redirection. Returns their UIDs.
-pub(super) async fn wait_for_validation(fixture: &Fixture, app: &str) -> Result<BTreeSet<String>> {
+pub(super) async fn wait_for_validation(
+    fixture: &Fixture,
+    app: &str,
+    within: Duration,
+) -> Result<BTreeSet<String>> {
     let desired = fixture.deployments(APP_NAMESPACE).get(app).await?.spec;
     let desired = desired.and_then(|spec| spec.replicas).unwrap_or(1);
     let selector = ListParams::default().labels(&format!("app={app}"));
-    wait_for("the Pods to wait for their redirection", TIMEOUT, async || {
+    wait_for("the Pods to wait for their redirection", within, async || {
         let pods = fixture.pods(APP_NAMESPACE).list(&selector).await?.items;
         let waiting: BTreeSet<String> = pods
             .iter()

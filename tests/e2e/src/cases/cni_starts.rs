@@ -24,8 +24,8 @@ use phase::{Phase, observe};
 
 /// Smallest number of starts.
 const MIN_STARTS: usize = 200;
-/// Time limit of conditions that do not depend on the sidecars.
-const TIMEOUT: Duration = Duration::from_mins(1);
+/// Time limit of each condition, such as the start of all Pods of a batch with their sidecars.
+const TIMEOUT: Duration = Duration::from_mins(4);
 /// Time by which the installer starts later than Pods.
 const LATENESS: Duration = Duration::from_secs(30);
 /// Time for which the API server is away.
@@ -263,7 +263,7 @@ impl Scenario<'_> {
             "status",
             INSTALLER,
             INSTALLER_NAMESPACE,
-            "--timeout=60s",
+            "--timeout=240s",
         ])
         .await
     }

@@ -1,7 +1,6 @@
 //! Pods that start at the same time. Each sends a marker to a server of the mesh from its first instruction on.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -18,8 +17,6 @@ use crate::pods::is_ready;
 
 /// Number of Pods of a batch.
 pub(super) const SIZE: usize = 30;
-/// Time limit of the start of all Pods, with their sidecars.
-const START_TIMEOUT: Duration = Duration::from_mins(4);
 /// Container of the application.
 const CONTAINER: &str = "client";
 
@@ -95,7 +92,9 @@ impl<'f> Batch<'f> {
 
     /// Waits until all Pods wait for their redirection.
     pub(super) async fn wait_for_validation(&self) -> Result<()> {
-        cni::wait_for_validation(self.fixture, &self.name).await.map(drop)
+        cni::wait_for_validation(self.fixture, &self.name, TIMEOUT)
+            .await
+            .map(drop)
     }
 
     /// Waits until all Pods have started.
@@ -105,7 +104,7 @@ impl<'f> Batch<'f> {
 
     /// Waits until all Pods have started with other containers than the former ones.
     pub(super) async fn wait_for_starts_after(&self, former: &BTreeSet<String>) -> Result<()> {
-        wait_for("all Pods of the batch to start", START_TIMEOUT, async || {
+        wait_for("all Pods of the batch to start", TIMEOUT, async || {
             // After an outage of the API server, the first request may fail.
             let pods = match self.pods().await {
                 Ok(pods) => pods,
