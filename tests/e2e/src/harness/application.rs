@@ -17,9 +17,9 @@ const CLIENTS: &str = include_str!("../../manifests/applications/clients.yaml");
 const CONTAINER: &str = "client";
 /// Time limit of each condition.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// Time limit of a client outside of the mesh, in seconds. It exceeds the time after which a sidecar in mode PERMISSIVE
-/// treats a connection as plain text if its client waits for the server to send first.
-const PROBE_SECONDS: &str = "5";
+/// Time limit of a client outside of the mesh, in seconds. In mode PERMISSIVE, a client that waits for the server to send
+/// first gets a response after a second, and later on a busy machine.
+const PROBE_SECONDS: &str = "10";
 /// Number of bytes of a client after which the server is under load.
 const LOAD_BYTES: u64 = 100_000;
 
@@ -70,20 +70,12 @@ pub(crate) async fn with_applications(
     Ok(note)
 }
 
-/// Checks that clients outside of the mesh get no response. For comparison, the same clients get a response in mode
-/// PERMISSIVE.
+/// Checks that clients outside of the mesh get no response in mode STRICT. For comparison, the same clients first get a
+/// response in mode PERMISSIVE.
 pub(crate) async fn check_that_outsiders_get_no_response(
     fixture: &Fixture,
     applications: &[&Application],
 ) -> Result<()> {
-    for application in applications {
-        let run = application.probe_from_outside(fixture).await?;
-        ensure!(
-            !run.succeeded,
-            "{} responded outside of the mesh: {run:?}",
-            application.name
-        );
-    }
     let permissive = [
         "patch",
         "mesh",
@@ -271,7 +263,7 @@ impl Application {
 
     async fn wait_for_rollout(&self, fixture: &Fixture) -> Result<()> {
         let namespace = format!("--namespace={APPLICATIONS_NAMESPACE}");
-        let arguments = ["rollout", "status", self.workload, &namespace, "--timeout=90s"];
+        let arguments = ["rollout", "status", self.workload, &namespace, "--timeout=180s"];
         fixture.cluster.kubectl.run(&arguments).await?;
         Ok(())
     }
