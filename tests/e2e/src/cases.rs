@@ -92,10 +92,12 @@ fn application_tests() -> Vec<Test> {
         dns::names_of_services_and_pods_resolve_and_lead_to_them_with_mtls,
         balancing::client_stays_at_one_server_with_session_affinity,
         balancing::service_with_local_traffic_policy_calls_only_servers_of_the_clients_node,
+        balancing::service_with_traffic_distribution_calls_only_servers_of_the_clients_zone,
         encryption::sidecars_use_mtls_and_the_server_sees_the_client_identity,
         encryption::traffic_between_pods_is_encrypted,
         without_sidecar::pod_outside_the_mesh_gets_no_response,
         without_sidecar::pod_that_opted_out_gets_no_response,
+        without_sidecar::service_of_a_namespace_without_injection_responds_to_a_pod_of_the_mesh,
         without_sidecar::port_that_no_service_names_gives_no_response_to_a_pod_outside_the_mesh,
         without_sidecar::host_port_that_no_service_names_responds_to_clients_outside_the_mesh_only_if_excluded,
         // This test turns mTLS off and on again, so it follows the tests of `without_sidecar`, which rely on mTLS.

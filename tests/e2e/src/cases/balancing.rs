@@ -211,17 +211,72 @@ const NEAR: &str = "agent-near";
 const FAR: &str = "agent-far";
 /// Address of [`FAR`]. No machine has this address, so a request to it gets no response.
 const FAR_ADDRESS: &str = "192.0.2.7";
-/// Service of both Pods, with `internalTrafficPolicy: Local`.
+/// Service of both Pods.
 const AGENT: &str = "agent";
+/// Label of a Node with its zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Field of the Service that prefers the Pod on the Node of the clients.
+#[derive(Clone, Copy)]
+enum Preference {
+    /// Only endpoints on the Node of the client.
+    LocalTrafficPolicy,
+    /// Endpoints in the zone of the client, if there are any. The two Nodes are in different zones.
+    TrafficDistribution,
+}
 
 pub(super) async fn service_with_local_traffic_policy_calls_only_servers_of_the_clients_node(
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_application().await?;
+    let preference = Preference::LocalTrafficPolicy;
+    with_other_node(fixture, preference, async || {
+        check_preferred_server(fixture, preference).await?;
+        check_failure_without_near_server(fixture).await
+    })
+    .await
+}
+
+pub(super) async fn service_with_traffic_distribution_calls_only_servers_of_the_clients_zone(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let preference = Preference::TrafficDistribution;
+    let nodes = Api::<Node>::all(fixture.cluster.client.clone());
+    let client = fixture.ready_pods(APP_NAMESPACE, "client").await?;
+    let client_node = client
+        .first()
+        .and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+    let client_node = client_node.context("the client is on no Node")?;
+    set_zone(&nodes, &client_node, Some("near")).await?;
+    let outcome = with_other_node(fixture, preference, async || {
+        set_zone(&nodes, OTHER_NODE, Some("far")).await?;
+        check_preferred_server(fixture, preference).await?;
+        Ok(String::new())
+    })
+    .await;
+    set_zone(&nodes, &client_node, None).await?;
+    outcome
+}
+
+async fn set_zone(nodes: &Api<Node>, node: &str, zone: Option<&str>) -> Result<()> {
+    let labels = json!({"metadata": {"labels": {ZONE_LABEL: zone}}});
+    nodes
+        .patch(node, &PatchParams::default(), &Patch::Merge(labels))
+        .await?;
+    Ok(())
+}
+
+/// Creates [`OTHER_NODE`], runs a check, and deletes the Node, the Services and their Pods.
+async fn with_other_node(
+    fixture: &Fixture,
+    preference: Preference,
+    check: impl AsyncFnOnce() -> Result<Note>,
+) -> Result<Note> {
     let nodes = Api::<Node>::all(fixture.cluster.client.clone());
     let node = node_without_machine(OTHER_NODE, "v1.34.0")?;
     nodes.create(&PostParams::default(), &node).await?;
-    let outcome = check_local_traffic(fixture).await;
+    let outcome = check().await;
     let at_once = DeleteParams::default().grace_period(0);
     for (namespace, _) in CLIENTS {
         for pod in [NEAR, FAR] {
@@ -231,16 +286,17 @@ pub(super) async fn service_with_local_traffic_policy_calls_only_servers_of_the_
         fixture
             .cluster
             .kubectl
-            .delete(&agent_service(namespace), true)
+            .delete(&agent_service(namespace, preference), true)
             .await?;
     }
     nodes.delete(OTHER_NODE, &DeleteParams::default()).await?;
     outcome
 }
 
-async fn check_local_traffic(fixture: &Fixture) -> Result<Note> {
+/// Checks that all requests of both clients reach the Pod [`NEAR`].
+async fn check_preferred_server(fixture: &Fixture, preference: Preference) -> Result<()> {
     for (namespace, _) in CLIENTS {
-        create_agents(fixture, namespace).await?;
+        create_agents(fixture, namespace, preference).await?;
     }
     for (namespace, client) in CLIENTS {
         wait_for_agents(fixture, namespace).await?;
@@ -258,6 +314,11 @@ async fn check_local_traffic(fixture: &Fixture) -> Result<Note> {
             "the requests of Pod {namespace}/{client} reached {responding:?}"
         );
     }
+    Ok(())
+}
+
+/// Deletes the Pods [`NEAR`], and checks that the requests of both clients fail.
+async fn check_failure_without_near_server(fixture: &Fixture) -> Result<Note> {
     let mut failures = Vec::new();
     for (namespace, client) in CLIENTS {
         let at_once = DeleteParams::default().grace_period(0);
@@ -282,9 +343,10 @@ async fn check_local_traffic(fixture: &Fixture) -> Result<Note> {
 }
 
 /// Creates the Service and its two Pods. The Pod on the other Node gets the status that its kubelet would write.
-async fn create_agents(fixture: &Fixture, namespace: &str) -> Result<()> {
+async fn create_agents(fixture: &Fixture, namespace: &str, preference: Preference) -> Result<()> {
     let pods = fixture.pods(namespace);
-    fixture.cluster.kubectl.apply(&agent_service(namespace)).await?;
+    let service = agent_service(namespace, preference);
+    fixture.cluster.kubectl.apply(&service).await?;
     for name in [NEAR, FAR] {
         let mut pod = demo_pod(fixture, namespace, name, &["server"])?;
         pod.labels_mut().insert("app".to_owned(), AGENT.to_owned());
@@ -322,7 +384,11 @@ async fn wait_for_agents(fixture: &Fixture, namespace: &str) -> Result<()> {
     .await
 }
 
-fn agent_service(namespace: &str) -> String {
+fn agent_service(namespace: &str, preference: Preference) -> String {
+    let field = match preference {
+        Preference::LocalTrafficPolicy => "internalTrafficPolicy: Local",
+        Preference::TrafficDistribution => "trafficDistribution: PreferClose",
+    };
     format!(
         "
 apiVersion: v1
@@ -330,7 +396,7 @@ kind: Service
 metadata: {{name: {AGENT}, namespace: {namespace}}}
 spec:
   selector: {{app: {AGENT}}}
-  internalTrafficPolicy: Local
+  {field}
   ports: [{{name: http, port: 80, targetPort: 8080, appProtocol: http}}]
 "
     )

@@ -1,5 +1,5 @@
 //! Pods without a sidecar get no response from a server in the mesh, because they have no certificate and mTLS is
-//! STRICT.
+//! STRICT. A Pod of the mesh gets responses from servers without a sidecar.
 
 use std::time::Duration;
 
@@ -43,6 +43,51 @@ pub(super) async fn pod_outside_the_mesh_gets_no_response(fixture: &Fixture) -> 
 pub(super) async fn pod_that_opted_out_gets_no_response(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
     check_no_response(fixture, APP_NAMESPACE, "opted-out").await
+}
+
+/// Headless Service of the server outside of the mesh.
+const HEADLESS_OUTSIDE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: server-headless, namespace: e2e-outside}
+spec:
+  clusterIP: None
+  selector: {app: server}
+  ports: [{port: 8080}]
+";
+
+pub(super) async fn service_of_a_namespace_without_injection_responds_to_a_pod_of_the_mesh(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let kubectl = &fixture.cluster.kubectl;
+    kubectl.apply(HEADLESS_OUTSIDE).await?;
+    let outcome = call_outside_services(fixture).await;
+    kubectl.delete(HEADLESS_OUTSIDE, true).await?;
+    outcome
+}
+
+async fn call_outside_services(fixture: &Fixture) -> Result<Note> {
+    let kubectl = &fixture.cluster.kubectl;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let server = fixture.ready_pod_name(OUTSIDE_NAMESPACE, "server").await?;
+    for url in [
+        "http://server.e2e-outside.svc/",
+        "http://server-headless.e2e-outside.svc:8080/",
+    ] {
+        // The name of a new Service needs a moment.
+        let response = wait_for(&format!("a response of {url}"), TIMEOUT, async || {
+            let result = demo::get(kubectl, APP_NAMESPACE, &client, "client", url).await;
+            let state = format!("{result:?}");
+            Ok(done_if(result.is_ok(), result, || state))
+        })
+        .await??;
+        ensure!(
+            response.contains(&format!("\"pod\":\"{server}\"")),
+            "the response of {url} is not from Pod {server}: {response}"
+        );
+    }
+    Ok(String::new())
 }
 
 /// Name of a Pod with a sidecar that no Service selects. Its server listens on port 8080.
