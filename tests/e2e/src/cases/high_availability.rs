@@ -16,7 +16,9 @@ use tokio::net::TcpStream;
 
 use super::outage::wait_for_no_replica;
 use super::server_changes;
-use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, DIAGNOSTICS_PORT, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
+use crate::fixture::{
+    APP_NAMESPACE, CONTROL_PLANE, DIAGNOSTICS_PORT, Fixture, SERVER_SERVICE, SERVER_URL, SYSTEM_NAMESPACE,
+};
 use crate::harness::demo::{self, Counters};
 use crate::harness::fault::{SeveredConnections, kill_program};
 use crate::harness::runner::Note;
@@ -224,7 +226,8 @@ async fn check_outage(
         fixture.cluster.start_component(component).await?;
     }
     outcome?;
-    let time_to_response = start_client(fixture, CLIENT_AFTER_OUTAGE, RECOVERY_TIMEOUT).await;
+    let client = mk_client(fixture, CLIENT_AFTER_OUTAGE)?;
+    let time_to_response = start_client(fixture, &client, RECOVERY_TIMEOUT).await;
     let accepted_at = fixture
         .pods(APP_NAMESPACE)
         .get(CLIENT_AFTER_OUTAGE)
@@ -261,6 +264,7 @@ async fn check_outage(
 pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fixture) -> Result<Note> {
     ensure_three_replicas(fixture).await?;
     let crash_client = CrashClient::begin(fixture).await?;
+    crash_client.call_on_demand(fixture).await?;
     let requests = ClientRequests::begin(fixture).await?;
     scale_control_plane(fixture, 0).await?;
     wait_for_no_replica(fixture).await?;
@@ -278,9 +282,11 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fix
         },
     )
     .await;
+    let called = crash_client.call_on_demand(fixture).await;
     scale_control_plane(fixture, REPLICAS).await?;
     wait_for_all_replicas(fixture).await?;
     let recovery_time = recovery_time?;
+    called.context("calls without a control plane after the crash")?;
     time_to_first_response(fixture, "after-scale-up").await?;
     let crash_client_summary = crash_client.end(fixture, Duration::ZERO).await?;
     let request_summary = requests.end(fixture).await?;
@@ -460,6 +466,8 @@ const CLIENT_AFTER_OUTAGE: &str = "after-outage";
 /// Client whose Envoy a test kills. It is separate from the application's client, whose requests must not fail.
 struct CrashClient {
     pod: Pod,
+    /// URLs for which Envoy requests clusters on demand: of a server's IP, and of the virtual IP of the servers.
+    on_demand_urls: [String; 2],
     before: Counters,
 }
 
@@ -467,15 +475,40 @@ impl CrashClient {
     async fn begin(fixture: &Fixture) -> Result<Self> {
         // The Pod may remain from an earlier test that failed.
         delete_pod(fixture, CRASH_CLIENT).await?;
-        start_client(fixture, CRASH_CLIENT, TIMEOUT).await?;
+        let mut pod = mk_client(fixture, CRASH_CLIENT)?;
+        pod.annotations_mut()
+            .insert("kuma.io/direct-access-services".to_owned(), "*".to_owned());
+        start_client(fixture, &pod, TIMEOUT).await?;
+        let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?;
+        let server = servers.first().context("no server is ready")?;
         Ok(Self {
             pod: fixture.pods(APP_NAMESPACE).get(CRASH_CLIENT).await?,
+            on_demand_urls: [
+                format!("http://{}:8080/", ip(server)?),
+                format!("http://{SERVER_SERVICE}.mesh/"),
+            ],
             before: demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await?,
         })
     }
 
     async fn counters(&self, fixture: &Fixture) -> Result<Counters> {
         demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await
+    }
+
+    /// Calls the servers at the addresses whose clusters are on demand. The mesh is STRICT, so a response shows that
+    /// Envoy has the cluster: without it, the connection would be plain text or closed.
+    async fn call_on_demand(&self, fixture: &Fixture) -> Result<()> {
+        for url in &self.on_demand_urls {
+            let called = demo::get(
+                &fixture.cluster.kubectl,
+                APP_NAMESPACE,
+                CRASH_CLIENT,
+                "client",
+                url,
+            );
+            called.await.with_context(|| format!("request to {url}"))?;
+        }
+        Ok(())
     }
 
     /// Checks that the client got at least 5 responses for each second of `outage` except the first 5 s, and that at
@@ -499,7 +532,7 @@ async fn time_to_first_response(fixture: &Fixture, name: &str) -> Result<Duratio
 }
 
 async fn time_to_first_response_within(fixture: &Fixture, name: &str, timeout: Duration) -> Result<Duration> {
-    let time_to_response = start_client(fixture, name, timeout).await;
+    let time_to_response = start_client(fixture, &mk_client(fixture, name)?, timeout).await;
     delete_pod(fixture, name).await?;
     time_to_response
 }
@@ -515,20 +548,21 @@ pub(super) async fn delete_pod(fixture: &Fixture, name: &str) -> Result<()> {
     }
 }
 
+/// Returns the Pod of a client that calls the servers continuously.
+fn mk_client(fixture: &Fixture, name: &str) -> Result<Pod> {
+    let arguments = ["client", SERVER_URL, "--interval=100ms"];
+    demo_pod(fixture, APP_NAMESPACE, name, &arguments)
+}
+
 /// Creates a client and waits until it gets responses. Returns the time until the first response.
-async fn start_client(fixture: &Fixture, name: &str, timeout: Duration) -> Result<Duration> {
+async fn start_client(fixture: &Fixture, client: &Pod, timeout: Duration) -> Result<Duration> {
     let start = Instant::now();
-    let client = demo_pod(
-        fixture,
-        APP_NAMESPACE,
-        name,
-        &["client", SERVER_URL, "--interval=100ms"],
-    )?;
+    let name = &client.name_any();
     wait_for(&format!("Pod {name} to be admitted"), timeout, async || {
         Ok(
             match fixture
                 .pods(APP_NAMESPACE)
-                .create(&PostParams::default(), &client)
+                .create(&PostParams::default(), client)
                 .await
             {
                 Ok(_) => Progress::Done(()),
