@@ -21,6 +21,7 @@ mod install;
 mod job;
 mod kuma_manual;
 mod leaving;
+mod lifecycle;
 mod mesh;
 mod modes;
 mod observability;
@@ -129,6 +130,7 @@ fn application_tests() -> Vec<Test> {
         server_changes::removed_pods_get_no_requests,
         server_changes::only_new_pods_get_requests_after_a_rollout_restart,
         server_changes::replacement_of_a_deleted_pod_gets_requests,
+        lifecycle::no_request_fails_while_servers_that_exit_at_once_are_restarted,
         identity::proxies_with_a_false_identity_get_no_certificate,
         // These two tests precede `ca_rotation_fails_no_request`, which leaves certificates that are valid for a minute
         // only. They would expire before the kubelet has updated the file with the new CA.
