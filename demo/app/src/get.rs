@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::output;
-use crate::request::{Requester, Url, summary};
+use crate::request::{Protocol, Requester, Url, summary};
 
 /// Flags of `get`.
 #[derive(clap::Args, Debug)]
@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Use one connection for all requests.
     #[arg(long)]
     keep_alive: bool,
+    /// Protocol of the requests. HTTP/2 and gRPC use one connection for all requests.
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
     /// Exit with code 0 if every request fails, else with code 1.
     #[arg(long)]
     expect_fail: bool,
@@ -31,7 +34,10 @@ pub(crate) struct Args {
 /// Makes the requests and prints status and body, or the failure, of each. The exit code is 0 when all results are as
 /// expected, else 1.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let requester = Requester::new(args.timeout, args.keep_alive)?;
+    let requester = match args.protocol {
+        Protocol::Http1 => Requester::new(args.timeout, args.keep_alive)?,
+        protocol => Requester::with_connections(args.timeout, protocol, 1)?,
+    };
     let mut as_expected = true;
     for _ in 0..args.count {
         let succeeded = match requester.get(&args.url).await {

@@ -96,6 +96,25 @@ fn request_to_an_https_url_is_encrypted_and_accepts_the_certificate_of_the_serve
 }
 
 #[test]
+fn request_of_http_2_or_grpc_gets_the_response() {
+    let (_server, address) = RoleProcess::listening("server");
+    let url = format!("http://{address}/some/path?query");
+    let (code, text) = run(&["get", "--protocol=http2", "--count=2", &url]);
+    assert_eq!(
+        (code, text.matches("\"path\":\"/some/path\"").count()),
+        (0, 2),
+        "{text}"
+    );
+    assert!(!text.contains("\"host\""), "HTTP/2 has no header host: {text}");
+    let health = format!("http://{address}/grpc.health.v1.Health/Check");
+    assert_eq!(run(&["get", "--protocol=grpc", &health]).0, 0);
+    assert_eq!(
+        run(&["get", "--protocol=grpc", &url]),
+        (1, "failed: grpc-status: missing".to_owned())
+    );
+}
+
+#[test]
 fn host_names_are_resolved() {
     let (_server, address) = RoleProcess::listening("server");
     let port = address.rsplit(':').next().expect("a port");

@@ -90,6 +90,7 @@ fn application_tests() -> Vec<Test> {
         balancing::client_sidecar_balances_requests_over_all_servers,
         balancing::endpoint_of_a_service_without_selector_is_called_with_mtls,
         direct_access::every_pod_is_called_by_its_ip_and_only_called_pods_have_clusters,
+        direct_access::every_protocol_reaches_pods_by_ip_and_headless_name_unless_a_permission_denies_it,
         dns::names_of_services_and_pods_resolve_and_lead_to_them_with_mtls,
         balancing::client_stays_at_one_server_with_session_affinity,
         balancing::service_with_local_traffic_policy_calls_only_servers_of_the_clients_node,

@@ -1,15 +1,16 @@
-//! Direct access: an application calls Pods by their IPs, as Prometheus does. The mesh is STRICT, so a response shows
-//! that the connection had mTLS.
+//! Direct access: an application calls Pods by their IPs, as Prometheus does, or by the names of a headless Service. The
+//! mesh is STRICT, so a response shows that the connection had mTLS.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
 
-use crate::fixture::{APP_NAMESPACE, Fixture};
+use crate::fixture::{APP_NAMESPACE, Fixture, SYSTEM_NAMESPACE};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
@@ -29,23 +30,40 @@ pub(super) async fn every_pod_is_called_by_its_ip_and_only_called_pods_have_clus
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_application().await?;
+    with_scraper(fixture, async || check_direct_access(fixture).await).await
+}
+
+/// Runs a check while there is a Pod with direct access to all services.
+async fn with_scraper(fixture: &Fixture, check: impl AsyncFnOnce() -> Result<Note>) -> Result<Note> {
     let mut pod = demo_pod(fixture, APP_NAMESPACE, SCRAPER, &["server"])?;
     pod.annotations_mut()
         .insert("kuma.io/direct-access-services".to_owned(), "*".to_owned());
     let pods = fixture.pods(APP_NAMESPACE);
     pods.create(&PostParams::default(), &pod).await?;
-    let outcome = check_direct_access(fixture).await;
-    pods.delete(SCRAPER, &DeleteParams::default()).await?;
+    let outcome = async {
+        wait_for_pod(fixture, SCRAPER).await?;
+        check().await
+    };
+    let outcome = outcome.await;
+    // The next test uses the same name.
+    pods.delete(SCRAPER, &DeleteParams::default().grace_period(0))
+        .await?;
     outcome
 }
 
-async fn check_direct_access(fixture: &Fixture) -> Result<Note> {
+/// Waits until a Pod is ready. Returns the Pod.
+async fn wait_for_pod(fixture: &Fixture, name: &str) -> Result<Pod> {
     let pods = fixture.pods(APP_NAMESPACE);
-    wait_for("the calling Pod to be ready", TIMEOUT, async || {
-        let pod = pods.get(SCRAPER).await?;
-        Ok(done_if(is_ready(&pod), (), || format!("{:?}", pod.status)))
+    wait_for(&format!("Pod {name} to be ready"), TIMEOUT, async || {
+        let pod = pods.get(name).await?;
+        Ok(done_if(is_ready(&pod), pod.clone(), || {
+            format!("{:?}", pod.status)
+        }))
     })
-    .await?;
+    .await
+}
+
+async fn check_direct_access(fixture: &Fixture) -> Result<Note> {
     let before = called_addresses(fixture).await?;
     ensure!(
         before.is_empty(),
@@ -140,4 +158,174 @@ async fn called_addresses(fixture: &Fixture) -> Result<BTreeSet<String>> {
 
 fn address(server: &Pod) -> Result<String> {
     Ok(format!("{}:8080", ip(server)?))
+}
+
+// === protocols and permissions ===
+
+/// Pod whose Service has a ClusterIP. It is called by its IP.
+const BY_IP: &str = "direct-by-ip";
+/// Pod whose Service is headless. It is called by the name of the Service.
+const BY_NAME: &str = "direct-by-name";
+/// Servers of each of the two Pods: the protocol, the port, and the arguments of the demo program.
+const SERVERS: [(&str, u16, &[&str]); 4] = [
+    ("http", 8080, &["server"]),
+    ("http2", 8081, &["server", "--listen=0.0.0.0:8081"]),
+    ("grpc", 8082, &["server", "--listen=0.0.0.0:8082"]),
+    ("tcp", 8083, &["echo", "--listen=0.0.0.0:8083"]),
+];
+
+pub(super) async fn every_protocol_reaches_pods_by_ip_and_headless_name_unless_a_permission_denies_it(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let kubectl = &fixture.cluster.kubectl;
+    let pods = fixture.pods(APP_NAMESPACE);
+    for name in [BY_IP, BY_NAME] {
+        kubectl.apply(&service_of(name)).await?;
+        let pod = pod_with_all_servers(fixture, name)?;
+        pods.create(&PostParams::default(), &pod).await?;
+    }
+    let outcome = with_scraper(fixture, async || {
+        let permitted = call_every_protocol(fixture, false).await?;
+        kubectl.apply(DENYING_PERMISSION).await?;
+        let denied = call_every_protocol(fixture, true).await;
+        let namespace_flag = format!("--namespace={SYSTEM_NAMESPACE}");
+        let arguments = [
+            "delete",
+            "meshtrafficpermission",
+            PERMISSION_NAME,
+            &namespace_flag,
+        ];
+        kubectl.run(&arguments).await?;
+        Ok(format!("{permitted}; denied: {}", denied?))
+    })
+    .await;
+    for name in [BY_IP, BY_NAME] {
+        pods.delete(name, &DeleteParams::default().grace_period(0))
+            .await?;
+        kubectl.delete(&service_of(name), true).await?;
+    }
+    outcome
+}
+
+const PERMISSION_NAME: &str = "e2e-deny-scraper";
+
+/// Permission that denies the scraper's requests to both Pods.
+const DENYING_PERMISSION: &str = "
+apiVersion: kuma.io/v1alpha1
+kind: MeshTrafficPermission
+metadata:
+  name: e2e-deny-scraper
+  namespace: kong-mesh-system
+  labels:
+    kuma.io/mesh: default
+spec:
+  targetRef:
+    kind: MeshSubset
+    tags: {part-of: direct}
+  from:
+  - targetRef:
+      kind: MeshService
+      name: scraper_e2e-mesh_svc
+    default:
+      action: Deny
+";
+
+/// Calls each server of both Pods until the result is as expected, because permissions and the names of new Services
+/// need a moment. Returns the last result of each server of the first Pod.
+async fn call_every_protocol(fixture: &Fixture, is_denied: bool) -> Result<Note> {
+    let by_ip = wait_for_pod(fixture, BY_IP).await?;
+    wait_for_pod(fixture, BY_NAME).await?;
+    let name = format!("{BY_NAME}.{APP_NAMESPACE}.svc");
+    let mut results = Vec::new();
+    for host in [ip(&by_ip)?, &name] {
+        for (protocol, port, _) in SERVERS {
+            let result = call_until(fixture, host, protocol, port, is_denied).await?;
+            results.push(format!("{protocol}: {result}"));
+        }
+    }
+    let shown = results.iter().take(SERVERS.len());
+    let shown = shown.map(|result| result.chars().take(60).collect::<String>());
+    Ok(shown.collect::<Vec<_>>().join(", "))
+}
+
+/// Calls one server until the result is as expected. Returns the line that the demo program prints.
+async fn call_until(
+    fixture: &Fixture,
+    host: &str,
+    protocol: &str,
+    port: u16,
+    is_denied: bool,
+) -> Result<String> {
+    let url = format!("http://{host}:{port}/");
+    let health_url = format!("{url}grpc.health.v1.Health/Check");
+    let target = format!("{host}:{port}");
+    let (mut command, permitted, denied) = match protocol {
+        "http" => (vec!["get", &url], SCRAPER_IDENTITY, "403 "),
+        "http2" => (vec!["get", "--protocol=http2", &url], SCRAPER_IDENTITY, "403 "),
+        "grpc" => (
+            vec!["get", "--protocol=grpc", &health_url],
+            "200 ",
+            "failed: grpc-status: 7",
+        ),
+        _ => (
+            vec!["tcp-probe", &target, "--send=hello"],
+            "response: hello",
+            "failed: response: ",
+        ),
+    };
+    command.insert(0, "kermode-demo");
+    if is_denied {
+        command.push("--expect-fail");
+    }
+    let expected = if is_denied { denied } else { permitted };
+    wait_for(
+        &format!("{expected:?} from {protocol} at {target}"),
+        TIMEOUT,
+        async || {
+            let kubectl = &fixture.cluster.kubectl;
+            let result = kubectl.exec(APP_NAMESPACE, SCRAPER, "client", &command).await;
+            let result = result.unwrap_or_else(|error| format!("{error:#}"));
+            // A connection that does not end is no denial.
+            let is_expected = result.contains(expected) && !result.contains("timed out");
+            Ok(done_if(is_expected, result.trim().to_owned(), || result))
+        },
+    )
+    .await
+}
+
+/// Returns a Pod with the four servers, each in a container of its own.
+fn pod_with_all_servers(fixture: &Fixture, name: &str) -> Result<Pod> {
+    let mut pod = demo_pod(fixture, APP_NAMESPACE, name, &[])?;
+    pod.labels_mut().insert("part-of".to_owned(), "direct".to_owned());
+    let spec = pod.spec.as_mut().context("the Pod has no spec")?;
+    let template = spec.containers.remove(0);
+    for (protocol, port, arguments) in SERVERS {
+        let mut container = template.clone();
+        protocol.clone_into(&mut container.name);
+        container.args = Some(arguments.iter().map(|argument| (*argument).to_owned()).collect());
+        let probe = json!({"tcpSocket": {"port": port}, "periodSeconds": 1});
+        container.readiness_probe = serde_json::from_value(probe)?;
+        spec.containers.push(container);
+    }
+    Ok(pod)
+}
+
+/// Returns the Service of a Pod with the four servers.
+fn service_of(pod: &str) -> String {
+    let cluster_ip = if pod == BY_NAME { "clusterIP: None" } else { "" };
+    let ports = SERVERS
+        .map(|(protocol, port, _)| format!("{{name: {protocol}, port: {port}, appProtocol: {protocol}}}"));
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: {pod}, namespace: {APP_NAMESPACE}}}
+spec:
+  selector: {{app: {pod}}}
+  ports: [{}]
+  {cluster_ip}
+",
+        ports.join(", ")
+    )
 }
