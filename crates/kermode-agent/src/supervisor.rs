@@ -8,7 +8,7 @@ use std::time::Duration;
 use kermode_runtime::shutdown::Signals;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::envoy::{Admin, Envoy};
 use crate::removal::RemovalWatch;
@@ -18,9 +18,9 @@ use crate::shutdown::{Action, Activity, EnvoyShutdown, Event, ShutdownConfig};
 /// Interval at which Envoy's connections and requests are counted during a drain that may end early.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Time within which Envoy must have started to drain. A healthy Envoy starts within a second and responds within
-/// milliseconds.
-const DRAIN_START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for which a failed request to drain is repeated. An Envoy that was just started accepts connections within this
+/// time.
+const DRAIN_RETRY_TIME: Duration = Duration::from_secs(1);
 /// Pause between two requests to drain.
 const DRAIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -148,7 +148,9 @@ async fn supervise_one(
             Action::None => {}
             Action::StartDrain => {
                 drain_start.set(Some(start_drain(admin)));
-                running_removal_watch.set(Some(removal_watch.clone().run()));
+                if running_removal_watch.is_none() {
+                    running_removal_watch.set(Some(removal_watch.clone().run()));
+                }
             }
             Action::Terminate => envoy.signal(Signal::SIGTERM),
             Action::Kill => {
@@ -160,22 +162,23 @@ async fn supervise_one(
     }
 }
 
-/// Requests Envoy to fail its health check. Repeats the request, because an Envoy that has just started does not respond
-/// yet. Returns whether Envoy has started to drain.
+/// Requests Envoy to fail its health check. Repeats a failed request for a moment, because an Envoy that has just started
+/// does not respond yet. Returns whether Envoy has started to drain.
 async fn start_drain(admin: Admin) -> bool {
-    let repeated = async {
-        while let Err(error) = admin.fail_healthcheck().await {
-            tracing::debug!(error = format!("{error:#}"), "Envoy does not drain yet");
-            sleep(DRAIN_RETRY_INTERVAL).await;
+    let started_at = Instant::now();
+    loop {
+        let Err(error) = admin.fail_healthcheck().await else {
+            tracing::info!("the drain has started");
+            return true;
+        };
+        let error = format!("{error:#}");
+        if started_at.elapsed() >= DRAIN_RETRY_TIME {
+            tracing::warn!(error, "Envoy has not started to drain");
+            return false;
         }
-    };
-    let has_started = timeout(DRAIN_START_TIMEOUT, repeated).await.is_ok();
-    if has_started {
-        tracing::info!("the drain has started");
-    } else {
-        tracing::warn!("Envoy has not started to drain within {DRAIN_START_TIMEOUT:?}");
+        tracing::debug!(error, "Envoy does not drain yet");
+        sleep(DRAIN_RETRY_INTERVAL).await;
     }
-    has_started
 }
 
 /// Returns Envoy's activity after an interval. Repeats a count that fails.

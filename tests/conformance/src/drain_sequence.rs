@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kermode_agent::envoy::Admin;
-use kermode_agent::shutdown::{Action, EnvoyShutdown, Event};
+use kermode_agent::shutdown::{Action, DrainMode, EnvoyShutdown, Event, ShutdownConfig};
 use kermode_model::duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -78,11 +78,16 @@ fn steps(drain_time: Duration, is_reachable: bool) -> Result<Value> {
     let start = Instant::now();
     let mut now = start;
     let mut steps = Vec::new();
-    let mut shutdown = EnvoyShutdown::new(drain_time, false);
+    let mut shutdown = EnvoyShutdown::new(ShutdownConfig {
+        drain_time,
+        min_drain_time: Duration::ZERO,
+        drain_mode: DrainMode::Wait,
+        is_native_sidecar: false,
+    });
     let mut event = Event::Signal;
     loop {
         event = match shutdown.on_event(event, now) {
-            Action::FailHealthcheck => {
+            Action::StartDrain => {
                 let (is_accepted, elapsed) = request();
                 now += elapsed;
                 if is_accepted {
