@@ -7,7 +7,7 @@ from .processes import ProcessIdentity, run, wait_until
 
 # Folders whose mounts the container runtime and the kubelet make again.
 FOLDERS_OF_MOUNTS = ("/run/", "/var/lib/kubelet/pods/")
-# Timeout of the end of all processes, in seconds.
+# Timeout of the end of all processes, and of the removal of all mounts, in seconds.
 TIMEOUT_SECONDS = 60
 
 
@@ -51,13 +51,17 @@ def clear_memory(cluster: paths.ClusterPaths) -> None:
     interfaces of Pods with their network namespaces."""
     init = faults.require_init(cluster)
     enter = node.enter_command(cluster)
-    mounts = former_mounts(mount_info(init.pid))
-    if mounts:
-        # The removal of a mount also removes its copies in bind mounts of its folder, so some are gone already.
-        run(*enter, "umount", "--lazy", *mounts, check=False)
-    remaining = former_mounts(mount_info(init.pid))
-    if remaining:
-        raise ClusterError(f"the mount {remaining[0]} of cluster {cluster.name} cannot be removed")
+
+    def no_mount_remains() -> bool:
+        mounts = former_mounts(mount_info(init.pid))
+        if mounts:
+            # The removal of a mount also removes its copies in bind mounts of its folder, so some are gone already. A
+            # mount with a mount on top of it may need another round.
+            run(*enter, "umount", "--lazy", *mounts, check=False)
+        return not mounts
+    if not wait_until(no_mount_remains, seconds=TIMEOUT_SECONDS):
+        remaining = former_mounts(mount_info(init.pid))
+        raise ClusterError(f"the mount {remaining[:1]} of cluster {cluster.name} cannot be removed")
     run(*enter, "find", "/run", "-mindepth", "1", "-delete")
     run(*enter, "nft", "flush", "ruleset")
 
@@ -69,6 +73,21 @@ def mount_info(pid: int) -> str:
 
 
 def former_mounts(mountinfo: str) -> list:
-    """Returns the mount points of containers and Pods, later mounts first. Pure."""
-    points = [line.split()[4] for line in mountinfo.splitlines()]
-    return [point for point in reversed(points) if point.startswith(FOLDERS_OF_MOUNTS)]
+    """Returns the mount points of containers and Pods, later mounts first. Pure.
+
+    The node has a /run of its own. Mounts below the host's /run are listed too, but they are hidden and cannot be
+    removed."""
+    mounts = [line.split()[:5] for line in mountinfo.splitlines()]
+    parents = {identity: parent for identity, parent, *_ in mounts}
+    runs = [identity for identity, _, _, _, point in mounts if point == "/run"]
+
+    def is_hidden(identity: str, point: str) -> bool:
+        if not point.startswith("/run/") or not runs:
+            return False
+        for _ in mounts:
+            if identity == runs[-1]:
+                return False
+            identity = parents.get(identity)
+        return True
+    return [point for identity, _, _, _, point in reversed(mounts)
+            if point.startswith(FOLDERS_OF_MOUNTS) and not is_hidden(identity, point)]

@@ -49,9 +49,13 @@ class Processes(unittest.TestCase):
         self.assertEqual(node.descendants(10, parents), {10, 11, 12})
 
     def test_mounts_of_containers_and_pods_do_not_survive_a_reboot(self):
-        points = ["/", "/run", "/run/netns", "/run/netns/cni-1", "/var/lib/kubelet", "/var/lib/kubelet/pods/1/volumes/t"]
-        mountinfo = "".join(f"{number} 1 0:1 / {point} rw shared:1 - tmpfs tmpfs rw\n"
-                            for number, point in enumerate(points))
+        mounts = [
+            (1, 0, "/"), (2, 1, "/run/netns"), (3, 1, "/run"), (4, 3, "/run/netns"), (5, 4, "/run/netns/cni-1"),
+            (6, 1, "/var/lib/kubelet"), (7, 6, "/var/lib/kubelet/pods/1/volumes/t"),
+        ]
+        mountinfo = "".join(f"{identity} {parent} 0:1 / {point} rw shared:1 - tmpfs tmpfs rw\n"
+                            for identity, parent, point in mounts)
+        # The mount 2 is below the host's /run, which the mount 3 hides.
         self.assertEqual(reboot.former_mounts(mountinfo),
                          ["/var/lib/kubelet/pods/1/volumes/t", "/run/netns/cni-1", "/run/netns"])
 
