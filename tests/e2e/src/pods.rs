@@ -15,9 +15,13 @@ pub(crate) const SIDECAR: &str = "kuma-sidecar";
 
 /// Returns a Pod as users write it, before injection. Its only container, which is always named `client`, runs the demo
 /// program with these arguments.
+///
+/// The Pod ends without a delay. The kubelet executes commands by the name of a Pod, so they would reach the earlier Pod of
+/// a name while that one still runs.
 pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
+    let annotations = json!({"kuma.io/application-stop-delay": "0s"});
     Ok(serde_json::from_value(json!({
-        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}, "annotations": annotations},
         "spec": {"containers": [{"name": "client", "image": fixture.cluster.image("kermode-demo")?, "args": args}]},
     }))?)
 }
