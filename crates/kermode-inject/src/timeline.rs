@@ -74,10 +74,15 @@ pub(crate) fn check(
     let grace_text = duration::format(grace_period);
     let drain_text = duration::format(drain_time);
     let sidecar_line = match plan.placement {
-        Placement::Native => {
+        Placement::Native if has_drain_hook => {
             "at 0s, the endpoint leaves the clients' configuration, and the sidecar starts to drain"
                 .to_owned()
         }
+        Placement::Native => "at 0s, the endpoint leaves the clients' configuration".to_owned(),
+        Placement::Classic if ends_early => format!(
+            "at 0s, the endpoint leaves the clients' configuration, and the sidecar drains until every proxy has \
+             acknowledged this and no connection is open, at most until {drain_text}"
+        ),
         Placement::Classic => format!(
             "at 0s, the endpoint leaves the clients' configuration, and the sidecar drains until {drain_text}"
         ),

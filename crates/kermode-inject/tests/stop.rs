@@ -309,6 +309,44 @@ fn repeated_injection_follows_the_annotation_and_the_grace_period_of_now() {
 }
 
 #[test]
+fn timeline_of_a_classic_sidecar_names_the_condition_of_drain_mode_acknowledged() {
+    let mut pod = mk_pod(None, json!({}));
+    let annotations = &mut pod["metadata"]["annotations"];
+    annotations["kuma.io/sidecar-mode"] = "classic".into();
+    annotations["kuma.io/drain-mode"] = "acknowledged".into();
+    let explanation = Fixture::default().with(|context| explain(&pod, &settings(), context));
+    let mut steps = explanation.steps.iter();
+    let first = steps.find(|step| step.topic == TraceTopic::Termination);
+    let text = &first.expect("a timeline").text;
+    assert!(
+        text.contains("acknowledged this") && text.ends_with("at most until 25s"),
+        "{text}"
+    );
+}
+
+#[test]
+fn container_patch_that_replaces_the_hook_of_a_native_sidecar_gives_a_warning() {
+    let patch = json!({"sidecarPatch": [
+        {"op": "replace", "path": "/lifecycle", "value": r#"{"preStop": {"sleep": {"seconds": 5}}}"#},
+    ]});
+    let fixture = Fixture {
+        patches: [("hook".to_owned(), serde_json::from_value(patch).unwrap())].into(),
+        ..Fixture::default()
+    };
+    let mut pod = mk_pod(None, json!({}));
+    pod["metadata"]["annotations"]["kuma.io/container-patches"] = "hook".into();
+    let (_, injection) = inject_with(&pod, &settings(), &fixture);
+    let is_warned = injection
+        .warnings
+        .iter()
+        .any(|warning| warning.contains("kuma-dp drain"));
+    assert!(is_warned, "{:?}", injection.warnings);
+    let explanation = fixture.with(|context| explain(&pod, &settings(), context));
+    let drains = |text: &str| text.contains("starts to drain");
+    assert!(!explanation.steps.iter().any(|step| drains(&step.text)));
+}
+
+#[test]
 fn explanation_shows_the_timeline_of_the_termination() {
     let explanation =
         Fixture::default().with(|context| explain(&mk_pod(None, json!({})), &settings(), context));
