@@ -32,7 +32,7 @@ pub enum Pace {
     Open(u32),
 }
 
-/// What a measurement calls.
+/// Load of a measurement: the called server, and number and pace of the calls.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) protocol: Protocol,

@@ -134,7 +134,7 @@ async fn check(fixture: &Fixture) -> Result<Vec<Phase>> {
     Ok(phases)
 }
 
-/// What the phases use.
+/// Cluster and texts that all phases share.
 struct Scenario<'f> {
     fixture: &'f Fixture,
     /// Manifest of the installer.
