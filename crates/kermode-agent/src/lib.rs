@@ -16,6 +16,7 @@
 mod backoff;
 pub mod certificate;
 pub mod closed_ports;
+mod connector;
 pub mod control_plane;
 pub mod dns;
 pub mod envoy;

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use futures::future::BoxFuture;
 use http::{HeaderMap, StatusCode, uri::PathAndQuery};
-use hyper_util::rt::TokioIo;
 use kermode_model::percent_decode;
 use kermode_protocol::probes::{ADDRESS_HEADER, GRPC_PATH, GRPC_SERVICE_HEADER, SERVICE_NAME, TCP_PATH};
 use kermode_protocol::rpc::GrpcService;
@@ -24,7 +23,8 @@ use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
-use tower::service_fn;
+
+use crate::connector;
 
 /// Maximum number of concurrent probes. A Pod has about ten probes, but every client that reaches the Pod can request
 /// them.
@@ -195,11 +195,7 @@ async fn check_health(address: SocketAddr, service: String) -> anyhow::Result<()
         .await
         .with_context(|| format!("cannot connect to {address}"))?;
     // A probe is one connection, so the channel's attempts to connect again fail.
-    let mut unused_stream = Some(TokioIo::new(stream));
-    let connector = service_fn(move |_| {
-        let closed = || std::io::Error::other("the application closed the connection");
-        std::future::ready(unused_stream.take().ok_or_else(closed))
-    });
+    let connector = connector::of_stream(stream, "the application closed the connection");
     let channel = Endpoint::from_shared(format!("http://{address}"))?
         .user_agent(USER_AGENT)?
         .connect_with_connector(connector)

@@ -10,16 +10,15 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use kermode_protocol::rpc::GrpcService;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
-use tower::{Service as _, ServiceExt as _, service_fn};
+use tower::{Service as _, ServiceExt as _};
 
-use crate::socket;
+use crate::{connector, socket};
 
 /// Path of the method.
 const DRAIN_PATH: &str = "/kermode.termination.v1.TerminationService/Drain";
@@ -78,11 +77,7 @@ async fn report_to_any(socket_dir: &Path) -> anyhow::Result<()> {
 
 async fn report_to(path: &Path) -> anyhow::Result<()> {
     let stream = UnixStream::connect(path).await?;
-    let mut unused_stream = Some(TokioIo::new(stream));
-    let connector = service_fn(move |_| {
-        let closed = || std::io::Error::other("kuma-dp run closed the connection");
-        std::future::ready(unused_stream.take().ok_or_else(closed))
-    });
+    let connector = connector::of_stream(stream, "kuma-dp run closed the connection");
     // The host is not used: the connector has the connection already.
     let mut channel = Endpoint::from_static("http://agent")
         .connect_with_connector(connector)
