@@ -305,7 +305,9 @@ impl Rendering<'_> {
             probes::restore(found_probes)
         };
         builder.change_probes(&probes);
-        timeline::check(pod, plan, &mut sidecar, &sleep_hooks, warnings, trace);
+        if let Some(min) = timeline::check(pod, plan, &sidecar, &sleep_hooks, warnings, trace) {
+            drain::set_min_drain_time(&mut sidecar, min);
+        }
         builder.add_sleep_hooks(&sleep_hooks);
         let volumes = needed_volumes(plan, token_volume, &sidecar);
         builder.change_volumes(volumes::changes(

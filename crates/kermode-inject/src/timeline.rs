@@ -29,16 +29,18 @@ enum HookDuration {
 const STOP_TIME: Duration = Duration::from_secs(2);
 
 /// Adds the timeline to the trace. Warns about preStop hooks of the application for which the grace period or the drain of a
-/// classic sidecar is too short. Keeps a classic sidecar with the drain mode `acknowledged` until the hooks have ended.
-/// `sidecar` is the rendered container, and `hooks` are those that injection adds.
+/// classic sidecar is too short. `sidecar` is the rendered container, and `hooks` are those that injection adds.
+///
+/// Returns the minimum drain time of a classic sidecar with the drain mode `acknowledged`: the sidecar must outlast the
+/// hooks. Returns `None` for other sidecars.
 pub(crate) fn check(
     pod: &Pod<'_>,
     plan: &Plan<'_>,
-    sidecar: &mut Value,
+    sidecar: &Value,
     hooks: &[SleepHook],
     warnings: &mut Vec<String>,
     trace: &mut Trace,
-) {
+) -> Option<Duration> {
     let drain_time = drain::drain_time(sidecar).unwrap_or(plan.drain_time);
     let grace_period = pod
         .termination_grace_period_seconds
@@ -62,15 +64,15 @@ pub(crate) fn check(
         );
     }
     let ends_early = plan.placement == Placement::Classic && drain::ends_when_acknowledged(sidecar);
-    if ends_early {
+    let min_drain_time = ends_early.then(|| {
         let hooks = stops.iter().map(|(_, hook)| match hook {
             HookDuration::None => Duration::ZERO,
             HookDuration::Seconds(seconds) => Duration::from_secs(*seconds),
             HookDuration::Unknown => drain_time,
         });
         let longest = hooks.max().unwrap_or_default();
-        drain::set_min_drain_time(sidecar, (longest + STOP_TIME).min(drain_time));
-    }
+        (longest + STOP_TIME).min(drain_time)
+    });
     let grace_text = duration::format(grace_period);
     let drain_text = duration::format(drain_time);
     let sidecar_line = match plan.placement {
@@ -108,6 +110,7 @@ pub(crate) fn check(
     trace.note(TraceTopic::Termination, || {
         format!("at {grace_text}, Kubernetes kills the remaining containers")
     });
+    min_drain_time
 }
 
 /// Returns the warning about a container's hook that does not fit.
