@@ -24,8 +24,6 @@ pub(crate) const CA_FILE: &str = "control-plane-ca.crt";
 pub(crate) const READY_PATH: &str = "/ready";
 /// Path of the program `kuma-init` in its image.
 pub(crate) const INIT_PROGRAM: &str = "/usr/bin/kuma-init";
-/// Admin port that `kuma-dp` uses by default.
-pub(crate) const DEFAULT_ADMIN_PORT: u16 = 9901;
 /// Default port of the metrics of the sidecar's DNS server.
 pub(crate) const DEFAULT_DNS_METRICS_PORT: u16 = 19153;
 /// Environment variable of the sidecar with this port.

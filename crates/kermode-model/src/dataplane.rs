@@ -21,7 +21,7 @@ pub struct Dataplane {
     pub gateway: Option<Gateway>,
     /// Present when the Pod's traffic is redirected to the proxy.
     pub transparent_proxying: Option<TransparentProxying>,
-    /// Port of Envoy's admin interface, when the Pod overrides the default.
+    /// Port of Envoy's admin interface; `None` for [`Self::DEFAULT_ADMIN_PORT`].
     pub admin_port: Option<u16>,
     /// Virtual probes of the Pod.
     pub probes: Option<Probes>,
@@ -30,6 +30,10 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
+    /// Port of Envoy's admin interface, on loopback, and of the listener in front of it on the Pod's address
+    /// (docs/reference/names-and-ports.md#ports).
+    pub const DEFAULT_ADMIN_PORT: u16 = 9901;
+
     /// The services that the configuration of the proxy includes; `None` if it includes all services.
     pub fn reachable_services(&self) -> Option<&[String]> {
         let settings = self.transparent_proxying.as_ref()?;

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use kermode_k8s::convert::facts::TargetPort;
-use kermode_k8s::convert::{InboundExplanation, ServiceMatch, TagSource};
+use kermode_k8s::convert::{InboundExplanation, ServiceMatch, TagSource, Unresolved};
 use kermode_k8s::offline::{PLACEHOLDER_ADDRESS, PodOutcome};
-use kermode_model::tag;
+use kermode_model::{Inbound, tag};
 use serde_json::Value;
 
 /// Formats the explanations in the order of the Pods.
@@ -54,7 +54,7 @@ fn explain_pod(outcome: &PodOutcome) -> String {
     for explanation in &outcome.explanation.inbounds {
         line(1, &inbound_text(explanation));
         // Without an inbound, there is neither health nor tags.
-        if explanation.port.is_none() {
+        if explanation.port.is_err() {
             continue;
         }
         line(2, health_text(explanation.ready));
@@ -103,23 +103,25 @@ fn inbound_text(inbound: &InboundExplanation) -> String {
     let Some((service, service_port, target)) = &inbound.service else {
         return format!(
             "inbound {}: no Service gives the Pod an inbound; the port is a placeholder on which nothing listens",
-            inbound.port.unwrap_or_default()
+            Inbound::SERVICELESS_PORT
         );
     };
     let source = format!("port {service_port} of Service {}", service.name);
-    match (inbound.port, target, &inbound.container) {
-        (None, TargetPort::Name(name), _) => {
+    match (&inbound.port, target, &inbound.container) {
+        (Err(Unresolved::NotDeclared { name }), ..) => {
             format!("{source} yields no inbound: no container has a TCP port named {name}")
         }
-        // Does not occur: a numeric target always yields an inbound.
-        (None, TargetPort::Number(port), _) => format!("{source} yields no inbound: its target is {port}"),
-        (Some(port), TargetPort::Name(name), Some(container)) => {
+        (Err(Unresolved::OfSidecar { port, use_by_sidecar }), ..) => format!(
+            "{source} yields no inbound: the sidecar uses its target port {port} for its {use_by_sidecar}; declare the \
+             port in the container, so that the sidecar uses another one"
+        ),
+        (Ok(port), TargetPort::Name(name), Some(container)) => {
             format!("inbound {port}: {source}, whose target {name} is a port of container {container}")
         }
-        (Some(port), _, Some(container)) => {
+        (Ok(port), _, Some(container)) => {
             format!("inbound {port}: {source}, whose target is declared by container {container}")
         }
-        (Some(port), _, None) => format!("inbound {port}: {source}, whose target no container declares"),
+        (Ok(port), _, None) => format!("inbound {port}: {source}, whose target no container declares"),
     }
 }
 

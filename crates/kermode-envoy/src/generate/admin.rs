@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteMatch};
 use kermode_model::Dataplane;
 
-use super::{DEFAULT_ADMIN_PORT, cluster, http, listener};
+use super::{cluster, http, listener};
 use crate::{Resource, ResourceKind, names};
 
 /// Returns the listener, and the cluster to which the listener forwards `/ready`.
@@ -22,7 +22,7 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     if dataplane.address.is_loopback() {
         return Vec::new();
     }
-    let port = dataplane.admin_port.unwrap_or(DEFAULT_ADMIN_PORT);
+    let port = dataplane.admin_port.unwrap_or(Dataplane::DEFAULT_ADMIN_PORT);
     let admin_address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let cluster = cluster::single_address(names::ADMIN, admin_address);
     let ready = Route {

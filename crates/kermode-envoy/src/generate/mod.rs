@@ -38,9 +38,6 @@ pub struct OnDemandAddresses<'a> {
     pub virtual_ips: Option<VirtualIpRange>,
 }
 
-/// Default port of Envoy's admin interface on loopback, and of the listener in front of it on the Pod's address.
-pub const DEFAULT_ADMIN_PORT: u16 = 9901;
-
 /// Generates the resources for the clients of a service: clusters, endpoints and outbound listeners. The resources for
 /// the virtual IP of the service are on demand. Clients use outbound passthrough for a service without resources, for
 /// example one without an address.

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kermode_model::duration;
+use kermode_model::{Dataplane, duration};
 use serde_json::{Value, json};
 
-use crate::names::{
-    DEFAULT_ADMIN_PORT, DEFAULT_DNS_METRICS_PORT, DNS_METRICS_PORT_VARIABLE, TOKEN_DIRECTORY,
-};
+use crate::names::{DEFAULT_DNS_METRICS_PORT, DNS_METRICS_PORT_VARIABLE, TOKEN_DIRECTORY};
 use crate::plan::{Placement, Plan};
 use crate::settings::DrainMode;
 
@@ -60,7 +58,7 @@ fn rendered_variables(plan: &Plan<'_>, ca_file: Option<&str>) -> BTreeMap<String
         set("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", level.clone());
     }
     // `kuma-dp` writes the admin port into Envoy's bootstrap, and has the same default.
-    if plan.admin_port != DEFAULT_ADMIN_PORT {
+    if plan.admin_port != Dataplane::DEFAULT_ADMIN_PORT {
         set("KUMA_DATAPLANE_ADMIN_PORT", plan.admin_port.to_string());
     }
     if plan.placement == Placement::Native {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use kermode_model::{Inbound, ObjectKey};
 
 use super::facts::{OwnerRef, PodFacts, ServiceFacts, TargetPort};
+use super::inbounds::{self, PortResolver, Unresolved};
 use super::tags::{self, TagSource, TagVisitor};
-use super::{ConvertSettings, gateway, health, inbounds, selects};
+use super::{ConvertSettings, gateway, health, selects};
 
 /// Explanation of a Pod's Dataplane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +43,16 @@ pub enum ServiceMatch {
     Ignored,
 }
 
-/// One inbound, or a Service's port that matches no container port.
+/// One inbound, or a Service's port that yields no inbound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundExplanation {
     /// The Service, its port and target port; `None` for the placeholder inbound of a service-less Pod.
     pub service: Option<(ObjectKey, u16, TargetPort)>,
-    /// Container port, or port of the placeholder inbound; `None` if the Service's port matches no container port.
-    pub port: Option<u16>,
+    /// Container port, or port of the placeholder inbound.
+    ///
+    /// # Errors
+    /// The reason why the Service's port yields no inbound.
+    pub port: Result<u16, Unresolved>,
     /// Name of the container that declares the port.
     pub container: Option<Arc<str>>,
     /// Health, as in [`Inbound::ready`].
@@ -70,25 +74,27 @@ pub fn explain(
     let selecting = services.iter().copied().filter(|service| selects(service, pod));
     let selecting: Vec<_> = selecting.collect();
     // The Dataplane and the explanation leave out Services whose inbounds do not fit into the Dataplane.
-    let fitting = inbounds::fitting_services(pod, &selecting, is_gateway);
+    let resolver = PortResolver::new(pod, is_gateway);
+    let fitting = inbounds::fitting_services(&resolver, &selecting, is_gateway);
     let ports = fitting
         .iter()
         .flat_map(|service| service.ports.iter().map(move |port| (*service, port)));
     let mut inbounds: Vec<_> = ports
         .map(|(service, port)| {
-            let target = inbounds::resolve_target(pod, &port.target);
+            let target = resolver.resolve(&port.target);
+            let resolved = target.as_ref().ok().copied();
             InboundExplanation {
                 service: Some((service.key.clone(), port.number, port.target.clone())),
+                container: resolved.and_then(|target| target.container).cloned(),
+                ready: resolved.and_then(|target| health::of_port(pod, target.number)),
                 port: target.map(|target| target.number),
-                container: target.and_then(|target| target.container).cloned(),
-                ready: target.and_then(|target| health::of_port(pod, target.number)),
                 tags: sorted_tags(|visit| {
                     tags::of_service_port(pod, service, port, settings, is_gateway, visit);
                 }),
             }
         })
         .collect();
-    if inbounds.iter().all(|inbound| inbound.port.is_none()) {
+    if inbounds.iter().all(|inbound| inbound.port.is_err()) {
         inbounds.push(placeholder_inbound(pod, workload, settings));
     }
     DataplaneExplanation {
@@ -113,7 +119,7 @@ fn placeholder_inbound(
 ) -> InboundExplanation {
     InboundExplanation {
         service: None,
-        port: Some(Inbound::SERVICELESS_PORT),
+        port: Ok(Inbound::SERVICELESS_PORT),
         container: None,
         ready: health::of_pod(pod),
         tags: sorted_tags(|visit| tags::of_service_less_pod(pod, workload, settings, visit)),

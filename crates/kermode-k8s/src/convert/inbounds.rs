@@ -7,6 +7,7 @@ use kermode_crds::annotation;
 use kermode_model::{Inbound, Protocol, ServiceName};
 
 use super::facts::{OwnerRef, PodFacts, ServiceFacts, ServicePortFacts, TargetPort};
+use super::proxy::{self, SidecarPort};
 use super::warning::{ConvertWarning, NoInboundReason};
 use super::{ConvertSettings, health, tags};
 
@@ -45,14 +46,18 @@ impl InboundBuilder<'_> {
         for service in services {
             warnings.extend(invalid_ignore_annotation(service));
         }
-        let fitting = fitting_services(self.pod, services, self.is_gateway);
-        warnings.extend(too_many_ports(self.pod, services, &fitting));
+        let resolver = PortResolver::new(self.pod, self.is_gateway);
+        let fitting = fitting_services(&resolver, services, self.is_gateway);
+        warnings.extend(too_many_ports(&resolver, services, &fitting));
         for service in fitting {
             let count_before = inbounds.len();
             for port in &service.ports {
-                let Some(ResolvedPort { number, .. }) = resolve_target(self.pod, &port.target) else {
-                    warnings.extend(target_port_not_found(service, port));
-                    continue;
+                let number = match resolver.resolve(&port.target) {
+                    Ok(ResolvedPort { number, .. }) => number,
+                    Err(unresolved) => {
+                        warnings.push(unresolved.warning(service, port));
+                        continue;
+                    }
                 };
                 declared_protocols.record(number, port);
                 let (pod, settings, is_gateway) = (self.pod, self.settings, self.is_gateway);
@@ -65,7 +70,10 @@ impl InboundBuilder<'_> {
                 });
             }
             if inbounds.len() == count_before {
-                warnings.push(service_without_inbound(service, no_inbound_reason(service)));
+                warnings.push(service_without_inbound(
+                    service,
+                    no_inbound_reason(&resolver, service),
+                ));
             }
         }
         if !self.is_gateway {
@@ -80,7 +88,7 @@ impl InboundBuilder<'_> {
 /// many ports displaces no other. The Services of gateways are not limited, because Dataplanes of gateways have no
 /// inbounds.
 pub(super) fn fitting_services<'s>(
-    pod: &PodFacts,
+    resolver: &PortResolver<'_>,
     services: &[&'s ServiceFacts],
     is_gateway: bool,
 ) -> Vec<&'s ServiceFacts> {
@@ -91,7 +99,7 @@ pub(super) fn fitting_services<'s>(
     }
     let mut by_inbound_count: Vec<_> = services
         .iter()
-        .map(|service| (inbound_count(pod, service), *service))
+        .map(|service| (inbound_count(resolver, service), *service))
         .collect();
     by_inbound_count.sort_by_key(|(count, _)| *count);
     let mut free = Inbound::MAX_PER_DATAPLANE;
@@ -109,7 +117,7 @@ pub(super) fn fitting_services<'s>(
 
 /// Returns a warning for each of `services` that is not among the Services `fitting`.
 fn too_many_ports(
-    pod: &PodFacts,
+    resolver: &PortResolver<'_>,
     services: &[&ServiceFacts],
     fitting: &[&ServiceFacts],
 ) -> Vec<ConvertWarning> {
@@ -122,17 +130,17 @@ fn too_many_ports(
         .filter(|service| !fitting_keys.contains(&service.key));
     left_out
         .map(|service| {
-            let ports = inbound_count(pod, service);
+            let ports = inbound_count(resolver, service);
             service_without_inbound(service, NoInboundReason::TooManyPorts { ports })
         })
         .collect()
 }
 
 /// Returns the number of inbounds that a Service yields: the number of its ports that resolve to a container port.
-fn inbound_count(pod: &PodFacts, service: &ServiceFacts) -> usize {
+fn inbound_count(resolver: &PortResolver<'_>, service: &ServiceFacts) -> usize {
     let ports = service.ports.iter();
     ports
-        .filter(|port| resolve_target(pod, &port.target).is_some())
+        .filter(|port| resolver.resolve(&port.target).is_ok())
         .count()
 }
 
@@ -146,7 +154,7 @@ fn service_without_inbound(service: &ServiceFacts, reason: NoInboundReason) -> C
 }
 
 /// Returns the reason why no port of a Service yields an inbound.
-fn no_inbound_reason(service: &ServiceFacts) -> NoInboundReason {
+fn no_inbound_reason(resolver: &PortResolver<'_>, service: &ServiceFacts) -> NoInboundReason {
     if service.ports.is_empty() {
         return if service.has_non_tcp_ports {
             NoInboundReason::NoTcpPorts
@@ -154,13 +162,20 @@ fn no_inbound_reason(service: &ServiceFacts) -> NoInboundReason {
             NoInboundReason::NoPorts
         };
     }
-    let names = service.ports.iter().filter_map(|port| match &port.target {
-        TargetPort::Name(name) => Some(name.clone()),
-        TargetPort::Number(_) => None,
-    });
-    NoInboundReason::TargetPortsNotFound {
-        targets: names.collect(),
+    let unresolved = service
+        .ports
+        .iter()
+        .filter_map(|port| resolver.resolve(&port.target).err());
+    let mut targets = Vec::new();
+    for unresolved in unresolved {
+        match unresolved {
+            Unresolved::NotDeclared { name } => targets.push(name),
+            Unresolved::OfSidecar { port, use_by_sidecar } => {
+                return NoInboundReason::SidecarPort { port, use_by_sidecar };
+            }
+        }
     }
+    NoInboundReason::TargetPortsNotFound { targets }
 }
 
 /// Container port that is the target of a Service's port.
@@ -171,18 +186,27 @@ pub(super) struct ResolvedPort<'p> {
     pub(super) container: Option<&'p Arc<str>>,
 }
 
-/// Resolves a target port in a Pod. Returns `None` if the target port is a name that no container declares.
-pub(super) fn resolve_target<'p>(pod: &'p PodFacts, target: &TargetPort) -> Option<ResolvedPort<'p>> {
-    match target {
-        TargetPort::Number(wanted) => {
-            let undeclared = ResolvedPort {
-                number: *wanted,
-                container: None,
-            };
-            Some(declared_port(pod, |_, number| number == *wanted).unwrap_or(undeclared))
-        }
-        TargetPort::Name(wanted) => declared_port(pod, |name, _| name == Some(&**wanted)),
-    }
+/// Reason why a target port yields no inbound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// No container declares a TCP port of the name.
+    NotDeclared {
+        /// Name of the target port.
+        name: Arc<str>,
+    },
+    /// The sidecar listens on the port. Envoy would reject a second listener at the address.
+    OfSidecar {
+        /// Number of the target port.
+        port: u16,
+        /// Use of the port by the sidecar.
+        use_by_sidecar: SidecarPort,
+    },
+}
+
+/// Resolves target ports in a Pod.
+pub(super) struct PortResolver<'p> {
+    pod: &'p PodFacts,
+    sidecar_ports: BTreeMap<u16, SidecarPort>,
 }
 
 /// Returns the first container port whose declared name and number satisfy `matches`.
@@ -197,24 +221,76 @@ fn declared_port(pod: &PodFacts, matches: impl Fn(Option<&str>, u16) -> bool) ->
     })
 }
 
-/// Returns a warning for a named target port that no container declares. A numeric target port is always found.
-fn target_port_not_found(service: &ServiceFacts, port: &ServicePortFacts) -> Option<ConvertWarning> {
-    let TargetPort::Name(target) = &port.target else {
-        return None;
-    };
-    Some(ConvertWarning::TargetPortNotFound {
-        service: service.key.clone(),
-        port: port.number,
-        target: target.clone(),
-    })
-}
-
 /// Returns a warning if the annotation `kuma.io/ignore` of a Service is not a boolean.
 fn invalid_ignore_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
     let value = service.annotations.get(annotation::IGNORE)?;
     let wrong = annotation::parse_bool(annotation::IGNORE, value).err()?;
     let service = service.key.clone();
     Some(ConvertWarning::ServiceAnnotation { service, wrong })
+}
+
+// === impl PortResolver ===
+
+impl<'p> PortResolver<'p> {
+    /// A gateway has no inbound listeners, so its Services may have any target ports.
+    pub(super) fn new(pod: &'p PodFacts, is_gateway: bool) -> Self {
+        let sidecar_ports = if is_gateway {
+            BTreeMap::new()
+        } else {
+            proxy::sidecar_ports(pod)
+        };
+        Self { pod, sidecar_ports }
+    }
+
+    /// Returns the container port of a target port.
+    ///
+    /// # Errors
+    /// Fails if no container declares a port of that name, or if the sidecar listens on the port.
+    pub(super) fn resolve(&self, target: &TargetPort) -> Result<ResolvedPort<'p>, Unresolved> {
+        let resolved = match target {
+            TargetPort::Number(wanted) => {
+                let undeclared = ResolvedPort {
+                    number: *wanted,
+                    container: None,
+                };
+                declared_port(self.pod, |_, number| number == *wanted).unwrap_or(undeclared)
+            }
+            TargetPort::Name(wanted) => declared_port(self.pod, |name, _| name == Some(&**wanted))
+                .ok_or_else(|| Unresolved::NotDeclared { name: wanted.clone() })?,
+        };
+        match self.sidecar_ports.get(&resolved.number) {
+            Some(use_by_sidecar) => Err(Unresolved::OfSidecar {
+                port: resolved.number,
+                use_by_sidecar: *use_by_sidecar,
+            }),
+            None => Ok(resolved),
+        }
+    }
+}
+
+// === impl Unresolved ===
+
+impl Unresolved {
+    /// Returns the warning about a Service's port whose target port yields no inbound.
+    fn warning(self, service: &ServiceFacts, port: &ServicePortFacts) -> ConvertWarning {
+        let (service, port) = (service.key.clone(), port.number);
+        match self {
+            Self::NotDeclared { name: target } => ConvertWarning::TargetPortNotFound {
+                service,
+                port,
+                target,
+            },
+            Self::OfSidecar {
+                port: target,
+                use_by_sidecar,
+            } => ConvertWarning::SidecarPort {
+                service,
+                port,
+                target,
+                use_by_sidecar,
+            },
+        }
+    }
 }
 
 /// Protocols that Services declare, by container port.

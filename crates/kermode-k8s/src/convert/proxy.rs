@@ -1,13 +1,74 @@
 //! Settings of the proxy from annotations of the Pod (docs/reference/dataplane.md#proxy-settings).
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use kermode_crds::annotation;
-use kermode_model::{Metrics, TransparentProxying};
+use kermode_model::{Dataplane, Metrics, TransparentProxying};
 
 use super::annotations;
 use super::error::ConvertError;
 use super::facts::PodFacts;
+
+/// Use of a port by the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SidecarPort {
+    /// Envoy's admin interface, and the listener for its readiness.
+    Admin,
+    /// The virtual probes.
+    Probes,
+    /// The listener for redirected inbound connections.
+    RedirectedInbound,
+    /// The listener for redirected outbound connections.
+    RedirectedOutbound,
+}
+
+/// Returns the ports on which Envoy listens and which no application of the Pod can use. An annotation with an invalid
+/// port is left out, because it fails the conversion.
+pub(super) fn sidecar_ports(pod: &PodFacts) -> BTreeMap<u16, SidecarPort> {
+    let port_in = |key| annotations::port(pod, key).ok().flatten();
+    let admin_port = port_in(annotation::ENVOY_ADMIN_PORT).unwrap_or(Dataplane::DEFAULT_ADMIN_PORT);
+    let mut ports = BTreeMap::from([(admin_port, SidecarPort::Admin)]);
+    let has_virtual_probes = annotations::boolean(pod, annotation::VIRTUAL_PROBES) == Ok(Some(true));
+    // Without probes at the port, Envoy does not listen on it.
+    let probes_port = port_in(annotation::VIRTUAL_PROBES_PORT)
+        .filter(|port| has_virtual_probes && pod.probes.iter().any(|probe| probe.port == *port));
+    ports.extend(probes_port.map(|port| (port, SidecarPort::Probes)));
+    if annotations::boolean(pod, annotation::TRANSPARENT_PROXYING) == Ok(Some(true)) {
+        let redirected = [
+            (
+                annotation::TRANSPARENT_PROXYING_INBOUND_PORT,
+                SidecarPort::RedirectedInbound,
+            ),
+            (
+                annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT,
+                SidecarPort::RedirectedInbound,
+            ),
+            (
+                annotation::TRANSPARENT_PROXYING_OUTBOUND_PORT,
+                SidecarPort::RedirectedOutbound,
+            ),
+        ];
+        ports.extend(
+            redirected
+                .into_iter()
+                .filter_map(|(key, used)| Some((port_in(key)?, used))),
+        );
+    }
+    ports
+}
+
+impl fmt::Display for SidecarPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Admin => "admin interface",
+            Self::Probes => "virtual probes",
+            Self::RedirectedInbound => "redirected inbound connections",
+            Self::RedirectedOutbound => "redirected outbound connections",
+        })
+    }
+}
 
 /// Returns the settings of transparent proxying; `None` if the annotations do not enable it.
 pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentProxying>, ConvertError> {

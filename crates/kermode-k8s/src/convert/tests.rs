@@ -341,6 +341,52 @@ fn named_target_port_must_be_declared_for_tcp() {
 }
 
 #[test]
+fn target_port_that_the_sidecar_uses_yields_no_inbound_and_a_warning() {
+    let probe = json!({"httpGet": {"port": 9000, "path": "/8080/live"}});
+    let spec = json!({"containers": [{"name": "app", "livenessProbe": probe}]});
+    let annotations = json!({
+        "kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000",
+        "kuma.io/transparent-proxying": "enabled",
+        "kuma.io/transparent-proxying-inbound-port": "15006", "kuma.io/transparent-proxying-outbound-port": "15001",
+    });
+    let services = [
+        mk_service("admin", &json!([{"port": 9901}])),
+        mk_service(
+            "redirected",
+            &json!([{"port": 1, "targetPort": 15006}, {"port": 2, "targetPort": 15001}]),
+        ),
+        mk_service(
+            "web",
+            &json!([{"port": 80, "targetPort": 9000}, {"port": 81, "targetPort": 8080}]),
+        ),
+    ];
+    let pod = mk_pod(&spec, &running_status(&json!([])), &annotations);
+    assert_eq!(service_names(&pod, &services), ["web_demo_svc_81"]);
+    let warnings = warnings_of(&pod, &services);
+    let texts = [
+        "targetPort 9901, which the sidecar uses for its admin interface",
+        "Service demo/admin selects a Pod of the mesh but yields no inbound: the sidecar itself uses port 9901",
+        "targetPort 15006, which the sidecar uses for its redirected inbound connections",
+        "targetPort 15001, which the sidecar uses for its redirected outbound connections",
+        "Service demo/redirected selects a Pod of the mesh but yields no inbound: the sidecar itself uses port 15006",
+        "Port 80 of Service demo/web has targetPort 9000, which the sidecar uses for its virtual probes",
+    ];
+    assert_eq!(warnings.len(), texts.len(), "{warnings:#?}");
+    for (warning, text) in warnings.iter().zip(texts) {
+        assert!(warning.contains(text), "{warning}");
+    }
+}
+
+#[test]
+fn target_port_of_virtual_probes_yields_an_inbound_if_the_pod_has_no_probes() {
+    let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
+    let spec = json!({"containers": [{"name": "app"}]});
+    let pod = mk_pod(&spec, &running_status(&json!([])), &annotations);
+    let service = mk_service("web", &json!([{"port": 80, "targetPort": 9000}]));
+    assert_eq!(service_names(&pod, &[service]), ["web_demo_svc_80"]);
+}
+
+#[test]
 fn service_without_inbounds_leaves_the_pod_its_other_services_or_makes_it_service_less() {
     let pod = mk_pod(
         &json!({"containers": [{"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]}]}),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use kermode_crds::annotation::{self, WrongValue};
 use kermode_model::{Inbound, MAX_PROBES, ObjectKey, Protocol, ServiceName};
 
+use super::proxy::SidecarPort;
+
 /// Warning about a Pod that was converted. The text becomes an Event on the Pod or on a Service; see
 /// [`ConvertWarning::subject`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +39,22 @@ pub enum ConvertWarning {
         port: u16,
         /// Name of the target port.
         target: Arc<str>,
+    },
+    /// The target port of a Service's port belongs to the sidecar.
+    #[error(
+        "Port {port} of Service {service} has targetPort {target}, which the sidecar uses for its {use_by_sidecar}; the \
+         Service's port is ignored. If the application listens on port {target}, declare it in \
+         spec.containers[*].ports: the sidecar of a new Pod then uses another port."
+    )]
+    SidecarPort {
+        /// The Service.
+        service: ObjectKey,
+        /// Port of the Service.
+        port: u16,
+        /// Number of the target port.
+        target: u16,
+        /// Use of the target port by the sidecar.
+        use_by_sidecar: SidecarPort,
     },
     /// An annotation of a Service is invalid and ignored.
     #[error("Service {service}: {wrong}; the annotation is ignored. Set it to enabled or disabled.")]
@@ -105,6 +123,14 @@ pub enum NoInboundReason {
         /// Names of the target ports, in the order of the Service.
         targets: Vec<Arc<str>>,
     },
+    /// All target ports of the Service belong to the sidecar, or no container declares a port with their name.
+    #[error("the sidecar itself uses port {port} of the Pod, for its {use_by_sidecar}.")]
+    SidecarPort {
+        /// The first such target port.
+        port: u16,
+        /// Use of the port by the sidecar.
+        use_by_sidecar: SidecarPort,
+    },
     /// The ports of the Service and of the Pod's Services with fewer ports are together more than
     /// [`Inbound::MAX_PER_DATAPLANE`].
     #[error(
@@ -159,6 +185,7 @@ impl ConvertWarning {
         match self {
             Self::ProtocolConflict { .. } => "ConflictingProtocols",
             Self::TargetPortNotFound { .. } => "TargetPortNotFound",
+            Self::SidecarPort { .. } => "TargetPortOfSidecar",
             Self::ServiceAnnotation { .. } => "WrongAnnotation",
             Self::ServiceWithoutInbound { .. } => "ServiceWithoutInbound",
             Self::ProbePath { .. } | Self::TooManyProbes { .. } => "ProbeNotRewritten",
