@@ -82,11 +82,11 @@ pub fn explain(
     let mut inbounds: Vec<_> = ports
         .map(|(service, port)| {
             let target = resolver.resolve(&port.target);
-            let resolved = target.as_ref().ok().copied();
+            let container_port = target.as_ref().ok().copied();
             InboundExplanation {
                 service: Some((service.key.clone(), port.number, port.target.clone())),
-                container: resolved.and_then(|target| target.container).cloned(),
-                ready: resolved.and_then(|target| health::of_port(pod, target.number)),
+                container: container_port.and_then(|target| target.container).cloned(),
+                ready: container_port.and_then(|target| health::of_port(pod, target.number)),
                 port: target.map(|target| target.number),
                 tags: sorted_tags(|visit| {
                     tags::of_service_port(pod, service, port, settings, is_gateway, visit);

@@ -18,7 +18,7 @@ use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{demo_pod, ip, is_ready, node_without_machine};
 
 /// Time limit of each condition that the tests wait for.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// Namespace and Deployment of two clients. The first has a sidecar, the second one has none.
 const CLIENTS: [(&str, &str); 2] = [(APP_NAMESPACE, "client"), (OUTSIDE_NAMESPACE, "outsider")];
 
