@@ -82,6 +82,9 @@ def kubelet(cgroup: str, authority: str) -> str:
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "oomScoreAdj": 0,
+        # How often the kubelet updates the ConfigMaps and tokens in running Pods. The default is a minute, for which
+        # tests of new certificates would wait.
+        "syncFrequency": "10s",
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,
     }, indent=2) + "\n"
