@@ -116,7 +116,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         serving_identity.roots(),
         shutdown,
     );
-    spawn_config_map_writers(
+    spawn_object_writers(
         &mut components,
         config,
         &client,
@@ -278,8 +278,9 @@ fn spawn_controllers(
     );
 }
 
-/// Spawns the writers of ConfigMaps, which are active only while this replica holds the Lease.
-fn spawn_config_map_writers(
+/// Spawns the writers of ConfigMaps and NetworkAttachmentDefinitions, which are active only while this replica holds
+/// the Lease.
+fn spawn_object_writers(
     components: &mut Components,
     config: &Config,
     client: &Client,
@@ -300,6 +301,14 @@ fn spawn_config_map_writers(
             components,
             "allocation of virtual IPs",
             run_until_shutdown(shutdown, writer.run()),
+        );
+    }
+    if config.injector().names_cni_network() {
+        let publisher = state.network_attachment_publisher(client.clone(), registry);
+        spawn(
+            components,
+            "publication of the CNI plugin's network",
+            run_until_shutdown(shutdown, publisher.run()),
         );
     }
 }

@@ -166,6 +166,11 @@ const INJECTOR_SETTINGS: &[(&str, &str)] = &[
         "Whether the CNI plugin, instead of `kuma-init`, sets up the redirection of traffic.",
     ),
     (
+        "cniChained",
+        "Whether the container runtime calls the CNI plugin after other plugins. Otherwise, injected Pods name the network \
+         `kuma-cni`, for which Multus calls the plugin, and the control plane writes its NetworkAttachmentDefinition.",
+    ),
+    (
         "containerPatches",
         "Names of the ContainerPatches that apply to Pods without the annotation `kuma.io/container-patches`.",
     ),

@@ -88,7 +88,7 @@ pub(crate) fn annotations_to_write(
             with_item(pod_annotations.get(EVICTABLE_VOLUMES), TMP_VOLUME),
         );
     }
-    if settings.cni_enabled {
+    if settings.names_cni_network() {
         let networks = pod_annotations.get(key::CNI_NETWORKS).unwrap_or_default();
         write(key::CNI_NETWORKS, networks::with_cni_network(networks));
     }
@@ -96,11 +96,11 @@ pub(crate) fn annotations_to_write(
 }
 
 /// Returns the annotation with the Pod's networks, without the network of the CNI plugin, which an earlier injection
-/// added. Returns `None` if the plugin is in use or the annotation does not name the plugin's network.
+/// added. Returns `None` if the Pod needs the plugin's network or the annotation does not name it.
 pub(crate) fn networks_without_cni(plan: &Plan<'_>, pod_annotations: &Values<'_>) -> Option<String> {
     let networks = pod_annotations
         .get(key::CNI_NETWORKS)
-        .filter(|_| !plan.settings.cni_enabled)?;
+        .filter(|_| !plan.settings.names_cni_network())?;
     networks::without_cni_network(networks)
 }
 

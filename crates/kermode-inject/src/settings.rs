@@ -22,6 +22,9 @@ use crate::quantity::Quantity;
 pub struct Settings {
     /// Whether the CNI plugin, instead of `kuma-init`, sets up the redirection of traffic.
     pub cni_enabled: bool,
+    /// Whether the container runtime calls the CNI plugin after other plugins. Otherwise, Multus calls the plugin for
+    /// the network `kuma-cni`, which injection adds to the Pod's networks.
+    pub cni_chained: bool,
     /// Names of the ContainerPatches that apply to Pods without the annotation `kuma.io/container-patches`.
     pub container_patches: Vec<String>,
     /// Secrets with credentials for the registry of the images. They are appended to the list of each injected Pod, and
@@ -155,6 +158,12 @@ pub enum DrainMode {
 // === impl Settings ===
 
 impl Settings {
+    /// Whether injection adds the network `kuma-cni` to the networks of a Pod
+    /// (docs/design.md#network-configuration-of-a-node).
+    pub fn names_cni_network(&self) -> bool {
+        self.cni_enabled && !self.cni_chained
+    }
+
     /// Derives the settings that depend on the version of the API server. `None` is a version that cannot be parsed.
     pub fn set_api_server_version(&mut self, version: Option<KubernetesVersion>) {
         self.native_sidecars_supported = version.is_some_and(KubernetesVersion::supports_native_sidecars);
@@ -166,6 +175,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             cni_enabled: false,
+            cni_chained: false,
             container_patches: Vec::new(),
             image_pull_secrets: Vec::new(),
             ca_cert_file: String::new(),

@@ -463,6 +463,13 @@ fn networks_of_the_pod_are_kept_beside_that_of_the_cni_plugin() {
     pod["metadata"]["annotations"][networks] = "storage".into();
     let with_cni = injected(&pod, &cni_settings);
     assert_eq!(with_cni["metadata"]["annotations"][networks], "storage,kuma-cni");
-    let without_cni = injected(&with_cni, &settings(SidecarMode::Native));
-    assert_eq!(without_cni["metadata"]["annotations"][networks], "storage");
+    // A chained plugin is called for every network, so the Pod names none for it.
+    let chained = Settings {
+        cni_chained: true,
+        ..cni_settings
+    };
+    for settings in [settings(SidecarMode::Native), chained] {
+        let without_network = injected(&with_cni, &settings);
+        assert_eq!(without_network["metadata"]["annotations"][networks], "storage");
+    }
 }

@@ -22,8 +22,9 @@ pub(crate) fn file(installation: &Installation) -> Result<Value, InstallError> {
     if !installation.image_pull_secrets.is_empty() {
         injector["imagePullSecrets"] = json!(installation.image_pull_secrets);
     }
-    if installation.cni.is_some() {
+    if let Some(cni) = &installation.cni {
         injector["cniEnabled"] = true.into();
+        injector["cniChained"] = cni.is_chained.into();
     }
     config.insert(
         "runtime".to_owned(),

@@ -16,7 +16,7 @@ pub(crate) fn all(installation: &Installation) -> Vec<Value> {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
             "metadata": cluster_scoped(NAME),
-            "rules": cluster_rules(),
+            "rules": cluster_rules(installation),
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -42,8 +42,8 @@ pub(crate) fn all(installation: &Installation) -> Vec<Value> {
 }
 
 /// Rules that apply in the whole cluster.
-fn cluster_rules() -> Vec<Value> {
-    vec![
+fn cluster_rules(installation: &Installation) -> Vec<Value> {
+    let mut rules = vec![
         rule("", &["namespaces", "pods", "services"], &READ_VERBS),
         // Endpoints of Services without selector (docs/reference/dataplane.md#services-without-selector).
         rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
@@ -95,7 +95,16 @@ fn cluster_rules() -> Vec<Value> {
             ),
             json!([webhooks::VALIDATING]),
         ),
-    ]
+    ];
+    if installation.cni.as_ref().is_some_and(|cni| !cni.is_chained) {
+        // The network of the CNI plugin is published in the namespaces of sidecars
+        // (docs/design.md#network-configuration-of-a-node).
+        let (group, resources) = ("k8s.cni.cncf.io", ["network-attachment-definitions"]);
+        let existing = rule(group, &resources, &["list", "watch", "patch"]);
+        rules.push(with_names(existing, json!(["kuma-cni"])));
+        rules.push(rule(group, &resources, &["create"]));
+    }
+    rules
 }
 
 /// Rules that apply in the control plane's namespace: for Secrets of the CAs, the ConfigMap of virtual IPs, the Lease, and

@@ -160,7 +160,7 @@ keys! {
     TRANSPARENT_PROXYING_OUTBOUND_PORT = "kuma.io/transparent-proxying-outbound-port", "annotation of a Pod", Notation::Port, "";
     /// Always `disabled`, because Kermode has no eBPF mode.
     TRANSPARENT_PROXYING_EBPF = "kuma.io/transparent-proxying-ebpf", "annotation of a Pod", Notation::Boolean, "";
-    /// Networks of the Pod, separated by commas or in JSON. The injector adds `kuma-cni` if the CNI plugin redirects traffic.
+    /// Networks of the Pod, separated by commas or in JSON. The injector adds `kuma-cni` if Multus calls the CNI plugin.
     CNI_NETWORKS = "k8s.v1.cni.cncf.io/networks", "annotation of a Pod", Notation::List, "";
     /// Label or annotation, of the Pod or its Namespace, that requested the injection.
     INJECTION_REASON = "kuma.io/injection-reason", "annotation of a Pod", Notation::Text, "";

@@ -8,6 +8,7 @@ use kermode_admission::{self as admission, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
 use kermode_engine::{self as engine, Engine};
 use kermode_issuance::{self as issuance, AcceptedAudiences, CertificateIssuance, TokenAuthenticator};
+use kermode_k8s::controller::network_attachments::{self, NetworkAttachmentPublisher};
 use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_k8s::controller::roots::{self, RootsPublisher, RootsReceiver, SidecarNamespaces};
 use kermode_k8s::controller::virtual_ips::{self, VirtualIpWriter};
@@ -157,15 +158,31 @@ impl SharedState {
         roots: RootsReceiver,
         registry: &Arc<Mutex<Registry>>,
     ) -> RootsPublisher {
-        let metrics = roots::Metrics::default();
-        metrics.register(&mut registry.lock());
-        RootsPublisher {
+        let publisher = RootsPublisher {
             client,
             namespaces: self.sidecar_namespaces.clone(),
             roots,
             is_leader: self.is_leader.clone(),
-            metrics,
-        }
+            metrics: roots::Metrics::default(),
+        };
+        publisher.register(&mut registry.lock());
+        publisher
+    }
+
+    /// Returns the writer of the NetworkAttachmentDefinitions of the CNI plugin, and registers its metrics.
+    pub(super) fn network_attachment_publisher(
+        &self,
+        client: Client,
+        registry: &Arc<Mutex<Registry>>,
+    ) -> NetworkAttachmentPublisher {
+        let publisher = NetworkAttachmentPublisher {
+            client,
+            namespaces: self.sidecar_namespaces.clone(),
+            is_leader: self.is_leader.clone(),
+            metrics: network_attachments::Metrics::default(),
+        };
+        publisher.register(&mut registry.lock());
+        publisher
     }
 
     /// Returns the writer of the ConfigMap with virtual IPs, and registers its metrics.

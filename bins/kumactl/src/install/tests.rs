@@ -181,6 +181,24 @@ fn root_of_the_node_is_not_accepted_as_a_folder() {
 }
 
 #[test]
+fn control_plane_publishes_the_plugins_network_only_without_chaining() {
+    for (flags, is_chained) in [
+        (&["--cni-enabled"][..], true),
+        (&["--cni-enabled", "--cni-chained=false"], false),
+    ] {
+        let objects = objects(flags);
+        let config = find(&objects, "ConfigMap")["data"]["config.yaml"].to_string();
+        assert!(config.contains(&format!("cniChained: {is_chained}")), "{config}");
+        let role = find(&objects, "ClusterRole")["rules"].to_string();
+        assert_eq!(
+            role.contains("network-attachment-definitions"),
+            !is_chained,
+            "{role}"
+        );
+    }
+}
+
+#[test]
 fn name_of_a_list_is_accepted_only_with_chaining() {
     let flags = [
         "--cni-enabled",

@@ -8,6 +8,10 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
         "runtime.kubernetes.injector.cniEnabled",
     ),
     (
+        "KUMA_RUNTIME_KUBERNETES_INJECTOR_CNI_CHAINED",
+        "runtime.kubernetes.injector.cniChained",
+    ),
+    (
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_CONTAINER_PATCHES",
         "runtime.kubernetes.injector.containerPatches",
     ),

@@ -1,12 +1,13 @@
 //! Kubernetes IO: watches objects, and writes Dataplanes, default objects, Secrets, Events, webhook registrations, and the
-//! ConfigMaps with the control plane's roots and with virtual IPs.
+//! ConfigMaps with the control plane's roots and with virtual IPs, and NetworkAttachmentDefinitions.
 //!
-//! All replicas watch. Only the leader ([`lease`]) writes Dataplanes, their Events, and the ConfigMaps.
+//! All replicas watch. Only the leader ([`lease`]) writes Dataplanes, their Events, the ConfigMaps and the NetworkAttachmentDefinitions.
 
 pub mod client;
 pub mod defaults;
 pub mod failure;
 pub mod lease;
+pub mod network_attachments;
 pub mod preflight;
 pub mod recorder;
 pub mod registration;
@@ -16,5 +17,6 @@ pub mod status;
 pub mod virtual_ips;
 pub mod watch;
 pub mod writer;
+mod writes;
 
 pub use failure::describe;

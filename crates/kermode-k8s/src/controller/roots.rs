@@ -3,14 +3,12 @@
 //! The leader maintains a ConfigMap in each namespace of sidecars. The kubelet projects the ConfigMap into the Pods, and
 //! updates their files when the ConfigMap changes.
 
-mod metrics;
 mod observed;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -18,23 +16,22 @@ use kermode_model::{CONTROL_PLANE_CA_CONFIG_MAP as CONFIG_MAP, CONTROL_PLANE_CA_
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
 
 use self::observed::ObservedConfigMaps;
 use super::failure::{describe, is_namespace_terminating, is_not_found};
 use super::lease::while_leading;
 use super::watch::watch_config;
+use super::writes::FailingWrites;
 
-pub use self::metrics::{Metrics, WriteResult};
+pub use super::writes::{Metrics, WriteResult};
 
 /// Labels of the ConfigMap.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "kuma-cp");
 /// Field manager of the writes.
 const FIELD_MANAGER: &str = "kuma-cp";
-/// Pause before failed writes are repeated. A Pod starts without the ConfigMap, so the pause delays nothing.
-const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// Number of concurrent writes. A new root has to reach every namespace of the cluster.
 const MAX_CONCURRENT_WRITES: usize = 8;
 
@@ -59,14 +56,6 @@ pub struct RootsPublisher {
     pub metrics: Metrics,
 }
 
-/// Namespaces whose last write failed.
-#[derive(Debug, Default)]
-struct FailingWrites {
-    namespaces: BTreeSet<Arc<str>>,
-    /// Time of the next retry.
-    retry_at: Option<Instant>,
-}
-
 // === impl SidecarNamespaces ===
 
 impl SidecarNamespaces {
@@ -83,6 +72,11 @@ impl SidecarNamespaces {
         self.0.send_if_modified(|namespaces| namespaces.remove(namespace));
     }
 
+    /// Returns a receiver of the set.
+    pub(super) fn subscribe(&self) -> watch::Receiver<BTreeSet<Arc<str>>> {
+        self.0.subscribe()
+    }
+
     /// Whether the set contains a namespace.
     pub fn contains(&self, namespace: &str) -> bool {
         self.0.borrow().contains(namespace)
@@ -92,6 +86,12 @@ impl SidecarNamespaces {
 // === impl RootsPublisher ===
 
 impl RootsPublisher {
+    /// Registers the metrics of the writes.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Writes of the ConfigMaps with the roots of the control plane";
+        registry.register("control_plane_ca_writes", help, self.metrics.counter());
+    }
+
     /// Maintains the ConfigMaps while this replica leads, until the future is dropped.
     pub async fn run(self) {
         while_leading(self.is_leader.clone(), || self.maintain()).await;
@@ -101,7 +101,7 @@ impl RootsPublisher {
         let api: Api<ConfigMap> = Api::all(self.client.clone());
         let config = watch_config().fields(&format!("metadata.name={CONFIG_MAP}"));
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-        let mut namespaces = self.namespaces.0.subscribe();
+        let mut namespaces = self.namespaces.subscribe();
         let mut roots = self.roots.clone();
         let mut observed = ObservedConfigMaps::default();
         let mut failing = FailingWrites::default();
@@ -181,40 +181,6 @@ impl RootsPublisher {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(config_map(namespace, roots));
         api.patch(CONFIG_MAP, &params, &patch).await.map(drop)
-    }
-}
-
-// === impl FailingWrites ===
-
-impl FailingWrites {
-    /// Waits until failed writes are to be repeated; forever if there are none.
-    async fn until_retry(&self) {
-        match self.retry_at {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Returns the outdated namespaces to write now. A failed write is repeated only by a retry. A retry forgets the
-    /// namespaces that no longer need a write.
-    fn due(&mut self, mut outdated: Vec<Arc<str>>, is_retry: bool) -> Vec<Arc<str>> {
-        if is_retry {
-            self.retry_at = None;
-            self.namespaces.retain(|namespace| outdated.contains(namespace));
-        } else {
-            outdated.retain(|namespace| !self.namespaces.contains(namespace));
-        }
-        outdated
-    }
-
-    fn on_written(&mut self, namespace: &str) {
-        self.namespaces.remove(namespace);
-    }
-
-    /// Records a failed write. Returns whether the previous write of the namespace had not failed.
-    fn on_failed(&mut self, namespace: Arc<str>) -> bool {
-        self.retry_at.get_or_insert_with(|| Instant::now() + RETRY_PAUSE);
-        self.namespaces.insert(namespace)
     }
 }
 

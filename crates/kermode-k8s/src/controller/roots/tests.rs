@@ -6,6 +6,7 @@ use kube::client::Body;
 use kube::runtime::watcher::Event;
 use tokio::sync::mpsc;
 
+use super::super::writes::RETRY_PAUSE;
 use super::*;
 
 /// An API server with ConfigMaps. Watch requests never end.
