@@ -1,9 +1,12 @@
 //! Metrics of the CAs: phases of rotations, expiry of roots, rotations started, failures to read or write Secrets.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kermode_identity::{Phase, RotationPlan, RotationReason};
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,6 +20,8 @@ use super::BackendId;
 pub struct Metrics {
     phase: Family<PhaseLabels, Gauge>,
     root_expiry: Family<RootLabels, Gauge<f64, AtomicU64>>,
+    /// Generations of the roots in `root_expiry`.
+    generations: Arc<Mutex<HashMap<BackendId, BTreeSet<u32>>>>,
     rotations: Family<RotationLabels, Counter>,
     secret_failures: Counter,
 }
@@ -98,30 +103,51 @@ impl Metrics {
 
     /// Sets the phase of a backend's rotation and the expiry of its trusted roots. Removes the expiry of other roots.
     pub(super) fn set_phase_and_root_expiry(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime) {
-        let (mesh, backend) = (id.mesh.to_string(), id.backend.clone());
         let current = PhaseLabel::from(plan.phase(now));
         for phase in PhaseLabel::ALL {
-            let labels = PhaseLabels {
-                mesh: mesh.clone(),
-                backend: backend.clone(),
-                phase,
-            };
-            self.phase.get_or_create(&labels).set(i64::from(phase == current));
+            let value = i64::from(phase == current);
+            self.phase.get_or_create(&phase_labels(id, phase)).set(value);
         }
-        let trusted: Vec<u32> = plan.trusted(now).map(|generation| generation.number).collect();
-        for generation in plan.generations() {
-            let labels = RootLabels {
-                mesh: mesh.clone(),
-                backend: backend.clone(),
-                generation: generation.number,
-            };
-            if trusted.contains(&generation.number) {
-                let expiry = generation.authority.validity().not_after;
-                let expiry = expiry.duration_since(UNIX_EPOCH).unwrap_or_default();
-                self.root_expiry.get_or_create(&labels).set(expiry.as_secs_f64());
-            } else {
-                self.root_expiry.remove(&labels);
-            }
+        let mut trusted = BTreeSet::new();
+        for generation in plan.trusted(now) {
+            let expiry = generation.authority.validity().not_after;
+            let expiry = expiry.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let labels = root_labels(id, generation.number);
+            self.root_expiry.get_or_create(&labels).set(expiry.as_secs_f64());
+            trusted.insert(generation.number);
         }
+        let previous = self.generations.lock().insert(id.clone(), trusted.clone());
+        self.remove_root_expiry(id, previous.unwrap_or_default().difference(&trusted));
+    }
+
+    /// Removes the phase and the expiry of a backend that no Mesh uses any more.
+    pub(super) fn remove_backend(&self, id: &BackendId) {
+        for phase in PhaseLabel::ALL {
+            self.phase.remove(&phase_labels(id, phase));
+        }
+        let previous = self.generations.lock().remove(id);
+        self.remove_root_expiry(id, previous.unwrap_or_default().iter());
+    }
+
+    fn remove_root_expiry<'a>(&self, id: &BackendId, generations: impl Iterator<Item = &'a u32>) {
+        for generation in generations {
+            self.root_expiry.remove(&root_labels(id, *generation));
+        }
+    }
+}
+
+fn phase_labels(id: &BackendId, phase: PhaseLabel) -> PhaseLabels {
+    PhaseLabels {
+        mesh: id.mesh.to_string(),
+        backend: id.backend.clone(),
+        phase,
+    }
+}
+
+fn root_labels(id: &BackendId, generation: u32) -> RootLabels {
+    RootLabels {
+        mesh: id.mesh.to_string(),
+        backend: id.backend.clone(),
+        generation,
     }
 }

@@ -194,6 +194,7 @@ impl RotationController {
         {
             let id = BackendId::new(mesh, &previous.backend);
             self.reported_phases.remove(&id);
+            self.metrics.remove_backend(&id);
             self.authorities.backends().remove(&id);
         }
     }

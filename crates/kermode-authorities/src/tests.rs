@@ -6,6 +6,8 @@ use kermode_identity::{Phase, Schedule};
 use kermode_k8s::controller::recorder::EventRecorder;
 use kermode_model::DEFAULT_CLOCK_TOLERANCE;
 use kube::runtime::watcher;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use serde_json::json;
 
 use super::rotation::{CaSettings, RotationController};
@@ -71,6 +73,20 @@ impl Replica {
         self.authorities.invalidate_all().await;
     }
 
+    /// Returns the names and labels of the gauges of CAs.
+    fn exported_gauges(&self) -> Vec<String> {
+        let mut registry = Registry::default();
+        self.controller.metrics.register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("the metrics can be encoded");
+        let gauges = text
+            .lines()
+            .filter(|line| line.starts_with("mesh_ca_") && line.contains("backend="));
+        gauges
+            .map(|line| line.rsplit_once(' ').map_or(line, |(name, _)| name).to_owned())
+            .collect()
+    }
+
     fn roots(&self) -> Arc<RootsUpdate> {
         let roots = self.authorities.roots(&mesh(), "ca-1").borrow().clone();
         roots.expect("roots are published")
@@ -127,6 +143,26 @@ async fn every_secret_of_a_mesh_is_owned_by_the_mesh() {
             json!([{"apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "name": "default", "uid": "uid-of-mesh"}]),
         );
     }
+}
+
+#[tokio::test]
+async fn gauges_of_a_ca_are_removed_with_the_mesh() {
+    let api_server = ApiServer::default();
+    let mut replica = Replica::new(&api_server);
+    replica.reconcile(None).await;
+    replica.reconcile(Some(REQUEST)).await;
+    let gauges = replica.exported_gauges();
+    let expiry = |generation: u32| {
+        format!(
+            "mesh_ca_expiry_timestamp_seconds{{mesh=\"default\",backend=\"ca-1\",generation=\"{generation}\"}}"
+        )
+    };
+    assert!(
+        gauges.contains(&expiry(1)) && gauges.contains(&expiry(2)),
+        "{gauges:#?}"
+    );
+    replica.controller.set_settings(&mesh(), None);
+    assert_eq!(replica.exported_gauges(), Vec::<String>::new());
 }
 
 #[tokio::test]

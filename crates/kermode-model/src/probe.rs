@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use crate::notation;
+
 /// Maximum number of virtual probes of a Pod. Envoy has a route for each of them, and a cluster for each probed port.
 pub const MAX_PROBES: usize = 500;
 /// Maximum length of the path of a virtual probe, in bytes. The path is part of the Dataplane and of Envoy's routes.
@@ -97,7 +99,7 @@ impl ApplicationProbe {
         .find_map(|(prefix, protocol)| Some((protocol, rest.strip_prefix(prefix)?)))
         .unwrap_or((ProbeProtocol::Http, rest));
         let (port, inbound_path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let inbound_port = port.parse().ok().filter(|port| *port != 0)?;
+        let inbound_port = notation::number(port).ok().filter(|port| *port != 0)?;
         let inbound_path = match (protocol, inbound_path) {
             (ProbeProtocol::Http | ProbeProtocol::Https, "") => return None,
             (ProbeProtocol::Http | ProbeProtocol::Https, path) => path.to_owned(),
@@ -198,6 +200,7 @@ mod tests {
             "/ready",
             "/8080",
             "/0/x",
+            "/+8080/x",
             "/70000/x",
             "/https/8080",
             "/https/x/",
