@@ -220,12 +220,11 @@ fn ok_if_it_exists<T>(result: kube::Result<T>) -> kube::Result<()> {
 mod tests {
     use std::sync::Arc;
 
-    use http::{Method, Request, Response};
-    use http_body_util::BodyExt as _;
-    use kube::client::Body;
+    use http::Method;
     use parking_lot::Mutex;
     use serde_json::Value;
 
+    use super::super::test_api_server::{self, ApiRequest};
     use super::*;
 
     /// Returns [`Defaults`] with the client of a simulated API server, and the writes that the server receives. The
@@ -234,36 +233,24 @@ mod tests {
     fn mk_defaults(mesh_uid: &'static str, permission_owner: Option<&'static str>) -> (Defaults, Writes) {
         let writes = Writes::default();
         let received = writes.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let received = received.clone();
-            async move {
-                let (head, body) = request.into_parts();
-                let body = body.collect().await?.to_bytes();
-                let is_mesh = head.uri.path().ends_with("/meshes/shop");
-                let (status, response) = match (&head.method, permission_owner) {
-                    (&Method::GET, _) if is_mesh => (200, mk_mesh(mesh_uid)),
-                    (&Method::GET, Some(owner)) => {
-                        let owners = [mesh_reference("shop", owner.to_owned())];
-                        (
-                            200,
-                            json!({"metadata": {"name": "allow-all-shop", "ownerReferences": owners}}),
-                        )
-                    }
-                    (&Method::POST, Some(_)) => (409, json!({"reason": "AlreadyExists", "code": 409})),
-                    _ => (200, serde_json::from_slice(&body)?),
-                };
-                if head.method != Method::GET {
-                    let object = serde_json::from_slice(&body)?;
-                    received.lock().push((head.method, object));
+        let client = test_api_server::client("system", move |request| {
+            let ApiRequest { method, uri, body } = request;
+            if method != Method::GET {
+                received.lock().push((method.clone(), body.clone()));
+            }
+            match (&method, permission_owner) {
+                (&Method::GET, _) if uri.path().ends_with("/meshes/shop") => (200, mk_mesh(mesh_uid)),
+                (&Method::GET, Some(owner)) => {
+                    let owners = [mesh_reference("shop", owner.to_owned())];
+                    let metadata = json!({"name": "allow-all-shop", "ownerReferences": owners});
+                    (200, json!({"metadata": metadata}))
                 }
-                let response = Response::builder()
-                    .status(status)
-                    .body(Body::from(response.to_string().into_bytes()));
-                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(response?)
+                (&Method::POST, Some(_)) => test_api_server::failure(409, "AlreadyExists", "it exists"),
+                _ => (200, body),
             }
         });
         let defaults = Defaults {
-            client: Client::new(service, "system"),
+            client,
             system_namespace: "system".to_owned(),
             skip_mesh_creation: true,
             is_leader: watch::channel(true).1,

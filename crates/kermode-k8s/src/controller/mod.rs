@@ -14,6 +14,8 @@ pub mod registration;
 pub mod roots;
 pub mod secret;
 pub mod status;
+#[cfg(test)]
+mod test_api_server;
 pub mod virtual_ips;
 pub mod watch;
 pub mod writer;

@@ -162,13 +162,12 @@ mod tests {
     use std::collections::HashMap;
     use std::sync::Arc;
 
-    use http::{Method, Request, Response};
-    use http_body_util::BodyExt as _;
-    use kube::client::Body;
+    use http::Method;
     use parking_lot::Mutex;
     use serde_json::Value;
     use tokio::sync::mpsc;
 
+    use super::super::test_api_server;
     use super::*;
 
     /// Returns a client of an API server with one webhook registration of each kind, and the names and new values of the
@@ -176,42 +175,34 @@ mod tests {
     fn mk_client() -> (Client, mpsc::UnboundedReceiver<(String, Value)>) {
         let (sender, writes) = mpsc::unbounded_channel();
         let client_configs: Arc<Mutex<HashMap<&str, Value>>> = Arc::default();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let (sender, client_configs) = (sender.clone(), client_configs.clone());
-            async move {
-                let (head, body) = request.into_parts();
-                let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
-                if query.contains("watch=true") {
-                    return std::future::pending().await;
-                }
-                let name = if path.contains("/mutating") {
-                    MUTATING
-                } else {
-                    VALIDATING
-                };
-                if head.method == Method::PATCH {
-                    let operations: Value = serde_json::from_slice(&body.collect().await?.to_bytes())?;
-                    let bundle = operations[1]["value"].clone();
-                    client_configs
-                        .lock()
-                        .insert(name, json!({"caBundle": bundle.clone()}));
-                    // The test may have dropped the receiver.
-                    let _ = sender.send((name.to_owned(), bundle));
-                }
-                let client_config = client_configs.lock().get(name).cloned();
-                let mut response = json!({
-                    "metadata": {"name": name, "resourceVersion": "1"},
-                    "webhooks": [{"name": "a", "admissionReviewVersions": ["v1"], "sideEffects": "None",
-                        "clientConfig": client_config.unwrap_or_else(|| json!({}))}],
-                });
-                if head.method == Method::GET && !path.ends_with(name) {
-                    response = json!({"metadata": {"resourceVersion": "1"}, "items": [response]});
-                }
-                let body = Body::from(response.to_string().into_bytes());
-                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Response::new(body))
+        let client = test_api_server::client("default", move |request| {
+            let path = request.uri.path();
+            let name = if path.contains("/mutating") {
+                MUTATING
+            } else {
+                VALIDATING
+            };
+            if request.method == Method::PATCH {
+                let bundle = request.body[1]["value"].clone();
+                client_configs
+                    .lock()
+                    .insert(name, json!({"caBundle": bundle.clone()}));
+                // The test may have dropped the receiver.
+                let _ = sender.send((name.to_owned(), bundle));
+            }
+            let client_config = client_configs.lock().get(name).cloned();
+            let registration = json!({
+                "metadata": {"name": name, "resourceVersion": "1"},
+                "webhooks": [{"name": "a", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                    "clientConfig": client_config.unwrap_or_else(|| json!({}))}],
+            });
+            if request.method == Method::GET && !path.ends_with(name) {
+                test_api_server::list(&[registration])
+            } else {
+                (200, registration)
             }
         });
-        (Client::new(service, "default"), writes)
+        (client, writes)
     }
 
     /// Returns the next write of each registration, sorted by name.

@@ -1,10 +1,9 @@
 //! Tests of the objects that are created, with an API server in memory.
 
-use http::{Method, Request, Response};
-use http_body_util::BodyExt as _;
-use kube::client::Body;
+use http::Method;
 use tokio::sync::mpsc;
 
+use super::super::test_api_server::{self, ApiRequest, ApiResponse};
 use super::super::writes::RETRY_PAUSE;
 use super::*;
 
@@ -29,69 +28,47 @@ impl TestApiServer {
     fn client(&self) -> (Client, Writes) {
         let state = self.0.clone();
         let (sender, writes) = mpsc::unbounded_channel();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let (state, sender) = (state.clone(), sender.clone());
-            async move {
-                let (head, body) = request.into_parts();
-                let query = head.uri.query().unwrap_or_default();
-                if head.method == Method::GET && query.contains("watch=true") {
-                    return std::future::pending().await;
-                }
-                let body = body.collect().await?.to_bytes();
-                let (status, response) = if head.method == Method::GET {
-                    state.lock().list(head.uri.path(), query)
-                } else {
-                    assert_eq!(head.method, Method::PATCH);
-                    let object: Value = serde_json::from_slice(&body)?;
-                    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-                    let is_denied = state.lock().denied.contains(namespace);
-                    // The test may have dropped the receiver.
-                    let _ = sender.send((head.uri.path().to_owned(), object.clone()));
-                    if is_denied {
-                        failure(403, "Forbidden")
-                    } else {
-                        (200, object)
-                    }
-                };
-                let body = Body::from(response.to_string().into_bytes());
-                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
-                    Response::builder().status(status).body(body)?,
-                )
+        let client = test_api_server::client("default", move |request| {
+            let state = state.lock();
+            if request.method == Method::GET {
+                return state.list(&request);
+            }
+            assert_eq!(request.method, Method::PATCH);
+            // The test may have dropped the receiver.
+            let _ = sender.send((request.uri.path().to_owned(), request.body.clone()));
+            let namespace = request.body["metadata"]["namespace"].as_str().unwrap_or_default();
+            if state.denied.contains(namespace) {
+                test_api_server::failure(403, "Forbidden", "quota")
+            } else {
+                (200, request.body)
             }
         });
-        (Client::new(service, "default"), writes)
+        (client, writes)
     }
 }
 
 impl TestState {
-    fn list(&self, path: &str, query: &str) -> (u16, Value) {
-        assert_eq!(path, "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions");
+    fn list(&self, request: &ApiRequest) -> ApiResponse {
+        let path = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions";
+        assert_eq!(request.uri.path(), path);
         assert!(
-            query.contains("fieldSelector=metadata.name%3Dkuma-cni"),
-            "the role allows to list the objects of one name only: {query}"
+            request.query().contains("fieldSelector=metadata.name%3Dkuma-cni"),
+            "the role allows to list the objects of one name only: {}",
+            request.query()
         );
         if !self.has_kind {
-            return failure(404, "NotFound");
+            return test_api_server::failure(404, "NotFound", "404 page not found");
         }
         let items: Vec<_> = self
             .namespaces
             .iter()
             .map(|namespace| object(namespace))
             .collect();
-        let metadata = json!({"resourceVersion": "1"});
-        let kind = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList"});
-        (
-            200,
-            json!({"apiVersion": kind["apiVersion"], "kind": kind["kind"], "metadata": metadata, "items": items}),
-        )
+        let (code, mut list) = test_api_server::list(&items);
+        list["apiVersion"] = "meta.k8s.io/v1".into();
+        list["kind"] = "PartialObjectMetadataList".into();
+        (code, list)
     }
-}
-
-fn failure(code: u16, reason: &str) -> (u16, Value) {
-    (
-        code,
-        json!({"status": "Failure", "code": code, "reason": reason, "message": reason}),
-    )
 }
 
 fn object(namespace: &str) -> Value {

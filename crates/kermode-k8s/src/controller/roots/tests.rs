@@ -1,11 +1,10 @@
 //! Tests of the decision which ConfigMaps are written, and of the writes to an API server in memory.
 
-use http::{Method, Request, Response};
-use http_body_util::BodyExt as _;
-use kube::client::Body;
+use http::Method;
 use kube::runtime::watcher::Event;
 use tokio::sync::mpsc;
 
+use super::super::test_api_server;
 use super::super::writes::RETRY_PAUSE;
 use super::*;
 
@@ -29,50 +28,32 @@ impl TestApiServer {
     fn client(&self) -> (Client, Writes) {
         let state = self.0.clone();
         let (sender, writes) = mpsc::unbounded_channel();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let (state, sender) = (state.clone(), sender.clone());
-            async move {
-                let (head, body) = request.into_parts();
-                let query = head.uri.query().unwrap_or_default();
-                if head.method == Method::GET && query.contains("watch=true") {
-                    return std::future::pending().await;
-                }
-                let body = body.collect().await?.to_bytes();
-                let (status, response) = if head.method == Method::GET {
-                    assert!(
-                        query.contains("fieldSelector=metadata.name%3Dkuma-control-plane-ca"),
-                        "the role allows to list the ConfigMaps of one name only: {query}"
-                    );
-                    let items = state.lock().config_maps.clone();
-                    (200, json!({"metadata": {"resourceVersion": "1"}, "items": items}))
-                } else {
-                    assert_eq!(head.method, Method::PATCH);
-                    let object: Value = serde_json::from_slice(&body)?;
-                    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-                    let roots = object["data"]["ca.crt"].as_str().unwrap_or_default();
-                    // The test may have dropped the receiver.
-                    let _ = sender.send((namespace.to_owned(), roots.to_owned()));
-                    if state.lock().missing.contains(namespace) {
-                        (
-                            404,
-                            json!({"status": "Failure", "code": 404, "reason": "NotFound", "message": "no Namespace"}),
-                        )
-                    } else if state.lock().denied.contains(namespace) {
-                        (
-                            403,
-                            json!({"status": "Failure", "code": 403, "reason": "Forbidden", "message": "quota"}),
-                        )
-                    } else {
-                        (200, object)
-                    }
-                };
-                let body = Body::from(response.to_string().into_bytes());
-                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
-                    Response::builder().status(status).body(body)?,
-                )
+        let client = test_api_server::client("default", move |request| {
+            let state = state.lock();
+            if request.method == Method::GET {
+                assert!(
+                    request
+                        .query()
+                        .contains("fieldSelector=metadata.name%3Dkuma-control-plane-ca"),
+                    "the role allows to list the ConfigMaps of one name only: {}",
+                    request.query()
+                );
+                return test_api_server::list(&state.config_maps);
+            }
+            assert_eq!(request.method, Method::PATCH);
+            let namespace = request.body["metadata"]["namespace"].as_str().unwrap_or_default();
+            let roots = request.body["data"]["ca.crt"].as_str().unwrap_or_default();
+            // The test may have dropped the receiver.
+            let _ = sender.send((namespace.to_owned(), roots.to_owned()));
+            if state.missing.contains(namespace) {
+                test_api_server::failure(404, "NotFound", "no Namespace")
+            } else if state.denied.contains(namespace) {
+                test_api_server::failure(403, "Forbidden", "quota")
+            } else {
+                (200, request.body)
             }
         });
-        (Client::new(service, "default"), writes)
+        (client, writes)
     }
 }
 
