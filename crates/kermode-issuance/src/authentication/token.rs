@@ -41,11 +41,14 @@ struct PodReference {
     uid: Arc<str>,
 }
 
-/// Returns the bearer token in the metadata `authorization`; `None` if the token is missing, empty or too long.
+/// Returns the bearer token in the metadata `authorization`; `None` if the token is missing, empty or too long, or
+/// contains blanks. With blanks around it, one token would have several values, and limits on callers count by value
+/// ([`kermode_limit::caller`]).
 pub(super) fn bearer(metadata: &http::HeaderMap) -> Option<&str> {
     let value = metadata.get(http::header::AUTHORIZATION)?.to_str().ok()?;
-    let token = value.strip_prefix("Bearer ")?.trim();
-    (!token.is_empty() && token.len() <= MAX_TOKEN_SIZE).then_some(token)
+    let token = value.strip_prefix("Bearer ")?;
+    let has_valid_length = (1..=MAX_TOKEN_SIZE).contains(&token.len());
+    (has_valid_length && token.bytes().all(|byte| byte.is_ascii_graphic())).then_some(token)
 }
 
 impl TokenClaims {
@@ -82,8 +85,15 @@ mod tests {
             bearer(&metadata).map(str::to_owned)
         };
         assert_eq!(read("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(read("Basic abc"), None);
-        assert_eq!(read("Bearer "), None);
+        for invalid in [
+            "Basic abc",
+            "Bearer ",
+            "Bearer  abc",
+            "Bearer abc\t",
+            "Bearer a b",
+        ] {
+            assert_eq!(read(invalid), None, "{invalid:?}");
+        }
         assert_eq!(read(&format!("Bearer {}", "x".repeat(MAX_TOKEN_SIZE + 1))), None);
         assert_eq!(bearer(&http::HeaderMap::new()), None);
     }
