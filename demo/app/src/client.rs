@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::counters::Counters;
 use crate::request::{Protocol, Requester, Url, summary};
@@ -66,11 +66,11 @@ pub(crate) async fn run_load(
     let listener = listener::bind(address).await?;
     let load = tokio::spawn(load);
     let log = tokio::spawn(log_each_second(Arc::clone(&counters)));
-    let served_counters = Arc::clone(&counters);
+    let (served_counters, running_since) = (Arc::clone(&counters), unix_milliseconds());
     let handler = move |request: Request<Incoming>, _| {
         std::future::ready(match request.uri().path() {
             "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
-            _ => listener::json(StatusCode::OK, &snapshot(&served_counters)),
+            _ => listener::json(StatusCode::OK, &snapshot(&served_counters, running_since)),
         })
     };
     listener::serve(listener, None, handler, shutdown.wait()).await;
@@ -81,30 +81,52 @@ pub(crate) async fn run_load(
     Ok(())
 }
 
-/// Returns the counters, and the time in milliseconds since the Unix epoch as `now`.
-fn snapshot(counters: &SharedCounters) -> serde_json::Value {
-    let mut value = json!(with_locked(counters, |counters| counters.clone()));
+/// Returns the counters with `settled`, the number of the first requests that have all ended, and with `now` and
+/// `runningSince`, the current time and the start of the client in milliseconds since the Unix epoch.
+fn snapshot(counters: &SharedCounters, running_since: u64) -> serde_json::Value {
+    let counters = with_locked(counters, |counters| counters.clone());
+    let mut value = json!(counters);
+    value["settled"] = counters.settled().into();
+    value["runningSince"] = running_since.into();
     value["now"] = unix_milliseconds().into();
     value
 }
 
 async fn call_repeatedly(requester: Requester, url: Url, period: Duration, counters: SharedCounters) {
     let mut ticks = interval(period);
-    // After a pause of the process, the missed requests are skipped instead of sent in a burst.
+    // After a pause of the process, the missed requests are skipped and counted instead of sent in a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut earlier = None;
     loop {
-        ticks.tick().await;
+        // The latency of a request begins at its scheduled time, so it includes a late start.
+        let scheduled = ticks.tick().await;
+        let missed = earlier.map_or(0, |earlier| missed_ticks(scheduled - earlier, period));
+        earlier = Some(scheduled);
+        let number = with_locked(&counters, |counters| {
+            counters.record_skipped(missed);
+            counters.start()
+        });
         let (requester, url, counters) = (requester.clone(), url.clone(), Arc::clone(&counters));
         tokio::spawn(async move {
-            let start = Instant::now();
             let outcome = requester.get(&url).await;
-            let (latency, now) = (start.elapsed(), unix_milliseconds());
-            with_locked(&counters, |counters| match &outcome {
-                Ok(response) => counters.record_response(response.status, &response.body, latency, now),
-                Err(error) => counters.record_failure(&summary(error), now),
+            let (latency, now) = (Instant::now() - scheduled, unix_milliseconds());
+            with_locked(&counters, |counters| {
+                match &outcome {
+                    Ok(response) => {
+                        counters.record_response(response.status, &response.body, latency, now);
+                    }
+                    Err(error) => counters.record_failure(&summary(error), now),
+                }
+                counters.end(number);
             });
         });
     }
+}
+
+/// Returns the number of ticks between two ticks that are this far apart.
+fn missed_ticks(apart: Duration, period: Duration) -> u64 {
+    let periods = apart.as_micros() / period.as_micros().max(1);
+    u64::try_from(periods).unwrap_or(u64::MAX).saturating_sub(1)
 }
 
 /// Returns the number of milliseconds since the Unix epoch.
@@ -129,4 +151,16 @@ async fn log_each_second(counters: SharedCounters) {
 /// Runs an action on the counters.
 pub(crate) fn with_locked<T>(counters: &SharedCounters, action: impl FnOnce(&mut Counters) -> T) -> T {
     action(&mut counters.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_between_two_ticks_are_missed() {
+        let missed =
+            |milliseconds| missed_ticks(Duration::from_millis(milliseconds), Duration::from_millis(2));
+        assert_eq!([2, 4, 20].map(missed), [0, 1, 9]);
+    }
 }

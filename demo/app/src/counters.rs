@@ -1,7 +1,7 @@
 //! Counters of the demo clients: responses by Pod and status, failures by reason and time, ended connections, and
 //! latencies. Plain data without a clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -22,8 +22,15 @@ const LATENCY_STEP: f64 = 1.1;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Counters {
-    /// All requests, with or without a response.
+    /// Requests that have ended, with or without a response.
     requests: u64,
+    /// Requests that have started. The requests are numbered from 0 in this order.
+    started: u64,
+    /// Requests that the client has not sent at their time, because its process was paused.
+    skipped: u64,
+    /// Numbers of the requests that have started and not ended.
+    #[serde(skip)]
+    open: BTreeSet<u64>,
     /// Responses with a status below 400.
     succeeded: u64,
     /// Responses with a status of at least 400, and requests without a response.
@@ -64,6 +71,29 @@ struct EndedConnection {
 }
 
 impl Counters {
+    /// Counts the start of a request, and returns its number.
+    pub(crate) fn start(&mut self) -> u64 {
+        let number = self.started;
+        self.started += 1;
+        self.open.insert(number);
+        number
+    }
+
+    /// Records the end of a request. The caller also records its outcome before others can read the counters.
+    pub(crate) fn end(&mut self, number: u64) {
+        self.open.remove(&number);
+    }
+
+    /// Returns N such that the first N requests have ended.
+    pub(crate) fn settled(&self) -> u64 {
+        self.open.first().copied().unwrap_or(self.started)
+    }
+
+    /// Counts requests that were not sent.
+    pub(crate) fn record_skipped(&mut self, count: u64) {
+        self.skipped += count;
+    }
+
     /// Counts a response. `at` is its time, in milliseconds since the Unix epoch.
     pub(crate) fn record_response(&mut self, status: u16, body: &[u8], latency: Duration, at: u64) {
         *self.by_status.entry(status).or_default() += 1;
@@ -198,6 +228,8 @@ mod tests {
             serde_json::to_value(&counters).expect("JSON"),
             json!({
                 "requests": 7,
+                "started": 0,
+                "skipped": 0,
                 "succeeded": 3,
                 "failed": 4,
                 "byPod": {"a": 1, "b": 1, "unknown": 1},
@@ -213,6 +245,18 @@ mod tests {
                 "lastAnswer": null,
             })
         );
+    }
+
+    #[test]
+    fn requests_are_settled_up_to_the_first_one_that_has_not_ended() {
+        let mut counters = Counters::default();
+        let numbers = [counters.start(), counters.start(), counters.start()];
+        counters.end(numbers[1]);
+        assert_eq!(counters.settled(), 0);
+        counters.end(numbers[0]);
+        assert_eq!(counters.settled(), 2);
+        counters.end(numbers[2]);
+        assert_eq!(counters.settled(), 3);
     }
 
     #[test]

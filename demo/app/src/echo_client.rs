@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::client::{self, SharedCounters, unix_milliseconds, with_locked};
+use crate::counters::Counters;
 use crate::request::summary;
 use crate::target::{Connector, Target};
 
@@ -58,19 +59,17 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 /// Holds one connection, and opens another one when it ends.
 async fn hold_connections(connector: &Connector, args: &Args, counters: &SharedCounters) {
     loop {
-        match open(connector, args).await {
-            Ok((mut stream, pod)) => {
-                let Err(error) = exchange_lines(&mut stream, &pod, args, counters).await;
-                with_locked(counters, |counters| {
-                    counters.record_ended_connection(&pod, &summary(&error), unix_milliseconds());
-                });
+        let number = with_locked(counters, Counters::start);
+        let outcome = open(connector, args).await;
+        with_locked(counters, |counters| {
+            if let Err(error) = &outcome {
+                counters.record_failure(&summary(error), unix_milliseconds());
             }
-            Err(error) => {
-                with_locked(counters, |counters| {
-                    counters.record_failure(&summary(&error), unix_milliseconds());
-                });
-                tokio::time::sleep(RETRY_DELAY).await;
-            }
+            counters.end(number);
+        });
+        match outcome {
+            Ok((mut stream, pod)) => exchange_lines(&mut stream, &pod, args, counters).await,
+            Err(_) => tokio::time::sleep(RETRY_DELAY).await,
         }
     }
 }
@@ -82,13 +81,13 @@ async fn open(connector: &Connector, args: &Args) -> Result<(BufStream<TcpStream
     Ok((stream, greeting.trim_end().to_owned()))
 }
 
-/// Sends lines and reads their echo until the connection ends.
+/// Sends lines and reads their echo until the connection ends. Records the lines and the end.
 async fn exchange_lines(
     stream: &mut BufStream<TcpStream>,
     pod: &str,
     args: &Args,
     counters: &SharedCounters,
-) -> Result<std::convert::Infallible> {
+) {
     let mut ticks = interval(args.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -96,17 +95,38 @@ async fn exchange_lines(
             _ = ticks.tick() => {}
             // Nothing is expected between two lines, so this completes only at the end of the connection.
             end = stream.fill_buf() => {
-                ensure!(end.context("read")?.is_empty(), "read: unexpected data");
-                anyhow::bail!("read: the other end closed the connection");
+                let reason = match end {
+                    Ok([]) => "read: the other end closed the connection".to_owned(),
+                    Ok(_) => "read: unexpected data".to_owned(),
+                    Err(error) => format!("read: {error}"),
+                };
+                return with_locked(counters, |counters| {
+                    counters.record_ended_connection(pod, &reason, unix_milliseconds());
+                });
             }
         }
-        let start = Instant::now();
-        stream.write_all(LINE.as_bytes()).await.context("send")?;
-        stream.flush().await.context("send")?;
-        let echo = read_line(stream, args.timeout).await.context("echo")?;
-        ensure!(echo == LINE, "echo: other data than sent");
-        with_locked(counters, |counters| counters.record_success(pod, start.elapsed()));
+        let (start, number) = (Instant::now(), with_locked(counters, Counters::start));
+        let outcome = exchange_line(stream, args.timeout).await;
+        with_locked(counters, |counters| {
+            match &outcome {
+                Ok(()) => counters.record_success(pod, start.elapsed()),
+                Err(error) => counters.record_ended_connection(pod, &summary(error), unix_milliseconds()),
+            }
+            counters.end(number);
+        });
+        if outcome.is_err() {
+            return;
+        }
     }
+}
+
+/// Sends a line and reads its echo.
+async fn exchange_line(stream: &mut BufStream<TcpStream>, within: Duration) -> Result<()> {
+    stream.write_all(LINE.as_bytes()).await.context("send")?;
+    stream.flush().await.context("send")?;
+    let echo = read_line(stream, within).await.context("echo")?;
+    ensure!(echo == LINE, "echo: other data than sent");
+    Ok(())
 }
 
 async fn read_line(stream: &mut BufStream<TcpStream>, within: Duration) -> Result<String> {

@@ -17,10 +17,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::client::unix_milliseconds;
 use crate::listener::{self, Body};
 use crate::shutdown::Shutdown;
 use crate::{echo, output, termination, tls};
 
+/// Path of the health check over HTTP.
+const HEALTH_PATH: &str = "/healthz";
 /// Path of the health check of gRPC.
 const GRPC_HEALTH_PATH: &str = "/grpc.health.v1.Health/Check";
 
@@ -61,7 +64,7 @@ enum OnSigterm {
     Ignore,
 }
 
-/// Number of requests of a listener that are in progress.
+/// Number of requests of a listener that are in progress, without health checks over HTTP.
 #[derive(Clone, Debug, Default)]
 struct InProgress(Arc<AtomicUsize>);
 
@@ -122,7 +125,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     }
     let unfinished: Vec<_> = in_progress.iter().map(InProgress::count).collect();
-    termination::report(&json!({"requestsInProgress": unfinished}));
+    termination::report(&json!({"requestsInProgress": unfinished, "endedAt": unix_milliseconds()}));
     let sum: usize = unfinished.iter().sum();
     output::line(&format!("ended with {sum} requests in progress"));
     Ok(())
@@ -141,16 +144,16 @@ fn serve_http(
     let (name, in_progress) = (Arc::<str>::from(name), InProgress::default());
     let counter = in_progress.clone();
     let handler = move |request: Request<Incoming>, remote| {
-        let (name, started) = (Arc::clone(&name), counter.start());
+        let (name, counter) = (Arc::clone(&name), counter.clone());
         async move {
-            let _started = started;
             if log_requests {
                 output::line(&format!("request {}", request.uri()));
             }
             let path = request.uri().path();
-            if path == "/healthz" {
+            if path == HEALTH_PATH {
                 return health(unhealthy);
             }
+            let _started = counter.start();
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }

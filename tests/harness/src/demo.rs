@@ -21,6 +21,12 @@ pub struct Counters {
     pub succeeded: u64,
     /// Requests whose response has a status of 400 or more, and requests without a response.
     pub failed: u64,
+    /// Requests that have started.
+    pub started: u64,
+    /// Number N such that the first N requests have ended.
+    pub settled: u64,
+    /// Requests that the client has not sent at their time, because its process was paused.
+    pub skipped: u64,
     /// Number of successful responses, by the name of the Pod that sent them.
     pub by_pod: BTreeMap<String, u64>,
     /// Number of failures, by reason.
@@ -33,6 +39,8 @@ pub struct Counters {
     pub latencies: BTreeMap<u64, u64>,
     /// Time of the client when it sent these counters, in milliseconds since the Unix epoch.
     pub now: i64,
+    /// Time of the client when it started, in milliseconds since the Unix epoch. It identifies the client's process.
+    pub running_since: i64,
     /// Body of the last successful response.
     #[serde(rename = "lastAnswer")]
     pub last_response: Option<Value>,
@@ -67,6 +75,9 @@ impl Counters {
         Self {
             succeeded: self.succeeded.saturating_sub(earlier.succeeded),
             failed: self.failed.saturating_sub(earlier.failed),
+            started: self.started.saturating_sub(earlier.started),
+            settled: self.settled.saturating_sub(earlier.settled),
+            skipped: self.skipped.saturating_sub(earlier.skipped),
             by_pod: increases(&self.by_pod, &earlier.by_pod),
             by_failure: increases(&self.by_failure, &earlier.by_failure),
             failures: self.failures_since(earlier),
@@ -78,6 +89,7 @@ impl Counters {
                 .collect(),
             latencies: increases(&self.latencies, &earlier.latencies),
             now: self.now,
+            running_since: self.running_since,
             last_response: self.last_response.clone(),
         }
     }

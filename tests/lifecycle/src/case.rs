@@ -20,7 +20,7 @@ pub enum Scenario {
     Eviction,
     /// Drain of the node with the most servers, as `kubectl drain` does it.
     Drain,
-    /// Rolling restart of the mesh's control plane.
+    /// Rolling restart of the mesh's control plane, and of the servers at the same time.
     ControlPlane,
 }
 

@@ -2,7 +2,7 @@
 //! describes how to run it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -78,9 +78,8 @@ async fn main() -> Result<ExitCode> {
         "no case is selected: --variant must name variants of the settings"
     );
     let run = Run::start(target(&arguments, &checkout).await?, settings, plan).await?;
-    let (rows, failed_cases) = run_cases(&run).await?;
-    let page = report::write(&checkout.target.join("lifecycle"), &rows)?;
-    print(&format!("report: {}", page.display()))?;
+    let folder = checkout.target.join("lifecycle");
+    let (rows, failed_cases) = run_cases(&run, &folder).await?;
     if !arguments.keep {
         run.delete().await?;
     }
@@ -95,9 +94,9 @@ async fn main() -> Result<ExitCode> {
     })
 }
 
-/// Runs all cases, and prints their rows. Returns the rows and the number of cases that did not end. Such a case does not
-/// stop the others.
-async fn run_cases(run: &Run) -> Result<(Vec<Row>, usize)> {
+/// Runs all cases, prints their rows, and writes the report to `folder` after each case. Returns the rows and the number of
+/// cases that did not end. Such a case does not stop the others.
+async fn run_cases(run: &Run, folder: &Path) -> Result<(Vec<Row>, usize)> {
     print(&report::text_head())?;
     let mut rows = Vec::new();
     let mut failed_cases = 0;
@@ -108,6 +107,7 @@ async fn run_cases(run: &Run) -> Result<(Vec<Row>, usize)> {
                     print(&report::text_row(row))?;
                 }
                 rows.extend(new);
+                report::write(folder, &rows)?;
             }
             Err(error) => {
                 failed_cases += 1;
@@ -115,6 +115,7 @@ async fn run_cases(run: &Run) -> Result<(Vec<Row>, usize)> {
             }
         }
     }
+    print(&format!("report: {}", folder.display()))?;
     Ok((rows, failed_cases))
 }
 

@@ -18,7 +18,8 @@ use crate::objects::SERVER;
 pub(crate) struct ServerEnd {
     /// Time at which the deletion of the Pod was requested, rounded down to seconds; `None` if it was not.
     pub(crate) deleted_at: Option<i64>,
-    /// Time at which the application ended, rounded down to seconds; `None` if it runs, or if the time is not known.
+    /// Time at which the application ended, as the application reports. If it was killed, the time at which the container
+    /// runtime noticed the end, rounded down to seconds. `None` if it runs, or if the time is not known.
     pub(crate) ended_at: Option<i64>,
     /// Requests in progress when the application ended, in the order of the servers' listeners; `None` if the application
     /// was killed or runs.
@@ -32,6 +33,7 @@ pub(crate) struct ServerEnd {
 #[serde(rename_all = "camelCase")]
 struct TerminationMessage {
     requests_in_progress: Vec<u64>,
+    ended_at: i64,
 }
 
 type Ends = Arc<Mutex<BTreeMap<String, ServerEnd>>>;
@@ -119,6 +121,7 @@ fn update(end: &mut ServerEnd, pod: &Pod) {
         let message = terminated.message.as_deref().unwrap_or_default();
         if let Ok(message) = serde_json::from_str::<TerminationMessage>(message) {
             end.requests_in_progress = Some(message.requests_in_progress);
+            end.ended_at = Some(message.ended_at);
         }
     }
 }
@@ -156,13 +159,13 @@ mod tests {
         let terminated = json!({"terminated": {
             "exitCode": 0,
             "finishedAt": "2026-01-01T00:00:05Z",
-            "message": r#"{"requestsInProgress": [1, 0, 2]}"#,
+            "message": r#"{"requestsInProgress": [1, 0, 2], "endedAt": 1767225604321}"#,
         }});
         record(&mut ends, watcher::Event::Apply(pod(terminated)));
         record(&mut ends, watcher::Event::Delete(pod(json!({"running": {}}))));
         let ended = ServerEnd {
             deleted_at: Some(deleted_at),
-            ended_at: Some(deleted_at + 5000),
+            ended_at: Some(deleted_at + 4321),
             requests_in_progress: Some(vec![1, 0, 2]),
             is_gone: true,
         };

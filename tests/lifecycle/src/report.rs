@@ -1,7 +1,7 @@
 //! Report of a run: a table as text and as HTML, and all numbers as JSON.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -10,7 +10,7 @@ use crate::plot::{escape, svg};
 use crate::row::{Row, SideResult};
 
 /// Titles of the columns.
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 14] = [
     "scenario",
     "protocol",
     "application",
@@ -18,14 +18,16 @@ const COLUMNS: [&str; 12] = [
     "requests",
     "failed",
     "in progress",
-    "plain: failed",
+    "plain: requests",
+    "failed",
     "in progress",
     "p99 ms",
     "plain: p99 ms",
+    "skipped",
     "connections",
 ];
 /// Widths of the columns of the text table.
-const WIDTHS: [usize; 12] = [13, 8, 11, 26, 8, 8, 11, 13, 11, 8, 13, 30];
+const WIDTHS: [usize; 14] = [13, 8, 11, 26, 8, 8, 11, 15, 8, 11, 8, 13, 15, 30];
 
 /// Returns the head of the text table.
 pub fn text_head() -> String {
@@ -43,7 +45,7 @@ pub fn text_row(row: &Row) -> String {
     text
 }
 
-fn text_line(cells: [String; 12]) -> String {
+fn text_line(cells: [String; 14]) -> String {
     let padded = cells
         .iter()
         .zip(WIDTHS)
@@ -51,7 +53,7 @@ fn text_line(cells: [String; 12]) -> String {
     padded.collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
-fn cells(row: &Row) -> [String; 12] {
+fn cells(row: &Row) -> [String; 14] {
     let p99 = |side: &SideResult| {
         side.p99_milliseconds
             .map_or("-".to_owned(), |value| format!("{value:.1}"))
@@ -64,10 +66,12 @@ fn cells(row: &Row) -> [String; 12] {
         row.mesh.requests.to_string(),
         row.mesh.failed.to_string(),
         row.mesh.in_progress_at_end.to_string(),
+        row.plain.requests.to_string(),
         row.plain.failed.to_string(),
         row.plain.in_progress_at_end.to_string(),
         p99(&row.mesh),
         p99(&row.plain),
+        format!("{}; plain: {}", row.mesh.skipped, row.plain.skipped),
         connections(row),
     ]
 }
@@ -93,25 +97,24 @@ fn reasons(side: &SideResult) -> String {
     reasons.collect::<Vec<_>>().join(", ")
 }
 
-/// Writes `report.json`, `report.html` and `failures.svg`. Returns the path of the HTML file.
+/// Writes `report.json`, `report.html` and `failures.svg`.
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write(folder: &Path, rows: &[Row]) -> Result<PathBuf> {
-    let page = folder.join("report.html");
+pub fn write(folder: &Path, rows: &[Row]) -> Result<()> {
     let files = [
         (
             folder.join("report.json"),
             serde_json::to_string_pretty(rows)? + "\n",
         ),
         (folder.join("failures.svg"), svg(rows)),
-        (page.clone(), html(rows)),
+        (folder.join("report.html"), html(rows)),
     ];
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (path, text) in files {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(page)
+    Ok(())
 }
 
 fn html(rows: &[Row]) -> String {
@@ -127,8 +130,9 @@ fn html(rows: &[Row]) -> String {
          </style>\n\
          <h1>Lifecycle scenarios</h1>\n\
          <p>Failed requests while servers start and end, in the mesh and without it (plain), at the same time on the \
-         same cluster. <i>In progress</i> is the number of requests that servers were answering when they ended. With \
-         TCP, requests are lines on open connections, and a connection fails if it ends before the application of its \
+         same cluster. <i>In progress</i> is the number of requests that servers were answering when they ended, \
+         <i>skipped</i> the number of requests that a client has not sent, because its process was paused. With TCP, \
+         requests are lines on open connections, and a connection fails if it ends before the application of its \
          server.</p>\n\
          <table>\n<tr>{head}<th>reasons</th></tr>\n{body}</table>\n{}</html>\n",
         svg(rows)

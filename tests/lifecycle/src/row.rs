@@ -37,6 +37,8 @@ pub struct Row {
 pub struct SideResult {
     /// Number of requests; with TCP, of lines.
     pub requests: u64,
+    /// Number of requests that the client has not sent at their time, because its process was paused.
+    pub skipped: u64,
     /// Number of failed requests; with TCP, of connections that failed to open or ended before the application of their
     /// server ended.
     pub failed: u64,
@@ -44,7 +46,7 @@ pub struct SideResult {
     pub in_progress_at_end: u64,
     /// Number of failures by reason.
     pub reasons: BTreeMap<String, u64>,
-    /// 99th percentile of the latency of successful requests, in milliseconds.
+    /// 99th percentile of the latency of successful requests, in milliseconds from the scheduled time of the request.
     pub p99_milliseconds: Option<f64>,
     /// With TCP: number of connections that ended although the client did not close them.
     pub ended_connections: u64,
@@ -111,6 +113,7 @@ impl SideResult {
         let since_start = |at: i64| seconds(at - started_at);
         let mut result = Self {
             requests: increase.succeeded + increase.failed,
+            skipped: increase.skipped,
             failed: increase.failed,
             in_progress_at_end: in_progress_at_end(protocol, servers),
             p99_milliseconds: increase

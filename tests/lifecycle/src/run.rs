@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::future::try_join;
 
 use crate::case::{Case, Plan, Protocol, name};
@@ -29,7 +29,7 @@ impl Run {
     /// Applies the manifests of the settings, and deploys the clients on both sides.
     ///
     /// # Errors
-    /// The cluster cannot be reached, or a client does not become ready.
+    /// The cluster cannot be reached, or rejects an object.
     pub async fn start(target: Target, settings: Settings, plan: Plan) -> Result<Self> {
         let run = Self {
             sides: [Side::mesh(&target, &settings), Side::plain(&target)],
@@ -100,6 +100,8 @@ impl Run {
         )
         .await?;
         let seconds = start.elapsed().as_secs_f64();
+        ensure_running(&starts.0, &ends.0)?;
+        ensure_running(&starts.1, &ends.1)?;
         let mesh = side_results(&starts.0, &ends.0, &watches.0.servers());
         let without_mesh = side_results(&starts.1, &ends.1, &watches.1.servers());
         let rows = mesh
@@ -117,6 +119,18 @@ impl Run {
         let [mesh, without_mesh] = &self.sides;
         try_join(mesh.delete(), without_mesh.delete()).await.map(drop)
     }
+}
+
+/// Checks that no client has restarted, because the counters of a restarted client have lost failures.
+fn ensure_running(starts: &ClientCounters, ends: &ClientCounters) -> Result<()> {
+    for (protocol, start) in starts {
+        ensure!(
+            ends[protocol].running_since == start.running_since,
+            "{} restarted, so its failures are not known: see the termination reason and the log of its container",
+            protocol.client_container()
+        );
+    }
+    Ok(())
 }
 
 /// Returns the results of the clients of a side, by protocol.

@@ -38,7 +38,16 @@ pub(crate) async fn run(
             }
             Ok(())
         }
-        Scenario::ControlPlane => restart_control_plane(settings, rounds, client).await,
+        Scenario::ControlPlane => {
+            for _ in 0..rounds {
+                try_join(
+                    restart_control_plane(settings, client),
+                    both(sides, async |side| restart(side, 1).await),
+                )
+                .await?;
+            }
+            Ok(())
+        }
     }
 }
 
@@ -55,6 +64,7 @@ async fn restart(side: &Side, rounds: u32) -> Result<()> {
     Ok(())
 }
 
+/// The servers that end have ended before others start, so the remaining server has all requests meanwhile.
 async fn scale(side: &Side, rounds: u32, plan: &Plan) -> Result<()> {
     for _ in 0..rounds {
         for replicas in [1, plan.replicas] {
@@ -63,6 +73,7 @@ async fn scale(side: &Side, rounds: u32, plan: &Plan) -> Result<()> {
                 .patch_scale(SERVER, &PatchParams::default(), &patch)
                 .await?;
             side.wait_for_servers().await?;
+            side.wait_for_ended_servers(plan).await?;
         }
     }
     Ok(())
@@ -94,8 +105,9 @@ async fn evict(side: &Side, pod: &str, retry: bool) -> Result<bool> {
     .await
 }
 
-/// Marks the node with the most servers as unschedulable, evicts the servers, and makes the node schedulable again. If it
-/// is the only node, replacements can start only at the end, so the PodDisruptionBudget keeps one server on it.
+/// Marks the node with the most servers as unschedulable, evicts its servers, waits until they have ended, and makes the
+/// node schedulable again. If it is the only node, replacements can start only then, so the PodDisruptionBudget keeps one
+/// server on it.
 async fn drain(sides: &[Side; 2], plan: &Plan, client: &kube::Client) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let servers = try_join_all(sides.iter().map(Side::ready_servers)).await?;
@@ -119,13 +131,9 @@ async fn drain(sides: &[Side; 2], plan: &Plan, client: &kube::Client) -> Result<
     let has_other_nodes = schedulable.len() > 1;
     nodes.cordon(node).await?;
     let evictions = sides.iter().zip(&servers).map(async |(side, servers)| {
-        let mut evicted = Vec::new();
-        for server in servers.iter().filter(|pod| is_on(pod, node)) {
-            let name = server.name_any();
-            if evict(side, &name, has_other_nodes).await? {
-                evicted.push(name);
-            }
-        }
+        let on_node = servers.iter().filter(|pod| is_on(pod, node));
+        let evicted = evict_all(side, on_node, has_other_nodes).await?;
+        side.wait_for_ended_servers(plan).await?;
         anyhow::Ok(evicted)
     });
     let evicted = join_all(evictions).await;
@@ -136,20 +144,33 @@ async fn drain(sides: &[Side; 2], plan: &Plan, client: &kube::Client) -> Result<
     Ok(())
 }
 
+/// Evicts servers. Returns the names of those that were evicted.
+async fn evict_all<'a>(
+    side: &Side,
+    servers: impl Iterator<Item = &'a Pod>,
+    retry: bool,
+) -> Result<Vec<String>> {
+    let mut evicted = Vec::new();
+    for server in servers {
+        let name = server.name_any();
+        if evict(side, &name, retry).await? {
+            evicted.push(name);
+        }
+    }
+    Ok(evicted)
+}
+
 fn is_on(pod: &Pod, node: &str) -> bool {
     let name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     name == Some(node)
 }
 
-async fn restart_control_plane(settings: &Settings, rounds: u32, client: &kube::Client) -> Result<()> {
+async fn restart_control_plane(settings: &Settings, client: &kube::Client) -> Result<()> {
     let control_plane = settings
         .control_plane
         .as_ref()
         .context("the settings name no control plane")?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &control_plane.namespace);
-    for _ in 0..rounds {
-        deployments.restart(&control_plane.deployment).await?;
-        wait_for_rollout(&deployments, &control_plane.deployment, TIMEOUT).await?;
-    }
-    Ok(())
+    deployments.restart(&control_plane.deployment).await?;
+    wait_for_rollout(&deployments, &control_plane.deployment, TIMEOUT).await
 }

@@ -88,7 +88,8 @@ impl Side {
         Api::namespaced(self.target.client.clone(), self.namespace)
     }
 
-    /// Creates the namespace, the Service and the clients. The clients send requests from then on.
+    /// Creates the namespace, the Service and the clients. The clients send requests from their start, which fail until
+    /// servers are deployed.
     pub(crate) async fn deploy_clients(&self, settings: &Settings, plan: &Plan) -> Result<()> {
         let image = &self.target.image;
         self.apply(&objects::namespace(self.namespace, &self.namespace_marks))
@@ -101,11 +102,11 @@ impl Side {
         .await?;
         self.apply(&objects::disruption_budget(self.namespace)).await?;
         self.apply(&objects::clients(self.namespace, image, &self.pod_marks, plan))
-            .await?;
-        wait_for_rollout(&self.deployments(), CLIENT, ROLLOUT_TIMEOUT).await
+            .await
     }
 
-    /// Deploys the servers of a case, and waits until servers of an earlier case are gone.
+    /// Deploys the servers of a case, and waits until they and the clients are ready, and servers of an earlier case are
+    /// gone.
     pub(crate) async fn deploy_servers(&self, case: &Case, plan: &Plan) -> Result<()> {
         let mut marks = self.pod_marks.clone();
         if self.is_mesh {
@@ -121,7 +122,11 @@ impl Side {
             plan,
         ))
         .await?;
-        wait_for_rollout(&self.deployments(), SERVER, ROLLOUT_TIMEOUT).await?;
+        for deployment in [CLIENT, SERVER] {
+            wait_for_rollout(&self.deployments(), deployment, ROLLOUT_TIMEOUT)
+                .await
+                .with_context(|| format!("namespace {}", self.namespace))?;
+        }
         self.wait_for_ended_servers(plan).await
     }
 
@@ -150,7 +155,7 @@ impl Side {
             .with_context(|| format!("namespace {}", self.namespace))
     }
 
-    /// Waits until all servers are ready, without these that were evicted.
+    /// Waits until as many servers as planned are ready, none of them evicted.
     pub(crate) async fn wait_for_replacements(&self, evicted: &[String], plan: &Plan) -> Result<()> {
         let condition = format!("replacements of {evicted:?} in {}", self.namespace);
         wait_for(&condition, ROLLOUT_TIMEOUT, async || {
@@ -185,10 +190,11 @@ impl Side {
         Ok(try_join_all(reads).await?.into_iter().collect())
     }
 
-    /// Waits until each client has had responses, and no failure, for about a second after this call. Returns the counters
-    /// then.
+    /// Waits until the requests that started before this call have ended, and each client has then had responses, and no
+    /// failure, for about a second. Returns the counters then.
     pub(crate) async fn wait_for_responses(&self, plan: &Plan) -> Result<ClientCounters> {
-        let mut before = self.counters(plan).await?;
+        let first = self.counters(plan).await?;
+        let mut before = first.clone();
         let condition = format!("responses to the clients in {}", self.namespace);
         wait_for(&condition, CLIENT_TIMEOUT, async || {
             let now = self.counters(plan).await?;
@@ -196,7 +202,9 @@ impl Side {
                 .iter()
                 .map(|(protocol, counters)| (*protocol, counters.since(&before[protocol])));
             let lacking = increases.find(|(protocol, increase)| {
-                increase.failed > 0 || increase.succeeded < plan.responses_in_a_second(*protocol)
+                increase.failed > 0
+                    || increase.succeeded < plan.responses_in_a_second(*protocol)
+                    || now[protocol].settled < first[protocol].started
             });
             let state =
                 lacking.map(|(protocol, increase)| (increase.failed, protocol, increase.request_summary()));
