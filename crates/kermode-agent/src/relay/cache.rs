@@ -18,6 +18,9 @@ pub(super) struct EncodedResource {
     pub(super) version: Arc<str>,
     /// Encoded `Resource`, including name and version.
     pub(super) encoded: Bytes,
+    /// Whether Envoy subscribed to the name of the resource, as it does for a resource on demand. The control plane
+    /// removes such a resource from a proxy that does not subscribe to it.
+    pub(super) is_subscribed_by_name: bool,
 }
 
 /// Acknowledged state of one resource name.
@@ -165,6 +168,7 @@ mod tests {
         Entry::Present(EncodedResource {
             version: "1".into(),
             encoded: vec![0; size].into(),
+            is_subscribed_by_name: false,
         })
     }
 

@@ -65,7 +65,7 @@ struct Subscription {
     type_url: Arc<str>,
     /// Whether Envoy subscribed to all resources of the type.
     is_wildcard: bool,
-    /// Explicitly subscribed names.
+    /// Explicitly subscribed names: by Envoy, or by an earlier Envoy whose resources this one got from the cache.
     names: BTreeSet<String>,
     /// Acknowledged version by name; `None` if Envoy acknowledged that the resource does not exist.
     acknowledged: HashMap<Arc<str>, Option<Arc<str>>>,
@@ -294,6 +294,10 @@ impl Session {
             let is_in_names = names.iter().any(|requested| **requested == **name);
             if !is_acknowledged && !is_in_names {
                 items.push((name.clone(), item.clone()));
+                // Envoy has the resource from now on and does not subscribe to it again, so the session does.
+                if item.is_subscribed_by_name {
+                    subscription.names.insert(name.to_string());
+                }
             }
         }
         if items.is_empty() && removed.is_empty() && !is_first_to_wildcard {
@@ -431,11 +435,12 @@ impl Subscription {
             } else {
                 item.encoded.clone()
             };
-            cache.put(
-                &self.type_url,
-                name,
-                Entry::Present(EncodedResource { encoded, ..item }),
-            );
+            let item = EncodedResource {
+                encoded,
+                is_subscribed_by_name: self.names.contains(&*name),
+                ..item
+            };
+            cache.put(&self.type_url, name, Entry::Present(item));
         }
         let mut capacity = self.capacity_for_absent_names(&removed);
         for name in removed {
@@ -511,6 +516,7 @@ fn decode_resource(encoded: &Bytes) -> Option<(Arc<str>, EncodedResource)> {
     let item = EncodedResource {
         version: resource.version.into(),
         encoded: encoded.clone(),
+        is_subscribed_by_name: false,
     };
     Some((resource.name.into(), item))
 }

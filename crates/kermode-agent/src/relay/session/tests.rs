@@ -336,6 +336,27 @@ fn restarted_envoy_gets_the_on_demand_resources_that_it_had_without_a_control_pl
 }
 
 #[test]
+fn on_demand_resources_that_a_restarted_envoy_got_from_the_cache_are_subscribed_when_the_control_plane_returns()
+ {
+    let mut cache = mk_cache();
+    let mut session = mk_configured(&mut cache);
+    session.on_request(subscribe(CDS, &["on-demand"]), &mut cache);
+    let cluster = session.on_response(response(CDS, "3", &[("on-demand", "1")], &[]));
+    session.on_request(ack(&cluster), &mut cache);
+
+    // The second restart shows that the cache keeps the kind of the subscription.
+    for _ in 0..2 {
+        let mut restarted = Session::default();
+        restarted.on_request(subscribe(CDS, &[]), &mut cache);
+        let clusters = restarted.go_offline(&cache).remove(0);
+        restarted.on_request(ack(&clusters), &mut cache);
+        let opening = restarted.on_opening();
+        assert_eq!(opening[0].resource_names_subscribe, ["*", "on-demand"]);
+        assert_eq!(opening[0].initial_resource_versions["on-demand"], "1");
+    }
+}
+
+#[test]
 fn names_beyond_the_limit_of_names_without_a_resource_are_not_resumed() {
     let mut cache = mk_cache();
     let mut session = Session::default();
