@@ -86,8 +86,8 @@ pub(crate) struct HttpAccess {
     pub(crate) denial_text: String,
 }
 
-/// The connection manager of an inbound listener, for requests from clients to the application. `access` is absent
-/// without mTLS.
+/// The connection manager of an inbound listener, for requests from clients to the application. Without `access`,
+/// every caller is allowed.
 pub(crate) fn inbound(
     listen_address: SocketAddr,
     service: &str,
@@ -262,17 +262,16 @@ fn http1_options(listen_address: SocketAddr) -> Http1ProtocolOptions {
 }
 
 fn router() -> HttpFilter {
-    http_filter("envoy.filters.http.router", &Router::default())
+    let router = Router {
+        // A response would get the duration of the request in a header from each sidecar.
+        suppress_envoy_headers: true,
+        ..Default::default()
+    };
+    http_filter("envoy.filters.http.router", &router)
 }
 
 fn grpc_stats() -> HttpFilter {
-    http_filter(
-        "envoy.filters.http.grpc_stats",
-        &GrpcStats {
-            emit_filter_state: true,
-            ..Default::default()
-        },
-    )
+    http_filter("envoy.filters.http.grpc_stats", &GrpcStats::default())
 }
 
 fn action_to_cluster(cluster: &str) -> RouteAction {

@@ -64,11 +64,15 @@ pub(crate) fn listeners_of_port(
         .collect()
 }
 
-/// The rules for the callers of a port, which are the same at each address of the Pod; `None` without mTLS.
+/// The rules for the callers of a port, which are the same at each address of the Pod; `None` without mTLS, and if every
+/// caller is allowed.
 fn permission_rules(mesh: &Mesh, inbounds: &[&Inbound], permissions: &PermissionSet) -> Option<AccessRules> {
     mesh.mtls.as_ref()?;
     let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
-    Some(permission::rules(&mesh.name, &tags, permissions))
+    let rules = permission::rules(&mesh.name, &tags, permissions);
+    // A filter that allows all callers costs CPU time and checks nothing: mesh TLS itself verifies that a caller belongs
+    // to the mesh (docs/design.md#no-filter-for-a-permission-that-allows-all-callers).
+    (!rules.allow_every_caller()).then_some(rules)
 }
 
 /// The listener for a port, at one address of the Pod. `inbound` is the most specific inbound of the port.
@@ -141,7 +145,7 @@ fn local_cluster(dataplane: &Dataplane, socket: SocketAddr, protocol: Protocol) 
     }
 }
 
-/// The network filters of a listener. `rules` is absent without mTLS.
+/// The network filters of a listener. Without `rules`, every caller is allowed.
 fn filters_to_application(
     dataplane: &Dataplane,
     socket: SocketAddr,

@@ -61,6 +61,13 @@ pub(crate) fn rules(mesh: &MeshName, tags_of_inbounds: &[&Tags], permissions: &P
 // === impl AccessRules ===
 
 impl AccessRules {
+    /// Whether the rules allow every caller, whoever it is, and count none of them.
+    pub(crate) fn allow_every_caller(&self) -> bool {
+        let policies = self.enforced.policies.values();
+        let mut principals = policies.flat_map(|policy| &policy.principals);
+        self.shadow.is_none() && principals.any(|principal| *principal == any_caller())
+    }
+
     /// The filter that closes connections of denied callers.
     pub(crate) fn network_filter(self, listener: &str) -> Filter {
         let rbac = NetworkRbac {

@@ -1,7 +1,7 @@
 //! Tests that rules and generated principals are equivalent, for all lists of up to three rules.
 
 use super::*;
-use kermode_model::{Principal as Caller, ServiceName};
+use kermode_model::{ObjectKey, Principal as Caller, ServiceName, TrafficPermission};
 
 const ACTIONS: [Action; 3] = [Action::Allow, Action::Deny, Action::AllowWithShadowDeny];
 
@@ -85,9 +85,38 @@ fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
     rules.iter().rev().find(matches_uris).map(|rule| rule.action)
 }
 
+/// Asserts that rules which need no filter allow every certificate without a shadow denial.
+fn check_absence_of_a_filter(rules: &[&PermissionRule]) {
+    let permission = TrafficPermission {
+        target: Tags::new(),
+        rules: rules.iter().map(|rule| (*rule).clone()).collect(),
+    };
+    let mut permissions = PermissionSet::default();
+    permissions.insert(ObjectKey::new("system", "p"), permission);
+    let access = super::rules(&mesh(), &[&Tags::new()], &permissions);
+    let all_allowed = every_certificate()
+        .iter()
+        .all(|uris| verdict(rules, uris) == Some(Action::Allow));
+    if access.allow_every_caller() {
+        assert!(
+            all_allowed,
+            "no filter for rules that exclude a caller: {rules:#?}"
+        );
+    }
+    // A list whose last rule allows all callers needs no filter.
+    let is_for_all = |rule: &&PermissionRule| rule.from == Caller::default();
+    if rules
+        .last()
+        .is_some_and(|rule| is_for_all(rule) && rule.action == Action::Allow)
+    {
+        assert!(access.allow_every_caller(), "a filter for {rules:#?}");
+    }
+}
+
 /// Asserts for every certificate that the generated principals and the rules agree in two respects: whether the
 /// certificate is allowed, and whether it is allowed with a shadow denial.
 fn check_rules(rules: &[&PermissionRule]) {
+    check_absence_of_a_filter(rules);
     for uris in every_certificate() {
         let is_matched = |is_wanted: fn(Action) -> bool| {
             principals(&mesh(), rules, is_wanted)
