@@ -209,7 +209,7 @@ bench-exchange: ## the transport alone: CPU time to send a message to each of 10
 	@nice -n -10 $(BENCH)/exchange
 
 .PHONY: bench-latency
-bench-latency: ## what two sidecars cost a request, beside two bare Envoys: latency, CPU time, memory (PROTOCOLS=http,grpc, SIZES=16; INGREDIENTS=1: parts of the configuration)
+bench-latency: ## what two sidecars cost a request, beside two bare Envoys: latency, CPU time, memory (PROTOCOLS=http,grpc, SIZES=16; INGREDIENTS=1: parts of the configuration; INSTRUCTIONS=1: counts instructions instead, with valgrind)
 	@$(RELEASE) --package kermode-bench
 	@$(ENVOY) nice -n -10 unshare --net $(BENCH)/latency
 

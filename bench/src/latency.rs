@@ -9,11 +9,15 @@
 //! All run in one network namespace, on loopback addresses. All Envoys are the same program with the same number of
 //! worker threads. The configuration of the sidecars is the one that the control plane generates. Redirection by the
 //! kernel and `kuma-dp` are not part of the benchmark; neither handles single requests.
+//!
+//! CPU time and latency depend on the machine and on its other work. The number of instructions that an Envoy executes
+//! for a call does not ([`count_instructions`]), but it contains nothing of the kernel.
 
 mod application;
 mod bare;
 mod call;
 mod ingredients;
+mod instructions;
 mod load;
 mod sidecars;
 
@@ -26,10 +30,11 @@ use anyhow::{Context as _, Result, ensure};
 use kermode_model::Protocol;
 
 pub use ingredients::{INGREDIENTS, Ingredient};
+pub use instructions::{Instructions, count_instructions};
 pub use load::Pace;
 
 use self::load::Load;
-use self::sidecars::Configs;
+use self::sidecars::{Callers, Configs};
 use crate::envoy::Envoy;
 
 /// The measured protocols.
@@ -48,9 +53,11 @@ pub enum Proxies {
     Bare,
     /// Two bare Envoys with HTTP/2 between them for callers of HTTP/1.1.
     BareHttp2,
-    /// Two sidecars.
+    /// Two sidecars, with the permission that each new Mesh has: it allows all callers.
     Sidecars,
-    /// Two sidecars without the ingredient with this index in the list that [`Testbed::start`] got.
+    /// Two sidecars with a permission that names the caller.
+    SidecarsWithPermission,
+    /// Two sidecars without the ingredient that has this index in [`INGREDIENTS`].
     SidecarsWithout(usize),
 }
 
@@ -88,9 +95,7 @@ struct Pair {
 
 /// The running application and proxies.
 pub struct Testbed {
-    bare: Pair,
-    sidecars: Pair,
-    without: Vec<Pair>,
+    pairs: Vec<(Proxies, Pair)>,
 }
 
 // === impl Proxies ===
@@ -103,6 +108,67 @@ impl Proxies {
         } else {
             &[Self::Plain, Self::Bare, Self::Sidecars]
         }
+    }
+
+    /// Returns the proxies whose comparison shows the costs of ingredients for a protocol: bare Envoys, sidecars, and
+    /// sidecars without each ingredient.
+    pub fn for_ingredients(protocol: Protocol) -> impl Iterator<Item = Self> {
+        let without = INGREDIENTS.iter().enumerate();
+        let without = without.filter(move |(_, ingredient)| ingredient.concerns(protocol));
+        let compared = Self::of(protocol).iter().copied();
+        compared
+            .filter(|proxies| *proxies != Self::Plain)
+            .chain([Self::SidecarsWithPermission])
+            .chain(without.map(|(index, _)| Self::SidecarsWithout(index)))
+    }
+
+    /// Returns the proxies whose Envoys serve these proxies too.
+    fn envoys(self) -> Self {
+        if self == Self::BareHttp2 { Self::Bare } else { self }
+    }
+
+    /// Number of the sidecars, for their addresses.
+    fn number(self) -> Result<u8> {
+        match self {
+            Self::SidecarsWithPermission => Ok(1),
+            Self::SidecarsWithout(index) => u8::try_from(index + 2).context("too many ingredients"),
+            _ => Ok(0),
+        }
+    }
+
+    /// Returns the ingredient that the sidecars lack.
+    fn missing_ingredient(self) -> Result<Option<Ingredient>> {
+        match self {
+            Self::SidecarsWithout(index) => {
+                let ingredient = INGREDIENTS.get(index).context("no such ingredient")?;
+                Ok(Some(*ingredient))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the configurations of both Envoys.
+    fn configs(self) -> Result<Configs> {
+        let callers = match self {
+            Self::SidecarsWithPermission => Callers::Client,
+            _ => Callers::All,
+        };
+        let sidecars = sidecars::generate(self.number()?, callers)?;
+        match (self, self.missing_ingredient()?) {
+            (Self::Bare | Self::BareHttp2, _) => bare::configs(&sidecars),
+            (_, Some(ingredient)) => Ok(ingredient.removed_from(sidecars)),
+            (_, None) => Ok(sidecars),
+        }
+    }
+
+    /// Returns the address that the load generator calls.
+    fn address(self, protocol: Protocol) -> Result<SocketAddr> {
+        Ok(match self {
+            Self::Plain => application_address(protocol),
+            Self::Bare => bare::address(protocol, false),
+            Self::BareHttp2 => bare::address(protocol, true),
+            _ => sidecars::cluster_address(self.number()?, protocol),
+        })
     }
 }
 
@@ -118,12 +184,27 @@ impl CallCost {
 // === impl Pair ===
 
 impl Pair {
-    async fn start(envoy: &Path, folders: &[PathBuf; 2], configs: Configs, workers: u32) -> Result<Self> {
-        let [client_folder, server_folder] = folders;
+    /// Starts the Envoys of `proxies`. `folder` gets their files.
+    async fn start(envoy: &Path, folder: &Path, proxies: Proxies) -> Result<Self> {
+        let [client_folder, server_folder] = create_folders(folder)?;
+        let configs = proxies.configs()?;
+        let workers = proxies
+            .missing_ingredient()?
+            .map_or(WORKERS, |ingredient| ingredient.workers);
         Ok(Self {
-            client: Envoy::start(envoy, client_folder, configs.client, workers).await?,
-            server: Envoy::start(envoy, server_folder, configs.server, workers).await?,
+            client: Envoy::start(envoy, &client_folder, configs.client, workers).await?,
+            server: Envoy::start(envoy, &server_folder, configs.server, workers).await?,
         })
+    }
+
+    /// Like [`Self::start`], in valgrind.
+    async fn start_in_valgrind(envoy: &Path, folder: &Path, proxies: Proxies) -> Result<Self> {
+        let [client_folder, server_folder] = create_folders(folder)?;
+        let configs = proxies.configs()?;
+        let client = Envoy::start_in_valgrind(envoy, &client_folder, configs.client);
+        let server = Envoy::start_in_valgrind(envoy, &server_folder, configs.server);
+        let (client, server) = tokio::try_join!(client, server)?;
+        Ok(Self { client, server })
     }
 
     /// Returns the CPU times of both Envoys.
@@ -138,64 +219,52 @@ impl Pair {
 // === impl Testbed ===
 
 impl Testbed {
-    /// Starts the application, bare Envoys, sidecars, and sidecars without each of the ingredients. `envoy` is the path of
-    /// Envoy; `folder` gets its files.
+    /// Starts the application and proxies. `envoy` is the path of Envoy; `folder` gets its files.
     ///
     /// # Errors
     /// When a program does not start, or the process is not in a network namespace of its own.
-    pub async fn start(envoy: &Path, folder: &Path, ingredients: &[Ingredient]) -> Result<Self> {
+    pub async fn start(envoy: &Path, folder: &Path, proxies: &[Proxies]) -> Result<Self> {
         start_application()?;
-        let configs = sidecars::generate(0)?;
-        let bare = bare::configs(&configs)?;
-        let bare = Pair::start(envoy, &create_folders(folder, "bare")?, bare, WORKERS).await?;
-        let sidecars = Pair::start(envoy, &create_folders(folder, "sidecar")?, configs, WORKERS).await?;
-        let mut without = Vec::new();
-        for (index, ingredient) in ingredients.iter().enumerate() {
-            let folders = create_folders(folder, &format!("without-{index}"))?;
-            let configs = ingredient.removed_from(sidecars::generate(number_of(index)?)?);
-            let starting = Pair::start(envoy, &folders, configs, ingredient.workers).await;
-            without.push(starting.with_context(|| format!("sidecars without {}", ingredient.name))?);
+        let mut pairs: Vec<(Proxies, Pair)> = Vec::new();
+        for proxies in proxies.iter().map(|proxies| proxies.envoys()) {
+            if proxies == Proxies::Plain || pairs.iter().any(|(running, _)| *running == proxies) {
+                continue;
+            }
+            let folder = folder.join(format!("{}", pairs.len()));
+            let starting = Pair::start(envoy, &folder, proxies).await;
+            pairs.push((proxies, starting.with_context(|| format!("{proxies:?}"))?));
         }
-        Ok(Self {
-            bare,
-            sidecars,
-            without,
-        })
+        Ok(Self { pairs })
     }
 
     /// Calls for `duration` and returns the costs.
     ///
     /// # Errors
-    /// When a call fails, or a program has ended.
+    /// When a call fails, a program has ended, or the proxies were not started.
     pub async fn measure(&self, proxies: Proxies, calls: Calls, duration: Duration) -> Result<CallCost> {
-        let (pair, address) = match proxies {
-            Proxies::Plain => (None, application_address(calls.protocol)),
-            Proxies::Bare => (Some(&self.bare), bare::address(calls.protocol, false)),
-            Proxies::BareHttp2 => (Some(&self.bare), bare::address(calls.protocol, true)),
-            Proxies::Sidecars => (Some(&self.sidecars), sidecars::cluster_address(0, calls.protocol)),
-            Proxies::SidecarsWithout(index) => {
-                let pair = self.without.get(index).context("no such ingredient")?;
-                let address = sidecars::cluster_address(number_of(index)?, calls.protocol);
-                (Some(pair), address)
-            }
+        let pair = match proxies {
+            Proxies::Plain => None,
+            _ => Some(self.pair(proxies)?),
         };
-        let measuring = measure(pair, address, calls, duration).await;
+        let measuring = measure(pair, proxies.address(calls.protocol)?, calls, duration).await;
         measuring.with_context(|| format!("{calls:?} through {proxies:?}"))
     }
 
-    /// Returns the resident memory of a client's and of a server's Envoy, in bytes: bare Envoys, and sidecars.
+    /// Returns the resident memory of a client's and of a server's Envoy, in bytes.
     ///
     /// # Errors
-    /// When an Envoy has ended.
-    pub fn resident_bytes(&self) -> Result<[[f64; 2]; 2]> {
-        let of = |pair: &Pair| anyhow::Ok([pair.client.resident_bytes()?, pair.server.resident_bytes()?]);
-        Ok([of(&self.bare)?, of(&self.sidecars)?])
+    /// When an Envoy has ended, or the proxies were not started.
+    pub fn resident_bytes(&self, proxies: Proxies) -> Result<[f64; 2]> {
+        let pair = self.pair(proxies)?;
+        Ok([pair.client.resident_bytes()?, pair.server.resident_bytes()?])
     }
-}
 
-/// Number, for the addresses, of the sidecars without an ingredient. The number 0 is that of unchanged sidecars.
-fn number_of(ingredient: usize) -> Result<u8> {
-    u8::try_from(ingredient + 1).context("too many ingredients")
+    fn pair(&self, proxies: Proxies) -> Result<&Pair> {
+        let mut pairs = self.pairs.iter();
+        let pair = pairs.find(|(running, _)| *running == proxies.envoys());
+        pair.map(|(_, pair)| pair)
+            .with_context(|| format!("{proxies:?} were not started"))
+    }
 }
 
 /// Starts the application in the network namespace of the process.
@@ -208,10 +277,10 @@ fn start_application() -> Result<()> {
 }
 
 /// Creates the folders of a client's and of a server's Envoy.
-fn create_folders(folder: &Path, name: &str) -> Result<[PathBuf; 2]> {
-    let folders = ["client", "server"].map(|side| folder.join(format!("{name}-{side}")));
+fn create_folders(folder: &Path) -> Result<[PathBuf; 2]> {
+    let folders = ["client", "server"].map(|side| folder.join(side));
     for folder in &folders {
-        std::fs::create_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     Ok(folders)
 }

@@ -1,5 +1,6 @@
 //! Configurations of two bare Envoys: a proxy of the client and a proxy of the server with only what forwarding over
-//! mTLS needs. Their TLS settings are those of two sidecars.
+//! mTLS needs. Their TLS settings are those of two sidecars. Other settings have Envoy's defaults, such as the timeouts of
+//! requests and of idle streams, which sidecars disable.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

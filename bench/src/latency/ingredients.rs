@@ -28,10 +28,9 @@ enum Scope {
     Tcp,
 }
 
-/// All ingredients. Bare Envoys have those after `all of the above`, too.
+/// All ingredients. Bare Envoys have the ingredients after `all of the above`, too.
 pub const INGREDIENTS: &[Ingredient] = &[
     ingredient("HTTP/2 between sidecars", Scope::Http1, use_http1),
-    ingredient("permissions (RBAC)", Scope::Any, remove_rbac),
     ingredient("removal of headers", Scope::Http, |config| {
         remove_everywhere(config, &["requestHeadersToRemove", "responseHeadersToRemove"]);
     }),
@@ -65,9 +64,6 @@ pub const INGREDIENTS: &[Ingredient] = &[
     ingredient("statistics of gRPC", Scope::Grpc, |config| {
         remove_filters(config, &["envoy.filters.http.grpc_stats"]);
     }),
-    ingredient("filter state of gRPC", Scope::Grpc, |config| {
-        remove_everywhere(config, &["emitFilterState"]);
-    }),
     ingredient("ejection of endpoints", Scope::Any, |config| {
         remove_everywhere(config, &["outlierDetection"]);
     }),
@@ -95,8 +91,19 @@ pub const INGREDIENTS: &[Ingredient] = &[
     ingredient("mTLS", Scope::Any, |config| {
         remove_everywhere(config, &["transportSocket"]);
     }),
+    ingredient("statistics for each status", Scope::Http, |config| {
+        for_each_filter(config, "envoy.filters.http.router", |router| {
+            router["dynamicStats"] = json!(false);
+        });
+    }),
     ingredient("x-request-id", Scope::Http, |config| {
-        for_each_manager(config, |manager| manager["generateRequestId"] = json!(false));
+        for_each_filter(
+            config,
+            "envoy.filters.network.http_connection_manager",
+            |manager| {
+                manager["generateRequestId"] = json!(false);
+            },
+        );
     }),
     ingredient("statistics", Scope::Any, |config| {
         config["stats_config"] = json!({ "stats_matcher": { "reject_all": true } });
@@ -160,10 +167,6 @@ fn use_http1(config: &mut Value) {
     });
 }
 
-fn remove_rbac(config: &mut Value) {
-    remove_filters(config, &["envoy.filters.http.rbac", "envoy.filters.network.rbac"]);
-}
-
 /// Removes everything that bare Envoys lack, except HTTP/2 between sidecars.
 fn remove_all(config: &mut Value) {
     let above = INGREDIENTS
@@ -215,12 +218,12 @@ fn remove_filters(config: &mut Value, names: &[&str]) {
     });
 }
 
-/// Calls `change` with the configuration of each HTTP connection manager.
-fn for_each_manager(config: &mut Value, change: fn(&mut Value)) {
+/// Calls `change` with the configuration of each filter with a name.
+fn for_each_filter(config: &mut Value, name: &str, change: fn(&mut Value)) {
     for_each_object(config, &mut |object| {
-        let is_manager = object.get("name") == Some(&json!("envoy.filters.network.http_connection_manager"));
-        if let Some(manager) = object.get_mut("typedConfig").filter(|_| is_manager) {
-            change(manager);
+        let has_name = object.get("name").is_some_and(|value| value == name);
+        if let Some(filter) = object.get_mut("typedConfig").filter(|_| has_name) {
+            change(filter);
         }
     });
 }
@@ -232,10 +235,10 @@ mod tests {
     #[test]
     fn removed_ingredients_leave_the_rest_of_the_configuration() {
         let mut config = json!({ "static_resources": { "listeners": [{ "filters": [
-            { "name": "envoy.filters.network.rbac" },
+            { "name": "removed" },
             { "name": "other", "typedConfig": { "retryPolicy": {}, "kept": true } },
         ]}]}});
-        remove_rbac(&mut config);
+        remove_filters(&mut config, &["removed"]);
         remove_everywhere(&mut config, &["retryPolicy"]);
         let listeners = json!([{ "filters": [{ "name": "other", "typedConfig": { "kept": true } }] }]);
         assert_eq!(config["static_resources"]["listeners"], listeners);

@@ -14,6 +14,8 @@ use crate::spread::quantile;
 
 /// Calls of connections before they are measured: caches fill, and Envoy opens its connections.
 const WARM_UP: Duration = Duration::from_millis(200);
+/// Lateness of a timer that is no latency of a call: timers have a resolution of a millisecond.
+const TIMER_LATENESS: Duration = Duration::from_millis(2);
 /// Time limit of the calls that are under way at the end of a measurement.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,8 +29,8 @@ const STOPPING: u8 = 2;
 pub enum Pace {
     /// Closed loop: each connection calls again as soon as it has a response, so the proxies are at full load.
     Closed,
-    /// Open loop: this number of calls begins in each second, however long responses take. A latency includes the time
-    /// for which a call had to wait for the one before it.
+    /// Open loop: this number of calls is due in each second, however long responses take. The latency of a call begins
+    /// when the call is due, so it includes the time for which the call had to wait for the one before it.
     Open(u32),
 }
 
@@ -53,7 +55,7 @@ pub(super) struct Outcome {
 }
 
 impl Load {
-    /// Calls for a while. Returns the results, and the values of `read` at the begin and at the end of the measurement.
+    /// Calls for a while. Returns the results, and the values of `read` at the start and at the end of the measurement.
     pub(super) async fn run<T>(self, read: impl Fn() -> Result<T>) -> Result<(Outcome, T, T)> {
         let phase = Arc::new(AtomicU8::new(WARMING_UP));
         let mut tasks = Vec::new();
@@ -102,9 +104,9 @@ impl Load {
             let mut begin = Instant::now();
             if let Some((next, interval)) = &mut schedule {
                 if begin < *next {
-                    // The timer is late by up to a millisecond, which is no latency of the call.
                     sleep_until(*next).await;
-                    begin = Instant::now();
+                    // A call that begins even later has waited for other calls.
+                    begin = Instant::now().min(*next + TIMER_LATENESS);
                 } else {
                     begin = *next;
                 }

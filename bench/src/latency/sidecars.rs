@@ -26,6 +26,8 @@ use crate::mesh;
 
 /// Port of every service.
 const SERVICE_PORT: u16 = 80;
+/// Service of the client.
+const CLIENT_SERVICE: &str = "client_demo_svc";
 
 /// The bootstraps of both sidecars, with their listeners and clusters.
 #[derive(Clone, Debug)]
@@ -34,13 +36,22 @@ pub(super) struct Configs {
     pub(super) server: Value,
 }
 
+/// The callers that the permission of the mesh allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Callers {
+    /// All callers, as the permission that each new Mesh has.
+    All,
+    /// The client.
+    Client,
+}
+
 /// Generates configurations. The addresses of the listeners differ for each `number`.
-pub(super) fn generate(number: u8) -> Result<Configs> {
+pub(super) fn generate(number: u8, callers: Callers) -> Result<Configs> {
     let mesh = mesh::strict();
     let (client, server) = (client(), server());
     let now = SystemTime::now();
     let authority = Authority::generate(&mesh.name, now)?;
-    let view = view(&mesh, number, &client, &server);
+    let view = view(&mesh, number, callers, &client, &server);
     let services = view.services(&mesh.name);
     let shared: Vec<_> = services
         .flat_map(|(name, service)| generate::service(&mesh, name, service))
@@ -95,7 +106,7 @@ fn tags(service: &str, protocol: Protocol) -> Tags {
 fn client() -> Dataplane {
     let inbound = Inbound {
         port: 80,
-        tags: tags("client_demo_svc", Protocol::Tcp),
+        tags: tags(CLIENT_SERVICE, Protocol::Tcp),
         ready: None,
     };
     redirected(mesh::dataplane(
@@ -127,8 +138,8 @@ fn redirected(dataplane: Dataplane) -> Dataplane {
     }
 }
 
-/// A mesh with one service for each protocol, and the permission that each new Mesh has.
-fn view(mesh: &Mesh, number: u8, client: &Dataplane, server: &Dataplane) -> MeshView {
+/// A mesh with one service for each protocol, and one permission.
+fn view(mesh: &Mesh, number: u8, callers: Callers, client: &Dataplane, server: &Dataplane) -> MeshView {
     let mut view = MeshView::default();
     view.upsert_mesh(mesh.clone());
     for protocol in PROTOCOLS {
@@ -140,15 +151,19 @@ fn view(mesh: &Mesh, number: u8, client: &Dataplane, server: &Dataplane) -> Mesh
     }
     view.upsert_dataplane(client.clone());
     view.upsert_dataplane(server.clone());
-    let allow_all = TrafficPermission {
+    let from = Principal {
+        service: (callers == Callers::Client).then(|| ServiceName::new(CLIENT_SERVICE)),
+        ..Principal::default()
+    };
+    let permission = TrafficPermission {
         target: Tags::new(),
         rules: vec![PermissionRule {
-            from: Principal::default(),
+            from,
             action: Action::Allow,
         }],
     };
-    let key = ObjectKey::new("kuma-system", "allow-all-default");
-    view.upsert_permission(&key, &mesh.name, allow_all);
+    let key = ObjectKey::new("kuma-system", "permission");
+    view.upsert_permission(&key, &mesh.name, permission);
     view
 }
 

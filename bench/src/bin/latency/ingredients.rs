@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use kermode_bench::config::Config;
 use kermode_bench::figures::{Figures, Target, print_line};
-use kermode_bench::latency::{CallCost, Calls, INGREDIENTS, Pace, Proxies, Testbed};
+use kermode_bench::latency::{CallCost, Calls, Pace, Proxies, Testbed};
 use kermode_bench::spread::Spread;
 
 /// Default number of connections.
@@ -24,26 +24,23 @@ pub(crate) async fn run(config: &Config, envoy: &Path, folder: &Path, bench: &Pa
         .sizes
         .first()
         .map_or(Ok(CONNECTIONS), |size| u16::try_from(*size))?;
-    let testbed = Testbed::start(envoy, folder, INGREDIENTS).await?;
+    let protocols = super::selected_protocols()?;
+    let mut proxies: Vec<Proxies> = Vec::new();
+    for protocol in &protocols {
+        proxies.extend(Proxies::for_ingredients(*protocol));
+    }
+    let testbed = Testbed::start(envoy, folder, &proxies).await?;
     let mut figures = Figures::default();
-    for protocol in super::selected_protocols()? {
+    for protocol in protocols {
         let calls = Calls {
             protocol,
             connections,
             pace: Pace::Closed,
         };
-        let without = INGREDIENTS.iter().enumerate();
-        let without = without.filter(|(_, ingredient)| ingredient.concerns(protocol));
-        let mut costs: Vec<_> = [Proxies::Bare, Proxies::BareHttp2, Proxies::Sidecars]
-            .into_iter()
-            .filter(|proxies| Proxies::of(protocol).contains(proxies))
-            .chain(without.map(|(index, _)| Proxies::SidecarsWithout(index)))
-            .map(|proxies| (proxies, Vec::new()))
-            .collect();
-        for _ in 0..rounds {
-            for (proxies, costs) in &mut costs {
-                costs.push(testbed.measure(*proxies, calls, duration).await?);
-            }
+        let proxies = Proxies::for_ingredients(protocol);
+        let mut costs: Vec<_> = proxies.map(|proxies| (proxies, Vec::new())).collect();
+        for round in 0..rounds {
+            super::measure_round(&testbed, round, calls, duration, &mut costs).await?;
         }
         add(&mut figures, calls, &costs);
     }
@@ -66,13 +63,7 @@ fn add(figures: &mut Figures, calls: Calls, costs: &[(Proxies, Vec<CallCost>)]) 
         .find(is_sidecars)
         .map_or(&[][..], |(_, rounds)| rounds);
     for (proxies, rounds) in costs {
-        let name = match proxies {
-            Proxies::SidecarsWithout(index) => {
-                let ingredient = INGREDIENTS.get(*index);
-                format!("without {}", ingredient.map_or("", |ingredient| ingredient.name))
-            }
-            other => super::table::name(*other).to_owned(),
-        };
+        let name = super::table::name(*proxies);
         let total: Spread = rounds.iter().map(CallCost::cpu_us).collect();
         let pairs = sidecars.iter().zip(rounds);
         let cost: Spread = pairs

@@ -1,8 +1,10 @@
 //! `make bench-latency`: what two sidecars cost a request, in CPU time and latency, beside two bare Envoys with the same
 //! mTLS and beside no proxies, for each protocol, number of connections, and for open and closed loop. With
-//! `INGREDIENTS=1`, it measures single ingredients of the sidecars' configuration instead.
+//! `INGREDIENTS=1`, it measures single ingredients of the sidecars' configuration instead. With `INSTRUCTIONS=1`, it counts
+//! instructions instead of measuring times.
 
 mod ingredients;
+mod instructions;
 mod table;
 
 use std::path::Path;
@@ -39,32 +41,31 @@ async fn main() -> Result<()> {
     std::fs::create_dir_all(&bench)?;
     let envoy = variable("KERMODE_ENVOY").context("KERMODE_ENVOY is not set: run make bench-latency")?;
     let folder = tempfile::tempdir()?;
+    if is_on("INSTRUCTIONS") {
+        return instructions::run(Path::new(&envoy), folder.path(), &bench).await;
+    }
     if is_on("INGREDIENTS") {
         return ingredients::run(&config, Path::new(&envoy), folder.path(), &bench).await;
     }
     let scope = Scope::of(&config)?;
-    let testbed = Testbed::start(Path::new(&envoy), folder.path(), &[]).await?;
+    let all = Proxies::of(Protocol::Http);
+    let testbed = Testbed::start(Path::new(&envoy), folder.path(), all).await?;
     let mut costs: Vec<Costs> = Vec::new();
     for calls in &scope.calls {
         let proxies = Proxies::of(calls.protocol).iter();
         costs.push(proxies.map(|proxies| (*proxies, Vec::new())).collect());
     }
-    for _ in 0..scope.rounds {
+    for round in 0..scope.rounds {
         for (calls, costs) in scope.calls.iter().zip(&mut costs) {
-            // The proxies alternate, so that a change of the machine's load affects all of them.
-            for (proxies, rounds) in costs {
-                rounds.push(testbed.measure(*proxies, *calls, scope.duration).await?);
-            }
+            measure_round(&testbed, round, *calls, scope.duration, costs).await?;
         }
     }
     let mut figures = Figures::default();
     for (calls, costs) in scope.calls.iter().zip(&costs) {
         table::add(&mut figures, *calls, costs);
     }
-    for (name, memory) in ["bare Envoy", "sidecar"]
-        .into_iter()
-        .zip(testbed.resident_bytes()?)
-    {
+    for (name, proxies) in [("bare Envoy", Proxies::Bare), ("sidecar", Proxies::Sidecars)] {
+        let memory = testbed.resident_bytes(proxies)?;
         for (side, bytes) in ["client", "server"].into_iter().zip(memory) {
             let memory = std::iter::once(bytes / 1e6).collect();
             let figure = format!("{name} of the {side}: resident memory");
@@ -73,6 +74,25 @@ async fn main() -> Result<()> {
     }
     let met = figures.write(&bench.join("latency.json"))?;
     ensure!(met, "a target is missed");
+    Ok(())
+}
+
+/// Measures each kind of proxies once. The kinds alternate, in reverse order in every second round, so that a change of the
+/// machine's speed or load affects all of them.
+async fn measure_round(
+    testbed: &Testbed,
+    round: usize,
+    calls: Calls,
+    duration: Duration,
+    costs: &mut Costs,
+) -> Result<()> {
+    let mut costs: Vec<_> = costs.iter_mut().collect();
+    if round % 2 == 1 {
+        costs.reverse();
+    }
+    for (proxies, rounds) in costs {
+        rounds.push(testbed.measure(*proxies, calls, duration).await?);
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use kermode_bench::figures::{Figures, Target, print_line};
-use kermode_bench::latency::{CallCost, Calls, Pace, Proxies};
+use kermode_bench::latency::{CallCost, Calls, INGREDIENTS, Pace, Proxies};
 use kermode_bench::spread::Spread;
 use kermode_model::Protocol;
 
@@ -61,26 +61,35 @@ pub(crate) fn add(figures: &mut Figures, calls: Calls, costs: &[(Proxies, Vec<Ca
 
 /// Name of a kind of calls.
 pub(crate) fn title(calls: Calls) -> String {
-    let protocol = match calls.protocol {
-        Protocol::Http => "HTTP/1.1",
-        Protocol::Http2 => "HTTP/2",
-        Protocol::Grpc => "gRPC",
-        Protocol::Tcp | Protocol::Kafka => "TCP",
-    };
     let pace = match calls.pace {
         Pace::Closed => "closed loop".to_owned(),
         Pace::Open(rate) => format!("{rate} calls/s"),
     };
+    let protocol = protocol_name(calls.protocol);
     format!("{protocol}, {pace}, {} connections", calls.connections)
 }
 
+/// Name of a protocol.
+pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "HTTP/1.1",
+        Protocol::Http2 => "HTTP/2",
+        Protocol::Grpc => "gRPC",
+        Protocol::Tcp | Protocol::Kafka => "TCP",
+    }
+}
+
 /// Name of proxies.
-pub(crate) fn name(proxies: Proxies) -> &'static str {
+pub(crate) fn name(proxies: Proxies) -> String {
     match proxies {
-        Proxies::Plain => "plain",
-        Proxies::Bare => "bare",
-        Proxies::BareHttp2 => "bare with HTTP/2",
-        Proxies::Sidecars => "sidecars",
-        Proxies::SidecarsWithout(_) => "sidecars without an ingredient",
+        Proxies::Plain => "plain".to_owned(),
+        Proxies::Bare => "bare".to_owned(),
+        Proxies::BareHttp2 => "bare with HTTP/2".to_owned(),
+        Proxies::Sidecars => "sidecars".to_owned(),
+        Proxies::SidecarsWithPermission => "with a permission for the caller".to_owned(),
+        Proxies::SidecarsWithout(index) => {
+            let ingredient = INGREDIENTS.get(index);
+            format!("without {}", ingredient.map_or("", |ingredient| ingredient.name))
+        }
     }
 }
