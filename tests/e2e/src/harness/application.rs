@@ -4,7 +4,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
 
 use super::envoy::Envoy;
 use super::runner::Note;
@@ -13,13 +14,15 @@ use crate::fixture::{APPLICATIONS_NAMESPACE, Fixture, OUTSIDE_NAMESPACE};
 
 /// Manifests of the clients of an application. `NAME` stands for the application, `IMAGE` for the clients' image.
 const CLIENTS: &str = include_str!("../../manifests/applications/clients.yaml");
+/// Label selector of the clients outside of the mesh.
+const OUTSIDERS: &str = "--selector=e2e-outsider";
 /// Container of a client.
 const CONTAINER: &str = "client";
-/// Time limit of each condition.
-const TIMEOUT: Duration = Duration::from_mins(1);
+/// Time limit of each condition. It is long, so that a busy machine does not exceed it.
+const TIMEOUT: Duration = Duration::from_mins(3);
 /// Time limit of a client outside of the mesh, in seconds. In mode PERMISSIVE, a client that waits for the server to send
 /// first gets a response after a second, and later on a busy machine.
-const PROBE_SECONDS: &str = "10";
+const PROBE_SECONDS: u32 = 10;
 /// Number of bytes of a client after which the server is under load.
 const LOAD_BYTES: u64 = 100_000;
 
@@ -35,9 +38,15 @@ pub(crate) struct Application {
     pub(crate) images: &'static [&'static str],
     /// Image of the clients.
     pub(crate) client_image: &'static str,
-    /// Values of `kuma.io/service` of the services that the probe calls.
-    pub(crate) services: &'static [&'static str],
-    /// Command that succeeds if the server responds.
+    /// Services of the server.
+    pub(crate) services: &'static [Service],
+}
+
+/// Service of an application.
+pub(crate) struct Service {
+    /// Value of `kuma.io/service`.
+    pub(crate) name: &'static str,
+    /// Command of a client that succeeds if the service responds.
     pub(crate) probe: &'static str,
 }
 
@@ -50,19 +59,21 @@ pub(crate) struct Run {
     pub(crate) output: String,
 }
 
-/// Deploys applications, runs a check, and deletes the applications. After a failure they stay for the diagnosis.
+/// Deploys applications, runs a check, and deletes the applications. After a failure they stay for the diagnosis. The
+/// deletion ends after this function; the next call waits for it.
 pub(crate) async fn with_applications(
     fixture: &Fixture,
     applications: &[&Application],
     check: impl AsyncFnOnce() -> Result<Note>,
 ) -> Result<Note> {
     fixture.ensure_application().await?;
+    wait_until_deleted(fixture).await?;
+    // One after the other, because they share a namespace, and because a server can start while the next image is loaded.
     for application in applications {
         application.apply(fixture).await?;
     }
-    for application in applications {
-        application.wait_until_ready(fixture).await?;
-    }
+    let servers = applications.iter();
+    try_join_all(servers.map(|application| application.wait_until_ready(fixture))).await?;
     let note = check().await?;
     for application in applications {
         application.delete(fixture).await?;
@@ -90,24 +101,49 @@ pub(crate) async fn check_that_outsiders_get_no_response(
     wait_for_outsiders(fixture, applications, false).await
 }
 
-/// Waits until the clients outside of the mesh get responses, or get none.
+/// Waits until each service responds to a client outside of the mesh, or until none does.
 async fn wait_for_outsiders(fixture: &Fixture, applications: &[&Application], responds: bool) -> Result<()> {
-    for application in applications {
-        let (state, mode) = if responds {
-            ("a response", "PERMISSIVE")
-        } else {
-            ("no response", "STRICT")
-        };
+    let (state, mode) = if responds {
+        ("a response", "PERMISSIVE")
+    } else {
+        ("no response", "STRICT")
+    };
+    let services = applications.iter().flat_map(|application| {
+        application
+            .services
+            .iter()
+            .map(move |service| (application, service))
+    });
+    let waits = services.map(async |(application, service)| {
         let condition = format!(
             "{state} of {} to a client outside of the mesh in mode {mode}",
-            application.name
+            service.name
         );
         wait_for(&condition, TIMEOUT, async || {
-            let run = application.probe_from_outside(fixture).await?;
+            let run = application.probe_from_outside(fixture, service).await?;
             Ok(done_if(run.succeeded == responds, (), || format!("{run:?}")))
         })
-        .await?;
-    }
+        .await
+    });
+    try_join_all(waits).await?;
+    Ok(())
+}
+
+/// Waits until the applications of an earlier test are deleted.
+async fn wait_until_deleted(fixture: &Fixture) -> Result<()> {
+    let namespace = format!("namespace/{APPLICATIONS_NAMESPACE}");
+    let arguments = ["wait", "--for=delete", &namespace, "--timeout=180s"];
+    fixture.cluster.kubectl.run(&arguments).await?;
+    let namespace = format!("--namespace={OUTSIDE_NAMESPACE}");
+    let arguments = [
+        "wait",
+        "--for=delete",
+        "pod",
+        OUTSIDERS,
+        &namespace,
+        "--timeout=180s",
+    ];
+    fixture.cluster.kubectl.run(&arguments).await?;
     Ok(())
 }
 
@@ -130,11 +166,28 @@ impl Application {
         run(fixture, APPLICATIONS_NAMESPACE, &pod, &["sh", "-c", command]).await
     }
 
-    /// Runs the probe in the client outside of the mesh.
-    async fn probe_from_outside(&self, fixture: &Fixture) -> Result<Run> {
+    /// Runs the probe of a service in the client outside of the mesh.
+    ///
+    /// # Errors
+    /// The probe did not run. A probe that ran and failed is no error.
+    async fn probe_from_outside(&self, fixture: &Fixture, service: &Service) -> Result<Run> {
         let pod = format!("{}-outsider", self.name);
-        let command = ["timeout", PROBE_SECONDS, "sh", "-c", self.probe];
-        run(fixture, OUTSIDE_NAMESPACE, &pod, &command).await
+        // kubectl fails also if it cannot run the command, so the client prints the exit code of the probe.
+        let script = format!("timeout {PROBE_SECONDS} sh -c \"$0\"; printf '\\nexit code %s\\n' $?");
+        let mut run = run(
+            fixture,
+            OUTSIDE_NAMESPACE,
+            &pod,
+            &["sh", "-c", &script, service.probe],
+        )
+        .await?;
+        let exit_code = run
+            .output
+            .lines()
+            .find_map(|line| line.strip_prefix("exit code "));
+        let exit_code = exit_code.with_context(|| format!("the probe did not run: {run:?}"))?;
+        run.succeeded = exit_code == "0";
+        Ok(run)
     }
 
     /// Checks that the client's sidecar has made TLS handshakes with each service, and each server's sidecar with clients.
@@ -142,11 +195,11 @@ impl Application {
     pub(crate) async fn check_mtls(&self, fixture: &Fixture) -> Result<Note> {
         let client = self.client_envoy(fixture).statistics("ssl.handshake").await?;
         let mut outgoing = 0;
-        for service in self.services {
-            let handshakes = client.sum(&format!("cluster.{service}"), ".ssl.handshake");
+        for Service { name, .. } in self.services {
+            let handshakes = client.sum(&format!("cluster.{name}"), ".ssl.handshake");
             ensure!(
                 handshakes > 0,
-                "the client's Envoy made no TLS handshake with {service}"
+                "the client's Envoy made no TLS handshake with {name}"
             );
             outgoing += handshakes;
         }
@@ -221,7 +274,10 @@ impl Application {
             .client_envoy(fixture)
             .statistics("upstream_cx_tx_bytes_total")
             .await?;
-        let bytes = |service| statistics.sum(&format!("cluster.{service}"), ".upstream_cx_tx_bytes_total");
+        let bytes = |service: &Service| {
+            let cluster = format!("cluster.{}", service.name);
+            statistics.sum(&cluster, ".upstream_cx_tx_bytes_total")
+        };
         Ok(self.services.iter().map(bytes).sum())
     }
 
@@ -250,15 +306,24 @@ impl Application {
                 format!("pod/{}-{pod}", self.name),
                 format!("--namespace={namespace}"),
             );
-            let arguments = ["wait", "--for=condition=Ready", &pod, &namespace, "--timeout=60s"];
+            let arguments = [
+                "wait",
+                "--for=condition=Ready",
+                &pod,
+                &namespace,
+                "--timeout=180s",
+            ];
             fixture.cluster.kubectl.run(&arguments).await?;
         }
-        let condition = format!("a response of {}", self.name);
-        wait_for(&condition, TIMEOUT, async || {
-            let run = self.client_run(fixture, self.probe).await?;
-            Ok(done_if(run.succeeded, (), || format!("{run:?}")))
-        })
-        .await
+        for service in self.services {
+            let condition = format!("a response of {}", service.name);
+            wait_for(&condition, TIMEOUT, async || {
+                let run = self.client_run(fixture, service.probe).await?;
+                Ok(done_if(run.succeeded, (), || format!("{run:?}")))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn wait_for_rollout(&self, fixture: &Fixture) -> Result<()> {
@@ -268,13 +333,10 @@ impl Application {
         Ok(())
     }
 
-    /// Deletes the application and its namespace, and waits until they are gone.
+    /// Begins to delete the application and its namespace.
     async fn delete(&self, fixture: &Fixture) -> Result<()> {
-        fixture
-            .cluster
-            .kubectl
-            .delete(&self.all_manifests(), true)
-            .await?;
+        let manifests = self.all_manifests();
+        fixture.cluster.kubectl.delete(&manifests, false).await?;
         Ok(())
     }
 

@@ -12,15 +12,16 @@ use crate::harness::application::{
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 
-/// Time limit of the recovery of the clients, from the time at which the new server is ready.
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of the recovery of the clients, from the time at which the new server is ready. It is long, so that a busy
+/// machine does not exceed it.
+const RECOVERY_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Database and the commands of its client.
 pub(super) struct Database {
     pub(super) application: Application,
     /// Stores a text. The word `STORED` stands for it.
     pub(super) store: &'static str,
-    /// Prints the stored text.
+    /// Prints the stored text, once for each service.
     pub(super) show: &'static str,
     /// Load tool that runs during the restart.
     pub(super) benchmark: Load,
@@ -30,11 +31,11 @@ pub(super) struct Database {
     pub(super) lost: &'static [&'static str],
 }
 
-/// Load tool.
+/// Load tools.
 pub(super) struct Load {
     pub(super) command: &'static str,
-    /// Text in each line in which the load tool prints a result.
-    pub(super) result: &'static str,
+    /// Texts in the lines in which the load tools print their results. A complete run prints all of them.
+    pub(super) results: &'static [&'static str],
 }
 
 impl Database {
@@ -48,14 +49,15 @@ impl Database {
 
 impl Load {
     /// Whether a run is complete. The exit code alone does not show this: after an error, that of mysqlslap is 0.
-    fn is_complete(&self, run: &Run) -> bool {
-        run.succeeded && run.output.contains(self.result)
+    pub(super) fn is_complete(&self, run: &Run) -> bool {
+        run.succeeded && self.results.iter().all(|result| run.output.contains(result))
     }
 
     /// Returns the results that a run has printed.
-    fn results(&self, run: &Run) -> String {
+    pub(super) fn results_of(&self, run: &Run) -> String {
         let lines = run.output.split(['\r', '\n']).map(str::trim);
-        let results: Vec<&str> = lines.filter(|line| line.contains(self.result)).collect();
+        let is_result = |line: &&str| self.results.iter().any(|result| line.contains(result));
+        let results: Vec<&str> = lines.filter(is_result).collect();
         results.join(", ")
     }
 }
@@ -66,11 +68,12 @@ pub(super) fn new_text() -> Result<String> {
     Ok(format!("text-{}", time.as_nanos()))
 }
 
-/// Waits until the client reads this text from the database.
+/// Waits until the client reads this text from the database through each service.
 pub(super) async fn check_stored_text(fixture: &Fixture, database: &Database, text: &str) -> Result<()> {
     wait_for("the stored text", RECOVERY_TIMEOUT, async || {
         let run = database.application.client_run(fixture, database.show).await?;
-        let is_expected = run.succeeded && run.output.lines().any(|line| line.trim() == text);
+        let texts = run.output.lines().filter(|line| line.trim() == text);
+        let is_expected = run.succeeded && texts.count() == database.application.services.len();
         Ok(done_if(is_expected, (), || format!("{run:?}")))
     })
     .await
@@ -110,7 +113,7 @@ pub(super) async fn check_restart(fixture: &Fixture, database: &Database) -> Res
             "{} of {} runs lost connections during the restart; after it: {}; {handshakes}",
             failed.len(),
             runs.len(),
-            load.results(&last)
+            load.results_of(&last)
         ))
     })
     .await

@@ -2,7 +2,7 @@
 //! stream in both directions; and h2load with unary calls.
 
 use super::database::{Database, Load};
-use crate::harness::application::Application;
+use crate::harness::application::{Application, Service};
 
 pub(super) const ETCD: Database = Database {
     application: Application {
@@ -11,8 +11,10 @@ pub(super) const ETCD: Database = Database {
         manifests: include_str!("../../../manifests/applications/etcd.yaml"),
         images: &["etcd"],
         client_image: "etcd",
-        services: &["etcd_e2e-applications_svc_2379"],
-        probe: "etcdctl --endpoints=etcd.e2e-applications:2379 get text",
+        services: &[Service {
+            name: "etcd_e2e-applications_svc_2379",
+            probe: "etcdctl --endpoints=etcd.e2e-applications:2379 get text",
+        }],
     },
     store: "etcdctl --endpoints=etcd.e2e-applications:2379 put text STORED",
     show: "etcdctl --endpoints=etcd.e2e-applications:2379 get text --print-value-only",
@@ -20,7 +22,7 @@ pub(super) const ETCD: Database = Database {
     benchmark: Load {
         command: "etcdctl --endpoints=etcd.e2e-applications:2379 check perf > /tmp/perf 2>&1
             tr '\\r' '\\n' < /tmp/perf | grep -E 'ERROR|Throughput'; ! grep -q ERROR /tmp/perf",
-        result: "Throughput",
+        results: &["Throughput"],
     },
     // The data of h2load are a message of 6 bytes: a request for the key `text`.
     last_benchmark: Some(Load {
@@ -36,7 +38,7 @@ pub(super) const ETCD: Database = Database {
                 --header 'content-type: application/grpc' --header 'te: trailers' \
                 http://etcd.e2e-applications:2379/etcdserverpb.KV/Range > /tmp/h2load
             grep '^finished in' /tmp/h2load; grep '2000 succeeded, 0 failed' /tmp/h2load",
-        result: "finished in",
+        results: &["finished in"],
     }),
     lost: &["code = Unavailable"],
 };

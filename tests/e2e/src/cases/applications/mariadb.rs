@@ -1,7 +1,7 @@
 //! MariaDB, mariadb and mysqlslap. The server sends the first bytes of a connection.
 
 use super::database::{Database, Load};
-use crate::harness::application::Application;
+use crate::harness::application::{Application, Service};
 
 pub(super) const MARIADB: Database = Database {
     application: Application {
@@ -10,8 +10,10 @@ pub(super) const MARIADB: Database = Database {
         manifests: include_str!("../../../manifests/applications/mariadb.yaml"),
         images: &["mariadb"],
         client_image: "mariadb",
-        services: &["mariadb_e2e-applications_svc_3306"],
-        probe: "mariadb --host=mariadb.e2e-applications --user=app --password=secret --execute='SELECT 1'",
+        services: &[Service {
+            name: "mariadb_e2e-applications_svc_3306",
+            probe: "mariadb --host=mariadb.e2e-applications --user=app --password=secret --execute='SELECT 1'",
+        }],
     },
     store: "mariadb --host=mariadb.e2e-applications --user=app --password=secret app --execute='
         CREATE OR REPLACE TABLE texts (text TEXT); INSERT INTO texts VALUES (\"STORED\")'",
@@ -20,7 +22,7 @@ pub(super) const MARIADB: Database = Database {
     benchmark: Load {
         command: "mysqlslap --host=mariadb.e2e-applications --user=app --password=secret --create-schema=slap \
                 --auto-generate-sql --auto-generate-sql-load-type=mixed --concurrency=8 --number-of-queries=4000",
-        result: "Average number of seconds",
+        results: &["Average number of seconds"],
     },
     last_benchmark: None,
     lost: &[

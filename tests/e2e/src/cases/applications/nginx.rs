@@ -3,8 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::database::Load;
 use crate::fixture::Fixture;
-use crate::harness::application::{Application, check_that_outsiders_get_no_response, with_applications};
+use crate::harness::application::{
+    Application, Service, check_that_outsiders_get_no_response, with_applications,
+};
 use crate::harness::runner::Note;
 
 const NGINX: Application = Application {
@@ -13,9 +16,16 @@ const NGINX: Application = Application {
     manifests: include_str!("../../../manifests/applications/nginx.yaml"),
     images: &["nginx", "load"],
     client_image: "load",
-    services: &["nginx_e2e-applications_svc_80", "nginx_e2e-applications_svc_81"],
-    probe: "h2load --h1 http://nginx.e2e-applications | grep '1 succeeded' &&
-        h2load http://nginx.e2e-applications:81 | grep '1 succeeded'",
+    services: &[
+        Service {
+            name: "nginx_e2e-applications_svc_80",
+            probe: "h2load --h1 http://nginx.e2e-applications | grep '1 succeeded'",
+        },
+        Service {
+            name: "nginx_e2e-applications_svc_81",
+            probe: "h2load http://nginx.e2e-applications:81 | grep '1 succeeded'",
+        },
+    ],
 };
 
 const PROXY: Application = Application {
@@ -28,17 +38,25 @@ const PROXY: Application = Application {
     ),
     images: &["nginx", "load"],
     client_image: "load",
-    services: &["proxy_e2e-applications_svc_80"],
-    probe: "h2load --h1 http://proxy.e2e-applications | grep '1 succeeded'",
+    services: &[Service {
+        name: "proxy_e2e-applications_svc_80",
+        probe: "h2load --h1 http://proxy.e2e-applications | grep '1 succeeded'",
+    }],
 };
 
 /// Prints the body of the response: the identities of server and caller.
 const IDENTITIES: &str = "nghttp http://nginx.e2e-applications:81/identity";
 /// Load on the server.
-const NGINX_LOAD: &str = "wrk --threads 1 --connections 8 --duration 5s http://nginx.e2e-applications &&
-    h2load --clients 8 --max-concurrent-streams 10 --requests 5000 http://nginx.e2e-applications:81";
+const NGINX_LOAD: Load = Load {
+    command: "wrk --threads 1 --connections 8 --duration 5s http://nginx.e2e-applications &&
+        h2load --clients 8 --max-concurrent-streams 10 --requests 5000 http://nginx.e2e-applications:81",
+    results: &["Requests/sec", "finished in"],
+};
 /// Load on the proxy.
-const PROXY_LOAD: &str = "wrk --threads 1 --connections 8 --duration 5s http://proxy.e2e-applications";
+const PROXY_LOAD: Load = Load {
+    command: "wrk --threads 1 --connections 8 --duration 5s http://proxy.e2e-applications",
+    results: &["Requests/sec"],
+};
 
 /// Restarts nginx under load of wrk and h2load.
 pub(super) async fn check_nginx(fixture: &Fixture) -> Result<Note> {
@@ -54,7 +72,7 @@ pub(super) async fn check_nginx(fixture: &Fixture) -> Result<Note> {
             );
         }
         check_that_outsiders_get_no_response(fixture, &[&NGINX]).await?;
-        check_restart(fixture, &NGINX, &NGINX, NGINX_LOAD).await
+        check_restart(fixture, &NGINX, &NGINX, &NGINX_LOAD).await
     })
     .await
 }
@@ -63,8 +81,8 @@ pub(super) async fn check_nginx(fixture: &Fixture) -> Result<Note> {
 pub(super) async fn check_proxy(fixture: &Fixture) -> Result<Note> {
     with_applications(fixture, &[&PROXY], async || {
         check_that_outsiders_get_no_response(fixture, &[&PROXY]).await?;
-        let proxy = check_restart(fixture, &PROXY, &PROXY, PROXY_LOAD).await?;
-        let server = check_restart(fixture, &PROXY, &NGINX, PROXY_LOAD).await?;
+        let proxy = check_restart(fixture, &PROXY, &PROXY, &PROXY_LOAD).await?;
+        let server = check_restart(fixture, &PROXY, &NGINX, &PROXY_LOAD).await?;
         Ok(format!(
             "restart of the proxy: {proxy}; restart of the server: {server}"
         ))
@@ -77,12 +95,12 @@ async fn check_restart(
     fixture: &Fixture,
     application: &Application,
     restarted: &Application,
-    load: &str,
+    load: &Load,
 ) -> Result<Note> {
     let restart = async || restarted.restart(fixture).await;
-    let runs = application.under_load(fixture, load, restart).await?;
+    let runs = application.under_load(fixture, load.command, restart).await?;
     for run in &runs {
-        ensure!(run.succeeded, "the load tool failed: {run:?}");
+        ensure!(load.is_complete(run), "a load tool failed: {run:?}");
         let failures = failures(&run.output);
         ensure!(
             failures.is_empty(),
@@ -91,13 +109,11 @@ async fn check_restart(
         );
     }
     let last = runs.last().context("no run of the load tool")?;
-    let is_figure = |line: &&str| line.starts_with("Requests/sec") || line.starts_with("finished in");
-    let figures: Vec<&str> = last.output.lines().filter(is_figure).collect();
     let handshakes = application.check_mtls(fixture).await?;
     Ok(format!(
         "{} runs without a failed request, the last one: {}; {handshakes}",
         runs.len(),
-        figures.join(", ")
+        load.results_of(last)
     ))
 }
 

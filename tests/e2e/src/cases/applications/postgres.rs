@@ -2,7 +2,7 @@
 //! by a Service with a ClusterIP.
 
 use super::database::{Database, Load};
-use crate::harness::application::Application;
+use crate::harness::application::{Application, Service};
 
 pub(super) const POSTGRES: Database = Database {
     application: Application {
@@ -12,12 +12,17 @@ pub(super) const POSTGRES: Database = Database {
         images: &["postgres"],
         client_image: "postgres",
         services: &[
-            "postgres_e2e-applications_svc_5432",
-            "postgres-primary_e2e-applications_svc_5432",
+            Service {
+                name: "postgres_e2e-applications_svc_5432",
+                probe: "export PGUSER=postgres PGPASSWORD=secret
+                    psql --host=postgres-0.postgres.e2e-applications --command='SELECT 1'",
+            },
+            Service {
+                name: "postgres-primary_e2e-applications_svc_5432",
+                probe: "export PGUSER=postgres PGPASSWORD=secret
+                    psql --host=postgres-primary.e2e-applications --command='SELECT 1'",
+            },
         ],
-        probe: "export PGUSER=postgres PGPASSWORD=secret
-            psql --host=postgres-0.postgres.e2e-applications --command='SELECT 1' &&
-            psql --host=postgres-primary.e2e-applications --command='SELECT 1'",
     },
     store: "export PGUSER=postgres PGPASSWORD=secret
         psql --host=postgres-0.postgres.e2e-applications --command=\"
@@ -31,7 +36,7 @@ pub(super) const POSTGRES: Database = Database {
         pgbench --host=postgres-0.postgres.e2e-applications --initialize --quiet &&
         pgbench --host=postgres-0.postgres.e2e-applications --client=8 --time=3 &&
         pgbench --host=postgres-primary.e2e-applications --client=8 --time=3",
-        result: "tps = ",
+        results: &["tps = "],
     },
     last_benchmark: None,
     lost: &[
