@@ -179,7 +179,7 @@ fn config(
         mesh: dataplane.mesh.clone(),
         dataplane: dataplane.key.clone(),
         cluster: dataplane.key.name.to_string(),
-        admin_port: generate::DEFAULT_ADMIN_PORT,
+        admin_port: Dataplane::DEFAULT_ADMIN_PORT,
         agent_socket: "/unused.sock".into(),
         versions: Versions::default(),
         features: Vec::new(),
