@@ -46,15 +46,15 @@ const PROXY: Application = Application {
 
 /// Prints the body of the response: the identities of server and caller.
 const IDENTITIES: &str = "nghttp http://nginx.e2e-applications:81/identity";
-/// Load on the server.
+/// Load on the server. wrk counts a request without a response as failed after the timeout, if the run has not ended before.
 const NGINX_LOAD: Load = Load {
-    command: "wrk --threads 1 --connections 8 --duration 5s http://nginx.e2e-applications &&
+    command: "wrk --threads 1 --connections 8 --duration 30s --timeout 20s http://nginx.e2e-applications &&
         h2load --clients 8 --max-concurrent-streams 10 --requests 5000 http://nginx.e2e-applications:81",
     results: &["Requests/sec", "finished in"],
 };
 /// Load on the proxy.
 const PROXY_LOAD: Load = Load {
-    command: "wrk --threads 1 --connections 8 --duration 5s http://proxy.e2e-applications",
+    command: "wrk --threads 1 --connections 8 --duration 30s --timeout 20s http://proxy.e2e-applications",
     results: &["Requests/sec"],
 };
 
