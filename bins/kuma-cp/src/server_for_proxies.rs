@@ -1,10 +1,12 @@
-//! The server for proxies, with five services: delta ADS, issuance of certificates, reports on endpoint removals, reports
-//! of sidecars about closed ports, and resolution of names. Each service authenticates proxies by their tokens.
+//! The server for proxies, with six services: delta ADS, issuance of certificates, reports on endpoint removals, reports
+//! of sidecars about closed ports, the end of applications, and resolution of names. Each service authenticates proxies by
+//! their tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::BoxFuture;
+use kermode_completion::CompletionService;
 use kermode_issuance::{CertificateIssuance, TokenAuthenticator};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{MeshName, ObjectKey};
@@ -33,6 +35,7 @@ pub(crate) struct RemovalDependencies {
 pub(crate) struct OtherServices {
     pub(crate) issuance: CertificateIssuance,
     pub(crate) closed_ports: ClosedPortService,
+    pub(crate) completion: CompletionService,
     pub(crate) names: NameService,
 }
 
@@ -85,6 +88,7 @@ impl ServerForProxies {
         ads.report_to(statuses);
         let routes = Routes::new(Rpc(other_services.issuance))
             .add_service(Rpc(other_services.closed_ports))
+            .add_service(Rpc(other_services.completion))
             .add_service(Rpc(other_services.names))
             .add_service(Rpc(removal_service))
             .prepare();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use kermode_agent::certificate::Renewal;
 use kermode_agent::closed_ports::closed_ports;
+use kermode_agent::completion::CompletionWatch;
 use kermode_agent::control_plane::ControlPlane;
 use kermode_agent::dns::{self, ControlPlaneNames, NameServers};
 use kermode_agent::envoy::{self, Admin, Envoy};
@@ -48,11 +49,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let start_envoy = || Envoy::start(&config.envoy.binary, envoy_arguments.clone());
     let envoy = start_envoy()?;
     let (termination_service, pod_termination) = termination();
-    let (mut components, removal_watch) = start_components(&config, listener, termination_service).await?;
+    let (mut components, removal_watch, application_end) =
+        start_components(&config, listener, termination_service).await?;
     let admin = Admin::new(config.envoy.admin_port);
     let sources = DrainSources {
         signals,
         pod_termination,
+        application_end,
         removal_watch,
     };
     tokio::select! {
@@ -99,13 +102,13 @@ fn envoy_bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Valu
     }))
 }
 
-/// Starts the components. The returned watch of the removal of this sidecar's endpoint is not started: the supervisor
-/// runs the watch during the drain.
+/// Starts the components. Returns the watch of the removal of this sidecar's endpoint, which the supervisor starts with
+/// the drain, and a receiver that becomes true when the application has ended.
 async fn start_components(
     config: &Config,
     listener: UnixListener,
     termination_service: TerminationService,
-) -> anyhow::Result<(Components, RemovalWatch)> {
+) -> anyhow::Result<(Components, RemovalWatch, watch::Receiver<bool>)> {
     let mut components = Components::new();
     let system_dns = SystemDns::read(&config.resolv_conf);
     let control_plane = ControlPlane::new(&config.control_plane, system_dns.resolver()?)?;
@@ -121,6 +124,11 @@ async fn start_components(
         client: client.clone(),
         token: token.clone(),
     };
+    let completion_watch = CompletionWatch {
+        client: client.clone(),
+        token: token.clone(),
+    };
+    let application_end = start_completion_watch(&mut components, config, completion_watch);
     let (access_log_service, closed_port_reporter) = closed_ports(client.clone(), token.clone());
     let router = Server::builder()
         .add_service(Rpc(relay))
@@ -158,7 +166,26 @@ async fn start_components(
         )
         .await?;
     }
-    Ok((components, removal_watch))
+    Ok((components, removal_watch, application_end))
+}
+
+/// Starts the wait of a classic sidecar for the end of its application. Returns a receiver that then becomes true. The
+/// kubelet ends a native sidecar, so its receiver stays false.
+fn start_completion_watch(
+    components: &mut Components,
+    config: &Config,
+    completion_watch: CompletionWatch,
+) -> watch::Receiver<bool> {
+    let (sender, application_end) = watch::channel(false);
+    if !config.shutdown.is_native_sidecar {
+        components.spawn(async move {
+            completion_watch.run().await;
+            sender.send_replace(true);
+            // The supervisor ends the agent, and with it this component.
+            std::future::pending().await
+        });
+    }
+    application_end
 }
 
 /// Starts the DNS server and the server of its metrics.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! control plane ──ADS──▶ relay ───┐
+//!               ──RPC──▶ completion ──▶ supervisor, in a classic sidecar
 //!               ──RPC──▶ certificate ──▶ sds ──unix socket──▶ Envoy ◀── supervisor, shutdown, restarts
 //! Envoy ──access log──▶ closed_ports ──RPC──▶ control plane
 //! kubelet ──HTTP──▶ Envoy ──unix socket──▶ probes ──TCP, gRPC──▶ application
@@ -16,6 +17,7 @@
 mod backoff;
 pub mod certificate;
 pub mod closed_ports;
+pub mod completion;
 mod connector;
 pub mod control_plane;
 pub mod dns;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// Time after which Envoy gets `SIGKILL` if it has not ended by `SIGTERM`.
 const KILL_AFTER: Duration = Duration::from_secs(5);
-/// Time for which a native sidecar keeps idle connections after its application has ended, if not every proxy has
+/// Time for which a sidecar keeps idle connections after its application has ended, if not every proxy has
 /// acknowledged the removal of the endpoint. Usually all of them have done so long before; if a replica of the control
 /// plane does not respond, the Pod still ends soon.
 const MAX_IDLE_WAIT: Duration = Duration::from_secs(5);
@@ -21,6 +21,8 @@ pub enum Event {
     PodTerminates,
     /// The agent received `SIGTERM` or `SIGINT`.
     Signal,
+    /// All containers of the application have ended and none of them will be restarted.
+    ApplicationEnded,
     /// Envoy now fails its health check, as requested. Its clients then use other endpoints.
     DrainStarted,
     /// The request to Envoy to fail its health check has failed.
@@ -91,6 +93,8 @@ pub struct EnvoyShutdown {
     config: ShutdownConfig,
     state: State,
     is_endpoint_removed: bool,
+    /// Whether [`Event::ApplicationEnded`] was received.
+    has_application_ended: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +104,10 @@ enum State {
     /// The Pod terminates. The request to Envoy to fail its health check is in progress or has ended. Envoy serves until
     /// the first signal, however long the application runs.
     PodTerminating { is_drain_started: bool },
-    /// The first signal was received; the request to Envoy to fail its health check is in progress.
+    /// The first signal was received, or the application has ended. The request to Envoy to fail its health check is in
+    /// progress.
     StartingDrain,
-    /// The first signal was received; Envoy fails its health check and still serves.
+    /// The first signal was received, or the application has ended. Envoy fails its health check and still serves.
     Draining { since: Instant },
     /// Envoy received `SIGTERM`.
     Stopping { kill_at: Instant },
@@ -114,18 +119,19 @@ impl EnvoyShutdown {
     /// Creates the state machine of a running Envoy.
     ///
     /// Kubernetes signals a native sidecar after the application's containers have ended, so a native sidecar then waits
-    /// only for what is in progress. A classic sidecar drains for all of the drain time, unless its drain mode is
-    /// [`DrainMode::Acknowledged`].
+    /// only for what is in progress. So does a classic sidecar whose application has ended. Otherwise, a classic sidecar
+    /// drains for all of the drain time, unless its drain mode is [`DrainMode::Acknowledged`].
     pub fn new(config: ShutdownConfig) -> Self {
         Self {
             config,
             state: State::Running,
             is_endpoint_removed: false,
+            has_application_ended: false,
         }
     }
 
-    /// Returns whether the agent has received a signal.
-    pub(crate) fn is_signalled(&self) -> bool {
+    /// Returns whether the agent ends with this Envoy: it has received a signal, or the application has ended.
+    pub(crate) fn is_final(&self) -> bool {
         !matches!(self.state, State::Running | State::PodTerminating { .. })
     }
 
@@ -140,7 +146,7 @@ impl EnvoyShutdown {
 
     /// Returns whether [`Event::Activity`] may have an effect. If not, the supervisor need not count connections.
     pub(crate) fn needs_activity(&self) -> bool {
-        let ends_early = self.config.is_native_sidecar
+        let ends_early = self.has_no_application()
             || self.config.drain_mode == DrainMode::Acknowledged && self.is_endpoint_removed;
         ends_early && matches!(self.state, State::Draining { .. })
     }
@@ -152,6 +158,7 @@ impl EnvoyShutdown {
                 self.is_endpoint_removed = true;
                 Action::None
             }
+            (_, Event::ApplicationEnded) => self.on_application_ended(),
             (State::Running, Event::PodTerminates) => {
                 self.state = State::PodTerminating {
                     is_drain_started: false,
@@ -207,6 +214,8 @@ impl EnvoyShutdown {
             }
             // The agent terminated Envoy, so Envoy's exit code is not an error.
             (State::Stopping { .. } | State::Killed, Event::EnvoyEnded(_)) => Action::Exit(0),
+            // Nothing needs Envoy any more. An error would turn the success of the application into a failure of its Pod.
+            (_, Event::EnvoyEnded(_)) if self.has_application_ended => Action::Exit(0),
             (_, Event::EnvoyEnded(code)) => Action::Exit(code),
             (
                 _,
@@ -219,17 +228,33 @@ impl EnvoyShutdown {
         }
     }
 
+    /// Starts a drain, unless one is in progress after a signal.
+    fn on_application_ended(&mut self) -> Action {
+        self.has_application_ended = true;
+        if matches!(self.state, State::Running | State::PodTerminating { .. }) {
+            self.state = State::StartingDrain;
+            Action::StartDrain
+        } else {
+            Action::None
+        }
+    }
+
+    /// Returns whether the application has ended, if a drain is in progress.
+    fn has_no_application(&self) -> bool {
+        self.config.is_native_sidecar || self.has_application_ended
+    }
+
     /// Returns whether the drain is complete before the end of the drain time.
     ///
-    /// The application of a native sidecar has ended, so a request on an idle connection could get only an error. A
-    /// proxy repeats the request at another endpoint after such an error, but not after the end of the connection. Idle
-    /// connections are therefore kept until no proxy sends requests, at most for [`MAX_IDLE_WAIT`].
+    /// Once the application has ended, a request on an idle connection could get only an error. A proxy repeats the
+    /// request at another endpoint after such an error, but not after the end of the connection. Idle connections are
+    /// therefore kept until no proxy sends requests, at most for [`MAX_IDLE_WAIT`].
     fn is_complete(&self, activity: Activity, drained_for: Duration) -> bool {
         let Activity {
             connections,
             in_progress,
         } = activity;
-        if self.config.is_native_sidecar {
+        if self.has_no_application() {
             let is_idle = in_progress == 0 && (self.is_endpoint_removed || drained_for >= MAX_IDLE_WAIT);
             connections == 0 || is_idle
         } else {

@@ -30,6 +30,8 @@ pub struct DrainSources {
     pub signals: Signals,
     /// Becomes true when the Pod begins to terminate. The sender is kept while the agent runs.
     pub pod_termination: watch::Receiver<bool>,
+    /// Becomes true when the application of a classic sidecar has ended. The sender is kept while the agent runs.
+    pub application_end: watch::Receiver<bool>,
     /// Watch of the removal of this sidecar's endpoint.
     pub removal_watch: RemovalWatch,
 }
@@ -68,6 +70,10 @@ pub async fn supervise(
                         tracing::info!(signal, "signal received while Envoy is not running; the agent exits");
                         return Ok(0);
                     }
+                    () = until_true(sources.application_end.clone()) => {
+                        tracing::info!("the application has ended while Envoy is not running; the agent exits");
+                        return Ok(0);
+                    }
                 }
             }
             RestartDecision::GiveUp => {
@@ -85,9 +91,9 @@ pub async fn supervise(
 
 /// End of the supervision of one Envoy.
 enum End {
-    /// After a signal: the agent exits with this code.
+    /// After a signal or the end of the application: the agent exits with this code.
     ShutdownComplete(u8),
-    /// Without a signal: Envoy ended with this exit code.
+    /// Without a signal, while the application runs: Envoy ended with this exit code.
     EnvoyEnded(u8),
 }
 
@@ -101,10 +107,12 @@ async fn supervise_one(
     let DrainSources {
         signals,
         pod_termination,
+        application_end,
         removal_watch,
     } = sources;
     // A restarted Envoy drains as well if the Pod is already terminating.
     let mut pod_termination = pin!(Some(until_true(pod_termination.clone())));
+    let mut application_end = pin!(Some(until_true(application_end.clone())));
     // Both futures are set when the drain starts.
     let mut drain_start = pin!(None);
     let mut running_removal_watch = pin!(None);
@@ -119,10 +127,15 @@ async fn supervise_one(
                 tracing::info!("the Pod is terminating");
                 Event::PodTerminates
             }
+            () = when_some(application_end.as_mut().as_pin_mut()) => {
+                application_end.set(None);
+                tracing::info!("the application has ended");
+                Event::ApplicationEnded
+            }
             code = envoy.wait() => {
                 let code = code?;
                 tracing::info!(code, "Envoy ended");
-                if !shutdown.is_signalled() {
+                if !shutdown.is_final() {
                     return Ok(End::EnvoyEnded(code));
                 }
                 Event::EnvoyEnded(code)

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! watches ──WatchEvent──▶ index ──Touched──▶ publisher (xDS)
-//!                               └─DataplaneChange─▶ endpoint removals, writer of Dataplanes, Kubernetes Events
+//!                               ├─DataplaneChange─▶ endpoint removals, writer of Dataplanes, Kubernetes Events
+//!                               └─finished applications─▶ their classic sidecars, which wait for this
 //! ```
 //!
 //! All watch events that are in the channel are applied as one batch, up to a limit. The first change of a burst is
@@ -148,6 +149,8 @@ impl Engine {
         let has_service_changes = batch.iter().any(changes_services);
         let oldest_received_at = batch.iter().map(|event| event.received_at).min();
         let mut changes = self.apply(batch.drain(..).map(|event| event.update), startup.as_mut());
+        // Sidecars may already wait for the end of their application before the first publication.
+        self.index.notify_finished(&changes.sidecars_to_quit);
         let finished_startup = startup.take_if(|startup| startup.sync.is_complete());
         if finished_startup.is_some() {
             // The first publication covers the whole index. The changes so far are dropped, because they include
@@ -226,6 +229,7 @@ impl Engine {
             let changes = self.apply_update(&mut index, update);
             all_changes.touched.extend(changes.touched);
             all_changes.dataplanes.extend(changes.dataplanes);
+            all_changes.sidecars_to_quit.extend(changes.sidecars_to_quit);
         }
         self.metrics
             .pods_converted(index.conversions() - conversions_before);

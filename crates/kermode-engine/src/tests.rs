@@ -373,3 +373,34 @@ async fn virtual_ips_belong_to_their_config_map_and_not_to_the_mesh() {
         VirtualIps::new()
     );
 }
+
+#[tokio::test]
+async fn end_of_an_application_is_reported_to_its_sidecar_even_before_the_first_publication() {
+    let mk_job = |state: Value| {
+        let pod = json!({
+            "metadata": {
+                "name": "job", "namespace": "demo", "uid": "uid-of-job",
+                "annotations": {"kuma.io/sidecar-injected": "true"},
+            },
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "app"}, {"name": "kuma-sidecar"}]},
+            "status": {"podIP": "10.0.0.1", "phase": "Running", "containerStatuses": [
+                {"name": "app", "state": state},
+                {"name": "kuma-sidecar", "state": {"running": {}}},
+            ]},
+        });
+        let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+        PodFacts::from(&pod)
+    };
+    let (_is_leader_sender, is_leader) = watch::channel(false);
+    let engine = mk_engine(mk_client().0, is_leader);
+    let job = ObjectKey::new("demo", "job");
+    engine.index.write().apply_pod(mk_job(json!({"running": {}})));
+    let mut changes = engine.index.changes_of(&job);
+    let (sender, events) = mpsc::channel(MAX_BATCH_SIZE);
+    let ended = mk_job(json!({"terminated": {"exitCode": 0}}));
+    let event = ObjectUpdate::Pod(Update::Applied(job, ended)).into();
+    sender.send(event).await.expect("the engine's channel is open");
+    drop(sender);
+    engine.run(events, Readiness::default().register("engine")).await;
+    changes.changed().await;
+}

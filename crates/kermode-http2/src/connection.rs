@@ -14,8 +14,8 @@ use tokio::time::{Sleep, sleep};
 use crate::handler::{AfterCall, CallHandler};
 use crate::repoll::Repoll;
 
-/// Maximum number of concurrent calls of a connection. An agent makes at most four: ADS, trust bundles, a certificate
-/// and the removal of its endpoint.
+/// Maximum number of concurrent calls of a connection. An agent makes at most six: ADS, trust bundles, a certificate,
+/// the removal of its endpoint, the end of its application, and a closed port, besides lookups of names.
 const MAX_CONCURRENT_CALLS: u32 = 32;
 /// Maximum size of the headers of a request, in bytes. A service-account token takes about 2,000 bytes.
 const MAX_HEADER_SIZE: u32 = 16 * 1024;

@@ -19,7 +19,7 @@ pub struct SharedIndex {
     changes: Arc<Mutex<HashMap<ObjectKey, watch::Sender<()>>>>,
 }
 
-/// Notifications about changes of one Dataplane.
+/// Notifications about changes of one Dataplane, and about the end of its application.
 #[derive(Debug)]
 pub struct DataplaneChanges {
     receiver: watch::Receiver<()>,
@@ -59,12 +59,22 @@ impl SharedIndex {
 
     /// Notifies the subscribers of the Dataplanes among the touched parts. The engine calls this after each change.
     pub fn notify_changed(&self, touched: &[Touched]) {
+        self.notify(touched.iter().filter_map(|part| match part {
+            Touched::Dataplane(key) => Some(key),
+            _ => None,
+        }));
+    }
+
+    /// Notifies the subscribers of Dataplanes whose application has ended. A Dataplane itself may be unchanged.
+    pub fn notify_finished(&self, dataplanes: &[Arc<Dataplane>]) {
+        self.notify(dataplanes.iter().map(|dataplane| &dataplane.key));
+    }
+
+    fn notify<'k>(&self, keys: impl Iterator<Item = &'k ObjectKey>) {
         let mut changes = self.changes.lock();
-        for part in touched {
+        for key in keys {
             // Two subscriptions that end at the same time may both leave the sender behind.
-            if let Touched::Dataplane(key) = part
-                && changes.get(key).is_some_and(|sender| sender.send(()).is_err())
-            {
+            if changes.get(key).is_some_and(|sender| sender.send(()).is_err()) {
                 changes.remove(key);
             }
         }

@@ -19,6 +19,7 @@ use crate::certificates::{
     WatchRootsRequest,
 };
 use crate::closed_ports::{REPORT_CLOSED_PORT, ReportClosedPortRequest, ReportClosedPortResponse};
+use crate::completion::{AWAIT_COMPLETION, AwaitCompletionRequest, AwaitCompletionResponse};
 use crate::names::{RESOLVE, ResolveRequest, ResolveResponse};
 use crate::removals::{WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
 
@@ -117,6 +118,18 @@ where
         let mut grpc = self.ready_client().await?;
         let request = authorized(authorization, request);
         let path = PathAndQuery::from_static(REPORT_CLOSED_PORT);
+        let response = grpc.unary(request, path, ProstCodec::default()).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Waits until the application of the caller's Pod has ended. Returns at once if the application never ends.
+    pub async fn await_completion(
+        &self,
+        authorization: Authorization,
+    ) -> Result<AwaitCompletionResponse, Status> {
+        let mut grpc = self.ready_client().await?;
+        let request = authorized(authorization, AwaitCompletionRequest {});
+        let path = PathAndQuery::from_static(AWAIT_COMPLETION);
         let response = grpc.unary(request, path, ProstCodec::default()).await?;
         Ok(response.into_inner())
     }

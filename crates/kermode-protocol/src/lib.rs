@@ -7,6 +7,7 @@
 //! | [`ads`] | control plane and agent, agent and Envoy: configuration |
 //! | [`certificates`] | control plane and agent: workload certificates and trust bundles |
 //! | [`closed_ports`] | control plane and agent: ports to which Envoy closes connections |
+//! | [`completion`] | control plane and agent: end of the application of a classic sidecar |
 //! | [`names`] | control plane and agent: addresses of the names that end in `.mesh` |
 //! | [`probes`] | agent and Envoy: TCP and gRPC probes of the application |
 //! | [`removals`] | control plane and agent: removal of the agent's own endpoint |
@@ -24,6 +25,7 @@ pub mod bootstrap;
 pub mod certificates;
 pub mod client;
 pub mod closed_ports;
+pub mod completion;
 pub mod debug;
 pub mod names;
 pub mod probes;

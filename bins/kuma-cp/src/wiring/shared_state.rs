@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use kermode_admission::directory::Directory;
 use kermode_admission::{self as admission, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
+use kermode_completion::CompletionService;
 use kermode_engine::{self as engine, Engine};
 use kermode_issuance::{self as issuance, AcceptedAudiences, CertificateIssuance, TokenAuthenticator};
 use kermode_k8s::controller::network_attachments::{self, NetworkAttachmentPublisher};
@@ -284,6 +285,7 @@ impl SharedState {
             self.event_recorder.clone(),
             closed_port_metrics,
         );
+        let completion = CompletionService::new(authenticator.clone(), self.index.clone());
         let name_metrics = kermode_names::Metrics::default();
         name_metrics.register(&mut registry);
         let names = NameService::new(
@@ -303,6 +305,7 @@ impl SharedState {
             OtherServices {
                 issuance,
                 closed_ports,
+                completion,
                 names,
             },
             self.statuses.clone(),

@@ -21,6 +21,7 @@ use kermode_model::{
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
 use kermode_protocol::certificates::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
 use kermode_protocol::closed_ports::{ReportClosedPortRequest, ReportClosedPortResponse};
+use kermode_protocol::completion::{AwaitCompletionRequest, AwaitCompletionResponse};
 use kermode_protocol::names::{ResolveRequest, ResolveResponse};
 use kermode_runtime::{shutdown, tls};
 use tokio::net::{TcpListener, TcpStream};
@@ -87,6 +88,8 @@ struct ControlPlaneState {
     closed_ports: Mutex<Vec<u32>>,
     /// Names that were to be resolved, in order.
     resolved_names: Mutex<Vec<String>>,
+    /// Whether the application of the proxy under test has ended.
+    has_application_ended: watch::Sender<bool>,
 }
 
 // === impl ControlPlane ===
@@ -106,6 +109,7 @@ impl ControlPlane {
             received: Mutex::default(),
             closed_ports: Mutex::default(),
             resolved_names: Mutex::default(),
+            has_application_ended: watch::Sender::new(false),
         });
         let server = Server::start(state.clone()).await;
         let (forwarding, address) = start_forwarder(server.address).await;
@@ -155,6 +159,11 @@ impl ControlPlane {
         self.state.resolved_names.lock().unwrap().clone()
     }
 
+    /// Reports the end of the application to the sidecar.
+    pub(crate) fn end_application(&self) {
+        self.state.has_application_ended.send_replace(true);
+    }
+
     pub(crate) fn change_behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state.behaviour.lock().unwrap());
     }
@@ -189,6 +198,7 @@ impl Server {
         let routes = Routes::new(Ads(state.clone()))
             .add_service(Issuance(state.clone()))
             .add_service(ClosedPorts(state.clone()))
+            .add_service(Completion(state.clone()))
             .add_service(Names(state));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -433,6 +443,29 @@ impl UnaryService<ReportClosedPortRequest> for ClosedPorts {
     }
 }
 
+/// End of the application.
+#[derive(Clone)]
+struct Completion(Arc<ControlPlaneState>);
+
+impl NamedService for Completion {
+    const NAME: &'static str = kermode_protocol::completion::SERVICE_NAME;
+}
+
+impl UnaryService<AwaitCompletionRequest> for Completion {
+    type Response = AwaitCompletionResponse;
+    type Future = BoxFuture<'static, Result<Response<AwaitCompletionResponse>, Status>>;
+
+    fn call(&mut self, request: Request<AwaitCompletionRequest>) -> Self::Future {
+        let state = self.0.clone();
+        Box::pin(async move {
+            state.authenticate(&request)?;
+            let mut has_ended = state.has_application_ended.subscribe();
+            let is_finished = has_ended.wait_for(|has_ended| *has_ended).await.is_ok();
+            Ok(Response::new(AwaitCompletionResponse { is_finished }))
+        })
+    }
+}
+
 /// Names of the mesh: `web.mesh` has the address [`VIRTUAL_IP`].
 #[derive(Clone)]
 struct Names(Arc<ControlPlaneState>);
@@ -490,5 +523,6 @@ http_service!(
     ReportClosedPortResponse,
     ReportClosedPortRequest
 );
+http_service!(Completion, unary, AwaitCompletionResponse, AwaitCompletionRequest);
 http_service!(Names, unary, ResolveResponse, ResolveRequest);
 http_service!(Issuance, unary, IssueCertificateResponse, IssueCertificateRequest);

@@ -11,6 +11,7 @@
 
 mod agent;
 mod closed_ports;
+mod completion;
 mod control_plane;
 mod crashes;
 mod probes;

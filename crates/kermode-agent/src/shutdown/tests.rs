@@ -126,7 +126,7 @@ fn drain_starts_when_the_pod_terminates_and_lasts_until_the_signal() {
     assert_eq!(shutdown.on_event(Event::EndpointRemoved, now), Action::None);
     assert_eq!(shutdown.on_event(activity(0, 0), now), Action::None);
     assert_eq!(shutdown.deadline(), None, "the application may still run");
-    assert!(!shutdown.is_signalled() && !shutdown.needs_activity());
+    assert!(!shutdown.is_final() && !shutdown.needs_activity());
     // The application has ended.
     let later = now + Duration::from_mins(10);
     assert_eq!(shutdown.on_event(Event::Signal, later), Action::None);
@@ -196,4 +196,38 @@ fn exit_code_of_an_envoy_that_ends_by_itself_is_passed_on() {
         mk_draining(CLASSIC, now).on_event(Event::EnvoyEnded(3), now),
         Action::Exit(3)
     );
+}
+
+#[test]
+fn classic_sidecar_ends_when_its_application_has_ended_and_nothing_is_in_progress() {
+    let now = Instant::now();
+    let mut shutdown = EnvoyShutdown::new(CLASSIC);
+    assert_eq!(
+        shutdown.on_event(Event::ApplicationEnded, now),
+        Action::StartDrain
+    );
+    assert!(shutdown.is_final());
+    assert_eq!(shutdown.on_event(Event::DrainStarted, now), Action::None);
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
+    assert!(shutdown.needs_activity());
+    assert_eq!(shutdown.on_event(activity(1, 1), now), Action::None);
+    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::Terminate);
+    assert_eq!(shutdown.on_event(Event::EnvoyEnded(0), now), Action::Exit(0));
+}
+
+#[test]
+fn end_of_the_application_shortens_the_drain_of_a_classic_sidecar() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(CLASSIC, now);
+    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::None);
+    assert_eq!(shutdown.on_event(Event::ApplicationEnded, now), Action::None);
+    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::Terminate);
+}
+
+#[test]
+fn crash_of_envoy_after_the_end_of_the_application_is_not_an_error() {
+    let now = Instant::now();
+    let mut shutdown = EnvoyShutdown::new(CLASSIC);
+    shutdown.on_event(Event::ApplicationEnded, now);
+    assert_eq!(shutdown.on_event(Event::EnvoyEnded(139), now), Action::Exit(0));
 }

@@ -3,6 +3,14 @@
 
 use super::facts::{PodFacts, RestartPolicy};
 
+/// Whether the application may end, so that its sidecar must quit later ([`sidecar_must_quit`]).
+///
+/// False if the kubelet terminates the sidecar, or restarts each container that ends.
+pub fn application_may_finish(pod: &PodFacts) -> bool {
+    let is_native = pod.sidecar().is_some_and(|sidecar| sidecar.is_native_sidecar);
+    !is_native && pod.restart_policy != Some(RestartPolicy::Always)
+}
+
 /// Whether the sidecar still runs although the application has terminated and will not be restarted.
 ///
 /// Always false for a native sidecar, which the kubelet terminates.
