@@ -44,6 +44,8 @@ pub enum RemainingLifetime {
 pub struct RenewalTimer {
     /// Time of the next request.
     due: SystemTime,
+    /// Upper bound of the wait until the next request, in case the clock is set back.
+    max_wait: Duration,
     /// Number of consecutive failures.
     failures: u32,
     /// Whether the last request found that mTLS is disabled in the mesh.
@@ -57,14 +59,19 @@ impl RenewalTimer {
     pub fn new(now: SystemTime) -> Self {
         Self {
             due: now,
+            max_wait: Duration::MAX,
             failures: 0,
             is_mtls_disabled: false,
             is_envoy_waiting: false,
         }
     }
 
-    /// Returns the next step at `now`.
-    pub fn next_step(&self, now: SystemTime) -> RenewalStep {
+    /// Returns the next step at `now`. A clock that is set back does not prolong a pause. It postpones the renewal of a
+    /// valid certificate, which then stays valid for longer, too.
+    pub fn next_step(&mut self, now: SystemTime) -> RenewalStep {
+        if let Some(latest) = now.checked_add(self.max_wait) {
+            self.due = self.due.min(latest);
+        }
         match self.due.duration_since(now) {
             Ok(wait) if !wait.is_zero() => RenewalStep::Wait(wait),
             _ => RenewalStep::Request,
@@ -82,6 +89,7 @@ impl RenewalTimer {
     /// the window, unless a request is due earlier.
     pub fn renew_within(&mut self, window: Duration, now: SystemTime, jitter: f64) {
         self.due = self.due.min(now + window.mul_f64(jitter.clamp(0.0, 1.0)));
+        self.max_wait = self.max_wait.min(window);
     }
 
     /// Handles a failed request. The pause is 50 % to 100 % of the backoff; `jitter` is between 0 and 1.
@@ -92,6 +100,7 @@ impl RenewalTimer {
         self.failures = self.failures.saturating_add(1);
         self.is_mtls_disabled = false;
         self.due = now + backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
+        self.max_wait = backoff;
     }
 
     /// Handles a request that found mTLS disabled in the mesh: the next request follows after a long pause. If Envoy
@@ -102,6 +111,7 @@ impl RenewalTimer {
         } else {
             *self = Self {
                 is_mtls_disabled: true,
+                max_wait: MTLS_DISABLED_PAUSE,
                 ..Self::new(now + MTLS_DISABLED_PAUSE)
             };
         }
@@ -174,6 +184,33 @@ mod tests {
         let mut timer = RenewalTimer::new(at(9_000_000));
         timer.on_issued(Validity::from_unix(1000, 2000), at(9_000_000), 1.0);
         assert_eq!(timer.next_step(at(9_000_000)), RenewalStep::Wait(MIN_INTERVAL));
+    }
+
+    #[test]
+    fn clock_that_is_set_back_does_not_prolong_a_pause() {
+        let day = 86_400;
+        let mut after_failure = RenewalTimer::new(at(day));
+        after_failure.on_failure(at(day), 1.0);
+        let mut without_mtls = RenewalTimer::new(at(day));
+        without_mtls.on_mtls_disabled(at(day), 1.0);
+        let mut with_new_ca = RenewalTimer::new(at(day));
+        with_new_ca.on_issued(Validity::from_unix(86_400, 3 * 86_400), at(day), 0.0);
+        with_new_ca.renew_within(MTLS_DISABLED_PAUSE, at(day), 1.0);
+        for (mut timer, pause) in [
+            (after_failure, FIRST_BACKOFF),
+            (without_mtls, MTLS_DISABLED_PAUSE),
+            (with_new_ca, MTLS_DISABLED_PAUSE),
+        ] {
+            assert_eq!(timer.next_step(at(0)), RenewalStep::Wait(pause));
+            assert_eq!(timer.next_step(at(0) + pause), RenewalStep::Request);
+        }
+    }
+
+    #[test]
+    fn clock_that_is_set_forward_past_the_expiry_causes_a_request_at_once() {
+        let mut timer = RenewalTimer::new(at(1000));
+        timer.on_issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
+        assert_eq!(timer.next_step(at(9_000_000)), RenewalStep::Request);
     }
 
     #[test]
