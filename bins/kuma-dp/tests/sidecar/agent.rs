@@ -48,13 +48,29 @@ impl Agent {
     /// Starts `kuma-dp` with environment variables as the injector sets them. `overrides` replace or add variables.
     pub(crate) async fn start(control_plane: &ControlPlane, token: &str, overrides: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let log = File::create(directory.path().join("log")).unwrap();
+        Self::start_in(directory, log, control_plane, token, overrides).await
+    }
+
+    /// Starts `kuma-dp`, whose log cannot be written, as on a full disk. [`Self::log`] returns nothing.
+    pub(crate) async fn start_with_full_disk(control_plane: &ControlPlane, token: &str) -> Self {
+        let log = File::options().write(true).open("/dev/full").unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), log, control_plane, token, &[]).await
+    }
+
+    async fn start_in(
+        directory: TempDir,
+        log: File,
+        control_plane: &ControlPlane,
+        token: &str,
+        overrides: &[(&str, &str)],
+    ) -> Self {
         let token_path = directory.path().join("token");
         std::fs::write(&token_path, token).unwrap();
         let resolv_conf = directory.path().join("resolv.conf");
         // Nothing listens at this address, so DNS queries fail immediately.
         std::fs::write(&resolv_conf, "nameserver 127.0.0.3\n").unwrap();
         let admin_address = free_address(Ipv4Addr::LOCALHOST.into()).await;
-        let log = File::create(directory.path().join("log")).unwrap();
         let child = Command::new("/bin/sh")
             // The shell sets a low soft limit of open files, as a container runtime does.
             .args([
@@ -205,7 +221,7 @@ impl Agent {
     }
 
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     /// Searches the agent's directory. Returns the paths of all files that contain `text`.

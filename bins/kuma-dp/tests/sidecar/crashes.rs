@@ -138,3 +138,15 @@ async fn signal_ends_a_sidecar_whose_envoy_was_restarted() {
     assert_eq!(agent.wait_for_end().await.code(), Some(0));
     assert!(!is_running(envoy));
 }
+
+#[tokio::test]
+async fn sidecar_serves_restarts_envoy_and_ends_while_the_disk_is_full() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let mut agent = Agent::start_with_full_disk(&control_plane, TOKEN).await;
+    agent.wait_for_ready_status(200).await;
+    agent.crash_envoy().await;
+    agent.wait_for_ready_status(200).await;
+    assert!(presented_certificate(&control_plane).await.is_some());
+    agent.send_signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(agent.wait_for_end().await.code(), Some(0));
+}
