@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -82,7 +83,22 @@ fn start_api_server(pod: &Value) -> Value {
 /// Runs the plugin with an operation (`CNI_COMMAND`), the path of a network namespace, and a network configuration on
 /// the standard input. Returns whether the plugin succeeded, and its standard output.
 fn run_plugin(operation: &str, network_namespace: &str, network_config: &Value) -> (bool, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kuma-cni"))
+    run_plugin_by(
+        Command::new(env!("CARGO_BIN_EXE_kuma-cni")),
+        operation,
+        network_namespace,
+        network_config,
+    )
+}
+
+/// Like [`run_plugin`], with a command that starts the plugin.
+fn run_plugin_by(
+    mut command: Command,
+    operation: &str,
+    network_namespace: &str,
+    network_config: &Value,
+) -> (bool, String) {
+    let mut child = command
         .env_clear()
         .env("CNI_COMMAND", operation)
         .env("CNI_CONTAINERID", "c1")
@@ -111,7 +127,7 @@ fn run_plugin(operation: &str, network_namespace: &str, network_config: &Value) 
 
 /// Starts an API server with the pod and writes its kubeconfig to `folder`. Returns a network configuration with this
 /// kubeconfig and the result of a previous plugin.
-fn start_api_server_and_mk_network_config(folder: &std::path::Path, pod: &Value) -> Value {
+fn start_api_server_and_mk_network_config(folder: &Path, pod: &Value) -> Value {
     let kubeconfig = folder.join("kubeconfig");
     fs::write(&kubeconfig, start_api_server(pod).to_string()).expect("the folder is writable");
     json!({
@@ -140,6 +156,31 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
     let network_config = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&annotations));
     let rules = rules_after_add(&network_config);
     assert!(rules.contains("tcp dport 443 meta skuid 1234 return"), "{rules}");
+    assert!(rules.contains("meta skuid 70000 return"), "{rules}");
+}
+
+#[test]
+fn user_of_the_node_whose_name_is_a_number_does_not_change_the_rules() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let annotations = json!({ "kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "70000" });
+    let mut network_config = start_api_server_and_mk_network_config(folder.path(), &mk_pod(&annotations));
+    let tools = folder.path().join("tools");
+    fs::create_dir(&tools).expect("a folder");
+    kermode_checkout::copy_with_libraries(Path::new("/usr/sbin/nft"), &tools).expect("a copy of nft");
+    network_config["nft"] = json!(tools.join("nft"));
+    let users = folder.path().join("passwd");
+    fs::write(&users, "70000:x:4711:4711::/:/bin/sh\n").expect("a file");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation=private", "--", "sh", "-e", "-c"]);
+    command.arg(format!(
+        "mount --bind {} /etc/passwd\nexec \"$0\"",
+        users.display()
+    ));
+    command.arg(env!("CARGO_BIN_EXE_kuma-cni"));
+    let namespace = Namespace::new();
+    let (succeeded, output) = run_plugin_by(command, "ADD", &namespace.path(), &network_config);
+    assert!(succeeded, "{output}");
+    let rules = namespace.rules();
     assert!(rules.contains("meta skuid 70000 return"), "{rules}");
 }
 

@@ -1,20 +1,11 @@
 //! Applies rules to the kernel with `nft`, in the network namespace of the calling thread.
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Child;
 
 use crate::ruleset::EXEMPT_SOURCE_V6;
-use crate::{IpFamilies, RuleSet, TrafficConfig, ipv6};
-
-/// The program `nft`.
-#[derive(Clone, Debug)]
-pub struct Nft {
-    path: PathBuf,
-    /// Dynamic loader in the folder of the program. With a loader, the libraries in this folder are used, too.
-    loader: Option<PathBuf>,
-}
+use crate::{IpFamilies, Nft, RuleSet, TrafficConfig, ipv6};
 
 /// Result of [`set_up`].
 #[derive(Clone, Debug)]
@@ -104,33 +95,7 @@ impl IpFamilies {
 
 // === impl Nft ===
 
-impl Default for Nft {
-    /// Uses `nft` in the directory of the running program if that file exists, otherwise `/usr/sbin/nft`.
-    fn default() -> Self {
-        let beside_program = std::env::current_exe()
-            .ok()
-            .map(|program| program.with_file_name("nft"));
-        let path = beside_program
-            .filter(|path| path.is_file())
-            .unwrap_or_else(|| PathBuf::from("/usr/sbin/nft"));
-        Self { path, loader: None }
-    }
-}
-
 impl Nft {
-    /// Uses the program at a path. If the folder of the program contains a dynamic loader (`ld-linux*`), uses the loader
-    /// and the libraries of this folder, so that the program needs nothing else of the system.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        let loader = path.parent().and_then(find_loader);
-        Self { path, loader }
-    }
-
-    /// Returns the path of the program.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Creates the table `kuma_mesh`, or replaces it. Either is one transaction.
     ///
     /// A new Pod has no table. The kernel needs several milliseconds to delete even an empty table, so the rules are
@@ -167,11 +132,9 @@ impl Nft {
     /// # Errors
     /// When `nft` cannot be run, or the kernel does not tell whether the table exists.
     pub fn has_rules(&self) -> Result<bool, ApplyError> {
-        let mut command = self.command();
-        command.args(["-c", "delete", "table", "inet", "kuma_mesh"]);
-        let output = command
-            .stdin(Stdio::null())
-            .output()
+        let output = self
+            .start(&["-c", "delete", "table", "inet", "kuma_mesh"])
+            .and_then(Child::wait_with_output)
             .map_err(|source| self.run_error(source))?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
@@ -183,19 +146,9 @@ impl Nft {
         }
     }
 
-    fn command(&self) -> Command {
-        let Some(loader) = &self.loader else {
-            return Command::new(&self.path);
-        };
-        let folder = loader.parent().map_or_else(|| OsStr::new("."), Path::as_os_str);
-        let mut command = Command::new(loader);
-        command.args([OsStr::new("--library-path"), folder, self.path.as_os_str()]);
-        command
-    }
-
     fn run_error(&self, source: io::Error) -> ApplyError {
         ApplyError::Run {
-            path: self.path.clone(),
+            path: self.path().to_owned(),
             source,
         }
     }
@@ -203,14 +156,7 @@ impl Nft {
     /// Runs `nft` with an input. Returns the errors that it prints if it fails.
     fn run(&self, arguments: &[&str], input: &str) -> Result<Option<String>, ApplyError> {
         let run_error = |source| self.run_error(source);
-        let mut process = self
-            .command()
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(run_error)?;
+        let mut process = self.start(arguments).map_err(run_error)?;
         // Dropping stdin ends the input of nft. A write error is reported only if nft succeeds: the errors that nft
         // prints are more specific.
         let write_result = process
@@ -238,14 +184,6 @@ fn reports_missing_table(stderr: &str) -> bool {
 /// Returns whether `nft` reports that the table exists already.
 fn reports_existing_table(stderr: &str) -> bool {
     stderr.contains("Error: Could not process rule: File exists")
-}
-
-/// Returns the dynamic loader in a folder.
-fn find_loader(folder: &Path) -> Option<PathBuf> {
-    let mut files = std::fs::read_dir(folder).ok()?.flatten();
-    files
-        .find(|file| file.file_name().as_encoded_bytes().starts_with(b"ld-linux"))
-        .map(|file| file.path())
 }
 
 // === impl ApplyError ===

@@ -16,9 +16,10 @@ mod interval;
 mod ipv6;
 mod nft;
 mod parse;
+mod program;
 mod ruleset;
 
-pub use apply::{AppliedRules, ApplyError, Nft, set_up};
+pub use apply::{AppliedRules, ApplyError, set_up};
 pub use check::{CheckError, CheckOutcome, check_redirect};
 pub use config::{DnsRedirect, DnsServers, InboundRedirect, OutboundRedirect, TrafficConfig, VirtualNetwork};
 pub use exclusion::{Transport, UidExclusion};
@@ -27,4 +28,5 @@ pub use ipv6::is_available as ipv6_is_available;
 pub use parse::{
     SettingError, parse_inbound_port_v6, parse_ports, parse_uid_exclusions, parse_virtual_network,
 };
+pub use program::Nft;
 pub use ruleset::{Chain, ChainName, Hook, IpFamilies, Match, Rule, RuleSet, Verdict};

@@ -1,10 +1,14 @@
 //! The checkout that a test or benchmark runs from: paths, environment variables, and the tool for local clusters
 //! (`cluster/`).
 
+mod libraries;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+
+pub use libraries::copy_with_libraries;
 
 /// Paths of the checkout.
 #[derive(Clone, Debug)]
