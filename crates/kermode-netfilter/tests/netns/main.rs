@@ -16,3 +16,4 @@ mod icmp;
 mod inbound;
 mod lab;
 mod outbound;
+mod udp;

@@ -27,12 +27,16 @@ pub(crate) const PROXY_UID: u32 = TrafficConfig::DEFAULT_PROXY_UID;
 pub(crate) const APP_ADDRESS: &str = "10.1.1.2:8080";
 /// Address at which the client reaches the application over IPv6.
 pub(crate) const APP_ADDRESS_V6: &str = "[fd01::2]:8080";
+/// IPv4 address of a Service, which no interface has.
+pub(crate) const CLUSTER_IP: &str = "10.96.0.10";
+/// IPv6 address of a Service, which no interface has.
+pub(crate) const CLUSTER_IP_V6: &str = "fd96::10";
 
 /// The three namespaces. Dropping the lab stops the simulated servers and frees the namespaces.
 pub(crate) struct NetnsLab {
     pub(crate) pod: Namespace,
     client: Namespace,
-    /// Simulated servers, which also keep the server's namespace alive.
+    server: Namespace,
     _servers: Vec<SimulatedServer>,
 }
 
@@ -86,6 +90,7 @@ impl NetnsLab {
         Self {
             client,
             pod,
+            server,
             _servers: servers,
         }
     }
@@ -110,6 +115,16 @@ impl NetnsLab {
         for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
             self.pod.command("sysctl", &["--quiet", "--write", setting], "");
         }
+    }
+
+    /// Translates the addresses [`CLUSTER_IP`] and [`CLUSTER_IP_V6`] to those of the server, in the server's namespace, as
+    /// kube-proxy does on the node.
+    pub(crate) fn translate_cluster_ips(&self) {
+        let table = format!(
+            "table inet services {{ chain prerouting {{ type nat hook prerouting priority dstnat; \
+             ip daddr {CLUSTER_IP} dnat to 10.1.2.1; ip6 daddr {CLUSTER_IP_V6} dnat to fd02::1; }}; }}"
+        );
+        self.server.command("nft", &["-f", "-"], &table);
     }
 
     /// Connects over TCP from the pod, as a user. Returns the response.
