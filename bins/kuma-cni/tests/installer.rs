@@ -292,14 +292,16 @@ fn full_disk_of_the_network_configuration_is_reported_until_space_is_free() {
 }
 
 #[test]
-fn read_only_folder_of_the_network_configuration_is_reported_until_it_is_writable() {
-    let mut node = Node::new();
-    let networks = node.path("networks");
-    node.start(&format!(
-        "mount --bind {networks} {networks}
-         mount -o remount,bind,ro {networks}"
-    ));
-    node.expect_problem("NodeFolderReadOnly", "mount it writable");
-    node.run_beside_installer(&format!("mount -o remount,bind,rw {networks}"));
-    node.expect_installed();
+fn read_only_folder_is_reported_until_it_is_writable() {
+    for name in ["networks", "programs"] {
+        let mut node = Node::new();
+        let folder = node.path(name);
+        node.start(&format!(
+            "mount --bind {folder} {folder}
+             mount -o remount,bind,ro {folder}"
+        ));
+        node.expect_problem("NodeFolderReadOnly", &folder);
+        node.run_beside_installer(&format!("mount -o remount,bind,rw {folder}"));
+        node.expect_installed();
+    }
 }
