@@ -25,12 +25,13 @@ pub(super) async fn pods_without_privileges_are_redirected_before_and_after_the_
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.uninstall_and_delete_test_objects().await?;
-    let outcome = check(fixture).await;
+    // After a failure, the objects stay until the next test, so that the diagnosis shows them.
+    check(fixture).await?;
     fixture.uninstall_and_delete_test_objects().await?;
-    outcome
+    Ok(String::new())
 }
 
-async fn check(fixture: &Fixture) -> Result<Note> {
+async fn check(fixture: &Fixture) -> Result<()> {
     let installer = install_control_plane(fixture, &[]).await?;
     fixture.apply_strict_mesh().await?;
     fixture.apply_application().await?;
@@ -65,8 +66,7 @@ async fn check(fixture: &Fixture) -> Result<Note> {
         "the installer had to redirect a Pod that started after it"
     );
     check_identity(fixture).await?;
-    init_containers::check(fixture, Redirection::CniPlugin).await?;
-    Ok(String::new())
+    init_containers::check(fixture, Redirection::CniPlugin).await
 }
 
 /// Installs the control plane for the CNI plugin and with these flags, but not the plugin. Returns the manifest of the
