@@ -96,7 +96,7 @@ impl<'a> Node<'a> {
             cnitool: config.checkout.cache.join("tools/cnitool"),
             benchmark: Process::new(std::process::id())?,
         };
-        for folder in ["networks", "programs", "credentials", "addresses"] {
+        for folder in ["networks", "programs", "credentials", "addresses", "tools"] {
             fs::create_dir(node.path(folder))?;
         }
         for plugin in CHAINED_PLUGINS {
@@ -107,6 +107,7 @@ impl<'a> Node<'a> {
             let text = node.chained_plugins(network).to_string();
             fs::write(node.path(&format!("networks/{}.conflist", network.name())), text)?;
         }
+        kermode_checkout::copy_with_libraries(Path::new("/usr/sbin/nft"), &node.path("tools"))?;
         node.write_credentials()?;
         let mut installer = Installer::new(node.settings(config)?);
         installer.install()?;
@@ -165,7 +166,7 @@ impl<'a> Node<'a> {
             network_name: Some(format!("{}.conflist", Network::WithPlugin.name())),
             is_chained: true,
             program: config.checkout.release_binary("kuma-cni"),
-            tools: None,
+            tools: Some(self.path("tools")),
             credentials: self.path("credentials"),
             api_server: self
                 .cluster()?
