@@ -35,7 +35,7 @@ fn service_ports() -> [ServicePort; 3] {
         (
             PORTS[1],
             "dpServer.port",
-            "delta ADS, certificates, names, endpoint removals and reports for proxies, gRPC over TLS",
+            "delta ADS, certificates, names, endpoint removals, ends of applications and reports for proxies, gRPC over TLS",
         ),
         (
             PORTS[2],
