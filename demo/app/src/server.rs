@@ -94,12 +94,18 @@ impl Drop for StartedRequest {
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
     let name = pod_name()?;
+    // All sockets are open when the first address is printed, so a reader of the output can connect to each.
+    let echo_socket = match args.echo_listen {
+        Some(address) => Some(listener::bind(address).await?),
+        None => None,
+    };
     let mut sockets = Vec::new();
     for address in &args.listen {
-        let socket = listener::bind(*address).await?;
+        sockets.push(listener::bind(*address).await?);
+    }
+    for socket in &sockets {
         let address = socket.local_addr().context("the listener has no address")?;
         output::line(&format!("{name} listens on {address}"));
-        sockets.push(socket);
     }
     let (stop_sender, stop) = watch::channel(false);
     let mut servers = JoinSet::new();
@@ -107,8 +113,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     for socket in sockets {
         in_progress.push(serve_http(socket, &args, &name, &stop, &mut servers)?);
     }
-    if let Some(address) = args.echo_listen {
-        let (socket, greeting, stop) = (listener::bind(address).await?, format!("{name}\n"), stop.clone());
+    if let Some(socket) = echo_socket {
+        let (greeting, stop) = (format!("{name}\n"), stop.clone());
         servers.spawn(async move { echo::serve(socket, &greeting, stopped(stop)).await });
     }
     shutdown.wait().await;

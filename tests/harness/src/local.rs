@@ -29,9 +29,16 @@ pub fn images(checkout: &Checkout) -> Result<BTreeMap<String, String>> {
 /// # Errors
 /// The kubeconfig cannot be read, or is not valid.
 pub async fn client(kubeconfig: &Path) -> Result<kube::Client> {
+    Ok(kube::Client::try_from(config(kubeconfig).await?)?)
+}
+
+/// Returns the configuration of an API client for the current context of a kubeconfig.
+///
+/// # Errors
+/// The kubeconfig cannot be read, or is not valid.
+pub async fn config(kubeconfig: &Path) -> Result<kube::Config> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(kube::Client::try_from(config)?)
+    Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
 }
 
 /// Reads a JSON file.

@@ -63,6 +63,8 @@ pub struct Plan {
     pub variants: Vec<String>,
     /// Number of servers.
     pub replicas: i32,
+    /// Number of servers that a rolling restart adds before it ends as many.
+    pub surge: i32,
     /// Number of rolling restarts. The other scenarios have a tenth of this number of rounds, and at least one.
     pub restarts: u32,
     /// Requests a second of each client except for TCP.
@@ -193,6 +195,7 @@ mod tests {
             applications: vec![Application::Exit, Application::Drain],
             variants: vec![],
             replicas: 3,
+            surge: 1,
             restarts: 30,
             rate: 500,
             connections: 10,

@@ -46,6 +46,9 @@ struct Arguments {
     /// Number of servers in each namespace.
     #[arg(long, default_value_t = 3)]
     replicas: i32,
+    /// Number of servers that a rolling restart adds before it ends as many.
+    #[arg(long, default_value_t = 1)]
+    surge: i32,
     /// Number of rolling restarts. The other scenarios have a tenth of this number of rounds, and at least one.
     #[arg(long, default_value_t = 30)]
     restarts: u32,
@@ -126,6 +129,7 @@ fn plan(arguments: &Arguments) -> Plan {
         applications: or_all(&arguments.applications),
         variants: arguments.variants.clone(),
         replicas: arguments.replicas,
+        surge: arguments.surge,
         restarts: arguments.restarts,
         rate: arguments.rate,
         connections: arguments.connections,
@@ -159,8 +163,11 @@ async fn target(arguments: &Arguments, checkout: &Checkout) -> Result<Target> {
             .remove("kermode-demo")
             .context("the image kermode-demo does not exist: run make images")?,
     };
+    let mut config = local::config(kubectl.kubeconfig()).await?;
+    // Without this, the client repeats a request with status 429 for minutes: an eviction that a PodDisruptionBudget denies.
+    config.default_retry = false;
     Ok(Target {
-        client: local::client(kubectl.kubeconfig()).await?,
+        client: kube::Client::try_from(config)?,
         kubectl,
         image,
     })

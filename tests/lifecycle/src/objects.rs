@@ -88,7 +88,7 @@ pub(crate) fn servers(
         "resources": {"requests": {"cpu": "10m", "memory": "8Mi"}},
     });
     let mut deployment = deployment(namespace, SERVER, plan.replicas, &[container], marks);
-    deployment["spec"]["strategy"] = json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+    deployment["spec"]["strategy"] = json!({"rollingUpdate": {"maxSurge": plan.surge, "maxUnavailable": 0}});
     deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = plan.grace_period.into();
     deployment
 }

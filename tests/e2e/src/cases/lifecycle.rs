@@ -33,6 +33,8 @@ pub(super) async fn no_request_fails_while_servers_that_exit_at_once_are_restart
         applications: vec![Application::Exit],
         variants: vec!["default".to_owned()],
         replicas: 2,
+        // Both servers end at the same time. This is also faster than one after the other.
+        surge: 2,
         restarts: 3,
         rate: 200,
         connections: 5,
