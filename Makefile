@@ -213,6 +213,16 @@ bench-latency: ## what two sidecars cost a request, beside two bare Envoys: late
 	@$(RELEASE) --package kermode-bench
 	@$(ENVOY) nice -n -10 unshare --net $(BENCH)/latency
 
+.PHONY: bench-soak
+bench-soak: cluster-packages ## memory, descriptors and threads of kuma-dp over 1,000 reconnections and churn, ten minutes
+	@$(RELEASE) --package kuma-cp --package kuma-dp --package kumactl --package kermode-bench
+	@$(ENVOY) $(BENCH)/soak
+
+.PHONY: bench-start
+bench-start: cluster-packages ## time until a sidecar is ready, with its milestones, with 10 and 1,000 services (SIZES=1000)
+	@$(RELEASE) --package kuma-cp --package kuma-dp --package kumactl --package kermode-bench
+	@$(ENVOY) nice -n -10 $(BENCH)/start
+
 .PHONY: bench-webhook
 bench-webhook: cluster-packages ## the injection webhook over HTTPS: latency, CPU time, memory
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench

@@ -8,7 +8,9 @@
 //!
 //! `exchange` uses neither a cluster nor a control plane. It measures connections alone, for comparison.
 //! `direct-access` measures an Envoy that the ADS server of the same process configures. `dns` measures `kuma-dp` beside
-//! CoreDNS. `latency` measures two sidecars beside two bare Envoys. `cni` measures the CNI plugin, which `cnitool` runs.
+//! CoreDNS. `latency` measures two sidecars beside two bare Envoys.
+//! `start` measures the starts of a real sidecar, and
+//! `soak` its memory over many reconnections. `cni` measures the CNI plugin, which `cnitool` runs.
 //!
 //! Other processes may use the machine at the same time. Therefore CPU time and ratios are more reliable than wall
 //! time, and most figures are the median of several rounds, shown with their spread.
@@ -29,4 +31,6 @@ mod mesh;
 pub mod process;
 pub mod sidecars;
 pub mod spread;
+pub mod start;
+pub mod unstable_network;
 pub mod webhook;

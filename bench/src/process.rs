@@ -101,6 +101,29 @@ impl Process {
         command.status().is_ok_and(|status| status.success())
     }
 
+    /// Returns the number of open descriptors.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn descriptor_count(&self) -> Result<usize> {
+        self.count_entries("fd")
+    }
+
+    /// Returns the number of threads.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn thread_count(&self) -> Result<usize> {
+        self.count_entries("task")
+    }
+
+    fn count_entries(&self, folder: &str) -> Result<usize> {
+        let entries = std::fs::read_dir(self.folder.join(folder));
+        Ok(entries
+            .with_context(|| format!("process {} has ended", self.id))?
+            .count())
+    }
+
     /// Returns the resident memory in bytes.
     ///
     /// # Errors
@@ -163,6 +186,8 @@ mod tests {
     fn own_process_has_memory_and_cpu_time() {
         let process = Process::new(std::process::id()).expect("ticks");
         assert!(process.resident_bytes().expect("memory") > 100_000);
+        assert!(process.thread_count().expect("threads") > 0);
+        assert!(process.descriptor_count().expect("descriptors") > 0);
         let before = process.cpu_time().expect("time");
         while process.cpu_time().expect("time") == before {}
         assert!(process.cpu_time_of_threads().expect("time") > Duration::ZERO);

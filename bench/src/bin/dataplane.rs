@@ -16,7 +16,6 @@ use kermode_bench::figures::{Figures, Target, print_line};
 use kermode_bench::process::Process;
 use kermode_bench::spread::{Spread, quantile};
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// Number of Pod status updates that affect no Dataplane.
 const HEARTBEATS: usize = 10_000;
@@ -71,7 +70,7 @@ struct Bench<'f> {
 
 async fn measure(config: &Config, pods: usize, flips: usize, figures: &mut Figures) -> Result<()> {
     let api_server = ApiServer::up("bench-dataplane", config)?;
-    let client = connect(&api_server).await?;
+    let client = api_server.client().await?;
     let mut bench = Bench {
         client,
         pods,
@@ -103,12 +102,6 @@ async fn measure(config: &Config, pods: usize, flips: usize, figures: &mut Figur
 
 fn to_f64(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-async fn connect(api_server: &ApiServer) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(api_server.kubeconfig())?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
 }
 
 impl Bench<'_> {

@@ -19,6 +19,8 @@ const NAMESPACES: usize = 10;
 const CONCURRENCY: usize = 32;
 /// Lifetime of tokens, in seconds: longer than any benchmark.
 const TOKEN_SECONDS: i64 = 6 * 3600;
+/// Grace period of a termination, in seconds.
+const GRACE_PERIOD: u32 = 30;
 /// Number of spare Pods of each Service. Spare Pods have no simulated sidecar, so the benchmark may replace them.
 const SPARE_PODS: usize = 1;
 
@@ -157,15 +159,21 @@ impl BenchObjects {
     /// # Errors
     /// When the API server rejects a request.
     pub async fn sidecars(&self) -> Result<Vec<Sidecar>> {
-        futures::stream::iter((0..self.regular_pod_count).map(|number| self.sidecar(self.pod(number))))
-            .buffered(CONCURRENCY)
-            .try_collect()
-            .await
+        futures::stream::iter(
+            (0..self.regular_pod_count).map(|number| async move { self.sidecar(&self.pod(number)).await }),
+        )
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await
     }
 
-    async fn sidecar(&self, pod: BenchPod) -> Result<Sidecar> {
+    /// Requests a token for a Pod. Returns a simulated sidecar of the Pod.
+    ///
+    /// # Errors
+    /// When the API server rejects a request.
+    pub async fn sidecar(&self, pod: &BenchPod) -> Result<Sidecar> {
         let (namespace, name) = (pod.namespace(), pod.name());
-        let uid = self.writer.api(&pod).get(&name).await?.uid();
+        let uid = self.writer.api(pod).get(&name).await?.uid();
         let request = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: vec![DEFAULT_TOKEN_AUDIENCE.to_owned()],
@@ -287,6 +295,18 @@ impl PodWriter {
         Ok(())
     }
 
+    /// Starts the termination of a Pod, which has a grace period, as `kubectl delete pod` does. The Pod exists until
+    /// [`Self::delete`] is called, because no kubelet ends it.
+    ///
+    /// # Errors
+    /// When the API server rejects a request.
+    pub async fn terminate(&self, pod: &BenchPod) -> Result<()> {
+        let parameters = DeleteParams::default().grace_period(GRACE_PERIOD);
+        let terminated = self.api(pod).delete(&pod.name(), &parameters).await;
+        terminated.with_context(|| format!("cannot terminate Pod {}", pod.name()))?;
+        Ok(())
+    }
+
     async fn patch_status(&self, pod: &BenchPod, patch: Value) -> Result<()> {
         let patched = self
             .api(pod)
@@ -335,6 +355,8 @@ fn pod_manifest(pod: &BenchPod) -> Value {
             },
         },
         "spec": {
+            // The API server deletes a Pod without a node at once, whatever its grace period.
+            "nodeName": "node",
             "serviceAccountName": "default",
             "automountServiceAccountToken": false,
             "terminationGracePeriodSeconds": 0,

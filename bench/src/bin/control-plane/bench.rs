@@ -15,7 +15,6 @@ use kermode_bench::sidecars::expected_changes::ExpectedChanges;
 use kermode_bench::sidecars::objects::{BenchObjects, Sidecar};
 use kermode_bench::spread::Spread;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// Timeout of each wait.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
@@ -91,10 +90,7 @@ impl<'f> Bench<'f> {
         print_line(&format!("{sidecar_count} sidecars, {service_count} Services ..."));
         let api_server = ApiServer::up("bench-control-plane", config)?;
         api_server.apply(NAMESPACE_WITH_INJECTION)?;
-        let kubeconfig = Kubeconfig::read_from(api_server.kubeconfig())?;
-        let kubeconfig =
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(kubeconfig)?;
+        let client = api_server.client().await?;
         let start = Instant::now();
         let objects = BenchObjects::create(&client, service_count, sidecar_count).await?;
         let sidecars = objects.sidecars().await?;

@@ -26,6 +26,8 @@ enum Change {
     Unready,
     Ready,
     Deleted,
+    /// A Pod gets its deletion timestamp, as at the start of its termination.
+    Terminating,
     /// A Pod that was created without a status becomes ready. Its endpoint is added only then.
     Created,
 }
@@ -97,7 +99,46 @@ impl Bench<'_> {
         }
         self.add_change_figures("Pod deletion", &deletions);
         self.add_change_figures("Pod creation", &creations);
+        self.measure_terminations(fleet).await
+    }
+
+    /// Measures terminations: the time until all sidecars have received the removal of the endpoint, and the time from
+    /// the publication of the removal until all have acknowledged it, which a terminating sidecar may wait for.
+    async fn measure_terminations(&mut self, fleet: &Fleet) -> Result<()> {
+        let mut terminations = ChangeMeasurements::default();
+        let (sum_before, count_before) = self.acknowledgements()?;
+        for _ in 0..self.plan.repetitions {
+            let (old, new) = self.objects.replacement()?;
+            self.measure_change(fleet, &old, Change::Terminating, &mut terminations)
+                .await?;
+            let writer = self.objects.pod_writer();
+            writer.delete(&old).await?;
+            writer.create_ready(&new).await?;
+            tokio::time::sleep(ACK_PAUSE).await;
+        }
+        self.add_change_figures("Pod termination", &terminations);
+        let (sum, count) = self.acknowledgements()?;
+        ensure!(
+            count > count_before,
+            "the control plane has counted no acknowledged removal"
+        );
+        self.add(
+            "Pod termination: mean time until all have acknowledged",
+            &[1000.0 * (sum - sum_before) / (count - count_before)],
+            "ms",
+            Target::None,
+        );
         Ok(())
+    }
+
+    /// Returns the sum of the times from the publications of endpoint removals until all sidecars had acknowledged them,
+    /// in seconds, and the number of these removals.
+    fn acknowledgements(&self) -> Result<(f64, f64)> {
+        let metric = |suffix: &str| {
+            let name = format!("kuma_cp_xds_endpoint_removal_acknowledgement_seconds_{suffix}");
+            self.control_plane.metric(&name)
+        };
+        Ok((metric("sum")?, metric("count")?))
     }
 
     /// Changes a Pod, waits until all sidecars have received the change, and records it in `measurements`.
@@ -120,6 +161,7 @@ impl Bench<'_> {
             Change::Unready => writer.set_ready(pod, false).await?,
             Change::Ready | Change::Created => writer.set_ready(pod, true).await?,
             Change::Deleted => writer.delete(pod).await?,
+            Change::Terminating => writer.terminate(pod).await?,
         }
         let lags = self.expected_changes.wait(&expected, TIMEOUT).await?;
         tokio::time::sleep(ACK_PAUSE).await;
