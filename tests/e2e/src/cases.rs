@@ -1,17 +1,20 @@
 //! The list of tests, in their order of execution. Each module contains the tests of one subject.
 
+mod acknowledged_drain;
 mod admission;
 mod applications;
 mod balancing;
 mod certificate;
 mod cni;
 mod cni_starts;
+mod crashes;
 mod dataplane;
 mod direct_access;
 mod dns;
 mod encryption;
 mod endpoint_removal;
 mod failed_start;
+mod finished_jobs;
 mod high_availability;
 mod identity;
 mod init_containers;
@@ -112,6 +115,7 @@ fn application_tests() -> Vec<Test> {
         permission::server_sidecar_responds_403_to_a_client_without_permission_and_says_why,
         leaving::native_sidecar_drains_while_the_application_runs_and_ends_with_it,
         job::job_uses_the_mesh_in_its_init_container_and_completes,
+        finished_jobs::classic_sidecar_ends_when_the_application_of_its_job_has_ended_for_good,
         init_containers::annotations_let_init_containers_of_a_uid_use_https_and_dns_without_the_sidecar,
         admission::denial_of_an_invalid_injection_label_names_key_and_value,
         admission::denial_of_an_unknown_mesh_names_the_mesh,
@@ -158,7 +162,10 @@ fn long_application_tests() -> Vec<Test> {
 
 /// Long tests with three replicas of the control plane.
 fn long_fault_tests() -> Vec<Test> {
-    tests![certificate::rotation_with_three_replicas_changes_each_ca_bundle_twice]
+    tests![
+        certificate::rotation_with_three_replicas_changes_each_ca_bundle_twice,
+        acknowledged_drain::pod_without_connections_ends_with_its_application_unless_a_replica_hangs,
+    ]
 }
 
 /// Tests of replicas and faults, with three replicas of the control plane.
@@ -172,6 +179,7 @@ fn fault_tests() -> Vec<Test> {
         high_availability::no_request_fails_while_the_api_server_is_down,
         high_availability::no_request_fails_while_etcd_is_down,
         high_availability::crashed_envoy_recovers_without_a_control_plane,
+        crashes::killed_sidecar_is_restarted_and_serves_while_its_application_runs_on,
     ]
 }
 

@@ -1,5 +1,7 @@
 //! Functions that build Pods for tests and read fields of Pods.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
@@ -9,6 +11,7 @@ use kube::api::PostParams;
 use serde_json::json;
 
 use crate::fixture::Fixture;
+use crate::harness::wait::{done_if, wait_for};
 
 /// Name of the sidecar's container.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";
@@ -24,6 +27,22 @@ pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}, "annotations": annotations},
         "spec": {"containers": [{"name": "client", "image": fixture.cluster.image("kermode-demo")?, "args": args}]},
     }))?)
+}
+
+/// Creates a Pod and waits until it is ready. Returns the ready Pod.
+pub(crate) async fn create_until_ready(fixture: &Fixture, pod: &Pod, within: Duration) -> Result<Pod> {
+    let name = pod.name_any();
+    let pods = fixture.pods(&pod.namespace().unwrap_or_default());
+    pods.create(&PostParams::default(), pod)
+        .await
+        .with_context(|| format!("cannot create Pod {name}"))?;
+    wait_for(&format!("Pod {name} to be ready"), within, async || {
+        let pod = pods.get(&name).await?;
+        Ok(done_if(is_ready(&pod), pod.clone(), || {
+            format!("{:?}", pod.status)
+        }))
+    })
+    .await
 }
 
 /// Returns a Node that is only an object: it has no machine, and no Pod is scheduled to it. Its kubelet claims this

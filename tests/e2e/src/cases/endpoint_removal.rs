@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::DeleteParams;
 use serde_json::Value;
 
 use super::high_availability::{REPLICAS, delete_pod, ensure_three_replicas};
@@ -15,7 +15,7 @@ use crate::harness::fault::FrozenProcess;
 use crate::harness::kubectl::PortForward;
 use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, done_if, wait_for};
-use crate::pods::{SIDECAR, demo_pod, is_ready};
+use crate::pods::{SIDECAR, create_until_ready, demo_pod};
 
 /// Time limit of a condition without a time limit of its own.
 const TIMEOUT: Duration = Duration::from_secs(45);
@@ -39,7 +39,7 @@ pub(super) async fn removal_is_complete_when_the_proxies_of_all_replicas_have_ac
 ) -> Result<Note> {
     ensure_three_replicas(fixture).await?;
     let outcome = check_removal(fixture).await;
-    for pod in [FIRST_SERVER, SECOND_SERVER, REMOTE_CLIENT] {
+    for pod in [SECOND_SERVER, REMOTE_CLIENT] {
         delete_pod(fixture, pod).await?;
     }
     outcome
@@ -47,14 +47,7 @@ pub(super) async fn removal_is_complete_when_the_proxies_of_all_replicas_have_ac
 
 async fn check_removal(fixture: &Fixture) -> Result<Note> {
     let replicas = Replica::all(fixture).await?;
-    // Once the first removal is complete, no replica waits for reconnecting proxies any more.
-    create_draining_server(fixture, FIRST_SERVER).await?;
-    fixture
-        .pods(APP_NAMESPACE)
-        .delete(FIRST_SERVER, &DeleteParams::default())
-        .await?;
-    wait_for_completion(fixture, FIRST_SERVER).await?;
-
+    wait_until_removals_complete(fixture).await?;
     let server = create_draining_server(fixture, SECOND_SERVER).await?;
     let server_replica = Replica::of_sidecar(&replicas, &server).await?;
     let (client, client_replica) = create_remote_client(fixture, &replicas, server_replica).await?;
@@ -99,6 +92,21 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
         "the removal waited {waiting_time:.1?} for the frozen proxy: {}",
         line.trim()
     ))
+}
+
+/// Waits until a removal completes: no replica waits for reconnecting proxies any more.
+pub(super) async fn wait_until_removals_complete(fixture: &Fixture) -> Result<()> {
+    let complete_removal = async {
+        create_draining_server(fixture, FIRST_SERVER).await?;
+        fixture
+            .pods(APP_NAMESPACE)
+            .delete(FIRST_SERVER, &DeleteParams::default())
+            .await?;
+        wait_for_completion(fixture, FIRST_SERVER).await
+    };
+    let outcome = complete_removal.await;
+    delete_pod(fixture, FIRST_SERVER).await?;
+    outcome.map(drop)
 }
 
 /// Creates a server with a classic sidecar. The drain time of the sidecar is longer than the test, so the terminating
@@ -151,7 +159,7 @@ async fn create_remote_client<'r>(
 
 /// Creates a Pod and waits until it is ready. The label `app` of the Pod is `args[0]`, so the application's Service
 /// selects a Pod with the argument `server`.
-async fn create_ready_pod(
+pub(super) async fn create_ready_pod(
     fixture: &Fixture,
     name: &str,
     args: &[&str],
@@ -173,17 +181,7 @@ async fn create_ready_pod(
         };
         spec.containers[0].ports = Some(vec![http]);
     }
-    let pods = fixture.pods(APP_NAMESPACE);
-    pods.create(&PostParams::default(), &pod)
-        .await
-        .with_context(|| format!("cannot create Pod {name}"))?;
-    wait_for(&format!("Pod {name} to be ready"), TIMEOUT, async || {
-        let pod = pods.get(name).await?;
-        Ok(done_if(is_ready(&pod), pod.clone(), || {
-            format!("{:?}", pod.status)
-        }))
-    })
-    .await
+    create_until_ready(fixture, &pod, TIMEOUT).await
 }
 
 /// Returns the log of a Pod's sidecar.

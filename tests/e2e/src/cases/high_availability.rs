@@ -329,7 +329,7 @@ async fn scale_control_plane(fixture: &Fixture, replicas: usize) -> Result<()> {
 }
 
 /// Waits until all replicas are ready.
-async fn wait_for_all_replicas(fixture: &Fixture) -> Result<()> {
+pub(super) async fn wait_for_all_replicas(fixture: &Fixture) -> Result<()> {
     wait_for("all replicas to be ready", Duration::from_mins(1), async || {
         let ready = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?.len();
         Ok(done_if(ready == REPLICAS, (), || {
