@@ -48,10 +48,7 @@ pub enum ServiceMatch {
 pub struct InboundExplanation {
     /// The Service, its port and target port; `None` for the placeholder inbound of a service-less Pod.
     pub service: Option<(ObjectKey, u16, TargetPort)>,
-    /// Container port, or port of the placeholder inbound.
-    ///
-    /// # Errors
-    /// The reason why the Service's port yields no inbound.
+    /// Port of the inbound, or the reason why the Service's port yields no inbound.
     pub port: Result<u16, Unresolved>,
     /// Name of the container that declares the port.
     pub container: Option<Arc<str>>,
