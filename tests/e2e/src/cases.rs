@@ -155,8 +155,7 @@ fn long_application_tests() -> Vec<Test> {
         applications::mariadb_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
         applications::postgres_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
         applications::etcd_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
-        applications::nginx_loses_no_request_when_it_restarts_under_load,
-        applications::nginx_in_front_of_another_service_loses_no_request_when_either_restarts_under_load,
+        applications::nginx_and_a_proxy_in_front_of_it_lose_no_request_when_they_restart_under_load,
     ]
 }
 

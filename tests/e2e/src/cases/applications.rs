@@ -14,7 +14,7 @@ use futures::future::try_join_all;
 use self::database::{check_restart, check_stored_text, new_text};
 use self::etcd::ETCD;
 use self::mariadb::MARIADB;
-use self::nginx::{check_nginx, check_proxy};
+use self::nginx::check_nginx_and_proxy;
 use self::postgres::POSTGRES;
 use self::redis::REDIS;
 use crate::fixture::Fixture;
@@ -63,12 +63,8 @@ pub(super) async fn etcd_keeps_its_data_and_its_clients_recover_when_it_restarts
     check_restart(fixture, &ETCD).await
 }
 
-pub(super) async fn nginx_loses_no_request_when_it_restarts_under_load(fixture: &Fixture) -> Result<Note> {
-    check_nginx(fixture).await
-}
-
-pub(super) async fn nginx_in_front_of_another_service_loses_no_request_when_either_restarts_under_load(
+pub(super) async fn nginx_and_a_proxy_in_front_of_it_lose_no_request_when_they_restart_under_load(
     fixture: &Fixture,
 ) -> Result<Note> {
-    check_proxy(fixture).await
+    check_nginx_and_proxy(fixture).await
 }

@@ -1,5 +1,5 @@
-//! nginx with two replicas, alone and as a proxy in front of another meshed service, and the load tools wrk (HTTP/1.1) and
-//! h2load (HTTP/2).
+//! nginx with two replicas, another nginx as a proxy in front of it, and the load tools wrk (HTTP/1.1) and h2load
+//! (HTTP/2).
 
 use anyhow::{Context, Result, ensure};
 
@@ -28,14 +28,11 @@ const NGINX: Application = Application {
     ],
 };
 
+/// nginx as a proxy in front of [`NGINX`]. It resolves the name of that Service only when it starts.
 const PROXY: Application = Application {
     name: "proxy",
     workload: "deployment/proxy",
-    manifests: concat!(
-        include_str!("../../../manifests/applications/nginx.yaml"),
-        "---\n",
-        include_str!("../../../manifests/applications/proxy.yaml")
-    ),
+    manifests: include_str!("../../../manifests/applications/proxy.yaml"),
     images: &["nginx", "load"],
     client_image: "load",
     services: &[Service {
@@ -58,36 +55,37 @@ const PROXY_LOAD: Load = Load {
     results: &["Requests/sec"],
 };
 
-/// Restarts nginx under load of wrk and h2load.
-pub(super) async fn check_nginx(fixture: &Fixture) -> Result<Note> {
-    with_applications(fixture, &[&NGINX], async || {
-        let identities = NGINX.client(fixture, IDENTITIES).await?;
-        for identity in [
-            "By=spiffe://default/nginx_e2e-applications_svc_81",
-            "URI=spiffe://default/nginx-client_e2e-applications_svc",
-        ] {
-            ensure!(
-                identities.contains(identity),
-                "{identity} is missing: {identities}"
-            );
-        }
-        check_that_outsiders_get_no_response(fixture, &[&NGINX]).await?;
-        check_restart(fixture, &NGINX, &NGINX, &NGINX_LOAD).await
+/// Restarts nginx under load of wrk and h2load, then a proxy in front of it and nginx again under load on the proxy.
+pub(super) async fn check_nginx_and_proxy(fixture: &Fixture) -> Result<Note> {
+    // One test for both: a second Service with this name would get another ClusterIP, and the cluster's DNS would still
+    // give the proxy the first one.
+    let applications = [&NGINX, &PROXY];
+    with_applications(fixture, &applications, async || {
+        check_identities(fixture).await?;
+        check_that_outsiders_get_no_response(fixture, &applications).await?;
+        let alone = check_restart(fixture, &NGINX, &NGINX, &NGINX_LOAD).await?;
+        let proxy = check_restart(fixture, &PROXY, &PROXY, &PROXY_LOAD).await?;
+        let server = check_restart(fixture, &PROXY, &NGINX, &PROXY_LOAD).await?;
+        Ok(format!(
+            "restart of nginx: {alone}; of the proxy in front of it: {proxy}; of nginx behind the proxy: {server}"
+        ))
     })
     .await
 }
 
-/// Restarts the proxy, then the service behind it, under load of wrk.
-pub(super) async fn check_proxy(fixture: &Fixture) -> Result<Note> {
-    with_applications(fixture, &[&PROXY], async || {
-        check_that_outsiders_get_no_response(fixture, &[&PROXY]).await?;
-        let proxy = check_restart(fixture, &PROXY, &PROXY, &PROXY_LOAD).await?;
-        let server = check_restart(fixture, &PROXY, &NGINX, &PROXY_LOAD).await?;
-        Ok(format!(
-            "restart of the proxy: {proxy}; restart of the server: {server}"
-        ))
-    })
-    .await
+/// Checks the identities of the server and of the client in a request.
+async fn check_identities(fixture: &Fixture) -> Result<()> {
+    let identities = NGINX.client(fixture, IDENTITIES).await?;
+    for identity in [
+        "By=spiffe://default/nginx_e2e-applications_svc_81",
+        "URI=spiffe://default/nginx-client_e2e-applications_svc",
+    ] {
+        ensure!(
+            identities.contains(identity),
+            "{identity} is missing: {identities}"
+        );
+    }
+    Ok(())
 }
 
 /// Restarts a server while the client of an application runs a load tool. Checks that no request fails.
