@@ -107,7 +107,8 @@ pub(crate) fn inbound(
         request_headers_to_remove: vec![KUMA_TAGS_HEADER.into()],
         ..routes_to_cluster("inbound", service, action_to_cluster(local_cluster), retry)
     };
-    let defaults = manager_with_defaults(routes, protocol);
+    let defaults = manager_with_defaults(routes);
+    let grpc_stats = (protocol == Protocol::Grpc).then(grpc_stats);
     let (rbac, denial) = access
         .map(|access| (access.filter, denial_response(access.denial_text)))
         .unzip();
@@ -118,7 +119,11 @@ pub(crate) fn inbound(
     manager_filter(
         listen_address,
         HttpConnectionManager {
-            http_filters: rbac.into_iter().chain(defaults.http_filters).collect(),
+            http_filters: rbac
+                .into_iter()
+                .chain(grpc_stats)
+                .chain(defaults.http_filters)
+                .collect(),
             stat_prefix: names::stat_name(local_cluster),
             forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
             set_current_client_cert_details: Some(SetCurrentClientCertDetails {
@@ -133,13 +138,7 @@ pub(crate) fn inbound(
 
 /// The connection manager of an outbound listener, for requests from the application to a service. With `by_client`,
 /// the hash of the client's address determines the endpoint.
-pub(crate) fn outbound(
-    listen_address: SocketAddr,
-    service: &str,
-    cluster: &str,
-    protocol: Protocol,
-    by_client: bool,
-) -> Filter {
+pub(crate) fn outbound(listen_address: SocketAddr, service: &str, cluster: &str, by_client: bool) -> Filter {
     let source_ip = HashPolicy {
         policy_specifier: Some(PolicySpecifier::ConnectionProperties(ConnectionProperties {
             source_ip: true,
@@ -155,7 +154,7 @@ pub(crate) fn outbound(
         listen_address,
         HttpConnectionManager {
             stat_prefix: names::stat_name(cluster),
-            ..manager_with_defaults(routes, protocol)
+            ..manager_with_defaults(routes)
         },
     )
 }
@@ -204,10 +203,9 @@ pub(crate) fn routes(name: &str, virtual_host: &str, routes: Vec<Route>) -> Rout
     }
 }
 
-fn manager_with_defaults(routes: RouteConfiguration, protocol: Protocol) -> HttpConnectionManager {
-    let stats = (protocol == Protocol::Grpc).then(grpc_stats);
+fn manager_with_defaults(routes: RouteConfiguration) -> HttpConnectionManager {
     HttpConnectionManager {
-        http_filters: stats.into_iter().chain([router()]).collect(),
+        http_filters: vec![router()],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: duration(HTTP_IDLE_TIMEOUT),
             max_headers_count: number(MAX_HEADERS),
@@ -270,6 +268,8 @@ fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", &router)
 }
 
+/// Counts messages and statuses of gRPC. Only the server's sidecar counts them: the filter is expensive, see
+/// `docs/design.md`, "Statistics of gRPC".
 fn grpc_stats() -> HttpFilter {
     http_filter("envoy.filters.http.grpc_stats", &GrpcStats::default())
 }

@@ -236,7 +236,7 @@ fn filter_to_cluster(
     by_client: bool,
 ) -> Filter {
     if protocol.is_http() {
-        http::outbound(address, service.as_str(), cluster, protocol, by_client)
+        http::outbound(address, service.as_str(), cluster, by_client)
     } else if by_client {
         listener::tcp_proxy_by_client(cluster, cluster, CONNECT_ATTEMPTS)
     } else {
