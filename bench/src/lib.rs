@@ -8,8 +8,7 @@
 //!
 //! `exchange` uses neither a cluster nor a control plane. It measures connections alone, for comparison.
 //! `direct-access` measures an Envoy that the ADS server of the same process configures. `dns` measures `kuma-dp` beside
-//! CoreDNS. `latency` measures two sidecars beside two bare Envoys.
-//! `start` measures the starts of a real sidecar, and
+//! CoreDNS. `latency` measures two sidecars beside two bare Envoys. `start` measures the starts of a real sidecar, and
 //! `soak` its memory over many reconnections. `cni` measures the CNI plugin, which `cnitool` runs.
 //!
 //! Other processes may use the machine at the same time. Therefore CPU time and ratios are more reliable than wall

@@ -14,7 +14,7 @@ use crate::spread::quantile;
 
 /// Calls of connections before they are measured: caches fill, and Envoy opens its connections.
 const WARM_UP: Duration = Duration::from_millis(200);
-/// Lateness of a timer that is no latency of a call: timers have a resolution of a millisecond.
+/// Delay of a timer that does not count as latency of a call: timers have a resolution of a millisecond.
 const TIMER_LATENESS: Duration = Duration::from_millis(2);
 /// Time limit of the calls that are under way at the end of a measurement.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);

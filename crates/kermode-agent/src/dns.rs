@@ -79,7 +79,7 @@ pub struct Server {
 /// Responds to queries; shared by all sockets.
 struct Responder {
     names: Arc<MeshNames>,
-    /// `None` if the cache is turned off.
+    /// `None` if the cache is disabled.
     cache: Option<Mutex<Cache>>,
     name_servers: NameServers,
     udp_permits: Arc<Semaphore>,

@@ -103,7 +103,7 @@ impl Installer {
     /// network configuration comes last, so that a Pod that starts meanwhile needs nothing that is missing.
     ///
     /// # Errors
-    /// If the plugin cannot be installed. What is installed stays.
+    /// If the plugin cannot be installed. Files that are installed already stay.
     pub fn install(&mut self) -> Result<Vec<String>, Problem> {
         let mut changes = Vec::new();
         self.install_credentials(&mut changes)?;

@@ -42,8 +42,8 @@ const PROXY_RATE: Rate = Rate {
     burst: 1000.0,
     per_second: 100.0,
 };
-/// Time for which the virtual IP of a service may be cached, as in Kuma. The address hardly ever changes, but the name
-/// ceases to exist with the last Pod of the service.
+/// Time for which the virtual IP of a service may be cached, as in Kuma. The address rarely changes, but the name
+/// no longer exists after the last Pod of the service has ended.
 const SERVICE_TTL: Duration = Duration::from_secs(30);
 /// Time for which the IPs of a Pod may be cached. A Pod of a StatefulSet that is replaced has the same name and another IP.
 const POD_TTL: Duration = Duration::from_secs(5);

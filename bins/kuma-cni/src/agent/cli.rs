@@ -33,7 +33,7 @@ pub(super) struct ReadyArgs {
 
 const DEFAULT_STATE_FILE: &str = "/run/kuma-cni/state";
 
-/// Flags of `kuma-cni install`. Those that begin with `cni` have the names of `kumactl install control-plane`.
+/// Flags of `kuma-cni install`. Flags that begin with `cni` have the same names in `kumactl install control-plane`.
 #[derive(Args, Debug)]
 pub(super) struct InstallArgs {
     /// Folder of the node with network configurations.

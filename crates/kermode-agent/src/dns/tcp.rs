@@ -197,7 +197,7 @@ mod tests {
         let (mut client, server) = mk_connection().await;
         let barrier = tokio::sync::Barrier::new(MAX_PIPELINED);
         let serving = serve_connection(server, async |query| {
-            // Without concurrency, the first query would wait for ever.
+            // Without concurrency, the first query would wait forever.
             barrier.wait().await;
             Some(query)
         });

@@ -30,7 +30,8 @@ use crate::proto::{address, any, boolean, duration, number, socket_address};
 /// Default timeout of a connection attempt, TLS handshake included (docs/reference/envoy.md#timeouts).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of a connection attempt to an endpoint of a service, or to a ClusterIP whose endpoint the node chooses. It is
-/// short, because another endpoint may be tried. Two lost SYN packets do not exceed the timeout: the kernel repeats a SYN packet after 1 s and 3 s.
+/// short, because another endpoint may be tried. Two lost SYN packets do not exceed the timeout: the kernel repeats a SYN
+/// packet after 1 s and 3 s.
 pub(crate) const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum size of the headers of a request or response, in KiB, and maximum number of headers. Envoy's defaults, 60 KiB
@@ -150,7 +151,7 @@ pub(crate) fn with_keepalive(cluster: Cluster) -> Cluster {
 pub(crate) enum HttpVersion {
     Http1,
     Http2,
-    /// HTTP/2 to another sidecar, which is asked by PINGs whether it still responds. An application could reject them.
+    /// HTTP/2 to another sidecar. PINGs detect a sidecar that no longer responds; an application could reject them.
     Http2ToSidecar,
 }
 

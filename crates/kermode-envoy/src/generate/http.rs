@@ -53,9 +53,9 @@ use crate::proto::{any, boolean, duration, http_filter, network_filter, number, 
 ///
 /// `tcp` is the upgrade of Docker's API, and `SPDY/3.1` that of the Kubernetes API for `exec` and `port-forward`.
 const UPGRADES: [&str; 3] = ["websocket", "tcp", "SPDY/3.1"];
-/// Prefixes of upgrades that sidecars remove from requests, as a server does that does not support the upgrade. Clients
-/// offer these upgrades without need for them: Apache HttpClient offers `TLS/1.2` with each GET request. Envoy always
-/// removes `h2c`.
+/// Prefixes of upgrades that sidecars remove from requests. The request is then served without the upgrade, as by a
+/// server that does not support it. Some clients always offer an upgrade: Apache HttpClient offers `TLS/1.2` with each GET
+/// request. Envoy always removes `h2c`.
 const REMOVED_UPGRADES: [&str; 2] = ["TLS/", "HTTP/"];
 /// Envoy's upgrade type for CONNECT requests.
 const CONNECT: &str = "CONNECT";
@@ -371,8 +371,8 @@ fn undelivered_marker() -> ResponseMapper {
 }
 
 /// Sets the text of Envoy's own responses with status 403; in a gRPC response, the text is the status message. The RBAC
-/// filter generates responses with status 403, and so does Envoy for an upgrade that is not one of [`UPGRADES`]. 403 responses of
-/// the application are not changed.
+/// filter generates responses with status 403, and so does Envoy for an upgrade that is not one of [`UPGRADES`]. Responses
+/// of the application with status 403 are not changed.
 fn denial_response(text: String) -> ResponseMapper {
     let is_forbidden = StatusCodeFilter {
         comparison: Some(ComparisonFilter {

@@ -61,7 +61,7 @@ pub(crate) fn rules(mesh: &MeshName, tags_of_inbounds: &[&Tags], permissions: &P
 // === impl AccessRules ===
 
 impl AccessRules {
-    /// Whether the rules allow every caller, whoever it is, and count none of them.
+    /// Whether the rules allow every caller, and count none.
     pub(crate) fn allow_every_caller(&self) -> bool {
         let policies = self.enforced.policies.values();
         let mut principals = policies.flat_map(|policy| &policy.principals);

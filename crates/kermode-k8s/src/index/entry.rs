@@ -41,8 +41,8 @@ impl PodEntry {
         }
     }
 
-    /// Replaces the facts. What was reported about an earlier Pod of the same name must be reported about the new Pod
-    /// again.
+    /// Replaces the facts. A new Pod with the name of an earlier one gets reports of its own, even if they equal those
+    /// about the earlier Pod.
     pub(super) fn replace_facts(&mut self, facts: PodFacts) {
         if self.facts.uid != facts.uid {
             self.error = None;

@@ -35,8 +35,8 @@ const REGISTRATIONS: [(&str, &str); 2] = [
 const CA_SECRET: &str = "kuma-control-plane-ca";
 /// Time limit of a restoration, which usually takes one watch event and one request to the API server.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Time limit until a running sidecar trusts a new CA. The kubelet of a
-/// local cluster updates a projected ConfigMap within about 15 s, that of other clusters within about 90 s.
+/// Time limit until a running sidecar trusts a new CA. The kubelet of a local cluster updates a projected ConfigMap within
+/// about 15 s, the kubelets of other clusters within about 90 s.
 const KUBELET_TIMEOUT: Duration = Duration::from_mins(4);
 
 pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) -> Result<Note> {
