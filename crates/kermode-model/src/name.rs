@@ -24,17 +24,22 @@ const MAX_DNS_SUBDOMAIN_LENGTH: usize = 253;
 /// Whether a text is a DNS label (RFC 1123) in lower case, as the name of a Kubernetes namespace is. Mesh names must be
 /// DNS labels, because they are SPIFFE trust domains and parts of the names of Secrets.
 pub fn is_dns_label(text: &str) -> bool {
-    let is_letter_or_digit = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = text.as_bytes();
-    bytes.len() <= MAX_DNS_LABEL_LENGTH
-        && bytes.first().is_some_and(is_letter_or_digit)
-        && bytes.last().is_some_and(is_letter_or_digit)
-        && bytes.iter().all(|byte| is_letter_or_digit(byte) || *byte == b'-')
+    text.len() <= MAX_DNS_LABEL_LENGTH && has_form_of_label(text)
 }
 
-/// Whether a text is a DNS subdomain (RFC 1123) in lower case, like the name of a Secret.
+/// Whether a text is a DNS subdomain in lower case, like the name of a Secret or Pod. As in Kubernetes, only the length of
+/// the whole text is limited, not that of its labels.
 pub fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= MAX_DNS_SUBDOMAIN_LENGTH && text.split('.').all(is_dns_label)
+    text.len() <= MAX_DNS_SUBDOMAIN_LENGTH && text.split('.').all(has_form_of_label)
+}
+
+/// Whether a text is a DNS label of any length.
+fn has_form_of_label(text: &str) -> bool {
+    let is_letter_or_digit = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.first().is_some_and(is_letter_or_digit)
+        && bytes.last().is_some_and(is_letter_or_digit)
+        && bytes.iter().all(|byte| is_letter_or_digit(byte) || *byte == b'-')
 }
 
 macro_rules! name {
@@ -186,6 +191,27 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a.b", "a_b", "a/b", "ä", &"x".repeat(64)] {
             assert!(!is_dns_label(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn dns_subdomains_are_validated_as_in_kubernetes() {
+        for good in ["a", "web-0.example", &"x".repeat(64), &"x".repeat(253)] {
+            assert!(is_dns_subdomain(good), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a.-b",
+            "A",
+            "../a",
+            "a\n",
+            &"x".repeat(254),
+        ] {
+            assert!(!is_dns_subdomain(bad), "{bad}");
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -121,13 +121,16 @@ impl Sandboxes {
         &self.namespaces
     }
 
-    /// Reads the files that are new or have changed. A container runtime that writes no such files, or writes them to
+    /// Reads the regular files that are new or have changed. A container runtime that writes no such files, or writes them to
     /// another folder, leaves the list empty.
     pub(super) fn refresh(&mut self) {
         let mut files = HashMap::new();
         let entries = fs::read_dir(&self.results).into_iter().flatten().flatten();
         for entry in entries.take(MAX_FILES) {
-            let Ok(metadata) = entry.metadata() else { continue };
+            // Only regular files are read: a pipe would block.
+            let Some(metadata) = entry.metadata().ok().filter(Metadata::is_file) else {
+                continue;
+            };
             let version = Version {
                 size: metadata.len(),
                 changed: metadata.modified().ok(),
@@ -331,6 +334,22 @@ mod tests {
             let newest = namespaces.path().join(format!("cni-{pod}-1"));
             assert_eq!(sandbox.namespace, newest);
         }
+    }
+
+    #[test]
+    fn entries_of_the_folder_that_are_no_regular_files_are_ignored() {
+        let (results, namespaces) = (
+            tempfile::tempdir().expect("a folder"),
+            tempfile::tempdir().expect("a folder"),
+        );
+        nix::unistd::mkfifo(&results.path().join("pipe"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
+        fs::create_dir(results.path().join("folder")).expect("a folder");
+        let outside = namespaces.path().join("outside");
+        fs::write(&outside, mk_file(|_| {})).expect("a file");
+        std::os::unix::fs::symlink(&outside, results.path().join("link")).expect("a link");
+        let mut sandboxes = Sandboxes::new(results.path().to_owned(), namespaces.path().to_owned());
+        sandboxes.refresh();
+        assert!(!sandboxes.are_recorded());
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) fn add(
     network: &NetworkConfig,
     pods: &impl PodLookup,
 ) -> Result<(), Failure> {
-    let Some((namespace, name)) = network.pod_with_rules(environment) else {
+    let Some((namespace, name)) = network.pod_with_rules(environment)? else {
         return Ok(());
     };
     let pod = find_with_retries(pods, namespace, name, RETRY_PAUSE, Instant::now)?;

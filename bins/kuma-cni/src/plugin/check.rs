@@ -13,7 +13,7 @@ pub(super) fn check(
     network: &NetworkConfig,
     pods: &impl PodLookup,
 ) -> Result<(), Failure> {
-    let Some((namespace, name)) = network.pod_with_rules(environment) else {
+    let Some((namespace, name)) = network.pod_with_rules(environment)? else {
         return Ok(());
     };
     let pod = pods

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kermode_netfilter::Nft;
 use kuma_cni::decision::is_excluded;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::environment::Environment;
@@ -17,9 +18,9 @@ pub(crate) struct NetworkConfig {
     /// Version of the CNI specification that the runtime uses.
     #[serde(rename = "cniVersion", default = "default_version")]
     pub(crate) cni_version: String,
-    /// Result of the plugins that ran before this one. It is not decoded, so unknown fields are passed on.
+    /// Result of the plugins that ran before this one. It is passed on as text, because decoded numbers may lose digits.
     #[serde(rename = "prevResult")]
-    previous_result: Option<Value>,
+    previous_result: Option<Box<RawValue>>,
     /// Access to the API server, and the excluded namespaces.
     pub(crate) kubernetes: KubernetesSettings,
     /// Path of the program nft. By default, nft in the plugin's directory if it exists, otherwise `/usr/sbin/nft`.
@@ -60,11 +61,16 @@ impl NetworkConfig {
 
     /// Returns namespace and name of the environment's pod; `None` if the environment names no pod, or if pods of its
     /// namespace get no rules.
-    pub(crate) fn pod_with_rules<'a>(&self, environment: &'a Environment) -> Option<(&'a str, &'a str)> {
+    ///
+    /// # Errors
+    /// If the environment is invalid.
+    pub(crate) fn pod_with_rules<'a>(
+        &self,
+        environment: &'a Environment,
+    ) -> Result<Option<(&'a str, &'a str)>, Failure> {
         let excluded = &self.kubernetes.exclude_namespaces;
-        environment
-            .pod()
-            .filter(|(namespace, _)| !is_excluded(namespace, excluded))
+        let pod = environment.pod()?;
+        Ok(pod.filter(|(namespace, _)| !is_excluded(namespace, excluded)))
     }
 
     /// Returns the program that applies the rules.
@@ -74,10 +80,11 @@ impl NetworkConfig {
 
     /// Returns the result of ADD: the result of the previous plugins, or only a version if no plugin ran before. Multus
     /// can run the plugin as the first one.
-    pub(crate) fn result(&self) -> Value {
-        self.previous_result
-            .clone()
-            .unwrap_or_else(|| json!({ "cniVersion": self.cni_version }))
+    pub(crate) fn result(&self) -> String {
+        match &self.previous_result {
+            Some(result) => result.get().to_owned(),
+            None => json!({ "cniVersion": self.cni_version }).to_string(),
+        }
     }
 }
 
@@ -87,24 +94,27 @@ mod tests {
 
     const CHAINED: &str = r#"{
         "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "kuma-cni", "log_level": "info",
-        "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24", "futureField": 1 }] },
+        "prevResult": { "cniVersion": "1.0.0", "ips": [{ "futureField": 123456789012345678901.10, "address": "10.1.1.2/24" }] },
         "kubernetes": { "kubeconfig": "/etc/cni/net.d/ZZZ-kuma-cni-kubeconfig", "exclude_namespaces": ["kube-system"] }
     }"#;
 
     #[test]
     fn previous_result_is_passed_on_unchanged() {
         let network = NetworkConfig::parse(CHAINED).expect("a valid configuration");
-        let expected =
-            json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24", "futureField": 1 }] });
-        assert_eq!(network.result(), expected);
+        assert_eq!(
+            network.result(),
+            r#"{ "cniVersion": "1.0.0", "ips": [{ "futureField": 123456789012345678901.10, "address": "10.1.1.2/24" }] }"#
+        );
         assert_eq!(network.kubernetes.exclude_namespaces, ["kube-system"]);
     }
 
     #[test]
     fn result_without_previous_plugins_has_only_a_version() {
-        let network = NetworkConfig::parse(r#"{"cniVersion":"0.4.0","kubernetes":{"kubeconfig":"/k"}}"#)
-            .expect("a valid configuration");
-        assert_eq!(network.result(), json!({ "cniVersion": "0.4.0" }));
+        for previous in ["", r#","prevResult":null"#] {
+            let text = format!(r#"{{"cniVersion":"0.4.0","kubernetes":{{"kubeconfig":"/k"}}{previous}}}"#);
+            let network = NetworkConfig::parse(&text).expect("a valid configuration");
+            assert_eq!(network.result(), r#"{"cniVersion":"0.4.0"}"#);
+        }
     }
 
     #[test]
@@ -117,6 +127,30 @@ mod tests {
     #[test]
     fn version_is_read_from_valid_input_and_is_the_default_for_invalid_input() {
         assert_eq!(version_of(CHAINED), "1.0.0");
-        assert_eq!(version_of("not json"), "0.1.0");
+        for invalid in ["not json", "[]", r#"{"cniVersion": 1}"#, &"[".repeat(1_000_000)] {
+            assert_eq!(version_of(invalid), "0.1.0");
+        }
+    }
+
+    #[test]
+    fn input_of_another_form_is_rejected() {
+        let nested = format!(
+            r#"{{"kubernetes":{}1{}}}"#,
+            r#"{"kubeconfig":"#.repeat(1000),
+            "}".repeat(1000)
+        );
+        let inputs = [
+            "",
+            "null",
+            "[]",
+            "{}",
+            "\u{0}",
+            r#"{"kubernetes":null}"#,
+            r#"{"kubernetes":{"kubeconfig":1}}"#,
+        ];
+        for input in inputs.into_iter().chain([nested.as_str()]) {
+            let failure = NetworkConfig::parse(input).expect_err("an invalid configuration");
+            assert!(failure.to_json("1.0.0").contains(r#""code":7"#), "{failure}");
+        }
     }
 }

@@ -54,7 +54,7 @@ fn mk_environment(namespace: &str) -> Environment {
     Environment {
         command: Some("ADD".to_owned()),
         network_namespace: None,
-        arguments,
+        arguments: arguments.into(),
     }
 }
 
