@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
-use kermode_cni::{Installer, Settings};
+use kermode_cni::{Installer, Problem, Settings};
 use namespace::Namespace;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// First plugin of the list. It stands for the cluster's network plugin, and returns a result without interfaces.
 const FIRST_PLUGIN: &str = r#"#!/bin/sh
@@ -101,7 +101,19 @@ impl Node {
 
     /// Writes the network configuration of the cluster's network plugin, and lets the installer add the plugin.
     fn install(&self, cni_version: &str, api_server: SocketAddr) {
-        let list = json!({"cniVersion": cni_version, "name": "pods", "plugins": [{"type": "first"}]});
+        let plugins = json!([{"type": "first"}]);
+        self.install_after(&plugins, cni_version, api_server)
+            .expect("an installation");
+    }
+
+    /// Writes a network configuration with these plugins, and lets the installer add the plugin.
+    fn install_after(
+        &self,
+        plugins: &Value,
+        cni_version: &str,
+        api_server: SocketAddr,
+    ) -> Result<Vec<String>, Problem> {
+        let list = json!({"cniVersion": cni_version, "name": "pods", "plugins": plugins});
         fs::write(self.path("networks/10-pods.conflist"), list.to_string()).expect("a file");
         let mut installer = Installer::new(Settings {
             node: "/".into(),
@@ -115,7 +127,7 @@ impl Node {
             api_server: format!("http://{api_server}"),
             excluded_namespaces: vec!["kube-system".to_owned()],
         });
-        installer.install().expect("an installation");
+        installer.install()
     }
 
     /// Runs an operation for a pod with this network namespace. Returns whether it succeeded, and its output.
@@ -203,4 +215,28 @@ fn pod_of_an_excluded_namespace_gets_no_rules_and_status_names_a_missing_kubecon
     fs::remove_file(node.path("networks/ZZZ-kuma-cni-kubeconfig")).expect("a file");
     let (succeeded, text) = node.cnitool("status", "kube-system", &pod.path());
     assert!(!succeeded && text.contains("ZZZ-kuma-cni-kubeconfig"), "{text}");
+}
+
+#[test]
+fn no_pod_starts_while_the_program_of_a_chained_plugin_is_missing() {
+    let node = Node::new();
+    let api_server = node.start_api_server();
+    let (first, absent) = (json!({"type": "first"}), json!({"type": "absent"}));
+    for plugins in [json!([absent, first]), json!([first, absent])] {
+        let problem = node
+            .install_after(&plugins, "1.1.0", api_server)
+            .expect_err("a program is missing");
+        assert_eq!(problem.reason(), "ChainedPluginMissing");
+        let pod = Namespace::new();
+        for operation in ["status", "add"] {
+            let (succeeded, text) = node.cnitool(operation, "shop", &pod.path());
+            assert!(!succeeded && text.contains("absent"), "{operation}: {text}");
+        }
+    }
+    fs::copy(node.path("programs/first"), node.path("programs/absent")).expect("a program");
+    let pod = Namespace::new();
+    node.expect_success("status", "shop", &pod.path());
+    node.expect_success("add", "shop", &pod.path());
+    let rules = pod.command("nft", &["list", "ruleset"], "");
+    assert!(rules.contains("meta skuid 70000 return"), "{rules}");
 }

@@ -57,6 +57,7 @@ impl Node {
             ("credentials/token", "token"),
             ("credentials/ca.crt", "roots"),
             ("networks/10-pods.conflist", LIST),
+            ("programs/ptp", "plugin"),
         ] {
             fs::write(folder.path().join(file), text).expect("a file");
         }
@@ -155,17 +156,22 @@ impl Node {
         (output.status.success(), text)
     }
 
-    /// Checks that an Event, the readiness probe and the log show a problem, that its text contains `part`, and that the
-    /// network configuration does not name the plugin, so that the container runtime can start Pods.
+    /// Checks that an Event, the readiness probe and the log show a problem, and that the network configuration does not
+    /// name the plugin, so that the container runtime can start Pods.
     fn expect_problem(&self, reason: &str, part: &str) {
+        self.expect_report(reason, part);
+        let list = fs::read_to_string(self.path("networks/10-pods.conflist"));
+        assert!(list.is_ok_and(|list| list == LIST) || reason == "NetworkConfigurationMissing");
+    }
+
+    /// Checks that an Event, the readiness probe and the log show a problem, and that its text contains `part`.
+    fn expect_report(&self, reason: &str, part: &str) {
         let (event_reason, note) = self.next_event();
         assert_eq!(event_reason, reason, "{note}");
         assert!(note.contains(part), "{part:?} is missing from {note}");
         assert_eq!(self.readiness(), (false, note.clone()));
         let log = fs::read_to_string(self.path("log")).expect("a log");
         assert!(log.contains(&note), "{note:?} is missing from the log: {log}");
-        let list = fs::read_to_string(self.path("networks/10-pods.conflist"));
-        assert!(list.is_ok_and(|list| list == LIST) || reason == "NetworkConfigurationMissing");
     }
 
     fn expect_installed(&self) {
@@ -258,6 +264,17 @@ fn folder_without_another_configuration_is_reported_until_the_network_plugin_is_
 }
 
 #[test]
+fn missing_chained_plugin_is_reported_until_it_is_installed() {
+    let mut node = Node::new();
+    let plugin = node.path("programs/ptp");
+    fs::remove_file(&plugin).expect("a file");
+    node.start("");
+    node.expect_report("ChainedPluginMissing", "has no program ptp");
+    fs::write(&plugin, "plugin").expect("a file");
+    node.expect_installed();
+}
+
+#[test]
 fn full_disk_of_the_programs_is_reported_until_space_is_free() {
     let mut node = Node::new();
     let programs = node.path("programs");
@@ -266,6 +283,7 @@ fn full_disk_of_the_programs_is_reported_until_space_is_free() {
     let size = program.len() + 1024 * 1024;
     node.start(&format!(
         "mount -t tmpfs -o size={size} tmpfs {programs}
+         touch {programs}/ptp
          head -c {size} /dev/zero > {programs}/other || true"
     ));
     node.expect_problem("NodeDiskFull", "free space");

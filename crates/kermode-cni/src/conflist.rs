@@ -3,6 +3,7 @@
 //! Everything else keeps its text: the order of the members, numbers of any size, and members that no version of the
 //! CNI specification defines.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -131,6 +132,21 @@ pub fn list_of_single(text: &str, entry: &Value) -> Result<String, InvalidNetwor
     ];
     let plugins = [format!("{{{}}}", plugin_members.join(", ")), entry.to_string()];
     Ok(render(head, &plugins))
+}
+
+/// Returns the names of the programs that a container runtime runs for a list, without the plugin's own: those of the
+/// chained plugins, and of the plugins that manage addresses for them.
+///
+/// # Errors
+/// If the text is not a list of plugins.
+pub fn chained_programs(text: &str) -> Result<BTreeSet<String>, InvalidNetwork> {
+    let list = List::parse(text)?;
+    let plugins = list.plugins.iter().map(|plugin| &plugin.value);
+    let names = plugins.flat_map(|plugin| [&plugin["type"], &plugin["ipam"]["type"]]);
+    let names = names
+        .filter_map(Value::as_str)
+        .filter(|name| !name.is_empty() && *name != PLUGIN);
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// Returns whether a text is a list with the plugin's entry.

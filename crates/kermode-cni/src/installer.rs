@@ -103,7 +103,7 @@ impl Installer {
     /// network configuration comes last, so that a Pod that starts meanwhile needs nothing that is missing.
     ///
     /// # Errors
-    /// If the plugin cannot be installed. Files that are installed already stay.
+    /// If the plugin cannot be installed, or a chained plugin is missing. Files that are installed already stay.
     pub fn install(&mut self) -> Result<Vec<String>, Problem> {
         let mut changes = Vec::new();
         self.install_credentials(&mut changes)?;
@@ -116,6 +116,13 @@ impl Installer {
         }
         // The entry no longer names the tools of an earlier version.
         self.remove_tools(self.tools_name.as_deref());
+        if self.settings.is_chained {
+            self.check_chained_programs().inspect_err(|_| {
+                for change in &changes {
+                    tracing::info!("{change}");
+                }
+            })?;
+        }
         Ok(changes)
     }
 
@@ -263,6 +270,30 @@ impl Installer {
             entry["nft"] = json!(self.settings.program_folder.join(name).join("nft"));
         }
         entry
+    }
+
+    /// Checks that the programs of the chained plugins exist. The container runtime runs none of the plugins of a Pod
+    /// after a missing one.
+    fn check_chained_programs(&self) -> Result<(), Problem> {
+        let name = self.settings.network_name.as_deref();
+        let Network::List { path, text } = self.networks.first_network(name)? else {
+            return Ok(());
+        };
+        let programs =
+            conflist::chained_programs(&text).map_err(|reason| Problem::InvalidNetwork { path, reason })?;
+        let folder = self.program_folder();
+        // The target of a symbolic link may be a folder that this process does not see, so each link counts. A container
+        // runtime rejects a name with a slash.
+        let is_missing =
+            |name: &String| name.contains('/') || fs::symlink_metadata(folder.join(name)).is_err();
+        let missing: Vec<_> = programs.into_iter().filter(is_missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::ChainedPluginMissing {
+            folder: self.settings.program_folder.clone(),
+            programs: missing,
+        })
     }
 
     fn install_own_network(&self, changes: &mut Vec<String>) -> Result<(), Problem> {

@@ -1,11 +1,12 @@
-//! Reasons for which the plugin is not installed on a node.
+//! Reasons for which the plugin is not installed on a node, or cannot run there.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::conflist::InvalidNetwork;
 
-/// Reason for which the plugin is not installed. Its text names the object, the problem and the remedy.
+/// Reason for which the plugin is not installed, or for which the container runtime cannot run it. Its text names the
+/// object, the problem and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The node has no network configuration.
@@ -38,6 +39,19 @@ pub enum Problem {
         .0.display()
     )]
     LinkOutside(PathBuf),
+    /// The program of a chained plugin is missing, so the container runtime can start no Pod.
+    #[error(
+        "{} has no program {}, which the network configuration of this node names, so no Pod can start: install the \
+         plugin, or link its program into this folder if the container runtime finds it in another one",
+        folder.display(),
+        programs.join(", ")
+    )]
+    ChainedPluginMissing {
+        /// Folder of the node with plugins.
+        folder: PathBuf,
+        /// Names of the missing programs.
+        programs: Vec<String>,
+    },
     /// A folder of the node cannot be written.
     #[error(
         "{} cannot be written because it is read-only: mount it writable on this node, or select another folder with \
@@ -89,6 +103,7 @@ impl Problem {
             Self::InvalidNetwork { .. } | Self::TooLarge { .. } | Self::LinkOutside(_) => {
                 "NetworkConfigurationInvalid"
             }
+            Self::ChainedPluginMissing { .. } => "ChainedPluginMissing",
             Self::ReadOnly(_) => "NodeFolderReadOnly",
             Self::DiskFull(_) => "NodeDiskFull",
             Self::Credentials { .. } => "CredentialsMissing",

@@ -27,6 +27,7 @@ fn mk_installer(node: &Path) -> Installer {
         ("program", "program"),
         ("credentials/token", "1"),
         ("credentials/ca.crt", "r"),
+        ("programs/ptp", "plugin"),
     ] {
         fs::write(node.join(file), content).expect("a file");
     }
