@@ -32,11 +32,20 @@ pub(crate) struct ParseProblem {
 }
 
 impl ParseProblem {
+    /// Creates a problem. Control characters of `text`, which may quote a part of the value, are escaped.
     pub(crate) fn new(text: impl Into<String>, remedy: &'static str) -> Self {
-        Self {
-            text: text.into(),
-            remedy,
+        let mut text = text.into();
+        if text.contains(char::is_control) {
+            let escape = |character: char| {
+                if character.is_control() {
+                    character.escape_default().to_string()
+                } else {
+                    character.to_string()
+                }
+            };
+            text = text.chars().map(escape).collect();
         }
+        Self { text, remedy }
     }
 
     /// Adds key and value of the setting.
@@ -132,9 +141,9 @@ pub fn parse_inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16
 /// # Errors
 /// When the name of the interface or the network is malformed.
 pub fn parse_virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, SettingError> {
-    try_parse_virtual_network(value).ok_or_else(|| {
+    try_parse_virtual_network(value).map_err(|reason| {
         ParseProblem::new(
-            "not a virtual network",
+            format!("not a virtual network: {reason}"),
             "write interface:CIDR, for instance docker0:172.17.0.0/16",
         )
         .for_setting(key, value)
@@ -151,21 +160,32 @@ pub(crate) fn parse_virtual_networks(key: &str, value: &str) -> Result<Vec<Virtu
         .collect()
 }
 
-fn try_parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
+/// Parses a virtual network. Returns the reason if the value is malformed.
+fn try_parse_virtual_network(value: &str) -> Result<VirtualNetwork, String> {
     /// Maximum length of an interface name: IFNAMSIZ is 16, including the terminating zero byte.
     const MAX_NAME_LENGTH: usize = 15;
-    let (interface, network) = value.trim().split_once(':')?;
+    let (interface, network) = value.trim().split_once(':').ok_or("it names no interface")?;
     let name = interface.strip_suffix('+').unwrap_or(interface);
     // The name becomes part of the text for nft, so it must not contain quotes.
     let is_allowed = |character: char| character.is_ascii_alphanumeric() || "._-@".contains(character);
     if name.is_empty() || interface.len() > MAX_NAME_LENGTH || !name.chars().all(is_allowed) {
-        return None;
+        return Err(format!(
+            "{interface:?} is not an interface, a name of up to {MAX_NAME_LENGTH} letters, digits and ._-@"
+        ));
     }
-    let (address, prefix_length) = network.split_once('/')?;
-    let address: IpAddr = address.parse().ok()?;
-    let prefix_length: u8 = parse_number(prefix_length)?;
+    let (address, prefix_length) = network.split_once('/').ok_or("it has no length of the prefix")?;
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_| format!("{address:?} is not an IP address"))?;
     let max_prefix_length = if address.is_ipv4() { 32 } else { 128 };
-    (prefix_length <= max_prefix_length).then(|| VirtualNetwork {
+    let prefix_length = parse_number(prefix_length)
+        .filter(|length| *length <= max_prefix_length)
+        .ok_or_else(|| {
+            format!(
+                "the length {prefix_length:?} of the prefix is not a number from 0 to {max_prefix_length}"
+            )
+        })?;
+    Ok(VirtualNetwork {
         interface: interface.to_owned(),
         address,
         prefix_length,
@@ -249,16 +269,28 @@ mod tests {
                 .address
                 .is_ipv6()
         );
-        for bad in [
-            "172.18.0.0/16",
-            "br:172.18.0.0",
-            "br:172.18.0.0/33",
-            ":10.0.0.0/8",
-            "+:10.0.0.0/8",
-            "a\"b:10.0.0.0/8",
-            "b+r:10.0.0.0/8",
+        for (bad, reason) in [
+            ("172.18.0.0/16", "it names no interface"),
+            ("br:172.18.0.0", "no length of the prefix"),
+            (
+                "br:172.18.0.0/33",
+                "the length \"33\" of the prefix is not a number from 0 to 32",
+            ),
+            ("br:fd00::/129", "from 0 to 128"),
+            ("br:10.0.0.0/٨", "of the prefix"),
+            ("br:10.0.0.0/+8", "of the prefix"),
+            ("br:10.0.0/8", "\"10.0.0\" is not an IP address"),
+            ("br:fe80::1%eth0/64", "is not an IP address"),
+            (":10.0.0.0/8", "\"\" is not an interface"),
+            ("+:10.0.0.0/8", "\"+\" is not an interface"),
+            ("a\"b:10.0.0.0/8", "is not an interface"),
+            ("b+r:10.0.0.0/8", "is not an interface"),
+            ("br\n:10.0.0.0/8", "\"br\\n\" is not an interface"),
+            ("sixteen-letters-:10.0.0.0/8", "is not an interface"),
         ] {
-            assert!(parse_virtual_network("--vnet", bad).is_err(), "{bad}");
+            let error = parse_virtual_network("--vnet", bad).expect_err(bad);
+            assert_eq!((error.key.as_str(), error.value.as_str()), ("--vnet", bad));
+            assert!(error.problem.contains(reason), "{bad}: {error}");
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Tests of reading settings from annotations.
 
+use proptest::prelude::*;
+use proptest::sample::select;
+
 use super::*;
-use crate::PortSet;
+use crate::{IpFamilies, PortSet, RuleSet};
 
 fn read(pairs: &[(&str, &str)]) -> Result<TrafficConfig, SettingError> {
     let annotations = pairs
@@ -183,4 +186,87 @@ fn value_of_more_than_4096_bytes_is_rejected_and_its_beginning_quoted() {
     }
     let config = read(&[(annotation::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, &"0;".repeat(2048))]);
     assert_eq!(config.expect("4096 bytes").outbound.uid_exclusions.len(), 4096);
+}
+
+/// The annotations whose values become parts of rules.
+const RULE_KEYS: [&str; 11] = [
+    annotation::SIDECAR_UID,
+    annotation::TRANSPARENT_PROXYING_INBOUND_PORT,
+    annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT,
+    annotation::TRANSPARENT_PROXYING_OUTBOUND_PORT,
+    annotation::BUILTIN_DNS_PORT,
+    annotation::EXCLUDE_INBOUND_PORTS,
+    annotation::EXCLUDE_OUTBOUND_PORTS,
+    annotation::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS,
+    annotation::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS,
+    annotation::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS,
+    annotation::VIRTUAL_NETWORKS,
+];
+
+/// Parts of values, valid ones and others.
+const PIECES: [&str; 28] = [
+    ",",
+    ",",
+    ";",
+    ";",
+    ":",
+    ":",
+    "-",
+    "*",
+    " ",
+    "\t",
+    "\n",
+    "\0",
+    "+",
+    "/",
+    "\"",
+    "{ }",
+    "\u{663}",
+    "\u{a0}",
+    "\u{200b}",
+    "0",
+    "00",
+    "1-2",
+    "tcp:",
+    "udp:1:2",
+    "docker0:10.0.0.0/8",
+    "br-+:fd00::/64",
+    "99999999999999999999",
+    "#",
+];
+
+/// Generates values that are nearly valid.
+fn any_value() -> impl Strategy<Value = String> {
+    let number = prop_oneof![any::<u16>().prop_map(u32::from), any::<u32>()];
+    let piece = prop_oneof![
+        2 => number.prop_map(|number| number.to_string()),
+        3 => select(PIECES.to_vec()).prop_map(str::to_owned),
+        1 => any::<char>().prop_map(|character| character.to_string()),
+    ];
+    proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn value_is_rejected_with_its_key_or_becomes_rules_without_foreign_text(
+        key in select(RULE_KEYS.to_vec()),
+        value in any_value(),
+    ) {
+        match read(&[(annotation::BUILTIN_DNS, "true"), (key, &value)]) {
+            Err(error) => {
+                prop_assert_eq!(error.key.as_str(), key);
+                prop_assert!(value.contains(&error.value));
+                prop_assert!(!error.to_string().contains(char::is_control), "{}", error);
+            }
+            Ok(config) => {
+                let text = RuleSet::new(&config, IpFamilies::DualStack).to_string();
+                let is_known = |character: char| character.is_ascii_graphic() || " \t\n".contains(character);
+                prop_assert!(text.chars().all(is_known), "{}", text);
+                for line in text.lines() {
+                    prop_assert_eq!(line.matches('"').count() % 2, 0, "{}", line);
+                    prop_assert!(!line.contains('#') && line.matches(';').count() % 2 == 0, "{}", line);
+                }
+            }
+        }
+    }
 }

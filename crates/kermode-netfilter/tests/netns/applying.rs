@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use kermode_netfilter::{
-    CheckError, CheckOutcome, DnsRedirect, IpFamilies, Nft, PortSet, TrafficConfig, check_redirect, set_up,
+    CheckError, CheckOutcome, DnsRedirect, IpFamilies, Nft, PortSet, RuleSet, TrafficConfig, check_redirect,
+    set_up,
 };
 
 use crate::golden;
@@ -23,6 +24,54 @@ fn rules_of_every_golden_test_are_accepted_by_the_real_nft() {
     for case in golden::cases() {
         let checked = namespace.run(|| Nft::default().check(&case.rules()));
         assert!(checked.is_ok(), "{}: {checked:?}", case.golden_path().display());
+    }
+}
+
+#[test]
+fn extreme_values_of_annotations_are_accepted_by_the_real_nft() {
+    let namespace = Namespace::new();
+    let every_second = |count: u32| {
+        let numbers: Vec<_> = (0..count).map(|number| (number * 2).to_string()).collect();
+        numbers.join(",")
+    };
+    let ports = every_second(900);
+    let uids = format!("*:{}", every_second(900));
+    let zeros = "0;".repeat(2048);
+    for (key, value) in [
+        ("kuma.io/sidecar-uid", "4294967294"),
+        ("kuma.io/transparent-proxying-outbound-port", "65535"),
+        ("traffic.kuma.io/exclude-inbound-ports", "0,0-65535,1,65535"),
+        ("traffic.kuma.io/exclude-inbound-ports", ports.as_str()),
+        ("traffic.kuma.io/exclude-outbound-ports", " ,, 3-4 ,2-3,\t5,, "),
+        ("traffic.kuma.io/exclude-outbound-ports-for-uids", "0-4294967295"),
+        (
+            "traffic.kuma.io/exclude-outbound-ports-for-uids",
+            "4294967295;*:*:0;tcp,udp,*:0:7",
+        ),
+        ("traffic.kuma.io/exclude-outbound-ports-for-uids", zeros.as_str()),
+        (
+            "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids",
+            uids.as_str(),
+        ),
+        (
+            "traffic.kuma.io/exclude-outbound-udp-ports-for-uids",
+            "0-65535:0-4294967295",
+        ),
+        (
+            "traffic.kuma.io/virtual-networks",
+            "lo:0.0.0.0/0,a:::/0,a:::/0,b@._-0123456789:10.1.2.3/8",
+        ),
+        (
+            "traffic.kuma.io/virtual-networks",
+            "fourteen-bytes+:::ffff:1.2.3.4/96",
+        ),
+    ] {
+        let annotations = [("kuma.io/builtin-dns", "enabled"), (key, value)];
+        let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let config = TrafficConfig::from_annotations(&annotations.into()).expect("a valid value");
+        let rules = RuleSet::new(&config, IpFamilies::DualStack);
+        let checked = namespace.run(|| Nft::default().check(&rules));
+        assert!(checked.is_ok(), "{key} {value:.80}: {checked:?}");
     }
 }
 
@@ -64,7 +113,7 @@ fn rejected_rules_change_nothing() {
     let lab = NetnsLab::with_rules(&TrafficConfig::default());
     let before = list_rules(&lab);
     // Other chains jump to the last chain, so the rules without it are invalid.
-    let mut broken = kermode_netfilter::RuleSet::new(&TrafficConfig::default(), IpFamilies::V4);
+    let mut broken = RuleSet::new(&TrafficConfig::default(), IpFamilies::V4);
     broken.chains.pop();
     let result = lab.pod.run(|| Nft::default().apply(&broken));
     assert!(result.is_err(), "nft accepted a jump to a missing chain");
