@@ -127,7 +127,7 @@ fn inject_traced(
     let found_probes = probes::find(application);
     let mut warnings = Vec::new();
     let mut plan = plan.clone();
-    ports::avoid_application_ports(
+    ports::avoid_used_ports(
         &mut plan,
         application,
         &found_probes,

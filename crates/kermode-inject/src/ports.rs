@@ -1,9 +1,9 @@
-//! Ports of the sidecar that the application uses as well (docs/reference/injection.md#ports-of-the-sidecar). All
-//! containers share the addresses of the Pod, so one of two servers on the same port does not start. The sidecar
-//! therefore moves to a free port. Injection writes this port to an annotation of the Pod, for `kuma-init`, the CNI
+//! Ports of the sidecar that the application or another server of the sidecar uses as well
+//! (docs/reference/injection.md#ports-of-the-sidecar). All containers share the addresses of the Pod, so one of two
+//! servers on the same port does not start. The sidecar therefore moves to a free port. Injection writes this port to an annotation of the Pod, for `kuma-init`, the CNI
 //! plugin and the control plane, or to a variable of the sidecar, if only the sidecar has to know the port.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kermode_crds::annotation as key;
 use serde_json::Value;
@@ -33,9 +33,10 @@ struct ApplicationPorts {
     udp: BTreeSet<u16>,
 }
 
-/// Moves each port of the sidecar that the application declares, or at which it is probed, to the next free port. After
-/// 65535, the search continues at [`FIRST_UNPRIVILEGED`].
-pub(crate) fn avoid_application_ports(
+/// Moves each port of the sidecar that the application declares, or at which it is probed, to the next free port, and so
+/// each port that an earlier one in [`own_ports`] has already. After 65535, the search continues at
+/// [`FIRST_UNPRIVILEGED`].
+pub(crate) fn avoid_used_ports(
     plan: &mut Plan<'_>,
     pod: &Pod<'_>,
     found_probes: &[FoundProbe],
@@ -53,27 +54,37 @@ pub(crate) fn avoid_application_ports(
         .is_some_and(key::marks_injected);
     let mut own = own_ports(plan, serves_dns);
     let mut taken: BTreeSet<u16> = own.iter().map(|own| *own.port).collect();
+    let mut earlier = BTreeMap::new();
     for own in &mut own {
         let old = *own.port;
         // Only settings that were not validated have port 0.
-        if old == 0 || !application.uses(old, own.has_udp) {
+        if old == 0 {
             continue;
         }
+        // The redirection ports of both IP families may be the same.
+        let shares_port = own.name == key::TRANSPARENT_PROXYING_INBOUND_V6_PORT
+            && earlier.get(&old) == Some(&key::TRANSPARENT_PROXYING_INBOUND_PORT);
+        let user = if application.uses(old, own.has_udp) {
+            "the application"
+        } else if earlier.contains_key(&old) && !shares_port {
+            "another server of the sidecar"
+        } else {
+            earlier.insert(old, own.name);
+            continue;
+        };
         let is_free = |port: &u16| !taken.contains(port) && !application.uses(*port, own.has_udp);
         let Some(new) = (old..=u16::MAX).chain(FIRST_UNPRIVILEGED..old).find(is_free) else {
             warnings.push(format!(
-                "the application uses port {old} of the sidecar, and every other port: one of the two will not start. \
+                "{user} uses port {old} of the sidecar, and no other port is free: one of the two will not start. \
                  Declare fewer ports"
             ));
             continue;
         };
         taken.insert(new);
+        earlier.insert(new, own.name);
         *own.port = new;
         trace.note(TraceTopic::Ports, || {
-            format!(
-                "the application uses port {old}: the sidecar uses {new} ({})",
-                own.name
-            )
+            format!("{user} uses port {old}: the sidecar uses {new} ({})", own.name)
         });
         let names_port = |value: &str| value.trim().parse() == Ok(old);
         let location = if own.name == DNS_METRICS_PORT_VARIABLE {
@@ -84,7 +95,7 @@ pub(crate) fn avoid_application_ports(
         };
         if let Some(location) = location.filter(|_| !was_injected) {
             warnings.push(format!(
-                "{location}: the application uses port {old} itself; the sidecar uses {new} instead"
+                "{location}: {user} uses port {old}; the sidecar uses {new} instead"
             ));
         }
     }
@@ -99,7 +110,8 @@ pub(crate) fn avoid_application_ports(
     }
 }
 
-/// Returns the ports at which the sidecar listens.
+/// Returns the ports at which the sidecar listens. The ports that are settings of the control plane precede those that an
+/// annotation may name.
 fn own_ports<'p>(plan: &'p mut Plan<'_>, serves_dns: bool) -> Vec<OwnPort<'p>> {
     let tcp = |port, name| OwnPort {
         port,

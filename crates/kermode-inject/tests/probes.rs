@@ -159,6 +159,51 @@ fn annotated_port_that_the_application_uses_moves_with_a_warning() {
 }
 
 #[test]
+fn annotated_port_of_another_server_of_the_sidecar_moves_one_of_them() {
+    for (annotated, admin, probes, is_warned) in [
+        (
+            json!({"kuma.io/envoy-admin-port": "15001"}),
+            "15002",
+            "9000",
+            true,
+        ),
+        (
+            json!({"kuma.io/virtual-probes-port": "15006"}),
+            "9901",
+            "15007",
+            true,
+        ),
+        (json!({"kuma.io/envoy-admin-port": "9000"}), "9000", "9001", false),
+        (
+            json!({"kuma.io/envoy-admin-port": "80", "kuma.io/virtual-probes-port": "80"}),
+            "80",
+            "81",
+            true,
+        ),
+    ] {
+        let spec = json!({"containers": [{"name": "a"}]});
+        let (after, warnings) = injected(&mk_pod(annotated.clone(), spec), SidecarMode::Native);
+        assert_eq!(
+            annotation(&after, "kuma.io/envoy-admin-port"),
+            admin,
+            "{annotated}"
+        );
+        assert_eq!(
+            annotation(&after, "kuma.io/virtual-probes-port"),
+            probes,
+            "{annotated}"
+        );
+        assert_eq!(!warnings.is_empty(), is_warned, "{annotated}: {warnings:?}");
+        let names_user = |warning: &String| warning.contains("another server of the sidecar uses port");
+        assert!(warnings.iter().all(names_user), "{warnings:?}");
+    }
+    let annotations = json!({"kuma.io/envoy-admin-port": "15053"});
+    let spec = json!({"containers": [{"name": "a"}]});
+    let (after, _) = injected(&mk_pod(annotations, spec), SidecarMode::Native);
+    assert_eq!(annotation(&after, "kuma.io/builtin-dns-port"), "15054");
+}
+
+#[test]
 fn configured_port_of_dns_metrics_that_the_application_uses_moves_with_a_warning() {
     let annotations = json!({"kuma.io/sidecar-env-vars": "KUMA_DNS_PROMETHEUS_PORT=8001"});
     let pod = |port: u16| {
