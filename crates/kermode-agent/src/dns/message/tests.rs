@@ -129,6 +129,34 @@ fn compressed_question_is_rejected() {
 }
 
 #[test]
+fn name_may_have_255_bytes() {
+    let label = "x".repeat(63);
+    let longest = format!("{label}.{label}.{label}.{}", "x".repeat(61));
+    let query = mk_query(1, &longest);
+    assert_eq!(parse(&query).question_bytes().len(), 255 + 4);
+    let too_long = mk_query(1, &format!("{longest}x"));
+    let Err(InvalidQuery::Malformed(response)) = Query::parse(&too_long) else {
+        panic!("a name of 256 bytes was accepted");
+    };
+    assert_eq!(response_code(&response), ResponseCode::FormErr);
+}
+
+#[test]
+fn query_with_any_opcode_can_be_passed_on_and_is_answered_by_a_response_with_this_opcode() {
+    for opcode in 0..16_u8 {
+        let mut query = mk_query(1, "web.demo");
+        query[2] |= opcode << 3;
+        let query = parse(&query);
+        assert_eq!(query.cache_key().is_some(), opcode == 0);
+        let response = query.error_response(ResponseCode::NotImp);
+        assert!(query.is_answered_by(&response, 1), "{opcode}");
+        let mut other = response.clone();
+        other[2] ^= 1 << 3;
+        assert!(!query.is_answered_by(&other, 1), "{opcode}");
+    }
+}
+
+#[test]
 fn response_must_have_the_id_and_question_of_the_query() {
     let ok = ResponseCode::NoError;
     let query = parse(&mk_query(1, "web.demo"));

@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use proptest::prelude::*;
+
 use super::super::message::tests::{mk_query, mk_typed_query, parse, without_edns};
 use super::super::message::{TYPE_A, TYPE_AAAA, response_code};
 use super::*;
@@ -342,5 +344,66 @@ async fn response_repeats_the_flag_checking_disabled() {
         assert_eq!(response[3] & 0x10, flag);
         let error = parse(&query).error_response(ResponseCode::ServFail);
         assert_eq!(error[3] & 0x10, flag);
+    }
+}
+
+/// Generates a question about a name that ends in the domain, with any bytes in its other labels, and with up to 255
+/// bytes.
+fn any_question() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![any::<u8>(), proptest::sample::select(&b"aZ-_.\0\\ "[..])];
+    let label = proptest::collection::vec(byte, 1..=63);
+    let class = prop_oneof![Just(1_u16), any::<u16>()];
+    let labels = proptest::collection::vec(label, 0..8);
+    (labels, any::<u16>(), class, any::<bool>()).prop_map(|(labels, record_type, class, is_upper_case)| {
+        let end = if is_upper_case {
+            b"\x04MeSh\0"
+        } else {
+            b"\x04mesh\0"
+        };
+        let mut question = Vec::new();
+        for label in labels {
+            if question.len() + 1 + label.len() + end.len() <= 255 {
+                question.push(u8::try_from(label.len()).unwrap());
+                question.extend(label);
+            }
+        }
+        question.extend(end);
+        question.extend(record_type.to_be_bytes());
+        question.extend(class.to_be_bytes());
+        question
+    })
+}
+
+proptest! {
+    #[test]
+    fn query_for_any_name_of_the_mesh_gets_a_well_formed_response(
+        question in any_question(),
+        id: u16,
+        flags in (0_u8..0x80, any::<u8>()),
+        // Records that are announced and missing, such as an answer in a query.
+        has_missing_record: bool,
+        edns in proptest::option::of((any::<u16>(), any::<[u8; 4]>())),
+    ) {
+        let mut query = id.to_be_bytes().to_vec();
+        query.extend([flags.0, flags.1, 0, 1, 0, u8::from(has_missing_record), 0, 0, 0, u8::from(edns.is_some())]);
+        query.extend(&question);
+        if let Some((udp_size, extended_flags)) = edns {
+            query.extend([0, 0, 41]);
+            query.extend(udp_size.to_be_bytes());
+            query.extend(extended_flags);
+            query.extend([0, 0]);
+        }
+        let fake = FakeControlPlane::with_names([("a.mesh", vec![IPV4; 256])]);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let response = runtime.block_on(async { mk_names(&fake).respond(&parse(&query)).await });
+        let message = Message::from_vec(&response).unwrap();
+        prop_assert!(parse(&query).is_answered_by(&response, id));
+        prop_assert_eq!(message.metadata.message_type, hickory_proto::op::MessageType::Response);
+        prop_assert_eq!(&response[12..12 + question.len()], &question[..]);
+        prop_assert!(parse(&query).truncate(&response).len() <= parse(&query).max_udp_response());
     }
 }
