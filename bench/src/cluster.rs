@@ -9,7 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Deserialize;
 
 use crate::config::Config;
-use crate::process::Process;
+use crate::process::{Process, bound_command};
 
 /// etcd and an API server. Dropping the value stops both.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl ApiServer {
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let init: NodeInit = serde_json::from_str(&text)?;
-        let mut command = Command::new("nsenter");
+        let mut command = bound_command("nsenter");
         command
             .arg(format!("--target={}", init.pid))
             .args(["--net", "--"])

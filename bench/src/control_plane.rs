@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::{ApiServer, run};
 use crate::config::Config;
-use crate::process::Process;
+use crate::process::{Process, bound_command};
 
 /// Time within which `/ready` must succeed.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -47,7 +47,7 @@ impl ControlPlane {
         let diagnostics_address = unused_address(host)?;
         install(api_server, config, webhook_address)?;
         let log = File::create(config.checkout.target.join("bench/kuma-cp.log"))?;
-        let mut command = Command::new(config.checkout.release_binary("kuma-cp"));
+        let mut command = bound_command(config.checkout.release_binary("kuma-cp"));
         command
             .arg("run")
             .env("KUBECONFIG", api_server.kubeconfig())

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::process::Process;
+use crate::process::{Process, bound_command};
 
 /// Time limit of Envoy's start. In valgrind, Envoy takes a quarter of a minute on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
@@ -31,7 +31,7 @@ impl Envoy {
         bootstrap: Value,
         workers: u32,
     ) -> Result<Self> {
-        Self::launch(Command::new(executable), folder, bootstrap, workers).await
+        Self::launch(bound_command(executable), folder, bootstrap, workers).await
     }
 
     /// Like [`Self::start`], in valgrind, which counts instructions. Envoy has one worker thread, so that the number of
@@ -41,7 +41,7 @@ impl Envoy {
         folder: &Path,
         bootstrap: Value,
     ) -> Result<Self> {
-        let mut command = Command::new("valgrind");
+        let mut command = bound_command("valgrind");
         // Valgrind writes the file only at a regular end.
         let file = folder.join("callgrind.out");
         command.arg("--tool=callgrind");
@@ -66,7 +66,7 @@ impl Envoy {
             .stdout(Stdio::null())
             .stderr(log_file)
             .spawn()
-            .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+            .context("cannot start Envoy")?;
         let mut envoy = Self { child, admin, log };
         let started_at = Instant::now();
         loop {

@@ -1,11 +1,20 @@
 //! CPU time and memory of a process, or CPU time of a thread, from `/proc`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
+
+/// Returns a command that runs a program. The kernel kills it when the calling thread ends, so a benchmark that is killed
+/// leaves no process behind.
+pub(crate) fn bound_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
 
 /// A process of this machine, or a thread of the calling process.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use kermode_identity::ServingAuthority;
 
 use super::CORE_DNS_PORT;
-use crate::process::Process;
+use crate::process::{Process, bound_command};
 
 /// Time limit of a server's start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,7 +94,7 @@ impl CoreDns {
             ".:{CORE_DNS_PORT} {{\n    errors\n    forward . {upstream}\n    cache 30\n    loadbalance\n}}\n"
         );
         fs::write(&corefile, text)?;
-        let mut command = Command::new(program);
+        let mut command = bound_command(program);
         command.arg("-conf").arg(corefile);
         Server::start(&mut command, CORE_DNS_PORT, &folder.join("coredns.log")).map(Self)
     }
@@ -116,7 +116,7 @@ impl Agent {
         let resolv_conf = folder.join("resolv.conf");
         fs::write(&resolv_conf, format!("nameserver {}\n", Ipv4Addr::LOCALHOST))?;
         let authority = ServingAuthority::generate(SystemTime::now())?;
-        let mut command = Command::new(program);
+        let mut command = bound_command(program);
         command
             .arg("run")
             .env_clear()
