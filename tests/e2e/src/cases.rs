@@ -22,6 +22,7 @@ mod injection;
 mod inner_network;
 mod install;
 mod job;
+mod kubelet_restart;
 mod kuma_manual;
 mod leaving;
 mod lifecycle;
@@ -164,6 +165,7 @@ fn long_fault_tests() -> Vec<Test> {
     tests![
         certificate::rotation_with_three_replicas_changes_each_ca_bundle_twice,
         acknowledged_drain::pod_without_connections_ends_with_its_application_unless_a_replica_hangs,
+        kubelet_restart::requests_fail_only_while_a_restarted_kubelet_reports_all_servers_as_not_ready,
     ]
 }
 
@@ -179,6 +181,7 @@ fn fault_tests() -> Vec<Test> {
         high_availability::no_request_fails_while_etcd_is_down,
         high_availability::crashed_envoy_recovers_without_a_control_plane,
         crashes::killed_sidecar_is_restarted_and_serves_while_its_application_runs_on,
+        crashes::sidecar_that_exceeds_its_memory_limit_is_restarted_and_serves,
     ]
 }
 

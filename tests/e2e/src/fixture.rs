@@ -289,6 +289,17 @@ impl Fixture {
         self.wait_for_rollout(namespace, name).await
     }
 
+    /// Changes the number of replicas of a Deployment, without waiting for them.
+    pub(crate) async fn scale(&self, namespace: &str, name: &str, replicas: usize) -> Result<()> {
+        let deployment = format!("deployment/{name}");
+        let (namespace_flag, replicas_flag) = (
+            format!("--namespace={namespace}"),
+            format!("--replicas={replicas}"),
+        );
+        let arguments = ["scale", &deployment, &namespace_flag, &replicas_flag];
+        self.cluster.kubectl.run(&arguments).await.map(drop)
+    }
+
     /// Waits until a Deployment is rolled out.
     pub(crate) async fn wait_for_rollout(&self, namespace: &str, name: &str) -> Result<()> {
         deployment::wait_for_rollout(&self.deployments(namespace), name, ROLLOUT_TIMEOUT)

@@ -1,5 +1,5 @@
 //! Test harness: the cluster, kubectl, programs on the host, waits with time limits, Envoy's statistics, faults,
-//! networks inside Pods, packet captures, and ordinary applications.
+//! memory limits, networks inside Pods, packet captures, and ordinary applications.
 
 pub(crate) mod application;
 pub(crate) mod capture;
@@ -10,6 +10,7 @@ pub(crate) mod fault;
 pub(crate) mod host;
 pub(crate) mod idle_connections;
 pub(crate) mod inner_network;
+pub(crate) mod memory;
 pub(crate) mod packet;
 pub(crate) mod runner;
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::kubectl::Kubectl;
 
 /// URL of the client's counters, on loopback in its Pod.
-const COUNTERS_URL: &str = "http://127.0.0.1:8081/";
+pub const COUNTERS_URL: &str = "http://127.0.0.1:8081/";
 
 /// Counters of a client since its start.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -69,6 +69,14 @@ pub struct EndedConnection {
 }
 
 impl Counters {
+    /// Parses the counters that a client serves.
+    ///
+    /// # Errors
+    /// The text is not the JSON of counters.
+    pub fn parse(text: &str) -> Result<Self> {
+        serde_json::from_str(text).with_context(|| format!("cannot decode the counters {text}"))
+    }
+
     /// Returns the increase since earlier counters of the same client, with the latest `last_response`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -159,8 +167,7 @@ pub async fn counters_at(
     url: &str,
 ) -> Result<Counters> {
     let text = get(kubectl, namespace, pod, container, url).await?;
-    serde_json::from_str(&text)
-        .with_context(|| format!("cannot decode the counters of client {namespace}/{pod}: {text}"))
+    Counters::parse(&text).with_context(|| format!("client {namespace}/{pod}"))
 }
 
 /// Makes a GET request with the demo program in a container. Returns the body of the response.
@@ -177,10 +184,18 @@ pub async fn get(
     let printed = kubectl
         .exec(namespace, pod, container, &["kermode-demo", "get", url])
         .await?;
-    let (_status, body) = printed
+    printed_body(&printed).map(ToOwned::to_owned)
+}
+
+/// Returns the body in a line that `kermode-demo get` printed: the status, a blank, and the body.
+///
+/// # Errors
+/// The line has no blank.
+pub fn printed_body(line: &str) -> Result<&str> {
+    let (_status, body) = line
         .split_once(' ')
-        .with_context(|| format!("kermode-demo get {url} printed no status and body: {printed}"))?;
-    Ok(body.to_owned())
+        .with_context(|| format!("kermode-demo printed no status and body: {line}"))?;
+    Ok(body)
 }
 
 /// Makes sequential GET requests to a demo server, each on its own connection. Returns the names of the Pods that
@@ -200,10 +215,7 @@ pub async fn responding_pods(
     let printed = kubectl.exec(namespace, pod, "client", &command).await?;
     let mut names = BTreeSet::new();
     for line in printed.lines() {
-        let (_status, body) = line
-            .split_once(' ')
-            .with_context(|| format!("kermode-demo printed no status and body: {line}"))?;
-        let response: Value = serde_json::from_str(body)?;
+        let response: Value = serde_json::from_str(printed_body(line)?)?;
         let name = response["pod"].as_str().context("the response names no Pod")?;
         names.insert(name.to_owned());
     }

@@ -196,11 +196,9 @@ spec:
     )
 }
 
-async fn scale_outside_servers(fixture: &Fixture, replicas: usize) -> Result<()> {
-    let namespace_flag = format!("--namespace={OUTSIDE_NAMESPACE}");
-    let replicas_flag = format!("--replicas={replicas}");
-    let arguments = ["scale", "deployment/server", &namespace_flag, &replicas_flag];
-    fixture.cluster.kubectl.run(&arguments).await?;
+/// Scales the servers outside of the mesh and waits for the rollout.
+pub(super) async fn scale_outside_servers(fixture: &Fixture, replicas: usize) -> Result<()> {
+    fixture.scale(OUTSIDE_NAMESPACE, "server", replicas).await?;
     fixture.wait_for_rollout(OUTSIDE_NAMESPACE, "server").await
 }
 

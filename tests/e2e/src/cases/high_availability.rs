@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::outage::wait_for_no_replica;
+use super::outage::{scale_control_plane, wait_for_no_replica};
 use super::server_changes;
 use crate::fixture::{
     APP_NAMESPACE, CONTROL_PLANE, DIAGNOSTICS_PORT, Fixture, SERVER_SERVICE, SERVER_URL, SYSTEM_NAMESPACE,
@@ -314,20 +314,6 @@ pub(super) async fn ensure_three_replicas(fixture: &Fixture) -> Result<()> {
     .await
 }
 
-async fn scale_control_plane(fixture: &Fixture, replicas: usize) -> Result<()> {
-    let (namespace_flag, replicas) = (
-        format!("--namespace={SYSTEM_NAMESPACE}"),
-        format!("--replicas={replicas}"),
-    );
-    let deployment = format!("deployment/{CONTROL_PLANE}");
-    fixture
-        .cluster
-        .kubectl
-        .run(&["scale", &deployment, &namespace_flag, &replicas])
-        .await?;
-    Ok(())
-}
-
 /// Waits until all replicas are ready.
 pub(super) async fn wait_for_all_replicas(fixture: &Fixture) -> Result<()> {
     wait_for("all replicas to be ready", Duration::from_mins(1), async || {
@@ -527,7 +513,7 @@ impl CrashClient {
 }
 
 /// Creates a client, waits until it gets responses, and deletes it. Returns the time until the first response.
-async fn time_to_first_response(fixture: &Fixture, name: &str) -> Result<Duration> {
+pub(super) async fn time_to_first_response(fixture: &Fixture, name: &str) -> Result<Duration> {
     time_to_first_response_within(fixture, name, TIMEOUT).await
 }
 

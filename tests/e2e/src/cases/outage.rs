@@ -168,22 +168,9 @@ pub(super) async fn wait_for_no_replica(fixture: &Fixture) -> Result<()> {
     .await
 }
 
-pub(super) async fn scale_control_plane(fixture: &Fixture, replicas: u32) -> Result<()> {
-    let (namespace_flag, replicas) = (
-        format!("--namespace={SYSTEM_NAMESPACE}"),
-        format!("--replicas={replicas}"),
-    );
-    fixture
-        .cluster
-        .kubectl
-        .run(&[
-            "scale",
-            &format!("deployment/{CONTROL_PLANE}"),
-            &namespace_flag,
-            &replicas,
-        ])
-        .await?;
-    Ok(())
+/// Scales the control plane, without waiting for its replicas.
+pub(super) async fn scale_control_plane(fixture: &Fixture, replicas: usize) -> Result<()> {
+    fixture.scale(SYSTEM_NAMESPACE, CONTROL_PLANE, replicas).await
 }
 
 pub(super) async fn uninstallation_removes_everything(fixture: &Fixture) -> Result<Note> {

@@ -123,15 +123,7 @@ fn check_responding_pods(increase: &Counters, ready_names: &BTreeSet<String>) ->
 
 /// Scales the servers of the application and waits for the rollout.
 pub(super) async fn scale_servers(fixture: &Fixture, replicas: usize) -> Result<()> {
-    let (namespace_flag, replicas_flag) = (
-        format!("--namespace={APP_NAMESPACE}"),
-        format!("--replicas={replicas}"),
-    );
-    fixture
-        .cluster
-        .kubectl
-        .run(&["scale", "deployment/server", &namespace_flag, &replicas_flag])
-        .await?;
+    fixture.scale(APP_NAMESPACE, "server", replicas).await?;
     fixture.wait_for_rollout(APP_NAMESPACE, "server").await
 }
 
