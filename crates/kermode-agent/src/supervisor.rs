@@ -116,6 +116,8 @@ async fn supervise_one(
     // Both futures are set when the drain starts.
     let mut drain_start = pin!(None);
     let mut running_removal_watch = pin!(None);
+    // The first count follows the start of the drain at once: often nothing is in progress then.
+    let mut next_count_at = Instant::now();
     loop {
         let event = tokio::select! {
             signal = signals.next() => {
@@ -152,7 +154,10 @@ async fn supervise_one(
                 }
                 Event::EndpointRemoved
             }
-            activity = next_activity(admin), if shutdown.needs_activity() => Event::Activity(activity),
+            activity = next_activity(admin, next_count_at), if shutdown.needs_activity() => {
+                next_count_at = Instant::now() + ACTIVITY_INTERVAL;
+                Event::Activity(activity)
+            }
             () = sleep_until(shutdown.deadline().unwrap_or_else(Instant::now)), if shutdown.deadline().is_some() => {
                 Event::Deadline
             }
@@ -194,10 +199,10 @@ async fn start_drain(admin: Admin) -> bool {
     }
 }
 
-/// Returns Envoy's activity after an interval. Repeats a count that fails.
-async fn next_activity(admin: Admin) -> Activity {
+/// Counts Envoy's connections and requests, not before `at`. Repeats a count that fails.
+async fn next_activity(admin: Admin, at: Instant) -> Activity {
+    sleep_until(at).await;
     loop {
-        sleep(ACTIVITY_INTERVAL).await;
         match admin.activity().await {
             Ok(activity) => {
                 let Activity {
@@ -212,6 +217,7 @@ async fn next_activity(admin: Admin) -> Activity {
                 "Envoy's connections cannot be counted"
             ),
         }
+        sleep(ACTIVITY_INTERVAL).await;
     }
 }
 

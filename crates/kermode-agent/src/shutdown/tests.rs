@@ -72,11 +72,15 @@ fn classic_sidecar_drains_for_the_whole_drain_time() {
 fn drain_mode_acknowledged_ends_the_drain_once_the_endpoint_is_removed_and_no_connection_is_open() {
     let now = Instant::now();
     let mut shutdown = mk_draining(ACKNOWLEDGED, now);
+    let application_end = now + ACKNOWLEDGED.min_drain_time;
     assert!(!shutdown.needs_activity());
-    assert_eq!(shutdown.on_event(activity(0, 0), now), Action::None);
+    assert_eq!(
+        shutdown.on_event(activity(0, 0), application_end),
+        Action::None,
+        "the endpoint is not removed"
+    );
     shutdown.on_event(Event::EndpointRemoved, now);
     assert!(shutdown.needs_activity());
-    let application_end = now + ACKNOWLEDGED.min_drain_time;
     let before = application_end.checked_sub(Duration::from_millis(1)).unwrap();
     assert_eq!(shutdown.on_event(activity(0, 0), before), Action::None);
     assert_eq!(shutdown.on_event(activity(1, 0), application_end), Action::None);
