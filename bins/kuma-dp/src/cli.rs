@@ -82,6 +82,10 @@ pub(crate) struct RunArgs {
     /// signal it waits only for requests and TCP connections in progress.
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
+    /// Termination grace period of the Pod, in Go's notation. The drain of a native sidecar ends at least 5 s before the end
+    /// of this period, which begins with `kuma-dp drain`.
+    #[arg(long, env = "KUMA_DATAPLANE_TERMINATION_GRACE_PERIOD")]
+    pub(crate) termination_grace_period: Option<String>,
     /// File with the token that authenticates this proxy; read for every call to the control plane.
     #[arg(
         long = "dataplane-token-file",

@@ -165,11 +165,16 @@ impl Errors {
         let drain_mode = self.value_of("drain_mode", parse_drain_mode(&args.drain_mode));
         let min_drain_time = self.value_of("min_drain_time", min_drain_time);
         let is_native_sidecar = self.value_of("native_sidecar", boolean(&args.native_sidecar));
+        let grace_period = args.termination_grace_period.as_deref();
+        let grace_period = grace_period.filter(|text| !text.is_empty()).map(duration::parse);
+        let grace_period = grace_period.transpose().map_err(|error| error.to_string());
+        let grace_period = self.value_of("termination_grace_period", grace_period);
         Some(ShutdownConfig {
             drain_time: drain_time?,
             drain_mode: drain_mode?,
             min_drain_time: min_drain_time?,
             is_native_sidecar: is_native_sidecar?,
+            grace_period: grace_period?,
         })
     }
 

@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 /// Time after which Envoy gets `SIGKILL` if it has not ended by `SIGTERM`.
 const KILL_AFTER: Duration = Duration::from_secs(5);
+/// Part of the Pod's termination grace period that remains for stopping Envoy and the agent, as at injection
+/// (docs/design.md#termination-budget).
+const STOP_RESERVE: Duration = KILL_AFTER;
 /// Time for which a sidecar keeps idle connections after its application has ended, if not every proxy has
 /// acknowledged the removal of the endpoint. Usually all of them have done so long before; if a replica of the control
 /// plane does not respond, the Pod still ends soon.
@@ -18,7 +21,10 @@ const MAX_IDLE_WAIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The Pod has begun to terminate. The application is still running.
-    PodTerminates,
+    PodTerminates {
+        /// Time of the start of the termination.
+        at: Instant,
+    },
     /// The agent received `SIGTERM` or `SIGINT`.
     Signal,
     /// All containers of the application have ended and none of them will be restarted.
@@ -85,6 +91,8 @@ pub struct ShutdownConfig {
     pub drain_mode: DrainMode,
     /// Whether Kubernetes signals this sidecar after the containers of the application have ended.
     pub is_native_sidecar: bool,
+    /// Termination grace period of the Pod, if it is known. It begins with [`Event::PodTerminates`].
+    pub grace_period: Option<Duration>,
 }
 
 /// State machine of the shutdown of one Envoy. A restarted Envoy gets a new state machine.
@@ -95,6 +103,8 @@ pub struct EnvoyShutdown {
     is_endpoint_removed: bool,
     /// Whether [`Event::ApplicationEnded`] was received.
     has_application_ended: bool,
+    /// Latest end of the drain, if the start of the termination and the grace period of the Pod are known.
+    drain_limit: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +137,7 @@ impl EnvoyShutdown {
             state: State::Running,
             is_endpoint_removed: false,
             has_application_ended: false,
+            drain_limit: None,
         }
     }
 
@@ -135,12 +146,17 @@ impl EnvoyShutdown {
         !matches!(self.state, State::Running | State::PodTerminating { .. })
     }
 
-    /// Returns the time of the next [`Event::Deadline`]: the end of the drain time, or the time of `SIGKILL`.
+    /// Returns the time of the next [`Event::Deadline`]: the end of the drain time, the end of the grace period less
+    /// [`STOP_RESERVE`], or the time of `SIGKILL`.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Draining { since } => Some(since + self.config.drain_time),
+            State::StartingDrain => self.drain_limit,
+            State::Draining { since } => {
+                let end = since + self.config.drain_time;
+                Some(self.drain_limit.map_or(end, |limit| limit.min(end)))
+            }
             State::Stopping { kill_at } => Some(kill_at),
-            State::Running | State::PodTerminating { .. } | State::StartingDrain | State::Killed => None,
+            State::Running | State::PodTerminating { .. } | State::Killed => None,
         }
     }
 
@@ -159,12 +175,7 @@ impl EnvoyShutdown {
                 Action::None
             }
             (_, Event::ApplicationEnded) => self.on_application_ended(),
-            (State::Running, Event::PodTerminates) => {
-                self.state = State::PodTerminating {
-                    is_drain_started: false,
-                };
-                Action::StartDrain
-            }
+            (_, Event::PodTerminates { at }) => self.on_pod_terminates(at),
             (State::PodTerminating { .. }, Event::DrainStarted) => {
                 self.state = State::PodTerminating {
                     is_drain_started: true,
@@ -192,7 +203,7 @@ impl EnvoyShutdown {
                 self.state = State::StartingDrain;
                 Action::StartDrain
             }
-            (State::StartingDrain, Event::DrainNotStarted | Event::Signal)
+            (State::StartingDrain, Event::DrainNotStarted | Event::Signal | Event::Deadline)
             | (State::Draining { .. }, Event::Signal | Event::Deadline) => self.terminate(now),
             // Envoy does not respond. The application still runs, so the request is repeated instead of giving up.
             (
@@ -217,14 +228,23 @@ impl EnvoyShutdown {
             // Nothing needs Envoy any more. An error would turn the success of the application into a failure of its Pod.
             (_, Event::EnvoyEnded(_)) if self.has_application_ended => Action::Exit(0),
             (_, Event::EnvoyEnded(code)) => Action::Exit(code),
-            (
-                _,
-                Event::PodTerminates
-                | Event::DrainStarted
-                | Event::DrainNotStarted
-                | Event::Activity(_)
-                | Event::Deadline,
-            ) => Action::None,
+            (_, Event::DrainStarted | Event::DrainNotStarted | Event::Activity(_) | Event::Deadline) => {
+                Action::None
+            }
+        }
+    }
+
+    /// Starts a drain, unless one is in progress after a signal.
+    fn on_pod_terminates(&mut self, at: Instant) -> Action {
+        let grace_period = self.config.grace_period;
+        self.drain_limit = grace_period.map(|grace| at + grace.saturating_sub(STOP_RESERVE));
+        if self.state == State::Running {
+            self.state = State::PodTerminating {
+                is_drain_started: false,
+            };
+            Action::StartDrain
+        } else {
+            Action::None
         }
     }
 

@@ -28,8 +28,8 @@ const DRAIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 pub struct DrainSources {
     /// Signals to the agent.
     pub signals: Signals,
-    /// Becomes true when the Pod begins to terminate. The sender is kept while the agent runs.
-    pub pod_termination: watch::Receiver<bool>,
+    /// Becomes the time at which the Pod has begun to terminate. The sender is kept while the agent runs.
+    pub pod_termination: watch::Receiver<Option<Instant>>,
     /// Becomes true when the application of a classic sidecar has ended. The sender is kept while the agent runs.
     pub application_end: watch::Receiver<bool>,
     /// Watch of the removal of this sidecar's endpoint.
@@ -111,7 +111,7 @@ async fn supervise_one(
         removal_watch,
     } = sources;
     // A restarted Envoy drains as well if the Pod is already terminating.
-    let mut pod_termination = pin!(Some(until_true(pod_termination.clone())));
+    let mut pod_termination = pin!(Some(until_some(pod_termination.clone())));
     let mut application_end = pin!(Some(until_true(application_end.clone())));
     // Both futures are set when the drain starts.
     let mut drain_start = pin!(None);
@@ -124,10 +124,10 @@ async fn supervise_one(
                 tracing::info!(signal, "signal received");
                 Event::Signal
             }
-            () = when_some(pod_termination.as_mut().as_pin_mut()) => {
+            at = when_some(pod_termination.as_mut().as_pin_mut()) => {
                 pod_termination.set(None);
                 tracing::info!("the Pod is terminating");
-                Event::PodTerminates
+                Event::PodTerminates { at }
             }
             () = when_some(application_end.as_mut().as_pin_mut()) => {
                 application_end.set(None);
@@ -225,6 +225,14 @@ async fn next_activity(admin: Admin, at: Instant) -> Activity {
 async fn until_true(mut receiver: watch::Receiver<bool>) {
     if receiver.wait_for(|value| *value).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Returns the value once there is one. Never completes if the sender is dropped before.
+async fn until_some<T: Copy>(mut receiver: watch::Receiver<Option<T>>) -> T {
+    match receiver.wait_for(Option::is_some).await.map(|value| *value) {
+        Ok(Some(value)) => value,
+        _ => std::future::pending().await,
     }
 }
 

@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use kermode_protocol::rpc::GrpcService;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 use tonic::transport::Endpoint;
 use tower::{Service as _, ServiceExt as _};
@@ -29,13 +29,13 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Service that receives the report. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TerminationService {
-    is_terminating: watch::Sender<bool>,
+    terminating_since: watch::Sender<Option<Instant>>,
 }
 
-/// Creates the service, and a receiver whose value becomes true with the first report.
-pub fn termination() -> (TerminationService, watch::Receiver<bool>) {
-    let (is_terminating, receiver) = watch::channel(false);
-    (TerminationService { is_terminating }, receiver)
+/// Creates the service, and a receiver whose value becomes the time of the first report.
+pub fn termination() -> (TerminationService, watch::Receiver<Option<Instant>>) {
+    let (terminating_since, receiver) = watch::channel(None);
+    (TerminationService { terminating_since }, receiver)
 }
 
 impl GrpcService for TerminationService {
@@ -43,7 +43,12 @@ impl GrpcService for TerminationService {
     const METHOD_PATHS: &'static [&'static str] = &[DRAIN_PATH];
 
     fn call(self, _: Request<Body>) -> BoxFuture<'static, Response<Body>> {
-        self.is_terminating.send_replace(true);
+        // A restarted kubelet repeats the hook. The grace period has begun with the first one.
+        self.terminating_since.send_if_modified(|since| {
+            let is_first = since.is_none();
+            since.get_or_insert_with(Instant::now);
+            is_first
+        });
         Box::pin(std::future::ready(Response::new(Body::empty())))
     }
 }
@@ -110,21 +115,32 @@ mod tests {
     use crate::socket::AgentSocket;
 
     #[tokio::test]
+    async fn repeated_report_keeps_the_time_of_the_first_one() {
+        let (service, mut terminating_since) = termination();
+        service.clone().call(Request::new(Body::empty())).await;
+        let first = *terminating_since.borrow_and_update();
+        assert!(first.is_some());
+        service.clone().call(Request::new(Body::empty())).await;
+        assert!(!terminating_since.has_changed().unwrap());
+        assert_eq!(*terminating_since.borrow(), first);
+    }
+
+    #[tokio::test]
     async fn report_reaches_the_running_agent_despite_the_socket_of_an_earlier_one() {
         let parent = tempfile::tempdir().unwrap();
         let stale = parent.path().join("kuma-dp-0");
         std::fs::create_dir(&stale).unwrap();
         drop(std::os::unix::net::UnixListener::bind(stale.join("agent.sock")).unwrap());
         let (_socket, listener) = AgentSocket::bind(parent.path()).unwrap();
-        let (service, mut is_terminating) = termination();
+        let (service, mut terminating_since) = termination();
         tokio::spawn(
             Server::builder()
                 .add_service(Rpc(service))
                 .serve_with_incoming(UnixListenerStream::new(listener)),
         );
-        assert!(!*is_terminating.borrow());
+        assert_eq!(*terminating_since.borrow(), None);
         report(parent.path()).await.unwrap();
-        assert!(*is_terminating.wait_for(|value| *value).await.unwrap());
+        terminating_since.wait_for(Option::is_some).await.unwrap();
     }
 
     #[tokio::test]

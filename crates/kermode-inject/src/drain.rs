@@ -10,7 +10,7 @@ use crate::settings::SidecarContainer;
 use crate::trace::{Trace, TraceTopic};
 
 /// Part of the grace period that remains for stopping Envoy and the agent after the drain.
-const STOP_RESERVE: Duration = Duration::from_secs(5);
+pub(crate) const STOP_RESERVE: Duration = Duration::from_secs(5);
 /// Kubernetes' default `terminationGracePeriodSeconds`. The API server sets it before webhooks run.
 pub(crate) const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Minimum drain time: `kuma-dp` does not accept zero.
@@ -24,6 +24,8 @@ const DRAIN_MODE_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_MODE";
 const ACKNOWLEDGED: &str = "acknowledged";
 /// Environment variable of the minimum duration of the drain.
 const MIN_DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_MIN_DRAIN_TIME";
+/// Environment variable of the Pod's termination grace period.
+const GRACE_PERIOD_VARIABLE: &str = "KUMA_DATAPLANE_TERMINATION_GRACE_PERIOD";
 /// Environment variable of the drain time.
 const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
@@ -120,11 +122,25 @@ pub(crate) fn ends_when_acknowledged(sidecar: &Value) -> bool {
 
 /// Sets the minimum duration of the drain, which matters only if the drain may end before the drain time.
 pub(crate) fn set_min_drain_time(sidecar: &mut Value, min: Duration) {
+    set_variable(sidecar, MIN_DRAIN_TIME_VARIABLE, duration::format(min));
+}
+
+/// Sets the Pod's termination grace period, which limits the drain of a native sidecar. A grace period that has no text
+/// in Go's notation, which is one of centuries, limits nothing.
+pub(crate) fn set_grace_period(sidecar: &mut Value, grace_period_seconds: Option<u64>) {
+    let grace_period = grace_period_seconds.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
+    let text = duration::format(grace_period);
+    if duration::parse(&text).is_ok() {
+        set_variable(sidecar, GRACE_PERIOD_VARIABLE, text);
+    }
+}
+
+fn set_variable(sidecar: &mut Value, name: &str, value: String) {
     let Some(variables) = sidecar.get_mut("env").and_then(Value::as_array_mut) else {
         return;
     };
-    variables.retain(|variable| variable["name"] != MIN_DRAIN_TIME_VARIABLE);
-    variables.push(json!({"name": MIN_DRAIN_TIME_VARIABLE, "value": duration::format(min)}));
+    variables.retain(|variable| variable["name"] != name);
+    variables.push(json!({"name": name, "value": value}));
 }
 
 fn drain_mode(sidecar: &Value) -> &str {

@@ -366,6 +366,9 @@ impl Rendering<'_> {
             trace,
         );
         drain::check_mode(&sidecar, warnings);
+        if plan.placement == Placement::Native {
+            drain::set_grace_period(&mut sidecar, self.pod.termination_grace_period_seconds);
+        }
         Ok(sidecar)
     }
 

@@ -100,17 +100,23 @@ pub(crate) fn check(
         });
     }
     if plan.placement == Placement::Native {
-        trace.note(TraceTopic::Termination, || {
-            format!(
-                "after the last container of the application, the sidecar ends; it waits at most {drain_text} for responses and \
-                 TCP connections that are in progress"
-            )
-        });
+        trace.note(TraceTopic::Termination, || native_end(drain_time, grace_period));
     }
     trace.note(TraceTopic::Termination, || {
         format!("at {grace_text}, Kubernetes kills the remaining containers")
     });
     min_drain_time
+}
+
+/// Describes the end of a native sidecar.
+fn native_end(drain_time: Duration, grace_period: Duration) -> String {
+    let latest_end = grace_period.saturating_sub(drain::STOP_RESERVE);
+    format!(
+        "after the last container of the application, the sidecar ends; it waits at most {}, and at most until {}, for responses \
+         and TCP connections that are in progress",
+        duration::format(drain_time),
+        duration::format(latest_end)
+    )
 }
 
 /// Returns the warning about a container's hook that does not fit.

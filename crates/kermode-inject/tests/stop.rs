@@ -264,6 +264,23 @@ fn classic_sidecar_with_drain_mode_acknowledged_outlasts_the_known_hooks() {
 }
 
 #[test]
+fn native_sidecar_knows_the_grace_period_of_its_pod() {
+    for (mode, grace_period, expected) in [
+        ("native", json!(90), Some("1m30s")),
+        ("native", json!(0), Some("0s")),
+        ("native", json!(null), Some("30s")),
+        ("native", json!(i64::MAX), None),
+        ("classic", json!(90), None),
+    ] {
+        let mut pod = mk_pod(None, json!({"terminationGracePeriodSeconds": grace_period}));
+        pod["metadata"]["annotations"]["kuma.io/sidecar-mode"] = mode.into();
+        let (after, _) = inject_with(&pod, &settings(), &Fixture::default());
+        let value = variable(&after, "KUMA_DATAPLANE_TERMINATION_GRACE_PERIOD");
+        assert_eq!(value, expected, "{mode} {grace_period}");
+    }
+}
+
+#[test]
 fn drain_mode_that_the_sidecar_rejects_gives_a_warning() {
     for (variables, warns) in [
         ("KUMA_DATAPLANE_DRAIN_MODE=Acknowledged", true),
@@ -361,8 +378,8 @@ fn explanation_shows_the_timeline_of_the_termination() {
         [
             "at 0s, the endpoint leaves the clients' configuration, and the sidecar starts to drain",
             "at 5s, after its preStop hook, container app gets SIGTERM",
-            "after the last container of the application, the sidecar ends; it waits at most 25s for responses and TCP \
-             connections that are in progress",
+            "after the last container of the application, the sidecar ends; it waits at most 25s, and at most until 25s, for \
+             responses and TCP connections that are in progress",
             "at 30s, Kubernetes kills the remaining containers",
         ]
     );

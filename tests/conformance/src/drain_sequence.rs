@@ -83,6 +83,7 @@ fn steps(drain_time: Duration, is_reachable: bool) -> Result<Value> {
         min_drain_time: Duration::ZERO,
         drain_mode: DrainMode::Wait,
         is_native_sidecar: false,
+        grace_period: None,
     });
     let mut event = Event::Signal;
     loop {

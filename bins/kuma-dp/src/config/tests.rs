@@ -52,6 +52,11 @@ fn arguments_of_the_injector_are_accepted() {
     let shutdown = mk_args(&arguments).into_config().unwrap().shutdown;
     assert_eq!(shutdown.drain_mode, DrainMode::Acknowledged);
     assert_eq!(shutdown.min_drain_time, Duration::from_secs(7));
+    assert_eq!(shutdown.grace_period, None);
+    let arguments = ["--native-sidecar=true", "--termination-grace-period=30s"];
+    let shutdown = mk_args(&arguments).into_config().unwrap().shutdown;
+    assert!(shutdown.is_native_sidecar);
+    assert_eq!(shutdown.grace_period, Some(Duration::from_secs(30)));
 }
 
 #[test]
@@ -66,6 +71,7 @@ fn all_errors_are_reported_at_once_each_with_its_flag_and_variable() {
         "--mesh=",
         "--native-sidecar=maybe",
         "--drain-mode=maybe",
+        "--termination-grace-period=maybe",
         "--dns-port=0",
         "--dns-cache-enabled=maybe",
         "--dns-prometheus-port=0",
@@ -87,6 +93,7 @@ fn all_errors_are_reported_at_once_each_with_its_flag_and_variable() {
         "--mesh (KUMA_DATAPLANE_MESH): it is not set",
         "--drain-time (KUMA_DATAPLANE_DRAIN_TIME): it must be more than zero",
         "--native-sidecar (KUMA_DATAPLANE_NATIVE_SIDECAR): `maybe`",
+        "--termination-grace-period (KUMA_DATAPLANE_TERMINATION_GRACE_PERIOD): \"maybe\"",
         "--admin-port (KUMA_DATAPLANE_ADMIN_PORT): `0`",
         "--concurrency (KUMA_DATAPLANE_RUNTIME_CONCURRENCY): `two`",
         "--log-level (KUMA_DATAPLANE_RUNTIME_LOG_LEVEL): `loud`",

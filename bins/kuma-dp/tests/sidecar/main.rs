@@ -326,7 +326,40 @@ async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_
     ];
     let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
     agent.wait_for_ready_status(200).await;
-    let open_connection = agent
+    let open_connection = connect_to_inbound(&agent, &control_plane).await;
+    agent.send_signal(Signal::SIGTERM);
+    agent.wait_for_ready_status(503).await;
+    agent
+        .eventually("the agent logs the open connection", async || {
+            agent.log().contains("connections=1").then_some(())
+        })
+        .await;
+    drop(open_connection);
+    assert_eq!(agent.wait_for_end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn native_sidecar_stops_envoy_in_the_last_seconds_of_the_grace_period_of_its_pod() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    // The 5 s are those in which Envoy is stopped.
+    let overrides = [
+        ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
+        ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
+        ("KUMA_DATAPLANE_TERMINATION_GRACE_PERIOD", "5s"),
+    ];
+    let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
+    agent.wait_for_ready_status(200).await;
+    let _open_connection = connect_to_inbound(&agent, &control_plane).await;
+    agent.report_termination().await;
+    agent.wait_for_ready_status(503).await;
+    agent.send_signal(Signal::SIGTERM);
+    assert_eq!(agent.wait_for_end().await.code(), Some(0));
+}
+
+/// Opens a connection without a request to the inbound, and waits until Envoy counts it. The connection is in progress,
+/// because no HTTP filter has seen it yet.
+async fn connect_to_inbound(agent: &Agent, control_plane: &ControlPlane) -> TcpStream {
+    let connection = agent
         .eventually("the inbound accepts a connection", async || {
             TcpStream::connect(control_plane.inbound).await.ok()
         })
@@ -343,15 +376,7 @@ async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_
                 .then_some(())
         })
         .await;
-    agent.send_signal(Signal::SIGTERM);
-    agent.wait_for_ready_status(503).await;
-    agent
-        .eventually("the agent logs the open connection", async || {
-            agent.log().contains("connections=1").then_some(())
-        })
-        .await;
-    drop(open_connection);
-    assert_eq!(agent.wait_for_end().await.code(), Some(0));
+    connection
 }
 
 #[tokio::test]

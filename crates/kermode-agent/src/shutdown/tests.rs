@@ -9,11 +9,17 @@ const CLASSIC: ShutdownConfig = ShutdownConfig {
     drain_mode: DrainMode::Wait,
     min_drain_time: Duration::ZERO,
     is_native_sidecar: false,
+    grace_period: None,
 };
 
 const NATIVE: ShutdownConfig = ShutdownConfig {
     is_native_sidecar: true,
     ..CLASSIC
+};
+
+const WITH_GRACE_PERIOD: ShutdownConfig = ShutdownConfig {
+    grace_period: Some(Duration::from_secs(30)),
+    ..NATIVE
 };
 
 const ACKNOWLEDGED: ShutdownConfig = ShutdownConfig {
@@ -125,7 +131,10 @@ fn native_sidecar_does_not_wait_for_idle_connections_once_the_endpoint_is_remove
 fn drain_starts_when_the_pod_terminates_and_lasts_until_the_signal() {
     let now = Instant::now();
     let mut shutdown = EnvoyShutdown::new(NATIVE);
-    assert_eq!(shutdown.on_event(Event::PodTerminates, now), Action::StartDrain);
+    assert_eq!(
+        shutdown.on_event(Event::PodTerminates { at: now }, now),
+        Action::StartDrain
+    );
     assert_eq!(shutdown.on_event(Event::DrainStarted, now), Action::None);
     assert_eq!(shutdown.on_event(Event::EndpointRemoved, now), Action::None);
     assert_eq!(shutdown.on_event(activity(0, 0), now), Action::None);
@@ -142,11 +151,73 @@ fn drain_starts_when_the_pod_terminates_and_lasts_until_the_signal() {
 fn request_to_drain_is_repeated_while_the_pod_is_terminating_and_at_the_signal() {
     let now = Instant::now();
     let mut shutdown = EnvoyShutdown::new(NATIVE);
-    shutdown.on_event(Event::PodTerminates, now);
+    shutdown.on_event(Event::PodTerminates { at: now }, now);
     assert_eq!(shutdown.on_event(Event::DrainNotStarted, now), Action::StartDrain);
     assert_eq!(shutdown.on_event(Event::Signal, now), Action::StartDrain);
     assert_eq!(shutdown.on_event(Event::DrainStarted, now), Action::None);
     assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
+}
+
+#[test]
+fn native_sidecar_drains_until_the_grace_period_leaves_only_the_time_to_stop_envoy() {
+    let now = Instant::now();
+    let at = |seconds| now + Duration::from_secs(seconds);
+    // The application ends after 3, 12 and 27 s.
+    for signal in [3, 12, 27] {
+        let mut shutdown = EnvoyShutdown::new(WITH_GRACE_PERIOD);
+        shutdown.on_event(Event::PodTerminates { at: now }, now);
+        shutdown.on_event(Event::DrainStarted, now);
+        assert_eq!(shutdown.deadline(), None, "the application may still run");
+        shutdown.on_event(Event::Signal, at(signal));
+        assert_eq!(shutdown.deadline(), Some(at(25)), "{signal}");
+        assert_eq!(shutdown.on_event(Event::Deadline, at(25)), Action::Terminate);
+    }
+}
+
+#[test]
+fn drain_time_that_ends_before_the_grace_period_ends_the_drain_of_a_native_sidecar() {
+    let now = Instant::now();
+    let config = ShutdownConfig {
+        grace_period: Some(Duration::from_mins(10)),
+        ..NATIVE
+    };
+    let mut shutdown = EnvoyShutdown::new(config);
+    shutdown.on_event(Event::PodTerminates { at: now }, now);
+    shutdown.on_event(Event::DrainStarted, now);
+    let signal = now + Duration::from_mins(1);
+    shutdown.on_event(Event::Signal, signal);
+    assert_eq!(shutdown.deadline(), Some(signal + DRAIN_TIME));
+}
+
+#[test]
+fn request_to_drain_that_gets_no_response_ends_with_the_grace_period() {
+    let now = Instant::now();
+    let mut shutdown = EnvoyShutdown::new(WITH_GRACE_PERIOD);
+    shutdown.on_event(Event::PodTerminates { at: now }, now);
+    let signal = now + Duration::from_secs(24);
+    assert_eq!(shutdown.on_event(Event::Signal, signal), Action::StartDrain);
+    let deadline = now + Duration::from_secs(25);
+    assert_eq!(shutdown.deadline(), Some(deadline));
+    assert_eq!(shutdown.on_event(Event::Deadline, deadline), Action::Terminate);
+}
+
+#[test]
+fn grace_period_limits_a_drain_that_a_signal_has_started_before_the_report_of_the_termination() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(WITH_GRACE_PERIOD, now);
+    let started_at = now.checked_sub(Duration::from_secs(15)).unwrap();
+    let event = Event::PodTerminates { at: started_at };
+    assert_eq!(shutdown.on_event(event, now), Action::None);
+    assert_eq!(shutdown.deadline(), Some(now + Duration::from_secs(10)));
+}
+
+#[test]
+fn grace_period_does_not_limit_the_drain_if_the_start_of_the_termination_is_unknown() {
+    let now = Instant::now();
+    assert_eq!(
+        mk_draining(WITH_GRACE_PERIOD, now).deadline(),
+        Some(now + DRAIN_TIME)
+    );
 }
 
 #[test]
