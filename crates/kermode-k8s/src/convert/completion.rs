@@ -5,7 +5,8 @@ use super::facts::{PodFacts, RestartPolicy};
 
 /// Whether the application may end, so that its sidecar must quit later ([`sidecar_must_quit`]).
 ///
-/// False if the kubelet terminates the sidecar, or restarts each container that ends.
+/// False if the kubelet terminates the sidecar, or restarts the sidecar after its end: a classic sidecar has no restart
+/// policy of its own, so in a Pod with the policy `Always` nothing can end it.
 pub fn application_may_finish(pod: &PodFacts) -> bool {
     let is_native = pod.sidecar().is_some_and(|sidecar| sidecar.is_native_sidecar);
     !is_native && pod.restart_policy != Some(RestartPolicy::Always)
@@ -19,20 +20,12 @@ pub fn sidecar_must_quit(pod: &PodFacts) -> bool {
     let is_sidecar_running = sidecar
         .and_then(|sidecar| sidecar.state)
         .is_some_and(|state| state.exit_code.is_none());
-    // Whether a container that ended with this exit code stays ended. An unknown policy counts as `Never`.
-    let is_final = |exit_code: i32| match pod.restart_policy {
-        Some(RestartPolicy::Always) => false,
-        Some(RestartPolicy::OnFailure) => exit_code == 0,
-        Some(RestartPolicy::Never) | None => true,
-    };
     let mut containers = pod
         .application_containers()
         .filter(|container| !container.is_native_sidecar)
         .peekable();
-    is_sidecar_running
+    application_may_finish(pod)
+        && is_sidecar_running
         && containers.peek().is_some()
-        && containers.all(|container| {
-            let exit_code = container.state.and_then(|state| state.exit_code);
-            exit_code.is_some_and(is_final)
-        })
+        && containers.all(|container| container.state.is_some_and(|state| state.has_ended))
 }

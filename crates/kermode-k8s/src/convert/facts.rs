@@ -8,13 +8,15 @@ mod namespace;
 mod node;
 mod owner;
 mod pod;
+mod restart;
 mod service;
 
 pub use endpoint_slice::{EndpointSliceFacts, NOT_DERIVED_FROM_SELECTOR};
 pub use namespace::NamespaceFacts;
 pub use node::NodeFacts;
 pub use owner::{IntermediateFacts, IntermediateId, IntermediateKind, OwnerRef};
-pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, ProbeFacts, ProbeKind, RestartPolicy};
+pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, ProbeFacts, ProbeKind};
+pub use restart::RestartPolicy;
 pub use service::{ServiceFacts, ServicePortFacts, TargetPort};
 
 use std::collections::BTreeMap;

@@ -836,3 +836,27 @@ fn sidecar_must_quit_only_if_no_container_will_be_restarted() {
     assert!(must_quit("Never", 1));
     assert!(!must_quit("Always", 0));
 }
+
+#[test]
+fn sidecar_must_quit_only_after_containers_that_restart_rules_do_not_restart() {
+    let must_quit = |pod_policy: &str, exit_code: i32| {
+        let statuses = json!([
+            {"name": "kuma-sidecar", "state": {"running": {}}},
+            {"name": "trainer", "state": {"terminated": {"exitCode": exit_code}}},
+            {"name": "uploader", "state": {"terminated": {"exitCode": 0}}},
+        ]);
+        let rule = json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}});
+        let spec = json!({"restartPolicy": pod_policy, "containers": [
+            {"name": "kuma-sidecar"},
+            {"name": "trainer", "restartPolicy": "Never", "restartPolicyRules": [rule]},
+            {"name": "uploader", "restartPolicy": "OnFailure"},
+        ]});
+        completion::sidecar_must_quit(&mk_pod(&spec, &running_status(&statuses), &json!({})))
+    };
+    assert!(!must_quit("Never", 42));
+    assert!(must_quit("Never", 1));
+    // The policy of the trainer takes the place of that of the Pod.
+    assert!(must_quit("OnFailure", 1));
+    // The kubelet would restart the sidecar, which has no policy of its own.
+    assert!(!must_quit("Always", 1));
+}

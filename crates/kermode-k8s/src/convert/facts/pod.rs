@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kermode_crds::annotation;
 use kermode_model::ObjectKey;
 
+use super::restart::{RestartPolicy, is_restarted};
 use super::{Deduplicate, OwnerRef, Pairs, SIDECAR, is_tcp, port_number};
 
 /// Facts of a Pod.
@@ -47,7 +48,7 @@ pub struct PodFacts {
     pub probes: Box<[ProbeFacts]>,
     /// Controlling owner.
     pub owner: Option<OwnerRef>,
-    /// Restart policy of the containers; `None` if it is unknown.
+    /// Restart policy of the containers without one of their own; `None` if it is unknown.
     pub restart_policy: Option<RestartPolicy>,
 }
 
@@ -59,17 +60,6 @@ pub enum PodPhase {
     Active,
     /// Succeeded or Failed: all containers have terminated, and none is restarted.
     Finished,
-}
-
-/// Restart policy of a Pod's containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// All containers are restarted.
-    Always,
-    /// Failed containers are restarted.
-    OnFailure,
-    /// No container is restarted.
-    Never,
 }
 
 /// One long-running container.
@@ -94,6 +84,8 @@ pub struct ContainerState {
     pub ready: bool,
     /// Exit code; `None` while the container runs.
     pub exit_code: Option<i32>,
+    /// Whether the container has terminated and will not be restarted.
+    pub has_ended: bool,
 }
 
 /// One HTTP probe or hook with a numeric port. The kubelet sends its request in plain text to the Pod's IP.
@@ -206,12 +198,7 @@ impl From<&Pod> for PodFacts {
                 Box::default()
             },
             owner: OwnerRef::controlling(&pod.metadata),
-            restart_policy: match spec.restart_policy.as_deref() {
-                Some("Always") => Some(RestartPolicy::Always),
-                Some("OnFailure") => Some(RestartPolicy::OnFailure),
-                Some("Never") => Some(RestartPolicy::Never),
-                _ => None,
-            },
+            restart_policy: RestartPolicy::read(spec.restart_policy.as_deref()),
         }
     }
 }
@@ -284,6 +271,7 @@ fn phase(status: &PodStatus) -> PodPhase {
 fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
     let statuses = status.container_statuses.as_deref().unwrap_or_default();
     let init_statuses = status.init_container_statuses.as_deref().unwrap_or_default();
+    let pod_policy = RestartPolicy::read(spec.restart_policy.as_deref());
     let native_sidecars = spec
         .init_containers
         .iter()
@@ -292,17 +280,17 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
     let mut all: Vec<_> = spec
         .containers
         .iter()
-        .map(|container| ContainerFacts::new(container, statuses))
+        .map(|container| ContainerFacts::new(container, statuses, pod_policy))
         .collect();
     // As in Kuma, statuses without a container in the spec are included.
     let only_in_status = statuses.iter().filter(|status| {
         let mut names = spec.containers.iter().map(|container| &container.name);
         !names.any(|name| *name == status.name)
     });
-    all.extend(only_in_status.map(ContainerFacts::of_status));
+    all.extend(only_in_status.map(|status| ContainerFacts::of_status(status, pod_policy)));
     all.extend(native_sidecars.map(|container| ContainerFacts {
         is_native_sidecar: true,
-        ..ContainerFacts::new(container, init_statuses)
+        ..ContainerFacts::new(container, init_statuses, pod_policy)
     }));
     all.into()
 }
@@ -399,7 +387,7 @@ fn is_sidecar(container: &Container) -> bool {
 
 impl ContainerFacts {
     /// Reads a container of the spec, and its status. The container counts as an ordinary container.
-    fn new(container: &Container, statuses: &[ContainerStatus]) -> Self {
+    fn new(container: &Container, statuses: &[ContainerStatus], pod_policy: Option<RestartPolicy>) -> Self {
         let ports = container.ports.iter().flatten();
         let status = statuses.iter().find(|status| status.name == container.name);
         Self {
@@ -413,28 +401,36 @@ impl ContainerFacts {
                     Some((name, port_number(port.container_port)?))
                 })
                 .collect(),
-            state: status.map(ContainerState::from),
+            state: status.map(|status| {
+                ContainerState::new(status, |exit_code| {
+                    is_restarted(Some(container), pod_policy, exit_code)
+                })
+            }),
         }
     }
 
     /// Reads a container that only the status reports.
-    fn of_status(status: &ContainerStatus) -> Self {
+    fn of_status(status: &ContainerStatus, pod_policy: Option<RestartPolicy>) -> Self {
+        let is_restarted = |exit_code| is_restarted(None, pod_policy, exit_code);
         Self {
             name: status.name.as_str().into(),
             is_sidecar: status.name == SIDECAR,
             is_native_sidecar: false,
             ports: Box::default(),
-            state: Some(status.into()),
+            state: Some(ContainerState::new(status, is_restarted)),
         }
     }
 }
 
-impl From<&ContainerStatus> for ContainerState {
-    fn from(status: &ContainerStatus) -> Self {
+impl ContainerState {
+    /// Reads a status. `is_restarted` tells for the exit code of a terminated container whether it is restarted.
+    fn new(status: &ContainerStatus, is_restarted: impl Fn(i32) -> bool) -> Self {
         let terminated = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+        let exit_code = terminated.map(|terminated| terminated.exit_code);
         Self {
             ready: status.ready,
-            exit_code: terminated.map(|terminated| terminated.exit_code),
+            exit_code,
+            has_ended: exit_code.is_some_and(|exit_code| !is_restarted(exit_code)),
         }
     }
 }
