@@ -183,6 +183,15 @@ impl<'a> Container<'a> {
             .unwrap_or_default()
     }
 
+    /// Whether the kubelet always restarts this container of `pod`: by its own restart policy, which an ordinary container
+    /// has only with the feature gate `ContainerRestartRules`, or by that of the Pod.
+    pub(crate) fn is_always_restarted(&self, pod: &Pod<'_>) -> bool {
+        match self.json.get("restartPolicy") {
+            None | Some(Value::Null) => pod.is_always_restarted,
+            Some(policy) => policy == "Always",
+        }
+    }
+
     /// Returns `securityContext.runAsUser`.
     pub(crate) fn run_as_user(&self) -> Option<i64> {
         self.object("securityContext")?.get("runAsUser")?.as_i64()

@@ -48,6 +48,18 @@ pub(crate) fn hooks(
             });
             continue;
         };
+        if !plan.application_stop_delay_is_annotated && !container.is_always_restarted(pod) {
+            trace.note(TraceTopic::Stop, || {
+                format!(
+                    "restartPolicy of container {} is not Always, so it is not expected to serve requests",
+                    container.name
+                )
+            });
+            continue;
+        }
+        let Some(seconds) = limit_by_probes(container, seconds, plan, warnings, trace) else {
+            continue;
+        };
         trace.note(TraceTopic::Stop, || {
             format!(
                 "container {} gets a preStop hook that sleeps for {seconds} s",
@@ -75,12 +87,6 @@ fn delay_seconds(
     let is_annotated = plan.application_stop_delay_is_annotated;
     if delay.is_zero() {
         trace.note(TraceTopic::Stop, || "the delay is 0s".to_owned());
-        return None;
-    }
-    if !is_annotated && !pod.is_always_restarted {
-        trace.note(TraceTopic::Stop, || {
-            "restartPolicy is not Always, so the Pod is not expected to serve requests".to_owned()
-        });
         return None;
     }
     if !plan.supports_sleep_hooks {
@@ -125,6 +131,40 @@ fn delay_seconds(
         ));
     }
     Some(requested.min(max)).filter(|seconds| *seconds > 0)
+}
+
+/// Limits the delay by the grace periods of the container's own probes. The kubelet runs the hook within such a grace
+/// period when the probe fails. Returns `None` if no whole second is left.
+fn limit_by_probes(
+    container: &Container<'_>,
+    seconds: u64,
+    plan: &Plan<'_>,
+    warnings: &mut Vec<String>,
+    trace: &mut Trace,
+) -> Option<u64> {
+    let grace_periods = ["livenessProbe", "startupProbe"].map(|probe| {
+        let grace_period = container.object(probe)?.get("terminationGracePeriodSeconds")?;
+        grace_period.as_u64()
+    });
+    let Some(grace_period) = grace_periods.into_iter().flatten().min() else {
+        return Some(seconds);
+    };
+    let max = grace_period / DIVISOR;
+    if seconds > max {
+        let text = format!(
+            "container {}: the delay of its stop was cut to {max}s, a third of the terminationGracePeriodSeconds of its probes, \
+             {grace_period}s",
+            container.name
+        );
+        trace.note(TraceTopic::Stop, || text.clone());
+        if plan.application_stop_delay_is_annotated {
+            warnings.push(format!(
+                "{text}: raise it, or shorten {}",
+                annotation::APPLICATION_STOP_DELAY
+            ));
+        }
+    }
+    Some(seconds.min(max)).filter(|seconds| *seconds > 0)
 }
 
 fn whole_seconds(delay: Duration) -> u64 {

@@ -149,6 +149,45 @@ fn pod_that_is_not_always_restarted_gets_the_hook_only_by_annotation() {
 }
 
 #[test]
+fn restart_policy_of_a_container_takes_the_place_of_that_of_its_pod() {
+    for (pod_policy, container_policy, expected) in [
+        ("Never", json!("Always"), sleep(5)),
+        ("Always", json!("Never"), Value::Null),
+        ("Always", json!("OnFailure"), Value::Null),
+        ("Always", json!(null), sleep(5)),
+    ] {
+        let container = json!({"name": "app", "image": "x", "restartPolicy": container_policy});
+        let spec = json!({"restartPolicy": pod_policy, "containers": [container]});
+        let (lifecycle, _) = lifecycle_of(&mk_pod(None, spec), &settings());
+        assert_eq!(lifecycle, expected, "{pod_policy} {container_policy}");
+    }
+}
+
+#[test]
+fn delay_is_at_most_a_third_of_the_grace_period_of_a_probe() {
+    for (delay, probe, grace_period, expected, warns) in [
+        (None, "livenessProbe", 9, sleep(3), false),
+        (Some("5s"), "startupProbe", 9, sleep(3), true),
+        (Some("5s"), "livenessProbe", 15, sleep(5), false),
+        (None, "livenessProbe", 2, Value::Null, false),
+        // The API server rejects this field of a readiness probe. The failure of such a probe runs no hook.
+        (None, "readinessProbe", 9, sleep(5), false),
+    ] {
+        let container = json!({
+            "name": "app", "image": "x",
+            probe: {"exec": {"command": ["true"]}, "terminationGracePeriodSeconds": grace_period},
+        });
+        let pod = mk_pod(delay, json!({"containers": [container]}));
+        let (lifecycle, warnings) = lifecycle_of(&pod, &settings());
+        assert_eq!(
+            (lifecycle, !warnings.is_empty()),
+            (expected, warns),
+            "{probe} {grace_period}"
+        );
+    }
+}
+
+#[test]
 fn cluster_without_sleep_hooks_gets_none_and_an_annotation_gives_a_warning() {
     let old_node = Fixture {
         oldest_node: Some(KubernetesVersion::new(1, 29)),
