@@ -1,5 +1,7 @@
 //! Tests of the Events that the engine records, and of the delay of writes.
 
+mod removals;
+
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -402,5 +404,6 @@ async fn end_of_an_application_is_reported_to_its_sidecar_even_before_the_first_
     sender.send(event).await.expect("the engine's channel is open");
     drop(sender);
     engine.run(events, Readiness::default().register("engine")).await;
-    changes.changed().await;
+    let notified = tokio::time::timeout(Duration::from_secs(5), changes.changed()).await;
+    assert!(notified.is_ok(), "the sidecar was not notified");
 }
