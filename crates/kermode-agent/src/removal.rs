@@ -12,7 +12,6 @@ use kermode_protocol::removals::WatchRemovalResponse;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tonic::{Code, Status};
 
 use self::replicas::{CalledReplicas, Progress, Replica};
 use crate::backoff::Backoff;
@@ -38,14 +37,12 @@ enum Report {
     Response(WatchRemovalResponse),
     /// The call failed or ended. The task repeats the call after a backoff.
     Disconnected,
-    /// The control plane does not implement the call.
-    Unimplemented,
 }
 
 impl RemovalWatch {
-    /// Runs until every proxy has acknowledged the removal, and returns true. Returns false if a replica responds that it
-    /// does not implement the call.
-    pub async fn run(self) -> bool {
+    /// Completes once every proxy has acknowledged the removal. Repeats calls that fail, also those to a replica of an
+    /// older version, which does not implement the call: during an upgrade, a newer one takes its place.
+    pub async fn run(self) {
         let (sender, mut reports) = mpsc::channel(MAX_QUEUED_REPORTS);
         // Dropping the set ends all calls.
         let mut calls = JoinSet::new();
@@ -58,10 +55,6 @@ impl RemovalWatch {
             let progress = match report {
                 Report::Response(response) => replicas.on_response(replica, response),
                 Report::Disconnected => replicas.on_disconnected(replica),
-                Report::Unimplemented => {
-                    tracing::debug!("the control plane does not report endpoint removals");
-                    return false;
-                }
             };
             match progress {
                 Progress::Call(addresses) => {
@@ -81,12 +74,12 @@ impl RemovalWatch {
                         replicas = replica_count,
                         "every proxy has acknowledged that this endpoint is gone"
                     );
-                    return true;
+                    return;
                 }
             }
         }
         // Not reached: the calls end only when they are dropped.
-        false
+        std::future::pending::<()>().await;
     }
 
     /// Calls one replica repeatedly, with a backoff between calls. Sends a report for each response and for the end of
@@ -101,17 +94,10 @@ impl RemovalWatch {
             let result = self
                 .forward_responses(&client, replica, &reports, &mut backoff)
                 .await;
-            let report = match result {
-                Err(error) if error.downcast_ref().map(Status::code) == Some(Code::Unimplemented) => {
-                    Report::Unimplemented
-                }
-                Ok(()) => Report::Disconnected,
-                Err(error) => {
-                    tracing::debug!(%replica, error = format!("{error:#}"), "watching the endpoint removal failed");
-                    Report::Disconnected
-                }
-            };
-            if reports.send((replica, report)).await.is_err() {
+            if let Err(error) = result {
+                tracing::debug!(%replica, error = format!("{error:#}"), "watching the endpoint removal failed");
+            }
+            if reports.send((replica, Report::Disconnected)).await.is_err() {
                 return;
             }
             sleep(backoff.next(fastrand::f64())).await;

@@ -146,12 +146,8 @@ async fn supervise_one(
                 drain_start.set(None);
                 if has_drain_started { Event::DrainStarted } else { Event::DrainNotStarted }
             }
-            is_removed = when_some(running_removal_watch.as_mut().as_pin_mut()) => {
+            () = when_some(running_removal_watch.as_mut().as_pin_mut()) => {
                 running_removal_watch.set(None);
-                let is_removed: bool = is_removed;
-                if !is_removed {
-                    continue;
-                }
                 Event::EndpointRemoved
             }
             activity = next_activity(admin, next_count_at), if shutdown.needs_activity() => {

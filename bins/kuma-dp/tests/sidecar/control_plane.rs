@@ -23,13 +23,15 @@ use kermode_protocol::certificates::{IssueCertificateRequest, IssueCertificateRe
 use kermode_protocol::closed_ports::{ReportClosedPortRequest, ReportClosedPortResponse};
 use kermode_protocol::completion::{AwaitCompletionRequest, AwaitCompletionResponse};
 use kermode_protocol::names::{ResolveRequest, ResolveResponse};
+use kermode_protocol::removals::{self, WatchRemovalRequest, WatchRemovalResponse};
 use kermode_runtime::{shutdown, tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
+use tonic::server::{Grpc, NamedService, ServerStreamingService, StreamingService, UnaryService};
 use tonic::service::Routes;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
@@ -90,6 +92,8 @@ struct ControlPlaneState {
     resolved_names: Mutex<Vec<String>>,
     /// Whether the application of the proxy under test has ended.
     has_application_ended: watch::Sender<bool>,
+    /// Status of the removal of the endpoint under test, or the code with which watches of it fail.
+    removal: watch::Sender<Result<WatchRemovalResponse, Code>>,
 }
 
 // === impl ControlPlane ===
@@ -110,6 +114,7 @@ impl ControlPlane {
             closed_ports: Mutex::default(),
             resolved_names: Mutex::default(),
             has_application_ended: watch::Sender::new(false),
+            removal: watch::Sender::new(Err(Code::Unimplemented)),
         });
         let server = Server::start(state.clone()).await;
         let (forwarding, address) = start_forwarder(server.address).await;
@@ -164,6 +169,13 @@ impl ControlPlane {
         self.state.has_application_ended.send_replace(true);
     }
 
+    /// Reports this status of the removal of the endpoint under test, or lets the watches of it fail. At first, they fail
+    /// as those of a control plane of an older version.
+    pub(crate) fn report_removal(&self, status: Result<WatchRemovalResponse, Code>) {
+        // The returned value is the earlier status.
+        let _ = self.state.removal.send_replace(status);
+    }
+
     pub(crate) fn change_behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state.behaviour.lock().unwrap());
     }
@@ -199,6 +211,7 @@ impl Server {
             .add_service(Issuance(state.clone()))
             .add_service(ClosedPorts(state.clone()))
             .add_service(Completion(state.clone()))
+            .add_service(Removal(state.clone()))
             .add_service(Names(state));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -466,6 +479,27 @@ impl UnaryService<AwaitCompletionRequest> for Completion {
     }
 }
 
+/// Removal of the endpoint under test.
+#[derive(Clone)]
+struct Removal(Arc<ControlPlaneState>);
+
+impl NamedService for Removal {
+    const NAME: &'static str = removals::SERVICE_NAME;
+}
+
+impl ServerStreamingService<WatchRemovalRequest> for Removal {
+    type Response = WatchRemovalResponse;
+    type ResponseStream = BoxStream<'static, Result<WatchRemovalResponse, Status>>;
+    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<WatchRemovalRequest>) -> Self::Future {
+        let authenticated = self.0.authenticate(&request);
+        let statuses = WatchStream::new(self.0.removal.subscribe());
+        let responses = statuses.map(|status| status.map_err(|code| Status::new(code, format!("{code:?}"))));
+        std::future::ready(authenticated.map(|()| Response::new(responses.boxed())))
+    }
+}
+
 /// Names of the mesh: `web.mesh` has the address [`VIRTUAL_IP`].
 #[derive(Clone)]
 struct Names(Arc<ControlPlaneState>);
@@ -493,7 +527,7 @@ impl UnaryService<ResolveRequest> for Names {
 }
 
 /// Implements the HTTP service that the server expects. `$method` is the method of [`Grpc`] for the kind of RPC:
-/// `unary` or `streaming`.
+/// `unary`, `server_streaming` or `streaming`.
 macro_rules! http_service {
     ($service:ty, $method:ident, $response:ty, $request:ty) => {
         impl Service<http::Request<Body>> for $service {
@@ -524,5 +558,11 @@ http_service!(
     ReportClosedPortRequest
 );
 http_service!(Completion, unary, AwaitCompletionResponse, AwaitCompletionRequest);
+http_service!(
+    Removal,
+    server_streaming,
+    WatchRemovalResponse,
+    WatchRemovalRequest
+);
 http_service!(Names, unary, ResolveResponse, ResolveRequest);
 http_service!(Issuance, unary, IssueCertificateResponse, IssueCertificateRequest);

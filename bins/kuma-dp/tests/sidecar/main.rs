@@ -14,15 +14,16 @@ mod closed_ports;
 mod completion;
 mod control_plane;
 mod crashes;
+mod drain;
 mod probes;
+mod removal;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{Agent, is_running, kilobytes};
-use control_plane::{Behaviour, ControlPlane, POD_IP, SPIFFE_ID, free_address};
-use kermode_model::{ApplicationProbe, ProbeProtocol, Probes};
+use control_plane::{Behaviour, ControlPlane, SPIFFE_ID, free_address};
 use nix::sys::signal::Signal;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
@@ -318,117 +319,6 @@ async fn envoy_does_not_outlive_a_killed_kuma_dp() {
 }
 
 #[tokio::test]
-async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_remains() {
-    let control_plane = ControlPlane::start(MTLS).await;
-    let overrides = [
-        ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
-        ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
-    ];
-    let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
-    agent.wait_for_ready_status(200).await;
-    let open_connection = connect_to_inbound(&agent, &control_plane).await;
-    agent.send_signal(Signal::SIGTERM);
-    agent.wait_for_ready_status(503).await;
-    agent
-        .eventually("the agent logs the open connection", async || {
-            agent.log().contains("connections=1").then_some(())
-        })
-        .await;
-    drop(open_connection);
-    assert_eq!(agent.wait_for_end().await.code(), Some(0));
-}
-
-#[tokio::test]
-async fn native_sidecar_stops_envoy_in_the_last_seconds_of_the_grace_period_of_its_pod() {
-    let control_plane = ControlPlane::start(MTLS).await;
-    // The 5 s are those in which Envoy is stopped.
-    let overrides = [
-        ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
-        ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
-        ("KUMA_DATAPLANE_TERMINATION_GRACE_PERIOD", "5s"),
-    ];
-    let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
-    agent.wait_for_ready_status(200).await;
-    let _open_connection = connect_to_inbound(&agent, &control_plane).await;
-    agent.report_termination().await;
-    agent.wait_for_ready_status(503).await;
-    agent.send_signal(Signal::SIGTERM);
-    assert_eq!(agent.wait_for_end().await.code(), Some(0));
-}
-
-/// Opens a connection without a request to the inbound, and waits until Envoy counts it. The connection is in progress,
-/// because no HTTP filter has seen it yet.
-async fn connect_to_inbound(agent: &Agent, control_plane: &ControlPlane) -> TcpStream {
-    let connection = agent
-        .eventually("the inbound accepts a connection", async || {
-            TcpStream::connect(control_plane.inbound).await.ok()
-        })
-        .await;
-    agent
-        .eventually("Envoy counts the connection", async || {
-            // The listener of the inbound is the only one at 127.0.0.2.
-            let (_, statistics) = agent
-                .admin_request("GET", "/stats?filter=downstream_cx_active")
-                .await?;
-            statistics
-                .lines()
-                .any(|line| line.starts_with("listener.127.0.0.2") && line.ends_with(": 1"))
-                .then_some(())
-        })
-        .await;
-    connection
-}
-
-#[tokio::test]
-async fn terminating_pod_drains_its_native_sidecar_until_the_signal_even_after_a_crash() {
-    // Nothing listens on the application's port, so Envoy responds to the probe itself.
-    let application = free_address(POD_IP).await;
-    let probe = ApplicationProbe::new(ProbeProtocol::Http, application.port(), "/");
-    let listener = free_address(POD_IP).await;
-    let probes = Probes {
-        port: listener.port(),
-        endpoints: vec![probe.clone()],
-    };
-    let control_plane = ControlPlane::start_with_probes(MTLS, Some(probes)).await;
-    let overrides = [
-        ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
-        ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
-    ];
-    let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
-    agent.wait_for_ready_status(200).await;
-    let response = async || response_head(listener, &probe.path).await;
-    let head = agent.eventually("Envoy responds", response).await;
-    assert!(!head.contains("connection: close"), "{head}");
-
-    agent.report_termination().await;
-    agent.wait_for_ready_status(503).await;
-    let head = response().await.expect("Envoy still serves");
-    assert!(head.contains("connection: close"), "{head}");
-
-    agent.crash_envoy().await;
-    agent
-        .eventually("the restarted Envoy drains", async || {
-            let head = response().await?;
-            head.contains("connection: close").then_some(())
-        })
-        .await;
-    agent.send_signal(Signal::SIGTERM);
-    assert_eq!(agent.wait_for_end().await.code(), Some(0));
-}
-
-/// Sends a GET request. Returns the head of the response, or `None` if there is no response.
-async fn response_head(address: SocketAddr, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: web\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.ok()?);
-    }
-    String::from_utf8(head).ok()
-}
-
-#[tokio::test]
 async fn envoy_gets_the_hard_limit_of_open_files() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first-token", &[]).await;
@@ -441,22 +331,6 @@ async fn envoy_gets_the_hard_limit_of_open_files() {
     let (soft, hard) = (limits[0], limits[1]);
     assert_eq!(soft, hard, "{line}");
     assert_ne!(soft, agent::SOFT_LIMIT);
-}
-
-#[tokio::test]
-async fn second_signal_ends_the_drain() {
-    let control_plane = ControlPlane::start(MTLS).await;
-    let mut agent = Agent::start(
-        &control_plane,
-        "first-token",
-        &[("KUMA_DATAPLANE_DRAIN_TIME", "1h")],
-    )
-    .await;
-    agent.wait_for_ready_status(200).await;
-    agent.send_signal(Signal::SIGTERM);
-    agent.wait_for_ready_status(503).await;
-    agent.send_signal(Signal::SIGINT);
-    assert_eq!(agent.wait_for_end().await.code(), Some(0));
 }
 
 #[tokio::test]
