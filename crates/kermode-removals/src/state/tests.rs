@@ -350,3 +350,48 @@ fn reconnects_leave_no_state_after_the_reconnect_timeout() {
     let recent = usize::try_from(RECONNECT_TIMEOUT.as_secs()).unwrap();
     assert!(fixture.state.ended_streams.len() <= recent + 1);
 }
+
+#[test]
+fn proxy_that_changes_its_mesh_has_acknowledged_nothing_in_the_new_mesh() {
+    let mut fixture = Fixture::new();
+    let now = fixture.at(0);
+    fixture.state.add_endpoint(key("db"), "other".into());
+    fixture.acknowledge("a", 1, 9);
+    fixture.remove_endpoint("web", 8);
+    // The removal in the earlier mesh no longer waits for the proxy.
+    let completed = fixture.state.open_stream(&key("b"), &"other".into(), 3, now);
+    assert_eq!(completed, completed_after(0));
+    assert_eq!(fixture.remove_endpoint("db", 5), NOTHING_COMPLETED);
+    assert_eq!(fixture.acknowledge("b", 3, 5), completed_after(1));
+}
+
+#[test]
+fn end_of_an_older_stream_does_not_let_a_connected_proxy_expire() {
+    let mut fixture = Fixture::new();
+    fixture.acknowledge("a", 1, 9);
+    fixture.remove_endpoint("web", 8);
+    let (closed_at, later) = (fixture.at(1), fixture.at(120));
+    fixture.open_stream("b", 3);
+    fixture.state.close_stream(&key("b"), 2, closed_at);
+    assert_eq!(
+        fixture.state.expire_disconnected_proxies(later),
+        NOTHING_COMPLETED
+    );
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
+}
+
+#[test]
+fn proxy_of_a_new_pod_with_the_name_of_a_deleted_one_may_reconnect() {
+    let mut fixture = Fixture::new();
+    fixture.acknowledge("a", 1, 9);
+    let now = fixture.at(0);
+    fixture.state.delete_dataplane(&key("b"), now);
+    fixture.open_stream("b", 3);
+    fixture.remove_endpoint("web", 8);
+    assert_eq!(
+        fixture.state.close_stream(&key("b"), 3, now),
+        NOTHING_COMPLETED,
+        "the Envoy of the new Pod keeps its configuration"
+    );
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
+}
