@@ -20,6 +20,21 @@ pub(crate) const TRUST_FILE: &str = "trust.json";
 /// Validity of a certificate: longer than any run.
 const VALIDITY: Duration = Duration::from_hours(24);
 
+/// Manifest of the mesh of all proxies, with mTLS in mode STRICT.
+pub(crate) const STRICT_MANIFEST: &str = "\
+apiVersion: kuma.io/v1alpha1
+kind: Mesh
+metadata:
+  name: default
+spec:
+  mtls:
+    enabledBackend: ca-1
+    backends:
+    - name: ca-1
+      type: builtin
+      mode: STRICT
+";
+
 /// Name of the mesh of all proxies.
 pub(crate) fn name() -> MeshName {
     "default".into()

@@ -17,6 +17,7 @@ use crate::cluster::{ApiServer, run};
 use crate::config::Config;
 use crate::control_plane::ControlPlane;
 use crate::dataplane::watch::DataplaneWatch;
+use crate::mesh;
 use crate::process::Process;
 use crate::sidecars::objects::{BenchObjects, Sidecar};
 
@@ -109,6 +110,11 @@ impl Milestone {
         }
     }
 
+    /// Whether a line of the log shows the milestone. The first such line of a start does.
+    pub fn is_shown_by(self, line: &str) -> bool {
+        self.log_text().is_some_and(|text| line.contains(text))
+    }
+
     /// Returns the text of the first log line that shows the milestone; `None` if no line does.
     fn log_text(self) -> Option<&'static str> {
         match self {
@@ -138,6 +144,8 @@ impl Lab {
         let client = api_server.client().await?;
         let objects = BenchObjects::create(&client, services, services).await?;
         let control_plane = ControlPlane::start(&api_server, config, &[])?;
+        // Without mTLS, a sidecar would request no certificate.
+        api_server.apply(mesh::STRICT_MANIFEST)?;
         let dataplanes = DataplaneWatch::start(client);
         dataplanes
             .wait_for_count(objects.pod_count(), DATAPLANES_TIMEOUT)
@@ -274,10 +282,9 @@ fn read_milestones(
         let mut lines = Vec::new();
         for line in BufReader::new(log).lines().map_while(Result::ok) {
             let now = milliseconds_since(started_at);
-            let shown = Milestone::ALL.into_iter().filter(|milestone| {
-                let text = milestone.log_text();
-                text.is_some_and(|text| line.contains(text))
-            });
+            let shown = Milestone::ALL
+                .into_iter()
+                .filter(|milestone| milestone.is_shown_by(&line));
             for milestone in shown {
                 milestones.entry(milestone).or_insert(now);
             }

@@ -1,15 +1,18 @@
 //! `make bench-soak`: memory, descriptors and threads of `kuma-dp` over 1,000 reconnections to the control plane, while
 //! Pods of the mesh are replaced all the time. Takes ten minutes.
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use kermode_bench::config::Config;
 use kermode_bench::figures::{Figures, Target, print_line};
 use kermode_bench::process::Process;
 use kermode_bench::spread::Spread;
-use kermode_bench::start::Lab;
+use kermode_bench::start::{Lab, Milestone};
 use kermode_bench::unstable_network::UnstableNetwork;
 use kermode_checkout::variable;
 
@@ -19,6 +22,8 @@ const SERVICES: usize = 50;
 const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(500);
 /// Timeout of a reconnection.
 const TIMEOUT: Duration = Duration::from_mins(1);
+/// Interval between two looks at the log.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// The values before this part of the reconnections are no baseline: caches and buffers still fill.
 const WARM_UP_DIVISOR: u64 = 5;
 
@@ -40,6 +45,15 @@ struct Sample {
     threads: f64,
 }
 
+/// Log of the sidecar, which has a line for each stream of configuration that it opened.
+struct StreamLog {
+    reader: BufReader<File>,
+    /// Last line, as far as it is written.
+    line: String,
+}
+
+// === impl Sample ===
+
 impl Sample {
     fn read(process: &Process, connections: u64) -> Result<Self> {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -49,6 +63,42 @@ impl Sample {
             descriptors: process.descriptor_count()? as f64,
             threads: process.thread_count()? as f64,
         })
+    }
+}
+
+// === impl StreamLog ===
+
+impl StreamLog {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self {
+            reader: BufReader::new(file),
+            line: String::new(),
+        })
+    }
+
+    /// Waits until the sidecar has opened another stream of configuration.
+    async fn wait_for_next(&mut self) -> Result<()> {
+        let started_at = Instant::now();
+        while !self.read_to_next()? {
+            ensure!(
+                started_at.elapsed() < TIMEOUT,
+                "the sidecar does not reconnect within {TIMEOUT:?}"
+            );
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Reads the log until the next line about a stream; returns whether there is one.
+    fn read_to_next(&mut self) -> Result<bool> {
+        while self.reader.read_line(&mut self.line)? > 0 && self.line.ends_with('\n') {
+            let line = std::mem::take(&mut self.line);
+            if Milestone::FirstResponse.is_shown_by(&line) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -72,17 +122,20 @@ async fn main() -> Result<ExitCode> {
 }
 
 /// Breaks the connection of a sidecar this often, and replaces Pods meanwhile. Returns the use of resources over time.
-async fn soak(lab: &mut Lab, reconnections: u64, log: &std::path::Path) -> Result<Vec<Sample>> {
+async fn soak(lab: &mut Lab, reconnections: u64, log: &Path) -> Result<Vec<Sample>> {
     let target = lab.control_plane.dp_server_address;
-    let mut network = UnstableNetwork::start(lab.host(), target).await?;
+    let network = UnstableNetwork::start(lab.host(), target).await?;
     // Another thread serves the network meanwhile.
     let sidecar = tokio::task::block_in_place(|| lab.run(network.address, log))?;
     let process = sidecar.agent()?;
     let started_at = Instant::now();
     let mut last_replacement = started_at;
     let mut samples = Vec::new();
+    let mut streams = StreamLog::open(log)?;
+    streams.wait_for_next().await?;
     while network.connection_count() < reconnections {
-        network.break_connection(TIMEOUT).await?;
+        network.break_connections();
+        streams.wait_for_next().await?;
         if last_replacement.elapsed() >= REPLACEMENT_INTERVAL {
             last_replacement = Instant::now();
             let (old, new) = lab.objects.replacement()?;
