@@ -121,6 +121,7 @@ impl Services {
                 let mut cluster = Cluster::decode(resource.body).expect("a cluster");
                 cluster.name.clone_from(&name);
                 let eds = cluster.eds_cluster_config.as_mut().expect("the EDS settings");
+                assert_eq!(*eds.service_name, *resource.name);
                 eds.service_name.clone_from(&name);
                 encode(ResourceKind::Cluster, &name, &cluster)
             }
@@ -130,8 +131,10 @@ impl Services {
                 encode(kind, &name, &endpoints)
             }
         };
+        // The generated version of endpoints also depends on their cluster.
         Resource {
             on_demand: resource.on_demand,
+            version: resource.version,
             ..renamed
         }
     }
