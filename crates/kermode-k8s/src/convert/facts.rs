@@ -4,6 +4,7 @@
 //! version, causes no work. The index also deduplicates equal strings of many Pods.
 
 mod endpoint_slice;
+mod forgotten_probes;
 mod namespace;
 mod node;
 mod owner;

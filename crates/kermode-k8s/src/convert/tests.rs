@@ -270,6 +270,76 @@ fn condition_ready_of_the_pod_overrides_container_statuses() {
     }
 }
 
+/// Returns whether an inbound is ready while the Pod's condition `Ready` is false. `change` changes the Pod as a restarted
+/// kubelet reports it: the native sidecar runs as long as the application, and counts as not started.
+fn health_after_a_restart_of_the_kubelet(change: impl FnOnce(&mut Value, &mut Value)) -> Option<bool> {
+    let state = |started_at| json!({"running": {"startedAt": started_at}});
+    let mut spec = json!({
+        "initContainers": [{"name": "kuma-sidecar", "restartPolicy": "Always"}],
+        "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}],
+    });
+    let mut status = running_status(&json!([
+        {"name": "app", "ready": true, "started": true, "state": state("2026-11-30T12:00:01Z")},
+    ]));
+    status["initContainerStatuses"] = json!([
+        {"name": "kuma-sidecar", "ready": false, "started": false, "state": state("2026-11-30T12:00:01Z")},
+    ]);
+    status["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    change(&mut spec, &mut status);
+    health_of_port(&mk_pod(&spec, &status, &json!({})), 8080)
+}
+
+#[test]
+fn pod_stays_ready_while_a_restarted_kubelet_has_not_probed_the_sidecar() {
+    assert_eq!(health_after_a_restart_of_the_kubelet(|_, _| {}), Some(true));
+}
+
+#[test]
+fn pod_is_unready_unless_only_a_restart_of_the_kubelet_explains_it() {
+    type Change = fn(&mut Value, &mut Value);
+    let changes: [(&str, Change); 9] = [
+        ("the application is not ready", |_, status| {
+            status["containerStatuses"][0]["ready"] = json!(false);
+        }),
+        ("the sidecar has restarted", |_, status| {
+            status["initContainerStatuses"][0]["state"]["running"]["startedAt"] =
+                json!("2026-11-30T12:00:02Z");
+        }),
+        ("the sidecar does not run", |_, status| {
+            status["initContainerStatuses"][0]["state"] = json!({"waiting": {}});
+        }),
+        ("the sidecar has started", |_, status| {
+            status["initContainerStatuses"][0]["started"] = json!(true);
+        }),
+        ("the sidecar is classic", |spec, _| {
+            spec["initContainers"][0]["restartPolicy"] = Value::Null;
+        }),
+        ("the Pod has a readiness gate", |spec, _| {
+            spec["readinessGates"] = json!([{"conditionType": "example.com/gate"}]);
+        }),
+        ("the node is unreachable", |_, status| {
+            status["conditions"][0]["status"] = json!("Unknown");
+        }),
+        ("another native sidecar is not ready", |spec, status| {
+            let containers = spec["initContainers"].as_array_mut().expect("a list");
+            containers.push(json!({"name": "log-shipper", "restartPolicy": "Always"}));
+            let statuses = status["initContainerStatuses"].as_array_mut().expect("a list");
+            statuses.push(json!({"name": "log-shipper", "ready": false}));
+        }),
+        ("a container has no status", |spec, _| {
+            let containers = spec["containers"].as_array_mut().expect("a list");
+            containers.push(json!({"name": "helper"}));
+        }),
+    ];
+    for (case, change) in changes {
+        assert_eq!(
+            health_after_a_restart_of_the_kubelet(change),
+            Some(false),
+            "{case}"
+        );
+    }
+}
+
 #[test]
 fn terminating_pod_is_unready_although_its_condition_ready_is_true() {
     let mut status = running_status(&json!([{"name": "app", "ready": true}]));

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kermode_crds::annotation;
 use kermode_model::ObjectKey;
 
+use super::forgotten_probes;
 use super::restart::{RestartPolicy, is_restarted};
 use super::{Deduplicate, OwnerRef, Pairs, SIDECAR, is_tcp, port_number};
 
@@ -36,7 +37,8 @@ pub struct PodFacts {
     pub phase: PodPhase,
     /// Whether the Pod is being deleted.
     pub is_terminating: bool,
-    /// Whether the Pod's condition `Ready` is true; `None` if the Pod does not have this condition.
+    /// Whether the Pod is ready: its condition `Ready`, without the effect of a restarted kubelet on the sidecar. `None` if
+    /// the Pod does not have this condition.
     pub ready: Option<bool>,
     /// Name of the service account.
     pub service_account: Arc<str>,
@@ -189,7 +191,7 @@ impl From<&Pod> for PodFacts {
             has_ips_since: has_ips_since(&pod.metadata, status),
             phase: phase(status),
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
-            ready: ready(status),
+            ready: ready(spec, status),
             service_account: service_account.unwrap_or("default").into(),
             containers: containers(spec, status),
             probes: if has_probes_annotation {
@@ -254,11 +256,16 @@ fn has_ips_since(metadata: &ObjectMeta, status: &PodStatus) -> i64 {
     seconds.max().unwrap_or_default()
 }
 
-/// Returns the condition `Ready`. The status `Unknown` counts as false.
-fn ready(status: &PodStatus) -> Option<bool> {
+/// Returns the condition `Ready`. The status `Unknown` counts as false, and a false condition that only a restart of the
+/// kubelet explains counts as true.
+fn ready(spec: &PodSpec, status: &PodStatus) -> Option<bool> {
     let mut conditions = status.conditions.iter().flatten();
     let ready = conditions.find(|condition| condition.type_ == "Ready")?;
-    Some(ready.status == "True")
+    Some(match ready.status.as_str() {
+        "True" => true,
+        "False" => forgotten_probes::only_sidecar_is_not_ready(spec, status),
+        _ => false,
+    })
 }
 
 fn phase(status: &PodStatus) -> PodPhase {
@@ -371,7 +378,7 @@ fn plain_target(action: &HTTPGetAction) -> Option<(u16, Arc<str>)> {
 
 /// Whether a container is the sidecar: by its name, or, since a ContainerPatch may have renamed it, by environment
 /// variables that every sidecar has.
-fn is_sidecar(container: &Container) -> bool {
+pub(super) fn is_sidecar(container: &Container) -> bool {
     let has_variable = |name: &str| {
         container
             .env
