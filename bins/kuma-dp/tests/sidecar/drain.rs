@@ -49,14 +49,19 @@ async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_
 
 #[tokio::test]
 async fn native_sidecar_stops_envoy_in_the_last_seconds_of_the_grace_period_of_its_pod() {
-    let control_plane = ControlPlane::start(MTLS).await;
+    let (control_plane, probe) = start_with_probe().await;
+    let application = TcpListener::bind(probe.application).await.unwrap();
     // The 5 s are those in which Envoy is stopped.
     let [native, drain_time] = NATIVE;
     let grace_period = ("KUMA_DATAPLANE_TERMINATION_GRACE_PERIOD", "5s");
     let overrides = [native, drain_time, grace_period];
     let mut agent = Agent::start(&control_plane, "first-token", &overrides).await;
     agent.wait_for_ready_status(200).await;
-    let _open_connection = connect_to_inbound(&agent, &control_plane).await;
+    let _client = agent
+        .eventually("Envoy accepts a request", async || probe.send_request().await)
+        .await;
+    // The application never responds, so the request stays in progress.
+    let _server = application.accept().await.unwrap();
     agent.report_termination().await;
     agent.wait_for_ready_status(503).await;
     agent.send_signal(Signal::SIGTERM);
@@ -185,8 +190,7 @@ async fn read_head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// Opens a connection without a request to the inbound, and waits until Envoy counts it. The connection is in progress,
-/// because no HTTP filter has seen it yet.
+/// Opens a connection without a request to the inbound, and waits until Envoy counts it.
 async fn connect_to_inbound(agent: &Agent, control_plane: &ControlPlane) -> TcpStream {
     let connection = agent
         .eventually("the inbound accepts a connection", async || {
