@@ -119,7 +119,7 @@ test-api-server: cluster-packages ## the Dataplane writer, schemas, webhook cond
 test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILTER=text, LONG=1: see tests/e2e/README.md
 	@python3 tests/run.py e2e
 
-test-apps: cluster-packages ## Redis, MariaDB, PostgreSQL, etcd and nginx in the mesh, each restarted under load (root)
+test-apps: cluster-packages ## Redis, MariaDB, PostgreSQL, etcd and nginx in the mesh, each restarted under load, and Prometheus (root)
 	@$(CLUSTER_TOOL) application-images
 	@$(MAKE) --no-print-directory test-e2e-run FILTER=applications:: LONG=1
 

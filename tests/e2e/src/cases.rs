@@ -157,6 +157,7 @@ fn long_application_tests() -> Vec<Test> {
         applications::postgres_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
         applications::etcd_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
         applications::nginx_and_a_proxy_in_front_of_it_lose_no_request_when_they_restart_under_load,
+        applications::prometheus_scrapes_every_pod_by_its_ip_under_strict,
     ]
 }
 

@@ -6,6 +6,7 @@ mod etcd;
 mod mariadb;
 mod nginx;
 mod postgres;
+mod prometheus;
 mod redis;
 
 use anyhow::Result;
@@ -16,6 +17,7 @@ use self::etcd::ETCD;
 use self::mariadb::MARIADB;
 use self::nginx::check_nginx_and_proxy;
 use self::postgres::POSTGRES;
+use self::prometheus::check_prometheus;
 use self::redis::REDIS;
 use crate::fixture::Fixture;
 use crate::harness::application::{check_that_outsiders_get_no_response, with_applications};
@@ -67,4 +69,8 @@ pub(super) async fn nginx_and_a_proxy_in_front_of_it_lose_no_request_when_they_r
     fixture: &Fixture,
 ) -> Result<Note> {
     check_nginx_and_proxy(fixture).await
+}
+
+pub(super) async fn prometheus_scrapes_every_pod_by_its_ip_under_strict(fixture: &Fixture) -> Result<Note> {
+    check_prometheus(fixture).await
 }

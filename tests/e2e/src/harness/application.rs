@@ -19,7 +19,7 @@ const OUTSIDERS: &str = "--selector=e2e-outsider";
 /// Container of a client.
 const CONTAINER: &str = "client";
 /// Time limit of each condition. It is long, so that a busy machine does not exceed it.
-const TIMEOUT: Duration = Duration::from_mins(3);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(3);
 /// Time limit of a client outside of the mesh, in seconds. In mode PERMISSIVE, a client that waits for the server to send
 /// first gets a response after a second, and later on a busy machine.
 const PROBE_SECONDS: u32 = 10;
