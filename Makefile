@@ -214,7 +214,7 @@ bench-latency: ## what two sidecars cost a request, beside two bare Envoys: late
 	@$(ENVOY) nice -n -10 unshare --net $(BENCH)/latency
 
 .PHONY: bench-soak
-bench-soak: cluster-packages ## memory, descriptors and threads of kuma-dp over 1,000 reconnections and churn, ten minutes
+bench-soak: cluster-packages ## memory, descriptors and threads of kuma-dp over 1,000 reconnections and churn, a quarter of an hour
 	@$(RELEASE) --package kuma-cp --package kuma-dp --package kumactl --package kermode-bench
 	@$(ENVOY) $(BENCH)/soak
 

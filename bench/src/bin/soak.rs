@@ -1,5 +1,5 @@
 //! `make bench-soak`: memory, descriptors and threads of `kuma-dp` over 1,000 reconnections to the control plane, while
-//! Pods of the mesh are replaced all the time. Takes ten minutes.
+//! Pods of the mesh are replaced all the time. Takes a quarter of an hour.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
