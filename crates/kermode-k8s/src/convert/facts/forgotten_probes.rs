@@ -15,25 +15,21 @@ pub(super) fn only_sidecar_is_not_ready(spec: &PodSpec, status: &PodStatus) -> b
         .readiness_gates
         .as_ref()
         .is_some_and(|gates| !gates.is_empty());
-    let mut init_containers = spec.init_containers.iter().flatten();
-    let is_native = |policy: Option<&str>| policy == Some("Always");
-    let sidecar = init_containers
-        .find(|container| is_native(container.restart_policy.as_deref()) && is_sidecar(container))
-        .and_then(|container| find(status.init_container_statuses.as_deref(), &container.name));
+    let native_sidecars = spec.init_containers.iter().flatten();
+    let native_sidecars =
+        native_sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let (own, others): (Vec<_>, Vec<_>) = native_sidecars.partition(|container| is_sidecar(container));
+    let init_status = |name: &str| find(status.init_container_statuses.as_deref(), name);
+    let sidecar = own.first().and_then(|container| init_status(&container.name));
     let Some(sidecar) = sidecar.filter(|sidecar| !has_gates && sidecar.started == Some(false)) else {
         return false;
     };
     let Some(sidecar_started_at) = running_since(sidecar) else {
         return false;
     };
-    let mut other_native = spec
-        .init_containers
+    let others_are_ready = others
         .iter()
-        .flatten()
-        .filter(|container| is_native(container.restart_policy.as_deref()) && !is_sidecar(container));
-    let others_are_ready = other_native.all(|container| {
-        find(status.init_container_statuses.as_deref(), &container.name).is_some_and(|status| status.ready)
-    });
+        .all(|container| init_status(&container.name).is_some_and(|status| status.ready));
     let application_is_ready = spec.containers.iter().all(|container| {
         find(status.container_statuses.as_deref(), &container.name).is_some_and(|status| {
             status.ready && running_since(status).is_some_and(|started_at| started_at >= sidecar_started_at)
