@@ -3,8 +3,9 @@
 //! Each write of an object returns the [`Changes`] of the index, and converts only the Pods that depend on the object:
 //! for a Pod, the Pod itself and the Pods that claim one of its IPs; for a Service, the Pods that it selects now or
 //! selected before; for an EndpointSlice, no Pod; for a ReplicaSet or Job, its Pods; for a Namespace, its Pods whose
-//! mesh changes, and its Pods without a Dataplane. The state does not depend on the order of the writes, with one
-//! exception: a Pod that cannot be converted keeps its last valid Dataplane.
+//! mesh changes, and its Pods without a Dataplane. The state does not depend on the order of the writes, with two
+//! exceptions: a Pod that cannot be converted keeps its last valid Dataplane, and a Pod whose sidecar a restarted kubelet
+//! has not probed yet stays ready (see [`Readiness`](crate::convert::facts::Readiness)).
 //!
 //! Each Pod is converted only once if the initial lists are applied in the order Namespaces, ReplicaSets and Jobs,
 //! Services, Pods. The engine must not publish changes before all initial lists are complete, because a Pod whose
@@ -74,8 +75,11 @@ impl Index {
         if !pod.is_injected() {
             return self.remove_pod(&pod.key);
         }
-        if self.pods.get(&pod.key).is_some_and(|entry| entry.facts == pod) {
-            return Changes::default();
+        if let Some(entry) = self.pods.get(&pod.key) {
+            pod.remember(&entry.facts);
+            if entry.facts == pod {
+                return Changes::default();
+            }
         }
         pod.deduplicate(&mut self.pool);
         let key = pod.key.clone();

@@ -4,11 +4,11 @@
 //! version, causes no work. The index also deduplicates equal strings of many Pods.
 
 mod endpoint_slice;
-mod forgotten_probes;
 mod namespace;
 mod node;
 mod owner;
 mod pod;
+mod readiness;
 mod restart;
 mod service;
 
@@ -17,6 +17,7 @@ pub use namespace::NamespaceFacts;
 pub use node::NodeFacts;
 pub use owner::{IntermediateFacts, IntermediateId, IntermediateKind, OwnerRef};
 pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, ProbeFacts, ProbeKind};
+pub use readiness::Readiness;
 pub use restart::RestartPolicy;
 pub use service::{ServiceFacts, ServicePortFacts, TargetPort};
 

@@ -37,8 +37,8 @@ fn combined(pod: &PodFacts, application_health: Option<bool>) -> Option<bool> {
     if pod.is_terminating || pod.phase != PodPhase::Active {
         return Some(false);
     }
-    if pod.ready.is_some() {
-        return pod.ready;
+    if let Some(readiness) = pod.readiness {
+        return Some(readiness.is_ready());
     }
     match (application_health, pod.sidecar().and_then(container_ready)) {
         (Some(application), Some(sidecar)) => Some(application && sidecar),

@@ -418,6 +418,61 @@ fn pod_that_got_its_ip_later_has_it_although_it_was_created_earlier() {
     assert_eq!(endpoints_of(&index, "web"), ["web-1"]);
 }
 
+/// A Pod whose condition `Ready` is false, with the status of its native sidecar, and the readiness of the application.
+fn pod_with_native_sidecar(sidecar: &Value, application_is_ready: bool) -> PodFacts {
+    let running = json!({"running": {"startedAt": "2026-01-01T00:00:01Z"}});
+    let mut pod = pod_json("web-1", "10.0.0.1", web_labels());
+    pod["spec"]["initContainers"] = json!([{"name": "kuma-sidecar", "restartPolicy": "Always"}]);
+    pod["spec"]["containers"] = json!([{"name": "app", "ports": [{"containerPort": 8080}]}]);
+    pod["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    pod["status"]["containerStatuses"] =
+        json!([{"name": "app", "ready": application_is_ready, "started": true, "state": running}]);
+    let mut status = json!({"name": "kuma-sidecar", "ready": false, "state": running});
+    status
+        .as_object_mut()
+        .expect("a status")
+        .extend(sidecar.as_object().cloned().expect("a part of a status"));
+    pod["status"]["initContainerStatuses"] = json!([status]);
+    read_pod(&pod)
+}
+
+/// Applies the states of a Pod one after the other. Returns whether its inbound is ready in the last one.
+fn is_ready_after(states: impl IntoIterator<Item = PodFacts>) -> bool {
+    let mut index = mk_index_of_web_and_old();
+    for state in states {
+        index.apply_pod(state);
+    }
+    let dataplane = index.view().dataplane(&key("web-1")).expect("a Dataplane");
+    dataplane.inbounds[0].ready == Some(true)
+}
+
+#[test]
+fn pod_stays_ready_until_a_restarted_kubelet_has_probed_the_sidecar() {
+    let not_started = || pod_with_native_sidecar(&json!({"started": false}), true);
+    let not_ready = || pod_with_native_sidecar(&json!({"started": true}), true);
+    let application_not_ready = || pod_with_native_sidecar(&json!({"started": false}), false);
+    let ready = || pod_with_native_sidecar(&json!({"started": true, "ready": true}), true);
+    let restarted = || {
+        let state = json!({"running": {"startedAt": "2026-01-01T00:00:09Z"}});
+        pod_with_native_sidecar(&json!({"started": true, "state": state}), true)
+    };
+    let stopped = || pod_with_native_sidecar(&json!({"state": {"waiting": {}}}), true);
+    let of_another_pod = || PodFacts {
+        uid: "another".into(),
+        ..not_ready()
+    };
+    assert!(is_ready_after([not_started()]));
+    assert!(is_ready_after([not_started(), not_ready()]));
+    assert!(is_ready_after([not_started(), not_ready(), not_ready()]));
+    assert!(is_ready_after([application_not_ready(), not_ready()]));
+    assert!(!is_ready_after([not_started(), application_not_ready()]));
+    assert!(!is_ready_after([not_ready()]));
+    assert!(!is_ready_after([not_started(), restarted()]));
+    assert!(!is_ready_after([not_started(), stopped(), not_ready()]));
+    assert!(!is_ready_after([not_started(), ready(), not_ready()]));
+    assert!(!is_ready_after([not_started(), of_another_pod()]));
+}
+
 #[test]
 fn identity_of_a_pod_is_its_service_account_and_uid() {
     let mut index = Index::default();

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kermode_crds::annotation;
 use kermode_model::ObjectKey;
 
-use super::forgotten_probes;
+use super::readiness::Readiness;
 use super::restart::{RestartPolicy, is_restarted};
 use super::{Deduplicate, OwnerRef, Pairs, SIDECAR, is_tcp, port_number};
 
@@ -37,9 +37,8 @@ pub struct PodFacts {
     pub phase: PodPhase,
     /// Whether the Pod is being deleted.
     pub is_terminating: bool,
-    /// Whether the Pod is ready: its condition `Ready`, without the effect of a restarted kubelet on the sidecar. `None` if
-    /// the Pod does not have this condition.
-    pub ready: Option<bool>,
+    /// Readiness; `None` if the Pod does not have the condition `Ready`.
+    pub readiness: Option<Readiness>,
     /// Name of the service account.
     pub service_account: Arc<str>,
     /// Long-running containers: `spec.containers`, then containers that only the status reports, then the native
@@ -148,6 +147,15 @@ impl PodFacts {
         self.containers.iter().filter(|container| !container.is_sidecar)
     }
 
+    /// Carries over what the status of a Pod does not tell from the `former` facts of the same Pod.
+    pub(crate) fn remember(&mut self, former: &Self) {
+        if let (Some(readiness), Some(former_readiness)) = (self.readiness, former.readiness)
+            && self.uid == former.uid
+        {
+            self.readiness = Some(readiness.after(former_readiness));
+        }
+    }
+
     /// Deduplicates values that are likely to occur in other Pods.
     pub(crate) fn deduplicate(&mut self, pool: &mut impl Deduplicate) {
         pool.dedup_text(&mut self.key.namespace);
@@ -191,7 +199,7 @@ impl From<&Pod> for PodFacts {
             has_ips_since: has_ips_since(&pod.metadata, status),
             phase: phase(status),
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
-            ready: ready(spec, status),
+            readiness: Readiness::read(spec, status),
             service_account: service_account.unwrap_or("default").into(),
             containers: containers(spec, status),
             probes: if has_probes_annotation {
@@ -254,18 +262,6 @@ fn has_ips_since(metadata: &ObjectMeta, status: &PodStatus) -> i64 {
     ];
     let seconds = times.into_iter().flatten().map(|time| time.0.as_second());
     seconds.max().unwrap_or_default()
-}
-
-/// Returns the condition `Ready`. The status `Unknown` counts as false, and a false condition that only a restart of the
-/// kubelet explains counts as true.
-fn ready(spec: &PodSpec, status: &PodStatus) -> Option<bool> {
-    let mut conditions = status.conditions.iter().flatten();
-    let ready = conditions.find(|condition| condition.type_ == "Ready")?;
-    Some(match ready.status.as_str() {
-        "True" => true,
-        "False" => forgotten_probes::only_sidecar_is_not_ready(spec, status),
-        _ => false,
-    })
 }
 
 fn phase(status: &PodStatus) -> PodPhase {
