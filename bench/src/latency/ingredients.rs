@@ -24,7 +24,6 @@ enum Scope {
     Any,
     Http,
     Http1,
-    Grpc,
     Tcp,
 }
 
@@ -61,8 +60,8 @@ pub const INGREDIENTS: &[Ingredient] = &[
         ];
         remove_everywhere(config, &limits);
     }),
-    ingredient("statistics of gRPC", Scope::Grpc, |config| {
-        remove_filters(config, &["envoy.filters.http.grpc_stats"]);
+    ingredient("exported statistics of endpoints", Scope::Http, |config| {
+        remove_everywhere(config, &["trackClusterStats"]);
     }),
     ingredient("ejection of endpoints", Scope::Any, |config| {
         remove_everywhere(config, &["outlierDetection"]);
@@ -136,7 +135,6 @@ impl Ingredient {
             Scope::Any => true,
             Scope::Http => protocol.is_http(),
             Scope::Http1 => protocol == Protocol::Http,
-            Scope::Grpc => protocol == Protocol::Grpc,
             Scope::Tcp => protocol == Protocol::Tcp,
         }
     }
@@ -207,17 +205,6 @@ fn remove_everywhere(config: &mut Value, fields: &[&str]) {
     });
 }
 
-/// Removes HTTP filters and network filters by their names.
-fn remove_filters(config: &mut Value, names: &[&str]) {
-    for_each_object(config, &mut |object| {
-        for list in ["filters", "httpFilters"] {
-            if let Some(filters) = object.get_mut(list).and_then(Value::as_array_mut) {
-                filters.retain(|filter| !names.iter().any(|name| filter["name"] == *name));
-            }
-        }
-    });
-}
-
 /// Calls `change` with the configuration of each filter with a name.
 fn for_each_filter(config: &mut Value, name: &str, change: fn(&mut Value)) {
     for_each_object(config, &mut |object| {
@@ -235,10 +222,8 @@ mod tests {
     #[test]
     fn removed_ingredients_leave_the_rest_of_the_configuration() {
         let mut config = json!({ "static_resources": { "listeners": [{ "filters": [
-            { "name": "removed" },
             { "name": "other", "typedConfig": { "retryPolicy": {}, "kept": true } },
         ]}]}});
-        remove_filters(&mut config, &["removed"]);
         remove_everywhere(&mut config, &["retryPolicy"]);
         let listeners = json!([{ "filters": [{ "name": "other", "typedConfig": { "kept": true } }] }]);
         assert_eq!(config["static_resources"]["listeners"], listeners);

@@ -32,7 +32,6 @@ use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, Pat
 use envoy_types::pb::envoy::config::route::v3::{
     HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
-use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as GrpcStats;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation, SetCurrentClientCertDetails, UpgradeConfig,
@@ -42,7 +41,6 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
-use kermode_model::Protocol;
 
 use super::cluster::{MAX_HEADERS, MAX_HEADERS_KB, http1_options as http1_upstream_options, http2_options};
 use super::listener::HTTP_IDLE_TIMEOUT;
@@ -92,7 +90,6 @@ pub(crate) fn inbound(
     listen_address: SocketAddr,
     service: &str,
     local_cluster: &str,
-    protocol: Protocol,
     access: Option<HttpAccess>,
 ) -> Filter {
     // The application may close an idle connection just before Envoy sends a request on it. An application that limits
@@ -108,7 +105,6 @@ pub(crate) fn inbound(
         ..routes_to_cluster("inbound", service, action_to_cluster(local_cluster), retry)
     };
     let defaults = manager_with_defaults(routes);
-    let grpc_stats = (protocol == Protocol::Grpc).then(grpc_stats);
     let (rbac, denial) = access
         .map(|access| (access.filter, denial_response(access.denial_text)))
         .unzip();
@@ -119,11 +115,7 @@ pub(crate) fn inbound(
     manager_filter(
         listen_address,
         HttpConnectionManager {
-            http_filters: rbac
-                .into_iter()
-                .chain(grpc_stats)
-                .chain(defaults.http_filters)
-                .collect(),
+            http_filters: rbac.into_iter().chain(defaults.http_filters).collect(),
             stat_prefix: names::stat_name(local_cluster),
             forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
             set_current_client_cert_details: Some(SetCurrentClientCertDetails {
@@ -266,12 +258,6 @@ fn router() -> HttpFilter {
         ..Default::default()
     };
     http_filter("envoy.filters.http.router", &router)
-}
-
-/// Counts messages and statuses of gRPC. Only the server's sidecar counts them: the filter is expensive, see
-/// `docs/design.md`, "Statistics of gRPC".
-fn grpc_stats() -> HttpFilter {
-    http_filter("envoy.filters.http.grpc_stats", &GrpcStats::default())
 }
 
 fn action_to_cluster(cluster: &str) -> RouteAction {

@@ -139,10 +139,13 @@ fn local_cluster(dataplane: &Dataplane, socket: SocketAddr, protocol: Protocol) 
         Protocol::Http => {
             cluster::with_http_options(cluster, HttpVersion::Http1, listener::HTTP_IDLE_TIMEOUT, None)
         }
-        Protocol::Http2 | Protocol::Grpc => {
-            cluster::with_http_options(cluster, HttpVersion::Http2, listener::HTTP_IDLE_TIMEOUT, None)
-        }
+        Protocol::Http2 => with_http2(cluster),
+        Protocol::Grpc => cluster::with_endpoint_statistics(with_http2(cluster)),
     }
+}
+
+fn with_http2(cluster: Cluster) -> Cluster {
+    cluster::with_http_options(cluster, HttpVersion::Http2, listener::HTTP_IDLE_TIMEOUT, None)
 }
 
 /// The network filters of a listener. Without `rules`, every caller is allowed.
@@ -167,7 +170,7 @@ fn filters_to_application(
         filter: rules.http_filter(),
         denial_text: denial_text(dataplane, service),
     });
-    vec![http::inbound(socket, service, &cluster, protocol, access)]
+    vec![http::inbound(socket, service, &cluster, access)]
 }
 
 /// The text of the response to a denied request, with Envoy's placeholder for the caller's identity.

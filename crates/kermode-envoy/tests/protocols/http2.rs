@@ -169,6 +169,27 @@ async fn unary_grpc_calls_get_their_message_or_an_error_without_trailers() {
 }
 
 #[tokio::test]
+async fn sidecar_of_the_server_counts_grpc_calls_that_fail() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let application = listener.local_addr().expect("an address");
+    tokio::spawn(serve_http2(listener));
+    let (sidecars, addresses) = start(vec![("grpc", application)]).await;
+    for address in addresses[0] {
+        let check = tokio::time::timeout(TIMEOUT, check_unary(address));
+        check.await.expect("a response");
+    }
+    let count = move |name| {
+        sidecars
+            .server
+            .counter_sum(&format!(r"cluster\..*\.endpoint\..*\.{name}"))
+    };
+    let counts = ["rq_total", "rq_success", "rq_error"].map(count);
+    assert_eq!(counts, [4, 2, 2]);
+}
+
+#[tokio::test]
 async fn client_of_http_2_is_served_by_an_application_of_http_1_1() {
     let (to_test, requests) = mpsc::channel();
     let application = start_application(move |connection| {
