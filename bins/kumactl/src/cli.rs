@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::dataplane::DataplaneArgs;
+use crate::explain::ExplainCommand;
 use crate::inject::InjectArgs;
 use crate::install::InstallCommand;
 use crate::uninstall::UninstallCommand;
@@ -22,6 +23,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Print or explain the Dataplanes that the control plane would write for Pods.
     Dataplane(DataplaneArgs),
+    /// Explain an object of a cluster or of files: its injection, Dataplane and sidecar, and what is wrong.
+    #[command(subcommand)]
+    Explain(ExplainCommand),
     /// Inject sidecars into manifests as the control plane would, or explain the decisions.
     Inject(InjectArgs),
     /// Print manifests to apply to a cluster.

@@ -1,8 +1,6 @@
 //! `kumactl dataplane`: prints the Dataplanes that the control plane would write for Pods, or explains them. The
 //! command uses the control plane's conversion and contacts no cluster.
 
-mod explanation;
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -57,7 +55,7 @@ pub(crate) fn run(args: &DataplaneArgs) -> Result<ExitCode> {
     }
     let outcomes = convert_pods(&objects, args)?;
     if args.explain {
-        output::print_result(&explanation::text(&outcomes))?;
+        output::print_result(&kermode_explain::dataplanes_text(&outcomes))?;
     } else {
         outcomes.iter().for_each(print_notices);
         let dataplanes: Vec<Value> = outcomes

@@ -2,7 +2,6 @@
 //! the control plane's webhook, through `kermode-manifests`, and contacts no cluster.
 
 pub(crate) mod config;
-mod explanation;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,7 +73,7 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode> {
     };
     let manifests = injector.inject(documents)?;
     if args.explain {
-        output::print_result(&explanation::text(&manifests.outcomes))?;
+        output::print_result(&kermode_explain::injections_text(&manifests.outcomes))?;
     } else {
         print_notices(&manifests, &ca_pem);
         if !manifests.contains_denial() {

@@ -2,7 +2,9 @@
 //! module.
 
 mod cli;
+mod cluster;
 mod dataplane;
+mod explain;
 mod inject;
 mod install;
 mod output;
@@ -26,6 +28,7 @@ pub fn main() -> ExitCode {
     let success = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
         Command::Dataplane(args) => dataplane::run(&args),
+        Command::Explain(command) => explain::run(&command),
         Command::Inject(args) => inject::run(&args),
         Command::Install(command) => install::run(*command).map(success),
         Command::Uninstall(command) => uninstall::run(&command).map(success),

@@ -73,3 +73,31 @@ fn invalid_container_patch_gives_code_3() {
     assert_eq!(code, Some(3));
     assert!(out.contains("value is not valid JSON"), "{out}");
 }
+
+#[test]
+fn explanation_with_a_problem_gives_code_3_and_without_one_code_0() {
+    let explain = |input: &str| run(&["explain", "pod", "-f", "-"], input);
+    let (code, out, err) = explain(POD);
+    assert_eq!(code, Some(3), "{err}");
+    assert!(out.contains("NotInjected"), "{out}");
+    let opted_out = POD.replace("enabled", "disabled");
+    let (code, out, err) = explain(&opted_out);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("Pod default/a: has no sidecar"), "{out}");
+    let other_name = ["explain", "pod", "b", "-f", "-"];
+    assert_eq!(run(&other_name, POD).0, Some(1));
+    assert_eq!(run(&["explain", "pod"], "").0, Some(2));
+    let without_file = ["explain", "pod", "a", "--config=x"];
+    assert_eq!(run(&without_file, "").0, Some(2));
+}
+
+#[test]
+fn unusable_kubeconfig_gives_code_1_and_is_named() {
+    let arguments = ["explain", "pod", "a", "--kubeconfig=/nothing/there"];
+    let (code, out, err) = run(&arguments, "");
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(
+        err.contains("/nothing/there") && err.contains("--kubeconfig"),
+        "{err}"
+    );
+}

@@ -1,4 +1,5 @@
-//! Describes the differences between two JSON values for the injection trace.
+//! Describes the differences between two JSON values for the injection trace, and for the comparison of an injected Pod
+//! with what would be injected today.
 
 use serde_json::Value;
 
@@ -8,7 +9,7 @@ use crate::pointer;
 const MAX_VALUE_CHARS: usize = 160;
 
 /// Returns one line for each difference, with the JSON pointer of the changed part.
-pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
+pub fn between(before: &Value, after: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     compare("", before, after, &mut lines);
     lines

@@ -37,6 +37,7 @@ mod volumes;
 mod warnings;
 pub mod workload;
 
+pub use self::changes::between as differences;
 pub use self::container_patch::{
     PatchFailure, PatchProblem, PatchStage, try_container_patch, validate_container_patch,
 };

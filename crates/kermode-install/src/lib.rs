@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 pub use assignment::InvalidAssignment;
 pub use removal::{CustomResources, removal};
-pub use workload::{POD_FIELD_VARIABLES, PORTS, Port};
+pub use workload::{CONFIG_FILE, CONFIG_MAP, POD_FIELD_VARIABLES, PORTS, Port};
 
 /// Settings of an installation. The caller has checked all settings except the assignments.
 #[derive(Clone, Debug)]
@@ -162,7 +162,7 @@ impl Installation {
 
 /// Name of the control plane's Deployment, Service, ServiceAccount, roles and role bindings. See
 /// `docs/reference/names-and-ports.md#names`.
-pub(crate) const NAME: &str = "kuma-control-plane";
+pub const NAME: &str = "kuma-control-plane";
 
 /// Namespace of the control plane, which enforces Pod Security *restricted*.
 fn namespace(installation: &Installation) -> Value {

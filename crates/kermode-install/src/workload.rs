@@ -11,9 +11,11 @@ pub const POD_FIELD_VARIABLES: [(&str, &str); 2] = [
     ("POD_NAMESPACE", "metadata.namespace"),
 ];
 
-const CONFIG_MAP: &str = "kuma-control-plane-config";
+/// Name of the ConfigMap with the configuration file.
+pub const CONFIG_MAP: &str = "kuma-control-plane-config";
 const CONFIG_DIRECTORY: &str = "/etc/kuma.io/kuma-control-plane";
-const CONFIG_FILE: &str = "config.yaml";
+/// Entry of [`CONFIG_MAP`]: the configuration file.
+pub const CONFIG_FILE: &str = "config.yaml";
 /// User ID and group ID of the control plane, as in Kuma.
 const USER_AND_GROUP_ID: u32 = 5678;
 

@@ -115,13 +115,16 @@ impl Injector<'_> {
             return Ok(());
         }
         if let Some(pointer) = pod_pointer(object) {
-            outcomes.push(self.inject_workload(object, pointer)?);
+            outcomes.push(self.inject_pod_at(object, pointer)?);
         }
         Ok(())
     }
 
-    /// Injects into the Pod or Pod template at `pointer`.
-    fn inject_workload(&self, object: &mut Value, pointer: &str) -> Result<WorkloadOutcome, ManifestError> {
+    /// Injects into the Pod or Pod template at a JSON pointer of an object; an empty pointer means that the object is a Pod.
+    ///
+    /// # Errors
+    /// If the patch does not apply. A denied Pod is not an error.
+    pub fn inject_pod_at(&self, object: &mut Value, pointer: &str) -> Result<WorkloadOutcome, ManifestError> {
         let string = |value: &Value| value.as_str().map(str::to_owned);
         let metadata = &object["metadata"];
         let object_name = string(&metadata["name"]).or_else(|| string(&metadata["generateName"]));

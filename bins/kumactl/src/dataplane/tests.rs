@@ -1,8 +1,9 @@
 //! Tests of the Dataplanes and explanations of `kumactl dataplane`.
 
+use kermode_explain::dataplanes_text;
 use kermode_k8s::offline::PodOutcome;
 
-use super::{DataplaneArgs, convert_pods, explanation};
+use super::{DataplaneArgs, convert_pods};
 use kermode_manifests::documents;
 
 const POD: &str = "\
@@ -87,7 +88,7 @@ fn every_tag_is_explained_with_its_value() {
 
 #[test]
 fn explanation_names_the_source_of_every_part() {
-    let text = explanation::text(&convert(&[POD, SERVICES]));
+    let text = dataplanes_text(&convert(&[POD, SERVICES]));
     let expected = "\
 Pod shop/web-0: Dataplane in mesh default
   Service db does not select the Pod: label app of the Pod is web, not db
@@ -119,7 +120,7 @@ fn service_less_pod_is_named_after_its_workload() {
     );
     let replica_set = "{kind: ReplicaSet, metadata: {name: web-5d8, ownerReferences: \
                        [{kind: Deployment, name: web, apiVersion: apps/v1, uid: u, controller: true}]}}";
-    let text = explanation::text(&convert(&[&pod_with_owner, replica_set]));
+    let text = dataplanes_text(&convert(&[&pod_with_owner, replica_set]));
     assert!(
         text.contains("inbound 49151: no Service gives the Pod an inbound"),
         "{text}"
@@ -133,7 +134,7 @@ fn service_less_pod_is_named_after_its_workload() {
 #[test]
 fn pod_without_sidecar_has_no_dataplane_and_pod_without_address_has_a_placeholder() {
     let pod_without_sidecar = POD.replace("'true'", "'false'");
-    let text = explanation::text(&convert(&[&pod_without_sidecar]));
+    let text = dataplanes_text(&convert(&[&pod_without_sidecar]));
     assert!(text.contains("no Dataplane: it has no sidecar"), "{text}");
     let without_address = POD.replace("status: {podIP: 10.0.0.1}", "");
     let outcomes = convert(&[&without_address]);
@@ -146,7 +147,7 @@ fn pod_without_sidecar_has_no_dataplane_and_pod_without_address_has_a_placeholde
 fn error_of_a_pod_names_the_field() {
     let pod_with_invalid_annotation =
         POD.replace("annotations: {", "annotations: {kuma.io/gateway: sometimes, ");
-    let text = explanation::text(&convert(&[&pod_with_invalid_annotation]));
+    let text = dataplanes_text(&convert(&[&pod_with_invalid_annotation]));
     assert!(
         text.contains(
             "metadata.annotations[\"kuma.io/gateway\"]: invalid delegated gateway type 'sometimes'"

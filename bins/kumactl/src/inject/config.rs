@@ -15,14 +15,14 @@ const DEFAULT_VERSION: KubernetesVersion = KubernetesVersion::new(1, 34);
 pub(crate) struct ConfigArgs {
     /// Configuration file of the control plane. Without it, the control plane's defaults apply.
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 
     /// Version of the API server, which supports native sidecars from 1.29 and sleep hooks from 1.30. Without this flag,
     /// the API server is assumed to support both. With Nodes in the input, the sidecar mode `auto` uses the version of their oldest
     /// kubelet instead of the API server's version. The mode `native` requires that the API server or the oldest
     /// kubelet supports native sidecars.
     #[arg(long, value_name = "MAJOR.MINOR")]
-    kubernetes_version: Option<String>,
+    pub(crate) kubernetes_version: Option<String>,
 }
 
 /// Loads the configuration. Ignores environment variables: this process does not have the environment of the control

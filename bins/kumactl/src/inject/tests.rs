@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use kermode_config::Config;
+use kermode_explain::injections_text;
 use kermode_manifests::{ClusterObjects, InjectedManifests, Injector, documents};
 
+use super::InjectArgs;
 use super::config::{self, ConfigArgs};
-use super::{InjectArgs, explanation};
 
 /// Manifest of the Namespace `shop`, whose Pods are injected.
 const NAMESPACE: &str = "\
@@ -148,7 +149,7 @@ fn injected_manifests_are_unchanged_by_a_second_injection() {
     let once = inject(&mk_workload("Deployment", "apps/v1", POD_TEMPLATE), NAMESPACE).text;
     let twice = inject(&once, NAMESPACE);
     assert_eq!(twice.text, once);
-    assert!(explanation::text(&twice.outcomes).contains("skipped (AlreadyInjected)"));
+    assert!(injections_text(&twice.outcomes).contains("skipped (AlreadyInjected)"));
 }
 
 #[test]
@@ -162,7 +163,7 @@ fn explanation_names_the_oldest_kubelet() {
     let tainted = "{taints: [{key: example.com/fake, effect: NoSchedule}]}";
     let explain = |nodes: &[String]| {
         let cluster = format!("{NAMESPACE}\n{}", nodes.concat());
-        explanation::text(&inject(&mk_workload("Deployment", "apps/v1", POD_TEMPLATE), &cluster).outcomes)
+        injections_text(&inject(&mk_workload("Deployment", "apps/v1", POD_TEMPLATE), &cluster).outcomes)
     };
     let mut nodes = vec![
         node("new", "v1.34.1", "{}"),
@@ -190,7 +191,7 @@ fn explanation_lists_each_step_and_operation() {
     let patch = "---\napiVersion: kuma.io/v1alpha1\nkind: ContainerPatch\nmetadata: {name: p, namespace: kong-mesh-system}\n\
         spec: {sidecarPatch: [{op: replace, path: /resources/limits/cpu, value: '\"2\"'}]}\n";
     let manifests = format!("{}{patch}", mk_workload("Deployment", "apps/v1", &pod));
-    let text = explanation::text(&inject(&manifests, NAMESPACE).outcomes);
+    let text = injections_text(&inject(&manifests, NAMESPACE).outcomes);
     for line in [
         "Deployment shop/web: injected (NamespaceLabel), mesh default",
         "  assumed: no Mesh is among the objects: Mesh default is assumed to exist",
@@ -228,7 +229,7 @@ fn injection_label_outside_of_the_pod_template_is_reported() {
     );
     let injected = inject(&deployment, "");
     assert!(!injected.outcomes[0].is_injected());
-    let text = explanation::text(&injected.outcomes);
+    let text = injections_text(&injected.outcomes);
     assert!(
         text.contains("move it to spec.template.metadata.labels"),
         "{text}"
@@ -244,7 +245,7 @@ fn default_mesh_is_assumed_only_without_any_mesh() {
     assert!(!inject(&deployment, &cluster_with_mesh("default")).contains_denial());
     let denied = inject(&deployment, &cluster_with_mesh("other"));
     assert!(denied.contains_denial());
-    let text = explanation::text(&denied.outcomes);
+    let text = injections_text(&denied.outcomes);
     assert!(
         text.starts_with("Deployment shop/web: denied (MeshNotFound)"),
         "{text}"

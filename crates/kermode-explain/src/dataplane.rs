@@ -1,6 +1,4 @@
-//! Explanations of Dataplanes as text.
-
-use std::fmt::Write;
+//! Explanation of a Pod's Dataplane: the Services, inbounds and tags, and why a label is no tag.
 
 use kermode_k8s::convert::facts::TargetPort;
 use kermode_k8s::convert::{InboundExplanation, ServiceMatch, TagSource, Unresolved};
@@ -8,70 +6,93 @@ use kermode_k8s::offline::{PLACEHOLDER_ADDRESS, PodOutcome};
 use kermode_model::{Inbound, tag};
 use serde_json::Value;
 
-/// Formats the explanations in the order of the Pods.
-pub(super) fn text(outcomes: &[PodOutcome]) -> String {
+use crate::explanation::{Line, lines_text};
+
+/// Formats the explanations of several Pods, in their order.
+pub fn dataplanes_text(outcomes: &[PodOutcome]) -> String {
     if outcomes.is_empty() {
         return "No object is a Pod.\n".to_owned();
     }
-    let texts: Vec<String> = outcomes.iter().map(explain_pod).collect();
+    let texts: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| {
+            let details = lines(outcome, None);
+            lines_text(
+                &[Line::new(format!("Pod {}: {}", outcome.pod, summary(outcome))).with(details)],
+                0,
+            )
+        })
+        .collect();
     texts.join("\n")
 }
 
-fn explain_pod(outcome: &PodOutcome) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let mut line = |depth: usize, content: &str| {
-        let _ = writeln!(text, "{:width$}{content}", "", width = depth * 2);
-    };
+/// Returns the mesh of the Dataplane, or why there is no Dataplane.
+pub(crate) fn summary(outcome: &PodOutcome) -> String {
     match &outcome.dataplane {
         Ok(dataplane) => {
             let mesh = dataplane["mesh"].as_str().unwrap_or_default();
-            line(0, &format!("Pod {}: Dataplane in mesh {mesh}", outcome.pod));
+            format!("Dataplane in mesh {mesh}")
         }
-        Err(reason) => line(0, &format!("Pod {}: no Dataplane: {reason}", outcome.pod)),
+        Err(reason) => format!("no Dataplane: {reason}"),
     }
+}
+
+/// Describes the Services, inbounds, tags, dropped labels and warnings of a Pod. `unready_reason` is the reason why the
+/// Pod is not ready, if it is known.
+pub(crate) fn lines(outcome: &PodOutcome, unready_reason: Option<&str>) -> Vec<Line> {
+    let mut lines = facts(outcome, unready_reason);
+    let warnings = outcome.warnings.iter();
+    lines.extend(warnings.map(|warning| Line::new(format!("warning: {warning}"))));
+    lines
+}
+
+/// Describes the Services, inbounds, tags and dropped labels of a Pod.
+pub(crate) fn facts(outcome: &PodOutcome, unready_reason: Option<&str>) -> Vec<Line> {
+    let mut lines = Vec::new();
     if outcome.has_placeholder_address {
-        line(
-            1,
-            &format!("assumed: the Pod has no IP yet, {PLACEHOLDER_ADDRESS} is used in its place"),
-        );
+        lines.push(Line::new(format!(
+            "assumed: the Pod has no IP yet, {PLACEHOLDER_ADDRESS} is used in its place"
+        )));
     }
     for (service, service_match) in &outcome.explanation.services {
-        line(
-            1,
-            &format!("Service {service} {}", service_match_text(service_match)),
-        );
+        lines.push(Line::new(format!(
+            "Service {service} {}",
+            service_match_text(service_match)
+        )));
     }
     if let Some(origin) = outcome.dataplane.as_ref().ok().and_then(gateway_tags_origin) {
-        line(
-            1,
-            &format!(
-                "the Pod is a gateway: inbound traffic is not redirected, so the Dataplane has a gateway \
-                 instead of inbounds; {origin}"
-            ),
-        );
+        lines.push(Line::new(format!(
+            "the Pod is a gateway: inbound traffic is not redirected, so the Dataplane has a gateway instead of inbounds; \
+             {origin}"
+        )));
     }
-    for explanation in &outcome.explanation.inbounds {
-        line(1, &inbound_text(explanation));
-        // Without an inbound, there is neither health nor tags.
-        if explanation.port.is_err() {
-            continue;
-        }
-        line(2, health_text(explanation.ready));
-        for (key, value, source) in &explanation.tags {
-            line(2, &format!("{key}: {value}  # {}", source_text(*source)));
-        }
+    for inbound in &outcome.explanation.inbounds {
+        lines.push(inbound_line(inbound, unready_reason));
     }
     for key in &outcome.explanation.reserved_labels {
-        line(
-            1,
-            &format!("label {key} does not become a tag: keys that contain kuma.io/ never become tags"),
-        );
+        lines.push(Line::new(format!(
+            "label {key} does not become a tag: keys that contain kuma.io/ never become tags"
+        )));
     }
-    for warning in &outcome.warnings {
-        line(1, &format!("warning: {warning}"));
+    lines
+}
+
+/// Describes an inbound with its health and tags, or a Service's port without an inbound.
+fn inbound_line(inbound: &InboundExplanation, unready_reason: Option<&str>) -> Line {
+    let line = Line::new(inbound_text(inbound));
+    // Without an inbound, there is neither health nor tags.
+    if inbound.port.is_err() {
+        return line;
     }
-    text
+    let health = match (inbound.ready, unready_reason) {
+        (Some(false), Some(reason)) => format!("not ready: {reason}"),
+        (ready, _) => health_text(ready).to_owned(),
+    };
+    let tags = inbound
+        .tags
+        .iter()
+        .map(|(key, value, source)| Line::new(format!("{key}: {value}  # {}", source_text(*source))));
+    line.with([Line::new(health)]).with(tags)
 }
 
 /// Describes the origin of a gateway's tags; `None` for a Dataplane that is not a gateway.

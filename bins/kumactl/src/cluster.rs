@@ -1,0 +1,241 @@
+//! Access to a cluster for the commands that read from one: a client from the user's kubeconfig, reads of objects as
+//! JSON, and errors that name the cluster, the request and the remedy.
+//!
+//! The commands read with the rights of the user. An error about a missing permission names the verb, the resource and
+//! the namespace.
+
+mod error;
+mod resource;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use kermode_k8s::controller::client;
+use kermode_manifests::documents::with_kind_from_list;
+use kermode_model::{KubernetesVersion, duration};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+
+pub(crate) use error::ClusterError;
+use error::Request;
+pub(crate) use resource::Resource;
+
+/// Number of objects that a list request returns at most. The API server keeps the rest for the next request.
+const PAGE_SIZE: u32 = 500;
+/// Maximum number of requests for one list, which bounds the loop if the API server always returns a next page.
+const MAX_PAGES: usize = 1000;
+
+/// Flags that select the cluster.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// Kubeconfig file. By default, the files that the variable KUBECONFIG names, else ~/.kube/config, else the service
+    /// account of the Pod in which the command runs.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig. By default, its current context.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+
+    /// Time limit of each request to the API server.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
+    request_timeout: Duration,
+}
+
+/// A cluster, accessed with the rights of the user.
+#[derive(Clone)]
+pub(crate) struct ClusterClient {
+    client: Client,
+    /// URL of the API server and name of the context, for messages.
+    name: String,
+    timeout: Duration,
+}
+
+/// Objects that a list request selects.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Selection<'a> {
+    /// Namespace; `None` for all namespaces, and for cluster-scoped objects.
+    pub(crate) namespace: Option<&'a str>,
+    /// Label selector; all objects if empty.
+    pub(crate) labels: &'a str,
+    /// Field selector; all objects if empty.
+    pub(crate) fields: &'a str,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let parsed = duration::parse(text).map_err(|error| error.to_string())?;
+    if parsed.is_zero() {
+        return Err("use a duration above zero, such as 10s".to_owned());
+    }
+    Ok(parsed)
+}
+
+// === impl ClusterClient ===
+
+impl ClusterClient {
+    /// Builds a client for the cluster that the flags select. Contacts the cluster only if the kubeconfig asks for it, for
+    /// example by a command that returns a token.
+    pub(crate) async fn connect(args: &ClusterArgs) -> Result<Self, ClusterError> {
+        let options = KubeConfigOptions {
+            context: args.context.clone(),
+            ..KubeConfigOptions::default()
+        };
+        let config = match &args.kubeconfig {
+            Some(file) => Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &options).await?,
+            None => match Config::from_kubeconfig(&options).await {
+                Ok(config) => config,
+                // The first error is about the file that the user may have expected to be used.
+                Err(error) if args.context.is_none() => Config::incluster().map_err(|_| error)?,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let context = args.context.as_deref();
+        let context = context
+            .map(|context| format!(" (context {context})"))
+            .unwrap_or_default();
+        let name = format!("{}{context}", config.cluster_url);
+        let client = client::build(config).map_err(|source| ClusterError::Client {
+            cluster: name.clone(),
+            source,
+        })?;
+        Ok(Self {
+            client,
+            name,
+            timeout: args.request_timeout,
+        })
+    }
+
+    /// Returns the namespace of the context.
+    pub(crate) fn default_namespace(&self) -> &str {
+        self.client.default_namespace()
+    }
+
+    /// Reads an object. Returns `None` if it does not exist.
+    pub(crate) async fn get_opt(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<Value>, ClusterError> {
+        match self.get(resource, namespace, name).await {
+            Ok(object) => Ok(Some(object)),
+            Err(ClusterError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads an object that must exist.
+    pub(crate) async fn get(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Value, ClusterError> {
+        let request = Request {
+            verb: "get",
+            resource: resource.full_name(),
+            namespace: namespace.map(str::to_owned),
+            name: Some(name.to_owned()),
+        };
+        let path = format!("{}/{}", resource.path(namespace), encoded(name));
+        self.read(&request, &path).await
+    }
+
+    /// Reads the selected objects of a resource, page by page.
+    pub(crate) async fn list(
+        &self,
+        resource: &Resource,
+        selection: Selection<'_>,
+    ) -> Result<Vec<Value>, ClusterError> {
+        let request = Request {
+            verb: "list",
+            resource: resource.full_name(),
+            namespace: selection.namespace.map(str::to_owned),
+            name: None,
+        };
+        let list_type =
+            json!({"apiVersion": resource.api_version(), "kind": format!("{}List", resource.kind)});
+        let (mut objects, mut next) = (Vec::new(), String::new());
+        for _ in 0..MAX_PAGES {
+            let path = format!(
+                "{}?limit={PAGE_SIZE}&labelSelector={}&fieldSelector={}&continue={}",
+                resource.path(selection.namespace),
+                encoded(selection.labels),
+                encoded(selection.fields),
+                encoded(&next),
+            );
+            let mut page = self.read(&request, &path).await?;
+            let items = page["items"]
+                .as_array_mut()
+                .map(std::mem::take)
+                .unwrap_or_default();
+            objects.extend(
+                items
+                    .into_iter()
+                    .map(|item| with_kind_from_list(&list_type, item)),
+            );
+            let token = page["metadata"]["continue"].as_str();
+            token.unwrap_or_default().clone_into(&mut next);
+            if next.is_empty() {
+                break;
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Reads the version of the API server. Returns `None` if it cannot be parsed.
+    pub(crate) async fn version(&self) -> Result<Option<KubernetesVersion>, ClusterError> {
+        let request = Request {
+            verb: "get",
+            resource: "/version".to_owned(),
+            namespace: None,
+            name: None,
+        };
+        let version = self.read(&request, "/version").await?;
+        let part = |key: &str| version[key].as_str().unwrap_or_default().to_owned();
+        Ok(KubernetesVersion::parse(&format!(
+            "{}.{}",
+            part("major"),
+            part("minor")
+        )))
+    }
+
+    async fn read(&self, request: &Request, path: &str) -> Result<Value, ClusterError> {
+        let http = http::Request::get(path).body(Vec::new());
+        let http = http.map_err(|error| self.error(request, kube::Error::HttpError(error)))?;
+        // The future is large, and commands wait for many of them at the same time.
+        let response = Box::pin(self.client.request(http));
+        match tokio::time::timeout(self.timeout, response).await {
+            Ok(response) => response.map_err(|error| self.error(request, error)),
+            Err(_) => Err(ClusterError::Timeout {
+                cluster: self.name.clone(),
+                request: request.clone(),
+                limit: duration::format(self.timeout),
+            }),
+        }
+    }
+
+    fn error(&self, request: &Request, error: kube::Error) -> ClusterError {
+        ClusterError::of(self.name.clone(), request.clone(), error)
+    }
+}
+
+/// Percent-encodes a value of a query (RFC 3986, section 2.1).
+fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
