@@ -176,6 +176,15 @@ impl Lab {
         &self.api_server.addresses.host
     }
 
+    /// Lists the first `count` services as those that the sidecar's Pod calls.
+    ///
+    /// # Errors
+    /// When the API server rejects a request, or the control plane does not write the list into the Dataplane.
+    pub async fn list_services(&self, count: usize) -> Result<()> {
+        let pod = self.objects.pod(0);
+        self.objects.list_services(&pod, count, DATAPLANES_TIMEOUT).await
+    }
+
     /// Starts the sidecar, waits until it is ready, and ends it.
     ///
     /// # Errors

@@ -3,13 +3,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
-use kermode_model::DEFAULT_TOKEN_AUDIENCE;
+use kermode_model::{DEFAULT_TOKEN_AUDIENCE, annotation};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -203,6 +206,35 @@ impl BenchObjects {
     /// Returns the writer of Pods.
     pub fn pod_writer(&self) -> PodWriter {
         self.writer.clone()
+    }
+
+    /// Puts the first `count` Services on the list of services that a Pod calls, and waits until its Dataplane has the
+    /// list.
+    ///
+    /// # Errors
+    /// When the API server rejects a request, or when the wait takes longer than `timeout`.
+    pub async fn list_services(&self, pod: &BenchPod, count: usize, timeout: Duration) -> Result<()> {
+        let services = (0..count.min(self.regular_pod_count)).map(|number| self.pod(number));
+        let services: Vec<_> = services.map(|pod| pod.service_resource_name()).collect();
+        let annotations = json!({annotation::REACHABLE_SERVICES: services.join(",")});
+        let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        let pods = self.writer.api(pod);
+        pods.patch(&pod.name(), &PatchParams::default(), &patch)
+            .await
+            .with_context(|| format!("cannot annotate Pod {}", pod.name()))?;
+        let kind = GroupVersionKind::gvk("kuma.io", "v1alpha1", "Dataplane");
+        let resource = ApiResource::from_gvk(&kind);
+        let dataplanes: Api<DynamicObject> =
+            Api::namespaced_with(self.writer.0.clone(), &pod.namespace(), &resource);
+        let has_list = |dataplane: Option<&DynamicObject>| {
+            let list = "/spec/networking/transparentProxying/reachableServices";
+            let list = dataplane.and_then(|dataplane| dataplane.data.pointer(list)?.as_array());
+            list.is_some_and(|list| list.len() == services.len())
+        };
+        tokio::time::timeout(timeout, await_condition(dataplanes, &pod.name(), has_list))
+            .await
+            .with_context(|| format!("Dataplane {} has no list of services", pod.name()))??;
+        Ok(())
     }
 
     /// Writes `count` status updates that affect no configuration, as kubelets do from time to time.

@@ -166,7 +166,7 @@ fn long_fault_tests() -> Vec<Test> {
     tests![
         certificate::rotation_with_three_replicas_changes_each_ca_bundle_twice,
         acknowledged_drain::pod_without_connections_ends_with_its_application_unless_a_replica_hangs,
-        kubelet_restart::requests_fail_only_while_a_restarted_kubelet_reports_all_servers_as_not_ready,
+        kubelet_restart::no_request_fails_while_the_kubelet_and_containerd_restart,
     ]
 }
 
