@@ -51,7 +51,7 @@ def go_program(name: str, linker_flags: str = "", package: str = ".") -> Path:
         return binary
     with files.locked(paths.cache() / "locks" / f"build-{name}.lock"):
         if not binary.exists():
-            note = " (the first build takes several minutes)" if name == "kubernetes" else ""
+            note = " (the first build takes several minutes)" if name in ("kubernetes", "helm") else ""
             print(f"building {name}{note} ...", flush=True)
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f".{name}.partial"
@@ -81,10 +81,19 @@ def coredns() -> Path:
 
 def cnitool() -> Path:
     """Builds the tool of the CNI specification that calls plugins. Returns a path that is the same for all versions."""
-    binary = go_program("cnitool", package="github.com/containernetworking/cni/cnitool")
-    link = paths.cache() / "tools" / "cnitool"
+    return linked_tool("cnitool", go_program("cnitool", package="github.com/containernetworking/cni/cnitool"))
+
+
+def helm() -> Path:
+    """Builds Helm. Returns a path that is the same for all versions."""
+    return linked_tool("helm", go_program("helm", package="helm.sh/helm/v4/cmd/helm"))
+
+
+def linked_tool(name: str, binary: Path) -> Path:
+    """Makes a link to the binary of a tool. Returns the path of the link, which is the same for all versions."""
+    link = paths.cache() / "tools" / name
     link.parent.mkdir(parents=True, exist_ok=True)
-    partial = link.with_name(f".cnitool.{os.getpid()}")
+    partial = link.with_name(f".{name}.{os.getpid()}")
     partial.symlink_to(binary)
     partial.replace(link)
     return link

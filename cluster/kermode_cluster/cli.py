@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("envoy", help="print the path of the pinned Envoy binary")
     commands.add_parser("coredns", help="build CoreDNS, and print its path")
     commands.add_parser("cnitool", help="build the CNI specification's tool, and print its path")
+    commands.add_parser("helm", help="build Helm, and print its path")
     add_command("kubeconfig", "print the path of the kubeconfig")
     kubectl = add_command("kubectl", "run kubectl of the cluster's version", positional=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -106,6 +107,8 @@ def dispatch(options) -> int:
         print(build.coredns())
     elif options.command == "cnitool":
         print(build.cnitool())
+    elif options.command == "helm":
+        print(build.helm())
     elif options.command == "kubeconfig":
         print(status.require_running(options.name).kubeconfig)
     elif options.command in ("stop", "start"):
