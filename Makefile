@@ -44,6 +44,13 @@ images-push: ## push the built images to KERMODE_REGISTRY
 pin-application-packages: ## pin the current Debian packages of the images of applications
 	@$(CLUSTER_TOOL) pin-application-packages
 
+##@ Helm chart
+
+.PHONY: chart
+chart: ## write the Helm chart of the control plane to deploy/chart
+	@rm -rf deploy/chart
+	@cargo run --quiet --package kumactl -- install chart --output deploy/chart
+
 ##@ Tests
 
 TOOLS = $(or $(KERMODE_CACHE),$(HOME)/.cache/kermode)/tools
@@ -51,16 +58,18 @@ CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 # The real Envoy, for tests that check configuration against it, and the tool that calls CNI plugins.
 ENVOY = export KERMODE_ENVOY; KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy) && $(CLUSTER_TOOL) cnitool >/dev/null &&
+# The programs of the tests: Envoy, the tool that calls CNI plugins, and Helm.
+TEST_PROGRAMS = $(ENVOY) $(CLUSTER_TOOL) helm >/dev/null &&
 
 .PHONY: test test-lint test-unit test-conformance test-netns deny conformance conformance-shared
 test: cluster-packages ## every suite that guards a merge (root)
-	@$(ENVOY) python3 tests/run.py
+	@$(TEST_PROGRAMS) python3 tests/run.py
 
 test-lint: ## format, clippy, dependencies
 	@python3 tests/run.py format lint deny
 
 test-unit: ## unit, golden, property, netns and real-Envoy tests (root)
-	@$(ENVOY) python3 tests/run.py unit tools
+	@$(TEST_PROGRAMS) python3 tests/run.py unit tools
 
 test-netns: ## redirection rules in real network namespaces (root)
 	@cargo test --package kermode-netfilter --package kuma-init --package kuma-cni --test netns

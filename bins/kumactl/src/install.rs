@@ -1,9 +1,8 @@
-//! `kumactl install`: prints the manifests of the control plane. The flags are converted to an installation, which
-//! `kermode-install` renders. The command contacts no cluster.
+//! `kumactl install`: prints the manifests of the control plane, or writes the Helm chart. The flags are converted to an
+//! installation, which `kermode-install` renders. The command contacts no cluster.
 
 mod args;
-mod env_var;
-mod installation;
+mod chart;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +16,7 @@ use crate::output;
 
 use args::ControlPlaneArgs;
 pub(crate) use args::DEFAULT_NAMESPACE;
+use chart::ChartArgs;
 
 /// Subcommands of `kumactl install`.
 #[derive(Debug, Subcommand)]
@@ -27,12 +27,18 @@ pub(crate) enum InstallCommand {
     /// access rights, configuration, control plane, webhooks. The manifests can be applied again at any time; the CA
     /// certificates that the control plane adds to its webhooks are kept.
     ControlPlane(ControlPlaneArgs),
+    /// Write the Helm chart of the control plane to a folder.
+    ///
+    /// The chart has the same options and installs the same objects as `kumactl install control-plane`. Only the
+    /// namespace is not part of it by default: `helm install --create-namespace` creates it.
+    Chart(ChartArgs),
 }
 
 /// Runs a subcommand.
 pub(crate) fn run(command: InstallCommand) -> Result<()> {
     match command {
-        InstallCommand::ControlPlane(args) => output::print_result(&yaml::documents(&objects(args)?)?),
+        InstallCommand::ControlPlane(args) => output::print_result(&yaml::documents(&objects(&args)?)?),
+        InstallCommand::Chart(args) => chart::write(&args),
     }
 }
 
@@ -41,8 +47,7 @@ pub(crate) fn run(command: InstallCommand) -> Result<()> {
 /// # Errors
 /// For flags that the command rejects.
 pub fn control_plane_objects(flags: &[&str]) -> Result<Vec<Value>> {
-    let args = Flags::try_parse_from(["control-plane"].iter().chain(flags))?.args;
-    objects(args)
+    objects(&Flags::try_parse_from(["control-plane"].iter().chain(flags))?.args)
 }
 
 /// Command line that consists only of the flags of `kumactl install control-plane`.
@@ -52,6 +57,6 @@ struct Flags {
     args: ControlPlaneArgs,
 }
 
-fn objects(args: ControlPlaneArgs) -> Result<Vec<Value>> {
-    Ok(installation::from_args(args)?.objects()?)
+fn objects(args: &ControlPlaneArgs) -> Result<Vec<Value>> {
+    Ok(args.installation()?.objects()?)
 }

@@ -7,7 +7,11 @@
 use kermode_crds::annotation;
 use serde_json::{Value, json};
 
-use crate::{Cni, Installation, labels};
+use crate::labels;
+use crate::template::{
+    ObjectTemplate, either, extend, image, image_pull_secrets, is_set, namespace, only_if, option, text,
+    without_slash,
+};
 
 /// Name of all objects, and of the plugin.
 const NAME: &str = "kuma-cni";
@@ -37,11 +41,8 @@ const CREDENTIALS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: u32 = 3600;
 
 /// Returns all objects; none if the plugin is not installed.
-pub(crate) fn all(installation: &Installation) -> Vec<Value> {
-    let Some(cni) = &installation.cni else {
-        return Vec::new();
-    };
-    vec![
+pub(crate) fn all() -> Vec<ObjectTemplate> {
+    let objects = [
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": namespaced()}),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -61,8 +62,10 @@ pub(crate) fn all(installation: &Installation) -> Vec<Value> {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAME},
             "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}],
         }),
-        daemon_set(installation, cni),
-    ]
+        daemon_set(),
+    ];
+    let of_enabled = |object| ObjectTemplate::conditional(is_set("cni.enabled"), object);
+    objects.map(of_enabled).into()
 }
 
 fn own_labels() -> Value {
@@ -75,7 +78,7 @@ fn namespaced() -> Value {
     json!({"name": NAME, "namespace": NAMESPACE, "labels": own_labels()})
 }
 
-fn daemon_set(installation: &Installation, cni: &Cni) -> Value {
+fn daemon_set() -> Value {
     let mut pod_labels = own_labels();
     pod_labels[annotation::SIDECAR_INJECTION] = "disabled".into();
     json!({
@@ -87,13 +90,13 @@ fn daemon_set(installation: &Installation, cni: &Cni) -> Value {
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
             "template": {
                 "metadata": {"labels": pod_labels},
-                "spec": pod_spec(installation, cni),
+                "spec": pod_spec(),
             },
         },
     })
 }
 
-fn pod_spec(installation: &Installation, cni: &Cni) -> Value {
+fn pod_spec() -> Value {
     let mut spec = json!({
         "serviceAccountName": NAME,
         // The token below is valid for a shorter time than the one that Kubernetes mounts.
@@ -102,32 +105,31 @@ fn pod_spec(installation: &Installation, cni: &Cni) -> Value {
         "hostNetwork": true,
         "priorityClassName": "system-node-critical",
         "tolerations": [{"operator": "Exists"}],
-        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "nodeSelector": option("cni.nodeSelector"),
         "terminationGracePeriodSeconds": 15,
-        "containers": [container(installation, cni)],
-        "volumes": volumes(cni),
+        "containers": [container()],
+        "volumes": volumes(),
     });
-    if !installation.image_pull_secrets.is_empty() {
-        let secrets = installation.image_pull_secrets.iter();
-        spec["imagePullSecrets"] = secrets.map(|name| json!({"name": name})).collect();
-    }
+    extend(&mut spec, image_pull_secrets());
     spec
 }
 
-fn container(installation: &Installation, cni: &Cni) -> Value {
+fn container() -> Value {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-    let mount = |name: &str, path: &str| json!({"name": name, "mountPath": format!("{NODE_ROOT}{path}")});
-    let mut network_namespaces = mount("network-namespaces", NETWORK_NAMESPACES);
+    let mount = |name: &str, path: Value| json!({"name": name, "mountPath": path});
+    let of_node = |name: &str, path: &str| mount(name, format!("{NODE_ROOT}{path}").into());
+    let of_option = |name: &str, path: Value| mount(name, text([NODE_ROOT.into(), path]));
+    let mut network_namespaces = of_node("network-namespaces", NETWORK_NAMESPACES);
     // The container runtime mounts a file for each Pod, also after the start of the installer.
     network_namespaces["mountPropagation"] = "HostToContainer".into();
-    let mut results = mount("results", RESULTS);
+    let mut results = of_node("results", RESULTS);
     results["readOnly"] = true.into();
     json!({
         "name": NAME,
-        "image": cni.image,
+        "image": image("cni.image"),
         "imagePullPolicy": "IfNotPresent",
-        "args": arguments(installation, cni),
+        "args": arguments(),
         "env": [
             field("NODE_NAME", "spec.nodeName"),
             field("POD_NAME", "metadata.name"),
@@ -156,8 +158,8 @@ fn container(installation: &Installation, cni: &Cni) -> Value {
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "volumeMounts": [
-            mount("networks", &cni.network_folder),
-            mount("programs", &cni.program_folder),
+            of_option("networks", network_folder()),
+            of_option("programs", program_folder()),
             network_namespaces,
             results,
             {"name": "credentials", "mountPath": CREDENTIALS, "readOnly": true},
@@ -166,33 +168,49 @@ fn container(installation: &Installation, cni: &Cni) -> Value {
     })
 }
 
-fn arguments(installation: &Installation, cni: &Cni) -> Vec<String> {
-    let mut arguments = vec![
-        "install".to_owned(),
-        format!("--cni-net-dir={}", cni.network_folder),
-        format!("--cni-bin-dir={}", cni.program_folder),
-        format!("--cni-chained={}", cni.is_chained),
-        format!("--node-root={NODE_ROOT}"),
-        format!("--tools={TOOLS}"),
-        // Pods of these namespaces start while the installer or the API server is away.
-        format!("--exclude-namespace={NAMESPACE}"),
-        format!("--exclude-namespace={}", installation.namespace),
-    ];
-    arguments.extend(
-        cni.network_name
-            .iter()
-            .map(|name| format!("--cni-conf-name={name}")),
-    );
-    arguments
+/// Folder of the nodes with network configurations.
+fn network_folder() -> Value {
+    folder("cni.netDir", "/etc/cni/net.d", "/etc/cni/multus/net.d")
 }
 
-fn volumes(cni: &Cni) -> Value {
-    let of_node = |name: &str, path: &str| json!({"name": name, "hostPath": {"path": path, "type": "DirectoryOrCreate"}});
+/// Folder of the nodes with plugins.
+fn program_folder() -> Value {
+    folder("cni.binDir", "/opt/cni/bin", "/var/lib/cni/bin")
+}
+
+/// The folder of an option, with its defaults for a plugin that is chained and for one that is not.
+fn folder(path: &str, chained: &str, not_chained: &str) -> Value {
+    let default = either(is_set("cni.chained"), chained.into(), not_chained.into());
+    either(is_set(path), without_slash(path), default)
+}
+
+fn arguments() -> Vec<Value> {
+    let argument = |flag: &str, value: Value| text([format!("--{flag}=").into(), value]);
+    let network_name = "cni.confName";
+    vec![
+        "install".into(),
+        argument("cni-net-dir", network_folder()),
+        argument("cni-bin-dir", program_folder()),
+        argument("cni-chained", option("cni.chained")),
+        format!("--node-root={NODE_ROOT}").into(),
+        format!("--tools={TOOLS}").into(),
+        // Pods of these namespaces start while the installer or the API server is away.
+        format!("--exclude-namespace={NAMESPACE}").into(),
+        argument("exclude-namespace", namespace()),
+        only_if(
+            is_set(network_name),
+            argument("cni-conf-name", option(network_name)),
+        ),
+    ]
+}
+
+fn volumes() -> Value {
+    let of_node = |name: &str, path: Value| json!({"name": name, "hostPath": {"path": path, "type": "DirectoryOrCreate"}});
     json!([
-        of_node("networks", &cni.network_folder),
-        of_node("programs", &cni.program_folder),
-        of_node("network-namespaces", NETWORK_NAMESPACES),
-        of_node("results", RESULTS),
+        of_node("networks", network_folder()),
+        of_node("programs", program_folder()),
+        of_node("network-namespaces", NETWORK_NAMESPACES.into()),
+        of_node("results", RESULTS.into()),
         {
             "name": "credentials",
             "projected": {

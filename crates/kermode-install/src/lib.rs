@@ -1,112 +1,50 @@
-//! Renders the manifests of the control plane: the Kubernetes objects of an [`Installation`].
+//! The manifests of the control plane: the Kubernetes objects of an [`Installation`], and a Helm chart of the same objects.
 //!
-//! `kumactl install control-plane` converts its flags to an [`Installation`] and prints the objects. `kumactl uninstall
-//! control-plane` prints only the API version, kind, name and namespace of each object, in the order of [`removal()`].
+//! [`options`] declares the options, and [`template`] the objects that depend on them. `kumactl install control-plane`
+//! sets options by its flags, and prints the objects. [`chart`] prints the options as values and the objects as templates
+//! of Helm. `kumactl uninstall control-plane` prints only the API version, kind, name and namespace of each object, in
+//! the order of [`removal()`].
 
-mod assignment;
+pub mod chart;
+mod checks;
 mod cni;
 mod configuration;
+mod network_policy;
+mod option;
 mod rbac;
 mod removal;
+mod template;
 mod webhooks;
 mod workload;
 
-use std::collections::BTreeMap;
-
 use kermode_config::{Config, InvalidConfig};
 use kermode_crds::{annotation, definition};
-use kermode_manifests::{ManifestError, yaml};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-pub use assignment::InvalidAssignment;
+use template::{ObjectTemplate, evaluate, is_met, is_set};
+
+pub use option::{Format, InstallOption, InvalidAssignment, Kind, Names, options};
 pub use removal::{CustomResources, removal};
 pub use workload::{CONFIG_FILE, CONFIG_MAP, POD_FIELD_VARIABLES, PORTS, Port};
 
-/// Settings of an installation. The caller has checked all settings except the assignments.
-#[derive(Clone, Debug)]
+/// An installation of the control plane: its namespace and the values of its options.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
-    /// Namespace of the control plane.
+    /// Namespace of the control plane. The caller has checked it.
     pub namespace: String,
-    /// Name of the zone, the value of the tag `kuma.io/zone`; `None` for no tag.
-    pub zone: Option<String>,
-    /// Number of replicas of the control plane.
-    pub replicas: u16,
-    /// Images of all containers.
-    pub images: Images,
-    /// Names of the Secrets with credentials for the registry, for the control plane's Pods and for injected Pods.
-    pub image_pull_secrets: Vec<String>,
-    /// Failure policy of the injector's webhooks that match the label `kuma.io/sidecar-injection: enabled` of a Pod or
-    /// of its Namespace.
-    pub injector_failure_policy: FailurePolicy,
-    /// Environment variables of the control plane, in addition to [`POD_FIELD_VARIABLES`].
-    pub environment: BTreeMap<String, String>,
-    /// Assignments `path=value` that set values of the configuration file, in order of application.
-    pub assignments: Vec<String>,
-    /// Address of the webhooks.
-    pub webhook_address: WebhookAddress,
-    /// CNI plugin that redirects the traffic of Pods; `None` for the init container.
-    pub cni: Option<Cni>,
-    /// Whether the manifests contain a Deployment. Without it, the control plane runs outside of the cluster.
-    pub with_deployment: bool,
-}
-
-/// Full names of the images.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Images {
-    /// Image of `kuma-cp`.
-    pub control_plane: String,
-    /// Image of `kuma-dp`.
-    pub sidecar: String,
-    /// Image of `kuma-init`.
-    pub init: String,
-}
-
-/// Installation of the CNI plugin on the nodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cni {
-    /// Image of `kuma-cni`.
-    pub image: String,
-    /// Folder of the nodes with network configurations, an absolute path.
-    pub network_folder: String,
-    /// Folder of the nodes with plugins, an absolute path.
-    pub program_folder: String,
-    /// Name of the configuration that the plugin is added to, or that the plugin gets if it is not chained. By default,
-    /// the first valid configuration, or `kuma-cni.conf`.
-    pub network_name: Option<String>,
-    /// Whether the plugin is added to an existing configuration.
-    pub is_chained: bool,
-}
-
-/// Address at which the API server calls the webhooks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WebhookAddress {
-    /// The control plane's Service.
-    Service,
-    /// An https URL without a slash at its end.
-    Url(String),
-}
-
-/// Failure policy of a webhook: the API server's response to a request if the webhook cannot be called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailurePolicy {
-    /// Denies the request.
-    Fail,
-    /// Admits the request.
-    Ignore,
+    /// Values of all options, nested by their paths.
+    values: Value,
 }
 
 /// An installation that cannot be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// Some assignments cannot be used.
+    /// Some options have values that are refused, each described with a remedy.
     #[error("{}", lines(.0))]
-    Assignments(Vec<InvalidAssignment>),
+    Options(Vec<String>),
     /// The control plane would not start with the configuration.
     #[error("{}", lines(.0.problems()))]
     Config(#[from] InvalidConfig),
-    /// The configuration file cannot be written.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
 }
 
 /// Formats the problems, each on a line. All lines after the first are indented like the text after "Error: ".
@@ -115,62 +53,139 @@ fn lines(problems: &[impl ToString]) -> String {
     problems.join("\n       ")
 }
 
-// === impl FailurePolicy ===
-
-impl FailurePolicy {
-    /// Returns the value in a webhook registration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fail => "Fail",
-            Self::Ignore => "Ignore",
-        }
-    }
-}
-
 // === impl Installation ===
 
 impl Installation {
+    /// Returns an installation in a namespace, with the default values of all options.
+    pub fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            values: option::defaults(),
+        }
+    }
+
+    /// Sets the option with this path. A map is merged into the default map.
+    pub fn set(&mut self, path: &str, value: Value) {
+        let mut changes = json!({});
+        option::set(&mut changes, path, value);
+        if let Value::Object(changes) = changes {
+            self.merge(&changes);
+        }
+    }
+
+    /// Merges values. Maps are merged, and `null` removes a key.
+    fn merge(&mut self, values: &Map<String, Value>) {
+        if let Value::Object(own) = &mut self.values {
+            template::merge(own, values);
+        }
+    }
+
     /// Renders all objects, in the order in which they can be applied.
     ///
     /// # Errors
-    /// If an assignment cannot be used, if the control plane would refuse the configuration, or if the configuration
-    /// file cannot be written as YAML.
+    /// If the value of an option is refused, or if the control plane would refuse the configuration.
     pub fn objects(&self) -> Result<Vec<Value>, InstallError> {
-        let config = configuration::file(self)?;
-        // Reports what the control plane would refuse at its start, as problems of `--set`, the flag of an assignment.
-        Config::load_content("--set", &config, |variable| {
-            self.environment.get(variable).cloned()
-        })?;
-        let config = yaml::document(&config)?;
-        let mut objects = vec![namespace(self)];
-        objects.extend(definition::all());
-        objects.push(workload::service_account(self));
-        objects.extend(rbac::all(self));
-        objects.push(workload::config_map(self, &config));
-        objects.push(workload::service(self));
-        if self.with_deployment {
-            objects.push(workload::deployment(self, &config));
-            objects.extend(workload::disruption_budget(self));
+        let problems = self.problems();
+        if !problems.is_empty() {
+            return Err(InstallError::Options(problems));
         }
-        // Before the webhooks: a Pod that is injected for the plugin waits for the plugin.
-        objects.extend(cni::all(self));
-        objects.push(webhooks::mutating(self));
-        objects.push(webhooks::validating(self));
-        Ok(objects)
+        // Reports what the control plane would refuse at its start, as problems of the flag `--set`.
+        Config::load_content("--set", &configuration::content(self), |variable| {
+            let variables = self.value("controlPlane.envVars");
+            variables[variable].as_str().map(str::to_owned)
+        })?;
+        Ok(manifests()
+            .into_iter()
+            .flat_map(|manifest| manifest.objects)
+            .filter(|template| {
+                let condition = template.condition.as_ref();
+                condition.is_none_or(|condition| is_met(condition, self))
+            })
+            .filter_map(|template| evaluate(&template.object, self))
+            .collect())
+    }
+
+    /// Returns the problems of the values of all options, each with a remedy.
+    pub fn problems(&self) -> Vec<String> {
+        let options = options().iter();
+        let of_values = options.flat_map(|option| option.check(self.value(option.path)));
+        let mut problems: Vec<String> = of_values.collect();
+        let refused = checks::all_checks()
+            .into_iter()
+            .filter(|check| is_met(&check.refused_if, self));
+        problems.extend(refused.map(|check| Names::Flags.text(check.problem)));
+        problems
+    }
+
+    /// Returns the value of an option; null if there is none.
+    pub(crate) fn value(&self, path: &str) -> &Value {
+        self.values
+            .pointer(&option::pointer(path))
+            .unwrap_or(&Value::Null)
+    }
+
+    /// Returns the text of an option; an empty text if the value is not a text.
+    pub(crate) fn text(&self, path: &str) -> &str {
+        self.value(path).as_str().unwrap_or_default()
     }
 }
+
+/// A file of the chart with templates of objects.
+pub(crate) struct Manifest {
+    /// Name of the file, without extension.
+    pub(crate) name: &'static str,
+    /// Templates of the objects, in the order in which they can be applied.
+    pub(crate) objects: Vec<ObjectTemplate>,
+}
+
+/// Returns the templates of all objects, in the order in which they can be applied.
+pub(crate) fn manifests() -> Vec<Manifest> {
+    let manifest = |name, objects| Manifest { name, objects };
+    let plain = |objects: Vec<Value>| objects.into_iter().map(ObjectTemplate::from).collect();
+    vec![
+        manifest(
+            "namespace",
+            vec![ObjectTemplate::conditional(
+                is_set("createNamespace"),
+                namespace(),
+            )],
+        ),
+        manifest(CUSTOM_RESOURCE_DEFINITIONS, plain(definition::all())),
+        manifest("service-account", plain(vec![workload::service_account()])),
+        manifest("access-rights", plain(rbac::all())),
+        manifest(
+            "control-plane",
+            vec![
+                workload::config_map().into(),
+                workload::service().into(),
+                workload::deployment(),
+                workload::disruption_budget(),
+            ],
+        ),
+        manifest("network-policy", vec![network_policy::policy()]),
+        // Before the webhooks: a Pod that is injected for the plugin waits for the plugin.
+        manifest("cni", cni::all()),
+        manifest(
+            "webhooks",
+            plain(vec![webhooks::mutating(), webhooks::validating()]),
+        ),
+    ]
+}
+
+/// Name of the manifest with the custom resource definitions.
+pub(crate) const CUSTOM_RESOURCE_DEFINITIONS: &str = "custom-resource-definitions";
 
 /// Name of the control plane's Deployment, Service, ServiceAccount, roles and role bindings. See
 /// `docs/reference/names-and-ports.md#names`.
 pub const NAME: &str = "kuma-control-plane";
 
 /// Namespace of the control plane, which enforces Pod Security *restricted*.
-fn namespace(installation: &Installation) -> Value {
+fn namespace() -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {
-            "name": installation.namespace,
+            "name": template::namespace(),
             "labels": {
                 annotation::SYSTEM_NAMESPACE: "true",
                 "pod-security.kubernetes.io/enforce": "restricted",
@@ -185,8 +200,8 @@ pub(crate) fn labels() -> Value {
 }
 
 /// Metadata of an object in the control plane's namespace.
-pub(crate) fn namespaced(name: &str, installation: &Installation) -> Value {
-    json!({"name": name, "namespace": installation.namespace, "labels": labels()})
+pub(crate) fn namespaced(name: &str) -> Value {
+    json!({"name": name, "namespace": template::namespace(), "labels": labels()})
 }
 
 /// Metadata of a cluster-scoped object.

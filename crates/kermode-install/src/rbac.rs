@@ -4,46 +4,52 @@ use kermode_crds::GROUP;
 use kermode_model::{CONTROL_PLANE_CA_CONFIG_MAP, VIRTUAL_IPS_CONFIG_MAP};
 use serde_json::{Value, json};
 
+use crate::template::{all as all_of, is_set, namespace, not, only_if};
 use crate::webhooks;
-use crate::{Installation, NAME, cluster_scoped, namespaced};
+use crate::{NAME, cluster_scoped, namespaced};
 
 const READ_VERBS: [&str; 3] = ["get", "list", "watch"];
 
 /// Roles and their bindings.
-pub(crate) fn all(installation: &Installation) -> Vec<Value> {
+pub(crate) fn all() -> Vec<Value> {
     vec![
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
             "metadata": cluster_scoped(NAME),
-            "rules": cluster_rules(installation),
+            "rules": cluster_rules(),
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
             "metadata": cluster_scoped(NAME),
             "roleRef": role_ref("ClusterRole"),
-            "subjects": subjects(installation),
+            "subjects": subjects(),
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "Role",
-            "metadata": namespaced(NAME, installation),
+            "metadata": namespaced(NAME),
             "rules": namespace_rules(),
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "RoleBinding",
-            "metadata": namespaced(NAME, installation),
+            "metadata": namespaced(NAME),
             "roleRef": role_ref("Role"),
-            "subjects": subjects(installation),
+            "subjects": subjects(),
         }),
     ]
 }
 
 /// Rules that apply in the whole cluster.
-fn cluster_rules(installation: &Installation) -> Vec<Value> {
-    let mut rules = vec![
+fn cluster_rules() -> Vec<Value> {
+    let without_chaining = || all_of([is_set("cni.enabled"), not(is_set("cni.chained"))]);
+    // The network of the CNI plugin is published in the namespaces of sidecars
+    // (docs/design.md#network-configuration-of-a-node).
+    let (group, networks) = ("k8s.cni.cncf.io", ["network-attachment-definitions"]);
+    let existing_networks = rule(group, &networks, &["list", "watch", "patch"]);
+    vec![
         rule("", &["namespaces", "pods", "services"], &READ_VERBS),
         // Endpoints of Services without selector (docs/reference/dataplane.md#services-without-selector).
         rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
@@ -95,16 +101,12 @@ fn cluster_rules(installation: &Installation) -> Vec<Value> {
             ),
             json!([webhooks::VALIDATING]),
         ),
-    ];
-    if installation.cni.as_ref().is_some_and(|cni| !cni.is_chained) {
-        // The network of the CNI plugin is published in the namespaces of sidecars
-        // (docs/design.md#network-configuration-of-a-node).
-        let (group, resources) = ("k8s.cni.cncf.io", ["network-attachment-definitions"]);
-        let existing = rule(group, &resources, &["list", "watch", "patch"]);
-        rules.push(with_names(existing, json!(["kuma-cni"])));
-        rules.push(rule(group, &resources, &["create"]));
-    }
-    rules
+        only_if(
+            without_chaining(),
+            with_names(existing_networks, json!(["kuma-cni"])),
+        ),
+        only_if(without_chaining(), rule(group, &networks, &["create"])),
+    ]
 }
 
 /// Rules that apply in the control plane's namespace: for Secrets of the CAs, the ConfigMap of virtual IPs, the Lease, and
@@ -147,6 +149,6 @@ fn role_ref(kind: &str) -> Value {
     json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": NAME})
 }
 
-fn subjects(installation: &Installation) -> Value {
-    json!([{"kind": "ServiceAccount", "name": NAME, "namespace": installation.namespace}])
+fn subjects() -> Value {
+    json!([{"kind": "ServiceAccount", "name": NAME, "namespace": namespace()}])
 }

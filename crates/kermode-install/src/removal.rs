@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Cni, FailurePolicy, Images, InstallError, Installation, WebhookAddress};
+use crate::{InstallError, Installation};
 
 /// Kind of the custom resource definitions. The removal of a definition removes all its custom resources.
 const DEFINITION: &str = "CustomResourceDefinition";
@@ -48,30 +48,12 @@ pub fn removal(namespace: &str, custom_resources: CustomResources) -> Result<Vec
 
 /// Returns an installation that has each object that an installation can have.
 fn largest_installation(namespace: &str) -> Installation {
-    let image = || "unused".to_owned();
-    Installation {
-        namespace: namespace.to_owned(),
-        zone: None,
-        replicas: 2,
-        images: Images {
-            control_plane: image(),
-            sidecar: image(),
-            init: image(),
-        },
-        image_pull_secrets: Vec::new(),
-        injector_failure_policy: FailurePolicy::Fail,
-        environment: std::collections::BTreeMap::new(),
-        assignments: Vec::new(),
-        webhook_address: WebhookAddress::Service,
-        cni: Some(Cni {
-            image: image(),
-            network_folder: "/".to_owned(),
-            program_folder: "/".to_owned(),
-            network_name: None,
-            is_chained: true,
-        }),
-        with_deployment: true,
-    }
+    let mut installation = Installation::new(namespace);
+    installation.set("createNamespace", true.into());
+    installation.set("controlPlane.replicas", 2.into());
+    installation.set("networkPolicies.enabled", true.into());
+    installation.set("cni.enabled", true.into());
+    installation
 }
 
 fn rank(object: &Value) -> usize {

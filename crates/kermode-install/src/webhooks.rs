@@ -6,7 +6,8 @@
 use kermode_crds::{GROUP, VERSION, annotation};
 use serde_json::{Value, json};
 
-use crate::{Installation, NAME, WebhookAddress, cluster_scoped};
+use crate::template::{either, is_set, namespace, option, text, without_slash};
+use crate::{NAME, cluster_scoped};
 
 /// Name of the MutatingWebhookConfiguration.
 pub(crate) const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
@@ -29,27 +30,25 @@ const CLUSTER_NAMESPACES: [&str; 3] = ["kube-system", "kube-node-lease", "kube-p
 /// only the value `enabled` and have the failure policy of the installation. The third webhook matches every Pod
 /// outside of [`CLUSTER_NAMESPACES`], so that it also sees annotations and other values of the label. Its failure does
 /// not block a Pod. All three exclude the namespace of the control plane.
-pub(crate) fn mutating(installation: &Installation) -> Value {
-    let failure_policy = installation.injector_failure_policy.as_str();
+pub(crate) fn mutating() -> Value {
+    let failure_policy = || option("controlPlane.injectorFailurePolicy");
     let injection_label = json!({annotation::SIDECAR_INJECTION: "enabled"});
     // The namespace of the control plane is excluded, so that its Pods can start while no replica is ready.
     let outside_system_namespace = json!([{
         "key": "kubernetes.io/metadata.name",
         "operator": "NotIn",
-        "values": [installation.namespace],
+        "values": [namespace()],
     }]);
-    let mut for_labelled_namespaces =
-        injector_webhook("namespace-kuma-injector.kuma.io", failure_policy, installation);
+    let mut for_labelled_namespaces = injector_webhook("namespace-kuma-injector.kuma.io", failure_policy());
     for_labelled_namespaces["namespaceSelector"] =
         json!({"matchLabels": injection_label.clone(), "matchExpressions": outside_system_namespace.clone()});
-    let mut for_labelled_pods = injector_webhook("pods-kuma-injector.kuma.io", failure_policy, installation);
+    let mut for_labelled_pods = injector_webhook("pods-kuma-injector.kuma.io", failure_policy());
     for_labelled_pods["objectSelector"] = json!({"matchLabels": injection_label});
     for_labelled_pods["namespaceSelector"] = json!({"matchExpressions": outside_system_namespace});
     // This webhook is called also for Pods that do not belong to the mesh. Its failure must not block them, and
     // may delay them only briefly.
-    let mut for_any_pod = injector_webhook("kuma-injector.kuma.io", "Ignore", installation);
-    for_any_pod["namespaceSelector"] =
-        json!({"matchExpressions": outside_system_and_cluster_namespaces(installation)});
+    let mut for_any_pod = injector_webhook("kuma-injector.kuma.io", "Ignore".into());
+    for_any_pod["namespaceSelector"] = json!({"matchExpressions": outside_system_and_cluster_namespaces()});
     for_any_pod["timeoutSeconds"] = SHORT_TIMEOUT_SECONDS.into();
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -61,34 +60,32 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
 
 /// Webhook that injects sidecars into Pods. The API server calls the webhook again if a later webhook changes the Pod.
 /// The second call rewrites the probes of added containers, and restores the order of init containers.
-fn injector_webhook(name: &str, failure_policy: &str, installation: &Installation) -> Value {
+fn injector_webhook(name: &str, failure_policy: Value) -> Value {
     let rules = json!([rule("", "v1", &["pods"], &["CREATE"])]);
-    let mut webhook = webhook(name, failure_policy, INJECT_PATH, rules, installation);
+    let mut webhook = webhook(name, failure_policy, INJECT_PATH, rules);
     webhook["reinvocationPolicy"] = "IfNeeded".into();
     webhook
 }
 
 /// Selects all namespaces except the namespaces of the control plane and of the cluster's own components.
-fn outside_system_and_cluster_namespaces(installation: &Installation) -> Value {
-    let namespaces: Vec<&str> = [installation.namespace.as_str()]
-        .into_iter()
-        .chain(CLUSTER_NAMESPACES)
-        .collect();
+fn outside_system_and_cluster_namespaces() -> Value {
+    let cluster_namespaces = CLUSTER_NAMESPACES.into_iter().map(Value::from);
+    let namespaces: Vec<Value> = [namespace()].into_iter().chain(cluster_namespaces).collect();
     json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": namespaces}])
 }
 
 /// Registration of the validator of custom resources and of the webhook that warns about workloads.
-pub(crate) fn validating(installation: &Installation) -> Value {
+pub(crate) fn validating() -> Value {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
         "metadata": cluster_scoped(VALIDATING),
-        "webhooks": [resource_validator(installation), workload_warner(installation)],
+        "webhooks": [resource_validator(), workload_warner()],
     })
 }
 
 /// Webhook that validates custom resources.
-fn resource_validator(installation: &Installation) -> Value {
+fn resource_validator() -> Value {
     let rules = json!([
         rule(
             GROUP,
@@ -105,18 +102,20 @@ fn resource_validator(installation: &Installation) -> Value {
     ]);
     let mut validator = webhook(
         "validator.kuma-admission.kuma.io",
-        "Fail",
+        "Fail".into(),
         VALIDATE_PATH,
         rules,
-        installation,
     );
     validator["matchConditions"] = json!([
         {
             // While the control plane starts, its webhook is not ready. A failed call would deny the control plane's
             // own writes, and so block the start.
             "name": "not-the-control-plane",
-            "expression": format!(
-                "request.userInfo.username != 'system:serviceaccount:{}:{NAME}'", installation.namespace),
+            "expression": text([
+                "request.userInfo.username != 'system:serviceaccount:".into(),
+                namespace(),
+                format!(":{NAME}'").into(),
+            ]),
         },
         {
             // Controllers of Kubernetes delete the objects of a deleted Namespace. These deletions must succeed even
@@ -133,7 +132,7 @@ fn resource_validator(installation: &Installation) -> Value {
 /// Webhook that warns about workloads and Namespaces whose Pods would be denied or get no sidecar. The webhook denies
 /// nothing, so it has a short timeout, and its failures are ignored. Controllers ignore warnings, so their objects, for
 /// example the ReplicaSets of a Deployment, are left out.
-fn workload_warner(installation: &Installation) -> Value {
+fn workload_warner() -> Value {
     let rules = json!([
         rule(
             "apps",
@@ -151,13 +150,11 @@ fn workload_warner(installation: &Installation) -> Value {
     ]);
     let mut warner = webhook(
         "workloads.kuma-admission.kuma.io",
-        "Ignore",
+        "Ignore".into(),
         WORKLOADS_PATH,
         rules,
-        installation,
     );
-    warner["namespaceSelector"] =
-        json!({"matchExpressions": outside_system_and_cluster_namespaces(installation)});
+    warner["namespaceSelector"] = json!({"matchExpressions": outside_system_and_cluster_namespaces()});
     warner["timeoutSeconds"] = SHORT_TIMEOUT_SECONDS.into();
     warner["matchConditions"] = json!([{
         "name": "not-owned-by-a-controller",
@@ -167,11 +164,11 @@ fn workload_warner(installation: &Installation) -> Value {
     warner
 }
 
-fn webhook(name: &str, failure_policy: &str, path: &str, rules: Value, installation: &Installation) -> Value {
+fn webhook(name: &str, failure_policy: Value, path: &str, rules: Value) -> Value {
     json!({
         "name": name,
         "admissionReviewVersions": ["v1"],
-        "clientConfig": client_config(path, installation),
+        "clientConfig": client_config(path),
         "failurePolicy": failure_policy,
         "rules": rules,
         "sideEffects": "None",
@@ -190,11 +187,12 @@ fn rule(group: &str, version: &str, resources: &[&str], operations: &[&str]) -> 
     })
 }
 
-fn client_config(path: &str, installation: &Installation) -> Value {
-    match &installation.webhook_address {
-        WebhookAddress::Service => {
-            json!({"service": {"name": NAME, "namespace": installation.namespace, "path": path, "port": 443}})
-        }
-        WebhookAddress::Url(base) => json!({"url": format!("{base}{path}")}),
-    }
+fn client_config(path: &str) -> Value {
+    let url = "controlPlane.webhookUrl";
+    let service = json!({"name": NAME, "namespace": namespace(), "path": path, "port": 443});
+    either(
+        is_set(url),
+        json!({"url": text([without_slash(url), path.into()])}),
+        json!({"service": service}),
+    )
 }

@@ -3,13 +3,20 @@
 use kermode_crds::annotation;
 use serde_json::{Value, json};
 
-use crate::{Installation, NAME, labels, namespaced};
+use crate::template::{
+    Condition, Expression, ObjectTemplate, all, each, extend, image, image_pull_secrets, is_set, item, key,
+    not, only_if, option,
+};
+use crate::{NAME, labels, namespaced};
 
 /// Environment variables that the Deployment sets from fields of the Pod: name and field path.
 pub const POD_FIELD_VARIABLES: [(&str, &str); 2] = [
     ("POD_NAME", "metadata.name"),
     ("POD_NAMESPACE", "metadata.namespace"),
 ];
+
+/// Path of the option with the number of replicas.
+const REPLICAS: &str = "controlPlane.replicas";
 
 /// Name of the ConfigMap with the configuration file.
 pub const CONFIG_MAP: &str = "kuma-control-plane-config";
@@ -55,74 +62,81 @@ pub const PORTS: [Port; 3] = [
 ];
 
 /// ServiceAccount of the control plane, to which the role bindings give access rights.
-pub(crate) fn service_account(installation: &Installation) -> Value {
-    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": namespaced(NAME, installation)})
+pub(crate) fn service_account() -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": namespaced(NAME)})
 }
 
 /// ConfigMap with the configuration file.
-pub(crate) fn config_map(installation: &Installation, config: &str) -> Value {
+pub(crate) fn config_map() -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": namespaced(CONFIG_MAP, installation),
-        "data": {CONFIG_FILE: config},
+        "metadata": namespaced(CONFIG_MAP),
+        "data": {CONFIG_FILE: Value::from(Expression::Configuration {})},
     })
 }
 
 /// Service that proxies and the API server connect to.
-pub(crate) fn service(installation: &Installation) -> Value {
+pub(crate) fn service() -> Value {
     let ports: Vec<Value> = PORTS
         .iter()
         .map(|port| {
             json!({"name": port.service_name, "port": port.service_port, "targetPort": port.name, "protocol": "TCP"})
         })
         .collect();
-    let mut spec = json!({"type": "ClusterIP", "ports": ports});
     // Without a Deployment, the control plane runs outside of the cluster, and the user creates an EndpointSlice.
-    if installation.with_deployment {
-        spec["selector"] = json!({"app": NAME});
-    }
+    let selector = only_if(has_deployment(), json!({"app": NAME}));
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": namespaced(NAME, installation),
-        "spec": spec,
+        "metadata": namespaced(NAME),
+        "spec": {"type": "ClusterIP", "ports": ports, "selector": selector},
     })
 }
 
 /// Deployment of the control plane. The checksum of the configuration is an annotation of the Pod template, so a change
 /// of the configuration replaces the Pods.
-pub(crate) fn deployment(installation: &Installation, config: &str) -> Value {
-    json!({
+pub(crate) fn deployment() -> ObjectTemplate {
+    let checksum = Value::from(Expression::ConfigurationChecksum {});
+    let deployment = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": namespaced(NAME, installation),
+        "metadata": namespaced(NAME),
         "spec": {
-            "replicas": installation.replicas,
+            "replicas": option(REPLICAS),
             "selector": {"matchLabels": {"app": NAME}},
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
             },
             "template": {
-                "metadata": {"labels": pod_labels(), "annotations": {"checksum/config": checksum(config)}},
-                "spec": pod_spec(installation),
+                "metadata": {"labels": pod_labels(), "annotations": {"checksum/config": checksum}},
+                "spec": pod_spec(),
             },
         },
-    })
+    });
+    ObjectTemplate::conditional(has_deployment(), deployment)
 }
 
-/// PodDisruptionBudget that allows the eviction of one replica at a time. `None` for a single replica, because the
-/// budget would allow the eviction of the only replica.
-pub(crate) fn disruption_budget(installation: &Installation) -> Option<Value> {
-    (installation.replicas > 1).then(|| {
-        json!({
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
-            "metadata": namespaced(NAME, installation),
-            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": NAME}}},
-        })
-    })
+/// PodDisruptionBudget. There is none for a single replica, because the node of this replica could then not be drained, or
+/// the budget would have no effect.
+pub(crate) fn disruption_budget() -> ObjectTemplate {
+    let max_unavailable = option("controlPlane.podDisruptionBudget.maxUnavailable");
+    let budget = json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": namespaced(NAME),
+        "spec": {"maxUnavailable": max_unavailable, "selector": {"matchLabels": {"app": NAME}}},
+    });
+    ObjectTemplate::conditional(all([has_deployment(), has_several_replicas()]), budget)
+}
+
+fn has_deployment() -> Condition {
+    not(is_set("controlPlane.withoutDeployment"))
+}
+
+fn has_several_replicas() -> Condition {
+    Condition::GreaterThan(REPLICAS.to_owned(), 1)
 }
 
 fn pod_labels() -> Value {
@@ -131,7 +145,16 @@ fn pod_labels() -> Value {
     labels
 }
 
-fn pod_spec(installation: &Installation) -> Value {
+fn pod_spec() -> Value {
+    let priority_class = "controlPlane.priorityClassName";
+    let tolerations = "controlPlane.tolerations";
+    let spread = "controlPlane.topologySpread";
+    let constraint = json!({
+        "maxSkew": 1,
+        "topologyKey": key(),
+        "whenUnsatisfiable": item(),
+        "labelSelector": {"matchLabels": {"app": NAME}},
+    });
     let mut spec = json!({
         "serviceAccountName": NAME,
         "securityContext": {
@@ -140,51 +163,39 @@ fn pod_spec(installation: &Installation) -> Value {
             "runAsGroup": USER_AND_GROUP_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "priorityClassName": only_if(is_set(priority_class), option(priority_class)),
+        "nodeSelector": option("controlPlane.nodeSelector"),
+        "tolerations": only_if(is_set(tolerations), option(tolerations)),
+        "topologySpreadConstraints":
+            only_if(all([has_several_replicas(), is_set(spread)]), json!([each(spread, constraint)])),
         "terminationGracePeriodSeconds": 30,
-        "containers": [container(installation)],
+        "containers": [container()],
         "volumes": [{"name": "config", "configMap": {"name": CONFIG_MAP}}],
     });
-    if !installation.image_pull_secrets.is_empty() {
-        let secrets = installation.image_pull_secrets.iter();
-        spec["imagePullSecrets"] = secrets.map(|name| json!({"name": name})).collect();
-    }
-    if installation.replicas > 1 {
-        spec["topologySpreadConstraints"] = json!([
-            spread("kubernetes.io/hostname"),
-            spread("topology.kubernetes.io/zone"),
-        ]);
-    }
+    extend(&mut spec, image_pull_secrets());
     spec
 }
 
-/// Constraint that spreads the replicas over the values of a node label, if possible.
-fn spread(key: &str) -> Value {
-    json!({
-        "maxSkew": 1,
-        "topologyKey": key,
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": {"app": NAME}},
-    })
-}
-
-fn container(installation: &Installation) -> Value {
+fn container() -> Value {
     let ports: Vec<Value> = PORTS
         .iter()
         .map(|port| json!({"name": port.name, "containerPort": port.container_port, "protocol": "TCP"}))
         .collect();
     json!({
         "name": "control-plane",
-        "image": installation.images.control_plane,
+        "image": image("controlPlane.image"),
         "imagePullPolicy": "IfNotPresent",
         "args": ["run", format!("--config-file={CONFIG_DIRECTORY}/{CONFIG_FILE}")],
-        "env": environment(installation),
+        "env": environment(),
         "ports": ports,
         "livenessProbe": probe("/healthy", 10, 6),
         "readinessProbe": probe("/ready", 2, 3),
         "resources": {
-            "requests": {"cpu": "100m", "memory": "64Mi"},
-            "limits": {"memory": "512Mi"},
+            "requests": {
+                "cpu": option("controlPlane.resources.requests.cpu"),
+                "memory": option("controlPlane.resources.requests.memory"),
+            },
+            "limits": {"memory": option("controlPlane.resources.limits.memory")},
         },
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -204,21 +215,10 @@ fn probe(path: &str, period_seconds: u32, failure_threshold: u32) -> Value {
     })
 }
 
-fn environment(installation: &Installation) -> Vec<Value> {
+fn environment() -> Vec<Value> {
     let from_pod = POD_FIELD_VARIABLES
         .iter()
         .map(|(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}));
-    let from_installation = installation
-        .environment
-        .iter()
-        .map(|(name, value)| json!({"name": name, "value": value}));
-    from_pod.chain(from_installation).collect()
-}
-
-/// Checksum (FNV-1a, not cryptographic) of the configuration, to detect changes.
-fn checksum(config: &str) -> String {
-    let hash = config.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    let of_installation = each("controlPlane.envVars", json!({"name": key(), "value": item()}));
+    from_pod.chain([of_installation]).collect()
 }

@@ -27,7 +27,8 @@ pub fn document(object: &Value) -> Result<String, ManifestError> {
     Ok(format!("{}\n", text.trim_end()))
 }
 
-fn sorted(value: &Value) -> Value {
+/// Returns the value with sorted keys, independent of the features of `serde_json`.
+pub fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();

@@ -5,6 +5,7 @@
 //! write the tables.
 
 mod configuration;
+mod installation;
 mod keys;
 mod ports;
 mod resources;
@@ -29,6 +30,7 @@ pub struct GeneratedTable {
 pub fn tables() -> Vec<GeneratedTable> {
     let mut tables = keys::tables();
     tables.extend(configuration::tables());
+    tables.extend(installation::tables());
     tables.extend(ports::tables());
     tables.extend(resources::tables());
     tables

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kermode_install::POD_FIELD_VARIABLES;
+use crate::POD_FIELD_VARIABLES;
 
 /// Reason why an argument of `--env-var` cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
