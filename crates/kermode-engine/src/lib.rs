@@ -405,8 +405,7 @@ impl Engine {
                     .on_endpoint_removed(&dataplane.key, published_sequence);
             }
             DataplaneChange::Delete(key) => {
-                self.removals.on_endpoint_removed(key, published_sequence);
-                self.removals.on_dataplane_deleted(key);
+                self.removals.on_dataplane_deleted(key, published_sequence);
             }
             DataplaneChange::Failed { .. } => {}
         }

@@ -111,9 +111,10 @@ impl EndpointRemovals {
             .update(|state, now| state.remove_endpoint(endpoint, sequence, now));
     }
 
-    /// Reports that the Dataplane of a proxy was deleted. Must be called after the removal of the proxy's endpoint was
-    /// reported.
-    pub fn on_dataplane_deleted(&self, proxy: &ObjectKey) {
+    /// Reports that the deletion of a Dataplane was published, and with it the removal of its endpoint. The arguments are
+    /// those of [`Self::on_endpoint_removed`].
+    pub fn on_dataplane_deleted(&self, proxy: &ObjectKey, newest_sequence_of: impl FnOnce(&MeshName) -> u64) {
+        self.on_endpoint_removed(proxy, newest_sequence_of);
         self.inner.update(|state, now| state.delete_dataplane(proxy, now));
     }
 

@@ -54,6 +54,18 @@ async fn watch_reports_a_removal_from_start_to_completion() {
     assert_eq!(removals.inner.open.get(), 0);
 }
 
+#[test]
+fn removal_by_the_deletion_of_a_dataplane_is_forgotten_once_acknowledged() {
+    let removals = EndpointRemovals::default();
+    let mesh = MeshName::from("default");
+    removals.on_endpoint_added(web(), mesh.clone());
+    let mut acknowledgements = removals.on_stream_opened(&client(), &mesh);
+    removals.on_dataplane_deleted(&web(), |_| 8);
+    assert_eq!(removals.status(&web()), RemovalStatus::Pending { proxies: 1 });
+    acknowledgements.acknowledge(Some(8));
+    assert_eq!(removals.status(&web()), RemovalStatus::NotRemoved);
+}
+
 #[tokio::test(start_paused = true)]
 async fn report_covers_all_proxies_a_minute_after_the_last_change_of_the_replicas() {
     let removals = EndpointRemovals::default();
