@@ -246,6 +246,7 @@ fn spawn_controllers(
     registry: &Arc<Mutex<Registry>>,
     shutdown: &Shutdown,
 ) {
+    spawn_leader_election(components, config, client, state, registry, shutdown);
     let replica_watch = state.track_replicas(config, client.clone(), registry);
     spawn(
         components,
@@ -393,7 +394,29 @@ fn spawn_server_for_proxies(
     spawn(components, "server for proxies", async { Ok(server.await?) });
 }
 
-/// Spawns the leader election, and the components that are active only while this replica holds the Lease.
+/// Spawns the leader election.
+fn spawn_leader_election(
+    components: &mut Components,
+    config: &Config,
+    client: &Client,
+    state: &SharedState,
+    registry: &Arc<Mutex<Registry>>,
+    shutdown: &Shutdown,
+) {
+    let namespace = &config.store.kubernetes.system_namespace;
+    // The random number distinguishes replicas with the same name, such as a container and its restarted successor.
+    let identity = format!("{}_{:016x}", config.instance_name(), fastrand::u64(..));
+    let candidate = Candidate::new(client.clone(), namespace, "kuma-cp-leader", identity);
+    candidate.register(&mut registry.lock());
+    let is_leader_sender = state.is_leader_sender.clone();
+    let shutdown_started = shutdown.clone().wait();
+    spawn(components, "leader election", async {
+        candidate.run(is_leader_sender, shutdown_started).await;
+        Ok(())
+    });
+}
+
+/// Spawns the components that are active only while this replica holds the Lease.
 fn spawn_leader_components(
     components: &mut Components,
     config: &Config,
@@ -403,15 +426,6 @@ fn spawn_leader_components(
     shutdown: &Shutdown,
 ) {
     let namespace = &config.store.kubernetes.system_namespace;
-    // The random number distinguishes replicas with the same name, such as a container and its restarted successor.
-    let identity = format!("{}_{:016x}", config.instance_name(), fastrand::u64(..));
-    let candidate = Candidate::new(client.clone(), namespace, "kuma-cp-leader", identity);
-    let is_leader_sender = state.is_leader_sender.clone();
-    let shutdown_started = shutdown.clone().wait();
-    spawn(components, "leader election", async {
-        candidate.run(is_leader_sender, shutdown_started).await;
-        Ok(())
-    });
     let writer = state.writer.clone().run(state.is_leader.clone());
     spawn(
         components,

@@ -10,7 +10,7 @@ use kermode_agent::completion::CompletionWatch;
 use kermode_agent::control_plane::ControlPlane;
 use kermode_agent::dns::{self, ControlPlaneNames, NameServers};
 use kermode_agent::envoy::{self, Admin, Envoy};
-use kermode_agent::metrics;
+use kermode_agent::metrics::{self, MetricsService, SidecarMetrics};
 use kermode_agent::probes::ProbeService;
 use kermode_agent::relay::Relay;
 use kermode_agent::removal::RemovalWatch;
@@ -118,7 +118,16 @@ async fn start_components(
     let (secrets_sender, secrets_receiver) = watch::channel(None);
     let secrets_wanted = Arc::new(Notify::new());
     let secret_service = SecretService::new(&config.mesh, secrets_receiver, secrets_wanted.clone());
-    let relay = Relay::new(client.clone(), token.clone());
+    let mut registry = Registry::with_prefix("kuma_dp");
+    let metrics = SidecarMetrics::default();
+    metrics.register(&mut registry);
+    let dns_metrics = dns::Metrics::default();
+    if config.dns.is_some() {
+        dns_metrics.register(&mut registry);
+    }
+    let registry = Arc::new(registry);
+    let metrics_service = MetricsService::new(Admin::new(config.envoy.admin_port), registry.clone());
+    let relay = Relay::new(client.clone(), token.clone(), metrics.clone());
     let removal_watch = RemovalWatch {
         control_plane,
         client: client.clone(),
@@ -135,6 +144,7 @@ async fn start_components(
         .add_service(Rpc(secret_service))
         .add_service(Rpc(access_log_service))
         .add_service(Rpc(ProbeService::default()))
+        .add_service(Rpc(metrics_service))
         .add_service(Rpc(termination_service));
     components.spawn(async {
         router
@@ -154,6 +164,7 @@ async fn start_components(
             token: token.clone(),
             secrets: secrets_sender,
             secrets_wanted,
+            metrics,
         }
         .run(),
     );
@@ -163,6 +174,7 @@ async fn start_components(
             dns_config,
             &system_dns,
             ControlPlaneNames { client, token },
+            (dns_metrics, registry),
         )
         .await?;
     }
@@ -188,16 +200,14 @@ fn start_completion_watch(
     application_end
 }
 
-/// Starts the DNS server and the server of its metrics.
+/// Starts the DNS server, and the server of the metrics in `registry`, which has those of DNS.
 async fn start_dns(
     components: &mut Components,
     config: &DnsConfig,
     system_dns: &SystemDns,
     names: ControlPlaneNames,
+    (metrics, registry): (dns::Metrics, Arc<Registry>),
 ) -> anyhow::Result<()> {
-    let metrics = dns::Metrics::default();
-    let mut registry = Registry::with_prefix("kuma_dp");
-    metrics.register(&mut registry);
     let timeout = system_dns.server_timeout().min(dns::MAX_NAME_SERVER_TIMEOUT);
     let dns_config = dns::Config {
         port: config.port,

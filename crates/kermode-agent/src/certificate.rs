@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 
 use self::current::{CurrentCertificate, Roots};
 use self::roots::RootsWatch;
+use crate::metrics::SidecarMetrics;
 use crate::sds::SecretMaterial;
 use crate::token::TokenFile;
 
@@ -44,6 +45,8 @@ pub struct Renewal {
     pub secrets: watch::Sender<Option<Arc<SecretMaterial>>>,
     /// Notified when Envoy has subscribed to secrets and no certificate has been issued yet.
     pub secrets_wanted: Arc<Notify>,
+    /// Get the expiry of each new certificate.
+    pub metrics: SidecarMetrics,
 }
 
 /// Result of one attempt to get a certificate.
@@ -199,6 +202,7 @@ impl Renewal {
             },
         );
         self.publish(&key, &certificate, &current);
+        self.metrics.set_certificate(current.validity);
         tracing::info!(
             not_after = current.validity.to_unix().1,
             ca_generation,

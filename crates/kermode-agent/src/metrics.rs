@@ -1,9 +1,14 @@
-//! The agent's metrics: `/metrics` in plain HTTP on loopback, in the OpenMetrics text format.
+//! The agent's metrics: `/metrics` in plain HTTP on loopback, in the OpenMetrics text format. [`MetricsService`] gives the
+//! same metrics, together with Envoy's, to collectors outside of the Pod.
+
+mod scrape;
+mod sidecar;
 
 use std::convert::Infallible;
 use std::future::{pending, ready};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +23,10 @@ use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
+pub use self::scrape::MetricsService;
+pub(crate) use self::sidecar::ConnectedGuard;
+pub use self::sidecar::SidecarMetrics;
+
 /// Time after which a connection is closed, even during a request.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a connection could not be accepted.
@@ -26,10 +35,10 @@ const ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Serves `registry` on `port` of 127.0.0.1 until the returned future is dropped. Serves one connection at a time, so
 /// clients cannot use much memory. If the port is in use, for example by the application, metrics are not served: the
 /// Pod is more important than its metrics.
-pub async fn serve(port: NonZeroU16, registry: Registry) {
+pub async fn serve(port: NonZeroU16, registry: Arc<Registry>) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.get()));
     match TcpListener::bind(address).await {
-        Ok(listener) => serve_on(listener, registry).await,
+        Ok(listener) => serve_on(listener, &registry).await,
         Err(error) => {
             tracing::warn!(
                 %address, %error,
@@ -41,11 +50,11 @@ pub async fn serve(port: NonZeroU16, registry: Registry) {
     }
 }
 
-async fn serve_on(listener: TcpListener, registry: Registry) {
+async fn serve_on(listener: TcpListener, registry: &Registry) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let served = timeout(CONNECTION_TIMEOUT, serve_connection(stream, &registry)).await;
+                let served = timeout(CONNECTION_TIMEOUT, serve_connection(stream, registry)).await;
                 if let Ok(Err(error)) = served {
                     tracing::debug!(%error, "a connection for metrics failed");
                 }
@@ -112,7 +121,7 @@ mod tests {
         crate::dns::Metrics::default().register(&mut registry);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve_on(listener, registry));
+        tokio::spawn(async move { serve_on(listener, &registry).await });
         address
     }
 
@@ -143,7 +152,7 @@ mod tests {
     async fn port_in_use_does_not_end_the_component() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = NonZeroU16::new(listener.local_addr().unwrap().port()).unwrap();
-        let serving = timeout(Duration::from_secs(1), serve(port, Registry::default()));
+        let serving = timeout(Duration::from_secs(1), serve(port, Arc::default()));
         assert!(serving.await.is_err(), "the component ended");
     }
 }

@@ -29,6 +29,7 @@ use tonic_prost::ProstCodec;
 use self::cache::Cache;
 use self::session::Session;
 use self::upstream::{Event, UpstreamStream};
+use crate::metrics::{ConnectedGuard, SidecarMetrics};
 use crate::token::TokenFile;
 
 /// Time for which a new stream of Envoy waits for the control plane's first response before the cache responds. If the
@@ -44,6 +45,7 @@ pub struct Relay {
     client: Client,
     token: TokenFile,
     cache: Arc<Mutex<Cache>>,
+    metrics: SidecarMetrics,
 }
 
 /// One stream of Envoy.
@@ -54,6 +56,8 @@ struct RelayedStream {
     /// Time at which the cache responds. `None` before Envoy's first request, and once the cache or the control plane
     /// has responded.
     cache_deadline: Option<Instant>,
+    /// Present from the control plane's first response on a stream until the stream ends.
+    connected: Option<ConnectedGuard>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
@@ -63,12 +67,13 @@ struct EnvoyEndedStream;
 // === impl Relay ===
 
 impl Relay {
-    /// Returns a relay to the control plane that `client` calls with `token`.
-    pub fn new(client: Client, token: TokenFile) -> Self {
+    /// Returns a relay to the control plane that `client` calls with `token`. `metrics` get the state of the connection.
+    pub fn new(client: Client, token: TokenFile, metrics: SidecarMetrics) -> Self {
         Self {
             client,
             token,
             cache: Arc::new(Mutex::new(Cache::new(cache::LIMIT))),
+            metrics,
         }
     }
 
@@ -83,6 +88,7 @@ impl Relay {
             relay: self,
             session: Session::default(),
             cache_deadline: None,
+            connected: None,
             responses,
         };
         let EnvoyEndedStream = relayed.run(requests).await;
@@ -137,11 +143,14 @@ impl RelayedStream {
             }
             Event::Response(response) => {
                 self.cache_deadline = None;
+                let metrics = &self.relay.metrics;
+                self.connected.get_or_insert_with(|| metrics.connected());
                 let response = self.session.on_response(response);
                 self.respond(vec![response]).await
             }
             Event::Closed => {
                 self.session.on_closed();
+                self.connected = None;
                 self.go_offline().await
             }
         }

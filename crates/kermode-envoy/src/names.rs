@@ -9,6 +9,8 @@ use kermode_model::{MeshName, ProbeProtocol, ServiceName};
 pub const ADMIN: &str = "kuma:envoy:admin";
 /// Name of the listener for the kubelet's probes of the application.
 pub const PROBES: &str = "probe:listener";
+/// Name of the listener for collectors of metrics, as in Kuma.
+pub const METRICS: &str = "kuma:metrics:prometheus";
 /// Name of the filter chain for direct access ([`kermode_model::direct_access`]), and prefix of its statistics.
 pub const DIRECT_ACCESS: &str = "direct_access";
 /// Name of the filter chain for virtual IPs of services, and prefix of its statistics.

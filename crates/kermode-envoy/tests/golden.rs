@@ -41,6 +41,8 @@ cases! {
     headless,
     inbound_protocols,
     ipv6,
+    metrics,
+    metrics_port_in_use,
     not_redirected,
     outbound_protocols,
     permissions,

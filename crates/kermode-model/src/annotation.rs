@@ -130,10 +130,10 @@ keys! {
     APPLICATION_STOP_DELAY = "kuma.io/application-stop-delay", "annotation of a Pod", Notation::Duration, "setting `applicationStopDelay`";
     /// Containers whose stop injection delays, with the seconds: `<container>=<seconds>`. The injector writes it.
     APPLICATION_STOP_DELAYED = "kuma.io/application-stop-delayed", "annotation of a Pod", Notation::Text, "";
-    /// Port of the metrics endpoint, written to `spec.metrics` of the Dataplane.
-    METRICS_PORT = "prometheus.metrics.kuma.io/port", "annotation of a Pod", Notation::Port, "";
-    /// Path of the metrics endpoint, written to `spec.metrics` of the Dataplane.
-    METRICS_PATH = "prometheus.metrics.kuma.io/path", "annotation of a Pod", Notation::Text, "";
+    /// Port of the endpoint for collectors of metrics, written to `spec.metrics` of the Dataplane.
+    METRICS_PORT = "prometheus.metrics.kuma.io/port", "annotation of a Pod", Notation::Port, "`5670`";
+    /// Path of the endpoint for collectors of metrics, written to `spec.metrics` of the Dataplane.
+    METRICS_PATH = "prometheus.metrics.kuma.io/path", "annotation of a Pod", Notation::Text, "`/metrics`";
     /// Excludes the Service from the mesh.
     IGNORE = "kuma.io/ignore", "annotation of a Service", Notation::Boolean, "`false`";
     /// Application protocol of the port that the key begins with.

@@ -152,6 +152,13 @@ pub struct Metrics {
     pub path: Option<String>,
 }
 
+impl Metrics {
+    /// Port to scrape if only the path is set, as in Kuma.
+    pub const DEFAULT_PORT: u16 = 5670;
+    /// Path to scrape if only the port is set, as in Kuma.
+    pub const DEFAULT_PATH: &str = "/metrics";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

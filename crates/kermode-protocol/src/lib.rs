@@ -8,6 +8,7 @@
 //! | [`certificates`] | control plane and agent: workload certificates and trust bundles |
 //! | [`closed_ports`] | control plane and agent: ports to which Envoy closes connections |
 //! | [`completion`] | control plane and agent: end of the application of a classic sidecar |
+//! | [`metrics`] | agent and Envoy: scrapes of the sidecar by a collector of metrics |
 //! | [`names`] | control plane and agent: addresses of the names that end in `.mesh` |
 //! | [`probes`] | agent and Envoy: TCP and gRPC probes of the application |
 //! | [`removals`] | control plane and agent: removal of the agent's own endpoint |
@@ -27,6 +28,7 @@ pub mod client;
 pub mod closed_ports;
 pub mod completion;
 pub mod debug;
+pub mod metrics;
 pub mod names;
 pub mod probes;
 pub mod removals;

@@ -15,8 +15,8 @@ use kermode_identity::{
     Authority, Entitlement, IssuedCertificate, ServingAuthority, Term, TrustBundle, WorkloadKey,
 };
 use kermode_model::{
-    CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey, PermissionSet,
-    Probes,
+    CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Metrics, Mtls, MtlsMode, ObjectKey,
+    PermissionSet, Probes,
 };
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
 use kermode_protocol::certificates::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
@@ -100,15 +100,30 @@ struct ControlPlaneState {
 
 impl ControlPlane {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
-        Self::start_with_probes(behaviour, None).await
+        Self::start_with_dataplane(behaviour, |_| {}).await
     }
 
-    pub(crate) async fn start_with_probes(behaviour: Behaviour, probes: Option<Probes>) -> Self {
+    pub(crate) async fn start_with_probes(behaviour: Behaviour, probes: Probes) -> Self {
+        Self::start_with_dataplane(behaviour, |dataplane| dataplane.probes = Some(probes)).await
+    }
+
+    /// Starts with an endpoint for collectors of metrics at `port`.
+    pub(crate) async fn start_with_metrics(behaviour: Behaviour, port: u16) -> Self {
+        let metrics = Metrics {
+            port: Some(port),
+            path: None,
+        };
+        Self::start_with_dataplane(behaviour, |dataplane| dataplane.metrics = Some(metrics)).await
+    }
+
+    async fn start_with_dataplane(behaviour: Behaviour, change: impl FnOnce(&mut Dataplane)) -> Self {
         let inbound = free_address(POD_IP).await;
+        let mut dataplane = mk_dataplane(inbound);
+        change(&mut dataplane);
         let state = Arc::new(ControlPlaneState {
             behaviour: Mutex::new(behaviour),
             authority: Authority::generate(&MeshName::new("default"), SystemTime::now()).unwrap(),
-            dataplane: mk_dataplane(inbound, probes),
+            dataplane,
             accepted_tokens: Mutex::default(),
             received: Mutex::default(),
             closed_ports: Mutex::default(),
@@ -322,7 +337,7 @@ impl ControlPlaneState {
     }
 }
 
-fn mk_dataplane(inbound: SocketAddr, probes: Option<Probes>) -> Dataplane {
+fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
     let tags = [
         ("kuma.io/service", "web_demo_svc_80"),
         ("kuma.io/protocol", "http"),
@@ -344,7 +359,7 @@ fn mk_dataplane(inbound: SocketAddr, probes: Option<Probes>) -> Dataplane {
         gateway: None,
         transparent_proxying: None,
         admin_port: None,
-        probes,
+        probes: None,
         metrics: None,
     }
 }

@@ -155,7 +155,7 @@ async fn start_with_probe() -> (ControlPlane, Probe) {
         port: listener.port(),
         endpoints: vec![probe.clone()],
     };
-    let control_plane = ControlPlane::start_with_probes(MTLS, Some(probes)).await;
+    let control_plane = ControlPlane::start_with_probes(MTLS, probes).await;
     let probe = Probe {
         listener,
         path: probe.path.clone(),

@@ -15,6 +15,7 @@ mod completion;
 mod control_plane;
 mod crashes;
 mod drain;
+mod metrics;
 mod probes;
 mod removal;
 

@@ -148,7 +148,7 @@ async fn start_grpc() -> u16 {
 }
 
 /// Sends a probe as the kubelet does. Returns the status and the whole response.
-async fn probe(port: u16, path: &str, headers: &str) -> Option<(u16, String)> {
+pub(crate) async fn probe(port: u16, path: &str, headers: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect((POD_IP, port)).await.ok()?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {POD_IP}:{port}\r\nuser-agent: kube-probe/1.34\r\n{headers}connection: close\r\n\r\n"
@@ -189,7 +189,7 @@ async fn probes_of_every_protocol_have_the_result_of_the_application_in_strict_m
     ];
     let (endpoints, expected_statuses): (Vec<_>, Vec<_>) = probes_and_statuses.into_iter().unzip();
     let paths: Vec<_> = endpoints.iter().map(|endpoint| endpoint.path.clone()).collect();
-    let control_plane = ControlPlane::start_with_probes(MTLS, Some(Probes { port, endpoints })).await;
+    let control_plane = ControlPlane::start_with_probes(MTLS, Probes { port, endpoints }).await;
     let agent = Agent::start(&control_plane, "first-token", &[]).await;
     agent.wait_for_ready_status(200).await;
     for (path, expected) in paths.iter().zip(expected_statuses) {

@@ -17,6 +17,10 @@ use crate::shutdown::Activity;
 
 /// Limit on a response body, in bytes. A filtered statistics page is far smaller.
 const MAX_RESPONSE: usize = 1024 * 1024;
+/// Limit on a page of statistics for Prometheus, in bytes. A cluster that carried requests has about 15 kB of statistics.
+const MAX_STATISTICS: usize = 16 * 1024 * 1024;
+/// Path and query of all statistics that ever changed, in Prometheus' text format.
+const PROMETHEUS_STATISTICS: &str = "/stats/prometheus?usedonly";
 /// Timeout of one request. Envoy responds within milliseconds unless its main thread is stuck.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Path and query of the gauges of connections of all listeners, and of connections and requests of all HTTP filters, as
@@ -64,9 +68,31 @@ impl Admin {
             .with_context(|| format!("Envoy's response to {ACTIVITY_GAUGES} names no listener"))
     }
 
+    /// Returns all statistics that ever changed, in Prometheus' text format.
+    pub(crate) async fn prometheus_statistics(self) -> anyhow::Result<String> {
+        let (status, body) = self
+            .request_up_to(Method::GET, PROMETHEUS_STATISTICS, MAX_STATISTICS)
+            .await?;
+        ensure!(
+            status == StatusCode::OK,
+            "Envoy responded with {status} to {PROMETHEUS_STATISTICS}"
+        );
+        String::from_utf8(body.into())
+            .with_context(|| format!("Envoy's response to {PROMETHEUS_STATISTICS} is not UTF-8"))
+    }
+
     async fn request(self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        self.request_up_to(method, path, MAX_RESPONSE).await
+    }
+
+    async fn request_up_to(
+        self,
+        method: Method,
+        path: &str,
+        max_bytes: usize,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
         let uri = path.parse().context("invalid path of Envoy's admin interface")?;
-        request(self.address, method, uri, REQUEST_TIMEOUT)
+        request_up_to(self.address, method, uri, REQUEST_TIMEOUT, max_bytes)
             .await
             .with_context(|| format!("Envoy's admin interface at {}", self.address))
     }
@@ -79,6 +105,17 @@ pub(crate) async fn request(
     uri: Uri,
     time_limit: Duration,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
+    request_up_to(address, method, uri, time_limit, MAX_RESPONSE).await
+}
+
+/// Like [`request`], with a limit on the response body in bytes.
+async fn request_up_to(
+    address: SocketAddr,
+    method: Method,
+    uri: Uri,
+    time_limit: Duration,
+    max_bytes: usize,
+) -> anyhow::Result<(StatusCode, Bytes)> {
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -90,7 +127,7 @@ pub(crate) async fn request(
         let response = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+            let body = Limited::new(response.into_body(), max_bytes).collect().await;
             let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
             anyhow::Ok((status, body))
         };

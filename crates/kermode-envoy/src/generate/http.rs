@@ -179,6 +179,24 @@ pub(crate) fn admin(listen_address: SocketAddr, routes: RouteConfiguration) -> F
     )
 }
 
+/// The connection manager of the listener for collectors of metrics. A connection ends after one request, so that no idle
+/// connection of a collector delays the drain of the sidecar.
+pub(crate) fn metrics(listen_address: SocketAddr, routes: RouteConfiguration) -> Filter {
+    manager_filter(
+        listen_address,
+        HttpConnectionManager {
+            stat_prefix: names::stat_name(names::METRICS),
+            http_filters: vec![router()],
+            common_http_protocol_options: Some(HttpProtocolOptions {
+                max_requests_per_connection: number(1),
+                ..Default::default()
+            }),
+            route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
+            ..Default::default()
+        },
+    )
+}
+
 /// A route table with a single virtual host, which matches all domains.
 pub(crate) fn routes(name: &str, virtual_host: &str, routes: Vec<Route>) -> RouteConfiguration {
     RouteConfiguration {

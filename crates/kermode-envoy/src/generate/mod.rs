@@ -12,6 +12,7 @@ mod direct;
 mod http;
 mod inbound;
 mod listener;
+mod metrics;
 mod outbound;
 mod passthrough;
 mod permission;
@@ -67,7 +68,7 @@ pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
 }
 
 /// Generates the resources of one proxy: inbound listeners with their clusters, and listeners for passthrough, the
-/// admin interface and virtual probes.
+/// admin interface, virtual probes and metrics.
 ///
 /// `permissions` are the permissions of the mesh. With mTLS, an inbound without an allowing rule denies all callers.
 pub fn proxy(
@@ -80,6 +81,7 @@ pub fn proxy(
     resources.extend(passthrough::generate(mesh, dataplane, on_demand));
     resources.extend(admin::generate(dataplane));
     resources.extend(probe::generate(dataplane));
+    resources.extend(metrics::generate(dataplane));
     resources
 }
 

@@ -9,9 +9,9 @@ use kermode_envoy::{Resource, generate};
 use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
 use kermode_model::view::{Balancing, MeshView, ServiceAddresses, SliceEndpoint};
 use kermode_model::{
-    Action, ApplicationProbe, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode,
-    ObjectKey, PermissionRule, Principal, ProbeProtocol, Probes, ServiceName, Tags, TrafficPermission,
-    TransparentProxying,
+    Action, ApplicationProbe, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Metrics, Mtls,
+    MtlsMode, ObjectKey, PermissionRule, Principal, ProbeProtocol, Probes, ServiceName, Tags,
+    TrafficPermission, TransparentProxying,
 };
 use serde::Deserialize;
 
@@ -105,6 +105,7 @@ struct DataplaneInput {
     admin_port: Option<u16>,
     #[serde(default)]
     probes: Vec<ProbeInput>,
+    metrics: Option<MetricsInput>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +114,13 @@ struct InboundInput {
     port: u16,
     ready: Option<bool>,
     tags: Tags,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct MetricsInput {
+    port: Option<u16>,
+    path: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -326,6 +334,9 @@ fn mk_dataplane(name: &str, input: &DataplaneInput) -> Dataplane {
             port: 9000,
             endpoints: input.probes.iter().map(probe).collect(),
         }),
-        metrics: None,
+        metrics: input.metrics.as_ref().map(|metrics| Metrics {
+            port: metrics.port,
+            path: metrics.path.clone(),
+        }),
     }
 }

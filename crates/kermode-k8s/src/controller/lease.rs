@@ -12,6 +12,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -34,6 +36,8 @@ pub struct Candidate {
     name: String,
     identity: String,
     observed: Option<ObservedLease>,
+    /// 1 while this replica leads, else 0.
+    leading: Gauge,
 }
 
 /// State of the Lease when it was last read.
@@ -67,7 +71,14 @@ impl Candidate {
             name: name.to_owned(),
             identity,
             observed: None,
+            leading: Gauge::default(),
         }
+    }
+
+    /// Registers the metric.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "1 while this replica holds the Lease of the leader, else 0";
+        registry.register("leader", help, self.leading.clone());
     }
 
     /// Acquires and renews the Lease until `finished` completes, and sends to `is_leader` whether this replica leads.
@@ -108,6 +119,7 @@ impl Candidate {
                 }
             };
             let leads_now = holds_lease && last_renewal.elapsed() < RENEW_DEADLINE;
+            self.leading.set(i64::from(leads_now));
             if is_leader
                 .send_if_modified(|leads_before| std::mem::replace(leads_before, leads_now) != leads_now)
             {
@@ -127,6 +139,7 @@ impl Candidate {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+        self.leading.set(0);
         if is_leader.send_replace(false) {
             self.release().await;
         }

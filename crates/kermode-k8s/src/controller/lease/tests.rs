@@ -6,6 +6,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use parking_lot::Mutex;
+use prometheus_client::encoding::text::encode;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -235,14 +236,23 @@ async fn released_lease_is_acquired_at_once() {
     let server = LeaseServer::default();
     let link = Link::default();
     let candidate = Candidate::new(server.client(&link), "system", "leader", "a".to_owned());
+    let mut registry = Registry::default();
+    candidate.register(&mut registry);
+    let leads_by_metric = || {
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text.contains("\nleader 1\n")
+    };
     let (leader_sender, mut is_leader) = watch::channel(false);
     let (finish, finished) = tokio::sync::oneshot::channel::<()>();
     let task = tokio::spawn(candidate.run(leader_sender, async move {
         let _ = finished.await;
     }));
     wait_for_leading(&mut is_leader, true).await;
+    assert!(leads_by_metric());
     finish.send(()).unwrap();
     task.await.unwrap();
+    assert!(!leads_by_metric());
     let (_link, mut is_leader, task) = server.start_candidate("b");
     let start = Instant::now();
     assert!(wait_for_leading(&mut is_leader, true).await - start < RETRY_PERIOD);

@@ -1,0 +1,80 @@
+//! Listener for collectors of metrics, such as Prometheus (docs/reference/metrics.md#metrics-of-the-sidecar).
+//!
+//! A Pod asks for this plain-text listener with an annotation. The listener forwards one path to the agent, which responds
+//! with the metrics of Envoy and with its own ([`kermode_protocol::metrics`]).
+
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route, RouteAction, RouteMatch};
+use kermode_model::{Dataplane, Metrics};
+use kermode_protocol::bootstrap::AGENT_CLUSTER;
+use kermode_protocol::metrics::SCRAPE_PATH;
+
+use super::{http, listener};
+use crate::proto::exact;
+use crate::{Resource, names};
+
+/// Returns the listener. Returns no listener for a Pod that does not ask for one, or whose port is already the port of
+/// another listener.
+pub(crate) fn generate(dataplane: &Dataplane) -> Option<Resource> {
+    let metrics = dataplane.metrics.as_ref()?;
+    let port = metrics.port.unwrap_or(Metrics::DEFAULT_PORT);
+    if port == 0 || is_in_use(dataplane, port) {
+        return None;
+    }
+    let is_get = HeaderMatcher {
+        name: ":method".into(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact("GET"))),
+        ..Default::default()
+    };
+    let route = Route {
+        r#match: Some(RouteMatch {
+            headers: vec![is_get],
+            path_specifier: Some(PathSpecifier::Path(path(metrics))),
+            ..Default::default()
+        }),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(AGENT_CLUSTER.into())),
+            // The route matches the exact path, so the whole path is replaced.
+            prefix_rewrite: SCRAPE_PATH.into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let socket = SocketAddr::new(dataplane.address, port);
+    let manager = http::metrics(socket, http::routes("", "metrics", vec![route]));
+    let listener = Listener {
+        filter_chains: vec![listener::filter_chain(vec![manager])],
+        ..listener::new(names::METRICS, socket, TrafficDirection::Inbound)
+    };
+    Some(listener::encode(&listener))
+}
+
+/// Returns the path of the endpoint, which begins with a slash and has no query.
+fn path(metrics: &Metrics) -> String {
+    let path = metrics.path.as_deref().unwrap_or(Metrics::DEFAULT_PATH);
+    let path = path.split('?').next().unwrap_or_default();
+    format!("/{}", path.strip_prefix('/').unwrap_or(path))
+}
+
+/// Returns whether another listener of the sidecar has the port. Envoy would reject one of the two listeners.
+fn is_in_use(dataplane: &Dataplane, port: u16) -> bool {
+    let admin_port = dataplane.admin_port.unwrap_or(Dataplane::DEFAULT_ADMIN_PORT);
+    let redirect_ports = dataplane.transparent_proxying.iter().flat_map(|settings| {
+        [settings.redirect_port_inbound, settings.redirect_port_outbound]
+            .into_iter()
+            .chain(settings.redirect_port_inbound_v6)
+    });
+    dataplane.inbounds.iter().any(|inbound| inbound.port == port)
+        || dataplane
+            .probes
+            .as_ref()
+            .is_some_and(|probes| probes.port == port)
+        || redirect_ports.chain([admin_port]).any(|other| other == port)
+}
