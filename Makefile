@@ -58,8 +58,8 @@ CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 # The real Envoy, for tests that check configuration against it, and the tool that calls CNI plugins.
 ENVOY = export KERMODE_ENVOY; KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy) && $(CLUSTER_TOOL) cnitool >/dev/null &&
-# The programs of the tests: Envoy, the tool that calls CNI plugins, and Helm.
-TEST_PROGRAMS = $(ENVOY) $(CLUSTER_TOOL) helm >/dev/null &&
+# The programs of the tests: Envoy, the tool that calls CNI plugins, Helm, and the tool that checks rules of Prometheus.
+TEST_PROGRAMS = $(ENVOY) $(CLUSTER_TOOL) helm >/dev/null && $(CLUSTER_TOOL) promtool >/dev/null &&
 
 .PHONY: test test-lint test-unit test-conformance test-netns deny conformance conformance-shared
 test: cluster-packages ## every suite that guards a merge (root)

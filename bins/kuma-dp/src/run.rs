@@ -118,14 +118,7 @@ async fn start_components(
     let (secrets_sender, secrets_receiver) = watch::channel(None);
     let secrets_wanted = Arc::new(Notify::new());
     let secret_service = SecretService::new(&config.mesh, secrets_receiver, secrets_wanted.clone());
-    let mut registry = Registry::with_prefix("kuma_dp");
-    let metrics = SidecarMetrics::default();
-    metrics.register(&mut registry);
-    let dns_metrics = dns::Metrics::default();
-    if config.dns.is_some() {
-        dns_metrics.register(&mut registry);
-    }
-    let registry = Arc::new(registry);
+    let (metrics, dns_metrics, registry) = registered_metrics(config.dns.is_some());
     let metrics_service = MetricsService::new(Admin::new(config.envoy.admin_port), registry.clone());
     let relay = Relay::new(client.clone(), token.clone(), metrics.clone());
     let removal_watch = RemovalWatch {
@@ -179,6 +172,18 @@ async fn start_components(
         .await?;
     }
     Ok((components, removal_watch, application_end))
+}
+
+/// Returns the metrics of the sidecar and of its DNS, and the registry that has them.
+fn registered_metrics(has_dns: bool) -> (SidecarMetrics, dns::Metrics, Arc<Registry>) {
+    let mut registry = Registry::with_prefix("kuma_dp");
+    let metrics = SidecarMetrics::default();
+    metrics.register(&mut registry);
+    let dns_metrics = dns::Metrics::default();
+    if has_dns {
+        dns_metrics.register(&mut registry);
+    }
+    (metrics, dns_metrics, Arc::new(registry))
 }
 
 /// Starts the wait of a classic sidecar for the end of its application. Returns a receiver that then becomes true. The

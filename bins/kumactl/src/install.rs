@@ -3,6 +3,7 @@
 
 mod args;
 mod chart;
+mod observability;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use crate::output;
 use args::ControlPlaneArgs;
 pub(crate) use args::DEFAULT_NAMESPACE;
 use chart::ChartArgs;
+use observability::ObservabilityArgs;
 
 /// Subcommands of `kumactl install`.
 #[derive(Debug, Subcommand)]
@@ -32,6 +34,10 @@ pub(crate) enum InstallCommand {
     /// The chart has the same options and installs the same objects as `kumactl install control-plane`. Only the
     /// namespace is not part of it by default: `helm install --create-namespace` creates it.
     Chart(ChartArgs),
+    /// Print alert rules, scrape configuration and dashboards for `kubectl apply -f -`.
+    ///
+    /// By default, the objects are for the Prometheus Operator and for Grafana.
+    Observability(ObservabilityArgs),
 }
 
 /// Runs a subcommand.
@@ -39,6 +45,9 @@ pub(crate) fn run(command: InstallCommand) -> Result<()> {
     match command {
         InstallCommand::ControlPlane(args) => output::print_result(&yaml::documents(&objects(&args)?)?),
         InstallCommand::Chart(args) => chart::write(&args),
+        InstallCommand::Observability(args) => {
+            output::print_result(&yaml::documents(&observability::objects(args)?)?)
+        }
     }
 }
 
