@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
         Command::Explain(command) => explain::run(&command),
         Command::Inject(args) => inject::run(&args),
         Command::Install(command) => install::run(*command).map(success),
-        Command::Uninstall(command) => uninstall::run(&command).map(success),
+        Command::Uninstall(command) => uninstall::run(&command),
         Command::Validate(command) => validate::run(&command),
         Command::Version => version::run().map(success),
     };

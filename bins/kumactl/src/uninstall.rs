@@ -1,4 +1,9 @@
-//! `kumactl uninstall`: prints the objects of the control plane for their deletion. The command contacts no cluster.
+//! `kumactl uninstall`: prints the objects of the control plane for their deletion. The command contacts a cluster only to
+//! check it for Pods with a sidecar.
+
+mod meshed;
+
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -7,8 +12,19 @@ use kermode_manifests::yaml;
 use kermode_model::is_dns_label;
 use serde_json::Value;
 
+use crate::cluster::ClusterArgs;
 use crate::install::DEFAULT_NAMESPACE;
 use crate::output;
+
+/// Exit code if Pods have a sidecar.
+const EXIT_MESHED: u8 = 3;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the cluster cannot be read
+  2  wrong flags
+  3  with --check: Pods have a sidecar; no object is printed";
 
 /// Notice about the Pods that the deletion leaves as they are.
 const RESTART_NOTICE: &str =
@@ -28,6 +44,7 @@ pub(crate) enum UninstallCommand {
 
 /// Flags of `kumactl uninstall control-plane`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = EXIT_CODES)]
 pub(crate) struct ControlPlaneArgs {
     /// Namespace of the control plane. It is deleted.
     #[arg(long, default_value = DEFAULT_NAMESPACE, value_name = "NAME")]
@@ -37,14 +54,31 @@ pub(crate) struct ControlPlaneArgs {
     /// in the namespace of the control plane and are deleted with it.
     #[arg(long)]
     keep_custom_resources: bool,
+
+    /// Read the Pods of the cluster first. If Pods have a sidecar, list them and print no object.
+    #[arg(long)]
+    check: bool,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Runs a subcommand.
-pub(crate) fn run(command: &UninstallCommand) -> Result<()> {
+pub(crate) fn run(command: &UninstallCommand) -> Result<ExitCode> {
     let UninstallCommand::ControlPlane(args) = command;
-    output::print_result(&yaml::documents(&objects(args)?)?)?;
-    output::print_notice("Note", RESTART_NOTICE);
-    Ok(())
+    let objects = objects(args)?;
+    if args.check {
+        let meshed = meshed::read(&args.cluster)?;
+        if !meshed.is_empty() {
+            output::print_notice("Error", &meshed::description(&meshed));
+            return Ok(ExitCode::from(EXIT_MESHED));
+        }
+    }
+    output::print_result(&yaml::documents(&objects)?)?;
+    if !args.check {
+        output::print_notice("Note", RESTART_NOTICE);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn objects(args: &ControlPlaneArgs) -> Result<Vec<Value>> {
@@ -107,6 +141,7 @@ mod tests {
             &["--without-deployment", "--webhook-url=https://192.0.2.1:5443"],
             &["--mode=zone", "--zone=east", "--injector-failure-policy=Ignore"],
             &["--image-pull-secret=credentials"],
+            &["--replicas=2", "--network-policies"],
             &["--cni-enabled"],
         ] {
             for namespace_flags in [&[][..], &["--namespace=mesh"]] {

@@ -60,6 +60,21 @@ fn files_that_are_unreadable_or_lack_the_object_give_code_1_and_wrong_flags_code
 }
 
 #[test]
+fn uninstallation_without_an_answer_about_the_pods_prints_no_object() {
+    let (code, out, err) = run(
+        &[
+            "uninstall",
+            "control-plane",
+            "--check",
+            "--kubeconfig=/nothing/there",
+        ],
+        "",
+    );
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+    assert_eq!(run(&["uninstall", "control-plane"], "").0, Some(0));
+}
+
+#[test]
 fn invalid_container_patch_gives_code_3() {
     let patch = |value: &str| {
         format!(

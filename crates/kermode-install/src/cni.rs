@@ -7,11 +7,11 @@
 use kermode_crds::annotation;
 use serde_json::{Value, json};
 
-use crate::labels;
 use crate::template::{
     ObjectTemplate, either, extend, image, image_pull_secrets, is_set, namespace, only_if, option, text,
     without_slash,
 };
+use crate::{field_ref, labels};
 
 /// Name of all objects, and of the plugin.
 const NAME: &str = "kuma-cni";
@@ -115,8 +115,7 @@ fn pod_spec() -> Value {
 }
 
 fn container() -> Value {
-    let field =
-        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": field_ref(path)}});
     let mount = |name: &str, path: Value| json!({"name": name, "mountPath": path});
     let of_node = |name: &str, path: &str| mount(name, format!("{NODE_ROOT}{path}").into());
     let of_option = |name: &str, path: Value| mount(name, text([NODE_ROOT.into(), path]));
@@ -220,7 +219,7 @@ fn volumes() -> Value {
                     {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
                     {
                         "downwardAPI": {
-                            "items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}],
+                            "items": [{"path": "namespace", "fieldRef": field_ref("metadata.namespace")}],
                         },
                     },
                 ],

@@ -204,6 +204,12 @@ pub(crate) fn namespaced(name: &str) -> Value {
     json!({"name": name, "namespace": template::namespace(), "labels": labels()})
 }
 
+/// Reference to a field of a Pod. The API server adds `apiVersion` if it is missing. The reference would then differ from the
+/// manifest, and another tool that applies the same manifest on the server would have a conflict.
+pub(crate) fn field_ref(path: &str) -> Value {
+    json!({"apiVersion": "v1", "fieldPath": path})
+}
+
 /// Metadata of a cluster-scoped object.
 pub(crate) fn cluster_scoped(name: &str) -> Value {
     json!({"name": name, "labels": labels()})

@@ -7,7 +7,7 @@ use crate::template::{
     Condition, Expression, ObjectTemplate, all, each, extend, image, image_pull_secrets, is_set, item, key,
     not, only_if, option,
 };
-use crate::{NAME, labels, namespaced};
+use crate::{NAME, field_ref, labels, namespaced};
 
 /// Environment variables that the Deployment sets from fields of the Pod: name and field path.
 pub const POD_FIELD_VARIABLES: [(&str, &str); 2] = [
@@ -218,7 +218,7 @@ fn probe(path: &str, period_seconds: u32, failure_threshold: u32) -> Value {
 fn environment() -> Vec<Value> {
     let from_pod = POD_FIELD_VARIABLES
         .iter()
-        .map(|(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}));
+        .map(|(name, path)| json!({"name": name, "valueFrom": {"fieldRef": field_ref(path)}}));
     let of_installation = each("controlPlane.envVars", json!({"name": key(), "value": item()}));
     from_pod.chain([of_installation]).collect()
 }
