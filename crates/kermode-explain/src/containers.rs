@@ -10,7 +10,7 @@ const SIDECAR: &str = "kuma-sidecar";
 /// Name of the container that waits for the CNI plugin.
 const VALIDATION: &str = "kuma-validation";
 /// Containers that injection adds.
-const INJECTED: [&str; 3] = [SIDECAR, "kuma-init", VALIDATION];
+pub(crate) const INJECTED_CONTAINERS: [&str; 3] = [SIDECAR, "kuma-init", VALIDATION];
 
 /// Status of one container.
 struct ContainerStatus<'a> {
@@ -204,7 +204,7 @@ impl ContainerStatus<'_> {
             | "InvalidImageName"
             | "ErrImageNeverPull"
             | "RegistryUnavailable" => {
-                let remedy = if INJECTED.contains(&name) {
+                let remedy = if INJECTED_CONTAINERS.contains(&name) {
                     "check the image in the control plane's configuration, and the credentials of the registry in this \
                      namespace (docs/operations.md#images-from-a-private-registry)"
                 } else {

@@ -1,9 +1,10 @@
 //! Explanation of an injection decision: its steps, and the difference between a Pod and what would be injected today.
 
-use kermode_inject::{Outcome, SkipReason, TraceTopic, differences};
+use kermode_inject::{Outcome, SkipReason, TraceTopic, container_differences, differences};
 use kermode_manifests::{ClusterObjects, Injector, ManifestError, WorkloadOutcome};
 use serde_json::Value;
 
+use crate::containers::INJECTED_CONTAINERS;
 use crate::explanation::{Decision, InjectionState, Line, lines_text};
 use crate::observed::{ObservedCluster, list, text};
 use crate::webhook::{Webhooks, labels_at};
@@ -99,7 +100,7 @@ impl Review {
         let webhooks = Webhooks::evaluate(cluster, namespace, &metadata.labels, &labels);
         let state = state(&outcome, webhooks.as_ref(), &before);
         Ok(Self {
-            differences: differences(&before, &after),
+            differences: pod_differences(&before, &after),
             outcome,
             webhooks,
             after,
@@ -212,6 +213,40 @@ fn state(outcome: &WorkloadOutcome, webhooks: Option<&Webhooks>, pod: &Value) ->
             mesh: None,
         }
     }
+}
+
+/// Returns the differences between a Pod and the Pod after its injection. A container of the sidecar is compared with the
+/// container of the same name, without differences that keep it up to date.
+fn pod_differences(before: &Value, after: &Value) -> Vec<String> {
+    let (mut before, mut after) = (before.clone(), after.clone());
+    let mut lines = Vec::new();
+    for path in ["/spec/initContainers", "/spec/containers"] {
+        let (Some(Value::Array(before)), Some(Value::Array(after))) =
+            (before.pointer_mut(path), after.pointer_mut(path))
+        else {
+            continue;
+        };
+        for (index, rendered) in after
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, container)| is_injected(container))
+        {
+            let found = before.iter_mut().find(|found| found["name"] == rendered["name"]);
+            if let Some(found) = found {
+                lines.extend(container_differences(&format!("{path}/{index}"), found, rendered));
+                // The remaining comparison leaves out both containers.
+                *rendered = rendered["name"].clone();
+                *found = rendered.clone();
+            }
+        }
+    }
+    lines.extend(differences(&before, &after));
+    lines
+}
+
+/// Whether a container is one that injection adds.
+fn is_injected(container: &Value) -> bool {
+    INJECTED_CONTAINERS.contains(&text(container, "/name"))
 }
 
 /// Returns the roots of the control plane in the environment of a Pod's sidecar; empty if there are none.

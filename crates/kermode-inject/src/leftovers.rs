@@ -13,7 +13,7 @@ use crate::stop;
 
 /// Members of a container that an up-to-date container may have in addition to the rendered ones: the defaults of the
 /// API server, and what other webhooks commonly add.
-const ADDITIONAL_MEMBERS: [&str; 7] = [
+pub(crate) const ADDITIONAL_MEMBERS: [&str; 7] = [
     "env",
     "imagePullPolicy",
     "resources",
@@ -23,14 +23,14 @@ const ADDITIONAL_MEMBERS: [&str; 7] = [
     "volumeMounts",
 ];
 /// Members of a container that other webhooks may replace, because they size containers or rewrite images.
-const REPLACEABLE_MEMBERS: [&str; 2] = ["imagePullPolicy", "resources"];
+pub(crate) const REPLACEABLE_MEMBERS: [&str; 2] = ["imagePullPolicy", "resources"];
 /// Numbers of a container that mean the same if they are 0 or absent.
 const ZERO_BY_DEFAULT: [&str; 2] = ["hostPort", "initialDelaySeconds"];
 /// Booleans of a container that mean the same if they are false or absent.
 const FALSE_BY_DEFAULT: [&str; 4] = ["readOnly", "stdin", "stdinOnce", "tty"];
 /// Prefix of the environment variables of the sidecar. A container with an additional variable of this prefix is
 /// outdated.
-const OWN_VARIABLE_PREFIX: &str = "KUMA_";
+pub(crate) const OWN_VARIABLE_PREFIX: &str = "KUMA_";
 
 /// Containers of an earlier injection, which were removed from a Pod.
 #[derive(Debug, Default)]
@@ -150,7 +150,7 @@ fn is_up_to_date(found: &Value, rendered: &Value) -> bool {
 
 /// Whether two images have the same name and tag. A webhook may have replaced everything before the name, such as the
 /// registry, or have added a digest.
-fn is_same_image(found: &Value, rendered: &Value) -> bool {
+pub(crate) fn is_same_image(found: &Value, rendered: &Value) -> bool {
     let (Some(found), Some(rendered)) = (found.as_str(), rendered.as_str()) else {
         return false;
     };
@@ -194,7 +194,7 @@ fn has_only_rendered_own_variables(found: Option<&Value>, rendered: Option<&Valu
 
 /// Whether the API server leaves a member of a container out of the Pods that it shows to webhooks and users, because
 /// an absent member means the same. For most numbers and booleans, absent means something else than 0 or false.
-fn is_left_out(key: &str, value: &Value) -> bool {
+pub(crate) fn is_left_out(key: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),

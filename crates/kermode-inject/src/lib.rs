@@ -18,6 +18,7 @@ mod inject;
 mod leftovers;
 mod names;
 mod networks;
+mod outdated;
 mod patch;
 mod plan;
 mod pod;
@@ -43,6 +44,7 @@ pub use self::container_patch::{
 };
 pub use self::denial::Denial;
 pub use self::inject::{Context, Injection, Namespace, Outcome, explain, inject};
+pub use self::outdated::container_differences;
 pub use self::quantity::{Amount, InvalidQuantity, Quantity, parse as parse_quantity};
 pub use self::reason::{InjectionSource, Obstacle, SkipReason};
 pub use self::render::init::arguments as init_arguments;

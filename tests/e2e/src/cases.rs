@@ -13,6 +13,7 @@ mod direct_access;
 mod dns;
 mod encryption;
 mod endpoint_removal;
+mod explain;
 mod failed_start;
 mod finished_jobs;
 mod high_availability;
@@ -90,6 +91,8 @@ fn application_tests() -> Vec<Test> {
         dataplane::unready_pod_has_an_unready_dataplane_and_gets_no_requests,
         dataplane::dataplane_is_deleted_with_its_pod,
         dataplane::invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane,
+        explain::pods_of_the_application_are_explained_without_a_problem,
+        explain::problems_of_pods_and_of_a_deployment_are_explained,
         kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,
         balancing::endpoint_of_a_service_without_selector_is_called_with_mtls,

@@ -146,12 +146,16 @@ fn namespace_lists_its_pods_by_injection() {
 #[test]
 fn pod_that_differs_from_what_would_be_injected_today_is_outdated() {
     let mut cluster = cluster();
-    pod_mut(&mut cluster, "web-0")["spec"]["initContainers"][1]["image"] = "registry/kuma-dp:0".into();
+    let sidecar = &mut pod_mut(&mut cluster, "web-0")["spec"]["initContainers"][1];
+    sidecar["image"] = "registry/kuma-dp:0".into();
+    sidecar["terminationMessagePath"] = "/dev/termination-log".into();
     let explanation = explain_pod(&cluster, "shop", "web-0").expect("a Pod");
     assert!(ids(&explanation).contains(&"SidecarOutdated"));
     let text = explanation.to_text();
     let difference = "/spec/initContainers/1/image was \"registry/kuma-dp:0\", is \"registry/kuma-dp:1\"";
     assert!(text.contains(difference), "{text}");
+    // A default of the API server is no difference.
+    assert!(!text.contains("terminationMessagePath"), "{text}");
     // Without the configuration of the control plane, the image that would be injected is unknown.
     cluster.config_is_known = false;
     let explanation = explain_pod(&cluster, "shop", "web-0").expect("a Pod");
