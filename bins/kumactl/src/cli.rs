@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::dataplane::DataplaneArgs;
 use crate::explain::ExplainCommand;
+use crate::get::GetArgs;
 use crate::inject::InjectArgs;
 use crate::install::InstallCommand;
 use crate::uninstall::UninstallCommand;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     /// Explain an object of a cluster or of files: its injection, Dataplane and sidecar, and what is wrong.
     #[command(subcommand)]
     Explain(ExplainCommand),
+    /// List the resources of the mesh in a cluster: Dataplanes, Meshes, permissions, ContainerPatches.
+    Get(GetArgs),
     /// Inject sidecars into manifests as the control plane would, or explain the decisions.
     Inject(InjectArgs),
     /// Print manifests to apply to a cluster.

@@ -9,14 +9,13 @@ mod resource;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use kermode_k8s::controller::client;
 use kermode_manifests::documents::with_kind_from_list;
-use kermode_model::{KubernetesVersion, duration};
+use kermode_model::{KubernetesVersion, duration, percent_encode};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -29,6 +28,12 @@ pub(crate) use resource::Resource;
 const PAGE_SIZE: u32 = 500;
 /// Maximum number of requests for one list, which bounds the loop if the API server always returns a next page.
 const MAX_PAGES: usize = 1000;
+
+/// Media type of objects.
+const JSON: &str = "application/json";
+/// Media type of a table with the printer columns of the resource.
+/// <https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables>
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 /// Flags that select the cluster.
 #[derive(Args, Clone, Debug)]
@@ -66,6 +71,20 @@ pub(crate) struct Selection<'a> {
     pub(crate) labels: &'a str,
     /// Field selector; all objects if empty.
     pub(crate) fields: &'a str,
+}
+
+/// A table of objects, as the API server prints it.
+#[derive(Debug, Default)]
+pub(crate) struct ServerTable {
+    /// Columns, with `name` and `priority`. Columns with a priority above zero belong to the wide format.
+    pub(crate) columns: Vec<Value>,
+    /// Rows, with `cells`, and `object` with the metadata of the object.
+    pub(crate) rows: Vec<Value>,
+}
+
+/// Takes a list out of an object.
+fn take_list(object: &mut Value, key: &str) -> Vec<Value> {
+    object[key].as_array_mut().map(std::mem::take).unwrap_or_default()
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -143,8 +162,8 @@ impl ClusterClient {
             namespace: namespace.map(str::to_owned),
             name: Some(name.to_owned()),
         };
-        let path = format!("{}/{}", resource.path(namespace), encoded(name));
-        self.read(&request, &path).await
+        let path = format!("{}/{}", resource.path(namespace), percent_encode(name));
+        self.read(&request, &path, JSON).await
     }
 
     /// Reads the selected objects of a resource, page by page.
@@ -153,40 +172,60 @@ impl ClusterClient {
         resource: &Resource,
         selection: Selection<'_>,
     ) -> Result<Vec<Value>, ClusterError> {
+        let list_type =
+            json!({"apiVersion": resource.api_version(), "kind": format!("{}List", resource.kind)});
+        let pages = self.pages(resource, selection, JSON).await?;
+        let items = pages
+            .into_iter()
+            .flat_map(|mut page| take_list(&mut page, "items"));
+        Ok(items.map(|item| with_kind_from_list(&list_type, item)).collect())
+    }
+
+    /// Reads the selected objects of a resource as a table, with the columns that the API server prints.
+    pub(crate) async fn table(
+        &self,
+        resource: &Resource,
+        selection: Selection<'_>,
+    ) -> Result<ServerTable, ClusterError> {
+        let mut table = ServerTable::default();
+        for mut page in self.pages(resource, selection, TABLE).await? {
+            table.columns = take_list(&mut page, "columnDefinitions");
+            table.rows.extend(take_list(&mut page, "rows"));
+        }
+        Ok(table)
+    }
+
+    /// Reads the pages of a list as `media_type`.
+    async fn pages(
+        &self,
+        resource: &Resource,
+        selection: Selection<'_>,
+        media_type: &'static str,
+    ) -> Result<Vec<Value>, ClusterError> {
         let request = Request {
             verb: "list",
             resource: resource.full_name(),
             namespace: selection.namespace.map(str::to_owned),
             name: None,
         };
-        let list_type =
-            json!({"apiVersion": resource.api_version(), "kind": format!("{}List", resource.kind)});
-        let (mut objects, mut next) = (Vec::new(), String::new());
+        let (mut pages, mut next) = (Vec::new(), String::new());
         for _ in 0..MAX_PAGES {
             let path = format!(
                 "{}?limit={PAGE_SIZE}&labelSelector={}&fieldSelector={}&continue={}",
                 resource.path(selection.namespace),
-                encoded(selection.labels),
-                encoded(selection.fields),
-                encoded(&next),
+                percent_encode(selection.labels),
+                percent_encode(selection.fields),
+                percent_encode(&next),
             );
-            let mut page = self.read(&request, &path).await?;
-            let items = page["items"]
-                .as_array_mut()
-                .map(std::mem::take)
-                .unwrap_or_default();
-            objects.extend(
-                items
-                    .into_iter()
-                    .map(|item| with_kind_from_list(&list_type, item)),
-            );
+            let page = self.read(&request, &path, media_type).await?;
             let token = page["metadata"]["continue"].as_str();
             token.unwrap_or_default().clone_into(&mut next);
+            pages.push(page);
             if next.is_empty() {
                 break;
             }
         }
-        Ok(objects)
+        Ok(pages)
     }
 
     /// Reads the version of the API server. Returns `None` if it cannot be parsed.
@@ -197,7 +236,7 @@ impl ClusterClient {
             namespace: None,
             name: None,
         };
-        let version = self.read(&request, "/version").await?;
+        let version = self.read(&request, "/version", JSON).await?;
         let part = |key: &str| version[key].as_str().unwrap_or_default().to_owned();
         Ok(KubernetesVersion::parse(&format!(
             "{}.{}",
@@ -206,8 +245,15 @@ impl ClusterClient {
         )))
     }
 
-    async fn read(&self, request: &Request, path: &str) -> Result<Value, ClusterError> {
-        let http = http::Request::get(path).body(Vec::new());
+    async fn read(
+        &self,
+        request: &Request,
+        path: &str,
+        media_type: &'static str,
+    ) -> Result<Value, ClusterError> {
+        let http = http::Request::get(path)
+            .header(http::header::ACCEPT, media_type)
+            .body(Vec::new());
         let http = http.map_err(|error| self.error(request, kube::Error::HttpError(error)))?;
         // The future is large, and commands wait for many of them at the same time.
         let response = Box::pin(self.client.request(http));
@@ -224,18 +270,4 @@ impl ClusterClient {
     fn error(&self, request: &Request, error: kube::Error) -> ClusterError {
         ClusterError::of(self.name.clone(), request.clone(), error)
     }
-}
-
-/// Percent-encodes a value of a query (RFC 3986, section 2.1).
-fn encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }

@@ -5,6 +5,7 @@ mod cli;
 mod cluster;
 mod dataplane;
 mod explain;
+mod get;
 mod inject;
 mod install;
 mod output;
@@ -29,6 +30,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Dataplane(args) => dataplane::run(&args),
         Command::Explain(command) => explain::run(&command),
+        Command::Get(args) => get::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Install(command) => install::run(*command).map(success),
         Command::Uninstall(command) => uninstall::run(&command),

@@ -19,6 +19,8 @@ impl Resource {
     pub(crate) const EVENT: Self = Self::new("", "v1", "Event", "events");
     pub(crate) const JOB: Self = Self::new("batch", "v1", "Job", "jobs");
     pub(crate) const MESH: Self = Self::kuma("Mesh", "meshes");
+    pub(crate) const MESH_TRAFFIC_PERMISSION: Self =
+        Self::kuma("MeshTrafficPermission", "meshtrafficpermissions");
     pub(crate) const MUTATING_WEBHOOKS: Self = Self::new(
         "admissionregistration.k8s.io",
         "v1",

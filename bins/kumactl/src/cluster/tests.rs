@@ -67,6 +67,35 @@ async fn pages_of_a_list_are_joined_and_items_get_their_kind() {
 }
 
 #[tokio::test]
+async fn table_has_the_columns_of_the_api_server_and_the_rows_of_all_pages() {
+    let service = tower::service_fn(|request: http::Request<Body>| {
+        assert_eq!(request.headers()[http::header::ACCEPT], TABLE);
+        let path = request.uri().to_string();
+        let (cell, next) = if path.contains("continue=n") {
+            ("b", "")
+        } else {
+            ("a", "n")
+        };
+        let page = json!({
+            "kind": "Table", "metadata": {"continue": next},
+            "columnDefinitions": [{"name": "Name"}], "rows": [{"cells": [cell]}],
+        });
+        ready(http::Response::builder().body(Body::from(page.to_string().into_bytes())))
+    });
+    let cluster = ClusterClient {
+        client: Client::new(service, "default"),
+        name: "https://test".to_owned(),
+        timeout: Duration::from_mins(1),
+    };
+    let table = cluster
+        .table(&Resource::MESH, Selection::default())
+        .await
+        .expect("a table");
+    assert_eq!(table.columns, [json!({"name": "Name"})]);
+    assert_eq!(table.rows, [json!({"cells": ["a"]}), json!({"cells": ["b"]})]);
+}
+
+#[tokio::test]
 async fn missing_permission_names_verb_resource_and_namespace() {
     let cluster = failing(403, "Forbidden");
     let error = cluster
