@@ -147,7 +147,8 @@ impl<'a> PodFacts<'a> {
     /// Returns everything that is wrong: the containers first, since their failures often explain the rest.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut findings = containers::findings(self.pod);
-        if !containers::is_terminating(self.pod) {
+        // A Pod that ends or has finished is not replaced because of its sidecar.
+        if !self.is_ending() {
             findings.extend(self.injection_findings());
         }
         if self.is_injected {

@@ -116,6 +116,14 @@ fn pod_that_is_older_than_the_label_of_its_namespace_is_explained() {
 }
 
 #[test]
+fn pod_that_has_finished_without_a_sidecar_is_no_problem() {
+    let mut cluster = cluster();
+    pod_mut(&mut cluster, "early")["status"]["phase"] = "Succeeded".into();
+    let explanation = explain_pod(&cluster, "shop", "early").expect("a Pod");
+    assert_eq!(ids(&explanation), [""; 0]);
+}
+
+#[test]
 fn pod_that_opted_out_is_explained_without_a_problem() {
     let explanation = explain_pod(&cluster(), "shop", "opted-out").expect("a Pod");
     assert_eq!(ids(&explanation), [""; 0]);
