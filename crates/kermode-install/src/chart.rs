@@ -105,3 +105,27 @@ fn checks_file() -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::options;
+
+    #[test]
+    fn templates_use_each_option_and_nothing_else() {
+        let mut used = BTreeSet::new();
+        let files = files();
+        let templates = files.iter().filter(|(path, _)| path.starts_with("templates/"));
+        for (_, text) in templates {
+            for reference in text.split("$.Values.").skip(1) {
+                let is_path = |character: char| character.is_ascii_alphanumeric() || character == '.';
+                let end = reference.find(|character| !is_path(character));
+                used.insert(&reference[..end.unwrap_or(reference.len())]);
+            }
+        }
+        let declared: BTreeSet<&str> = options().iter().map(|option| option.path).collect();
+        assert_eq!(used, declared);
+    }
+}
