@@ -12,6 +12,7 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 use kermode_k8s::controller::client;
 use kermode_manifests::documents::with_kind_from_list;
@@ -80,6 +81,14 @@ pub(crate) struct ServerTable {
     pub(crate) columns: Vec<Value>,
     /// Rows, with `cells`, and `object` with the metadata of the object.
     pub(crate) rows: Vec<Value>,
+}
+
+/// Runs a command that accesses a cluster to its end.
+pub(crate) fn run<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .context("the asynchronous runtime cannot be started")?
+        .block_on(command)
 }
 
 /// Takes a list out of an object.

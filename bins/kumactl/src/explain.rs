@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use kermode_explain::{Explanation, ObservedCluster, explain_deployment, explain_namespace, explain_pod};
 
-use crate::cluster::{ClusterArgs, ClusterClient, Resource};
+use crate::cluster::{self, ClusterArgs, ClusterClient, Resource};
 use crate::output::{self, Format};
 
 /// Exit code if something is wrong with the object.
@@ -106,9 +106,7 @@ struct ObjectName {
 pub(crate) fn run(command: &ExplainCommand) -> Result<ExitCode> {
     let source = command.source();
     let explanation = if source.file.is_empty() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.context("the asynchronous runtime cannot be started")?;
-        runtime.block_on(explain_live(command))?
+        cluster::run(explain_live(command))?
     } else {
         explain_files(command)?
     };

@@ -5,12 +5,12 @@ mod table;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use kermode_manifests::yaml;
 use serde_json::{Value, json};
 
-use crate::cluster::{ClusterArgs, ClusterClient, Resource, Selection};
+use crate::cluster::{self, ClusterArgs, ClusterClient, Resource, Selection};
 use crate::output;
 
 const EXIT_CODES: &str = "\
@@ -80,9 +80,7 @@ enum ListFormat {
 
 /// Runs the command.
 pub(crate) fn run(args: &GetArgs) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("the asynchronous runtime cannot be started")?;
-    output::print_result(&runtime.block_on(list(args))?)?;
+    output::print_result(&cluster::run(list(args))?)?;
     Ok(ExitCode::SUCCESS)
 }
 

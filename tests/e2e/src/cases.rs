@@ -92,6 +92,7 @@ fn application_tests() -> Vec<Test> {
         dataplane::dataplane_is_deleted_with_its_pod,
         dataplane::invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane,
         explain::pods_of_the_application_are_explained_without_a_problem,
+        explain::dataplanes_are_listed_with_the_state_of_their_sidecars,
         explain::problems_of_pods_and_of_a_deployment_are_explained,
         kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,

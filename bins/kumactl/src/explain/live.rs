@@ -201,7 +201,7 @@ async fn system_namespace(client: &ClusterClient) -> Result<String, ClusterError
 }
 
 /// Reads the configuration from the ConfigMap, and from the environment of the Deployment's containers.
-fn config_in_cluster(config_map: &Value, deployment: Option<&Value>) -> Result<Config> {
+pub(super) fn config_in_cluster(config_map: &Value, deployment: Option<&Value>) -> Result<Config> {
     let containers =
         deployment.and_then(|object| object["spec"]["template"]["spec"]["containers"].as_array());
     let variables: Vec<&Value> = containers

@@ -222,6 +222,28 @@ fn deployment_of_a_file_is_explained_by_its_template() {
 }
 
 #[test]
+fn configuration_of_a_cluster_is_that_of_its_file_and_of_the_variables_of_its_deployment() {
+    let objects = objects(&[CLUSTER]);
+    let config_map = objects.iter().find(|object| object["kind"] == "ConfigMap");
+    let config_map = config_map.expect("the ConfigMap");
+    let deployment = serde_json::json!({"spec": {"template": {"spec": {"containers": [{"env": [
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "KUMA_INJECTOR_INIT_CONTAINER_IMAGE", "value": "registry/kuma-init:2"},
+    ]}]}}}});
+    let config = live::config_in_cluster(config_map, Some(&deployment)).expect("a configuration");
+    assert_eq!(config.injector().sidecar_container.image, "registry/kuma-dp:1");
+    assert_eq!(config.injector().init_container.image, "registry/kuma-init:2");
+    let without_entry = serde_json::json!({"data": {}});
+    let error = live::config_in_cluster(&without_entry, None)
+        .expect_err("no entry")
+        .to_string();
+    assert_eq!(
+        error,
+        "ConfigMap kuma-control-plane-config has no entry config.yaml"
+    );
+}
+
+#[test]
 fn object_is_named_with_its_namespace_or_by_a_flag() {
     for (arguments, expected) in [
         (&["pod", "shop/web"][..], Some(("shop", "web"))),

@@ -1,4 +1,5 @@
-//! `kumactl explain` against a cluster: what it says about Pods, a Deployment and a Namespace, and without permissions.
+//! `kumactl explain` and `kumactl get` against a cluster: what they say about Pods, a Deployment, a Namespace and
+//! Dataplanes, and without permissions.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::fixture::{APP_NAMESPACE, Fixture};
+use crate::harness::host;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{create_until_ready, demo_pod};
@@ -116,6 +118,37 @@ pub(super) async fn pods_of_the_application_are_explained_without_a_problem(
         summary.ends_with("3 of 3 Pods have a sidecar, 3 are wanted"),
         "the summary is {summary}"
     );
+    Ok(String::new())
+}
+
+pub(super) async fn dataplanes_are_listed_with_the_state_of_their_sidecars(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let server = fixture.ready_pod_name(APP_NAMESPACE, "server").await?;
+    let program = fixture.config.checkout.release_binary("kumactl");
+    let kubeconfig = format!("--kubeconfig={}", fixture.cluster.kubectl.kubeconfig().display());
+    // The control plane writes the status of a Dataplane some time after its Pod is ready.
+    wait_for("the Dataplane of the server in the table", TIMEOUT, async || {
+        let table = host::run(&program, &["get", "dataplanes", &kubeconfig]).await?;
+        let mut rows = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let head = rows.next().unwrap_or_default();
+        let row = rows
+            .find(|row| row.get(1) == Some(&server.as_str()))
+            .unwrap_or_default();
+        let cell = |column: &str| {
+            let index = head.iter().position(|name| *name == column)?;
+            row.get(index).copied()
+        };
+        let is_complete = cell("NAMESPACE") == Some(APP_NAMESPACE)
+            && cell("READY") == Some("1/1")
+            && cell("CONNECTED") == Some("True")
+            && cell("ACCEPTED") == Some("True");
+        Ok(done_if(is_complete, (), || table.clone()))
+    })
+    .await?;
     Ok(String::new())
 }
 
