@@ -7,7 +7,7 @@ use crate::explanation::{Explanation, Finding, Line};
 use crate::injection::{Review, outcome_text};
 use crate::observed::{ObservedCluster, Reference, condition, name_of, text};
 use crate::pod::{PodFacts, assumptions, conversion_findings, convert, decision_findings, section};
-use crate::{ExplainError, dataplane, events};
+use crate::{ExplainError, dataplane, events, installation};
 
 /// JSON pointer to the Pod template.
 const TEMPLATE: &str = "/spec/template";
@@ -34,11 +34,9 @@ pub fn explain_deployment(
         .map(|pod| PodFacts::of(cluster, pod))
         .collect::<Result<_, _>>()?;
 
-    let mut findings: Vec<Finding> = replica_sets
-        .iter()
-        .filter_map(|set| pods_not_created(set))
-        .collect();
-    findings.extend(decision_findings(cluster, &review, &reference));
+    let mut findings = installation::findings(cluster, &review);
+    findings.extend(replica_sets.iter().filter_map(|set| pods_not_created(set)));
+    findings.extend(decision_findings(&review, &reference));
     if let Some(warning) = &review.outcome.warning {
         findings.push(Finding::with_remedy_in_text(
             "LabelNotOnTemplate",

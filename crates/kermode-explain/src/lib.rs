@@ -14,6 +14,7 @@ mod deployment;
 mod events;
 mod explanation;
 mod injection;
+mod installation;
 mod late_injection;
 mod namespace;
 mod observed;

@@ -3,11 +3,11 @@
 use kermode_crds::annotation::{MESH, SIDECAR_INJECTION};
 use serde_json::{Value, json};
 
-use crate::explanation::{Decision, Explanation, Finding, Line, Section};
+use crate::explanation::{Decision, Explanation, Line, Section};
 use crate::injection::{Review, outcome_text};
 use crate::observed::{ObservedCluster, Reference, name_of};
 use crate::pod::{PodFacts, assumptions, decision_findings, section};
-use crate::{ExplainError, deployment, events};
+use crate::{ExplainError, deployment, events, installation};
 
 /// Explains a Namespace.
 ///
@@ -22,7 +22,8 @@ pub fn explain_namespace(cluster: &ObservedCluster, name: &str) -> Result<Explan
     let pods: Vec<PodFacts<'_>> = pods
         .map(|pod| PodFacts::of(cluster, pod))
         .collect::<Result<_, _>>()?;
-    let mut findings: Vec<Finding> = decision_findings(cluster, &review, &reference);
+    let mut findings = installation::findings(cluster, &review);
+    findings.extend(decision_findings(&review, &reference));
     findings.extend(
         cluster
             .in_namespace("ReplicaSet", name)

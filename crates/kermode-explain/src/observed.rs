@@ -15,6 +15,8 @@ pub struct ObservedCluster {
     pub config_is_known: bool,
     /// Roots with which sidecars verify the control plane, in PEM; `None` if they are unknown.
     pub control_plane_roots: Option<String>,
+    /// Pods of the control plane; `None` if they are unknown, or if the control plane runs outside of the cluster.
+    pub control_plane_pods: Option<Vec<Value>>,
     /// Whether the objects come from the API server. Objects that are missing in files may exist in the cluster.
     pub is_live: bool,
     /// Kinds that could not be read, and the reasons.
@@ -82,6 +84,20 @@ impl ObservedCluster {
     /// Whether an object of a kind that is not among the objects is missing in the cluster, too.
     pub(crate) fn can_miss(&self, kind: &str) -> bool {
         self.is_live && self.unread.iter().all(|unread| unread.kind != kind)
+    }
+
+    /// Whether no replica of the control plane is ready.
+    pub(crate) fn lacks_ready_replica(&self) -> bool {
+        let is_ready = |pod: &Value| condition(pod, "Ready").is_some_and(|ready| ready["status"] == "True");
+        self.control_plane_pods
+            .as_ref()
+            .is_some_and(|pods| !pods.iter().any(is_ready))
+    }
+
+    /// Whether a replica of the control plane no longer exists, so that the status that it has written is stale.
+    pub(crate) fn has_lost_replica(&self, name: &str) -> bool {
+        let pods = self.control_plane_pods.as_ref();
+        !name.is_empty() && pods.is_some_and(|pods| !pods.iter().any(|pod| name_of(pod) == name))
     }
 
     /// Returns the assumptions in place of objects and configuration that could not be read.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::explanation::{Decision, Explanation, Finding, Line, Section};
 use crate::injection::{Review, outcome_text};
 use crate::observed::{ObservedCluster, Reference, controller, text};
-use crate::{ExplainError, containers, dataplane, events, late_injection, sidecar};
+use crate::{ExplainError, containers, dataplane, events, installation, late_injection, sidecar};
 
 /// Kinds that the conversion of a Pod reads, besides the Pod.
 const CONVERTED_KINDS: [&str; 4] = ["Service", "Namespace", "ReplicaSet", "Job"];
@@ -134,17 +134,19 @@ impl<'a> PodFacts<'a> {
             section("Containers", containers::lines(self.pod)),
             section("Recent warnings", self.warning_lines()),
         ]);
+        let mut findings = installation::findings(self.cluster, &self.review);
+        findings.extend(self.findings());
         Explanation {
             object: Reference::to(self.pod).to_string(),
             summary: self.summary(),
             injection: Some(injection),
-            findings: self.findings(),
+            findings,
             sections,
             assumptions: assumptions(self.cluster, &self.review),
         }
     }
 
-    /// Returns everything that is wrong: the containers first, since their failures often explain the rest.
+    /// Returns everything that is wrong with the Pod: the containers first, since their failures often explain the rest.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut findings = containers::findings(self.pod);
         // A Pod that ends or has finished is not replaced because of its sidecar.
@@ -243,7 +245,7 @@ impl<'a> PodFacts<'a> {
             )),
             _ => {}
         }
-        findings.extend(decision_findings(self.cluster, &self.review, &reference));
+        findings.extend(decision_findings(&self.review, &reference));
         findings
     }
 
@@ -276,7 +278,10 @@ impl<'a> PodFacts<'a> {
 
     fn sidecar_lines(&self) -> Vec<Line> {
         match self.dataplane() {
-            Some(dataplane) => sidecar::lines(dataplane),
+            Some(dataplane) => {
+                let replica = text(dataplane, "/status/sidecar/controlPlane");
+                sidecar::lines(dataplane, self.cluster.has_lost_replica(replica))
+            }
             None if self.cluster.can_miss("Dataplane") => vec![Line::new("the Pod has no Dataplane")],
             None => vec![Line::new(
                 "unknown, because the Dataplane of the Pod was not read",
@@ -317,11 +322,7 @@ impl<'a> PodFacts<'a> {
 }
 
 /// Returns the findings about a decision that the Pod or the template itself causes.
-pub(crate) fn decision_findings(
-    cluster: &ObservedCluster,
-    review: &Review,
-    object: &Reference<'_>,
-) -> Vec<Finding> {
+pub(crate) fn decision_findings(review: &Review, object: &Reference<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(denial) = &review.outcome.explanation.result {
         findings.push(Finding::with_remedy_in_text(
@@ -332,27 +333,15 @@ pub(crate) fn decision_findings(
             ),
         ));
     }
-    let requests_injection = review.outcome.is_injected() || review.state.decision == Decision::NotReviewed;
-    match &review.webhooks {
-        None if cluster.can_miss("MutatingWebhookConfiguration") => findings.push(Finding::new(
-            "WebhooksMissing",
-            "the API server has no registration of the injector's webhooks, so no Pod gets a sidecar".to_owned(),
-            "apply the manifests of kumactl install control-plane",
-        )),
-        Some(webhooks) if !webhooks.any_called() && requests_injection => findings.push(Finding::new(
+    if review.state.decision == Decision::NotReviewed {
+        findings.push(Finding::new(
             "NoWebhook",
             format!("{object} requests a sidecar, but the API server calls no webhook for it (section Injection)"),
             format!(
                 "use the value enabled of the label {SIDECAR_INJECTION}; Pods in the namespace of the control plane get no \
                  sidecar"
             ),
-        )),
-        Some(webhooks) if webhooks.lacks_ca_bundle() && cluster.is_live => findings.push(Finding::new(
-            "WebhookWithoutCa",
-            "the registration of a webhook has no caBundle, so the API server cannot call it".to_owned(),
-            "the leading replica of the control plane writes the caBundle: check that a replica is ready, and read its log",
-        )),
-        _ => {}
+        ));
     }
     findings
 }

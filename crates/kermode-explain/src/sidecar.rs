@@ -6,8 +6,9 @@ use serde_json::Value;
 use crate::explanation::{Finding, Line};
 use crate::observed::{Reference, condition, list, reason_and_message, text};
 
-/// Describes the connection of the sidecar, and the configuration that it has acknowledged and rejected.
-pub(crate) fn lines(dataplane: &Value) -> Vec<Line> {
+/// Describes the connection of the sidecar, and the configuration that it has acknowledged and rejected. `is_stale`: the
+/// replica that has written the status no longer exists.
+pub(crate) fn lines(dataplane: &Value, is_stale: bool) -> Vec<Line> {
     let sidecar = &dataplane["status"]["sidecar"];
     let mut lines = Vec::new();
     let inbounds = text(dataplane, "/status/inbounds/summary");
@@ -17,6 +18,13 @@ pub(crate) fn lines(dataplane: &Value) -> Vec<Line> {
         lines.push(Line::new(format!("ready inbounds: {inbounds}")));
     }
     lines.push(connection(dataplane, sidecar));
+    if is_stale {
+        lines.push(Line::new(format!(
+            "replica {} no longer exists, and no other replica has reported the sidecar since: the state in this section \
+             may be old",
+            text(sidecar, "/controlPlane")
+        )));
+    }
     let configuration = &sidecar["configuration"];
     let (sent, acknowledged) = (text(configuration, "/sent"), text(configuration, "/acknowledged"));
     if !sent.is_empty() {
@@ -161,7 +169,10 @@ mod tests {
             }},
         });
         assert_eq!(ids(&dataplane, true), ["ConfigurationRejected"]);
-        let texts: Vec<String> = lines(&dataplane).into_iter().map(|line| line.text).collect();
+        let texts: Vec<String> = lines(&dataplane, false)
+            .into_iter()
+            .map(|line| line.text)
+            .collect();
         assert_eq!(texts[0], "connected to cp-0 since T (kuma-dp 0.1.0)");
         assert!(texts[1].starts_with("version of the configuration: 7 sent, none acknowledged"));
         assert_eq!(texts[3], "last rejection, at T: listener inbound:1: bad address");

@@ -15,6 +15,9 @@ use serde_json::Value;
 use super::files::config_of;
 use crate::cluster::{ClusterClient, ClusterError, Resource, Selection};
 
+/// Label selector of the control plane's Pods.
+const REPLICAS: &str = "app=kuma-control-plane";
+
 /// Reader of the objects that explain an object of one namespace.
 pub(super) struct Reader<'a> {
     client: &'a ClusterClient,
@@ -81,7 +84,12 @@ impl<'a> Reader<'a> {
     /// Reads the configuration of the control plane, its roots, and the version of the API server.
     async fn read_configuration(&mut self, system_namespace: &str) -> Result<()> {
         let (client, observed) = (self.client, &mut self.observed);
-        let ((config_map, unread), (deployment, _), (roots, _), version) = tokio::try_join!(
+        let replicas = Selection {
+            namespace: Some(system_namespace),
+            labels: REPLICAS,
+            ..Selection::default()
+        };
+        let ((config_map, unread), (deployment, _), (roots, _), (replicas, unread_replicas), version) = tokio::try_join!(
             get(client, Resource::CONFIG_MAP, Some(system_namespace), CONFIG_MAP),
             get(client, Resource::DEPLOYMENT, Some(system_namespace), NAME),
             get(
@@ -90,9 +98,13 @@ impl<'a> Reader<'a> {
                 Some(self.namespace),
                 CONTROL_PLANE_CA_CONFIG_MAP
             ),
+            list(client, Resource::POD, replicas),
             client.version(),
         )?;
         observed.unread.extend(unread);
+        // Without its Deployment, the control plane runs outside of the cluster.
+        let has_replicas = unread_replicas.is_none() && !deployment.is_empty();
+        observed.control_plane_pods = has_replicas.then_some(replicas);
         system_namespace.clone_into(&mut observed.config.store.kubernetes.system_namespace);
         if let Some(config_map) = config_map.first() {
             observed.config = config_in_cluster(config_map, deployment.first())?;

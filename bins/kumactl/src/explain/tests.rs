@@ -191,6 +191,24 @@ fn missing_dataplane_is_a_problem_only_if_dataplanes_were_read() {
 }
 
 #[test]
+fn control_plane_without_a_ready_replica_is_a_problem_and_makes_the_state_of_sidecars_old() {
+    let mut cluster = cluster();
+    let replica = |name: &str, ready: &str| serde_json::json!({"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+    cluster.control_plane_pods = Some(vec![replica("kuma-control-plane-7d9", "True")]);
+    let explanation = explain_pod(&cluster, "shop", "web-0").expect("a Pod");
+    assert!(!ids(&explanation).contains(&"ControlPlaneNotReady"));
+    assert!(!explanation.to_text().contains("no longer exists"));
+    cluster.control_plane_pods = Some(vec![replica("kuma-control-plane-new", "False")]);
+    let explanation = explain_pod(&cluster, "shop", "web-0").expect("a Pod");
+    assert!(ids(&explanation).contains(&"ControlPlaneNotReady"));
+    let text = explanation.to_text();
+    assert!(
+        text.contains("replica kuma-control-plane-7d9 no longer exists"),
+        "{text}"
+    );
+}
+
+#[test]
 fn pod_that_no_webhook_sees_is_a_problem_if_it_requests_injection() {
     let mut cluster = cluster();
     let early = pod_mut(&mut cluster, "early");
@@ -202,7 +220,7 @@ fn pod_that_no_webhook_sees_is_a_problem_if_it_requests_injection() {
         .objects
         .retain(|object| object["kind"] != "MutatingWebhookConfiguration");
     let explanation = explain_pod(&cluster, "kong-mesh-system", "early").expect("a Pod");
-    assert_eq!(ids(&explanation), ["NotInjected", "WebhooksMissing"]);
+    assert_eq!(ids(&explanation), ["WebhooksMissing", "NotInjected"]);
 }
 
 #[test]
