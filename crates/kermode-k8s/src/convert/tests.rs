@@ -292,18 +292,30 @@ fn health_after_a_restart_of_the_kubelet(change: impl FnOnce(&mut Value, &mut Va
 #[test]
 fn pod_stays_ready_while_a_restarted_kubelet_has_not_probed_the_sidecar() {
     assert_eq!(health_after_a_restart_of_the_kubelet(|_, _| {}), Some(true));
+    for list in ["initContainerStatuses", "containerStatuses"] {
+        let restart = |_: &mut Value, status: &mut Value| status[list][0]["restartCount"] = json!(1);
+        assert_eq!(
+            health_after_a_restart_of_the_kubelet(restart),
+            Some(true),
+            "{list}"
+        );
+    }
 }
 
 #[test]
 fn pod_is_unready_unless_only_a_restart_of_the_kubelet_explains_it() {
     type Change = fn(&mut Value, &mut Value);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 10] = [
         ("the application is not ready", |_, status| {
             status["containerStatuses"][0]["ready"] = json!(false);
         }),
         ("the sidecar has restarted", |_, status| {
             status["initContainerStatuses"][0]["state"]["running"]["startedAt"] =
                 json!("2026-11-30T12:00:02Z");
+        }),
+        ("the application has restarted after the sidecar", |_, status| {
+            status["initContainerStatuses"][0]["restartCount"] = json!(1);
+            status["containerStatuses"][0]["restartCount"] = json!(1);
         }),
         ("the sidecar does not run", |_, status| {
             status["initContainerStatuses"][0]["state"] = json!({"waiting": {}});

@@ -147,7 +147,8 @@ impl PodFacts {
         self.containers.iter().filter(|container| !container.is_sidecar)
     }
 
-    /// Carries over what the status of a Pod does not tell from the `former` facts of the same Pod.
+    /// Completes the readiness by the `former` facts of the same Pod, because the status does not always show a forgotten
+    /// probe.
     pub(crate) fn remember(&mut self, former: &Self) {
         if let (Some(readiness), Some(former_readiness)) = (self.readiness, former.readiness)
             && self.uid == former.uid

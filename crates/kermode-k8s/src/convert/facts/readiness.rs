@@ -2,9 +2,9 @@
 //!
 //! Up to Kubernetes 1.34, a restarted kubelet forgets the results of probes, and reports a container as not ready until it
 //! has probed the container again (<https://github.com/kubernetes/kubernetes/issues/100277>). It probes a native sidecar
-//! twice: first its startup probe, then its readiness probe. The first state differs from all others, because a sidecar
-//! that has not started yet cannot run as long as the application. The second one looks like a failed readiness probe,
-//! so the control plane has to remember the first.
+//! twice: first its startup probe, then its readiness probe. The first state differs from all others, because the kubelet
+//! starts the application for the first time only after the sidecar has started. The second one looks like a failed
+//! readiness probe, so the control plane has to remember the first.
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodSpec, PodStatus};
 
@@ -21,14 +21,14 @@ pub enum Readiness {
     SidecarNotReady {
         /// Whether everything except the native sidecar is ready.
         others_are_ready: bool,
-        /// Time since which the sidecar runs, in seconds since the Unix epoch.
+        /// Start of the sidecar's container, in seconds since the Unix epoch.
         running_since: i64,
         /// Whether the sidecar is not ready because a restarted kubelet has not probed it yet.
         is_forgotten: bool,
     },
 }
 
-/// The native sidecars of a Pod: that of the mesh, and the others.
+/// Native sidecars of a Pod: that of the mesh, and all others.
 struct NativeSidecars<'s> {
     own: Option<&'s Container>,
     others: Vec<&'s Container>,
@@ -61,9 +61,9 @@ impl Readiness {
         }
     }
 
-    /// Returns the readiness of a Pod that had the readiness `former` before. A sidecar whose startup probe was forgotten
-    /// counts as not yet probed until it is ready or does not run any more. If it is really not ready, its liveness probe
-    /// fails as well, and the kubelet restarts it.
+    /// Returns this readiness, completed by the former readiness of the same Pod: a sidecar that a restarted kubelet has
+    /// not probed keeps this state until the sidecar is ready or stops. A sidecar that is not ready for another reason
+    /// fails its liveness probe, too, and the kubelet restarts it.
     #[must_use]
     pub(crate) fn after(mut self, former: Self) -> Self {
         if let Self::SidecarNotReady {
@@ -73,11 +73,11 @@ impl Readiness {
         } = &mut self
             && let Self::SidecarNotReady {
                 is_forgotten: true,
-                running_since: former,
+                running_since: former_start,
                 ..
             } = former
         {
-            *is_forgotten |= *running_since == former;
+            *is_forgotten |= *running_since == former_start;
         }
         self
     }
@@ -102,10 +102,9 @@ impl Readiness {
                 && others.all(|status| status.is_some_and(|status| status.ready)),
             running_since,
             is_forgotten: sidecar.started == Some(false)
-                && application.iter().all(|status| {
-                    let started_at = status.and_then(start_time);
-                    started_at.is_some_and(|started_at| started_at >= running_since)
-                }),
+                && application
+                    .iter()
+                    .all(|status| status.is_some_and(|status| has_started_after(status, sidecar))),
         })
     }
 }
@@ -129,7 +128,14 @@ fn find<'s>(statuses: Option<&'s [ContainerStatus]>, name: &str) -> Option<&'s C
     statuses?.iter().find(|status| status.name == name)
 }
 
-/// Returns the time since which a container runs, in seconds since the Unix epoch.
+/// Whether the first start of a running container of the application shows that the native sidecar had started. If both
+/// have been restarted, it does not.
+fn has_started_after(application: &ContainerStatus, sidecar: &ContainerStatus) -> bool {
+    (application.restart_count == 0 || sidecar.restart_count == 0)
+        && start_time(application).is_some_and(|start| Some(start) >= start_time(sidecar))
+}
+
+/// Returns the start of a running container, in seconds since the Unix epoch.
 fn start_time(status: &ContainerStatus) -> Option<i64> {
     let running = status.state.as_ref()?.running.as_ref()?;
     Some(running.started_at.as_ref()?.0.as_second())
