@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
+use kermode_checkout::Checkout;
 use kermode_cni::{Installer, Problem, Settings};
 use namespace::Namespace;
 use serde_json::{Value, json};
@@ -159,20 +160,9 @@ impl Node {
     }
 }
 
-/// Returns the path of `cnitool`: `$KERMODE_CNITOOL`, or by default the build in the cache directory.
 fn cnitool() -> PathBuf {
-    #[allow(clippy::disallowed_methods, reason = "the environment selects the tool")]
-    let variable = |name| std::env::var(name).ok().map(PathBuf::from);
-    let cache = variable("KERMODE_CACHE")
-        .or_else(|| Some(variable("HOME")?.join(".cache/kermode")))
-        .expect("HOME is set");
-    let path = variable("KERMODE_CNITOOL").unwrap_or_else(|| cache.join("tools/cnitool"));
-    assert!(
-        path.exists(),
-        "no cnitool at {}: run `PYTHONPATH=cluster python3 -m kermode_cluster cnitool`, or set KERMODE_CNITOOL",
-        path.display()
-    );
-    path
+    let checkout = Checkout::find().expect("the checkout");
+    checkout.tool("cnitool").expect("cnitool")
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
@@ -101,9 +101,7 @@ impl Installation {
     /// Runs Helm in the namespace, with the chart and values if the command takes them.
     fn helm(&self, arguments: &[&str]) {
         let checkout = Checkout::find().expect("the checkout");
-        let program =
-            variable("KERMODE_HELM").map_or_else(|| checkout.cache.join("tools/helm"), PathBuf::from);
-        let mut command = Command::new(program);
+        let mut command = Command::new(checkout.tool("helm").expect("Helm"));
         command
             .args(arguments)
             .arg(format!("--namespace={}", self.namespace));

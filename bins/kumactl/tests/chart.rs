@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kermode_checkout::{Checkout, variable};
+use kermode_checkout::Checkout;
 use kermode_install::{InstallOption, chart, options};
 use kermode_manifests::documents;
 use kumactl::control_plane_objects;
@@ -31,15 +31,9 @@ fn folder() -> PathBuf {
     checkout().repository.join("deploy/chart")
 }
 
-/// Returns a command that runs Helm: `$KERMODE_HELM`, or by default the build in the cache directory.
+/// Returns a command that runs Helm.
 fn helm() -> Command {
-    let path = variable("KERMODE_HELM").map_or_else(|| checkout().cache.join("tools/helm"), PathBuf::from);
-    assert!(
-        path.exists(),
-        "no helm at {}: run `PYTHONPATH=cluster python3 -m kermode_cluster helm`, or set KERMODE_HELM",
-        path.display()
-    );
-    Command::new(path)
+    Command::new(checkout().tool("helm").expect("Helm"))
 }
 
 /// Runs `helm template` in the namespace `mesh`. Returns the objects, or Helm's error.

@@ -6,7 +6,7 @@ mod libraries;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 pub use libraries::copy_with_libraries;
 
@@ -61,6 +61,23 @@ impl Checkout {
     pub fn release_binary(&self, name: &str) -> PathBuf {
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         self.target.join(triple).join("release").join(name)
+    }
+
+    /// Returns the path of a program that the cluster tool builds for tests: by default, the build in the cache directory;
+    /// otherwise the value of the variable `KERMODE_<NAME>`.
+    ///
+    /// # Errors
+    /// When the program was not built. The error names the command that builds it.
+    pub fn tool(&self, name: &str) -> Result<PathBuf> {
+        let variable_name = format!("KERMODE_{}", name.to_uppercase());
+        let path =
+            variable(&variable_name).map_or_else(|| self.cache.join("tools").join(name), PathBuf::from);
+        ensure!(
+            path.exists(),
+            "no {name} at {}: run `PYTHONPATH=cluster python3 -m kermode_cluster {name}`, or set {variable_name}",
+            path.display()
+        );
+        Ok(path)
     }
 
     /// Returns the folder in which the cluster tool keeps a cluster.
