@@ -1,6 +1,7 @@
 //! Handle of all endpoint removals: the state behind a lock, metrics, and notification of watchers. `kuma-cp`, ADS
 //! streams and the gRPC service share the handle.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +9,9 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, Stream};
 use kermode_model::{MeshName, ObjectKey};
 use parking_lot::Mutex;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
@@ -41,8 +44,6 @@ struct RemovalsInner {
     next_stream_id: AtomicU64,
     /// Notified whenever a removal starts or completes.
     changed: watch::Sender<()>,
-    /// Metric of the number of open removals.
-    open: Gauge,
     /// Metric of the time until a removal is acknowledged, in seconds.
     acknowledged_after: Histogram,
 }
@@ -67,7 +68,6 @@ impl Default for EndpointRemovals {
                 state: Mutex::default(),
                 next_stream_id: AtomicU64::default(),
                 changed: watch::Sender::new(()),
-                open: Gauge::default(),
                 acknowledged_after: Histogram::new(buckets),
             }),
         }
@@ -77,8 +77,7 @@ impl Default for EndpointRemovals {
 impl EndpointRemovals {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Removed endpoints whose removal some proxy of this replica has not acknowledged";
-        registry.register("xds_endpoint_removals_open", help, self.inner.open.clone());
+        registry.register_collector(Box::new(self.clone()));
         let help = "Time from publishing the removal of an endpoint until every proxy of this replica has acknowledged it";
         registry.register_with_unit(
             "xds_endpoint_removal_acknowledgement",
@@ -142,8 +141,7 @@ impl EndpointRemovals {
         open_removals
     }
 
-    /// Removes proxies that have been disconnected for too long. No timer does this. The metrics count such proxies until
-    /// a stream ends, or until the status or the list of removals is read.
+    /// Removes proxies that have been disconnected for too long. No timer does this: all readers of the state call it.
     fn expire_disconnected_proxies(&self) {
         self.inner.update(RemovalState::expire_disconnected_proxies);
     }
@@ -263,11 +261,30 @@ impl Drop for StreamAcknowledgements {
     }
 }
 
+impl Collector for EndpointRemovals {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let removals = self.open_removals();
+        let oldest = removals.first().map_or(0.0, |removal| removal.age.as_secs_f64());
+        let count = i64::try_from(removals.len()).unwrap_or(i64::MAX);
+        let help = "Removed endpoints whose removal some proxy of this replica has not acknowledged";
+        let count = ConstGauge::new(count);
+        let descriptor =
+            encoder.encode_descriptor("xds_endpoint_removals_open", help, None, count.metric_type())?;
+        count.encode(descriptor)?;
+        let help = "Time since the oldest of these removals was published; 0 without one";
+        let oldest = ConstGauge::new(oldest);
+        let unit = Some(&Unit::Seconds);
+        let descriptor =
+            encoder.encode_descriptor("xds_endpoint_removals_oldest", help, unit, oldest.metric_type())?;
+        oldest.encode(descriptor)
+    }
+}
+
 // === impl RemovalsInner ===
 
 impl RemovalsInner {
-    /// Applies a change to the state. If removals started or completed, updates the metrics and notifies the watchers
-    /// after releasing the lock. `change` returns the durations of the removals that it completed.
+    /// Applies a change to the state. If removals started or completed, notifies the watchers after releasing the
+    /// lock. `change` returns the durations of the removals that it completed.
     fn update(&self, change: impl FnOnce(&mut RemovalState, Instant) -> Vec<Duration>) {
         let mut state = self.state.lock();
         let open_before = state.open_count();
@@ -278,7 +295,6 @@ impl RemovalsInner {
             self.acknowledged_after.observe(duration.as_secs_f64());
         }
         if open_count != open_before || !completed.is_empty() {
-            self.open.set(i64::try_from(open_count).unwrap_or(i64::MAX));
             self.changed.send_replace(());
         }
     }
