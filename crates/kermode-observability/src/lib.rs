@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 pub use dashboards::{DASHBOARDS, Dashboard, GRAPH_WINDOW, Panel, Row, Target, Unit, Variable};
 pub use rules::RULES;
+pub use scrape::configs as scrape_configs;
 
 /// Settings of the objects.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ pub(crate) const DIAGNOSTICS_PORT: &str = "diagnostics";
 const SIDECAR: &str = "kuma-sidecar";
 
 /// Returns the scrape configurations for a control plane in `namespace` and for the sidecars of all namespaces.
-pub(crate) fn configs(namespace: &str) -> Value {
+pub fn configs(namespace: &str) -> Value {
     let mut control_plane = vec![
         keep("__meta_kubernetes_pod_label_app", CONTROL_PLANE),
         keep("__meta_kubernetes_pod_container_port_name", DIAGNOSTICS_PORT),

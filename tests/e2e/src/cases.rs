@@ -8,6 +8,7 @@ mod certificate;
 mod cni;
 mod cni_starts;
 mod crashes;
+mod dashboards;
 mod dataplane;
 mod direct_access;
 mod dns;
@@ -162,6 +163,7 @@ fn long_application_tests() -> Vec<Test> {
         applications::etcd_keeps_its_data_and_its_clients_recover_when_it_restarts_under_load,
         applications::nginx_and_a_proxy_in_front_of_it_lose_no_request_when_they_restart_under_load,
         applications::prometheus_scrapes_every_pod_by_its_ip_under_strict,
+        dashboards::prometheus_has_series_for_every_expression_and_loads_the_rules,
     ]
 }
 

@@ -7,6 +7,7 @@
 mod configuration;
 mod installation;
 mod keys;
+pub mod metrics;
 mod ports;
 mod resources;
 

@@ -89,8 +89,12 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                             legend: "clusters {{pod}}",
                         },
                         Target {
-                            expr: r#"sum by (pod) (rate(envoy_listener_manager_lds_update_rejected{namespace=~"$namespace",pod=~"$pod"}[$__rate_interval]) + rate(envoy_cluster_manager_cds_update_rejected{namespace=~"$namespace",pod=~"$pod"}[$__rate_interval]))"#,
-                            legend: "rejected {{pod}}",
+                            expr: r#"sum by (pod) (rate(envoy_listener_manager_lds_update_rejected{namespace=~"$namespace",pod=~"$pod"}[$__rate_interval]))"#,
+                            legend: "rejected listeners {{pod}}",
+                        },
+                        Target {
+                            expr: r#"sum by (pod) (rate(envoy_cluster_manager_cds_update_rejected{namespace=~"$namespace",pod=~"$pod"}[$__rate_interval]))"#,
+                            legend: "rejected clusters {{pod}}",
                         },
                     ],
                 },

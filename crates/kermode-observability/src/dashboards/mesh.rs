@@ -74,7 +74,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     description: "Part of the requests whose response has a status below 500, by service.",
                     unit: Unit::Fraction,
                     targets: &[Target {
-                        expr: r#"1 - sum by (envoy_cluster_name) (rate(envoy_cluster_upstream_rq_xx{mesh=~"$mesh",envoy_cluster_name=~".+_svc(_.+)?",envoy_response_code_class="5"}[$__rate_interval])) / sum by (envoy_cluster_name) (rate(envoy_cluster_upstream_rq_xx{mesh=~"$mesh",envoy_cluster_name=~".+_svc(_.+)?"}[$__rate_interval]))"#,
+                        expr: r#"sum by (envoy_cluster_name) (rate(envoy_cluster_upstream_rq_xx{mesh=~"$mesh",envoy_cluster_name=~".+_svc(_.+)?",envoy_response_code_class!="5"}[$__rate_interval])) / sum by (envoy_cluster_name) (rate(envoy_cluster_upstream_rq_xx{mesh=~"$mesh",envoy_cluster_name=~".+_svc(_.+)?"}[$__rate_interval]))"#,
                         legend: "{{envoy_cluster_name}}",
                     }],
                 },

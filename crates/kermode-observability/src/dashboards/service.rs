@@ -38,7 +38,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     description: "Part of the requests whose response has a status below 500.",
                     unit: Unit::Fraction,
                     targets: &[Target {
-                        expr: r#"1 - sum(rate(envoy_cluster_upstream_rq_xx{mesh=~"$mesh",envoy_cluster_name=~"$service",envoy_response_code_class="5"}[$__rate_interval])) / sum(rate(envoy_cluster_upstream_rq_xx{mesh=~"$mesh",envoy_cluster_name=~"$service"}[$__rate_interval]))"#,
+                        expr: r#"sum(rate(envoy_cluster_upstream_rq_xx{mesh=~"$mesh",envoy_cluster_name=~"$service",envoy_response_code_class!="5"}[$__rate_interval])) / sum(rate(envoy_cluster_upstream_rq_xx{mesh=~"$mesh",envoy_cluster_name=~"$service"}[$__rate_interval]))"#,
                         legend: "success",
                     }],
                 },

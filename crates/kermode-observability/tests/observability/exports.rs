@@ -1,79 +1,51 @@
-//! The exported metrics, from `docs/reference/metrics.md`. A test of `tests/reference` compares the names in this document
-//! with those that the code registers, and an end-to-end test compares names and labels with a scrape.
+//! Comparison of expressions with the exported metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeSet;
 
 use kermode_checkout::Checkout;
+use kermode_reference::metrics::{ExportedSeries, TARGET_LABELS};
 
 use crate::expression::Expression;
 
-/// Labels of the scraped Pod, which Prometheus adds to every series.
-const TARGET_LABELS: [&str; 3] = ["namespace", "pod", "mesh"];
+/// Reads the reference of metrics.
+pub(crate) fn exported_series() -> ExportedSeries {
+    let repository = Checkout::find().expect("a checkout").repository;
+    let series = ExportedSeries::read(&repository).expect("the reference");
+    assert!(
+        series.names().count() > 50,
+        "the tables of metrics were not found"
+    );
+    series
+}
 
-/// Exported series: the labels by name.
-pub(crate) struct Exports(BTreeMap<String, BTreeSet<String>>);
-
-impl Exports {
-    /// Reads the tables of the reference.
-    pub(crate) fn read() -> Self {
-        let path = Checkout::find().expect("a checkout").repository;
-        let document = fs::read_to_string(path.join("docs/reference/metrics.md")).expect("the reference");
-        let mut series = BTreeMap::new();
-        for line in document.lines() {
-            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-            let ["", metric, kind, labels, ..] = cells.as_slice() else {
-                continue;
-            };
-            let code = |text: &str| Some(text.strip_prefix('`')?.strip_suffix('`')?.to_owned());
-            let labels: BTreeSet<String> = labels.split(", ").filter_map(code).collect();
-            let Some(name) = code(metric) else { continue };
-            match *kind {
-                "counter" | "gauge" => _ = series.insert(name, labels),
-                "histogram" => {
-                    for suffix in ["sum", "count"] {
-                        series.insert(format!("{name}_{suffix}"), labels.clone());
-                    }
-                    let mut labels = labels;
-                    labels.insert("le".to_owned());
-                    series.insert(format!("{name}_bucket"), labels);
-                }
-                _ => {}
+/// Returns a problem for each metric that is not exported, and each label that no metric of the expression has.
+pub(crate) fn problems(exported: &ExportedSeries, text: &str) -> Vec<String> {
+    let expression = Expression::parse(text);
+    let mut problems = Vec::new();
+    let mut known: BTreeSet<&str> = TARGET_LABELS.into();
+    for (metric, selected) in &expression.metrics {
+        let Some(labels) = exported.labels(metric) else {
+            problems.push(format!("{metric} is not exported: {text}"));
+            continue;
+        };
+        for label in selected {
+            if !labels.contains(label) && !TARGET_LABELS.contains(&label.as_str()) {
+                problems.push(format!("{metric} has no label {label}: {text}"));
             }
         }
-        assert!(series.len() > 50, "the tables of metrics were not found");
-        Self(series)
+        known.extend(labels.iter().map(String::as_str));
     }
-
-    /// Returns a problem for each metric that is not exported, and each label that no metric of the expression has.
-    pub(crate) fn problems(&self, text: &str) -> Vec<String> {
-        let expression = Expression::parse(text);
-        let mut problems = Vec::new();
-        let mut known: BTreeSet<&str> = TARGET_LABELS.into();
-        for (metric, selected) in &expression.metrics {
-            let Some(labels) = self.0.get(metric) else {
-                problems.push(format!("{metric} is not exported: {text}"));
-                continue;
-            };
-            for label in selected {
-                if !labels.contains(label) && !TARGET_LABELS.contains(&label.as_str()) {
-                    problems.push(format!("{metric} has no label {label}: {text}"));
-                }
-            }
-            known.extend(labels.iter().map(String::as_str));
+    for label in expression.grouping {
+        if !known.contains(label.as_str()) {
+            problems.push(format!("no metric has the label {label}: {text}"));
         }
-        for label in expression.grouping {
-            if !known.contains(label.as_str()) {
-                problems.push(format!("no metric has the label {label}: {text}"));
-            }
-        }
-        problems
     }
+    problems
 }
 
 #[test]
 fn unknown_metrics_and_labels_are_found() {
-    let exports = Exports::read();
+    let exported = exported_series();
     for (expression, problem) in [
         (
             "rate(kuma_cp_watch_events_total[5m])",
@@ -95,12 +67,12 @@ fn unknown_metrics_and_labels_are_found() {
         ("kuma_cp_xds_rejections", "is not exported"),
         ("kuma_cp_xds_acknowledgement_seconds", "is not exported"),
     ] {
-        let problems = exports.problems(expression);
+        let problems = problems(&exported, expression);
         assert!(
             problems.len() == 1 && problems[0].contains(problem),
             "{problems:?}"
         );
     }
     let expression = "sum by (pod, kind, le) (kuma_cp_xds_acknowledgement_seconds_bucket{kind=\"Route\"})";
-    assert_eq!(exports.problems(expression), Vec::<String>::new());
+    assert_eq!(problems(&exported, expression), Vec::<String>::new());
 }
