@@ -34,12 +34,15 @@ cluster-load-images: ## import the built images into a cluster
 
 ##@ Images (see images/README.md)
 
-.PHONY: images images-push pin-application-packages
+.PHONY: images images-push sbom pin-application-packages
 images: ## build the images that changed, list their sizes
 	@$(CLUSTER_TOOL) images
 
 images-push: ## push the built images to KERMODE_REGISTRY
 	@$(CLUSTER_TOOL) images-push
+
+sbom: ## write the bill of materials (CycloneDX) of each program, and the licences of all dependencies, to target/sbom
+	@$(CLUSTER_TOOL) sbom
 
 pin-application-packages: ## pin the current Debian packages of the images of applications
 	@$(CLUSTER_TOOL) pin-application-packages

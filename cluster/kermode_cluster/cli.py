@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import applications, build, down, envoy, faults, images, node, paths, promtool, reboot, status, up
+from . import applications, build, down, envoy, faults, images, node, paths, promtool, reboot, sbom, status, up
 from .errors import ClusterError
 
 
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
                                     positional=False)
     load_applications.add_argument("images", nargs="+", help="names in images/applications.json")
     commands.add_parser("pin-application-packages", help="write images/applications.lock.json with current packages")
+    commands.add_parser("sbom", help="write the bill of materials of each program, and the list of licences")
     commands.add_parser("rustflags", help="print the compiler flags of the images' binaries")
     commands.add_parser("envoy", help="print the path of the pinned Envoy binary")
     commands.add_parser("coredns", help="build CoreDNS, and print its path")
@@ -100,6 +101,8 @@ def dispatch(options) -> int:
         applications.load(status.require_running(options.name), options.images)
     elif options.command == "pin-application-packages":
         applications.pin()
+    elif options.command == "sbom":
+        print("\n".join(str(path) for path in sbom.write()))
     elif options.command == "rustflags":
         print(images.rustflags(images.host_triple()))
     elif options.command == "envoy":
