@@ -69,9 +69,14 @@ fn registered_metrics() -> BTreeSet<String> {
 }
 
 /// Returns the names of metrics that a source file registers: the string literals in the first arguments of `register`
-/// and `register_with_unit`.
+/// and `register_with_unit`, and of `encode_descriptor`, by which a collector names its metrics.
 fn registered_names(source: &str) -> Vec<String> {
-    ["registry.register(", "registry.register_with_unit("]
+    let calls = [
+        "registry.register(",
+        "registry.register_with_unit(",
+        "encoder.encode_descriptor(",
+    ];
+    calls
         .iter()
         .flat_map(|call| source.split(call).skip(1))
         .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
