@@ -119,7 +119,9 @@ impl ClusterClient {
             None => match Config::from_kubeconfig(&options).await {
                 Ok(config) => config,
                 // The first error is about the file that the user may have expected to be used.
-                Err(error) if args.context.is_none() => Config::incluster().map_err(|_| error)?,
+                Err(error) if args.context.is_none() && std::env::var_os("KUBECONFIG").is_none() => {
+                    Config::incluster().map_err(|_| error)?
+                }
                 Err(error) => return Err(error.into()),
             },
         };
@@ -231,13 +233,16 @@ impl ClusterClient {
             token.unwrap_or_default().clone_into(&mut next);
             pages.push(page);
             if next.is_empty() {
-                break;
+                return Ok(pages);
             }
         }
-        Ok(pages)
+        Err(ClusterError::TooManyPages {
+            cluster: self.name.clone(),
+            request,
+        })
     }
 
-    /// Reads the version of the API server. Returns `None` if it cannot be parsed.
+    /// Reads the version of the API server. Returns `None` if it cannot be parsed, or if the user may not read it.
     pub(crate) async fn version(&self) -> Result<Option<KubernetesVersion>, ClusterError> {
         let request = Request {
             verb: "get",
@@ -245,7 +250,10 @@ impl ClusterClient {
             namespace: None,
             name: None,
         };
-        let version = self.read(&request, "/version", JSON).await?;
+        let version = match self.read(&request, "/version", JSON).await {
+            Err(error) if error.is_about_one_resource() => return Ok(None),
+            version => version?,
+        };
         let part = |key: &str| version[key].as_str().unwrap_or_default().to_owned();
         Ok(KubernetesVersion::parse(&format!(
             "{}.{}",

@@ -174,7 +174,7 @@ impl ContainerStatus<'_> {
             return (terminated["exitCode"] != 0).then(|| self.failed_finding(pod, terminated));
         }
         let killed = &self.status["lastState"]["terminated"];
-        if killed["reason"] == "OOMKilled" {
+        if killed["reason"] == "OOMKilled" && self.status["ready"] != true {
             return Some(self.failed_finding(pod, killed));
         }
         let running = state.get("running")?;
@@ -363,6 +363,10 @@ mod tests {
             json!({"phase": "Succeeded"}),
             json!({"containerStatuses": [{"name": "app", "state": {"waiting": {"reason": "PodInitializing"}}}]}),
             json!({"containerStatuses": [{"name": "app", "ready": true, "state": {"running": {}}}]}),
+            json!({"containerStatuses": [{
+                "name": "app", "ready": true, "state": {"running": {}},
+                "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}},
+            }]}),
             json!({"initContainerStatuses": [
                 {"name": "kuma-init", "state": {"terminated": {"exitCode": 0}}},
                 {"name": "kuma-sidecar", "ready": true, "state": {"running": {}}},
@@ -375,7 +379,7 @@ mod tests {
     #[test]
     fn memory_limit_is_named_with_a_remedy_for_the_sidecar() {
         let status = json!({"initContainerStatuses": [{
-            "name": "kuma-sidecar", "ready": true, "restartCount": 2, "state": {"running": {}},
+            "name": "kuma-sidecar", "ready": false, "restartCount": 2, "state": {"running": {}},
             "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137, "finishedAt": "2026-01-01T00:00:00Z"}},
         }]});
         let findings = findings(&pod_with(status));

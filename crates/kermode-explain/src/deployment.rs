@@ -1,5 +1,7 @@
 //! Explanation of a Deployment: the decision about its Pod template, its Pods, and why its ReplicaSets create none.
 
+use std::collections::BTreeSet;
+
 use kermode_k8s::offline::PodOutcome;
 use serde_json::{Value, json};
 
@@ -11,6 +13,8 @@ use crate::{ExplainError, dataplane, events, installation};
 
 /// JSON pointer to the Pod template.
 const TEMPLATE: &str = "/spec/template";
+/// Maximum number of Pods that a finding names.
+const MAX_NAMED_PODS: usize = 10;
 
 /// Explains a Deployment.
 ///
@@ -132,8 +136,10 @@ pub(crate) fn pods_not_created(replica_set: &Value) -> Option<Finding> {
 /// Returns the finding that summarizes the findings about several Pods.
 pub(crate) fn pods_with_problems(pods: &[PodFacts<'_>]) -> Option<Finding> {
     let ids_of = |pod: &PodFacts<'_>| {
-        let mut ids: Vec<&str> = pod.findings().iter().map(|finding| finding.id).collect();
-        ids.dedup();
+        let findings = pod.findings();
+        let mut seen = BTreeSet::new();
+        let ids = findings.iter().map(|finding| finding.id);
+        let ids: Vec<&str> = ids.filter(|id| seen.insert(*id)).collect();
         (!ids.is_empty()).then(|| format!("{} ({})", name_of(pod.pod), ids.join(", ")))
     };
     let affected: Vec<String> = pods.iter().filter_map(ids_of).collect();
@@ -145,10 +151,21 @@ pub(crate) fn pods_with_problems(pods: &[PodFacts<'_>]) -> Option<Finding> {
             "{} of {} Pods have problems: {}",
             affected.len(),
             pods.len(),
-            affected.join(", ")
+            first_of(&affected)
         ),
         format!("kumactl explain pod {namespace}/{name}, and the other Pods likewise"),
     ))
+}
+
+/// Joins the first texts, and says how many there are besides.
+fn first_of(texts: &[String]) -> String {
+    let (shown, others) = texts.split_at(texts.len().min(MAX_NAMED_PODS));
+    let shown = shown.join(", ");
+    if others.is_empty() {
+        shown
+    } else {
+        format!("{shown} and {} more", others.len())
+    }
 }
 
 /// Describes a Pod, with its findings.

@@ -158,12 +158,12 @@ impl Line {
     }
 }
 
-/// Formats lines, each indented by two spaces for each level, starting at `level`. Line breaks inside of a text are
-/// replaced by spaces, because messages of other programs may contain them.
+/// Formats lines, each indented by two spaces for each level, starting at `level`. Control characters are
+/// replaced by spaces, because messages of other programs may contain line breaks, and sequences that a terminal obeys.
 pub fn lines_text(lines: &[Line], level: usize) -> String {
     let mut text = String::new();
     for line in lines {
-        let content = line.text.replace(['\n', '\r'], " ");
+        let content = line.text.replace(char::is_control, " ");
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:width$}{content}", "", width = level * 2);
         text.push_str(&lines_text(&line.details, level + 1));
@@ -174,4 +174,15 @@ pub fn lines_text(lines: &[Line], level: usize) -> String {
 fn write_section(text: &mut String, title: &str, lines: &[Line]) {
     let _ = writeln!(text, "\n{title}");
     text.push_str(&lines_text(lines, 1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_contains_no_control_characters_of_other_programs() {
+        let line = Line::new("message\u{1b}[2J\r\nfrom a Pod");
+        assert_eq!(lines_text(&[line], 1), "  message [2J  from a Pod\n");
+    }
 }

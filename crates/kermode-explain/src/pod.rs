@@ -359,14 +359,12 @@ pub(crate) fn assumptions(cluster: &ObservedCluster, review: &Review) -> Vec<Str
 /// Returns the command that replaces a Pod.
 pub(crate) fn restart_remedy(pod: &Value) -> String {
     let namespace = text(pod, "/metadata/namespace");
+    if let Some(deployment) = deployment(pod) {
+        return format!(
+            "restart its workload: kubectl -n {namespace} rollout restart deployment {deployment}"
+        );
+    }
     match controller(pod) {
-        Some(owner) if owner.kind == "ReplicaSet" => {
-            let deployment = owner
-                .name
-                .rsplit_once('-')
-                .map_or(owner.name, |(deployment, _)| deployment);
-            format!("restart its workload: kubectl -n {namespace} rollout restart deployment {deployment}")
-        }
         Some(owner) if matches!(owner.kind, "StatefulSet" | "DaemonSet") => format!(
             "restart its workload: kubectl -n {namespace} rollout restart {} {}",
             owner.kind.to_lowercase(),
@@ -378,6 +376,15 @@ pub(crate) fn restart_remedy(pod: &Value) -> String {
         ),
         None => "delete the Pod and create it again".to_owned(),
     }
+}
+
+/// Returns the name of the Deployment of a Pod. A Deployment labels its Pods with the hash of their template, and appends it
+/// to the name of their ReplicaSet. Other owners of ReplicaSets do not.
+fn deployment(pod: &Value) -> Option<&str> {
+    let owner = controller(pod).filter(|owner| owner.kind == "ReplicaSet")?;
+    let hash = text(pod, "/metadata/labels/pod-template-hash");
+    let name = owner.name.strip_suffix(hash).filter(|_| !hash.is_empty())?;
+    name.strip_suffix('-')
 }
 
 pub(crate) fn section(title: &'static str, lines: Vec<Line>) -> Section {

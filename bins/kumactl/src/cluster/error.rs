@@ -69,6 +69,16 @@ pub(crate) enum ClusterError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The list has more pages than the client reads.
+    #[error(
+        "cluster {cluster}: cannot {request}: the list does not end after {pages} pages; select fewer objects, for \
+         example those of one namespace",
+        pages = super::MAX_PAGES
+    )]
+    TooManyPages { cluster: String, request: Request },
+    /// The list changed so much while it was read that the API server no longer has its state.
+    #[error("cluster {cluster}: cannot {request}: the list changed while it was read; run the command again")]
+    Expired { cluster: String, request: Request },
     /// The API server responds with another error.
     #[error("cluster {cluster}: cannot {request}")]
     Other {
@@ -124,6 +134,7 @@ impl ClusterError {
                 Self::NotFound { cluster, request }
             }
             kube::Error::Api(status) if status.code == 404 => Self::NotServed { cluster, request },
+            kube::Error::Api(status) if status.code == 410 => Self::Expired { cluster, request },
             kube::Error::Service(source) => Self::Unreachable {
                 cluster,
                 request,

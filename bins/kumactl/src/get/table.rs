@@ -58,7 +58,7 @@ fn cell(value: &Value) -> String {
     match value {
         Value::Null => EMPTY.to_owned(),
         Value::String(text) if text.is_empty() => EMPTY.to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.replace(char::is_control, " "),
         other => other.to_string(),
     }
 }
