@@ -40,6 +40,14 @@ use crate::config::{Config, DnsConfig};
 /// ended, because the drain needs all of them.
 type Components = JoinSet<anyhow::Result<()>>;
 
+/// Metrics of the agent.
+struct RegisteredMetrics {
+    sidecar: SidecarMetrics,
+    dns: dns::Metrics,
+    /// Has the metrics of the sidecar and, with DNS, those of DNS.
+    registry: Arc<Registry>,
+}
+
 /// Runs Envoy and the components. Returns Envoy's exit code, or the error of a component.
 pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     raise_open_file_limit();
@@ -118,9 +126,9 @@ async fn start_components(
     let (secrets_sender, secrets_receiver) = watch::channel(None);
     let secrets_wanted = Arc::new(Notify::new());
     let secret_service = SecretService::new(&config.mesh, secrets_receiver, secrets_wanted.clone());
-    let (metrics, dns_metrics, registry) = registered_metrics(config.dns.is_some());
-    let metrics_service = MetricsService::new(Admin::new(config.envoy.admin_port), registry.clone());
-    let relay = Relay::new(client.clone(), token.clone(), metrics.clone());
+    let metrics = RegisteredMetrics::new(config.dns.is_some());
+    let metrics_service = MetricsService::new(Admin::new(config.envoy.admin_port), metrics.registry.clone());
+    let relay = Relay::new(client.clone(), token.clone(), metrics.sidecar.clone());
     let removal_watch = RemovalWatch {
         control_plane,
         client: client.clone(),
@@ -157,7 +165,7 @@ async fn start_components(
             token: token.clone(),
             secrets: secrets_sender,
             secrets_wanted,
-            metrics,
+            metrics: metrics.sidecar.clone(),
         }
         .run(),
     );
@@ -167,23 +175,30 @@ async fn start_components(
             dns_config,
             &system_dns,
             ControlPlaneNames { client, token },
-            (dns_metrics, registry),
+            metrics,
         )
         .await?;
     }
     Ok((components, removal_watch, application_end))
 }
 
-/// Returns the metrics of the sidecar and of its DNS, and the registry that has them.
-fn registered_metrics(has_dns: bool) -> (SidecarMetrics, dns::Metrics, Arc<Registry>) {
-    let mut registry = Registry::with_prefix("kuma_dp");
-    let metrics = SidecarMetrics::default();
-    metrics.register(&mut registry);
-    let dns_metrics = dns::Metrics::default();
-    if has_dns {
-        dns_metrics.register(&mut registry);
+impl RegisteredMetrics {
+    /// Creates the metrics of the sidecar and of its DNS, and registers them. Without `has_dns`, the metrics of DNS are not
+    /// registered.
+    fn new(has_dns: bool) -> Self {
+        let mut registry = Registry::with_prefix("kuma_dp");
+        let sidecar = SidecarMetrics::default();
+        sidecar.register(&mut registry);
+        let dns = dns::Metrics::default();
+        if has_dns {
+            dns.register(&mut registry);
+        }
+        Self {
+            sidecar,
+            dns,
+            registry: Arc::new(registry),
+        }
     }
-    (metrics, dns_metrics, Arc::new(registry))
 }
 
 /// Starts the wait of a classic sidecar for the end of its application. Returns a receiver that then becomes true. The
@@ -205,25 +220,25 @@ fn start_completion_watch(
     application_end
 }
 
-/// Starts the DNS server, and the server of the metrics in `registry`, which has those of DNS.
+/// Starts the DNS server, and the server of all metrics on 127.0.0.1.
 async fn start_dns(
     components: &mut Components,
     config: &DnsConfig,
     system_dns: &SystemDns,
     names: ControlPlaneNames,
-    (metrics, registry): (dns::Metrics, Arc<Registry>),
+    metrics: RegisteredMetrics,
 ) -> anyhow::Result<()> {
     let timeout = system_dns.server_timeout().min(dns::MAX_NAME_SERVER_TIMEOUT);
     let dns_config = dns::Config {
         port: config.port,
-        name_servers: NameServers::new(system_dns.servers(), timeout, metrics.clone()),
+        name_servers: NameServers::new(system_dns.servers(), timeout, metrics.dns.clone()),
         is_cache_enabled: config.is_cache_enabled,
-        metrics,
+        metrics: metrics.dns,
     };
     components.spawn(dns::Server::bind(dns_config, names).await?.run());
     let metrics_port = config.metrics_port;
     components.spawn(async move {
-        metrics::serve(metrics_port, registry).await;
+        metrics::serve(metrics_port, metrics.registry).await;
         bail!("the server of metrics ended")
     });
     Ok(())

@@ -45,7 +45,7 @@ pub struct Renewal {
     pub secrets: watch::Sender<Option<Arc<SecretMaterial>>>,
     /// Notified when Envoy has subscribed to secrets and no certificate has been issued yet.
     pub secrets_wanted: Arc<Notify>,
-    /// Get the expiry of each new certificate.
+    /// Metrics that record the validity of each new certificate.
     pub metrics: SidecarMetrics,
 }
 
@@ -65,6 +65,7 @@ struct State {
     is_mtls_disabled: bool,
     /// Last warning that was logged about the expiry of the current certificate.
     last_warning: Option<ExpiryWarning>,
+    metrics: SidecarMetrics,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,6 +101,7 @@ impl Renewal {
             current: None,
             is_mtls_disabled: false,
             last_warning: None,
+            metrics: self.metrics.clone(),
         };
         loop {
             match state.timer.next_step(SystemTime::now()) {
@@ -202,7 +204,6 @@ impl Renewal {
             },
         );
         self.publish(&key, &certificate, &current);
-        self.metrics.set_certificate(current.validity);
         tracing::info!(
             not_after = current.validity.to_unix().1,
             ca_generation,
@@ -229,6 +230,7 @@ impl State {
         let was_mtls_disabled = std::mem::take(&mut self.is_mtls_disabled);
         match outcome {
             Outcome::Issued(current) => {
+                self.metrics.set_certificate(current.validity);
                 self.timer.on_issued(current.validity, now, fastrand::f64());
                 self.current = Some(current);
                 self.last_warning = None;
@@ -240,6 +242,7 @@ impl State {
                         "no certificate: mTLS is off in the mesh"
                     );
                 }
+                self.metrics.clear_certificate();
                 self.timer.on_mtls_disabled(now, fastrand::f64());
                 self.is_mtls_disabled = true;
             }
@@ -317,15 +320,32 @@ mod tests {
         CurrentCertificate::with_new_certificate(None, validity, ca_generation, names, roots)
     }
 
-    /// The control plane is unavailable when the renewal is due, and remains so until after the certificate's expiry.
-    #[test]
-    fn certificate_is_kept_in_an_outage_with_a_warning_before_and_a_warning_after_its_expiry() {
-        let mut state = State {
+    fn mk_state(metrics: SidecarMetrics) -> State {
+        State {
             timer: RenewalTimer::new(at(0)),
             current: None,
             is_mtls_disabled: false,
             last_warning: None,
-        };
+            metrics,
+        }
+    }
+
+    #[test]
+    fn certificate_is_removed_from_the_metrics_when_mtls_is_turned_off() {
+        let metrics = SidecarMetrics::default();
+        let mut state = mk_state(metrics.clone());
+        let validity = Validity::from_unix(1, 1000);
+        state.on_outcome(Outcome::Issued(mk_current(validity)), at(1));
+        assert_eq!(metrics.certificate(), (1, 1000));
+        let disabled = Status::failed_precondition("mTLS is off");
+        state.on_outcome(Outcome::MtlsDisabled(disabled), at(700));
+        assert_eq!(metrics.certificate(), (0, 0));
+    }
+
+    /// The control plane is unavailable when the renewal is due, and remains so until after the certificate's expiry.
+    #[test]
+    fn certificate_is_kept_in_an_outage_with_a_warning_before_and_a_warning_after_its_expiry() {
+        let mut state = mk_state(SidecarMetrics::default());
         let validity = Validity::from_unix(0, 1000);
         state.on_outcome(Outcome::Issued(mk_current(validity)), at(0));
         let RenewalStep::Wait(wait) = state.timer.next_step(at(0)) else {

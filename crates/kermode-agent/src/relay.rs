@@ -67,7 +67,8 @@ struct EnvoyEndedStream;
 // === impl Relay ===
 
 impl Relay {
-    /// Returns a relay to the control plane that `client` calls with `token`. `metrics` get the state of the connection.
+    /// Returns a relay to the control plane that `client` calls with `token`. The relay records in `metrics` whether it is
+    /// connected.
     pub fn new(client: Client, token: TokenFile, metrics: SidecarMetrics) -> Self {
         Self {
             client,

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -17,11 +18,9 @@ use crate::shutdown::Activity;
 
 /// Limit on a response body, in bytes. A filtered statistics page is far smaller.
 const MAX_RESPONSE: usize = 1024 * 1024;
-/// Limit on a page of statistics for Prometheus, in bytes. A cluster that carried requests has about 15 kB of statistics.
-const MAX_STATISTICS: usize = 16 * 1024 * 1024;
 /// Path and query of all statistics that ever changed, in Prometheus' text format.
 const PROMETHEUS_STATISTICS: &str = "/stats/prometheus?usedonly";
-/// Timeout of one request. Envoy responds within milliseconds unless its main thread is stuck.
+/// Timeout of one request; for the page of statistics, until its first byte. Envoy responds within milliseconds unless its main thread is stuck.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Path and query of the gauges of connections of all listeners, and of connections and requests of all HTTP filters, as
 /// far as they ever changed. In a mesh with thousands of services, the gauges of all listeners would exceed
@@ -68,31 +67,25 @@ impl Admin {
             .with_context(|| format!("Envoy's response to {ACTIVITY_GAUGES} names no listener"))
     }
 
-    /// Returns all statistics that ever changed, in Prometheus' text format.
-    pub(crate) async fn prometheus_statistics(self) -> anyhow::Result<String> {
-        let (status, body) = self
-            .request_up_to(Method::GET, PROMETHEUS_STATISTICS, MAX_STATISTICS)
-            .await?;
+    /// Returns the page of all statistics that ever changed, in Prometheus' text format. The page is read as fast as the
+    /// caller reads the body, so it is never in memory as a whole.
+    pub(crate) async fn prometheus_statistics(self) -> anyhow::Result<Incoming> {
+        let uri = Uri::from_static(PROMETHEUS_STATISTICS);
+        let response = timeout(REQUEST_TIMEOUT, send(self.address, Method::GET, &uri))
+            .await
+            .unwrap_or_else(|_| bail!("no response within {REQUEST_TIMEOUT:?}"))
+            .with_context(|| format!("Envoy's admin interface at {}", self.address))?;
         ensure!(
-            status == StatusCode::OK,
-            "Envoy responded with {status} to {PROMETHEUS_STATISTICS}"
+            response.status() == StatusCode::OK,
+            "Envoy responded with {} to {PROMETHEUS_STATISTICS}",
+            response.status()
         );
-        String::from_utf8(body.into())
-            .with_context(|| format!("Envoy's response to {PROMETHEUS_STATISTICS} is not UTF-8"))
+        Ok(response.into_body())
     }
 
     async fn request(self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-        self.request_up_to(method, path, MAX_RESPONSE).await
-    }
-
-    async fn request_up_to(
-        self,
-        method: Method,
-        path: &str,
-        max_bytes: usize,
-    ) -> anyhow::Result<(StatusCode, Bytes)> {
         let uri = path.parse().context("invalid path of Envoy's admin interface")?;
-        request_up_to(self.address, method, uri, REQUEST_TIMEOUT, max_bytes)
+        request(self.address, method, uri, REQUEST_TIMEOUT)
             .await
             .with_context(|| format!("Envoy's admin interface at {}", self.address))
     }
@@ -105,47 +98,35 @@ pub(crate) async fn request(
     uri: Uri,
     time_limit: Duration,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
-    request_up_to(address, method, uri, time_limit, MAX_RESPONSE).await
-}
-
-/// Like [`request`], with a limit on the response body in bytes.
-async fn request_up_to(
-    address: SocketAddr,
-    method: Method,
-    uri: Uri,
-    time_limit: Duration,
-    max_bytes: usize,
-) -> anyhow::Result<(StatusCode, Bytes)> {
     let exchange = async {
-        let stream = TcpStream::connect(address).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::builder()
-            .method(method)
-            .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
-            .header(http::header::HOST, address.to_string())
-            .body(Empty::<Bytes>::new())?;
-        let response = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), max_bytes).collect().await;
-            let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-            anyhow::Ok((status, body))
-        };
-        let driver = async {
-            connection.await?;
-            // The result comes from `response`, which fails if the connection was closed early.
-            std::future::pending::<anyhow::Result<(StatusCode, Bytes)>>().await
-        };
-        tokio::select! {
-            biased;
-            result = response => result,
-            result = driver => result,
-        }
+        let response = send(address, method, &uri).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+        Ok((status, body))
     };
     match timeout(time_limit, exchange).await {
         Ok(result) => result,
         Err(_) => bail!("no response within {time_limit:?}"),
     }
+}
+
+/// Sends one HTTP/1.1 request on a new connection. A task reads from the connection until the body of the response has
+/// ended or is dropped.
+async fn send(address: SocketAddr, method: Method, uri: &Uri) -> anyhow::Result<Response<Incoming>> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%address, %error, "a connection of an HTTP client failed");
+        }
+    });
+    let request = Request::builder()
+        .method(method)
+        .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .header(http::header::HOST, address.to_string())
+        .body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(request).await?)
 }
 
 /// Returns the address of an `http` URL whose host is an IP address or `localhost`. Other names would need a resolver.

@@ -62,6 +62,8 @@ const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_mins(1);
 /// Timeout of a probe or lifecycle hook that sends and receives nothing. A lifecycle hook may take as long as the grace
 /// period of its Pod.
 const PROBE_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+/// Time after which a connection of a collector without a request is closed.
+const METRICS_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Value of a timeout that disables it.
 const NO_TIMEOUT: Duration = Duration::ZERO;
 /// Header that a server's sidecar adds to its own response if the application has not received the request. The
@@ -179,8 +181,8 @@ pub(crate) fn admin(listen_address: SocketAddr, routes: RouteConfiguration) -> F
     )
 }
 
-/// The connection manager of the listener for collectors of metrics. A connection ends after one request, so that no idle
-/// connection of a collector delays the drain of the sidecar.
+/// The connection manager of the listener for collectors of metrics. Connections close after one response, or after 10 s
+/// without a request, so that a collector does not delay the drain.
 pub(crate) fn metrics(listen_address: SocketAddr, routes: RouteConfiguration) -> Filter {
     manager_filter(
         listen_address,
@@ -188,6 +190,7 @@ pub(crate) fn metrics(listen_address: SocketAddr, routes: RouteConfiguration) ->
             stat_prefix: names::stat_name(names::METRICS),
             http_filters: vec![router()],
             common_http_protocol_options: Some(HttpProtocolOptions {
+                idle_timeout: duration(METRICS_IDLE_TIMEOUT),
                 max_requests_per_connection: number(1),
                 ..Default::default()
             }),

@@ -4,6 +4,7 @@
 //! with the metrics of Envoy and with its own ([`kermode_protocol::metrics`]).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
@@ -17,8 +18,12 @@ use kermode_protocol::bootstrap::AGENT_CLUSTER;
 use kermode_protocol::metrics::SCRAPE_PATH;
 
 use super::{http, listener};
-use crate::proto::exact;
+use crate::proto::{duration, exact};
 use crate::{Resource, names};
+
+/// Timeout of a complete response, also if the client does not read it: the agent serves few scrapes at a time. A scrape by
+/// Prometheus times out after 10 s by default. The value is Envoy's default.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Returns the listener. Returns no listener for a Pod that does not ask for one, or whose port is already the port of
 /// another listener.
@@ -43,6 +48,7 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Option<Resource> {
             cluster_specifier: Some(ClusterSpecifier::Cluster(AGENT_CLUSTER.into())),
             // The route matches the exact path, so the whole path is replaced.
             prefix_rewrite: SCRAPE_PATH.into(),
+            timeout: duration(SCRAPE_TIMEOUT),
             ..Default::default()
         })),
         ..Default::default()
