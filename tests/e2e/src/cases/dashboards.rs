@@ -66,9 +66,11 @@ pub(super) async fn prometheus_has_series_for_every_expression_and_loads_the_rul
         .port_forward(OUTSIDE_NAMESPACE, &format!("pod/{NAME}"), PORT)
         .await?;
     let prometheus = Prometheus(prometheus);
+    // Prometheus writes values as text.
+    let expected = targets.to_string();
     wait_for("a scrape of every target", TIMEOUT, async || {
         let up = prometheus.query("count(up == 1)").await?;
-        let is_complete = up.len() == 1 && up[0]["value"][1] == targets.to_string();
+        let is_complete = up.len() == 1 && up[0]["value"][1].as_str() == Some(&expected);
         Ok(done_if(is_complete, (), || {
             format!("{up:?} instead of {targets}")
         }))
@@ -268,7 +270,7 @@ async fn check_exported_series(fixture: &Fixture, prometheus: &Prometheus) -> Re
         let labels = series.as_object().context("a series without labels")?;
         let name = labels["__name__"].as_str().unwrap_or_default();
         let own = own_labels(labels.keys());
-        match exported.labels(name).map(|documented| own_labels(documented)) {
+        match exported.labels(name).map(own_labels) {
             Some(documented) if documented != own => {
                 problems.insert(format!("{name} has labels {own:?} instead of {documented:?}"));
             }
