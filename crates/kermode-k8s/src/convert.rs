@@ -89,6 +89,7 @@ pub fn convert(
     }
     let gateway =
         workload_gateway.or_else(|| gateway_name_source.map(|_| gateway::of_first_inbound(&mut inbounds)));
+    let metrics = proxy::metrics(pod, &inbounds, &mut warnings)?;
     let dataplane = Dataplane {
         key: pod.key.clone(),
         mesh: mesh_of(pod, namespace),
@@ -99,7 +100,7 @@ pub fn convert(
         transparent_proxying: proxy::transparent_proxying(pod)?,
         admin_port: annotations::port(pod, annotation::ENVOY_ADMIN_PORT)?,
         probes: probes::probes(pod, &mut warnings)?,
-        metrics: proxy::metrics(pod)?,
+        metrics,
     };
     Ok(Some(Converted { dataplane, warnings }))
 }

@@ -854,6 +854,28 @@ fn dataplane_has_a_limited_number_of_virtual_probes() {
 }
 
 #[test]
+fn metrics_port_that_is_in_use_causes_a_warning_that_names_the_annotation() {
+    let spec = json!({"containers": [{"name": "a"}]});
+    let warnings_for = |port: &str| {
+        let annotations = json!({"prometheus.metrics.kuma.io/port": port});
+        let pod = mk_pod(&spec, &running_status(&json!([])), &annotations);
+        let service = mk_service("web", &json!([{"port": 8080}]));
+        let warnings = converted(&pod, &[service]).warnings;
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let text = |port, used| {
+        format!(
+            "Port {port} of annotation \"prometheus.metrics.kuma.io/port\" is already {used}, so the sidecar serves no \
+             metrics. Set the annotation to a free port."
+        )
+    };
+    assert_eq!(warnings_for("8080"), [text(8080, "the port of an inbound")]);
+    let admin = "the port of the sidecar's admin interface";
+    assert_eq!(warnings_for("9901"), [text(9901, admin)]);
+    assert!(warnings_for("5670").is_empty());
+}
+
+#[test]
 fn probe_that_was_not_rewritten_is_skipped_with_a_warning_that_names_the_field() {
     let request = json!({"httpGet": {"port": 9000, "path": "/ready"}});
     let spec = json!({

@@ -90,6 +90,18 @@ pub enum ConvertWarning {
         /// Number of probes and hooks beyond the maximum, to which the sidecar responds with 404.
         skipped: usize,
     },
+    /// The port of the endpoint for metrics is already another port of the proxy.
+    #[error(
+        "Port {port} of annotation \"{}\" is already {used}, so the sidecar serves no metrics. Set the annotation to a \
+         free port.",
+        annotation::METRICS_PORT
+    )]
+    MetricsPort {
+        /// The port, which is the default port without the annotation.
+        port: u16,
+        /// Other use of the port.
+        used: String,
+    },
     /// A Service selects the Pod but yields no inbound (docs/design.md#services-never-stop-a-pod).
     #[error(
         "Service {service} selects a Pod of the mesh but yields no inbound: {reason} The Pod keeps the inbounds of its \
@@ -186,7 +198,7 @@ impl ConvertWarning {
             Self::ProtocolConflict { .. } => "ConflictingProtocols",
             Self::TargetPortNotFound { .. } => "TargetPortNotFound",
             Self::SidecarPort { .. } => "TargetPortOfSidecar",
-            Self::ServiceAnnotation { .. } => "WrongAnnotation",
+            Self::ServiceAnnotation { .. } | Self::MetricsPort { .. } => "WrongAnnotation",
             Self::ServiceWithoutInbound { .. } => "ServiceWithoutInbound",
             Self::ProbePath { .. } | Self::TooManyProbes { .. } => "ProbeNotRewritten",
         }
