@@ -250,12 +250,12 @@ mod tests {
     #[test]
     fn help_and_type_of_a_counter_have_the_name_of_its_samples() {
         let mut registry = Registry::default();
-        registry.register("calls", "Calls", Counter::<u64>::default());
-        registry.register("calls_open", "Open calls", Gauge::<i64>::default());
+        registry.register("dns_responses", "Responses", Counter::<u64>::default());
+        registry.register("dns_cache_entries", "Entries", Gauge::<i64>::default());
         let mut text = String::new();
         append_registry(&mut text, &registry).unwrap();
-        let expected = "# HELP calls_total Calls.\n# TYPE calls_total counter\ncalls_total 0\n\
-                        # HELP calls_open Open calls.\n# TYPE calls_open gauge\ncalls_open 0\n";
+        let expected = "# HELP dns_responses_total Responses.\n# TYPE dns_responses_total counter\ndns_responses_total 0\n\
+                        # HELP dns_cache_entries Entries.\n# TYPE dns_cache_entries gauge\ndns_cache_entries 0\n";
         assert_eq!(text, expected);
     }
 }
