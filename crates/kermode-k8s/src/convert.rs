@@ -89,7 +89,6 @@ pub fn convert(
     }
     let gateway =
         workload_gateway.or_else(|| gateway_name_source.map(|_| gateway::of_first_inbound(&mut inbounds)));
-    let metrics = proxy::metrics(pod, &inbounds, &mut warnings)?;
     let dataplane = Dataplane {
         key: pod.key.clone(),
         mesh: mesh_of(pod, namespace),
@@ -100,8 +99,11 @@ pub fn convert(
         transparent_proxying: proxy::transparent_proxying(pod)?,
         admin_port: annotations::port(pod, annotation::ENVOY_ADMIN_PORT)?,
         probes: probes::probes(pod, &mut warnings)?,
-        metrics,
+        metrics: proxy::metrics(pod)?,
     };
+    if let (Some(port), Some(used)) = (dataplane.metrics_port(), dataplane.metrics_port_conflict()) {
+        warnings.push(ConvertWarning::MetricsPort { port, used });
+    }
     Ok(Some(Converted { dataplane, warnings }))
 }
 

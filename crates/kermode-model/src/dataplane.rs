@@ -41,6 +41,36 @@ impl Dataplane {
         (!services.is_empty()).then_some(services)
     }
 
+    /// Port of the endpoint for metrics; `None` if the Pod asks for none.
+    pub fn metrics_port(&self) -> Option<u16> {
+        let metrics = self.metrics.as_ref()?;
+        Some(metrics.port.unwrap_or(Metrics::DEFAULT_PORT))
+    }
+
+    /// The other use of [`Self::metrics_port`], because of which the proxy has no endpoint for metrics: Envoy would reject
+    /// one of two listeners at the same address.
+    pub fn metrics_port_conflict(&self) -> Option<&'static str> {
+        let port = self.metrics_port()?;
+        let redirect = self.transparent_proxying.as_ref();
+        let is_redirected_inbound = |settings: &TransparentProxying| {
+            settings.redirect_port_inbound == port || settings.redirect_port_inbound_v6 == Some(port)
+        };
+        let mut probes = self.probes.iter().filter(|probes| !probes.endpoints.is_empty());
+        if self.inbounds.iter().any(|inbound| inbound.port == port) {
+            Some("the port of an inbound")
+        } else if self.admin_port.unwrap_or(Self::DEFAULT_ADMIN_PORT) == port {
+            Some("the port of the sidecar's admin interface")
+        } else if probes.any(|probes| probes.port == port) {
+            Some("the port of the sidecar's virtual probes")
+        } else if redirect.is_some_and(is_redirected_inbound) {
+            Some("the port of the sidecar's redirected inbound connections")
+        } else if redirect.is_some_and(|settings| settings.redirect_port_outbound == port) {
+            Some("the port of the sidecar's redirected outbound connections")
+        } else {
+            None
+        }
+    }
+
     /// All IPs of the Pod, [`Self::address`] first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         [self.address]

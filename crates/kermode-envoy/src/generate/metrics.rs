@@ -29,8 +29,8 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(15);
 /// another listener.
 pub(crate) fn generate(dataplane: &Dataplane) -> Option<Resource> {
     let metrics = dataplane.metrics.as_ref()?;
-    let port = metrics.port.unwrap_or(Metrics::DEFAULT_PORT);
-    if port == 0 || is_in_use(dataplane, port) {
+    let port = dataplane.metrics_port().filter(|port| *port != 0)?;
+    if dataplane.metrics_port_conflict().is_some() {
         return None;
     }
     let is_get = HeaderMatcher {
@@ -67,20 +67,4 @@ fn path(metrics: &Metrics) -> String {
     let path = metrics.path.as_deref().unwrap_or(Metrics::DEFAULT_PATH);
     let path = path.split('?').next().unwrap_or_default();
     format!("/{}", path.strip_prefix('/').unwrap_or(path))
-}
-
-/// Returns whether another listener of the sidecar has the port. Envoy would reject one of the two listeners.
-fn is_in_use(dataplane: &Dataplane, port: u16) -> bool {
-    let admin_port = dataplane.admin_port.unwrap_or(Dataplane::DEFAULT_ADMIN_PORT);
-    let redirect_ports = dataplane.transparent_proxying.iter().flat_map(|settings| {
-        [settings.redirect_port_inbound, settings.redirect_port_outbound]
-            .into_iter()
-            .chain(settings.redirect_port_inbound_v6)
-    });
-    dataplane.inbounds.iter().any(|inbound| inbound.port == port)
-        || dataplane
-            .probes
-            .as_ref()
-            .is_some_and(|probes| probes.port == port)
-        || redirect_ports.chain([admin_port]).any(|other| other == port)
 }

@@ -5,12 +5,11 @@ use std::fmt;
 use std::net::IpAddr;
 
 use kermode_crds::annotation;
-use kermode_model::{Dataplane, Inbound, Metrics, TransparentProxying};
+use kermode_model::{Dataplane, Metrics, TransparentProxying};
 
 use super::annotations;
 use super::error::ConvertError;
 use super::facts::PodFacts;
-use super::warning::ConvertWarning;
 
 /// Use of a port by the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,31 +102,13 @@ pub(super) fn additional_addresses(pod: &PodFacts) -> Result<Vec<IpAddr>, Conver
         .collect())
 }
 
-/// Returns the metrics port and path that the Pod's annotations set; `None` if they set neither. Warns about a port that is
-/// already that of one of `inbounds` or of the sidecar, because Envoy then has no listener for metrics.
-pub(super) fn metrics(
-    pod: &PodFacts,
-    inbounds: &[Inbound],
-    warnings: &mut Vec<ConvertWarning>,
-) -> Result<Option<Metrics>, ConvertError> {
+/// Returns the metrics port and path that the Pod's annotations set; `None` if they set neither.
+pub(super) fn metrics(pod: &PodFacts) -> Result<Option<Metrics>, ConvertError> {
     let port = annotations::port(pod, annotation::METRICS_PORT)?;
     let path = pod
         .annotations
         .get(annotation::METRICS_PATH)
         .map(ToString::to_string);
-    if port.is_none() && path.is_none() {
-        return Ok(None);
-    }
-    let used_port = port.unwrap_or(Metrics::DEFAULT_PORT);
-    let used = if inbounds.iter().any(|inbound| inbound.port == used_port) {
-        Some("the port of an inbound".to_owned())
-    } else {
-        let of_sidecar = sidecar_ports(pod).remove(&used_port);
-        of_sidecar.map(|used| format!("the port of the sidecar's {used}"))
-    };
-    warnings.extend(used.map(|used| ConvertWarning::MetricsPort {
-        port: used_port,
-        used,
-    }));
-    Ok(Some(Metrics { port, path }))
+    let is_set = port.is_some() || path.is_some();
+    Ok(is_set.then_some(Metrics { port, path }))
 }

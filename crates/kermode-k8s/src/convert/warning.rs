@@ -100,7 +100,7 @@ pub enum ConvertWarning {
         /// The port, which is the default port without the annotation.
         port: u16,
         /// Other use of the port.
-        used: String,
+        used: &'static str,
     },
     /// A Service selects the Pod but yields no inbound (docs/design.md#services-never-stop-a-pod).
     #[error(
