@@ -135,16 +135,18 @@ pub(crate) fn pods_not_created(replica_set: &Value) -> Option<Finding> {
 
 /// Returns the finding that summarizes the findings about several Pods.
 pub(crate) fn pods_with_problems(pods: &[PodFacts<'_>]) -> Option<Finding> {
-    let ids_of = |pod: &PodFacts<'_>| {
+    let described = |pod: &PodFacts<'_>| {
         let findings = pod.findings();
         let mut seen = BTreeSet::new();
         let ids = findings.iter().map(|finding| finding.id);
         let ids: Vec<&str> = ids.filter(|id| seen.insert(*id)).collect();
         (!ids.is_empty()).then(|| format!("{} ({})", name_of(pod.pod), ids.join(", ")))
     };
-    let affected: Vec<String> = pods.iter().filter_map(ids_of).collect();
-    let first = pods.iter().find(|pod| !pod.findings().is_empty())?;
+    let described = pods.iter().map(|pod| (pod, described(pod)));
+    let affected: Vec<_> = described.filter_map(|(pod, text)| Some((pod, text?))).collect();
+    let (first, _) = affected.first()?;
     let (namespace, name) = (text(first.pod, "/metadata/namespace"), name_of(first.pod));
+    let affected: Vec<_> = affected.into_iter().map(|(_, text)| text).collect();
     Some(Finding::new(
         "PodsWithProblems",
         format!(

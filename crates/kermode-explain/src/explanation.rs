@@ -15,7 +15,7 @@ pub struct Explanation {
     /// Whether the object has a sidecar, and would get one today. Absent for a Namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub injection: Option<InjectionState>,
-    /// What is wrong, the most important finding first.
+    /// Problems of the object, the most important one first.
     pub findings: Vec<Finding>,
     /// Facts by topic.
     pub sections: Vec<Section>,
@@ -61,7 +61,7 @@ pub struct Finding {
     pub id: &'static str,
     /// The problem. The text names the object.
     pub problem: String,
-    /// What to do. Absent if the text of the problem contains the remedy.
+    /// Remedy. Absent if the text of the problem contains the remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }

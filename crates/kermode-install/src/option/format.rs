@@ -8,7 +8,7 @@ pub struct Format {
     pub(crate) pattern: &'static str,
     /// Greatest number of characters.
     pub(crate) max_length: usize,
-    /// What the user should write, for messages about other texts.
+    /// Advice for messages about texts that do not have the format.
     pub(crate) remedy: &'static str,
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Condition, Expression};
 use crate::{Installation, configuration};
 
-/// What the expressions of a template refer to.
+/// The installation and the list element to which the expressions of a template refer.
 #[derive(Clone, Copy, Debug)]
 struct Scope<'a> {
     /// The installation.
