@@ -7,6 +7,7 @@ use crate::explain::ExplainCommand;
 use crate::get::GetArgs;
 use crate::inject::InjectArgs;
 use crate::install::InstallCommand;
+use crate::migrate::MigrateCommand;
 use crate::uninstall::UninstallCommand;
 use crate::validate::ValidateCommand;
 
@@ -34,6 +35,9 @@ pub(crate) enum Command {
     /// Print manifests to apply to a cluster.
     #[command(subcommand)]
     Install(Box<InstallCommand>),
+    /// Prepare a migration from Kuma.
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
     /// Print the objects to delete from a cluster.
     #[command(subcommand)]
     Uninstall(UninstallCommand),

@@ -74,6 +74,14 @@ pub(crate) struct Selection<'a> {
     pub(crate) fields: &'a str,
 }
 
+/// A kind of the API group of the mesh that the API server serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServedKind {
+    api_version: String,
+    pub(crate) kind: String,
+    plural: String,
+}
+
 /// A table of objects, as the API server prints it.
 #[derive(Debug, Default)]
 pub(crate) struct ServerTable {
@@ -206,6 +214,49 @@ impl ClusterClient {
         Ok(table)
     }
 
+    /// Reads the kinds that the API server serves in the API group of the mesh. Returns no kind if it serves none.
+    pub(crate) async fn mesh_kinds(&self) -> Result<Vec<ServedKind>, ClusterError> {
+        let api_version = format!("{}/{}", kermode_crds::GROUP, kermode_crds::VERSION);
+        let request = Request {
+            verb: "get",
+            resource: format!("/apis/{api_version}"),
+            namespace: None,
+            name: None,
+        };
+        let list = match self.read(&request, &request.resource, JSON).await {
+            Err(ClusterError::NotServed { .. } | ClusterError::NotFound { .. }) => return Ok(Vec::new()),
+            list => list?,
+        };
+        let text = |resource: &Value, key: &str| resource[key].as_str().unwrap_or_default().to_owned();
+        let resources = list["resources"].as_array().into_iter().flatten();
+        Ok(resources
+            .map(|resource| ServedKind {
+                api_version: api_version.clone(),
+                kind: text(resource, "kind"),
+                plural: text(resource, "name"),
+            })
+            // A name with a slash is that of a subresource.
+            .filter(|kind| !kind.plural.contains('/'))
+            .collect())
+    }
+
+    /// Reads all objects of a kind of the mesh, page by page.
+    pub(crate) async fn list_kind(&self, kind: &ServedKind) -> Result<Vec<Value>, ClusterError> {
+        let request = Request {
+            verb: "list",
+            resource: format!("{}.{}", kind.plural, kermode_crds::GROUP),
+            namespace: None,
+            name: None,
+        };
+        let path = format!("/apis/{}/{}", kind.api_version, kind.plural);
+        let pages = self.pages_at(request, &path, Selection::default(), JSON).await?;
+        let list_type = json!({"apiVersion": kind.api_version, "kind": format!("{}List", kind.kind)});
+        let items = pages
+            .into_iter()
+            .flat_map(|mut page| take_list(&mut page, "items"));
+        Ok(items.map(|item| with_kind_from_list(&list_type, item)).collect())
+    }
+
     /// Reads the pages of a list as `media_type`.
     async fn pages(
         &self,
@@ -219,11 +270,27 @@ impl ClusterClient {
             namespace: selection.namespace.map(str::to_owned),
             name: None,
         };
+        self.pages_at(
+            request,
+            &resource.path(selection.namespace),
+            selection,
+            media_type,
+        )
+        .await
+    }
+
+    /// Reads the pages of the list at a path as `media_type`.
+    async fn pages_at(
+        &self,
+        request: Request,
+        path: &str,
+        selection: Selection<'_>,
+        media_type: &'static str,
+    ) -> Result<Vec<Value>, ClusterError> {
         let (mut pages, mut next) = (Vec::new(), String::new());
         for _ in 0..MAX_PAGES {
             let path = format!(
-                "{}?limit={PAGE_SIZE}&labelSelector={}&fieldSelector={}&continue={}",
-                resource.path(selection.namespace),
+                "{path}?limit={PAGE_SIZE}&labelSelector={}&fieldSelector={}&continue={}",
                 percent_encode(selection.labels),
                 percent_encode(selection.fields),
                 percent_encode(&next),

@@ -8,6 +8,7 @@ mod explain;
 mod get;
 mod inject;
 mod install;
+mod migrate;
 mod output;
 mod uninstall;
 mod validate;
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
         Command::Get(args) => get::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Install(command) => install::run(*command).map(success),
+        Command::Migrate(command) => migrate::run(&command),
         Command::Uninstall(command) => uninstall::run(&command),
         Command::Validate(command) => validate::run(&command),
         Command::Version => version::run().map(success),

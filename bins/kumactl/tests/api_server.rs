@@ -216,6 +216,83 @@ fn uninstallation_with_check_prints_no_object_while_a_pod_has_a_sidecar() {
 }
 
 #[test]
+fn migration_report_covers_every_kind_of_the_api_group_and_prints_no_data_of_secrets() {
+    let _installation = Installation::start("kuma-system");
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "meshtimeouts.kuma.io"},
+        "spec": {
+            "group": "kuma.io", "scope": "Namespaced",
+            "names": {"kind": "MeshTimeout", "plural": "meshtimeouts"},
+            "versions": [{
+                "name": "v1alpha1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    });
+    kubectl(&["apply", "--server-side", "-f", "-"], &definition.to_string());
+    kubectl(
+        &[
+            "wait",
+            "--for=condition=Established",
+            "customresourcedefinition/meshtimeouts.kuma.io",
+        ],
+        "",
+    );
+    let objects = [
+        json!({
+            "apiVersion": "kuma.io/v1alpha1", "kind": "MeshTimeout",
+            "metadata": {"name": "web", "namespace": "kuma-system"},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "system.kuma.io/secret",
+            "metadata": {"name": "default.ca-builtin-key-ca-1", "namespace": "kuma-system"},
+            "stringData": {"value": "confidential"},
+        }),
+    ];
+    let objects = yaml::documents(&objects).expect("YAML");
+    kubectl(&["apply", "--server-side", "-f", "-"], &objects);
+
+    let mut report = Command::new(env!("CARGO_BIN_EXE_kumactl"));
+    // The other tests have installations in other namespaces.
+    report.args([
+        "migrate",
+        "report",
+        "--control-plane-namespace=kuma-system",
+        "-o",
+        "json",
+    ]);
+    let output = report.output().expect("kumactl runs");
+    kubectl(&["delete", "-f", "-"], &objects);
+    kubectl(&["delete", "-f", "-"], &definition.to_string());
+
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    let objects = report["objects"].as_array().expect("objects");
+    let id_of = |name: &str| {
+        let object = objects.iter().find(|object| object["object"] == name);
+        object.unwrap_or_else(|| panic!("{name} is not in {text}"))["findings"][0]["id"].clone()
+    };
+    assert_eq!(id_of("MeshTimeout kuma-system/web"), "ResilienceNotInstalled");
+    assert_eq!(
+        id_of("Secret kuma-system/default.ca-builtin-key-ca-1"),
+        "CaSecretUnreadable"
+    );
+    assert_eq!(
+        id_of("ConfigMap kuma-system/kuma-control-plane-config"),
+        "SettingsUnchanged"
+    );
+    assert_eq!(report["unread"], json!([]));
+    assert!(!text.contains("confidential"), "{text}");
+}
+
+#[test]
 fn helm_continues_an_installation_of_kumactl_and_keeps_the_ca_bundles() {
     let installation = Installation::start("helm");
     let before = installation.objects();

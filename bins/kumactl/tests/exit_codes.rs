@@ -107,6 +107,23 @@ fn explanation_with_a_problem_gives_code_3_and_without_one_code_0() {
 }
 
 #[test]
+fn migration_report_gives_code_3_if_an_object_needs_work() {
+    let report = |input: &str| run(&["migrate", "report", "-f", "-"], input);
+    let (code, out, err) = report(POD);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("works         Pod default/a"), "{out}");
+    let unknown = POD.replace("enabled}", "enabled, kuma.io/new: a}");
+    let (code, out, _) = report(&unknown);
+    assert_eq!(code, Some(3));
+    assert!(out.contains("UnknownKey: label kuma.io/new"), "{out}");
+    let (code, out, _) = run(&["migrate", "report", "-f", "-", "-o", "json"], &unknown);
+    assert_eq!(code, Some(3));
+    assert!(out.contains("\"verdict\": \"ignored\""), "{out}");
+    assert_eq!(report("a: [").0, Some(1));
+    assert_eq!(run(&["migrate"], "").0, Some(2));
+}
+
+#[test]
 fn unusable_kubeconfig_gives_code_1_and_is_named() {
     let arguments = ["explain", "pod", "a", "--kubeconfig=/nothing/there"];
     let (code, out, err) = run(&arguments, "");

@@ -8,6 +8,7 @@ mod configuration;
 mod installation;
 mod keys;
 pub mod metrics;
+mod migration;
 mod ports;
 mod resources;
 
@@ -32,6 +33,7 @@ pub fn tables() -> Vec<GeneratedTable> {
     let mut tables = keys::tables();
     tables.extend(configuration::tables());
     tables.extend(installation::tables());
+    tables.extend(migration::tables());
     tables.extend(ports::tables());
     tables.extend(resources::tables());
     tables

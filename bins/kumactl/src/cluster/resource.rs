@@ -14,6 +14,8 @@ pub(crate) struct Resource {
 impl Resource {
     pub(crate) const CONFIG_MAP: Self = Self::new("", "v1", "ConfigMap", "configmaps");
     pub(crate) const CONTAINER_PATCH: Self = Self::kuma("ContainerPatch", "containerpatches");
+    pub(crate) const CRON_JOB: Self = Self::new("batch", "v1", "CronJob", "cronjobs");
+    pub(crate) const DAEMON_SET: Self = Self::new("apps", "v1", "DaemonSet", "daemonsets");
     pub(crate) const DATAPLANE: Self = Self::kuma("Dataplane", "dataplanes");
     pub(crate) const DEPLOYMENT: Self = Self::new("apps", "v1", "Deployment", "deployments");
     pub(crate) const EVENT: Self = Self::new("", "v1", "Event", "events");
@@ -31,7 +33,9 @@ impl Resource {
     pub(crate) const NODE: Self = Self::new("", "v1", "Node", "nodes");
     pub(crate) const POD: Self = Self::new("", "v1", "Pod", "pods");
     pub(crate) const REPLICA_SET: Self = Self::new("apps", "v1", "ReplicaSet", "replicasets");
+    pub(crate) const SECRET: Self = Self::new("", "v1", "Secret", "secrets");
     pub(crate) const SERVICE: Self = Self::new("", "v1", "Service", "services");
+    pub(crate) const STATEFUL_SET: Self = Self::new("apps", "v1", "StatefulSet", "statefulsets");
 
     const fn new(
         group: &'static str,
