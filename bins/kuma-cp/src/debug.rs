@@ -63,6 +63,7 @@ async fn overview() -> Json<Value> {
         "/debug/proxies": "proxies connected to this replica: versions sent and acknowledged, rejections",
         "/debug/removals": "endpoint removals that proxies have not acknowledged: number of these proxies, and examples",
         "/debug/resources?proxy=<pod>.<namespace>": "names, versions and sizes of the resources that are published for a proxy",
+        "/page/": "Dataplanes, services and permissions, for a browser",
     }))
 }
 

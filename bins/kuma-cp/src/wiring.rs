@@ -18,6 +18,7 @@ use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
 use kermode_k8s::controller::roots::RootsReceiver;
 use kermode_k8s::controller::{preflight, registration};
+use kermode_page::guard;
 use kermode_replicas::rebalancing;
 use kermode_runtime::diagnostics;
 use kermode_runtime::readiness::Readiness;
@@ -327,7 +328,7 @@ fn spawn_diagnostics(
     spawn(components, "diagnostics server", async { Ok(server.await?) });
 }
 
-/// Spawns the server of `/debug`.
+/// Spawns the server of `/debug` and the page.
 fn spawn_debug(
     components: &mut Components,
     listener: TcpListener,
@@ -341,7 +342,13 @@ fn spawn_debug(
         removals: state.removals.clone(),
         store: state.store.clone(),
     };
-    let server = diagnostics::serve(listener, debug::router(debug_state), shutdown.clone());
+    let page_sources = kermode_page::Sources {
+        replica: config.instance_name().into(),
+        view: Arc::new(state.index.clone()),
+        proxies: Arc::new(state.statuses.clone()),
+    };
+    let router = debug::router(debug_state).merge(kermode_page::router(page_sources));
+    let server = diagnostics::serve(listener, guard::layer(router), shutdown.clone());
     spawn(components, "server of /debug", async { Ok(server.await?) });
 }
 

@@ -180,7 +180,7 @@ pub struct Diagnostics {
     pub address: IpAddr,
     /// Port that the server for health and metrics listens on.
     pub server_port: u16,
-    /// Port of the `/debug` endpoints, always on loopback; 0 disables them.
+    /// Port of the `/debug` endpoints and the page, always on loopback; 0 disables both.
     pub debug_port: u16,
 }
 

@@ -125,7 +125,7 @@ const CONTROL_PLANE_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "diagnostics.debugPort",
         "KUMA_DIAGNOSTICS_DEBUG_PORT",
-        "Port of the `/debug` endpoints, always on loopback; 0 disables them.",
+        "Port of the `/debug` endpoints and the page, always on loopback; 0 disables both.",
     ),
     (
         "bootstrapServer.params.adminPort",

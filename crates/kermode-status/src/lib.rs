@@ -23,7 +23,7 @@ use kermode_k8s::controller::status::{DesiredStatus, StatusSource, StatusWriter,
 use kermode_k8s::controller::writer::Metrics;
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::ObjectKey;
-use kermode_protocol::debug::Proxies;
+use kermode_protocol::debug::{ConnectedProxy, Proxies};
 use kermode_xds::server::{ProxyId, Report, StatusSink};
 use kube::{Api, Client};
 use parking_lot::{Mutex, MutexGuard};
@@ -31,6 +31,7 @@ use parking_lot::{Mutex, MutexGuard};
 pub use self::closed_ports::{ClosedPortMetrics, ClosedPortService};
 pub use self::mesh::MeshStatuses;
 pub use self::permission::PermissionStatuses;
+pub use self::proxy::ProxySummary;
 use self::proxy::{ProxyState, Urgency};
 
 /// Field manager of the sidecar status. All replicas use the same field manager, so that a replica can overwrite the
@@ -84,12 +85,30 @@ impl ProxyStatuses {
     /// Returns the sidecar status of every connected proxy, by proxy name (`<pod>.<namespace>`).
     pub fn connected_proxies(&self) -> Proxies {
         let proxies = self.state.proxies();
-        let connected = proxies.iter().filter(|(_, proxy)| proxy.is_connected());
-        let connected = connected.filter_map(|(key, proxy)| {
-            let sidecar = proxy.status(&self.state.replica).sidecar?;
-            Some((key.proxy_name(), debug::connected_proxy(sidecar)))
+        let connected = proxies.iter().filter_map(|(key, proxy)| {
+            let proxy = self.state.connected_proxy(proxy)?;
+            Some((key.proxy_name(), proxy))
         });
         connected.collect()
+    }
+
+    /// Returns the sidecar status of one proxy; `None` if it is not connected.
+    pub fn connected_proxy(&self, key: &ObjectKey) -> Option<ConnectedProxy> {
+        self.state.connected_proxy(self.state.proxies().get(key)?)
+    }
+
+    /// Returns the summaries of all connected proxies. A summary contains no text, so thousands of them take little time.
+    pub fn connected_summaries(&self) -> HashMap<ObjectKey, ProxySummary> {
+        let proxies = self.state.proxies();
+        let connected = proxies
+            .iter()
+            .filter_map(|(key, proxy)| Some((key.clone(), proxy.summary()?)));
+        connected.collect()
+    }
+
+    /// Returns the summary of one proxy; `None` if it is not connected.
+    pub fn connected_summary(&self, key: &ObjectKey) -> Option<ProxySummary> {
+        self.state.proxies().get(key)?.summary()
     }
 
     /// Handles the deletion of a Dataplane. If its proxy is connected, the status is written again once the leader has
@@ -133,6 +152,14 @@ impl StatusSink for ProxyStatuses {
 impl StatusesState {
     fn proxies(&self) -> MutexGuard<'_, HashMap<ObjectKey, ProxyState>> {
         self.proxies.lock()
+    }
+
+    /// Returns the sidecar status of a proxy; `None` if it is not connected.
+    fn connected_proxy(&self, proxy: &ProxyState) -> Option<ConnectedProxy> {
+        let sidecar = proxy
+            .is_connected()
+            .then(|| proxy.status(&self.replica).sidecar)?;
+        sidecar.map(debug::connected_proxy)
     }
 
     /// Returns the status of a disconnected proxy. Returns `None` if the proxy has reconnected.

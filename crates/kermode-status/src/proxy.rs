@@ -37,6 +37,17 @@ pub(super) struct ProxyState {
     pub(super) is_writing_last_status: bool,
 }
 
+/// Versions and rejections of a connected proxy, without text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxySummary {
+    /// Newest version of the configuration that was sent; 0 for none.
+    pub sent: u64,
+    /// Newest version that was acknowledged as a whole; 0 for none.
+    pub acknowledged: u64,
+    /// Number of resources whose current version Envoy rejects.
+    pub rejected_resources: usize,
+}
+
 /// How urgently the status is written to the API server after a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
@@ -53,6 +64,18 @@ pub(super) enum Urgency {
 impl ProxyState {
     pub(super) fn is_connected(&self) -> bool {
         self.stream.is_some()
+    }
+
+    /// Returns the summary; `None` if the proxy is not connected.
+    pub(super) fn summary(&self) -> Option<ProxySummary> {
+        self.is_connected().then(|| {
+            let (sent, acknowledged) = self.configuration_versions.peek();
+            ProxySummary {
+                sent,
+                acknowledged,
+                rejected_resources: self.progress.rejected_resources,
+            }
+        })
     }
 
     /// Applies a report. Ignores reports of streams older than the newest stream.

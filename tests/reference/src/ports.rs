@@ -61,7 +61,7 @@ fn pod_ports(config: &Config) -> [PodPort; 7] {
             "`kuma-cp`",
             config.diagnostics.debug_port,
             "diagnostics.debugPort",
-            "`/debug`, on loopback",
+            "`/debug` and the page, on loopback",
         ),
         (
             "Envoy",

@@ -88,6 +88,11 @@ impl ConfigurationVersions {
     pub fn read(&self) -> (u64, u64) {
         // The flag is cleared before the versions are read, so that any later change is reported.
         self.is_reported.store(false, Ordering::SeqCst);
+        self.peek()
+    }
+
+    /// Returns the same as [`Self::read`], but does not count as a read: later changes are not reported because of it.
+    pub fn peek(&self) -> (u64, u64) {
         let acknowledged = self.acknowledged.load(Ordering::SeqCst);
         (self.sent.load(Ordering::SeqCst), acknowledged)
     }
