@@ -16,6 +16,10 @@ pub const DIRECT_ACCESS: &str = "direct_access";
 /// Name of the filter chain for virtual IPs of services, and prefix of its statistics.
 pub const VIRTUAL_IP: &str = "virtual_ip";
 
+/// Prefix of the statistics of all outbound listeners and of their filters
+/// (docs/reference/envoy.md#names). The statistics of the clusters tell the destinations apart.
+pub(crate) const OUTBOUND_STATISTICS: &str = "outbound";
+
 /// Name of the inbound listener at an address. In all names, IPv6 addresses are in brackets.
 pub fn inbound(address: SocketAddr) -> String {
     format!("inbound:{address}")

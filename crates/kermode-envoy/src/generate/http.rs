@@ -147,7 +147,7 @@ pub(crate) fn outbound(listen_address: SocketAddr, service: &str, cluster: &str,
     manager_filter(
         listen_address,
         HttpConnectionManager {
-            stat_prefix: names::stat_name(cluster),
+            stat_prefix: names::OUTBOUND_STATISTICS.into(),
             ..manager_with_defaults(routes)
         },
     )

@@ -222,6 +222,7 @@ fn outlier_detection(protocol: Protocol) -> OutlierDetection {
 fn listener_at(address: SocketAddr, filter: Filter) -> Resource {
     let base = listener::new(&names::outbound(address), address, TrafficDirection::Outbound);
     let mut listener = listener::without_bind(base);
+    listener.stat_prefix = names::OUTBOUND_STATISTICS.into();
     listener.filter_chains = vec![listener::filter_chain(vec![filter])];
     listener::encode(&listener)
 }
@@ -238,8 +239,8 @@ fn filter_to_cluster(
     if protocol.is_http() {
         http::outbound(address, service.as_str(), cluster, by_client)
     } else if by_client {
-        listener::tcp_proxy_by_client(cluster, cluster, CONNECT_ATTEMPTS)
+        listener::tcp_proxy_by_client(names::OUTBOUND_STATISTICS, cluster, CONNECT_ATTEMPTS)
     } else {
-        listener::tcp_proxy(cluster, cluster, CONNECT_ATTEMPTS)
+        listener::tcp_proxy(names::OUTBOUND_STATISTICS, cluster, CONNECT_ATTEMPTS)
     }
 }
