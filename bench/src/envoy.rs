@@ -13,7 +13,7 @@ use crate::process::{Process, bound_command};
 
 /// Time limit of Envoy's start. In valgrind, Envoy takes a quarter of a minute on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A running Envoy. Dropping it ends the process.
 pub(crate) struct Envoy {

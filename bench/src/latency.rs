@@ -24,7 +24,7 @@ mod sidecars;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use kermode_model::Protocol;
@@ -85,6 +85,18 @@ pub struct CallCost {
     pub client_us: f64,
     /// CPU time of the server's Envoy for a call, in microseconds. 0 without proxies.
     pub server_us: f64,
+    /// Number of reads of both Envoys for a call. 0 without proxies.
+    pub reads: f64,
+    /// How often threads of both Envoys wait for an event, for a call. 0 without proxies.
+    pub waits: f64,
+}
+
+/// What Envoys have used so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    cpu_time: Duration,
+    reads: u64,
+    waits: u64,
 }
 
 /// The proxies of a client and of a server.
@@ -207,12 +219,30 @@ impl Pair {
         Ok(Self { client, server })
     }
 
-    /// Returns the CPU times of both Envoys.
-    fn cpu_times(&self) -> Result<[Duration; 2]> {
-        Ok([
-            self.client.process()?.cpu_time_of_threads()?,
-            self.server.process()?.cpu_time_of_threads()?,
-        ])
+    /// Returns what the client's and the server's Envoy have used.
+    fn usage(&self) -> Result<[Usage; 2]> {
+        Ok([Usage::of(&self.client)?, Usage::of(&self.server)?])
+    }
+}
+
+// === impl Usage ===
+
+impl Usage {
+    fn of(envoy: &Envoy) -> Result<Self> {
+        let process = envoy.process()?;
+        Ok(Self {
+            cpu_time: process.cpu_time_of_threads()?,
+            reads: process.read_count()?,
+            waits: process.wait_count()?,
+        })
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            cpu_time: self.cpu_time.saturating_sub(before.cpu_time),
+            reads: self.reads.saturating_sub(before.reads),
+            waits: self.waits.saturating_sub(before.waits),
+        }
     }
 }
 
@@ -267,6 +297,21 @@ impl Testbed {
     }
 }
 
+/// Starts an Envoy whose configuration is a file with a minimal listener and cluster for each of `services` services, and
+/// ends it. Returns the time until Envoy was ready. `folder` gets its files.
+///
+/// # Errors
+/// When Envoy does not start.
+pub async fn start_bare(envoy: &Path, folder: &Path, services: u32) -> Result<Duration> {
+    let sidecars = sidecars::generate(0, Callers::All)?;
+    let config = bare::config_with_services(&sidecars, services)?;
+    let started_at = Instant::now();
+    let started = Envoy::start(envoy, folder, config, WORKERS).await?;
+    let elapsed = started_at.elapsed();
+    drop(started);
+    Ok(elapsed)
+}
+
 /// Starts the application in the network namespace of the process.
 fn start_application() -> Result<()> {
     let status = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
@@ -298,18 +343,22 @@ async fn measure(
         pace: calls.pace,
         duration,
     };
-    let read = || pair.map_or(Ok([Duration::ZERO; 2]), Pair::cpu_times);
+    let read = || pair.map_or(Ok([Usage::default(); 2]), Pair::usage);
     let (outcome, before, after) = load.run(read).await?;
     #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
     let count = outcome.count as f64;
-    let [client_us, server_us] =
-        [0, 1].map(|side| after[side].saturating_sub(before[side]).as_secs_f64() * 1e6 / count);
+    let used = [0, 1].map(|side| after[side].since(before[side]));
+    let [client_us, server_us] = used.map(|usage| usage.cpu_time.as_secs_f64() * 1e6 / count);
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let of_both = |value: fn(Usage) -> u64| used.map(value).iter().sum::<u64>() as f64 / count;
     Ok(CallCost {
         p50_ms: outcome.p50.as_secs_f64() * 1e3,
         p99_ms: outcome.p99.as_secs_f64() * 1e3,
         per_second: count / outcome.elapsed.as_secs_f64(),
         client_us,
         server_us,
+        reads: of_both(|usage| usage.reads),
+        waits: of_both(|usage| usage.waits),
     })
 }
 

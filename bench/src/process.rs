@@ -83,6 +83,35 @@ impl Process {
         Ok(sum)
     }
 
+    /// Returns the number of system calls by which the process has read, such as `readv`. `recv` and `epoll_wait` do not
+    /// count.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn read_count(&self) -> Result<u64> {
+        let text = std::fs::read_to_string(self.folder.join("io"))
+            .with_context(|| format!("process {} has ended", self.id))?;
+        parse_field(&text, "syscr:").context("/proc/PID/io has an unexpected format")
+    }
+
+    /// Returns how often a thread of the process has waited, for example for an event.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn wait_count(&self) -> Result<u64> {
+        let threads = std::fs::read_dir(self.folder.join("task"))
+            .with_context(|| format!("process {} has ended", self.id))?;
+        let mut sum = 0;
+        for thread in threads {
+            // A thread may end meanwhile.
+            if let Ok(text) = std::fs::read_to_string(thread?.path().join("status")) {
+                sum += parse_field(&text, "voluntary_ctxt_switches:")
+                    .context("/proc/PID/task/TID/status has an unexpected format")?;
+            }
+        }
+        Ok(sum)
+    }
+
     /// Returns the CPU time of the process's child processes that have ended, and of their children. The resolution is
     /// usually 10 ms.
     ///
@@ -159,6 +188,12 @@ fn parse_run_time(schedstat: &str) -> Option<Duration> {
     Some(Duration::from_nanos(nanoseconds.parse().ok()?))
 }
 
+/// Returns the number after `name`, which begins a line, in a file of `/proc`.
+fn parse_field(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().parse().ok()
+}
+
 /// Returns the resident memory in bytes, from `/proc/PID/smaps_rollup`.
 fn parse_resident_bytes(smaps: &str) -> Option<u64> {
     let line = smaps.lines().find_map(|line| line.strip_prefix("Rss:"))?;
@@ -186,6 +221,13 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_found_by_the_start_of_their_lines() {
+        let text = "nonvoluntary_ctxt_switches:\t7\nvoluntary_ctxt_switches:\t42\n";
+        assert_eq!(parse_field(text, "voluntary_ctxt_switches:"), Some(42));
+        assert_eq!(parse_field(text, "syscr:"), None);
+    }
+
+    #[test]
     fn time_of_a_thread_is_the_first_number() {
         assert_eq!(parse_run_time("1500 20 3\n"), Some(Duration::from_nanos(1500)));
         assert_eq!(parse_run_time(""), None);
@@ -200,5 +242,7 @@ mod tests {
         let before = process.cpu_time().expect("time");
         while process.cpu_time().expect("time") == before {}
         assert!(process.cpu_time_of_threads().expect("time") > Duration::ZERO);
+        assert!(process.read_count().expect("counters") > 0);
+        process.wait_count().expect("counters");
     }
 }

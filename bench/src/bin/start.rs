@@ -1,11 +1,14 @@
 //! `make bench-start`: time from the execution of a sidecar until it is ready, with its milestones, in meshes with 10
-//! and 1,000 services, and for a Pod that lists 10 of the 1,000.
+//! and 1,000 services, and for a Pod that lists 10 of the 1,000. For comparison, the start of Envoy alone with a minimal
+//! configuration for as many services.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use kermode_bench::config::Config;
 use kermode_bench::figures::{Figures, Target, print_line};
+use kermode_bench::latency::start_bare;
 use kermode_bench::start::{Lab, Milestone, Milestones};
 use kermode_checkout::variable;
 
@@ -27,6 +30,7 @@ async fn main() -> Result<ExitCode> {
     let rounds = if config.quick { 5 } else { 25 };
     let mut figures = Figures::default();
     for services in sizes.iter().copied() {
+        add_bare_starts(&mut figures, envoy.as_ref(), services, rounds).await?;
         let lab = Lab::start(&config, envoy.clone().into(), "bench-start", services).await?;
         add_starts(&mut figures, &format!("{services} services"), &lab, rounds)?;
         if services > LISTED_SERVICES {
@@ -41,6 +45,19 @@ async fn main() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Starts an Envoy several times that has a minimal configuration, from a file, and adds the times until it was ready.
+async fn add_bare_starts(figures: &mut Figures, envoy: &Path, services: usize, rounds: usize) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let elapsed = start_bare(envoy, folder.path(), u32::try_from(services)?).await?;
+        times.push(elapsed.as_secs_f64() * 1e3);
+    }
+    let figure = format!("{services} services: Envoy alone, minimal and without statistics: ready");
+    figures.add(&figure, &times.into_iter().collect(), "ms", Target::None);
+    Ok(())
 }
 
 /// Starts a sidecar several times, and adds the times of its milestones.

@@ -73,6 +73,34 @@ pub(super) fn configs(sidecars: &Configs) -> Result<Configs> {
     })
 }
 
+/// Returns a configuration with `count` services: for each an HTTP listener that is not bound to a port, and a cluster with
+/// one endpoint and mTLS. Envoy keeps no statistics. No sidecar with a listener and a cluster for each service needs less.
+pub(super) fn config_with_services(sidecars: &Configs, count: u32) -> Result<Value> {
+    let tls = tls_of(
+        &sidecars.client["static_resources"]["clusters"],
+        "/transportSocket",
+    )?;
+    let address_of = |network: u8, number: u32| {
+        let ip = Ipv4Addr::from_bits(Ipv4Addr::new(network, 0, 0, 1).to_bits() + number);
+        SocketAddr::from((ip, 80))
+    };
+    let (mut listeners, mut clusters) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let name = format!("service-{number}");
+        let mut listener = listener(&name, address_of(10, number), Some(Version::Http1), None);
+        listener["bind_to_port"] = false.into();
+        listeners.push(listener);
+        let endpoint = address_of(11, number);
+        clusters.push(cluster(&name, endpoint, Some(Version::Http2), Some(&tls)));
+    }
+    let secrets = &sidecars.client["static_resources"]["secrets"];
+    Ok(json!({
+        "node": { "id": "client", "cluster": "client" },
+        "static_resources": { "listeners": listeners, "clusters": clusters, "secrets": secrets },
+        "stats_config": { "stats_matcher": { "reject_all": true } },
+    }))
+}
+
 /// Returns the address that clients call. With `http2`, HTTP/1.1 becomes HTTP/2 between the Envoys.
 pub(super) fn address(protocol: Protocol, http2: bool) -> SocketAddr {
     let port = if http2 && protocol == Protocol::Http {

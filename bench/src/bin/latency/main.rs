@@ -120,10 +120,12 @@ impl Scope {
                 }));
             }
         }
+        // Each round opens other connections, and the costs of a call depend on the worker threads that serve its
+        // connections, and on the cores that run these threads. So many short rounds show more than a few long ones.
         let (rounds, duration) = if config.quick {
-            (3, Duration::from_millis(700))
+            (7, Duration::from_millis(200))
         } else {
-            (7, Duration::from_millis(1500))
+            (25, Duration::from_millis(300))
         };
         Ok(Self {
             rounds,

@@ -14,12 +14,14 @@ const MAX_RATIO: f64 = 1.05;
 type Value = fn(&CallCost) -> f64;
 
 /// Columns: name, unit, value.
-const COLUMNS: [(&str, &str, Value); 5] = [
+const COLUMNS: [(&str, &str, Value); 7] = [
     ("p50", "ms", |cost| cost.p50_ms),
     ("p99", "ms", |cost| cost.p99_ms),
     ("calls per second", "", |cost| cost.per_second),
     ("CPU of the client's Envoy", "µs", |cost| cost.client_us),
     ("CPU of the server's Envoy", "µs", |cost| cost.server_us),
+    ("reads", "", |cost| cost.reads),
+    ("waits", "", |cost| cost.waits),
 ];
 
 /// Adds the figures of one kind of calls, and prints their table.
