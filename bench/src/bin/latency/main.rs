@@ -17,6 +17,8 @@ use kermode_bench::latency::{CallCost, Calls, PROTOCOLS, Pace, Proxies, Testbed}
 use kermode_checkout::{is_on, variable};
 use kermode_model::Protocol;
 
+use self::table::Ratios;
+
 /// Numbers of connections.
 const CONNECTIONS: [u16; 3] = [1, 16, 64];
 /// Rate of the calls of one connection in open loop: below what the slowest proxies can do.
@@ -61,9 +63,11 @@ async fn main() -> Result<()> {
         }
     }
     let mut figures = Figures::default();
+    let mut ratios = Ratios::default();
     for (calls, costs) in scope.calls.iter().zip(&costs) {
-        table::add(&mut figures, *calls, costs);
+        table::add(&mut figures, &mut ratios, *calls, costs);
     }
+    ratios.add_means(&mut figures);
     for (name, proxies) in [("bare Envoy", Proxies::Bare), ("sidecar", Proxies::Sidecars)] {
         let memory = testbed.resident_bytes(proxies)?;
         for (side, bytes) in ["client", "server"].into_iter().zip(memory) {

@@ -24,8 +24,35 @@ const COLUMNS: [(&str, &str, Value); 7] = [
     ("waits", "", |cost| cost.waits),
 ];
 
-/// Adds the figures of one kind of calls, and prints their table.
-pub(crate) fn add(figures: &mut Figures, calls: Calls, costs: &[(Proxies, Vec<CallCost>)]) {
+/// Ratios of sidecars to bare Envoys with the same protocol between them: for each kind of calls, the median of the rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Ratios {
+    cpu: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+// === impl Ratios ===
+
+impl Ratios {
+    /// Adds the figures for all kinds of calls together. A single p99 of a short measurement differs from run to run by
+    /// more than the target allows; their mean does not.
+    pub(crate) fn add_means(&self, figures: &mut Figures) {
+        print_line("--- all kinds of calls, geometric means");
+        for (name, ratios) in [("CPU", &self.cpu), ("p99", &self.p99)] {
+            let figure = format!("all calls: {name}, sidecars / bare with the same protocol");
+            let mean = std::iter::once(geometric_mean(ratios)).collect();
+            figures.add(&figure, &mean, "times", Target::AtMost(MAX_RATIO));
+        }
+    }
+}
+
+/// Adds the figures of one kind of calls, prints their table, and adds the ratios to `ratios`.
+pub(crate) fn add(
+    figures: &mut Figures,
+    ratios: &mut Ratios,
+    calls: Calls,
+    costs: &[(Proxies, Vec<CallCost>)],
+) {
     let title = title(calls);
     print_line(&format!("--- {title}"));
     let heads = COLUMNS.map(|(name, unit, _)| {
@@ -48,17 +75,34 @@ pub(crate) fn add(figures: &mut Figures, calls: Calls, costs: &[(Proxies, Vec<Ca
         found.map(|(_, rounds)| rounds.as_slice())
     };
     let sidecars = rounds_of(Proxies::Sidecars).unwrap_or_default();
-    for base in [Proxies::Bare, Proxies::BareHttp2] {
-        let Some(rounds) = rounds_of(base) else { continue };
-        for (figure, value) in [("CPU", CallCost::cpu_us as Value), ("p99", |cost| cost.p99_ms)] {
+    let bases = [Proxies::Bare, Proxies::BareHttp2];
+    let bases = bases.map(|base| rounds_of(base).map(|rounds| (base, rounds)));
+    // Sidecars use HTTP/2 between them. Where both bare pairs are measured, the last one does so, too.
+    let same_protocol = bases.iter().flatten().last().map(|(base, _)| *base);
+    for (base, rounds) in bases.into_iter().flatten() {
+        let values = [
+            ("CPU", CallCost::cpu_us as Value, &mut ratios.cpu),
+            ("p99", |cost| cost.p99_ms, &mut ratios.p99),
+        ];
+        for (figure, value, all) in values {
             let pairs = sidecars.iter().zip(rounds);
-            let ratios = pairs
+            let spread: Spread = pairs
                 .map(|(sidecars, base)| value(sidecars) / value(base))
                 .collect();
+            if Some(base) == same_protocol {
+                all.push(spread.median());
+            }
             let figure = format!("{title}: {figure}, sidecars / {}", name(base));
-            figures.add(&figure, &ratios, "times", Target::AtMost(MAX_RATIO));
+            figures.add(&figure, &spread, "times", Target::AtMost(MAX_RATIO));
         }
     }
+}
+
+/// Returns the geometric mean of positive values; NaN without values.
+fn geometric_mean(values: &[f64]) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "a few values")]
+    let count = values.len() as f64;
+    (values.iter().map(|value| value.ln()).sum::<f64>() / count).exp()
 }
 
 /// Name of a kind of calls.
@@ -93,5 +137,16 @@ pub(crate) fn name(proxies: Proxies) -> String {
             let ingredient = INGREDIENTS.get(index);
             format!("without {}", ingredient.map_or("", |ingredient| ingredient.name))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn geometric_mean_of_a_ratio_and_its_inverse_is_one() {
+        assert!((geometric_mean(&[0.5, 2.0]) - 1.0).abs() < 1e-9);
+        assert!(geometric_mean(&[]).is_nan());
     }
 }
