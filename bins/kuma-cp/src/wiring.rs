@@ -185,7 +185,11 @@ fn run_serving_identity(
 ) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
     let metrics = serving::Metrics::default();
     metrics.register(&mut registry.lock());
-    let reports = RotationReports::new(metrics, state.event_recorder.clone());
+    let reports = RotationReports::new(
+        metrics,
+        state.event_recorder.clone(),
+        state.authorities.expiries().clone(),
+    );
     let shutdown = shutdown.clone();
     async move {
         serving_identity.run(reports, shutdown).await;
@@ -346,6 +350,8 @@ fn spawn_debug(
         replica: config.instance_name().into(),
         view: Arc::new(state.index.clone()),
         proxies: Arc::new(state.statuses.clone()),
+        decisions: state.recent_decisions.clone(),
+        expiries: state.authorities.expiries().clone(),
     };
     let router = debug::router(debug_state).merge(kermode_page::router(page_sources));
     let server = diagnostics::serve(listener, guard::layer(router), shutdown.clone());

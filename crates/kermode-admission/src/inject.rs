@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use kermode_inject::{Context, Denial, Injection, Namespace, Outcome};
 
-use super::Webhooks;
 use super::deadline::Deadlines;
 use super::lookup::FoundObjects;
 use super::review::{Request, Response};
 use super::workloads::has_controller;
+use super::{DecisionKind, Webhooks};
 use crate::directory::NamespaceRecord;
 
 /// Value of the metrics label `webhook`.
@@ -33,6 +33,13 @@ impl Webhooks {
                 self.metrics.count(WEBHOOK, "refused", "NamespaceNotFound");
                 let message = format!("could not retrieve namespace for pod: {lookup_error}");
                 tracing::warn!(namespace, pod = request.pod_name(), "Pod denied: {message}");
+                self.remember(
+                    &request,
+                    namespace,
+                    DecisionKind::Denied,
+                    "NamespaceNotFound",
+                    &message,
+                );
                 return Response::deny(request.uid, 500, message);
             }
         };
@@ -45,6 +52,7 @@ impl Webhooks {
                 let pod = request.pod_name();
                 tracing::debug!(namespace, pod, reason = reason.as_str(), "sidecar not injected");
                 self.events.report_skipped(&request, namespace, &record, reason);
+                self.remember(&request, namespace, DecisionKind::Skipped, reason.as_str(), "");
                 Response::allow(request.uid).with_warnings(reason.warning().into_iter().collect())
             }
             Ok(Outcome::Injected(injection)) => self.respond_injected(&request, namespace, injection),
@@ -138,11 +146,27 @@ impl Webhooks {
         kermode_inject::inject(pod, &self.settings, &context)
     }
 
+    /// Adds a decision to the recent ones, unless the review is a dry run, which creates no Pod.
+    fn remember(
+        &self,
+        request: &Request,
+        namespace: &str,
+        kind: DecisionKind,
+        reason: &'static str,
+        message: &str,
+    ) {
+        if !request.dry_run {
+            self.recent
+                .add(kind, reason, namespace, request.pod_name(), message);
+        }
+    }
+
     fn respond_injected(&self, request: &Request, namespace: &str, injection: Injection) -> Response {
         let reason = injection.source.as_str();
         self.metrics.count(WEBHOOK, "injected", reason);
         let (pod, mesh) = (request.pod_name(), injection.mesh.as_str());
         tracing::debug!(namespace, pod, mesh, reason, "sidecar injected");
+        self.remember(request, namespace, DecisionKind::Injected, reason, "");
         Response::allow(request.uid.clone())
             .with_patch(injection.patch)
             .with_warnings(injection.warnings)
@@ -166,6 +190,7 @@ impl Webhooks {
             }
             None => denial.to_string(),
         };
+        self.remember(request, namespace, DecisionKind::Denied, reason, &message);
         Response::deny(request.uid.clone(), 500, message)
     }
 }

@@ -13,6 +13,7 @@ mod inject;
 mod lookup;
 mod memory;
 mod metrics;
+mod recent;
 mod review;
 mod services;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 
 pub use self::events::InjectionEvents;
 pub use self::metrics::Metrics;
+pub use self::recent::{DecisionKind, RecentDecision, RecentDecisions};
 
 use self::deadline::{DeadlineExceeded, Deadlines};
 use self::directory::Directory;
@@ -55,6 +57,8 @@ pub struct Webhooks {
     pub system_namespace: String,
     /// Events about denied and skipped Pods.
     pub events: InjectionEvents,
+    /// The most recent decisions about Pods.
+    pub recent: RecentDecisions,
     /// Metrics of the webhooks.
     pub metrics: Metrics,
 }

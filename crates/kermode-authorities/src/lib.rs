@@ -12,6 +12,7 @@
 //! [`Authorities::run_rotation`] rotates the CAs and publishes their roots to [`RootsReceiver`]s. The CA of the control
 //! plane's own servers is in [`serving`].
 
+mod expiries;
 mod metrics;
 pub mod roots_file;
 mod rotation;
@@ -36,6 +37,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+pub use self::expiries::{CertificateSubject, Expiries, KnownCertificate};
 pub use self::metrics::Metrics;
 use self::secrets::{CaSecretNames, SECRET_TYPE, VALUE_ENTRY, decode, encode, reconcile};
 
@@ -47,7 +49,7 @@ const READ_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Identifies an mTLS backend.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct BackendId {
     mesh: MeshName,
     /// Name of the backend in the Mesh.
@@ -71,6 +73,7 @@ struct AuthoritiesState {
     backends: Mutex<HashMap<BackendId, Arc<BackendEntry>>>,
     /// Value of the rotation annotation of each Mesh with this annotation.
     rotation_requests: Mutex<HashMap<MeshName, String>>,
+    expiries: Expiries,
 }
 
 /// CAs of one backend.
@@ -104,8 +107,15 @@ impl Authorities {
                 clock_tolerance,
                 backends: Mutex::default(),
                 rotation_requests: Mutex::default(),
+                expiries: Expiries::default(),
             }),
         }
+    }
+
+    /// Returns the table of the certificates that this replica knows. [`serving::RotationReports`] and the service that
+    /// issues certificates add theirs.
+    pub fn expiries(&self) -> &Expiries {
+        &self.state.expiries
     }
 
     /// Returns the term (lifetime and clock tolerance) of a workload certificate with this lifetime.

@@ -195,6 +195,7 @@ impl RotationController {
             let id = BackendId::new(mesh, &previous.backend);
             self.reported_phases.remove(&id);
             self.metrics.remove_backend(&id);
+            self.authorities.expiries().remove_mesh_roots(&id);
             self.authorities.backends().remove(&id);
         }
     }
@@ -228,6 +229,10 @@ impl RotationController {
             self.report_phase(id, settings, &plan, now, None);
         }
         self.metrics.set_phase_and_root_expiry(id, &plan, now);
+        let roots = plan
+            .trusted(now)
+            .map(|root| (root.number, root.authority.validity().not_after));
+        self.authorities.expiries().set_mesh_roots(id, roots.collect());
         self.authorities
             .publish_roots(id, &plan, now, settings.certificate_lifetime);
         let next_change = plan.next_change(now);

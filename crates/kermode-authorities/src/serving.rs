@@ -26,6 +26,8 @@ use kermode_runtime::tls::ServingCertificate;
 use kube::Client;
 use tokio::sync::watch;
 
+use crate::expiries::Expiries;
+
 use self::certificate::{ReissueReason, ReplicaCertificate};
 pub use self::metrics::Metrics;
 pub use self::secrets::CA_SECRET;
@@ -52,6 +54,7 @@ pub struct ServingIdentity {
 pub struct RotationReports {
     metrics: Metrics,
     events: EventRecorder,
+    expiries: Expiries,
     /// Last reported phase.
     phase: Phase,
     /// Whether this replica started the rotation. Other replicas do not write Events about the rotation.
@@ -129,6 +132,13 @@ impl ServingIdentity {
         let now = SystemTime::now();
         self.apply(now)?;
         reports.metrics.set(&self.plan, now);
+        let roots = self
+            .plan
+            .trusted(now)
+            .map(|root| (root.number, root.authority.validity().not_after));
+        reports
+            .expiries
+            .set_control_plane(roots.collect(), self.certificate.not_after());
         let secret = self.reference(read?);
         reports.report_phase(&self.plan, now, secret);
         let next_change = self.plan.next_change(now);
@@ -215,10 +225,11 @@ impl ServingIdentity {
 
 impl RotationReports {
     /// Creates the reports of a control plane without a rotation.
-    pub fn new(metrics: Metrics, events: EventRecorder) -> Self {
+    pub fn new(metrics: Metrics, events: EventRecorder, expiries: Expiries) -> Self {
         Self {
             metrics,
             events,
+            expiries,
             phase: Phase::Settled,
             is_own_rotation: false,
         }

@@ -119,6 +119,9 @@ impl IssuanceState {
         let signer = plan.signer(now);
         let issued = signer.authority.sign(&signing_request, &entitlement, term, now)?;
         tracing::info!(dataplane = %proxy, mesh = %mesh.name, signer = signer.number, "certificate issued");
+        self.authorities
+            .expiries()
+            .set_workload(&proxy, issued.validity.not_after, now);
         let trust = plan.trust(now);
         Ok(to_response(&issued, &trust, &entitlement))
     }

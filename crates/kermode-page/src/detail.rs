@@ -32,6 +32,10 @@ pub struct Detail {
     pub inbounds: Vec<InboundDetail>,
     /// State of the configuration.
     pub state: SyncState,
+    /// Expiry of the last certificate that this replica issued to the workload, in seconds since the Unix epoch; absent if
+    /// it issued none since its start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_not_after: Option<u64>,
     /// Versions and last rejection; absent if the proxy is not connected to this replica.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ConnectedProxy>,
@@ -133,6 +137,7 @@ impl Detail {
                 .map(|inbound| inbound_detail(view, dataplane, inbound))
                 .collect(),
             state: SyncState::NotConnected,
+            certificate_not_after: None,
             proxy: None,
         })
     }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use kermode_admission::{DecisionKind, RecentDecisions};
+use kermode_authorities::Expiries;
 use kermode_model::view::{MeshView, ServiceAddresses};
 use kermode_model::{
     Action, CertificateAuthority, DEFAULT_MESH, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode,
@@ -24,12 +26,34 @@ const SERVICES_PER_NAMESPACE: usize = 10;
 #[derive(Debug, Default)]
 pub struct Example {
     view: RwLock<MeshView>,
+    decisions: RecentDecisions,
+    expiries: Expiries,
 }
 
 impl Example {
     /// Creates a STRICT mesh with this number of Dataplanes, at most 65,536. Each service permits the service before it.
     pub fn new(dataplanes: usize) -> Arc<Self> {
         let example = Self::default();
+        let message = "Mesh \"new\" not found: create the Mesh, or correct the annotation kuma.io/mesh";
+        let decisions = &example.decisions;
+        decisions.add(
+            DecisionKind::Injected,
+            "NamespaceLabel",
+            "team-00",
+            "service-000-",
+            "",
+        );
+        decisions.add(
+            DecisionKind::Denied,
+            "MeshNotFound",
+            "team-00",
+            "service-001-",
+            message,
+        );
+        let not_after = SystemTime::now() + Duration::from_hours(20);
+        example
+            .expiries
+            .set_workload(&key(0), not_after, SystemTime::now());
         {
             let mut view = example.view.write();
             view.upsert_mesh(Mesh {
@@ -58,6 +82,8 @@ impl Example {
             replica: "kuma-control-plane-example".into(),
             view: self.clone(),
             proxies: Arc::new(ExampleProxies(self.clone())),
+            decisions: self.decisions.clone(),
+            expiries: self.expiries.clone(),
         }
     }
 

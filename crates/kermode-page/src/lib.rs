@@ -1,4 +1,5 @@
-//! The page of a replica: the Dataplanes with their health and configuration, and the services with their permissions.
+//! The page of a replica: the Dataplanes with their health and configuration, the services with their permissions, recent
+//! decisions of the injection webhook, and the expiry of certificates.
 //!
 //! `kuma-cp` serves [`router`] on loopback, beside `/debug`, behind the [`guard`]. `kubectl port-forward` and `kumactl
 //! page` reach the port with the rights of the user. The page is read-only and contains neither keys nor tokens. The
@@ -7,6 +8,7 @@
 
 pub mod dataplanes;
 pub mod detail;
+pub mod events;
 #[cfg(any(test, feature = "example"))]
 pub mod example;
 pub mod graph;
@@ -17,6 +19,8 @@ mod snapshot;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use kermode_admission::RecentDecisions;
+use kermode_authorities::Expiries;
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::ObjectKey;
 use kermode_model::view::MeshView;
@@ -50,6 +54,10 @@ pub struct Sources {
     pub view: Arc<dyn ViewSource>,
     /// State of the proxies.
     pub proxies: Arc<dyn ProxySource>,
+    /// Decisions of the injection webhook.
+    pub decisions: RecentDecisions,
+    /// Certificates that the replica knows.
+    pub expiries: Expiries,
 }
 
 impl Sources {

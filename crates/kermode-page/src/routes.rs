@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use crate::Sources;
 use crate::dataplanes::{List, ListQuery, SyncState};
 use crate::detail::Detail;
+use crate::events::{self, Certificate, Decision};
 use crate::graph::{Graph, GraphInput};
 use crate::snapshot::Snapshots;
 
@@ -96,6 +97,8 @@ pub fn router(sources: Sources) -> Router {
         .route("/page/api/dataplanes", get(dataplanes))
         .route("/page/api/dataplane", get(dataplane))
         .route("/page/api/graph", get(graph))
+        .route("/page/api/decisions", get(decisions))
+        .route("/page/api/certificates", get(certificates))
         .with_state(Arc::new(state))
 }
 
@@ -162,6 +165,7 @@ async fn dataplane(State(state): Page, Query(DataplaneQuery { name }): Query<Dat
         })?;
         detail.state = SyncState::of(state.sources.proxies.summary(&key).as_ref());
         detail.proxy = state.sources.proxies.proxy(&key);
+        detail.certificate_not_after = state.sources.expiries.workload(&key).map(events::to_unix);
         Ok(detail)
     })
     .await
@@ -174,6 +178,24 @@ async fn graph(State(state): Page, Query(GraphQuery { mesh }): Query<GraphQuery>
             .sources
             .copy_from_view(|view| Some(GraphInput::new(view, &mesh)));
         Ok(input.map(Graph::from))
+    })
+    .await
+}
+
+async fn decisions(State(state): Page) -> Response {
+    respond(state, |state| {
+        let decisions = state.sources.decisions.newest_first().into_iter();
+        Ok(decisions.map(Decision::from).collect::<Vec<_>>())
+    })
+    .await
+}
+
+async fn certificates(State(state): Page) -> Response {
+    respond(state, |state| {
+        let known = state.sources.expiries.certificates().into_iter();
+        let mut certificates: Vec<_> = known.map(Certificate::from).collect();
+        certificates.sort_by_key(|certificate| certificate.not_after);
+        Ok(certificates)
     })
     .await
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use kermode_admission::directory::Directory;
-use kermode_admission::{self as admission, Webhooks};
+use kermode_admission::{self as admission, RecentDecisions, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
 use kermode_completion::CompletionService;
 use kermode_engine::{self as engine, Engine};
@@ -51,6 +51,8 @@ pub(super) struct SharedState {
     /// Namespaces of sidecars, from the engine to the writer of the ConfigMaps with the roots of the control plane.
     pub(super) sidecar_namespaces: SidecarNamespaces,
     pub(super) event_recorder: EventRecorder,
+    /// Decisions of the injection webhook, for the page.
+    pub(super) recent_decisions: RecentDecisions,
     pub(super) authorities: Authorities,
     /// Audiences of the tokens of proxies.
     pub(super) accepted_audiences: AcceptedAudiences,
@@ -108,6 +110,7 @@ impl SharedState {
             service_changes: ServiceChanges::default(),
             sidecar_namespaces: SidecarNamespaces::default(),
             event_recorder,
+            recent_decisions: RecentDecisions::default(),
             authorities,
             accepted_audiences: AcceptedAudiences {
                 sidecars: config.injector().sidecar_container.token_audience.as_str().into(),
@@ -252,6 +255,7 @@ impl SharedState {
             control_plane_roots: sidecar_roots,
             system_namespace: config.store.kubernetes.system_namespace.clone(),
             events: admission::InjectionEvents::start(self.event_recorder.clone(), client.clone()),
+            recent: self.recent_decisions.clone(),
             metrics,
         })
     }

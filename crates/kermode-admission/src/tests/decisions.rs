@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::api_server::Mode;
 use super::fixture::Fixture;
 use super::review::{AdmissionResponse, pod, pod_with, review, without_owners};
+use crate::DecisionKind;
 
 fn container_names(containers: &Value) -> Vec<&str> {
     let containers = containers.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -100,6 +101,45 @@ async fn namespace_that_is_not_in_the_directory_yet_is_looked_up() {
     fixture.api_server.put("/api/v1/namespaces/recent", namespace);
     let injected = fixture.inject("recent", pod()).await.applied_to(pod());
     assert_ne!(injected, pod());
+}
+
+#[tokio::test]
+async fn recent_decisions_name_pod_and_reason_but_not_those_of_dry_runs() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    fixture.inject("shop", pod()).await;
+    fixture.inject("plain", pod()).await;
+    fixture.inject("shop", pod_with("annotations", MESH, "new")).await;
+    let mut dry_run = review("u-9", "shop", "Pod", pod());
+    dry_run["request"]["dryRun"] = true.into();
+    fixture.send("/inject-sidecar?timeout=10s", dry_run).await;
+    let decisions = fixture.recent.newest_first();
+    let summaries: Vec<_> = decisions
+        .iter()
+        .map(|decision| {
+            (
+                decision.kind,
+                decision.reason,
+                &*decision.namespace,
+                &*decision.pod,
+            )
+        })
+        .collect();
+    let expected = [
+        (DecisionKind::Denied, "MeshNotFound", "shop", "web-5d9c7b8f6d-"),
+        (DecisionKind::Skipped, "NotRequested", "plain", "web-5d9c7b8f6d-"),
+        (
+            DecisionKind::Injected,
+            "NamespaceLabel",
+            "shop",
+            "web-5d9c7b8f6d-",
+        ),
+    ];
+    assert_eq!(summaries, expected);
+    assert!(
+        decisions[0].message.contains("Mesh \"new\" not found"),
+        "{}",
+        decisions[0].message
+    );
 }
 
 #[tokio::test]

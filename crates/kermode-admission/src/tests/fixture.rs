@@ -19,7 +19,7 @@ use super::api_server::{ApiServer, Mode};
 use super::caller::Caller;
 use super::review::{AdmissionResponse, review};
 use crate::directory::{Directory, NamespaceRecord};
-use crate::{InjectionEvents, Metrics, Webhooks, router};
+use crate::{InjectionEvents, Metrics, RecentDecisions, Webhooks, router};
 
 /// Maximum number of connections to the webhooks.
 pub(super) const MAX_CONNECTIONS: usize = 256;
@@ -40,6 +40,8 @@ pub(super) struct Fixture {
     pub(super) caller: Caller,
     events: mpsc::UnboundedReceiver<Value>,
     registry: Registry,
+    /// The most recent decisions.
+    pub(super) recent: RecentDecisions,
     /// Stops the webhooks when the fixture is dropped.
     _trigger: Trigger,
 }
@@ -63,6 +65,7 @@ impl Fixture {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let webhooks = webhooks(&api_server, metrics);
+        let recent = webhooks.recent.clone();
         tokio::spawn(tls::serve(
             listener,
             certificate,
@@ -79,6 +82,7 @@ impl Fixture {
             },
             events,
             registry,
+            recent,
             _trigger: trigger,
         }
     }
@@ -157,6 +161,7 @@ pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
             EventRecorder::start(api_server.client(), None),
             api_server.client(),
         ),
+        recent: RecentDecisions::default(),
         metrics,
     }
 }

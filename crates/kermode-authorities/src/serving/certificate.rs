@@ -61,6 +61,11 @@ impl ReplicaCertificate {
         self.presented.clone()
     }
 
+    /// Returns the time at which the certificate expires.
+    pub(super) fn not_after(&self) -> SystemTime {
+        self.issued.certificate.validity.not_after
+    }
+
     /// Issues the certificate anew if it is due, or if another CA than `signer` has issued it.
     pub(super) fn reissue_if_due(
         &mut self,

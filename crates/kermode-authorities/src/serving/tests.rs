@@ -23,7 +23,11 @@ impl Replica {
         let identity = ServingIdentity::load(&client, NAMESPACE, names, DEFAULT_CLOCK_TOLERANCE).await;
         Self {
             identity: identity.expect("a CA"),
-            reports: RotationReports::new(Metrics::default(), EventRecorder::start(client, None)),
+            reports: RotationReports::new(
+                Metrics::default(),
+                EventRecorder::start(client, None),
+                Expiries::default(),
+            ),
         }
     }
 

@@ -185,6 +185,7 @@ async function updateDataplane(name) {
       ["Addresses", detail.addresses.join(", ")],
       ["Configuration", marked(STATES[detail.state])],
       ...(detail.gateway ? [["Gateway", tagText(detail.gateway)]] : []),
+      ["Certificate", certificateText(detail.certificateNotAfter)],
       ["Reachable services", detail.reachableServices?.join(", ") ?? "all"],
       ...(detail.proxy ? proxyDefinitions(detail.proxy) : []),
     ]),
@@ -202,6 +203,11 @@ async function updateDataplane(name) {
   }
   for (const inbound of detail.inbounds) parts.push(...inboundParts(inbound));
   byId("dataplane").replaceChildren(...parts);
+}
+
+function certificateText(notAfter) {
+  if (notAfter === undefined) return "this replica has issued none since its start";
+  return `expires ${timeText(notAfter)}, in ${remaining(notAfter)[0]}`;
 }
 
 function proxyDefinitions(proxy) {
@@ -323,12 +329,65 @@ function drawing(edges, count) {
   return drawn;
 }
 
+// ---- decisions and certificates ----
+
+const DECISIONS = { injected: "good", skipped: "muted", denied: "bad" };
+
+function timeText(seconds) {
+  return new Date(seconds * 1000).toISOString().replace("T", " ").replace(".000Z", " UTC");
+}
+
+/** Text of the time until an expiry, with a class that marks one that is near or over. */
+function remaining(seconds) {
+  const hours = (seconds - Date.now() / 1000) / 3600;
+  if (hours <= 0) return ["expired", "bad"];
+  if (hours < 48) return [`${Math.floor(hours)} h`, hours < 1 ? "bad" : undefined];
+  return [`${Math.floor(hours / 24)} days`, hours < 24 * 30 ? "wait" : undefined];
+}
+
+function replaceRows(table, rows) {
+  const shown = rows.map((cells) => element("tr", {}, ...cells.map((cell) => element("td", {}, cell))));
+  document.querySelector(`#${table} tbody`).replaceChildren(...shown);
+}
+
+/** Decisions and filter that are shown, as text. */
+let shownDecisions = "";
+
+async function updateDecisions() {
+  const decisions = await request("decisions", {});
+  const filterText = byId("decisions-text").value.toLowerCase();
+  const key = JSON.stringify([decisions, filterText]);
+  if (key === shownDecisions) return;
+  shownDecisions = key;
+  const matching = decisions.filter((decision) =>
+    `${decision.namespace}/${decision.pod} ${decision.decision} ${decision.reason}`.toLowerCase().includes(filterText),
+  );
+  byId("decisions-note").textContent = `${matching.length} of ${decisions.length} decisions`;
+  replaceRows(
+    "decisions",
+    matching.map((decision) => [
+      timeText(decision.time),
+      `${decision.namespace}/${decision.pod}`,
+      marked([decision.decision, DECISIONS[decision.decision]]),
+      decision.message ? `${decision.reason}: ${decision.message}` : decision.reason,
+    ]),
+  );
+}
+
+async function updateCertificates() {
+  const certificates = await request("certificates", {});
+  replaceRows(
+    "certificates",
+    certificates.map(({ subject, notAfter }) => [subject, timeText(notAfter), marked(remaining(notAfter))]),
+  );
+}
+
 // ---- views, updates and keyboard ----
 
 /** Returns the name of the view and its argument, from the fragment of the URL. */
 function currentView() {
   const [view, argument = ""] = location.hash.slice(1).split("/", 2);
-  const known = ["dataplanes", "dataplane", "services"];
+  const known = ["dataplanes", "dataplane", "services", "decisions", "certificates"];
   return [known.includes(view) ? view : "dataplanes", decodeURIComponent(argument)];
 }
 
@@ -365,6 +424,8 @@ async function update() {
     const [view, argument] = currentView();
     if (view === "dataplane") await updateDataplane(argument);
     else if (view === "services") await updateServices();
+    else if (view === "decisions") await updateDecisions();
+    else if (view === "certificates") await updateCertificates();
     else await updateList();
     byId("problem").hidden = true;
   } catch (error) {
@@ -394,9 +455,11 @@ function onKey(event) {
   }
   if (isField) return;
   const actions = {
-    "/": () => byId(view === "services" ? "graph-text" : "filter-text").focus(),
+    "/": () => document.querySelector(`#view-${view} input[type=search]`)?.focus(),
     1: () => (location.hash = "dataplanes"),
     2: () => (location.hash = "services"),
+    3: () => (location.hash = "decisions"),
+    4: () => (location.hash = "certificates"),
     ...(view === "dataplanes" && { j: () => focusRow(1), k: () => focusRow(-1), n: nextPage, p: previousPage }),
   };
   const action = actions[event.key];
@@ -408,7 +471,7 @@ function onKey(event) {
 
 let typing;
 
-for (const form of [byId("filter"), byId("graph-filter")]) {
+for (const form of document.forms) {
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => {
     clearTimeout(typing);

@@ -152,3 +152,30 @@ async fn overview_and_graph_describe_the_mesh() {
     let unknown = get_json(&page, "/page/api/graph?mesh=none").await;
     assert_eq!(unknown["mtls"], "noMesh");
 }
+
+#[tokio::test]
+async fn decisions_are_listed_the_newest_first() {
+    let (page, _) = mk_page();
+    let decisions = get_json(&page, "/page/api/decisions").await;
+    assert_eq!(decisions[0]["decision"], "denied");
+    assert_eq!(decisions[0]["reason"], "MeshNotFound");
+    assert_eq!(
+        (&decisions[1]["decision"], &decisions[1]["message"]),
+        (&"injected".into(), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn expiry_of_a_workload_is_absent_if_the_replica_issued_no_certificate() {
+    let (page, _) = mk_page();
+    let of = async |name: &str| {
+        let detail = get_json(&page, &format!("/page/api/dataplane?name=team-00/{name}")).await;
+        detail["certificateNotAfter"].as_u64()
+    };
+    assert!(of("service-000-0").await.is_some_and(|seconds| seconds > 0));
+    assert_eq!(of("service-000-1").await, None);
+    assert_eq!(
+        get_json(&page, "/page/api/certificates").await,
+        serde_json::json!([])
+    );
+}
