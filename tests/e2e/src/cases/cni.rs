@@ -1,4 +1,7 @@
-//! The CNI plugin in place of the init container: Pods that start before and after the installer of the plugin.
+//! The CNI plugin in place of the init container: Pods that start before and after the installer of the plugin, and while a
+//! program of the node's network configuration is missing.
+
+mod missing_program;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -66,7 +69,8 @@ async fn check(fixture: &Fixture) -> Result<()> {
         "the installer had to redirect a Pod that started after it"
     );
     check_identity(fixture).await?;
-    init_containers::check(fixture, Redirection::CniPlugin).await
+    init_containers::check(fixture, Redirection::CniPlugin).await?;
+    missing_program::check(fixture).await
 }
 
 /// Installs the control plane for the CNI plugin and with these flags, but not the plugin. Returns the manifest of the
