@@ -59,6 +59,8 @@ chart: ## write the Helm chart of the control plane to deploy/chart
 TOOLS = $(or $(KERMODE_CACHE),$(HOME)/.cache/kermode)/tools
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+MDBOOK_VERSION = 0.5.4
+MDBOOK = $(TOOLS)/mdbook-$(MDBOOK_VERSION)/bin/mdbook
 # The real Envoy, for tests that check configuration against it, and the tool that calls CNI plugins.
 ENVOY = export KERMODE_ENVOY; KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy) && $(CLUSTER_TOOL) cnitool >/dev/null &&
 # The programs of the tests: Envoy, the tool that calls CNI plugins, Helm, and the tool that checks rules of Prometheus.
@@ -111,6 +113,17 @@ fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), wit
 .PHONY: test-repository
 test-repository: ## check cited documents, layers of crates, and the size of Python functions
 	@cd tests && python3 python.py repository
+
+.PHONY: book test-book
+book: $(MDBOOK) ## build the book in target/book
+	@$(MDBOOK) build book
+
+test-book: book ## build the book, and check its links
+	@cd book && python3 $(CURDIR)/tests/python.py .
+
+# A debug build without search takes half a minute on two cores.
+$(MDBOOK):
+	cargo install mdbook --version $(MDBOOK_VERSION) --debug --no-default-features --locked --root $(TOOLS)/mdbook-$(MDBOOK_VERSION)
 
 .PHONY: test-cluster test-cluster-unit
 test-cluster-unit: ## unit tests of the cluster and image tool

@@ -22,7 +22,7 @@ SUITES = {
     "lint": [*CARGO, "clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"],
     "deny": ["make", "--no-print-directory", "deny"],
     "unit": [*CARGO, "test", "--workspace", "--exclude", "kermode-e2e", "--no-fail-fast"],
-    "tools": ["make", "--no-print-directory", "test-repository", "test-cluster-unit", "test-demo"],
+    "tools": ["make", "--no-print-directory", "test-repository", "test-book", "test-cluster-unit", "test-demo"],
     "conformance": ["make", "--no-print-directory", "conformance-shared"],
     "api-server": ["make", "--no-print-directory", "test-api-server"],
     "cluster": ["make", "--no-print-directory", "test-cluster"],

@@ -4,6 +4,7 @@ mod acknowledged_drain;
 mod admission;
 mod applications;
 mod balancing;
+mod book;
 mod certificate;
 mod cni;
 mod cni_starts;
@@ -150,6 +151,8 @@ fn application_tests() -> Vec<Test> {
         identity::ca_rotation_fails_no_request,
         observability::debug_endpoints_are_reachable_only_by_port_forward,
         observability::every_stage_has_metrics,
+        // The book starts rotations of both CAs, and installs three replicas.
+        book::commands_of_the_book_succeed,
     ]
 }
 

@@ -118,9 +118,9 @@ impl Fixture {
         Ok(())
     }
 
-    /// Returns the manifests of `kumactl install control-plane` with these flags and the images of this build.
-    pub(crate) async fn manifests(&self, flags: &[&str]) -> Result<String> {
-        let mut arguments = vec!["install".to_owned(), "control-plane".to_owned()];
+    /// Returns the flags of `kumactl install control-plane` for the images of this build.
+    pub(crate) fn image_flags(&self) -> Result<Vec<String>> {
+        let mut flags = Vec::new();
         for (flag_prefix, image) in [
             ("control-plane", "kuma-cp"),
             ("dataplane", "kuma-dp"),
@@ -134,12 +134,19 @@ impl Fixture {
             let (registry, repository) = name
                 .rsplit_once('/')
                 .with_context(|| format!("the image reference {reference} has no registry"))?;
-            arguments.push(format!("--{flag_prefix}-registry={registry}"));
-            arguments.push(format!("--{flag_prefix}-repository={repository}"));
-            arguments.push(format!("--{flag_prefix}-version={tag}"));
+            flags.push(format!("--{flag_prefix}-registry={registry}"));
+            flags.push(format!("--{flag_prefix}-repository={repository}"));
+            flags.push(format!("--{flag_prefix}-version={tag}"));
         }
-        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Ok(flags)
+    }
+
+    /// Returns the manifests of `kumactl install control-plane` with these flags and the images of this build.
+    pub(crate) async fn manifests(&self, flags: &[&str]) -> Result<String> {
+        let image_flags = self.image_flags()?;
+        let mut arguments = vec!["install", "control-plane"];
+        arguments.extend(image_flags.iter().map(String::as_str));
+        arguments.extend(flags);
         host::run(&self.config.checkout.release_binary("kumactl"), &arguments).await
     }
 

@@ -21,6 +21,11 @@ impl Kubectl {
         Self { program, kubeconfig }
     }
 
+    /// Returns the path of the program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Returns the path of the kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
