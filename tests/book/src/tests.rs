@@ -50,6 +50,24 @@ fn pages_with_commands_that_are_run_are_in_the_book() {
 }
 
 #[test]
+fn every_page_of_docs_is_in_the_summary() {
+    let docs = Checkout::find().expect("the checkout").repository.join("docs");
+    let mut found = Vec::new();
+    for folder in ["", "reference/"] {
+        for entry in std::fs::read_dir(docs.join(folder)).expect("a folder") {
+            let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
+            if name != "SUMMARY.md" && !docs.join(folder).join(&name).is_dir() {
+                found.push(format!("{folder}{name}"));
+            }
+        }
+    }
+    let mut listed = pages(&Checkout::find().expect("the checkout").repository).expect("a summary");
+    found.sort();
+    listed.sort();
+    assert_eq!(found, listed, "left: in docs, right: in docs/SUMMARY.md");
+}
+
+#[test]
 fn output_follows_commands_that_are_run() {
     let mut previous = Kind::Other;
     for (_, block) in blocks_of_the_book() {
