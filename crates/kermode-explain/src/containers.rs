@@ -113,6 +113,11 @@ pub(crate) fn is_terminating(pod: &Value) -> bool {
     !text(pod, "/metadata/deletionTimestamp").is_empty()
 }
 
+/// Whether the Pod is being deleted or has finished. Nothing replaces such a Pod because of its sidecar.
+pub(crate) fn is_ending(pod: &Value) -> bool {
+    is_terminating(pod) || matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
+}
+
 /// Iterates over the statuses of all containers, init containers first.
 fn statuses(pod: &Value) -> impl Iterator<Item = ContainerStatus<'_>> {
     let restartable = list(pod, "/spec/initContainers")

@@ -79,15 +79,28 @@ impl Review {
         object: &Value,
         template: &str,
     ) -> Result<Self, ManifestError> {
-        let namespace = text(object, "/metadata/namespace");
         let objects = ClusterObjects::new(&cluster.objects, cluster.config.system_namespace())?;
+        Self::with_objects(cluster, &objects, object, template)
+    }
+
+    /// Decides as [`Self::of`]; `objects` are those of the cluster, decoded.
+    ///
+    /// # Errors
+    /// If the object cannot be decoded.
+    pub(crate) fn with_objects(
+        cluster: &ObservedCluster,
+        objects: &ClusterObjects,
+        object: &Value,
+        template: &str,
+    ) -> Result<Self, ManifestError> {
+        let namespace = text(object, "/metadata/namespace");
         let roots = cluster
             .control_plane_roots
             .clone()
             .unwrap_or_else(|| roots_of(object));
         let injector = Injector {
             config: &cluster.config,
-            cluster: &objects,
+            cluster: objects,
             ca_pem: &roots,
             namespace,
         };
@@ -116,6 +129,11 @@ impl Review {
     /// Whether the containers of an injected Pod are those that would be injected today.
     pub(crate) fn is_up_to_date(&self) -> bool {
         self.differences.is_empty()
+    }
+
+    /// Returns the differences that make an injected Pod outdated.
+    pub(crate) fn into_differences(self) -> Vec<String> {
+        self.differences
     }
 
     /// Describes the decision: the webhooks, the steps that led to it, and warnings.

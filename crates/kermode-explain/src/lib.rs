@@ -19,6 +19,7 @@ mod late_injection;
 mod namespace;
 mod observed;
 mod pod;
+mod reviewer;
 mod sidecar;
 mod webhook;
 
@@ -30,8 +31,11 @@ pub use deployment::explain_deployment;
 pub use explanation::{Decision, Explanation, Finding, InjectionState, Line, Section, lines_text};
 pub use injection::injections_text;
 pub use namespace::explain_namespace;
-pub use observed::{ObservedCluster, Unread};
-pub use pod::explain_pod;
+pub use observed::{
+    ObservedCluster, Reference, Unread, condition, controller, list, name_of, reason_and_message, text,
+};
+pub use pod::{deployment_of, explain_pod};
+pub use reviewer::{PodReview, PodReviewer};
 
 /// Reason why an object cannot be explained.
 #[derive(Debug, thiserror::Error)]

@@ -34,12 +34,15 @@ pub struct Unread {
 
 /// Reference to an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reference<'a> {
-    pub(crate) kind: &'a str,
-    pub(crate) namespace: &'a str,
-    pub(crate) name: &'a str,
+pub struct Reference<'a> {
+    /// Kind.
+    pub kind: &'a str,
+    /// Namespace; empty for a cluster-scoped object.
+    pub namespace: &'a str,
+    /// Name.
+    pub name: &'a str,
     /// UID; empty if it is unknown.
-    pub(crate) uid: &'a str,
+    pub uid: &'a str,
 }
 
 // === impl ObservedCluster ===
@@ -82,7 +85,7 @@ impl ObservedCluster {
     }
 
     /// Whether an object of a kind that is not among the objects is missing in the cluster, too.
-    pub(crate) fn can_miss(&self, kind: &str) -> bool {
+    pub fn can_miss(&self, kind: &str) -> bool {
         self.is_live && self.unread.iter().all(|unread| unread.kind != kind)
     }
 
@@ -131,7 +134,7 @@ impl ObservedCluster {
 
 impl<'a> Reference<'a> {
     /// Returns the reference to an object.
-    pub(crate) fn to(object: &'a Value) -> Self {
+    pub fn to(object: &'a Value) -> Self {
         Self {
             kind: text(object, "/kind"),
             namespace: text(object, "/metadata/namespace"),
@@ -152,7 +155,7 @@ impl std::fmt::Display for Reference<'_> {
 }
 
 /// Returns the controller in the owner references of an object.
-pub(crate) fn controller(object: &Value) -> Option<Reference<'_>> {
+pub fn controller(object: &Value) -> Option<Reference<'_>> {
     let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
     let owner = owners.iter().find(|owner| owner["controller"] == true)?;
     Some(Reference {
@@ -164,12 +167,12 @@ pub(crate) fn controller(object: &Value) -> Option<Reference<'_>> {
 }
 
 /// Returns the name of an object.
-pub(crate) fn name_of(object: &Value) -> &str {
+pub fn name_of(object: &Value) -> &str {
     text(object, "/metadata/name")
 }
 
 /// Returns the text at a JSON pointer; empty if there is none.
-pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -177,20 +180,20 @@ pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 }
 
 /// Returns the items of the list at a JSON pointer; none if there is no list.
-pub(crate) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
+pub fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     let items = object.pointer(pointer).and_then(Value::as_array);
     items.map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Returns a condition of an object's status by its type.
-pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     list(object, "/status/conditions")
         .iter()
         .find(|condition| condition["type"] == kind)
 }
 
 /// Returns the reason and the message of a condition or of a state, as far as they exist.
-pub(crate) fn reason_and_message(object: &Value) -> String {
+pub fn reason_and_message(object: &Value) -> String {
     let (reason, message) = (text(object, "/reason"), text(object, "/message").trim());
     match (reason.is_empty(), message.is_empty()) {
         (false, false) => format!("{reason}: {message}"),

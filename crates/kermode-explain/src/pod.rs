@@ -150,7 +150,7 @@ impl<'a> PodFacts<'a> {
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut findings = containers::findings(self.pod);
         // A Pod that ends or has finished is not replaced because of its sidecar.
-        if !self.is_ending() {
+        if !containers::is_ending(self.pod) {
             findings.extend(self.injection_findings());
         }
         if self.is_injected {
@@ -169,12 +169,6 @@ impl<'a> PodFacts<'a> {
         let mesh = text(self.pod, "/metadata/annotations/kuma.io~1mesh");
         let mesh = if mesh.is_empty() { "default" } else { mesh };
         format!("has a sidecar, mesh {mesh}, {state}")
-    }
-
-    /// Whether the Pod ends or has finished.
-    fn is_ending(&self) -> bool {
-        containers::is_terminating(self.pod)
-            || matches!(text(self.pod, "/status/phase"), "Succeeded" | "Failed")
     }
 
     fn injection_lines(&self) -> Vec<Line> {
@@ -257,10 +251,11 @@ impl<'a> PodFacts<'a> {
 
     fn dataplane_findings(&self) -> Vec<Finding> {
         if let Some(dataplane) = self.dataplane() {
-            return sidecar::findings(dataplane, !self.is_ending());
+            return sidecar::findings(dataplane, !containers::is_ending(self.pod));
         }
         let has_address = !text(self.pod, "/status/podIP").is_empty();
-        let is_expected = self.cluster.can_miss("Dataplane") && has_address && !self.is_ending();
+        let is_expected =
+            self.cluster.can_miss("Dataplane") && has_address && !containers::is_ending(self.pod);
         // The finding about an invalid field explains the absence.
         if !is_expected || self.conversion.dataplane.is_err() {
             return Vec::new();
@@ -359,7 +354,7 @@ pub(crate) fn assumptions(cluster: &ObservedCluster, review: &Review) -> Vec<Str
 /// Returns the command that replaces a Pod.
 pub(crate) fn restart_remedy(pod: &Value) -> String {
     let namespace = text(pod, "/metadata/namespace");
-    if let Some(deployment) = deployment(pod) {
+    if let Some(deployment) = deployment_of(pod) {
         return format!(
             "restart its workload: kubectl -n {namespace} rollout restart deployment {deployment}"
         );
@@ -380,7 +375,7 @@ pub(crate) fn restart_remedy(pod: &Value) -> String {
 
 /// Returns the name of the Deployment of a Pod. A Deployment labels its Pods with the hash of their template, and appends it
 /// to the name of their ReplicaSet. Other owners of ReplicaSets do not.
-fn deployment(pod: &Value) -> Option<&str> {
+pub fn deployment_of(pod: &Value) -> Option<&str> {
     let owner = controller(pod).filter(|owner| owner.kind == "ReplicaSet")?;
     let hash = text(pod, "/metadata/labels/pod-template-hash");
     let name = owner.name.strip_suffix(hash).filter(|_| !hash.is_empty())?;

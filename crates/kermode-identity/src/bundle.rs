@@ -2,8 +2,10 @@
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
-use crate::{Error, pem};
+use crate::{Error, Validity, pem};
 
 /// Root certificates in insertion order, without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +63,14 @@ impl TrustBundle {
         self.roots.iter().any(|root| other.roots.contains(root))
     }
 
+    /// Returns the validity of each root, in order.
+    ///
+    /// # Errors
+    /// If a root is no certificate.
+    pub fn validities(&self) -> Result<Vec<Validity>, Error> {
+        self.roots.iter().map(validity_of).collect()
+    }
+
     /// Returns the roots in DER, in order.
     pub fn to_der(&self) -> Vec<Vec<u8>> {
         self.roots.iter().map(|root| root.to_vec()).collect()
@@ -70,6 +80,18 @@ impl TrustBundle {
     pub fn to_pem(&self) -> String {
         pem::encode_certificates(self.roots.iter().map(AsRef::as_ref))
     }
+}
+
+fn validity_of(root: &CertificateDer<'_>) -> Result<Validity, Error> {
+    let (_, parsed) = X509Certificate::from_der(root).map_err(|error| Error::Certificate {
+        owner: "the trust bundle",
+        reason: error.to_string(),
+    })?;
+    let validity = parsed.validity();
+    Ok(Validity::from_unix(
+        validity.not_before.timestamp(),
+        validity.not_after.timestamp(),
+    ))
 }
 
 #[cfg(test)]

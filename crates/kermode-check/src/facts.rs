@@ -1,0 +1,126 @@
+//! Facts about a cluster, which the caller collects.
+
+use std::time::SystemTime;
+
+use kermode_explain::ObservedCluster;
+use kermode_model::KubernetesVersion;
+
+use crate::census::Census;
+
+/// Facts about a cluster.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Version of `kumactl`.
+    pub kumactl_version: String,
+    /// Version of the API server; `None` if it cannot be read.
+    pub api_server_version: Option<KubernetesVersion>,
+    /// Clocks at the same moment; `None` if the API server sends no time.
+    pub clocks: Option<Clocks>,
+    /// Whether the API server has registrations of webhooks; `None` if this is not known.
+    pub serves_admission_registrations: Option<bool>,
+    /// Permissions of the user for the objects of an installation. Empty unless the cluster is checked before an
+    /// installation.
+    pub permissions: Vec<Permission>,
+    /// Result of the attempt to create a Pod in a dry run.
+    pub dry_run: DryRun,
+    /// Nodes, Namespaces, Meshes, ContainerPatches, registrations of webhooks; the Deployment, the DaemonSet, the Leases
+    /// and the ConfigMap of the installation; and the Pods of the control plane.
+    pub cluster: ObservedCluster,
+    /// Resources of the group `kuma.io` that the API server does not serve.
+    pub missing_definitions: Vec<String>,
+    /// CA certificates.
+    pub certificates: Vec<CertificateFact>,
+    /// Reasons why CA certificates could not be read.
+    pub unread_certificates: Vec<String>,
+    /// Pods and Dataplanes of the mesh; or the reason why they could not be read.
+    pub census: Option<Result<Census, String>>,
+}
+
+/// Clocks at the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clocks {
+    /// Clock of this machine, in the middle between the request and the response.
+    pub local: SystemTime,
+    /// Clock of the API server, in whole seconds.
+    pub api_server: SystemTime,
+}
+
+/// Permission of the user for one verb on one resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permission {
+    /// Verb.
+    pub verb: &'static str,
+    /// Resource with its API group, as `kubectl auth can-i` takes it.
+    pub resource: String,
+    /// Namespace; `None` for a cluster-scoped resource.
+    pub namespace: Option<String>,
+    /// Whether the user has the permission.
+    pub is_allowed: bool,
+}
+
+/// Result of the creation of a labelled Pod in a dry run, in a namespace in which the injector is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DryRun {
+    /// Nothing was created, for this reason. Empty before an installation.
+    NotTried(String),
+    /// The Pod got a sidecar.
+    #[default]
+    Injected,
+    /// The Pod was created without a sidecar.
+    NotInjected,
+    /// The injector denied the Pod, with this message.
+    Denied(String),
+    /// The API server could not call the injector, with this message.
+    Unreachable(String),
+}
+
+/// CA certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFact {
+    /// Object that contains the certificate, for example `Secret kong-mesh-system/default.ca-builtin-cert-ca-1`.
+    pub object: String,
+    /// Use of the certificate, for example `the CA of mesh default`.
+    pub owner: String,
+    /// The certificates in PEM.
+    pub pem: String,
+}
+
+impl DryRun {
+    /// Classifies the error message of the API server, which refused to create the Pod with HTTP status `code`. `None`
+    /// if the error says nothing about the injector.
+    pub fn of_error(code: u16, message: &str) -> Option<Self> {
+        if message.contains("failed calling webhook") {
+            return Some(Self::Unreachable(message.to_owned()));
+        }
+        if message.contains("admission webhook") && message.contains("denied the request") {
+            return Some(Self::Denied(message.to_owned()));
+        }
+        // Pod Security rejects the init container, so the injector has added it.
+        (code == 403 && message.contains("PodSecurity") && message.contains("kuma-init"))
+            .then_some(Self::Injected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_api_server_say_whether_it_has_called_the_injector() {
+        let unreachable =
+            "Internal error occurred: failed calling webhook \"a.kuma.io\": failed to call webhook: x509";
+        let denied = "admission webhook \"a.kuma.io\" denied the request: no mesh";
+        let security =
+            "pods \"a\" is forbidden: violates PodSecurity \"baseline\": (container \"kuma-init\" must not)";
+        assert_eq!(
+            DryRun::of_error(500, unreachable),
+            Some(DryRun::Unreachable(unreachable.to_owned()))
+        );
+        assert_eq!(
+            DryRun::of_error(403, denied),
+            Some(DryRun::Denied(denied.to_owned()))
+        );
+        assert_eq!(DryRun::of_error(403, security), Some(DryRun::Injected));
+        assert_eq!(DryRun::of_error(403, "cannot create resource \"pods\""), None);
+    }
+}
