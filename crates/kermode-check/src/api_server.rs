@@ -1,12 +1,14 @@
 //! Checks of the API server: its version, its admission, and the permissions of the user.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kermode_crds::GROUP;
+use kermode_explain::text;
 use kermode_model::KubernetesVersion;
+use serde_json::Value;
 
 use crate::catalogue::FindingKind;
-use crate::facts::{DryRun, Facts};
+use crate::facts::{DryRun, Facts, Permission};
 use crate::report::{Check, Finding};
 
 /// Oldest supported version of the API server: the first one that evaluates `matchConditions` of webhooks by default.
@@ -64,6 +66,36 @@ pub(crate) fn admission(facts: &Facts) -> Check {
     }
 }
 
+/// Returns the permissions that `kubectl apply` of these objects needs: to create and to change each kind. They are not
+/// marked as allowed.
+pub fn required_permissions(objects: &[Value]) -> Vec<Permission> {
+    let kinds: BTreeSet<(String, Option<&str>)> = objects
+        .iter()
+        .map(|object| (resource_of(object), object["metadata"]["namespace"].as_str()))
+        .collect();
+    let permissions = kinds.into_iter().flat_map(|(resource, namespace)| {
+        ["create", "patch"].map(|verb| Permission {
+            verb,
+            resource: resource.clone(),
+            namespace: namespace.map(str::to_owned),
+            is_allowed: false,
+        })
+    });
+    permissions.collect()
+}
+
+/// Returns the plural of an object's kind with its API group. The kinds of an installation have regular plurals.
+fn resource_of(object: &Value) -> String {
+    let kind = text(object, "/kind").to_lowercase();
+    let plural = kind
+        .strip_suffix('y')
+        .map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"));
+    match text(object, "/apiVersion").split_once('/') {
+        Some((group, _)) => format!("{plural}.{group}"),
+        None => plural,
+    }
+}
+
 /// Checks that the user may create and change the objects of an installation.
 pub(crate) fn permissions(facts: &Facts) -> Check {
     let mut missing: BTreeMap<(&str, Option<&str>), Vec<&str>> = BTreeMap::new();
@@ -93,7 +125,7 @@ pub(crate) fn permissions(facts: &Facts) -> Check {
     });
     Check::new(
         PERMISSIONS,
-        format!("{} were asked for", facts.permissions.len()),
+        format!("{} are needed", facts.permissions.len()),
         findings.collect(),
     )
 }

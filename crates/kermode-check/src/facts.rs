@@ -23,15 +23,11 @@ pub struct Facts {
     pub permissions: Vec<Permission>,
     /// Result of the attempt to create a Pod in a dry run.
     pub dry_run: DryRun,
-    /// Nodes, Namespaces, Meshes, ContainerPatches, registrations of webhooks; the Deployment, the DaemonSet, the Leases
-    /// and the ConfigMap of the installation; and the Pods of the control plane.
+    /// Nodes, Namespaces, Meshes, ContainerPatches, registrations of webhooks; the Deployment, the DaemonSet and the
+    /// Leases of the installation; Secrets with certificates of CAs; and the Pods of the control plane.
     pub cluster: ObservedCluster,
     /// Resources of the group `kuma.io` that the API server does not serve.
     pub missing_definitions: Vec<String>,
-    /// CA certificates.
-    pub certificates: Vec<CertificateFact>,
-    /// Reasons why CA certificates could not be read.
-    pub unread_certificates: Vec<String>,
     /// Pods and Dataplanes of the mesh; or the reason why they could not be read.
     pub census: Option<Result<Census, String>>,
 }
@@ -72,17 +68,6 @@ pub enum DryRun {
     Denied(String),
     /// The API server could not call the injector, with this message.
     Unreachable(String),
-}
-
-/// CA certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFact {
-    /// Object that contains the certificate, for example `Secret kong-mesh-system/default.ca-builtin-cert-ca-1`.
-    pub object: String,
-    /// Use of the certificate, for example `the CA of mesh default`.
-    pub owner: String,
-    /// The certificates in PEM.
-    pub pem: String,
 }
 
 impl DryRun {

@@ -23,10 +23,12 @@ mod tests;
 
 use std::time::SystemTime;
 
+pub use api_server::required_permissions;
 pub use catalogue::{FindingKind, Severity};
 pub use census::Census;
+pub use certificates::certificate_secrets;
 pub use control_plane::{CNI, LEASE};
-pub use facts::{CertificateFact, Clocks, DryRun, Facts, Permission};
+pub use facts::{Clocks, DryRun, Facts, Permission};
 pub use report::{Check, CheckOutcome, Finding, Paint, Report};
 
 /// Checks whether a control plane can be installed in a cluster.
@@ -51,7 +53,7 @@ pub fn check_mesh(facts: &Facts, local_time: SystemTime) -> Report {
         control_plane::control_plane(facts, now),
         control_plane::webhooks(&facts.cluster),
         api_server::injector(facts),
-        certificates::certificates(facts, now),
+        certificates::certificates(&facts.cluster, now),
         control_plane::cni(&facts.cluster),
         workloads::container_patches(&facts.cluster),
         workloads::pods(facts),

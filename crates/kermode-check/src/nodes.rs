@@ -170,7 +170,7 @@ fn clock_finding(
     tolerance: Duration,
 ) -> Option<Finding> {
     let difference = distance(kubelet, api_server);
-    let kind = if difference > tolerance {
+    let kind = if difference > tolerance.max(CLOCK_WARNING) {
         FindingKind::NodeClockWrong
     } else if difference > CLOCK_WARNING {
         FindingKind::NodeClockDiffers

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use base64::Engine as _;
 use kermode_explain::{ObservedCluster, PodReviewer, Unread};
 use kermode_model::KubernetesVersion;
 use serde_json::{Value, json};
@@ -31,9 +32,16 @@ fn node_lease(node: &str, renewed: &str, written: &str) -> Value {
     ]}, "spec": {"renewTime": renewed}})
 }
 
+/// Returns the certificate of a CA that was created a day ago, encoded as in an object.
+fn encoded_certificate() -> String {
+    let created = now() - Duration::from_hours(24);
+    let authority = kermode_identity::ServingAuthority::generate(created).expect("an authority");
+    base64::engine::general_purpose::STANDARD.encode(authority.certificate_pem())
+}
+
 fn registration(kind: &str, name: &str) -> Value {
     json!({"kind": kind, "metadata": {"name": name}, "webhooks": [
-        {"name": "w", "failurePolicy": "Fail", "clientConfig": {"caBundle": "YQ=="}},
+        {"name": "w", "failurePolicy": "Fail", "clientConfig": {"caBundle": encoded_certificate()}},
     ]})
 }
 
@@ -108,16 +116,11 @@ fn ids_after(change: impl FnOnce(&mut Facts)) -> Vec<&'static str> {
 }
 
 #[test]
-fn healthy_cluster_has_no_finding_and_only_certificates_are_not_checked() {
+fn healthy_cluster_passes_all_checks() {
     let report = check_mesh(&healthy(), now());
     assert_eq!(ids(&report), [""; 0]);
-    let left_out: Vec<&str> = report
-        .checks
-        .iter()
-        .filter(|check| check.outcome == CheckOutcome::NotChecked)
-        .map(|check| check.name)
-        .collect();
-    assert_eq!(left_out, ["certificates"]);
+    let is_passed = |check: &Check| check.outcome == CheckOutcome::Passed;
+    assert!(report.checks.iter().all(is_passed), "{:#?}", report.checks);
     let before = check_before_installation(&healthy());
     assert_eq!(ids(&before), [""; 0]);
 }
@@ -376,32 +379,84 @@ fn pods_and_dataplanes_are_grouped_by_namespace() {
 
 #[test]
 fn certificates_are_checked_at_the_time_of_the_api_server() {
-    let issued = now() - Duration::from_hours(24);
-    let authority = kermode_identity::ServingAuthority::generate(issued).expect("an authority");
-    let pem = authority.certificate_pem();
-    let ids_at = |time: SystemTime, pem: &str| {
+    let ids_at = |time: SystemTime, certificate: &str| {
         ids_after(|facts| {
             facts.clocks = Some(Clocks {
                 local: time,
                 api_server: time,
             });
-            remove(facts, "Lease");
-            facts.cluster.unread.push(Unread {
-                kind: "Lease",
-                reason: "r".to_owned(),
-            });
-            facts.certificates.push(CertificateFact {
-                object: "Secret a/b".to_owned(),
-                owner: "the CA of mesh default".to_owned(),
-                pem: pem.to_owned(),
-            });
+            for kind in [
+                "MutatingWebhookConfiguration",
+                "ValidatingWebhookConfiguration",
+                "Lease",
+            ] {
+                remove(facts, kind);
+                facts.cluster.unread.push(Unread {
+                    kind,
+                    reason: "r".to_owned(),
+                });
+            }
+            facts.cluster.objects.push(json!({
+                "kind": "Secret", "metadata": {"namespace": NAMESPACE, "name": "default.ca-builtin-cert-ca-1"},
+                "data": {"value": certificate},
+            }));
         })
     };
+    let certificate = encoded_certificate();
     let years = |years: u64| now() + Duration::from_hours(24 * 365 * years);
-    assert_eq!(ids_at(now(), &pem), [""; 0]);
-    assert_eq!(ids_at(years(9), &pem), ["CertificateExpires"]);
-    assert_eq!(ids_at(years(11), &pem), ["CertificateInvalid"]);
-    assert_eq!(ids_at(now(), "no certificate"), ["CertificateInvalid"]);
+    assert_eq!(ids_at(now(), &certificate), [""; 0]);
+    assert_eq!(ids_at(years(9), &certificate), ["CertificateExpires"]);
+    assert_eq!(ids_at(years(11), &certificate), ["CertificateInvalid"]);
+    assert_eq!(ids_at(now(), "YQ=="), ["CertificateInvalid"]);
+}
+
+#[test]
+fn secrets_of_the_first_ca_are_read_unless_the_ca_was_rotated() {
+    let mesh = |name: &str, backend: &str| json!({"metadata": {"name": name}, "spec": {"mtls": {"enabledBackend": backend}}});
+    let meshes = [mesh("a", "ca-1"), mesh("b", "ca-1"), mesh("c", "")];
+    let secrets = [
+        "a.ca-builtin-cert-ca-1",
+        "a.ca-builtin-key-ca-1",
+        "b.ca-builtin-cert-ca-1",
+        "b.ca-builtin-rotation-ca-1.1",
+        "kuma-control-plane-ca",
+    ];
+    let found = certificate_secrets(meshes.iter(), &secrets.map(str::to_owned));
+    assert_eq!(found, ["a.ca-builtin-cert-ca-1"]);
+}
+
+#[test]
+fn permissions_are_those_to_create_and_change_each_kind_of_an_installation() {
+    let objects = kermode_install::Installation::new(NAMESPACE)
+        .objects()
+        .expect("objects");
+    let permissions = required_permissions(&objects);
+    let names: BTreeSet<String> = permissions
+        .iter()
+        .map(|permission| {
+            let Permission {
+                verb,
+                resource,
+                namespace,
+                ..
+            } = permission;
+            format!("{verb} {resource} {}", namespace.as_deref().unwrap_or("-"))
+        })
+        .collect();
+    for expected in [
+        "create namespaces -",
+        "patch customresourcedefinitions.apiextensions.k8s.io -",
+        "create mutatingwebhookconfigurations.admissionregistration.k8s.io -",
+        "create rolebindings.rbac.authorization.k8s.io kong-mesh-system",
+        "patch deployments.apps kong-mesh-system",
+    ] {
+        assert!(names.contains(expected), "{expected} is missing in {names:?}");
+    }
+    let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {}});
+    assert_eq!(
+        required_permissions(&[policy])[0].resource,
+        "networkpolicies.networking.k8s.io"
+    );
 }
 
 #[test]
@@ -428,7 +483,6 @@ fn check_without_readable_objects_is_left_out_with_the_reason() {
         [
             "nodes",
             "control plane",
-            "certificates",
             "CNI plugin",
             "ContainerPatches",
             "Pods",

@@ -42,7 +42,15 @@ pub(crate) fn pods(facts: &Facts) -> Check {
         "Pods have a sidecar that differs from what would be injected today",
         "restart their workloads when it suits them: kubectl rollout restart",
     ));
-    let summary = format!("{} running, {} with a sidecar", census.pods, census.injected);
+    let compared = if facts.cluster.config_is_known {
+        ""
+    } else {
+        "; sidecars were not compared, because the settings of the control plane are not known"
+    };
+    let summary = format!(
+        "{} exist, {} with a sidecar{compared}",
+        census.pods, census.injected
+    );
     Check::new(PODS, summary, findings)
 }
 
