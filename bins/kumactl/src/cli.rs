@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::check::CheckArgs;
 use crate::dataplane::DataplaneArgs;
 use crate::explain::ExplainCommand;
 use crate::get::GetArgs;
@@ -23,6 +24,8 @@ pub(crate) struct Cli {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Check a running mesh, or with --pre a cluster before an installation: findings with remedies.
+    Check(Box<CheckArgs>),
     /// Print or explain the Dataplanes that the control plane would write for Pods.
     Dataplane(DataplaneArgs),
     /// Explain an object of a cluster or of files: its injection, Dataplane and sidecar, and what is wrong.

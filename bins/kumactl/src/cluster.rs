@@ -5,9 +5,10 @@
 //! the namespace.
 
 mod error;
+mod probe;
 mod resource;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 
 pub(crate) use error::ClusterError;
 use error::Request;
+pub(crate) use probe::ServerTime;
 pub(crate) use resource::Resource;
 
 /// Number of objects that a list request returns at most. The API server keeps the rest for the next request.
@@ -50,7 +52,7 @@ pub(crate) struct ClusterArgs {
     context: Option<String>,
 
     /// Time limit of each request to the API server.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     request_timeout: Duration,
 }
 
@@ -104,7 +106,8 @@ fn take_list(object: &mut Value, key: &str) -> Vec<Value> {
     object[key].as_array_mut().map(std::mem::take).unwrap_or_default()
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+/// Parses a duration above zero.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed = duration::parse(text).map_err(|error| error.to_string())?;
     if parsed.is_zero() {
         return Err("use a duration above zero, such as 10s".to_owned());
@@ -287,7 +290,22 @@ impl ClusterClient {
         selection: Selection<'_>,
         media_type: &'static str,
     ) -> Result<Vec<Value>, ClusterError> {
-        let (mut pages, mut next) = (Vec::new(), String::new());
+        let mut pages = Vec::new();
+        self.visit_pages(request, path, selection, media_type, |page| pages.push(page))
+            .await?;
+        Ok(pages)
+    }
+
+    /// Calls `visit` with each page of the list at a path, read as `media_type`.
+    async fn visit_pages(
+        &self,
+        request: Request,
+        path: &str,
+        selection: Selection<'_>,
+        media_type: &'static str,
+        mut visit: impl FnMut(Value),
+    ) -> Result<(), ClusterError> {
+        let mut next = String::new();
         for _ in 0..MAX_PAGES {
             let path = format!(
                 "{path}?limit={PAGE_SIZE}&labelSelector={}&fieldSelector={}&continue={}",
@@ -298,9 +316,9 @@ impl ClusterClient {
             let page = self.read(&request, &path, media_type).await?;
             let token = page["metadata"]["continue"].as_str();
             token.unwrap_or_default().clone_into(&mut next);
-            pages.push(page);
+            visit(page);
             if next.is_empty() {
-                return Ok(pages);
+                return Ok(());
             }
         }
         Err(ClusterError::TooManyPages {
@@ -339,15 +357,24 @@ impl ClusterClient {
             .header(http::header::ACCEPT, media_type)
             .body(Vec::new());
         let http = http.map_err(|error| self.error(request, kube::Error::HttpError(error)))?;
+        self.send(request, http).await
+    }
+
+    /// Sends a request, and decodes the response as JSON.
+    async fn send(&self, request: &Request, http: http::Request<Vec<u8>>) -> Result<Value, ClusterError> {
         // The future is large, and commands wait for many of them at the same time.
         let response = Box::pin(self.client.request(http));
         match tokio::time::timeout(self.timeout, response).await {
             Ok(response) => response.map_err(|error| self.error(request, error)),
-            Err(_) => Err(ClusterError::Timeout {
-                cluster: self.name.clone(),
-                request: request.clone(),
-                limit: duration::format(self.timeout),
-            }),
+            Err(_) => Err(self.timeout_error(request)),
+        }
+    }
+
+    fn timeout_error(&self, request: &Request) -> ClusterError {
+        ClusterError::Timeout {
+            cluster: self.name.clone(),
+            request: request.clone(),
+            limit: duration::format(self.timeout),
         }
     }
 

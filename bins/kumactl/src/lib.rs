@@ -1,8 +1,10 @@
 //! `kumactl`, the command line tool of Kermode. This file parses the command line and dispatches; each subcommand has a
 //! module.
 
+mod check;
 mod cli;
 mod cluster;
+mod control_plane;
 mod dataplane;
 mod explain;
 mod get;
@@ -10,6 +12,7 @@ mod inject;
 mod install;
 mod migrate;
 mod output;
+mod progress;
 mod uninstall;
 mod validate;
 mod version;
@@ -29,6 +32,7 @@ pub use install::control_plane_objects;
 pub fn main() -> ExitCode {
     let success = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
+        Command::Check(args) => check::run(&args),
         Command::Dataplane(args) => dataplane::run(&args),
         Command::Explain(command) => explain::run(&command),
         Command::Get(args) => get::run(&args),

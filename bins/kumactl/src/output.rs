@@ -1,9 +1,10 @@
 //! Output of the program. No other module prints.
 
-use std::io::{ErrorKind, Write, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stdout};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use kermode_check::CheckOutcome;
 use kermode_manifests::yaml;
 use serde::Serialize;
 
@@ -41,6 +42,27 @@ pub(crate) fn formatted(
     })
 }
 
+/// Colors the word for an outcome if the standard output is a terminal with colors, and the variable `NO_COLOR` is not
+/// set (<https://no-color.org>).
+pub(crate) fn paint(outcome: CheckOutcome, word: &str) -> String {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+    let has_colors = stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb;
+    colored(outcome, word, has_colors)
+}
+
+fn colored(outcome: CheckOutcome, word: &str, has_colors: bool) -> String {
+    if !has_colors {
+        return word.to_owned();
+    }
+    let color = match outcome {
+        CheckOutcome::Passed => 32,
+        CheckOutcome::Warning | CheckOutcome::NotChecked => 33,
+        CheckOutcome::Error => 31,
+    };
+    format!("\u{1b}[{color}m{word}\u{1b}[0m")
+}
+
 /// Prints a notice to the standard error.
 #[allow(clippy::print_stderr, reason = "all notices are printed here")]
 pub(crate) fn print_notice(kind: &str, text: &str) {
@@ -51,4 +73,18 @@ pub(crate) fn print_notice(kind: &str, text: &str) {
 #[allow(clippy::print_stderr, reason = "all errors are printed here")]
 pub(crate) fn print_error(error: &anyhow::Error) {
     eprintln!("Error: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn word_has_escape_sequences_only_with_colors() {
+        assert_eq!(colored(CheckOutcome::Error, "error", false), "error");
+        assert_eq!(
+            colored(CheckOutcome::Error, "error", true),
+            "\u{1b}[31merror\u{1b}[0m"
+        );
+    }
 }

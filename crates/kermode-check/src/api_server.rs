@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kermode_crds::GROUP;
 use kermode_explain::text;
 use kermode_model::KubernetesVersion;
 use serde_json::Value;
@@ -19,6 +18,7 @@ const VERSION: &str = "API server";
 const ADMISSION: &str = "admission";
 const PERMISSIONS: &str = "permissions";
 const INJECTOR: &str = "injector";
+const DEFINITIONS: &str = "custom resources";
 
 /// Checks the version of the API server.
 pub(crate) fn version(facts: &Facts) -> Check {
@@ -170,21 +170,18 @@ pub(crate) fn injector(facts: &Facts) -> Check {
 
 /// Checks that the API server serves the custom resources.
 pub(crate) fn definitions(facts: &Facts) -> Check {
+    let missing = match &facts.missing_definitions {
+        Ok(missing) => missing,
+        Err(reason) => return Check::left_out(DEFINITIONS, reason),
+    };
     let finding = |name: &String| {
         Finding::new(
             FindingKind::DefinitionMissing,
-            format!("{name}.{GROUP}"),
+            name,
             "the API server does not serve this custom resource",
             "apply the manifests of kumactl install control-plane",
         )
     };
-    Check::new(
-        "custom resources",
-        if facts.missing_definitions.is_empty() {
-            "served"
-        } else {
-            "incomplete"
-        },
-        facts.missing_definitions.iter().map(finding).collect(),
-    )
+    let summary = format!("{} are missing", missing.len());
+    Check::new(DEFINITIONS, summary, missing.iter().map(finding).collect())
 }

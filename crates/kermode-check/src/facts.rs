@@ -8,7 +8,7 @@ use kermode_model::KubernetesVersion;
 use crate::census::Census;
 
 /// Facts about a cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Facts {
     /// Version of `kumactl`.
     pub kumactl_version: String,
@@ -26,10 +26,27 @@ pub struct Facts {
     /// Nodes, Namespaces, Meshes, ContainerPatches, registrations of webhooks; the Deployment, the DaemonSet and the
     /// Leases of the installation; Secrets with certificates of CAs; and the Pods of the control plane.
     pub cluster: ObservedCluster,
-    /// Resources of the group `kuma.io` that the API server does not serve.
-    pub missing_definitions: Vec<String>,
+    /// Custom resources of the mesh that the API server does not serve, with their API group; or the reason why this is
+    /// not known.
+    pub missing_definitions: Result<Vec<String>, String>,
     /// Pods and Dataplanes of the mesh; or the reason why they could not be read.
     pub census: Option<Result<Census, String>>,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            kumactl_version: String::new(),
+            api_server_version: None,
+            clocks: None,
+            serves_admission_registrations: None,
+            permissions: Vec::new(),
+            dry_run: DryRun::NotTried("no Pod was created".to_owned()),
+            cluster: ObservedCluster::default(),
+            missing_definitions: Err("they were not read".to_owned()),
+            census: None,
+        }
+    }
 }
 
 /// Clocks at the same moment.
@@ -55,12 +72,11 @@ pub struct Permission {
 }
 
 /// Result of the creation of a labelled Pod in a dry run, in a namespace in which the injector is called.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DryRun {
-    /// Nothing was created, for this reason. Empty before an installation.
+    /// Nothing was created, for this reason.
     NotTried(String),
     /// The Pod got a sidecar.
-    #[default]
     Injected,
     /// The Pod was created without a sidecar.
     NotInjected,

@@ -89,6 +89,8 @@ fn healthy() -> Facts {
             control_plane_pods: Some(vec![control_plane_pod("cp-0", image)]),
             ..ObservedCluster::default()
         },
+        dry_run: DryRun::Injected,
+        missing_definitions: Ok(Vec::new()),
         census: Some(Ok(Census::default())),
         ..Facts::default()
     }
@@ -134,7 +136,7 @@ fn each_fault_of_the_cluster_is_found() {
         ids_after(|facts| version(facts, 28)),
         ["NativeSidecarsUnsupported"]
     );
-    let missing = vec!["meshes".to_owned()];
+    let missing = Ok(vec!["meshes.kuma.io".to_owned()]);
     assert_eq!(
         ids_after(|facts| facts.missing_definitions = missing),
         ["DefinitionMissing"]

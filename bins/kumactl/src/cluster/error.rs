@@ -153,6 +153,19 @@ impl ClusterError {
         }
     }
 
+    /// Returns the HTTP status and the message of the API server, if it has refused a request for another reason than a
+    /// missing object.
+    pub(crate) fn refusal(&self) -> Option<(u16, &str)> {
+        match self {
+            Self::Forbidden { message, .. } => Some((403, message)),
+            Self::Other {
+                source: kube::Error::Api(status),
+                ..
+            } => Some((status.code, &status.message)),
+            _ => None,
+        }
+    }
+
     /// Whether the user lacks a permission, or the API server does not serve the resource. An explanation is possible
     /// without such objects.
     pub(crate) fn is_about_one_resource(&self) -> bool {

@@ -20,6 +20,7 @@ impl Resource {
     pub(crate) const DEPLOYMENT: Self = Self::new("apps", "v1", "Deployment", "deployments");
     pub(crate) const EVENT: Self = Self::new("", "v1", "Event", "events");
     pub(crate) const JOB: Self = Self::new("batch", "v1", "Job", "jobs");
+    pub(crate) const LEASE: Self = Self::new("coordination.k8s.io", "v1", "Lease", "leases");
     pub(crate) const MESH: Self = Self::kuma("Mesh", "meshes");
     pub(crate) const MESH_TRAFFIC_PERMISSION: Self =
         Self::kuma("MeshTrafficPermission", "meshtrafficpermissions");
@@ -36,6 +37,13 @@ impl Resource {
     pub(crate) const SECRET: Self = Self::new("", "v1", "Secret", "secrets");
     pub(crate) const SERVICE: Self = Self::new("", "v1", "Service", "services");
     pub(crate) const STATEFUL_SET: Self = Self::new("apps", "v1", "StatefulSet", "statefulsets");
+
+    pub(crate) const VALIDATING_WEBHOOKS: Self = Self::new(
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingWebhookConfiguration",
+        "validatingwebhookconfigurations",
+    );
 
     const fn new(
         group: &'static str,

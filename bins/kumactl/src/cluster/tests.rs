@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 
 /// Returns a client whose requests are answered by a function of path and query.
-fn cluster(
+pub(crate) fn cluster(
     timeout: Duration,
     answer: impl Fn(&str) -> (u16, String) + Clone + Send + 'static,
 ) -> ClusterClient {
@@ -192,6 +192,6 @@ async fn unusable_kubeconfig_is_named_in_the_error() {
 
 #[test]
 fn time_limit_of_zero_is_rejected() {
-    assert!(parse_timeout("0s").is_err());
-    assert_eq!(parse_timeout("2s"), Ok(Duration::from_secs(2)));
+    assert!(parse_duration("0s").is_err());
+    assert_eq!(parse_duration("2s"), Ok(Duration::from_secs(2)));
 }

@@ -1,14 +1,14 @@
 //! Objects of `kumactl explain --file`.
 
-use anyhow::{Context, Result, bail};
-use kermode_config::Config;
+use anyhow::{Result, bail};
 use kermode_explain::ObservedCluster;
-use kermode_install::{CONFIG_FILE, CONFIG_MAP};
+use kermode_install::CONFIG_MAP;
 use kermode_manifests::documents;
 use serde_json::{Value, json};
 
 use super::{ObjectName, SourceArgs};
 use crate::cluster::Resource;
+use crate::control_plane::config_of;
 use crate::inject::config::{self, ConfigArgs};
 
 /// Kinds without a namespace.
@@ -58,22 +58,6 @@ pub(super) fn observed(
         config,
         ..ObservedCluster::default()
     })
-}
-
-/// Reads the configuration of the control plane from its ConfigMap. `environment` returns the value of a variable of the
-/// control plane's container.
-pub(super) fn config_of(config_map: &Value, environment: impl Fn(&str) -> Option<String>) -> Result<Config> {
-    let text = config_map["data"][CONFIG_FILE].as_str();
-    let text = text.with_context(|| format!("ConfigMap {CONFIG_MAP} has no entry {CONFIG_FILE}"))?;
-    let documents = documents::parse(text)?;
-    let content = documents
-        .first()
-        .map_or(Value::Null, |document| document.value.clone());
-    Ok(Config::load_content(
-        &format!("ConfigMap {CONFIG_MAP}"),
-        &content,
-        environment,
-    )?)
 }
 
 /// Returns the only object of a kind.

@@ -1,22 +1,15 @@
 //! Reads the objects of `kumactl explain` from a cluster. An object that the user may not read is left out, and the
 //! explanation says so; only the explained object itself is required.
 
-use std::future::Future;
-
 use anyhow::Result;
-use kermode_config::Config;
-use kermode_crds::annotation::SYSTEM_NAMESPACE;
 use kermode_explain::{ObservedCluster, Unread};
 use kermode_install::{CONFIG_MAP, NAME};
 use kermode_k8s::controller::registration::MUTATING;
 use kermode_model::{CONTROL_PLANE_CA_CONFIG_MAP, CONTROL_PLANE_CA_ENTRY};
 use serde_json::Value;
 
-use super::files::config_of;
-use crate::cluster::{ClusterClient, ClusterError, Resource, Selection};
-
-/// Label selector of the control plane's Pods.
-const REPLICAS: &str = "app=kuma-control-plane";
+use crate::cluster::{ClusterClient, Resource, Selection};
+use crate::control_plane::{REPLICAS, config_in_cluster, get, list, system_namespace};
 
 /// Reader of the objects that explain an object of one namespace.
 pub(super) struct Reader<'a> {
@@ -25,9 +18,6 @@ pub(super) struct Reader<'a> {
     /// Objects that all explanations read.
     observed: ObservedCluster,
 }
-
-/// Objects of one kind, or the reason why they could not be read.
-type Found = Result<(Vec<Value>, Option<Unread>), ClusterError>;
 
 // === impl Reader ===
 
@@ -195,68 +185,5 @@ impl<'a> Reader<'a> {
     fn add(&mut self, (objects, unread): (Vec<Value>, Option<Unread>)) {
         self.observed.objects.extend(objects);
         self.observed.unread.extend(unread);
-    }
-}
-
-/// Returns the namespace of the control plane: the one with the label, else the default of an installation.
-async fn system_namespace(client: &ClusterClient) -> Result<String, ClusterError> {
-    let labels = format!("{SYSTEM_NAMESPACE}=true");
-    let selection = Selection {
-        labels: &labels,
-        ..Selection::default()
-    };
-    let (namespaces, _) = list(client, Resource::NAMESPACE, selection).await?;
-    let name = namespaces
-        .first()
-        .and_then(|namespace| namespace["metadata"]["name"].as_str());
-    Ok(name.map_or_else(|| Config::default().system_namespace().to_owned(), str::to_owned))
-}
-
-/// Reads the configuration from the ConfigMap, and from the environment of the Deployment's containers.
-pub(super) fn config_in_cluster(config_map: &Value, deployment: Option<&Value>) -> Result<Config> {
-    let containers =
-        deployment.and_then(|object| object["spec"]["template"]["spec"]["containers"].as_array());
-    let variables: Vec<&Value> = containers
-        .into_iter()
-        .flatten()
-        .flat_map(|container| container["env"].as_array().into_iter().flatten())
-        .collect();
-    config_of(config_map, |name| {
-        let mut variables = variables.iter().rev();
-        let variable = variables.find(|variable| variable["name"] == name)?;
-        variable["value"].as_str().map(str::to_owned)
-    })
-}
-
-/// Reads an object that may be missing.
-async fn get(client: &ClusterClient, resource: Resource, namespace: Option<&str>, name: &str) -> Found {
-    let object = client.get_opt(&resource, namespace, name);
-    optional(resource, async {
-        object.await.map(|object| object.into_iter().collect())
-    })
-    .await
-}
-
-/// Reads the selected objects of a resource.
-async fn list(client: &ClusterClient, resource: Resource, selection: Selection<'_>) -> Found {
-    optional(resource, client.list(&resource, selection)).await
-}
-
-/// Returns the objects, or the reason why the user cannot read this resource. Other errors, such as an API server that
-/// cannot be reached, end the command.
-async fn optional(
-    resource: Resource,
-    objects: impl Future<Output = Result<Vec<Value>, ClusterError>>,
-) -> Found {
-    match objects.await {
-        Ok(objects) => Ok((objects, None)),
-        Err(error) if error.is_about_one_resource() => Ok((
-            Vec::new(),
-            Some(Unread {
-                kind: resource.kind,
-                reason: error.to_string(),
-            }),
-        )),
-        Err(error) => Err(error),
     }
 }

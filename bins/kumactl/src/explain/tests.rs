@@ -248,11 +248,12 @@ fn configuration_of_a_cluster_is_that_of_its_file_and_of_the_variables_of_its_de
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "KUMA_INJECTOR_INIT_CONTAINER_IMAGE", "value": "registry/kuma-init:2"},
     ]}]}}}});
-    let config = live::config_in_cluster(config_map, Some(&deployment)).expect("a configuration");
+    let config =
+        crate::control_plane::config_in_cluster(config_map, Some(&deployment)).expect("a configuration");
     assert_eq!(config.injector().sidecar_container.image, "registry/kuma-dp:1");
     assert_eq!(config.injector().init_container.image, "registry/kuma-init:2");
     let without_entry = serde_json::json!({"data": {}});
-    let error = live::config_in_cluster(&without_entry, None)
+    let error = crate::control_plane::config_in_cluster(&without_entry, None)
         .expect_err("no entry")
         .to_string();
     assert_eq!(
