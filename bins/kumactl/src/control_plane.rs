@@ -72,15 +72,14 @@ pub(crate) async fn get(
     name: &str,
 ) -> Found {
     let object = client.get_opt(&resource, namespace, name);
-    optional(resource, async {
-        object.await.map(|object| object.into_iter().collect())
-    })
-    .await
+    // The future is large, and commands wait for many of them at the same time.
+    let objects = Box::pin(async { object.await.map(|object| object.into_iter().collect()) });
+    optional(resource, objects).await
 }
 
 /// Reads the selected objects of a resource.
 pub(crate) async fn list(client: &ClusterClient, resource: Resource, selection: Selection<'_>) -> Found {
-    optional(resource, client.list(&resource, selection)).await
+    optional(resource, Box::pin(client.list(&resource, selection))).await
 }
 
 /// Returns the objects, or the reason why the user cannot read this resource. Other errors, such as an API server that

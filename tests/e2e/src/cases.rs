@@ -6,6 +6,7 @@ mod applications;
 mod balancing;
 mod book;
 mod certificate;
+mod check;
 mod cni;
 mod cni_starts;
 mod crashes;
@@ -67,6 +68,7 @@ pub(crate) fn all() -> Vec<Test> {
 /// Tests before and after the installation of the control plane, without the application.
 fn installation_tests() -> Vec<Test> {
     tests![
+        check::cluster_before_an_installation_passes_all_checks,
         failed_start::unreadable_configuration_file_is_named_in_the_error,
         failed_start::unknown_setting_is_named_in_the_error,
         failed_start::missing_custom_resource_definitions_are_named_in_the_error,
@@ -96,6 +98,8 @@ fn application_tests() -> Vec<Test> {
         explain::pods_of_the_application_are_explained_without_a_problem,
         explain::dataplanes_are_listed_with_the_state_of_their_sidecars,
         explain::problems_of_pods_and_of_a_deployment_are_explained,
+        check::mesh_without_a_fault_passes_all_checks,
+        check::faults_are_found_until_they_are_mended,
         kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,
         balancing::endpoint_of_a_service_without_selector_is_called_with_mtls,

@@ -86,7 +86,7 @@ pub(super) async fn mesh(client: &ClusterClient, args: &CheckArgs, progress: &Pr
     progress
         .during(
             "reading the control plane",
-            read_control_plane(client, &namespace, &mut facts),
+            Box::pin(read_control_plane(client, &namespace, &mut facts)),
         )
         .await?;
     facts.dry_run = progress
@@ -107,14 +107,17 @@ async fn common(client: &ClusterClient, progress: &Progress) -> Result<Facts> {
         ..ALL
     };
     let (version, time, nodes, leases) = progress
-        .during("reading nodes", async {
-            tokio::try_join!(
-                client.version(),
-                client.server_time(),
-                list(client, Resource::NODE, ALL),
-                list(client, Resource::LEASE, leases),
-            )
-        })
+        .during(
+            "reading nodes",
+            Box::pin(async {
+                tokio::try_join!(
+                    client.version(),
+                    client.server_time(),
+                    list(client, Resource::NODE, ALL),
+                    list(client, Resource::LEASE, leases),
+                )
+            }),
+        )
         .await?;
     let mut facts = Facts {
         kumactl_version: VERSION.to_owned(),
@@ -126,7 +129,7 @@ async fn common(client: &ClusterClient, progress: &Progress) -> Result<Facts> {
         },
         ..Facts::default()
     };
-    add(&mut facts.cluster, [nodes, leases].map(Ok::<_, ClusterError>))?;
+    add(&mut facts.cluster, [nodes, leases]);
     Ok(facts)
 }
 
@@ -173,9 +176,19 @@ async fn read_control_plane(client: &ClusterClient, namespace: &str, facts: &mut
     injector.set_api_server_version(facts.api_server_version);
     cluster.control_plane_pods = replicas.1.is_none().then_some(replicas.0);
     let (meshes, patches, mutating, validating, lease, cni) = others;
-    let certificates = certificates(client, namespace, &meshes.0).await;
-    let found = [own, deployment, meshes, patches, mutating, validating, lease, cni];
-    add(cluster, found.into_iter().map(Ok).chain([certificates]))?;
+    let certificates = certificates(client, namespace, &meshes.0).await?;
+    let found = [
+        own,
+        deployment,
+        meshes,
+        patches,
+        mutating,
+        validating,
+        lease,
+        cni,
+        certificates,
+    ];
+    add(cluster, found);
     Ok(())
 }
 
@@ -253,7 +266,7 @@ async fn census(client: &ClusterClient, cluster: &ObservedCluster) -> Result<Res
         Ok(()) => {
             client
                 .visit(&Resource::DATAPLANE, ALL, |dataplane| {
-                    census.add_dataplane(&dataplane)
+                    census.add_dataplane(&dataplane);
                 })
                 .await
         }
@@ -268,11 +281,9 @@ async fn census(client: &ClusterClient, cluster: &ObservedCluster) -> Result<Res
 }
 
 /// Adds objects, and the kinds that the user may not read.
-fn add(cluster: &mut ObservedCluster, found: impl IntoIterator<Item = Found>) -> Result<(), ClusterError> {
-    for found in found {
-        let (objects, unread) = found?;
+fn add(cluster: &mut ObservedCluster, found: impl IntoIterator<Item = (Vec<Value>, Option<Unread>)>) {
+    for (objects, unread) in found {
         cluster.objects.extend(objects);
         cluster.unread.extend(unread);
     }
-    Ok(())
 }
