@@ -122,6 +122,9 @@ mod tests {
             Some(DryRun::Denied(denied.to_owned()))
         );
         assert_eq!(DryRun::of_error(403, security), Some(DryRun::Injected));
+        let application =
+            "pods \"a\" is forbidden: violates PodSecurity \"restricted\": (container \"app\" must not)";
+        assert_eq!(DryRun::of_error(403, application), None);
         assert_eq!(DryRun::of_error(403, "cannot create resource \"pods\""), None);
     }
 }

@@ -28,7 +28,7 @@ fn node(name: &str, kernel: &str, kubelet: &str) -> Value {
 fn node_lease(node: &str, renewed: &str, written: &str) -> Value {
     json!({"kind": "Lease", "metadata": {"namespace": "kube-node-lease", "name": node, "managedFields": [
         {"time": written, "fieldsV1": {"f:spec": {"f:renewTime": {}}}},
-        {"time": "2020-01-01T00:00:00Z", "fieldsV1": {"f:metadata": {}}},
+        {"time": "2026-12-01T00:00:00Z", "fieldsV1": {"f:metadata": {}}},
     ]}, "spec": {"renewTime": renewed}})
 }
 
