@@ -132,6 +132,10 @@ test-cluster-unit: ## unit tests of the cluster and image tool
 test-cluster: ## test-cluster-unit, and tests with two real clusters side by side (root)
 	@cd cluster && python3 $(CURDIR)/tests/python.py tests/unit tests/real
 
+.PHONY: test-page
+test-page: cluster-packages ## the page in a real headless Chromium, with screenshots in target/page (the first run downloads 170 MB)
+	@$(CLUSTER_TOOL) chromium >/dev/null && cargo test --package kermode-page --features browser --test browser
+
 .PHONY: test-api-server
 API_TEST_CLUSTER = test-api-server
 # The installation comes last, because its webhooks, which do not run, would deny Meshes.

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import applications, build, down, envoy, faults, images, node, paths, promtool, reboot, sbom, status, up
+from . import applications, build, chromium, down, envoy, faults, images, node, paths, promtool, reboot, sbom, status, up
 from .errors import ClusterError
 
 
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("cnitool", help="build the CNI specification's tool, and print its path")
     commands.add_parser("helm", help="build Helm, and print its path")
     commands.add_parser("promtool", help="unpack the tool that checks rules of Prometheus, and print its path")
+    commands.add_parser("chromium", help="unpack a headless Chromium, and print its path")
     add_command("kubeconfig", "print the path of the kubeconfig")
     kubectl = add_command("kubectl", "run kubectl of the cluster's version", positional=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -115,6 +116,8 @@ def dispatch(options) -> int:
         print(build.helm())
     elif options.command == "promtool":
         print(promtool.binary())
+    elif options.command == "chromium":
+        print(chromium.binary())
     elif options.command == "kubeconfig":
         print(status.require_running(options.name).kubeconfig)
     elif options.command in ("stop", "start"):

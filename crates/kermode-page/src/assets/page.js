@@ -449,8 +449,11 @@ function onKey(event) {
   const [view] = currentView();
   const isField = event.target.matches("input, select");
   if (event.key === "Escape") {
-    if (isField) event.target.blur();
-    else if (view === "dataplane") location.hash = "dataplanes";
+    if (isField) {
+      // Otherwise, the browser also clears a search field.
+      event.preventDefault();
+      event.target.blur();
+    } else if (view === "dataplane") location.hash = "dataplanes";
     return;
   }
   if (isField) return;
@@ -484,7 +487,8 @@ document.addEventListener("keydown", onKey);
 document.addEventListener("visibilitychange", () => !document.hidden && update());
 window.addEventListener("hashchange", () => {
   showView();
-  byId("main").focus();
+  byId("main").focus({ preventScroll: true });
+  scrollTo(0, 0);
   update();
 });
 showView();
