@@ -215,10 +215,9 @@ fn uninstallation_with_check_prints_no_object_while_a_pod_has_a_sidecar() {
     assert!(text.contains("kube-system: 1 (web)"), "{text}");
 }
 
-#[test]
-fn migration_report_covers_every_kind_of_the_api_group_and_prints_no_data_of_secrets() {
-    let _installation = Installation::start("kuma-system");
-    let definition = json!({
+/// The CustomResourceDefinition of a kind of Kuma that Kermode does not install.
+fn kind_of_kuma() -> Value {
+    json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "meshtimeouts.kuma.io"},
         "spec": {
@@ -229,7 +228,13 @@ fn migration_report_covers_every_kind_of_the_api_group_and_prints_no_data_of_sec
                 "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
             }],
         },
-    });
+    })
+}
+
+#[test]
+fn migration_report_covers_every_kind_of_the_api_group_and_prints_no_data_of_secrets() {
+    let _installation = Installation::start("kuma-system");
+    let definition = kind_of_kuma();
     kubectl(&["apply", "--server-side", "-f", "-"], &definition.to_string());
     kubectl(
         &[
@@ -248,6 +253,11 @@ fn migration_report_covers_every_kind_of_the_api_group_and_prints_no_data_of_sec
             "apiVersion": "v1", "kind": "Secret", "type": "system.kuma.io/secret",
             "metadata": {"name": "default.ca-builtin-key-ca-1", "namespace": "kuma-system"},
             "stringData": {"value": "confidential"},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "system.kuma.io/secret",
+            "metadata": {"name": "shop.ca-builtin-key-ca-1", "namespace": "kuma-system"},
+            "stringData": {"value": "confidential", "certificate": "of a CA of Kermode"},
         }),
     ];
     let objects = yaml::documents(&objects).expect("YAML");

@@ -17,6 +17,8 @@ mod resources;
 mod rule;
 mod workload;
 
+use std::collections::BTreeSet;
+
 use kermode_config::Config;
 use kermode_manifests::ClusterObjects;
 use kermode_model::annotation::SYSTEM_NAMESPACE;
@@ -52,6 +54,7 @@ pub fn system_namespace(objects: &[Value]) -> Option<&str> {
 pub fn report(objects: &[Value], settings: &Settings) -> Report {
     let context = Context {
         cluster: readable_objects(objects, settings.config.system_namespace()),
+        own_authorities: resources::own_authorities(objects),
         settings,
     };
     let mut report = Report::default();
@@ -79,6 +82,8 @@ fn readable_objects(objects: &[Value], system_namespace: &str) -> ClusterObjects
 struct Context<'a> {
     settings: &'a Settings,
     cluster: ClusterObjects,
+    /// Names of the Secrets with CAs of Kermode.
+    own_authorities: BTreeSet<String>,
 }
 
 // === impl Context ===
@@ -96,7 +101,7 @@ impl Context<'_> {
             ("kuma.io", "ContainerPatch") => self.container_patch(object),
             ("kuma.io", kind) => vec![kinds::finding(kind)],
             ("gateway.networking.k8s.io", "GatewayClass") => kinds::gateway_class(object)?,
-            ("", "Secret") => resources::secret(object, self.settings)?,
+            ("", "Secret") => resources::secret(object, &self.own_authorities, self.settings)?,
             ("", "ConfigMap") => configuration::config_map(object)?,
             ("", "") => configuration::helm_values(object, &self.settings.helm_values)?,
             ("", "Namespace" | "Service") => keys::findings(object, kind),

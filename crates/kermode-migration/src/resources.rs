@@ -1,5 +1,7 @@
 //! Dataplanes, MeshTrafficPermissions, ContainerPatches and Secrets.
 
+use std::collections::BTreeSet;
+
 use kermode_crds::validate;
 use kermode_inject::validate_container_patch;
 use kermode_manifests::ClusterObjects;
@@ -12,7 +14,12 @@ use crate::{KUMA_NAMESPACE, Settings};
 /// Types of Kuma's Secrets.
 const SECRET_TYPES: [&str; 2] = ["system.kuma.io/secret", "system.kuma.io/global-secret"];
 /// Parts of the names of Secrets with a builtin CA, between the mesh and the backend.
-const CA_SECRETS: [&str; 2] = [".ca-builtin-cert-", ".ca-builtin-key-"];
+const CA_CERTIFICATE: &str = ".ca-builtin-cert-";
+const CA_KEY: &str = ".ca-builtin-key-";
+/// The same of a Secret with a later CA, which only Kermode has.
+const CA_ROTATION: &str = ".ca-builtin-rotation-";
+/// Entry that only Kermode's Secret with a key has.
+const CERTIFICATE_ENTRY: &str = "certificate";
 
 /// Returns the findings about a Dataplane.
 pub(crate) fn dataplane(object: &Value, cluster: &ClusterObjects) -> Vec<Finding> {
@@ -68,8 +75,24 @@ pub(crate) fn container_patch(object: &Value, namespace: &str, system_namespace:
     or_unchanged(findings, &rule::PATCH_UNCHANGED)
 }
 
+/// Returns the names of the Secrets with CAs of Kermode: those with a key have an entry that those of Kuma lack, and each
+/// has a Secret with the certificate beside it.
+pub(crate) fn own_authorities(objects: &[Value]) -> BTreeSet<String> {
+    let of_kermode = objects
+        .iter()
+        .filter(|object| object["kind"] == "Secret" && object["data"].get(CERTIFICATE_ENTRY).is_some());
+    let names = of_kermode.filter_map(|object| object["metadata"]["name"].as_str());
+    names
+        .flat_map(|name| [name.to_owned(), name.replacen(CA_KEY, CA_CERTIFICATE, 1)])
+        .collect()
+}
+
 /// Returns the findings about a Secret; `None` for a Secret of another type than those of Kuma.
-pub(crate) fn secret(object: &Value, settings: &Settings) -> Option<Vec<Finding>> {
+pub(crate) fn secret(
+    object: &Value,
+    own_authorities: &BTreeSet<String>,
+    settings: &Settings,
+) -> Option<Vec<Finding>> {
     let kind = object["type"].as_str()?;
     if !SECRET_TYPES.contains(&kind) {
         return None;
@@ -79,7 +102,11 @@ pub(crate) fn secret(object: &Value, settings: &Settings) -> Option<Vec<Finding>
         .as_str()
         .unwrap_or(&settings.default_namespace);
     let system_namespace = settings.config.system_namespace();
-    let is_ca = CA_SECRETS.iter().any(|part| name.contains(part));
+    if own_authorities.contains(name) || name.contains(CA_ROTATION) {
+        let text = "a CA of Kermode; do not delete the Secret";
+        return Some(vec![Finding::new(&rule::SECRET_OF_KERMODE, text)]);
+    }
+    let is_ca = name.contains(CA_CERTIFICATE) || name.contains(CA_KEY);
     Some(vec![if is_ca && namespace == system_namespace {
         let text = "Kermode keeps its own CA under this name and cannot read the CA of Kuma, so the mesh has no \
                     certificates while the Secret exists";

@@ -84,6 +84,8 @@ rules! {
     DATAPLANE_WITHOUT_POD = "DataplaneWithoutPod", Ignored;
     /// The Dataplane would be denied.
     DATAPLANE_REFUSED = "DataplaneRefused", Refused;
+    /// A CA that Kermode keeps. Do not delete it.
+    SECRET_OF_KERMODE = "SecretOfKermode", Works;
     /// A Secret of Kuma that Kermode does not read.
     SECRET_UNUSED = "SecretUnused", Ignored;
     /// A builtin CA of Kuma, where Kermode keeps its own. The mesh has no certificates while the Secret exists.

@@ -67,7 +67,8 @@ fn namespaces_of_kuma(args: &ReportArgs, objects: &[Value]) -> Vec<String> {
     namespaces
 }
 
-/// Reads names of Secrets of a type. The API server returns a table, which does not contain the data of the Secrets.
+/// Reads the names of Secrets of a type, and whether each has more than one entry. The API server returns a table, which
+/// does not contain the data of the Secrets.
 async fn secrets(client: &ClusterClient, namespace: &str, kind: &str) -> Result<Vec<Value>, ClusterError> {
     let fields = format!("type={kind}");
     let selection = Selection {
@@ -76,15 +77,22 @@ async fn secrets(client: &ClusterClient, namespace: &str, kind: &str) -> Result<
         ..Selection::default()
     };
     let table = client.table(&Resource::SECRET, selection).await?;
-    let names = table.rows.iter().map(|row| &row["object"]["metadata"]["name"]);
-    Ok(names
-        .map(|name| {
-            json!({
-                "apiVersion": "v1", "kind": Resource::SECRET.kind, "type": kind,
-                "metadata": {"namespace": namespace, "name": name},
-            })
+    let count_column = table.columns.iter().position(|column| column["name"] == "Data");
+    let secret = |row: &Value| {
+        let count = count_column.and_then(|column| row["cells"][column].as_u64());
+        // Secrets of Kuma have one entry. Those of Kermode with the key of a CA also have the certificate.
+        let has_certificate = count.is_some_and(|count| count > 1);
+        let data = if has_certificate {
+            json!({"value": "", "certificate": ""})
+        } else {
+            json!({"value": ""})
+        };
+        json!({
+            "apiVersion": "v1", "kind": Resource::SECRET.kind, "type": kind, "data": data,
+            "metadata": {"namespace": namespace, "name": row["object"]["metadata"]["name"]},
         })
-        .collect())
+    };
+    Ok(table.rows.iter().map(secret).collect())
 }
 
 // === impl Objects ===
