@@ -128,11 +128,17 @@ impl SelectedPatches {
 
 fn describe_selection(own: Option<&[String]>, default: &[String]) -> String {
     match own {
+        Some([]) => format!("none, because annotation {CONTAINER_PATCHES} of the Pod is empty"),
         Some(own) => format!(
             "annotation {CONTAINER_PATCHES} of the Pod names [{}] and replaces the setting containerPatches [{}]",
             quoted(own),
             quoted(default)
         ),
+        None if default.is_empty() => {
+            format!(
+                "none, because neither annotation {CONTAINER_PATCHES} nor the setting containerPatches names one"
+            )
+        }
         None => format!("the setting containerPatches names [{}]", quoted(default)),
     }
 }
