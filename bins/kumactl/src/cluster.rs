@@ -38,6 +38,10 @@ const JSON: &str = "application/json";
 /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables>
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
+/// Ids of the flags of [`ClusterArgs`]. A command that can also read from files refuses them together with files, instead
+/// of ignoring them.
+pub(crate) const CLUSTER_FLAGS: [&str; 3] = ["kubeconfig", "context", "request_timeout"];
+
 /// Flags that select the cluster.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Cluster")]

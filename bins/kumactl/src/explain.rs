@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use kermode_explain::{Explanation, ObservedCluster, explain_deployment, explain_namespace, explain_pod};
 
-use crate::cluster::{self, ClusterArgs, ClusterClient, Resource};
+use crate::cluster::{self, CLUSTER_FLAGS, ClusterArgs, ClusterClient, Resource};
 use crate::output::{self, Format};
 
 /// Exit code if something is wrong with the object.
@@ -73,7 +73,7 @@ struct SourceArgs {
     /// Read the objects from a file in place of a cluster, as YAML or JSON; repeatable; - is the standard input. Useful
     /// are Pods, Deployments, ReplicaSets, Jobs, Services, Namespaces, Nodes, Events, Dataplanes, Meshes,
     /// ContainerPatches, the MutatingWebhookConfiguration and the ConfigMap kuma-control-plane-config.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = CLUSTER_FLAGS)]
     file: Vec<PathBuf>,
 
     /// With --file: configuration file of the control plane.

@@ -4,6 +4,7 @@
 mod check;
 mod cli;
 mod cluster;
+mod completion;
 mod control_plane;
 mod dataplane;
 mod explain;
@@ -19,8 +20,6 @@ mod version;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use cli::{Cli, Command};
 
 pub use install::control_plane_objects;
@@ -28,11 +27,13 @@ pub use install::control_plane_objects;
 /// Runs the command line of this process.
 ///
 /// The exit code is 0 for success, 1 for a failure, and 2 for an invalid command line. The help of a subcommand
-/// describes when its exit code is 3.
+/// describes when its exit code is 3, and `docs/reference/exit-codes.md` lists all of them.
 pub fn main() -> ExitCode {
     let success = |()| ExitCode::SUCCESS;
-    let result = match Cli::parse().command {
+    let line = std::env::args_os().collect();
+    let result = match Cli::parse_line(line).unwrap_or_else(|error| error.exit()).command {
         Command::Check(args) => check::run(&args),
+        Command::Completion(args) => completion::run(&args).map(success),
         Command::Dataplane(args) => dataplane::run(&args),
         Command::Explain(command) => explain::run(&command),
         Command::Get(args) => get::run(&args),

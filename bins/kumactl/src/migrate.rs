@@ -13,7 +13,7 @@ use kermode_config::Config;
 use kermode_migration::{Report, Settings, report, system_namespace};
 use serde_json::Value;
 
-use crate::cluster::{self, ClusterArgs};
+use crate::cluster::{self, CLUSTER_FLAGS, ClusterArgs};
 use crate::inject::config::{self, ConfigArgs};
 use crate::output::{self, Format};
 
@@ -41,7 +41,7 @@ pub(crate) struct ReportArgs {
     /// Read the objects from a file in place of a cluster, as YAML or JSON; repeatable; - is the standard input. Of a
     /// folder, all files that end in .yaml, .yml or .json are read, those of its subfolders too. A file with Helm
     /// values of Kuma's chart is read as such.
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", conflicts_with_all = CLUSTER_FLAGS)]
     file: Vec<PathBuf>,
 
     /// Namespace of objects in files without a namespace.
