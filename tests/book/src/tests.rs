@@ -68,6 +68,28 @@ fn every_page_of_docs_is_in_the_summary() {
 }
 
 #[test]
+fn tests_that_the_book_names_exist() {
+    let repository = Checkout::find().expect("the checkout").repository;
+    let cases =
+        std::fs::read_to_string(repository.join("tests/e2e/src/cases.rs")).expect("the list of tests");
+    let mut count = 0;
+    for page in ["manual-page.md", "security.md"] {
+        let text = read(&repository, page).expect("a page");
+        let names = text
+            .split('`')
+            .filter(|code| code.contains("::") && code.len() > "::".len());
+        for name in names {
+            count += 1;
+            assert!(
+                cases.contains(&format!("{name},")),
+                "docs/{page}: there is no test {name}"
+            );
+        }
+    }
+    assert!(count > 0, "no test is named");
+}
+
+#[test]
 fn output_follows_commands_that_are_run() {
     let mut previous = Kind::Other;
     for (_, block) in blocks_of_the_book() {
