@@ -154,6 +154,7 @@ fn application_tests() -> Vec<Test> {
         certificate::rotation_of_the_control_planes_ca_fails_no_request,
         identity::ca_rotation_fails_no_request,
         observability::debug_endpoints_are_reachable_only_by_port_forward,
+        observability::page_shows_the_application_by_port_forward,
         observability::every_stage_has_metrics,
         // The book starts rotations of both CAs, and installs three replicas.
         book::commands_of_the_book_succeed,

@@ -36,6 +36,55 @@ const METRICS: [(&str, bool); 14] = [
     ("kuma_cp_dataplane_writes_total", true),
 ];
 
+pub(super) async fn page_shows_the_application_by_port_forward(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let kubectl = &fixture.cluster.kubectl;
+    // The replica that serves the client's sidecar: the others show it as not connected.
+    let replica = wait_for(
+        "the replica of the client's sidecar",
+        Duration::from_mins(1),
+        async || {
+            let path = "jsonpath={.status.sidecar.controlPlane}";
+            let arguments = ["-n", APP_NAMESPACE, "get", "dataplane", &client, "-o", path];
+            let name = kubectl.run(&arguments).await?;
+            Ok(done_if(!name.is_empty(), name, || {
+                "the status names no replica".to_owned()
+            }))
+        },
+    )
+    .await?;
+    let page = kubectl
+        .port_forward(SYSTEM_NAMESPACE, &format!("pod/{replica}"), DEBUG_PORT)
+        .await?;
+    ensure!(page.get("/page/").await?.contains("<title>Kermode</title>"));
+    let path = format!("/page/api/dataplanes?namespace={APP_NAMESPACE}&text={client}");
+    let list: Value = serde_json::from_str(&page.get(&path).await?)?;
+    ensure!(
+        list["names"][0] == format!("{APP_NAMESPACE}/{client}"),
+        "the client is missing: {list}"
+    );
+    let path = format!("/page/api/dataplane?name={APP_NAMESPACE}/{client}");
+    let detail: Value = serde_json::from_str(&page.get(&path).await?)?;
+    ensure!(
+        detail["proxy"]["configuration"]["acknowledged"].is_string(),
+        "the client's sidecar has acknowledged no configuration: {detail}"
+    );
+    let certificates: Value = serde_json::from_str(&page.get("/page/api/certificates").await?)?;
+    let count = certificates.as_array().map_or(0, Vec::len);
+    ensure!(
+        count >= 2,
+        "the CA and the certificate of the servers are missing: {certificates}"
+    );
+    let decisions: Value = serde_json::from_str(&page.get("/page/api/decisions").await?)?;
+    ensure!(decisions.is_array(), "no list of decisions: {decisions}");
+    Ok(format!(
+        "state {}, {count} certificates, {} decisions",
+        detail["state"],
+        decisions.as_array().map_or(0, Vec::len)
+    ))
+}
+
 pub(super) async fn debug_endpoints_are_reachable_only_by_port_forward(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
     let target = format!("deployment/{CONTROL_PLANE}");
