@@ -8,6 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::check::CheckArgs;
 use crate::completion::CompletionArgs;
 use crate::dataplane::DataplaneArgs;
+use crate::diff::DiffArgs;
 use crate::explain::ExplainCommand;
 use crate::get::GetArgs;
 use crate::inject::InjectArgs;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Completion(CompletionArgs),
     /// Print or explain the Dataplanes that the control plane would write for Pods.
     Dataplane(DataplaneArgs),
+    /// Compare the sidecars of Pods with those that would be injected today, for example after an upgrade.
+    Diff(DiffArgs),
     /// Explain an object of a cluster or of files: its injection, Dataplane and sidecar, and what is wrong.
     #[command(subcommand)]
     Explain(ExplainCommand),

@@ -7,6 +7,7 @@ mod cluster;
 mod completion;
 mod control_plane;
 mod dataplane;
+mod diff;
 mod explain;
 mod get;
 mod inject;
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Completion(args) => completion::run(&args).map(success),
         Command::Dataplane(args) => dataplane::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Explain(command) => explain::run(&command),
         Command::Get(args) => get::run(&args),
         Command::Inject(args) => inject::run(&args),

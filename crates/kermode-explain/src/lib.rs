@@ -11,6 +11,7 @@
 mod containers;
 mod dataplane;
 mod deployment;
+mod difference;
 mod events;
 mod explanation;
 mod injection;
@@ -28,6 +29,7 @@ use kermode_manifests::ManifestError;
 
 pub use dataplane::dataplanes_text;
 pub use deployment::explain_deployment;
+pub use difference::{SidecarChange, SidecarDifference, SidecarDifferences};
 pub use explanation::{Decision, Explanation, Finding, InjectionState, Line, Section, lines_text};
 pub use injection::injections_text;
 pub use namespace::explain_namespace;

@@ -99,6 +99,7 @@ fn application_tests() -> Vec<Test> {
         explain::dataplanes_are_listed_with_the_state_of_their_sidecars,
         explain::problems_of_pods_and_of_a_deployment_are_explained,
         check::mesh_without_a_fault_passes_all_checks,
+        check::sidecars_of_the_application_do_not_differ_from_new_ones,
         check::faults_are_found_until_they_are_mended,
         kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,

@@ -1,5 +1,5 @@
-//! `kumactl check` against a cluster: before the installation, of a mesh without a fault, and of one with faults until they
-//! are mended.
+//! `kumactl check` and `kumactl diff` against a cluster: before the installation, of a mesh without a fault, and of one with
+//! faults until they are mended.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::pods::{create_until_ready, demo_pod};
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// Namespace of the Pod that gets no sidecar.
 const NAMESPACE: &str = "e2e-check";
-/// Exit code if a finding is an error.
+/// Exit code if a finding is an error, or if a sidecar differs.
 const ERRORS: i32 = 3;
 
 /// A ContainerPatch that no sidecar accepts.
@@ -27,7 +27,7 @@ metadata: {name: e2e-check, namespace: kong-mesh-system}
 spec: {sidecarPatch: [{op: remove, path: /livenessProbe/none}]}
 ";
 
-/// Output of `kumactl check`.
+/// Output of a command.
 struct Output {
     code: Option<i32>,
     report: Value,
@@ -51,6 +51,22 @@ pub(super) async fn mesh_without_a_fault_passes_all_checks(fixture: &Fixture) ->
     })
     .await?;
     Ok(String::new())
+}
+
+pub(super) async fn sidecars_of_the_application_do_not_differ_from_new_ones(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let output = kumactl(fixture, "diff", &[APP_NAMESPACE]).await?;
+    let compared = output.report["compared"].as_u64().unwrap_or_default();
+    ensure!(
+        output.code == Some(0) && compared > 0,
+        "the exit code is {:?}: {:#} {}",
+        output.code,
+        output.report,
+        output.stderr
+    );
+    Ok(format!("{compared} Pods compared"))
 }
 
 pub(super) async fn faults_are_found_until_they_are_mended(fixture: &Fixture) -> Result<Note> {
@@ -101,6 +117,14 @@ async fn check_warnings(fixture: &Fixture) -> Result<()> {
         .as_str()
         .unwrap_or_default();
     ensure!(problem.contains("today: early;"), "the problem is {problem}");
+    let output = kumactl(fixture, "diff", &[NAMESPACE]).await?;
+    let difference = &output.report["workloads"]["Pod e2e-check/early"][0];
+    ensure!(
+        output.code == Some(ERRORS) && difference["change"] == "added",
+        "the exit code is {:?}: {:#}",
+        output.code,
+        output.report
+    );
     Ok(())
 }
 
@@ -142,9 +166,14 @@ fn check_is_clean(output: &Output) -> Result<()> {
 }
 
 async fn check(fixture: &Fixture, arguments: &[&str]) -> Result<Output> {
+    kumactl(fixture, "check", arguments).await
+}
+
+/// Runs a command of kumactl that prints a report as JSON.
+async fn kumactl(fixture: &Fixture, command: &str, arguments: &[&str]) -> Result<Output> {
     let program = fixture.config.checkout.release_binary("kumactl");
     let output = Command::new(&program)
-        .arg("check")
+        .arg(command)
         .args(arguments)
         .args(["--output=json", "--kubeconfig"])
         .arg(fixture.cluster.kubectl.kubeconfig())
