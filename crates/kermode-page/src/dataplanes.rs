@@ -182,12 +182,11 @@ impl Snapshot {
         let mut previous = self.entries.iter().peekable();
         let mut entries = Vec::with_capacity(dataplanes.len());
         for dataplane in dataplanes {
+            // Removed Dataplanes. A removal changes the number of Dataplanes, unless another one was added, which is a change, too.
             while previous
                 .next_if(|entry| entry.dataplane.key < dataplane.key)
                 .is_some()
-            {
-                has_changed = true;
-            }
+            {}
             let old = previous.next_if(|entry| entry.dataplane.key == dataplane.key);
             let state = SyncState::of(proxy(&dataplane.key).as_ref());
             let entry = Entry::new(dataplane, state, old, next_number);
