@@ -12,6 +12,7 @@ use crate::diff::DiffArgs;
 use crate::explain::ExplainCommand;
 use crate::get::GetArgs;
 use crate::inject::InjectArgs;
+use crate::inspect::InspectCommand;
 use crate::install::InstallCommand;
 use crate::migrate::MigrateCommand;
 use crate::uninstall::UninstallCommand;
@@ -47,6 +48,9 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Inject sidecars into manifests as the control plane would, or explain the decisions.
     Inject(InjectArgs),
+    /// Inspect the sidecars of a cluster: configuration, clusters, certificates, permissions, statistics.
+    #[command(subcommand)]
+    Inspect(InspectCommand),
     /// Print manifests to apply to a cluster.
     #[command(subcommand)]
     Install(Box<InstallCommand>),

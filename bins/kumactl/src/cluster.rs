@@ -5,6 +5,7 @@
 //! the namespace.
 
 mod error;
+mod forward;
 mod probe;
 mod resource;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 
 pub(crate) use error::ClusterError;
 use error::Request;
+pub(crate) use forward::{PodHttp, PodPort};
 pub(crate) use probe::ServerTime;
 pub(crate) use resource::Resource;
 

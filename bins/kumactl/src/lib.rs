@@ -11,6 +11,7 @@ mod diff;
 mod explain;
 mod get;
 mod inject;
+mod inspect;
 mod install;
 mod migrate;
 mod output;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Explain(command) => explain::run(&command),
         Command::Get(args) => get::run(&args),
         Command::Inject(args) => inject::run(&args),
+        Command::Inspect(command) => inspect::run(&command),
         Command::Install(command) => install::run(*command).map(success),
         Command::Migrate(command) => migrate::run(&command),
         Command::Uninstall(command) => uninstall::run(&command),

@@ -5,6 +5,8 @@
 //! objects of a cluster or of files ──ObservedCluster──▶ explain_* ──Explanation──▶ text, JSON, YAML
 //! ```
 //!
+//! [`inspect`] contains the reports of `kumactl inspect`.
+//!
 //! The crate does no IO and reads no clock. The decisions are those of the control plane: `kermode-inject` decides on
 //! injection, and `kermode-k8s` converts Pods to Dataplanes.
 
@@ -15,6 +17,7 @@ mod difference;
 mod events;
 mod explanation;
 mod injection;
+pub mod inspect;
 mod installation;
 mod late_injection;
 mod namespace;
@@ -22,6 +25,7 @@ mod observed;
 mod pod;
 mod reviewer;
 mod sidecar;
+mod table;
 mod webhook;
 
 use kermode_k8s::offline::InvalidObject;
@@ -38,6 +42,7 @@ pub use observed::{
 };
 pub use pod::{deployment_of, explain_pod};
 pub use reviewer::{PodReview, PodReviewer};
+pub use table::aligned;
 
 /// Reason why an object cannot be explained.
 #[derive(Debug, thiserror::Error)]

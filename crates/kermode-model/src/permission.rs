@@ -118,11 +118,21 @@ impl PermissionSet {
     /// The rules that apply to an inbound with these tags, in ascending precedence: for a caller that several rules
     /// match, the last one decides.
     pub fn rules_for(&self, inbound: &Tags) -> Vec<&PermissionRule> {
-        self.0
-            .values()
-            .filter(|permission| permission.selects(inbound))
-            .flat_map(|permission| &permission.rules)
+        self.permissions_for(inbound)
+            .flat_map(|(_, permission)| &permission.rules)
             .collect()
+    }
+
+    /// The permissions that apply to an inbound with these tags, in ascending precedence, with the keys of their
+    /// MeshTrafficPermissions.
+    pub fn permissions_for(
+        &self,
+        inbound: &Tags,
+    ) -> impl DoubleEndedIterator<Item = (&ObjectKey, &TrafficPermission)> {
+        self.0
+            .iter()
+            .filter(|(_, permission)| permission.selects(inbound))
+            .map(|(precedence, permission)| (&precedence.key.0, permission))
     }
 }
 

@@ -24,6 +24,7 @@ mod identity;
 mod init_containers;
 mod injection;
 mod inner_network;
+mod inspect;
 mod install;
 mod job;
 mod kubelet_restart;
@@ -101,6 +102,8 @@ fn application_tests() -> Vec<Test> {
         check::mesh_without_a_fault_passes_all_checks,
         check::sidecars_of_the_application_do_not_differ_from_new_ones,
         check::faults_are_found_until_they_are_mended,
+        inspect::sidecar_is_inspected_through_a_port_forward,
+        inspect::sidecar_that_cannot_be_inspected_is_an_error_that_names_the_reason,
         kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,
         balancing::endpoint_of_a_service_without_selector_is_called_with_mtls,

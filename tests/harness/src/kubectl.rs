@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
@@ -55,6 +56,25 @@ impl Kubectl {
     /// kubectl fails; the error contains its output.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         self.run_with_input(arguments, "").await
+    }
+
+    /// Writes a kubeconfig for a service account of the cluster.
+    ///
+    /// # Errors
+    /// The token cannot be created, or the file cannot be written.
+    pub async fn write_kubeconfig_of_account(
+        &self,
+        namespace: &str,
+        account: &str,
+        file: &Path,
+    ) -> Result<()> {
+        let namespace_flag = format!("--namespace={namespace}");
+        let token = self.run(&["create", "token", account, &namespace_flag]).await?;
+        let text = self.run(&["config", "view", "--raw", "--output=json"]).await?;
+        let mut config: Value = serde_json::from_str(&text)?;
+        config["users"][0]["user"] = json!({"token": token.trim()});
+        std::fs::write(file, config.to_string())
+            .with_context(|| format!("{} cannot be written", file.display()))
     }
 
     /// Applies manifests, as `kubectl apply -f -` does.

@@ -1,5 +1,6 @@
 //! Tables of objects as text.
 
+use kermode_explain::aligned;
 use serde_json::Value;
 
 use crate::cluster::ServerTable;
@@ -61,24 +62,6 @@ fn cell(value: &Value) -> String {
         Value::String(text) => text.replace(char::is_control, " "),
         other => other.to_string(),
     }
-}
-
-/// Pads the cells of each column to the same width, separated by three spaces.
-fn aligned(lines: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..lines.first().map_or(0, Vec::len)).map(width).collect();
-    let format_line = |line: &Vec<String>| {
-        let cells = line
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        let text = cells.collect::<Vec<_>>().join("   ");
-        format!("{}\n", text.trim_end())
-    };
-    lines.iter().map(format_line).collect()
 }
 
 #[cfg(test)]

@@ -255,14 +255,9 @@ async fn check_missing_permissions(fixture: &Fixture) -> Result<Note> {
     let folder = tempfile::tempdir()?;
     let kubeconfig = folder.path().join("kubeconfig");
     for (account, expected_code) in [("reader", FINDINGS), ("default", 1)] {
-        let namespace_flag = format!("--namespace={NAMESPACE}");
-        let token = kubectl
-            .run(&["create", "token", account, &namespace_flag])
+        kubectl
+            .write_kubeconfig_of_account(NAMESPACE, account, &kubeconfig)
             .await?;
-        let text = kubectl.run(&["config", "view", "--raw", "--output=json"]).await?;
-        let mut config: Value = serde_json::from_str(&text)?;
-        config["users"][0]["user"] = json!({"token": token.trim()});
-        std::fs::write(&kubeconfig, config.to_string())?;
         let output = explain_as(fixture, &kubeconfig, &["pod", "e2e-explain/mismatch"]).await?;
         ensure!(
             output.code == Some(expected_code),
