@@ -56,6 +56,7 @@ macro_rules! tests {
 /// Returns all tests in their order of execution on each cluster.
 pub(crate) fn all() -> Vec<Test> {
     let mut all = installation_tests();
+    all.extend(command_tests());
     all.extend(application_tests());
     all.extend(long_application_tests().into_iter().map(Test::long));
     let mut faults = fault_tests();
@@ -86,6 +87,20 @@ fn installation_tests() -> Vec<Test> {
     ]
 }
 
+/// Tests of the commands of kumactl that read from a cluster with the application.
+fn command_tests() -> Vec<Test> {
+    tests![
+        explain::pods_of_the_application_are_explained_without_a_problem,
+        explain::dataplanes_are_listed_with_the_state_of_their_sidecars,
+        explain::problems_of_pods_and_of_a_deployment_are_explained,
+        check::mesh_without_a_fault_passes_all_checks,
+        check::sidecars_of_the_application_do_not_differ_from_new_ones,
+        check::faults_are_found_until_they_are_mended,
+        inspect::sidecar_is_inspected_through_a_port_forward,
+        inspect::sidecar_that_cannot_be_inspected_is_an_error_that_names_the_reason,
+    ]
+}
+
 /// Tests of the application with one replica of the control plane.
 fn application_tests() -> Vec<Test> {
     tests![
@@ -96,14 +111,6 @@ fn application_tests() -> Vec<Test> {
         dataplane::unready_pod_has_an_unready_dataplane_and_gets_no_requests,
         dataplane::dataplane_is_deleted_with_its_pod,
         dataplane::invalid_annotation_is_named_in_an_event_and_does_not_change_the_dataplane,
-        explain::pods_of_the_application_are_explained_without_a_problem,
-        explain::dataplanes_are_listed_with_the_state_of_their_sidecars,
-        explain::problems_of_pods_and_of_a_deployment_are_explained,
-        check::mesh_without_a_fault_passes_all_checks,
-        check::sidecars_of_the_application_do_not_differ_from_new_ones,
-        check::faults_are_found_until_they_are_mended,
-        inspect::sidecar_is_inspected_through_a_port_forward,
-        inspect::sidecar_that_cannot_be_inspected_is_an_error_that_names_the_reason,
         kuma_manual::example_pod_gets_the_documented_dataplane,
         balancing::client_sidecar_balances_requests_over_all_servers,
         balancing::endpoint_of_a_service_without_selector_is_called_with_mtls,
