@@ -81,7 +81,7 @@ impl Certificates {
     /// Formats the certificates as a table.
     pub fn to_text(&self) -> String {
         if self.0.is_empty() {
-            return "The sidecar has no certificate: mTLS of its mesh is off.\n".to_owned();
+            return "The sidecar has no certificate: mTLS of its mesh is off, or no certificate was issued.\n".to_owned();
         }
         let head = ["KIND", "SERIAL", "VALID FROM", "EXPIRES", "REMAINING", "URI"];
         let mut lines = vec![head.map(str::to_owned).to_vec()];
@@ -192,6 +192,6 @@ mod tests {
     #[test]
     fn sidecar_without_certificates_is_explained() {
         let report = Certificates::parse(b"{}", SystemTime::UNIX_EPOCH).expect("a report");
-        assert!(report.to_text().contains("mTLS of its mesh is off"));
+        assert!(report.to_text().contains("no certificate was issued"));
     }
 }

@@ -2,7 +2,7 @@
 //! in which order.
 
 use kermode_crds::{Dataplane, Mesh, MeshTrafficPermission};
-use kermode_model::{Action, ObjectKey, PermissionRule, PermissionSet, TrafficPermission, tag};
+use kermode_model::{Action, MtlsMode, ObjectKey, PermissionRule, PermissionSet, TrafficPermission, tag};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -16,16 +16,29 @@ use crate::explanation::{Line, lines_text};
 pub struct Permissions {
     /// Mesh of the Dataplane.
     pub mesh: String,
-    /// Whether the mesh has mTLS. Without mTLS, permissions have no effect.
-    pub mtls: bool,
-    /// Whether inbounds also accept connections without mTLS, to which permissions do not apply (mode PERMISSIVE).
-    pub permissive: bool,
+    /// Whether the mesh has mTLS, without which permissions have no effect.
+    pub mtls: MtlsState,
     /// Inbounds of the Dataplane.
     pub inbounds: Vec<InboundPermissions>,
     /// MeshTrafficPermissions of the mesh that are not valid, with the reason. The control plane keeps using their last
     /// valid version.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub invalid: Vec<String>,
+}
+
+/// Mutual TLS of a mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MtlsState {
+    /// Inbounds accept mTLS only.
+    Strict,
+    /// Inbounds also accept connections without mTLS, to which permissions do not apply.
+    Permissive,
+    /// Inbounds accept connections without mTLS only.
+    Off,
+    /// The Mesh does not exist or is not valid. The control plane keeps using its last valid version, if there is one.
+    #[default]
+    Unknown,
 }
 
 /// Permissions of one inbound.
@@ -58,6 +71,20 @@ pub struct PermissionRuleReport {
     pub from: String,
 }
 
+impl MtlsState {
+    fn of(mesh: Option<&Mesh>) -> Self {
+        let mesh = mesh.map(kermode_model::Mesh::try_from);
+        let Some(Ok(mesh)) = mesh else {
+            return Self::Unknown;
+        };
+        match mesh.mtls.map(|mtls| mtls.mode) {
+            None => Self::Off,
+            Some(MtlsMode::Permissive) => Self::Permissive,
+            Some(MtlsMode::Strict) => Self::Strict,
+        }
+    }
+}
+
 impl Permissions {
     /// Reports the permissions of a Dataplane. `mesh` is its Mesh, if it is known; `permissions` are the
     /// MeshTrafficPermissions in the namespace of the control plane.
@@ -67,8 +94,6 @@ impl Permissions {
     pub fn new(dataplane: &Value, mesh: Option<&Value>, permissions: &[Value]) -> Result<Self, InspectError> {
         let dataplane: Dataplane = decode("Dataplane", dataplane)?;
         let mesh = mesh.map(|mesh| decode::<Mesh>("Mesh", mesh)).transpose()?;
-        let mesh = mesh.and_then(|mesh| kermode_model::Mesh::try_from(&mesh).ok());
-        let mtls = mesh.as_ref().and_then(|mesh| mesh.mtls.as_ref());
         let (mut set, mut invalid) = (PermissionSet::new(), Vec::new());
         for permission in permissions {
             let permission: MeshTrafficPermission = decode("MeshTrafficPermission", permission)?;
@@ -107,8 +132,7 @@ impl Permissions {
             });
         Ok(Self {
             mesh: dataplane.mesh.clone(),
-            mtls: mtls.is_some(),
-            permissive: mtls.is_some_and(|mtls| mtls.mode == kermode_model::MtlsMode::Permissive),
+            mtls: MtlsState::of(mesh.as_ref()),
             inbounds: inbounds.collect(),
             invalid,
         })
@@ -117,18 +141,21 @@ impl Permissions {
     /// Formats the permissions for people.
     pub fn to_text(&self) -> String {
         let mut lines = Vec::new();
-        if !self.mtls {
-            lines.push(Line::new(format!(
-                "mTLS of Mesh {} is off, so permissions have no effect: every client may call",
-                self.mesh
-            )));
-        }
-        if self.permissive {
-            lines.push(Line::new(format!(
-                "mTLS of Mesh {} is PERMISSIVE: permissions do not apply to connections without mTLS",
-                self.mesh
-            )));
-        }
+        let mesh = &self.mesh;
+        let state = match self.mtls {
+            MtlsState::Strict => None,
+            MtlsState::Permissive => Some(format!(
+                "mTLS of Mesh {mesh} is PERMISSIVE: permissions do not apply to connections without mTLS"
+            )),
+            MtlsState::Off => Some(format!(
+                "mTLS of Mesh {mesh} is off, so permissions have no effect: every client may call"
+            )),
+            MtlsState::Unknown => Some(format!(
+                "Mesh {mesh} does not exist or is not valid, so it is not known whether permissions have an effect: run \
+                 kubectl get mesh {mesh} -o yaml"
+            )),
+        };
+        lines.extend(state.map(Line::new));
         if self.inbounds.is_empty() {
             lines.push(Line::new(
                 "the Dataplane has no inbound, so permissions do not apply to it",
@@ -293,5 +320,17 @@ inbound 8080, service web_shop_svc_80: the first rule that matches the caller de
         let off = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": {"name": "default"}, "spec": {}});
         let report = Permissions::new(&dataplane(), Some(&off), &[]).expect("a report");
         assert!(report.to_text().starts_with("mTLS of Mesh default is off"));
+        let invalid = json!({
+            "apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": {"name": "default"},
+            "spec": {"mtls": {"enabledBackend": "missing"}},
+        });
+        for mesh in [None, Some(&invalid)] {
+            let report = Permissions::new(&dataplane(), mesh, &[]).expect("a report");
+            assert!(
+                report
+                    .to_text()
+                    .starts_with("Mesh default does not exist or is not valid")
+            );
+        }
     }
 }

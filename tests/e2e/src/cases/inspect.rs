@@ -91,7 +91,7 @@ pub(super) async fn sidecar_is_inspected_through_a_port_forward(fixture: &Fixtur
 
     let permissions = report(fixture, &server, &["--permissions"]).await?;
     ensure!(
-        permissions["mtls"] == true
+        permissions["mtls"] == "strict"
             && permissions["inbounds"][0]["permissions"][0]["rules"][0]
                 == json!({"action": "Allow", "from": "every caller of the mesh"}),
         "the permissions are {permissions:#}"
