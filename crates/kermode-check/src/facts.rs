@@ -7,6 +7,9 @@ use kermode_model::KubernetesVersion;
 
 use crate::census::Census;
 
+/// End of the names of the injector's webhooks in the MutatingWebhookConfiguration.
+const INJECTOR_WEBHOOK: &str = "kuma-injector.kuma.io";
+
 /// Facts about a cluster.
 #[derive(Debug)]
 pub struct Facts {
@@ -88,12 +91,12 @@ pub enum DryRun {
 
 impl DryRun {
     /// Classifies the error message of the API server, which refused to create the Pod with HTTP status `code`. `None`
-    /// if the error says nothing about the injector.
+    /// if the error says nothing about the injector, for example because another webhook denies the Pod.
     pub fn of_error(code: u16, message: &str) -> Option<Self> {
-        if message.contains("failed calling webhook") {
+        if names_injector(message, "failed calling webhook \"") {
             return Some(Self::Unreachable(message.to_owned()));
         }
-        if message.contains("admission webhook") && message.contains("denied the request") {
+        if names_injector(message, "admission webhook \"") && message.contains("denied the request") {
             return Some(Self::Denied(message.to_owned()));
         }
         // Pod Security rejects the init container, so the injector has added it.
@@ -102,15 +105,24 @@ impl DryRun {
     }
 }
 
+/// Returns whether the quoted name after the first `start` is that of a webhook of the injector.
+fn names_injector(message: &str, start: &str) -> bool {
+    let rest = message.split_once(start).map(|(_, rest)| rest);
+    let name = rest.and_then(|rest| rest.split_once('"'));
+    name.is_some_and(|(name, _)| name.ends_with(INJECTOR_WEBHOOK))
+}
+
 #[cfg(test)]
 mod tests {
+    use kermode_install::Installation;
+    use kermode_k8s::controller::registration::MUTATING;
+
     use super::*;
 
     #[test]
     fn errors_of_the_api_server_say_whether_it_has_called_the_injector() {
-        let unreachable =
-            "Internal error occurred: failed calling webhook \"a.kuma.io\": failed to call webhook: x509";
-        let denied = "admission webhook \"a.kuma.io\" denied the request: no mesh";
+        let unreachable = "Internal error occurred: failed calling webhook \"kuma-injector.kuma.io\": failed to call webhook: x509";
+        let denied = "admission webhook \"pods-kuma-injector.kuma.io\" denied the request: no mesh";
         let security =
             "pods \"a\" is forbidden: violates PodSecurity \"baseline\": (container \"kuma-init\" must not)";
         assert_eq!(
@@ -126,5 +138,31 @@ mod tests {
             "pods \"a\" is forbidden: violates PodSecurity \"restricted\": (container \"app\" must not)";
         assert_eq!(DryRun::of_error(403, application), None);
         assert_eq!(DryRun::of_error(403, "cannot create resource \"pods\""), None);
+    }
+
+    #[test]
+    fn errors_about_other_webhooks_say_nothing_about_the_injector() {
+        for message in [
+            "admission webhook \"validate.kyverno.svc-fail\" denied the request: label app is missing",
+            "admission webhook \"validation.gatekeeper.sh\" denied the request: see kuma-injector.kuma.io",
+            "Internal error occurred: failed calling webhook \"validation.gatekeeper.sh\": failed to call webhook: x509",
+        ] {
+            assert_eq!(DryRun::of_error(403, message), None, "{message}");
+        }
+    }
+
+    #[test]
+    fn each_webhook_of_the_injector_is_recognised() {
+        let objects = Installation::new("mesh").objects().expect("objects");
+        let mut objects = objects.iter();
+        let registration = objects.find(|object| object["metadata"]["name"] == MUTATING);
+        let webhooks = registration.expect("the registration")["webhooks"].as_array();
+        for webhook in webhooks.expect("webhooks") {
+            let message = format!("admission webhook {} denied the request: no", webhook["name"]);
+            assert_eq!(
+                DryRun::of_error(403, &message),
+                Some(DryRun::Denied(message.clone()))
+            );
+        }
     }
 }

@@ -88,7 +88,11 @@ async fn wait_repeats_the_checks_until_no_finding_is_an_error_or_the_time_is_ove
             return failure(403, "Forbidden", "no");
         }
         if count.fetch_add(1, Ordering::Relaxed) < 2 {
-            return failure(500, "InternalError", "failed calling webhook \"w\": refused");
+            return failure(
+                500,
+                "InternalError",
+                "failed calling webhook \"kuma-injector.kuma.io\": refused",
+            );
         }
         let pod: Value = json!({"metadata": {"annotations": {"kuma.io/sidecar-injected": "true"}}});
         (201, pod.to_string())
