@@ -62,10 +62,11 @@ pub(crate) fn control_plane(facts: &Facts, now: SystemTime) -> Check {
     };
     let version = version::of_control_plane(cluster);
     let summary = format!(
-        "{} of {} replicas ready, version {}",
+        "{} of {} replicas ready, version {}{}",
         number("/status/readyReplicas"),
         number("/spec/replicas"),
         version.as_deref().unwrap_or("unknown"),
+        unchecked(cluster),
     );
     Check::new(CONTROL_PLANE, summary, findings)
 }
@@ -113,6 +114,16 @@ fn replica_findings(deployment: &Value, pods: &[Value], object: &str, namespace:
         ));
     }
     findings
+}
+
+/// Returns the parts of the check that are left out because their objects were not read, as the end of a summary.
+fn unchecked(cluster: &ObservedCluster) -> String {
+    if cluster.control_plane_pods.is_none() {
+        let reason = unread(cluster, "Pod").unwrap_or("the Pods of the control plane were not read");
+        return format!("; leader and images of the replicas not checked: {reason}");
+    }
+    let reason = unread(cluster, "Lease").map(|reason| format!("; leader not checked: {reason}"));
+    reason.unwrap_or_default()
 }
 
 /// Returns a finding if no running replica renews the Lease.

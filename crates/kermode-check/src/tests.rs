@@ -462,6 +462,35 @@ fn permissions_are_those_to_create_and_change_each_kind_of_an_installation() {
 }
 
 #[test]
+fn summary_of_the_control_plane_names_the_parts_that_are_not_checked() {
+    let summary = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = healthy();
+        change(&mut facts);
+        let report = check_mesh(&facts, now());
+        let check = report.checks.iter().find(|check| check.name == "control plane");
+        check.expect("the check").summary.clone()
+    };
+    let unread = |facts: &mut Facts, kind| {
+        let reason = format!("no permission for {kind}");
+        facts.cluster.unread.push(Unread { kind, reason });
+    };
+    let complete = "1 of 1 replicas ready, version 0.1.0";
+    assert_eq!(summary(&|_| ()), complete);
+    assert_eq!(
+        summary(&|facts| unread(facts, "Lease")),
+        format!("{complete}; leader not checked: no permission for Lease")
+    );
+    let without_pods = summary(&|facts| {
+        facts.cluster.control_plane_pods = None;
+        unread(facts, "Pod");
+    });
+    assert_eq!(
+        without_pods,
+        format!("{complete}; leader and images of the replicas not checked: no permission for Pod")
+    );
+}
+
+#[test]
 fn check_without_readable_objects_is_left_out_with_the_reason() {
     let mut facts = healthy();
     facts.census = Some(Err("no permission for Pods".to_owned()));

@@ -175,6 +175,7 @@ async fn read_control_plane(client: &ClusterClient, namespace: &str, facts: &mut
     let injector = &mut cluster.config.runtime.kubernetes.injector;
     injector.set_api_server_version(facts.api_server_version);
     cluster.control_plane_pods = replicas.1.is_none().then_some(replicas.0);
+    cluster.unread.extend(replicas.1);
     let (meshes, patches, mutating, validating, lease, cni) = others;
     let certificates = certificates(client, namespace, &meshes.0).await?;
     let found = [
