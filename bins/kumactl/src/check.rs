@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 const EXIT_CODES: &str = "\
 Exit codes:
   0  no finding is an error
-  1  the cluster cannot be read
+  1  the cluster cannot be read; with --wait also at the end of the time
   2  wrong flags
   3  at least one finding is an error; with --wait also at the end of the time";
 
@@ -90,12 +90,17 @@ async fn check_cluster(client: &ClusterClient, args: &CheckArgs, progress: &Prog
     let end = Instant::now() + args.wait.unwrap_or_default();
     let mut shown = String::new();
     loop {
-        let facts = collect::mesh(client, args, progress).await?;
-        let report = check_mesh(&facts, SystemTime::now());
-        if !report.contains_error() || Instant::now() + PAUSE > end {
-            return Ok(report);
+        let facts = collect::mesh(client, args, progress).await;
+        let report = facts.map(|facts| check_mesh(&facts, SystemTime::now()));
+        let state = match &report {
+            Ok(report) if report.contains_error() => state(report),
+            Ok(_) => return report,
+            // For example, the API server restarts while the control plane is installed.
+            Err(error) => format!("the checks are repeated: {error:#}"),
+        };
+        if Instant::now() + PAUSE > end {
+            return report;
         }
-        let state = state(&report);
         if state != shown {
             progress.print(&state);
             shown = state;

@@ -105,6 +105,34 @@ async fn wait_repeats_the_checks_until_no_finding_is_an_error_or_the_time_is_ove
     assert_eq!(creations.load(Ordering::Relaxed), 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn wait_repeats_the_checks_after_a_request_that_fails() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&reads);
+    // The API server fails at the first attempts.
+    let client = cluster(Duration::from_mins(1), move |path| {
+        if !path.contains("dryRun=All") {
+            let fails = path.starts_with("/api/v1/nodes") && count.fetch_add(1, Ordering::Relaxed) < 3;
+            return if fails {
+                failure(500, "InternalError", "etcd has no leader")
+            } else {
+                failure(403, "Forbidden", "no")
+            };
+        }
+        let pod: Value = json!({"metadata": {"annotations": {"kuma.io/sidecar-injected": "true"}}});
+        (201, pod.to_string())
+    });
+    for flags in [&[][..], &["--wait=1s"]] {
+        let result = check_cluster(&client, &args(flags), &Progress::with(None)).await;
+        let error = format!("{:#}", result.expect_err("an error"));
+        assert!(error.contains("etcd has no leader"), "{error}");
+    }
+    assert_eq!(reads.load(Ordering::Relaxed), 2);
+    let report = report(&client, &["--wait=1m"]).await;
+    assert_eq!(ids(&report), [""; 0]);
+    assert_eq!(reads.load(Ordering::Relaxed), 4);
+}
+
 #[tokio::test]
 async fn dry_run_in_a_missing_namespace_is_left_out() {
     let client = cluster(Duration::from_mins(1), |path| {
