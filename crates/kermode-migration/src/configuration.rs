@@ -117,7 +117,10 @@ pub(crate) fn helm_values(object: &Value, known: &[&str]) -> Option<Vec<Finding>
         })
         .collect();
     if !accepted.is_empty() {
-        let text = format!("{}: the chart has these values", accepted.join(", "));
+        let text = format!(
+            "{}: the chart has these values; their content is not checked",
+            accepted.join(", ")
+        );
         findings.push(Finding::new(&rule::VALUES_UNCHANGED, text));
     }
     Some(findings)

@@ -5,6 +5,7 @@ use kermode_model::annotation::{
     self, CONTAINER_PATCHES, DIRECT_ACCESS_SERVICES, Key, REACHABLE_SERVICES, RESERVED_KEY_PART,
     SIDECAR_INJECTION, VIRTUAL_PROBES, VIRTUAL_PROBES_PORT,
 };
+use kermode_model::notation;
 use serde_json::Value;
 
 use crate::report::Finding;
@@ -124,11 +125,13 @@ pub(crate) fn findings(object: &Value, kind: &str) -> Vec<Finding> {
     for (field, noun) in FIELDS {
         for (name, value) in keys(object, field) {
             if is_read(annotation::SET_BY_USERS, name, noun, kind) {
-                unchanged.push(name);
                 if REMOVED_IN_KUMA_3.contains(&name) && !is_all_services(name, value) {
                     removed.push(name);
                 }
-                findings.extend(difference(name, noun, value));
+                match difference(name, noun, value) {
+                    Some(finding) => findings.push(finding),
+                    None => unchanged.push(name),
+                }
             } else if is_read(annotation::WRITTEN_BY_KERMODE, name, noun, kind) {
                 written.push(name);
             } else {
@@ -200,11 +203,26 @@ fn is_all_services(name: &str, value: &Value) -> bool {
 /// Returns the finding about a key that works differently.
 fn difference(name: &str, noun: &str, value: &Value) -> Option<Finding> {
     match name {
-        SIDECAR_INJECTION if noun == "annotation" && annotation::marks_injected(value.as_str()?) => {
-            let text = "Kermode obeys the annotation, as Kuma 2.1 does; Kuma 2.2 and later ignore it, so Pods may get a \
-                        sidecar that they do not have today";
-            let remedy = "use the label kuma.io/sidecar-injection: enabled, or remove the annotation";
-            Some(Finding::new(&rule::INJECTED_BY_ANNOTATION, text).with_remedy(remedy))
+        SIDECAR_INJECTION if noun == "annotation" => {
+            let (rule, change, wanted) = if notation::boolean(value.as_str()?)? {
+                (
+                    &rule::INJECTED_BY_ANNOTATION,
+                    "get a sidecar that they do not have today",
+                    "enabled",
+                )
+            } else {
+                (
+                    &rule::NOT_INJECTED_BY_ANNOTATION,
+                    "lose the sidecar that they have today, and with it mTLS",
+                    "disabled",
+                )
+            };
+            let text = format!(
+                "Kermode obeys the annotation, as Kuma 2.1 does; Kuma 2.2 and later ignore it, so Pods may {change}"
+            );
+            let remedy =
+                format!("use the label kuma.io/sidecar-injection: {wanted}, or remove the annotation");
+            Some(Finding::new(rule, text).with_remedy(remedy))
         }
         CONTAINER_PATCHES => {
             let text = "the list replaces the list of the setting containerPatches; Kuma applies both";

@@ -54,7 +54,7 @@ pub fn system_namespace(objects: &[Value]) -> Option<&str> {
 pub fn report(objects: &[Value], settings: &Settings) -> Report {
     let context = Context {
         cluster: readable_objects(objects, settings.config.system_namespace()),
-        own_authorities: resources::own_authorities(objects),
+        own_authorities: resources::own_authorities(objects, &settings.default_namespace),
         settings,
     };
     let mut report = Report::default();
@@ -82,8 +82,8 @@ fn readable_objects(objects: &[Value], system_namespace: &str) -> ClusterObjects
 struct Context<'a> {
     settings: &'a Settings,
     cluster: ClusterObjects,
-    /// Names of the Secrets with CAs of Kermode.
-    own_authorities: BTreeSet<String>,
+    /// Namespace and name of the Secrets with CAs of Kermode.
+    own_authorities: BTreeSet<(String, String)>,
 }
 
 // === impl Context ===

@@ -5,7 +5,7 @@ use kermode_model as model;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::report::Finding;
+use crate::report::{Finding, Verdict};
 use crate::rule::{self, Rule};
 
 /// Settings of a Mesh without effect: path in `spec`, identifier, consequence, remedy.
@@ -105,7 +105,7 @@ pub(crate) fn findings(object: &Value) -> Vec<Finding> {
             "spec.mtls: Kermode keeps what Kuma 3 removes",
         ));
     }
-    if findings.iter().all(|finding| !finding.verdict.needs_work()) {
+    if findings.iter().all(|finding| finding.verdict == Verdict::Works) {
         findings.push(Finding::new(
             &rule::MESH_UNCHANGED,
             "all settings have the same meaning as in Kuma",

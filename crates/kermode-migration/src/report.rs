@@ -114,7 +114,7 @@ impl Report {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{} objects: {}. {} objects without a part for the mesh.",
+            "{} objects: {}. {} objects that neither Kuma nor Kermode reads.",
             self.objects.len(),
             counts.join(", "),
             self.unrelated

@@ -47,7 +47,34 @@ pub(crate) fn traffic_permission(object: &Value, namespace: &str, system_namespa
     for reference in std::iter::once(&spec["targetRef"]).chain(from.map(|from| &from["targetRef"])) {
         findings.extend(names_no_service(reference));
     }
+    findings.extend(unknown_permission_fields(spec));
     or_unchanged(findings, &rule::PERMISSION_UNCHANGED)
+}
+
+/// Returns a finding for each field of the spec, of its references and of its rules that Kermode does not know.
+fn unknown_permission_fields(spec: &Value) -> Vec<Finding> {
+    const REFERENCE: &[&str] = &["kind", "name", "tags"];
+    let mut parts = vec![
+        ("spec".to_owned(), spec, &["targetRef", "from"][..]),
+        ("spec.targetRef".to_owned(), &spec["targetRef"], REFERENCE),
+    ];
+    for (index, from) in spec["from"].as_array().into_iter().flatten().enumerate() {
+        let path = format!("spec.from[{index}]");
+        parts.push((format!("{path}.targetRef"), &from["targetRef"], REFERENCE));
+        parts.push((path, from, &["targetRef", "default"]));
+    }
+    let mut findings = Vec::new();
+    for (path, part, known) in parts {
+        let fields = part.as_object().into_iter().flatten();
+        for (field, _) in fields.filter(|(field, _)| !known.contains(&field.as_str())) {
+            let text = format!(
+                "{path}.{field} has no effect, so the permission can apply more widely than with Kuma"
+            );
+            let remedy = "remove the field, and select servers and clients by kind, name and tags";
+            findings.push(Finding::new(&rule::PERMISSION_FIELD, text).with_remedy(remedy));
+        }
+    }
+    findings
 }
 
 /// Returns the finding about a reference by the name of a MeshService object, in place of a value of `kuma.io/service`.
@@ -75,22 +102,29 @@ pub(crate) fn container_patch(object: &Value, namespace: &str, system_namespace:
     or_unchanged(findings, &rule::PATCH_UNCHANGED)
 }
 
-/// Returns the names of the Secrets with CAs of Kermode: those with a key have an entry that those of Kuma lack, and each
+/// Returns namespace and name of the Secrets with CAs of Kermode: those with a key have an entry that those of Kuma lack, and each
 /// has a Secret with the certificate beside it.
-pub(crate) fn own_authorities(objects: &[Value]) -> BTreeSet<String> {
+pub(crate) fn own_authorities(objects: &[Value], default_namespace: &str) -> BTreeSet<(String, String)> {
     let of_kermode = objects
         .iter()
         .filter(|object| object["kind"] == "Secret" && object["data"].get(CERTIFICATE_ENTRY).is_some());
-    let names = of_kermode.filter_map(|object| object["metadata"]["name"].as_str());
+    let names = of_kermode.filter_map(|object| {
+        let metadata = &object["metadata"];
+        let namespace = metadata["namespace"].as_str().unwrap_or(default_namespace);
+        Some((namespace, metadata["name"].as_str()?))
+    });
     names
-        .flat_map(|name| [name.to_owned(), name.replacen(CA_KEY, CA_CERTIFICATE, 1)])
+        .flat_map(|(namespace, name)| {
+            [name.to_owned(), name.replacen(CA_KEY, CA_CERTIFICATE, 1)]
+                .map(|name| (namespace.to_owned(), name))
+        })
         .collect()
 }
 
 /// Returns the findings about a Secret; `None` for a Secret of another type than those of Kuma.
 pub(crate) fn secret(
     object: &Value,
-    own_authorities: &BTreeSet<String>,
+    own_authorities: &BTreeSet<(String, String)>,
     settings: &Settings,
 ) -> Option<Vec<Finding>> {
     let kind = object["type"].as_str()?;
@@ -102,7 +136,11 @@ pub(crate) fn secret(
         .as_str()
         .unwrap_or(&settings.default_namespace);
     let system_namespace = settings.config.system_namespace();
-    if own_authorities.contains(name) || name.contains(CA_ROTATION) {
+    let is_own = own_authorities.contains(&(namespace.to_owned(), name.to_owned()));
+    // Without the Secret with the key, only the namespace tells that a later CA is one of Kermode.
+    let may_have_rotation =
+        namespace == system_namespace || own_authorities.iter().any(|(own, _)| own == namespace);
+    if is_own || (may_have_rotation && name.contains(CA_ROTATION)) {
         let text = "a CA of Kermode; do not delete the Secret";
         return Some(vec![Finding::new(&rule::SECRET_OF_KERMODE, text)]);
     }

@@ -38,6 +38,9 @@ rules! {
     MISPLACED_KEY = "MisplacedKey", Ignored;
     /// An annotation requests injection. Kermode obeys it, as Kuma 2.1 does; Kuma 2.2 and later ignore it.
     INJECTED_BY_ANNOTATION = "InjectedByAnnotation", Differs;
+    /// An annotation turns injection off. Kermode obeys it, as Kuma 2.1 does; Kuma 2.2 and later ignore it, so a Pod can
+    /// lose its sidecar and mTLS.
+    NOT_INJECTED_BY_ANNOTATION = "NotInjectedByAnnotation", Differs;
     /// The annotation with ContainerPatches replaces the default list; Kuma applies the default list, too.
     PATCHES_REPLACE_DEFAULTS = "PatchesReplaceDefaults", Differs;
     /// The Namespace requests injection for a Pod that cannot carry a sidecar: Kermode leaves the Pod as it is; Kuma
@@ -74,6 +77,8 @@ rules! {
     /// The MeshTrafficPermission names a service by the name of a MeshService object. No Dataplane has this service, so the
     /// rule applies to nothing.
     PERMISSION_SERVICE = "PermissionNamesNoService", Ignored;
+    /// A field of the MeshTrafficPermission that Kermode does not know. The permission can apply more widely without it.
+    PERMISSION_FIELD = "PermissionFieldIgnored", Ignored;
     /// The ContainerPatch has the same meaning as in Kuma 2.x.
     PATCH_UNCHANGED = "PatchUnchanged", Works;
     /// The ContainerPatch would be denied.
@@ -120,7 +125,7 @@ rules! {
     VARIABLE_IGNORED = "VariableIgnored", Ignored;
     /// A setting with which the control plane does not start.
     SETTING_REFUSED = "SettingRefused", Refused;
-    /// A Helm value that the chart has with the same meaning.
+    /// A Helm value that the chart has. Its content is not checked.
     VALUES_UNCHANGED = "ValuesUnchanged", Works;
     /// A Helm value that the schema of the chart refuses.
     VALUE_REFUSED = "ValueRefused", Refused;
