@@ -17,13 +17,15 @@ use crate::cluster::{self, CLUSTER_FLAGS, ClusterArgs};
 use crate::inject::config::{self, ConfigArgs};
 use crate::output::{self, Format};
 
+/// Exit code if the user may not read a kind of objects.
+const EXIT_UNREAD: u8 = 1;
 /// Exit code if an object is ignored, not installed or refused.
 const EXIT_FINDINGS: u8 = 3;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  every object works, some perhaps with a different effect
-  1  the cluster or a file cannot be read
+  1  the cluster, a file or a kind of objects cannot be read
   2  wrong flags
   3  an object is ignored, not installed or refused, at least in part";
 
@@ -82,11 +84,18 @@ pub(crate) fn run(command: &MigrateCommand) -> Result<ExitCode> {
     let report = report_on(args, found)?;
     let text = output::formatted(args.output, &report, || report.to_text())?;
     output::print_result(&text)?;
-    Ok(if report.needs_work() {
-        ExitCode::from(EXIT_FINDINGS)
+    Ok(ExitCode::from(exit_code(&report)))
+}
+
+/// Returns the exit code for a report. A report without some kinds does not say that all objects work.
+fn exit_code(report: &Report) -> u8 {
+    if !report.unread.is_empty() {
+        EXIT_UNREAD
+    } else if report.needs_work() {
+        EXIT_FINDINGS
     } else {
-        ExitCode::SUCCESS
-    })
+        0
+    }
 }
 
 fn report_on(args: &ReportArgs, found: Objects) -> Result<Report> {
@@ -111,4 +120,17 @@ fn report_on(args: &ReportArgs, found: Objects) -> Result<Report> {
 /// Returns the namespace in which Kuma or Kermode runs by default, if nothing else is known.
 fn default_system_namespace() -> String {
     Config::default().system_namespace().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_without_a_kind_that_the_user_may_not_read_gives_code_1() {
+        let mut report = Report::default();
+        assert_eq!(exit_code(&report), 0);
+        report.unread.push("pods".to_owned());
+        assert_eq!(exit_code(&report), 1);
+    }
 }

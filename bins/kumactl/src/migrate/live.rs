@@ -31,7 +31,8 @@ pub(super) async fn read(args: &ReportArgs) -> Result<Objects> {
     for resource in RESOURCES {
         found.add(client.list(&resource, Selection::default()).await)?;
     }
-    for kind in client.mesh_kinds().await? {
+    let kinds = client.mesh_kinds().await;
+    for kind in found.readable(kinds)? {
         found.add(client.list_kind(&kind).await)?;
     }
     let namespaces = namespaces_of_kuma(args, &found.objects);
@@ -100,11 +101,21 @@ async fn secrets(client: &ClusterClient, namespace: &str, kind: &str) -> Result<
 impl Objects {
     /// Adds the objects, or the reason why the user cannot read them. Other errors end the command.
     fn add(&mut self, found: Result<Vec<Value>, ClusterError>) -> Result<()> {
-        match found {
-            Ok(objects) => self.objects.extend(objects),
-            Err(error) if error.is_about_one_resource() => self.unread.push(error.to_string()),
-            Err(error) => return Err(error.into()),
-        }
+        let objects = self.readable(found)?;
+        self.objects.extend(objects);
         Ok(())
+    }
+
+    /// Returns what was read. Where the user lacks the permission, notes the reason and returns nothing. Other errors end
+    /// the command.
+    fn readable<T>(&mut self, found: Result<Vec<T>, ClusterError>) -> Result<Vec<T>> {
+        match found {
+            Ok(found) => Ok(found),
+            Err(error) if error.is_about_one_resource() => {
+                self.unread.push(error.to_string());
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
