@@ -1,7 +1,7 @@
 //! The most recent decisions of the injection webhook of this replica, for the page.
 //!
-//! The number of decisions and the length of each text are bounded. A decision contains the name of the Pod and the reason,
-//! but nothing else of the Pod. Denials have a list of their own, so that thousands of injections do not displace them.
+//! The number of decisions and the length of each text are bounded. A decision contains the name of the Pod and the reason.
+//! The message of a denial may contain values of labels and annotations of the Pod. Denials have a list of their own, so that thousands of injections do not displace them.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
