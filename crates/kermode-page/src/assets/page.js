@@ -207,6 +207,7 @@ async function updateDataplane(name) {
 
 function certificateText(notAfter) {
   if (notAfter === undefined) return "this replica has issued none since its start";
+  if (notAfter <= Date.now() / 1000) return `expired at ${timeText(notAfter)}`;
   return `expires ${timeText(notAfter)}, in ${remaining(notAfter)[0]}`;
 }
 
@@ -388,7 +389,13 @@ async function updateCertificates() {
 function currentView() {
   const [view, argument = ""] = location.hash.slice(1).split("/", 2);
   const known = ["dataplanes", "dataplane", "services", "decisions", "certificates"];
-  return [known.includes(view) ? view : "dataplanes", decodeURIComponent(argument)];
+  if (!known.includes(view)) return ["dataplanes", ""];
+  try {
+    return [view, decodeURIComponent(argument)];
+  } catch {
+    // The fragment is malformed, such as `#dataplane/%`.
+    return ["dataplanes", ""];
+  }
 }
 
 function showView() {
