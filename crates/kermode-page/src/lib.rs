@@ -1,8 +1,8 @@
 //! The page of a replica: the Dataplanes with their health and configuration, the services with their permissions, recent
 //! decisions of the injection webhook, and the expiry of certificates.
 //!
-//! `kuma-cp` serves [`router`] on loopback, beside `/debug`, behind the [`guard`]. `kubectl port-forward` and `kumactl
-//! page` reach the port with the rights of the user. The page is read-only and contains neither keys nor tokens. The
+//! `kuma-cp` serves [`router`] on loopback, beside `/debug`, behind the [`guard`]. `kubectl port-forward` reaches the port with
+//! the rights of the user. The page is read-only and contains neither keys nor tokens. The
 //! model of the page is pure: [`dataplanes`] and [`graph`] convert the mesh view to the types of the JSON.
 //! docs/reference/page.md describes the paths.
 
