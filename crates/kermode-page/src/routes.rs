@@ -28,7 +28,7 @@ const MAX_CONCURRENT_REQUESTS: usize = 4;
 struct PageState {
     sources: Sources,
     snapshots: Snapshots,
-    requests: Semaphore,
+    requests: Arc<Semaphore>,
 }
 
 /// Query parameter of all lists that clients update.
@@ -76,7 +76,7 @@ pub fn router(sources: Sources) -> Router {
     let state = PageState {
         sources,
         snapshots: Snapshots::new(),
-        requests: Semaphore::new(MAX_CONCURRENT_REQUESTS),
+        requests: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
     };
     Router::new()
         .route("/", get(async || Redirect::temporary(PAGE)))
@@ -205,13 +205,16 @@ async fn respond<T: Serialize>(
     state: Arc<PageState>,
     make: impl FnOnce(&PageState) -> Result<T, (StatusCode, String)> + Send + 'static,
 ) -> Response {
-    let permit_state = state.clone();
-    let Ok(_permit) = permit_state.requests.acquire().await else {
+    let Ok(permit) = state.requests.clone().acquire_owned().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let response = tokio::task::spawn_blocking(move || match make(&state) {
-        Ok(value) => Json(value).into_response(),
-        Err(error) => error.into_response(),
+    let response = tokio::task::spawn_blocking(move || {
+        // The thread goes on if the client closes the connection, so the thread owns the permit.
+        let _permit = permit;
+        match make(&state) {
+            Ok(value) => Json(value).into_response(),
+            Err(error) => error.into_response(),
+        }
     });
     response
         .await

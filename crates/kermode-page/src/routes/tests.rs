@@ -179,3 +179,28 @@ async fn expiry_of_a_workload_is_absent_if_the_replica_issued_no_certificate() {
         serde_json::json!([])
     );
 }
+
+#[tokio::test]
+async fn request_that_the_client_gives_up_counts_until_its_work_ends() {
+    let state = Arc::new(PageState {
+        sources: Example::new(1).sources(),
+        snapshots: Snapshots::new(),
+        requests: Arc::new(Semaphore::new(1)),
+    });
+    let requests = state.requests.clone();
+    let (started, is_started) = tokio::sync::oneshot::channel();
+    let (finish, may_finish) = std::sync::mpsc::channel::<()>();
+    let request = tokio::spawn(respond(state, move |_| {
+        started.send(()).expect("the test waits");
+        Ok(may_finish.recv().is_ok())
+    }));
+    is_started.await.expect("the work starts");
+    request.abort();
+    assert!(request.await.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(requests.available_permits(), 0);
+    finish.send(()).expect("the work goes on");
+    let _permit = requests
+        .acquire()
+        .await
+        .expect("the permit comes back after the work");
+}
