@@ -68,7 +68,8 @@ pub struct Edge {
     pub reachable: bool,
 }
 
-/// Copy of the parts of the view that a graph is made of, so that the view is locked only for a moment.
+/// Copy of the parts of the view that a graph is made of: the view is locked while the tags of the endpoints are compared
+/// and the permissions of the mesh are copied, but not while the graph is made.
 #[derive(Clone, Debug)]
 pub struct GraphInput {
     mesh: MeshName,
@@ -213,13 +214,11 @@ fn reachable_edges(dataplanes: &[Arc<Dataplane>]) -> BTreeMap<ServiceName, BTree
 
 /// Whether the tags of an endpoint differ from those of the first endpoint in more than the name of the Pod.
 fn has_other_tags(tags: &Tags, first: &Tags) -> bool {
-    let without_instance = |tags: &Tags| -> Vec<_> {
-        let tags = tags
-            .iter()
-            .filter(|(key, _)| &***key != kermode_model::tag::INSTANCE);
-        tags.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
-    tags != first && without_instance(tags) != without_instance(first)
+    let [tags, first] = [tags, first].map(|tags| {
+        tags.iter()
+            .filter(|(key, _)| &***key != kermode_model::tag::INSTANCE)
+    });
+    !tags.eq(first)
 }
 
 #[cfg(test)]

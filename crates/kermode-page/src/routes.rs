@@ -16,8 +16,7 @@ use crate::Sources;
 use crate::dataplanes::{List, ListQuery, SyncState};
 use crate::detail::Detail;
 use crate::events::{self, Certificate, Decision};
-use crate::graph::{Graph, GraphInput};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Graphs, Snapshots};
 
 /// Path of the page. The other paths start with this one.
 const PAGE: &str = "/page/";
@@ -28,6 +27,7 @@ const MAX_CONCURRENT_REQUESTS: usize = 4;
 struct PageState {
     sources: Sources,
     snapshots: Snapshots,
+    graphs: Graphs,
     requests: Arc<Semaphore>,
 }
 
@@ -76,6 +76,7 @@ pub fn router(sources: Sources) -> Router {
     let state = PageState {
         sources,
         snapshots: Snapshots::new(),
+        graphs: Graphs::default(),
         requests: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
     };
     Router::new()
@@ -173,11 +174,7 @@ async fn dataplane(State(state): Page, Query(DataplaneQuery { name }): Query<Dat
 
 async fn graph(State(state): Page, Query(GraphQuery { mesh }): Query<GraphQuery>) -> Response {
     respond(state, move |state| {
-        let mesh = MeshName::new(mesh);
-        let input = state
-            .sources
-            .copy_from_view(|view| Some(GraphInput::new(view, &mesh)));
-        Ok(input.map(Graph::from))
+        Ok(state.graphs.current(&state.sources, &MeshName::new(mesh)))
     })
     .await
 }

@@ -1,15 +1,20 @@
-//! The current snapshot of the Dataplanes, made when a client asks and the last one is too old.
+//! The current snapshot of the Dataplanes and the current graphs, made when a client asks and the last one is too old.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kermode_model::MeshName;
 use parking_lot::Mutex;
 
 use crate::Sources;
 use crate::dataplanes::Snapshot;
+use crate::graph::{Graph, GraphInput};
 
-/// Age up to which a snapshot is used again. Many clients therefore cost one snapshot in this time.
+/// Age up to which a snapshot or graph is used again. Many clients therefore cost one of them in this time.
 const MAX_AGE: Duration = Duration::from_secs(1);
+/// Maximum number of graphs that are kept. Bounds the memory, since a client may name meshes that do not exist.
+const MAX_GRAPHS: usize = 16;
 
 /// Cache of the snapshot.
 pub(crate) struct Snapshots {
@@ -50,5 +55,26 @@ impl Snapshots {
         let (epoch, number) = revision.split_once('-')?;
         let is_own = u64::from_str_radix(epoch, 16) == Ok(self.epoch);
         number.parse().ok().filter(|_| is_own)
+    }
+}
+
+/// Cache of the graphs, by mesh.
+#[derive(Default)]
+pub(crate) struct Graphs(Mutex<BTreeMap<MeshName, (Instant, Arc<Graph>)>>);
+
+impl Graphs {
+    /// Returns a graph that is at most [`MAX_AGE`] old. Concurrent callers wait for one new graph.
+    pub(crate) fn current(&self, sources: &Sources, mesh: &MeshName) -> Option<Arc<Graph>> {
+        let mut graphs = self.0.lock();
+        graphs.retain(|_, (made_at, _)| made_at.elapsed() < MAX_AGE);
+        if let Some((_, graph)) = graphs.get(mesh) {
+            return Some(graph.clone());
+        }
+        let input = sources.copy_from_view(|view| Some(GraphInput::new(view, mesh)))?;
+        let graph = Arc::new(Graph::from(input));
+        if graphs.len() < MAX_GRAPHS {
+            graphs.insert(mesh.clone(), (Instant::now(), graph.clone()));
+        }
+        Some(graph)
     }
 }

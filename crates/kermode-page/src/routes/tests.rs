@@ -185,6 +185,7 @@ async fn request_that_the_client_gives_up_counts_until_its_work_ends() {
     let state = Arc::new(PageState {
         sources: Example::new(1).sources(),
         snapshots: Snapshots::new(),
+        graphs: Graphs::default(),
         requests: Arc::new(Semaphore::new(1)),
     });
     let requests = state.requests.clone();
