@@ -47,8 +47,11 @@ pub struct ServiceNode {
     pub endpoints: usize,
     /// Number of endpoints that may receive traffic.
     pub ready: usize,
-    /// Action for callers that no rule names.
-    pub others: RuleAction,
+    /// Action for callers that no rule names and that have none of the tags of rules; absent as that of [`Edge`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub others: Option<RuleAction>,
+    /// Whether the action for these callers depends on their tags or differs between endpoints of the service.
+    pub others_conditional: bool,
 }
 
 /// A caller that a permission or a list of reachable services names.
@@ -59,8 +62,10 @@ pub struct Edge {
     pub from: ServiceName,
     /// Called service.
     pub to: ServiceName,
-    /// Action for the caller.
-    pub action: RuleAction,
+    /// Action for the caller; absent if no Dataplane of the mesh has an inbound of the called service, so that no
+    /// permission applies to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<RuleAction>,
     /// Whether the action depends on further tags of the caller or differs between endpoints of the called service. The
     /// action is then that of the first endpoint, for a caller with these tags.
     pub conditional: bool,
@@ -83,14 +88,15 @@ pub struct GraphInput {
 /// Tags of the first endpoint of a service, and whether other endpoints have other tags, apart from the Pod's name.
 #[derive(Clone, Debug, Default)]
 struct ServiceTags {
-    first: Tags,
+    /// `None` if no Dataplane has an inbound of the service. Endpoints of EndpointSlices have no tags.
+    first: Option<Tags>,
     differ: bool,
 }
 
 /// Result of the rules for one caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Decision {
-    action: RuleAction,
+    action: Option<RuleAction>,
     conditional: bool,
 }
 
@@ -101,11 +107,11 @@ impl GraphInput {
         let services = view.services(mesh).take(MAX_SERVICES);
         let services = services.map(|(name, service)| {
             let first = service.endpoints.values().next();
-            let first = first.map(|endpoint| endpoint.tags.clone()).unwrap_or_default();
-            let differ = service
-                .endpoints
-                .values()
-                .any(|endpoint| has_other_tags(&endpoint.tags, &first));
+            let first = first.map(|endpoint| endpoint.tags.clone());
+            let differ = first.as_ref().is_some_and(|first| {
+                let mut endpoints = service.endpoints.values();
+                endpoints.any(|endpoint| has_other_tags(&endpoint.tags, first))
+            });
             let slice_endpoints = service.slice_endpoints.values();
             let node = ServiceNode {
                 name: name.clone(),
@@ -117,7 +123,8 @@ impl GraphInput {
                     .filter(|endpoint| endpoint.ready)
                     .count()
                     + slice_endpoints.filter(|endpoint| endpoint.ready).count(),
-                others: RuleAction::Allow,
+                others: None,
+                others_conditional: false,
             };
             (node, ServiceTags { first, differ })
         });
@@ -143,31 +150,37 @@ impl From<GraphInput> for Graph {
         let mut edges = BTreeMap::new();
         let mut services = Vec::with_capacity(input.services.len());
         for (mut node, tags) in input.services {
-            let rules = if applies {
-                input.permissions.rules_for(&tags.first)
-            } else {
-                Vec::new()
+            let rules = match &tags.first {
+                Some(first) if applies => input.permissions.rules_for(first),
+                _ => Vec::new(),
             };
             let decide = |caller: Option<&ServiceName>| {
-                if !applies {
+                if tags.first.is_none() || !applies {
                     return Decision {
-                        action: RuleAction::Allow,
+                        action: tags.first.as_ref().map(|_| RuleAction::Allow),
                         conditional: false,
                     };
                 }
                 let mut decision = Decision {
-                    action: RuleAction::Deny,
+                    action: Some(RuleAction::Deny),
                     conditional: tags.differ,
                 };
-                for rule in &rules {
-                    if rule.from.service.is_none() || rule.from.service.as_ref() == caller {
-                        decision.action = rule.action.into();
-                        decision.conditional = tags.differ || !rule.from.tags.is_empty();
+                let matching = rules
+                    .iter()
+                    .filter(|rule| rule.from.service.is_none() || rule.from.service.as_ref() == caller);
+                for rule in matching {
+                    let has_tags = !rule.from.tags.is_empty();
+                    // A caller that no rule names is one without the tags of the rule.
+                    if caller.is_some() || !has_tags {
+                        decision.action = Some(rule.action.into());
                     }
+                    decision.conditional = tags.differ || has_tags;
                 }
                 decision
             };
-            node.others = decide(None).action;
+            let others = decide(None);
+            node.others = others.action;
+            node.others_conditional = others.conditional;
             let named = rules.iter().filter_map(|rule| rule.from.service.as_ref());
             let listing = reachable.get(&node.name).into_iter().flatten();
             let callers: BTreeSet<_> = named.chain(listing.clone()).cloned().collect();

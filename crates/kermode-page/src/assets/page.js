@@ -20,6 +20,8 @@ const ACTIONS = {
   Deny: ["denied", "bad"],
   AllowWithShadowDeny: ["allowed, counted as denied", "wait"],
 };
+/** Permissions apply only to services with an inbound in the mesh. */
+const NOT_APPLICABLE = ["not applicable", "muted"];
 const MTLS = {
   noMesh: "the Mesh does not exist",
   disabled: "mTLS is disabled, so permissions do not apply",
@@ -285,7 +287,7 @@ async function updateServices() {
         {},
         element("td", {}, edge.from),
         element("td", {}, edge.to),
-        element("td", {}, marked(ACTIONS[edge.action]), edge.conditional ? " (depends on tags)" : ""),
+        element("td", {}, marked(ACTIONS[edge.action] ?? NOT_APPLICABLE), edge.conditional ? " (depends on tags)" : ""),
         element("td", {}, edge.reachable ? "yes" : "no"),
       ),
     ),
@@ -298,7 +300,7 @@ async function updateServices() {
         element("th", { scope: "row" }, service.name),
         element("td", {}, service.protocol),
         element("td", {}, element("span", { class: service.ready ? undefined : "bad" }, `${service.ready} of ${service.endpoints}`)),
-        element("td", {}, marked(ACTIONS[service.others])),
+        element("td", {}, marked(ACTIONS[service.others] ?? NOT_APPLICABLE), service.othersConditional ? " (depends on tags)" : ""),
       ),
     ),
   );
@@ -322,7 +324,7 @@ function drawing(edges, count) {
   const more = count > edges.length ? ` The first ${edges.length} of ${count} are drawn.` : "";
   drawn.append(create("title", {}, `Callers on the left, called services on the right.${more}`));
   for (const edge of edges) {
-    const className = ACTIONS[edge.action][1];
+    const className = (ACTIONS[edge.action] ?? NOT_APPLICABLE)[1];
     drawn.append(create("line", { x1: left, y1: y(0, edge.from) - 4, x2: right, y2: y(1, edge.to) - 4, class: className }));
   }
   for (const name of sides[0]) drawn.append(create("text", { x: left - 8, y: y(0, name), "text-anchor": "end" }, name));

@@ -1,3 +1,4 @@
+use kermode_model::view::SliceEndpoint;
 use kermode_model::{
     Action, CertificateAuthority, Mesh, Mtls, MtlsMode, ObjectKey, PermissionRule, Principal,
     TrafficPermission, TransparentProxying, tag,
@@ -57,7 +58,10 @@ fn graph(view: &MeshView) -> Graph {
 
 /// Returns the edges as text.
 fn edges(graph: &Graph) -> Vec<String> {
-    let text = |edge: &Edge| format!("{}>{} {:?} {}", edge.from, edge.to, edge.action, edge.reachable);
+    let text = |edge: &Edge| {
+        let action = edge.action.map_or("-".to_owned(), |action| format!("{action:?}"));
+        format!("{}>{} {action} {}", edge.from, edge.to, edge.reachable)
+    };
     graph.edges.iter().map(text).collect()
 }
 
@@ -78,9 +82,9 @@ fn edges_are_the_callers_that_permissions_name() {
         .map(|service| (service.name.as_str(), service.others))
         .collect();
     let expected = [
-        ("api_shop_svc_80", RuleAction::Deny),
-        ("db_shop_svc_80", RuleAction::Allow),
-        ("web_shop_svc_80", RuleAction::Allow),
+        ("api_shop_svc_80", Some(RuleAction::Deny)),
+        ("db_shop_svc_80", Some(RuleAction::Allow)),
+        ("web_shop_svc_80", Some(RuleAction::Allow)),
     ];
     assert_eq!(others, expected);
 }
@@ -129,6 +133,46 @@ fn rule_with_tags_makes_the_edge_conditional() {
     with_tags.from.tags.insert("version".into(), "1".into());
     permit(&mut view, "api", Some("api_shop_svc_80"), vec![with_tags]);
     assert!(graph(&view).edges[0].conditional);
+}
+
+#[test]
+fn rule_for_tags_of_any_service_does_not_apply_to_callers_without_them() {
+    let mut view = mk_view();
+    let mut with_tags = rule(None, Action::Allow);
+    with_tags.from.tags.insert("version".into(), "2".into());
+    permit(&mut view, "api", Some("api_shop_svc_80"), vec![with_tags.clone()]);
+    let api = graph(&view).services.swap_remove(0);
+    assert_eq!(
+        (api.others, api.others_conditional),
+        (Some(RuleAction::Deny), true)
+    );
+    let rules = vec![with_tags, rule(None, Action::Allow)];
+    permit(&mut view, "api", Some("api_shop_svc_80"), rules);
+    let api = graph(&view).services.swap_remove(0);
+    assert_eq!(
+        (api.others, api.others_conditional),
+        (Some(RuleAction::Allow), false)
+    );
+}
+
+#[test]
+fn permissions_are_not_applicable_to_a_service_without_an_inbound() {
+    let mut view = mk_view();
+    let endpoint = SliceEndpoint {
+        identity: None,
+        ready: true,
+    };
+    let endpoints = [(([10, 0, 1, 1], 80).into(), endpoint)].into();
+    view.set_slice_endpoints(&"default".into(), &"external_shop_svc_80".into(), endpoints);
+    let graph = graph(&view);
+    let external = graph
+        .services
+        .iter()
+        .find(|service| service.name.as_str() == "external_shop_svc_80");
+    assert_eq!(
+        external.map(|service| (service.ready, service.others)),
+        Some((1, None))
+    );
 }
 
 #[test]
