@@ -38,7 +38,7 @@ const KUMA_KEYS: &[KumaKey] = &[
         remedy: "remove the key",
     },
     KumaKey {
-        prefix: "kuma.io/transparent-proxying-ebpf",
+        prefix: annotation::TRANSPARENT_PROXYING_EBPF,
         consequence: "Kermode has no eBPF mode; nftables redirect the traffic",
         remedy: "remove the key",
     },
