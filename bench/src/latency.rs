@@ -87,11 +87,11 @@ pub struct CallCost {
     pub server_us: f64,
     /// Number of reads of both Envoys for a call. 0 without proxies.
     pub reads: f64,
-    /// How often threads of both Envoys wait for an event, for a call. 0 without proxies.
+    /// Number of waits for an event by threads of both Envoys, for a call. 0 without proxies.
     pub waits: f64,
 }
 
-/// What Envoys have used so far.
+/// Resources that an Envoy has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
     cpu_time: Duration,

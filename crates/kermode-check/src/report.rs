@@ -23,7 +23,7 @@ pub struct Check {
     pub name: &'static str,
     /// Outcome.
     pub outcome: CheckOutcome,
-    /// What the check has seen, or why it was left out.
+    /// Summary of the facts that the check has seen, or the reason why it was left out.
     pub summary: String,
     /// Findings of the check; in [`Report::findings`], too.
     #[serde(skip)]

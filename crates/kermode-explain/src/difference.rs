@@ -34,7 +34,7 @@ pub struct SidecarDifference {
     pub details: Vec<String>,
 }
 
-/// What a new Pod like the compared one would get.
+/// The sidecar that a new Pod like the compared one would get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum SidecarChange {

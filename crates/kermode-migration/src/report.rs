@@ -12,7 +12,7 @@ use crate::rule::Rule;
 /// Number of objects with equal findings that the text names at most.
 const NAMED_OBJECTS: usize = 5;
 
-/// What becomes of a part of an object. Later verdicts need more work.
+/// Verdict about a part of an object. Later verdicts need more work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
@@ -50,16 +50,16 @@ pub struct ObjectReport {
     pub findings: Vec<Finding>,
 }
 
-/// What becomes of one part of an object.
+/// Verdict about one part of an object, with its reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Finding {
     /// Stable identifier.
     pub id: &'static str,
     /// Verdict of the identifier.
     pub verdict: Verdict,
-    /// What Kermode does.
+    /// Behaviour of Kermode.
     pub text: String,
-    /// What to do; absent if nothing is to be done.
+    /// Remedy; absent if nothing is to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }

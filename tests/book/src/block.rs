@@ -26,7 +26,7 @@ pub enum Kind {
     Other,
 }
 
-/// What tests do with the commands of a block.
+/// Use that tests make of the commands of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Execution {
     /// Run them.
